@@ -1,0 +1,1 @@
+"""Benchmarks: `python -m bench.NAME`; the figures are in bench/README.md."""

@@ -1,0 +1,101 @@
+"""Test media: tiny clips made with lavfi, y4m files by hand, and the shared real clips."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+import ffmpeg as ffmpeg_graph
+
+from vqaloop import process
+from vqaloop.records import Source
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+
+
+def shared_clip(name: str) -> Path | None:
+    """A real clip by its file name, from $VQALOOP_CLIPS or ../shared/clips; None if not there."""
+    folder = os.environ.get("VQALOOP_CLIPS") or REPOSITORY.parent / "shared" / "clips"
+    clip = Path(folder) / name
+    return clip if clip.is_file() else None
+
+
+def clip_or_synthetic(name: str, folder: Path) -> Path:
+    """The shared clip, or where there is none a synthetic one of the same file name."""
+    return shared_clip(name) or make_clip(folder / name, size="320x180", frames=30)
+
+
+def run_ffmpeg(*args: str) -> bytes:
+    """Run ffmpeg with these arguments; its stdout. Fails the test when ffmpeg fails."""
+    argv = [process.ffmpeg_path(), "-nostdin", "-v", "error", "-y", *args]
+    done = process.run(argv, timeout_s=60)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def make_clip(
+    path: Path,
+    *,
+    size: str = "160x90",
+    frames: int = 12,
+    rate: str = "25",
+    vf: str | None = None,
+    codec: str | None = None,
+    pix_fmt: str | None = "yuv420p",
+    **output: Any,
+) -> Path:
+    """Write a testsrc2 clip; `frames` are counted before `vf`, the suffix chooses the container.
+
+    Without `codec`: x264 at a low quality in mp4, mov and mkv, VP9 in webm.
+    """
+    codec = codec or {".y4m": "", ".yuv": "", ".webm": "libvpx-vp9"}.get(path.suffix, "libx264")
+    options: dict[str, Any] = {"fps_mode": "passthrough"}
+    if codec:
+        options["c:v"] = codec
+    if codec == "libx264":
+        options |= {"preset": "veryfast", "crf": 30}
+    if codec == "libvpx-vp9":
+        options |= {"cpu-used": 8, "deadline": "realtime"}
+    if path.suffix == ".yuv":
+        options["f"] = "rawvideo"
+    if pix_fmt:
+        options["pix_fmt"] = pix_fmt
+    options["vf"] = f"trim=end_frame={frames}" + (f",{vf}" if vf else "")
+    graph = ffmpeg_graph.input(f"testsrc2=s={size}:r={rate}", f="lavfi")
+    argv = graph.output(process.file_url(path), **options | output).compile(cmd="ffmpeg")
+    run_ffmpeg(*argv[1:])
+    return path
+
+
+def remux(source: Path, path: Path, *before: str, after: tuple[str, ...] = ()) -> Path:
+    """Copy the streams to another file; `before` are input options, `after` output options."""
+    run_ffmpeg(
+        *before, "-i", process.file_url(source), "-c", "copy", *after, process.file_url(path)
+    )
+    return path
+
+
+def write_y4m(
+    path: Path,
+    *,
+    header: bytes = b"YUV4MPEG2 W64 H64 F25:1 Ip A1:1 C420jpeg",
+    frame_bytes: int = 64 * 64 * 3 // 2,
+    frames: int = 3,
+    tail: bytes = b"",
+) -> Path:
+    """Write a y4m file by hand, so that it may lie; frame n is filled with the value n."""
+    body = b"".join(b"FRAME\n" + bytes([n]) * frame_bytes for n in range(frames))
+    path.write_bytes(header + b"\n" + body + tail)
+    return path
+
+
+def frame_hashes(source: Source) -> list[str]:
+    """MD5 of each frame of a source, prep applied."""
+    options = [part for key, value in source.input_options for part in (f"-{key}", value)]
+    prep = ["-vf", ",".join(source.prep)] if source.prep else []
+    url = process.file_url(source.path)
+    said = run_ffmpeg(
+        *options, "-i", url, *prep, "-fps_mode", "passthrough", "-f", "framemd5", "pipe:1"
+    )
+    return [
+        line.split(b",")[-1].strip().decode() for line in said.splitlines() if line[:1] == b"0"
+    ]

@@ -1,0 +1,69 @@
+"""vqaloop: a learned quality model inside the encoding loop.
+
+    import vqaloop
+    ladder = vqaloop.build_ladder("input.y4m", codec="av1")
+    vqaloop.Scorer().score("x.mp4", reference="input.y4m").value
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from vqaloop.errors import (
+    DecodeFailed,
+    EncodeFailed,
+    EncoderMissing,
+    InputError,
+    TargetUnreachable,
+    ToolError,
+    VqaloopError,
+)
+
+if TYPE_CHECKING:
+    from vqaloop.ladder import Event, build_ladder
+    from vqaloop.models import create_model
+    from vqaloop.records import Ladder, Rung, Score
+    from vqaloop.report import read_ladder
+    from vqaloop.score import Scorer
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "Event": "ladder",
+    "Ladder": "records",
+    "Rung": "records",
+    "Score": "records",
+    "Scorer": "score",
+    "build_ladder": "ladder",
+    "create_model": "models",
+    "read_ladder": "report",
+}
+"""Names loaded on first use, so that `import vqaloop` stays quick."""
+
+__all__ = [
+    "DecodeFailed",
+    "EncodeFailed",
+    "EncoderMissing",
+    "Event",
+    "InputError",
+    "Ladder",
+    "Rung",
+    "Score",
+    "Scorer",
+    "TargetUnreachable",
+    "ToolError",
+    "VqaloopError",
+    "__version__",
+    "build_ladder",
+    "create_model",
+    "read_ladder",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOMES:
+        return getattr(importlib.import_module(f"vqaloop.{_HOMES[name]}"), name)
+    raise AttributeError(f"module 'vqaloop' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return __all__

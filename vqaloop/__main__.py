@@ -1,0 +1,8 @@
+"""`python -m vqaloop`."""
+
+import sys
+
+from vqaloop.cli import main
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,345 @@
+"""The command line. Tables and messages on stdout, progress and errors on stderr.
+
+Exit status: 0 done; 1 done and the answer is no; 2 refused; 3 an answer not to be trusted;
+130 interrupted, and the same command goes on from there.
+"""
+
+import argparse
+import json
+import logging
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from vqaloop import __version__
+from vqaloop.errors import InputError, VqaloopError
+
+UNTRUSTED, INTERRUPTED = 3, 130
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; returns the exit status."""
+    logging.basicConfig(format="vqaloop: %(message)s", level=logging.WARNING)
+    parser = make_parser()
+    options = parser.parse_args(argv)
+    try:
+        if options.ffmpeg:
+            os.environ["VQALOOP_FFMPEG"] = options.ffmpeg
+        return int(options.run(options))
+    except VqaloopError as error:
+        print(f"vqaloop: {_printable(str(error))}", file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        from vqaloop import process
+
+        process.kill_all()
+        print(
+            "vqaloop: interrupted; what was finished is kept, and the same command goes on from "
+            "there",
+            file=sys.stderr,
+        )
+        return INTERRUPTED
+    except BrokenPipeError:
+        # whoever read our stdout has left; nothing more can be said there
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except OSError as error:
+        place = f"{error.filename}: " if error.filename else ""
+        print(f"vqaloop: {_printable(place)}{error.strerror or error}", file=sys.stderr)
+        return InputError.exit_code
+
+
+def _printable(text: str) -> str:
+    """Without control characters and lone surrogates, which a terminal must not be given."""
+    text = text.encode("utf-8", "backslashreplace").decode("utf-8")
+    return "".join(c if c.isprintable() or c == "\n" else repr(c)[1:-1] for c in text)
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """All commands and their options."""
+    parser = argparse.ArgumentParser(
+        prog="vqaloop",
+        description="Per-title bitrate ladders with a learned quality model in the encoding loop.",
+        epilog="Exit status: 0 done, 1 the answer is no, 2 refused, 3 not to be trusted, "
+        "130 interrupted (run it again to go on).",
+    )
+    parser.add_argument("--version", action="version", version=f"vqaloop {__version__}")
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    common = argparse.ArgumentParser(add_help=False)
+    group = common.add_argument_group("common options")
+    group.add_argument("--json", metavar="FILE", help="write one JSON document; - for stdout")
+    group.add_argument("--device", default="auto", metavar="auto|cpu|cuda",
+                       help="where the network runs")
+    group.add_argument("--workers", type=int, default=1, metavar="N", help="trials at a time")
+    group.add_argument("--seed", type=int, default=0, metavar="N",
+                       help="the same seed gives the same answer")
+    group.add_argument("--no-cache", action="store_true", help="neither read nor fill the cache")
+    group.add_argument("--ffmpeg", metavar="PATH", help="another ffmpeg (or $VQALOOP_FFMPEG)")
+    group.add_argument("--quiet", action="store_true", help="no progress")
+
+    def command(name: str, run: Any, summary: str) -> argparse.ArgumentParser:
+        made = commands.add_parser(name, help=summary, description=summary, parents=[common])
+        made.set_defaults(run=run)
+        return made
+
+    sample = command("sample", _sample, "write a few seconds of varied synthetic video")
+    sample.add_argument("output", metavar="OUTPUT", type=Path, help=".y4m, .mp4 or .mkv")
+    sample.add_argument("--seconds", type=float, default=4.0, metavar="S")
+    sample.add_argument("--size", default="640x360", metavar="WxH")
+    sample.add_argument("--fps", type=int, default=25, metavar="N")
+    sample.add_argument("--overwrite", action="store_true", help="replace the file if it exists")
+
+    ladder = command("ladder", _ladder, "find and make the best bitrate ladder for a title")
+    ladder.add_argument("input", metavar="INPUT", type=Path)
+    ladder.add_argument("--codec", required=True, metavar="h264|hevc|vp9|av1|avs2")
+    ladder.add_argument("--encoder", metavar="NAME",
+                        help="another than the codec's default; see `vqaloop encoders`")
+    ladder.add_argument("--resolutions", metavar="WxH,...",
+                        help="default: parts of the source's size")
+    _metric_option(ladder)
+    ladder.add_argument("--rungs", default="auto", metavar="N|auto", help="default: auto")
+    ladder.add_argument("--min-step", type=float, metavar="S",
+                        help="least difference in score between rungs (default: the metric's)")
+    ladder.add_argument("--min-ratio", type=float, default=1.4, metavar="R",
+                        help="least ratio of bitrates between rungs (default: %(default)s)")
+    ladder.add_argument("--min-bitrate", type=float, default=0.0, metavar="K", help="kb/s")
+    ladder.add_argument("--max-bitrate", type=float, default=float("inf"), metavar="K",
+                        help="kb/s")
+    ladder.add_argument("--preset", metavar="P", help="the encoder's preset")
+    ladder.add_argument("--bit-depth", type=int, metavar="8|10", help="default: the source's")
+    ladder.add_argument("--time-limit", type=float, metavar="S",
+                        help="stop an encode after S seconds and go on without it")
+    _raw_options(ladder)
+    ladder.add_argument("-o", "--output", type=Path, metavar="DIR",
+                        help="default: NAME.CODEC.ladder")
+
+    score = command("score", _score, "score one video, alone or against its original")
+    score.add_argument("video", metavar="VIDEO", type=Path)
+    score.add_argument("--reference", metavar="REF", type=Path, help="the original")
+    score.add_argument("--allow-hdr", action="store_true", help="score PQ and HLG all the same")
+    _metric_option(score)
+
+    report = command("report", _report, "make a ladder's reports again from its ladder.json")
+    report.add_argument("folder", metavar="DIR", type=Path)
+
+    corpus = command("corpus", _corpus, "make a labelled training set from pristine material")
+    corpus.add_argument("sources", metavar="SOURCE", type=Path, nargs="+",
+                        help="videos, pictures, and folders of them")
+    corpus.add_argument("out", metavar="OUT", type=Path, help="folder for the shards")
+    corpus.add_argument("--encodes", type=int, default=30, metavar="N", help="encodes a scene")
+    corpus.add_argument("--crops", type=int, default=24, metavar="N", help="crops an encode")
+    corpus.add_argument("--basis", metavar="B",
+                        help="only material whose MANIFEST.csv row has this licence_basis")
+
+    distill = command("distill", _distill, "train a student by a recipe")
+    distill.add_argument("recipe", metavar="RECIPE", type=Path, help="a recipe.toml")
+    distill.add_argument("--restart", action="store_true", help="ignore an earlier checkpoint")
+
+    evaluate = command("evaluate", _evaluate, "figures of a student on a labelled data set")
+    evaluate.add_argument("weights", metavar="WEIGHTS", help="a file, or a shipped name")
+    evaluate.add_argument("dataset", metavar="DATASET", type=Path, help="a folder of shards")
+
+    encoders = command("encoders", _encoders, "list the encoders this machine can run")
+    encoders.add_argument("--verbose", action="store_true", help="with presets, knobs and quirks")
+    return parser
+
+
+def _metric_option(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--metric", default="internvqa", metavar="NAME",
+                        help="internvqa (default), internvqa-NAME, vmaf, xpsnr, psnr or ssim")
+    parser.add_argument("--weights", type=Path, metavar="FILE", help="other student weights")
+
+
+def _raw_options(parser: argparse.ArgumentParser) -> None:
+    raw = parser.add_argument_group("raw and HDR input")
+    raw.add_argument("--video-size", metavar="WxH")
+    raw.add_argument("--pix-fmt", metavar="NAME", help="such as yuv420p")
+    raw.add_argument("--framerate", metavar="N[/D]")
+    raw.add_argument("--allow-hdr", action="store_true",
+                     help="take PQ and HLG, though SDR metrics do not hold for them")
+
+
+def _emit(options: argparse.Namespace, document: Any) -> None:
+    """Write the JSON document where it was asked for, whole or not at all."""
+    if not options.json:
+        return
+    text = json.dumps(document, indent=1, allow_nan=False) + "\n"
+    if options.json == "-":
+        sys.stdout.write(text)
+        return
+    path = Path(options.json)
+    part = path.with_name(f".{path.name}.part")
+    try:
+        part.write_text(text, encoding="utf-8")
+        part.replace(path)
+    except OSError as error:
+        part.unlink(missing_ok=True)
+        raise InputError(f"could not write {path}: {error.strerror}") from error
+
+
+def _say(options: argparse.Namespace, text: str) -> None:
+    """A message for people; stdout is left alone when the JSON goes there."""
+    if options.json != "-":
+        print(text)
+
+
+def _sample(options: argparse.Namespace) -> int:
+    from vqaloop.request import parse_resolutions
+    from vqaloop.sample import write_sample
+
+    path = write_sample(
+        options.output,
+        seconds=options.seconds,
+        size=parse_resolutions(options.size)[0],
+        fps=options.fps,
+        seed=options.seed,
+        overwrite=options.overwrite,
+    )
+    _say(options, f"wrote {_printable(str(path))}")
+    _emit(options, {"path": _printable(str(path)), "bytes": path.stat().st_size})
+    return 0
+
+
+def _ladder(options: argparse.Namespace) -> int:
+    from vqaloop.ladder import build_ladder
+    from vqaloop.request import parse_resolutions, parse_rungs
+    from vqaloop.terminal import Progress, print_ladder
+
+    with Progress(quiet=options.quiet) as progress:
+        ladder = build_ladder(
+            options.input,
+            codec=options.codec,
+            encoder=options.encoder,
+            resolutions=parse_resolutions(options.resolutions) if options.resolutions else None,
+            metric=options.metric,
+            rungs=parse_rungs(options.rungs),
+            min_step=options.min_step,
+            min_ratio=options.min_ratio,
+            min_bitrate=options.min_bitrate,
+            max_bitrate=options.max_bitrate,
+            preset=options.preset,
+            bit_depth=options.bit_depth,
+            out=options.output,
+            device=options.device,
+            workers=options.workers,
+            seed=options.seed,
+            cache=not options.no_cache,
+            timeout_s=options.time_limit,
+            weights=options.weights,
+            video_size=options.video_size,
+            pix_fmt=options.pix_fmt,
+            framerate=options.framerate,
+            allow_hdr=options.allow_hdr,
+            progress=progress,
+        )
+    if options.json != "-":
+        print_ladder(ladder)
+    _emit(options, ladder.to_json())
+    return 0 if ladder.trusted else UNTRUSTED
+
+
+def _score(options: argparse.Namespace) -> int:
+    from vqaloop.records import rounded
+    from vqaloop.score import Scorer
+
+    scorer = Scorer(
+        options.metric, device=options.device, seed=options.seed, weights=options.weights,
+        allow_hdr=options.allow_hdr,
+    )
+    found = scorer.score(options.video, options.reference)
+    low, high = found.interval or (found.value, found.value)
+    spread = f" (95 % interval {low:.1f} to {high:.1f})" if found.interval else ""
+    _say(options, f"{found.value:.2f}  {found.metric}, {found.mode}{spread}")
+    if found.mode == "no-reference":
+        _say(options, "Without its original a video is judged coarsely; give --reference if "
+                      "you have it.")
+    _emit(options, {
+        "value": rounded(found.value),
+        "mode": found.mode,
+        "metric": found.metric,
+        "label": found.label,
+        "weights_sha256": found.weights_sha256,
+        "interval": [rounded(v) for v in found.interval] if found.interval else None,
+        "clips": [rounded(v) for v in found.clips],
+    })
+    return 0
+
+
+def _report(options: argparse.Namespace) -> int:
+    from vqaloop.report import read_ladder, write_reports
+    from vqaloop.terminal import print_ladder
+
+    ladder = read_ladder(options.folder)
+    write_reports(ladder)
+    if options.json != "-":
+        print_ladder(ladder)
+    _emit(options, ladder.to_json())
+    return 0
+
+
+def _corpus(options: argparse.Namespace) -> int:
+    from vqaloop import process
+    from vqaloop.corpus import Plan, build_corpus, find_scenes
+    from vqaloop.terminal import Progress
+
+    scenes = find_scenes(options.sources)
+    if options.basis:
+        scenes = [scene for scene in scenes if scene.basis == options.basis]
+        if not scenes:
+            raise InputError(f"no material with licence_basis {options.basis!r}")
+    plan = Plan(encodes=options.encodes, crops=options.crops, seed=options.seed)
+    with Progress(quiet=options.quiet) as progress:
+        shards = build_corpus(
+            scenes, options.out, plan, ffmpeg=process.ffmpeg_path(), workers=options.workers,
+            report=progress.log,
+        )
+    _say(options, f"{len(shards)} of {len(scenes)} scenes in {options.out}")
+    _emit(options, {"scenes": len(scenes), "shards": [path.name for path in shards]})
+    return 0
+
+
+def _distill(options: argparse.Namespace) -> int:
+    from vqaloop.device import pick_device
+    from vqaloop.distill import read_recipe, train
+    from vqaloop.terminal import Progress
+
+    with Progress(quiet=options.quiet) as progress:
+        weights = train(
+            read_recipe(options.recipe), device=pick_device(options.device),
+            resume=not options.restart, report=progress.log,
+        )
+    _say(options, f"weights in {weights}")
+    _emit(options, {"weights": str(weights)})
+    return 0
+
+
+def _evaluate(options: argparse.Namespace) -> int:
+    from vqaloop.device import pick_device
+    from vqaloop.distill import evaluate
+    from vqaloop.score import shipped_weights
+    from vqaloop.shards import load_corpus
+    from vqaloop.weights import load_student
+
+    shipped = {path.stem: path for path in shipped_weights()}
+    student, about = load_student(shipped.get(options.weights, Path(options.weights)))
+    device = pick_device(options.device)
+    figures = evaluate(student.to(device), load_corpus([options.dataset]), device, None)
+    _say(options, f"{options.weights}, labels {about.get('label')}, {options.dataset}")
+    for head in ("", "alone_"):
+        names = ("srcc", "krcc", "plcc", "rmse", "within_srcc")
+        row = "  ".join(f"{name} {figures[head + name]:.4f}" for name in names)
+        _say(options, f"{'no reference' if head else 'anchored':>12}: {row}")
+    _emit(options, figures)
+    return 0
+
+
+def _encoders(options: argparse.Namespace) -> int:
+    from vqaloop.terminal import print_encoders, survey_encoders
+
+    found = survey_encoders()
+    if options.json != "-":
+        print_encoders(found, verbose=options.verbose)
+    _emit(options, found)
+    return 0

@@ -1,0 +1,311 @@
+"""A labelled training set from pristine material: scenes → encodes → crops → VMAF of each crop.
+
+One shard per scene (safetensors), written under its final name only when whole, so an interrupted
+run goes on where it stopped. Pictures become scenes by a camera moving over them.
+"""
+
+import csv
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from dataclasses import asdict, dataclass
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+import torch.nn.functional as F
+
+from vqaloop import process
+from vqaloop.colour import to_planes
+from vqaloop.encode import encode
+from vqaloop.encoder import available, codecs, default_encoder, get_encoder
+from vqaloop.errors import InputError, VqaloopError
+from vqaloop.frames import CLIP_FRAMES, CLIP_SIZE, Frames, cut, read_encode, read_source
+from vqaloop.metrics import vmaf_of_pairs
+from vqaloop.models.student import OUTPUTS
+from vqaloop.records import Rendition
+from vqaloop.shards import write_shard
+from vqaloop.source import probe_source
+
+PICTURES = {".jpg", ".jpeg", ".png", ".webp"}
+VIDEOS = {".mp4", ".mkv", ".mov", ".webm", ".y4m"}
+SCALES = ((1.0,), (0.75, 2 / 3), (0.5, 0.375, 0.25))
+"""Three bands of resolution, as parts of the source's height."""
+LEVELS = 4
+"""Bands of quality an encoder's knob range is cut into, as in Waterloo IVC 4K."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How much to make of each scene."""
+
+    encodes: int = 30
+    """Encodes a scene, of 5 encoders × 3 resolutions × 4 levels."""
+    crops: int = 24
+    """Crops of each encode."""
+    frames: int = 20
+    """Frames of a scene."""
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Scene:
+    """A file of pristine material, and where it may be split from others."""
+
+    path: Path
+    name: str
+    content: str
+    """Title; material of one title stays on one side of a split."""
+    licence: str
+    basis: str
+    """`explicit` when the licence names this very file, `repo` when only its collection."""
+
+
+def find_scenes(sources: Sequence[Path]) -> list[Scene]:
+    """Videos and pictures in files and folders; a MANIFEST.csv beside them names their titles.
+
+    Raises InputError when there are none.
+    """
+    scenes = []
+    for source in sources:
+        folder = source if source.is_dir() else source.parent
+        known = _manifest(folder / "MANIFEST.csv")
+        for path in sorted(source.iterdir()) if source.is_dir() else [source]:
+            if path.suffix.lower() in PICTURES | VIDEOS:
+                row = known.get(path.name, {})
+                scenes.append(
+                    Scene(
+                        path,
+                        path.stem,
+                        row.get("group") or path.stem,
+                        row.get("licence", "unknown"),
+                        row.get("licence_basis", "unknown"),
+                    )
+                )
+    if not scenes:
+        raise InputError(f"no videos or pictures in {', '.join(map(str, sources))}")
+    return scenes
+
+
+def _manifest(path: Path) -> dict[str, dict[str, str]]:
+    if not path.is_file():
+        return {}
+    with path.open(newline="", encoding="utf-8") as file:
+        return {row["file"]: row for row in csv.DictReader(file)}
+
+
+def build_corpus(
+    scenes: Sequence[Scene],
+    out: Path,
+    plan: Plan,
+    *,
+    ffmpeg: str,
+    workers: int = 1,
+    report: Callable[[str], None] = lambda line: None,
+) -> list[Path]:
+    """Make a shard for every scene that has none yet; returns all shards.
+
+    A scene that cannot be read is reported and left out.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    shards = {out / f"{scene.name}.safetensors": scene for scene in scenes}
+    missing = [path for path in shards if not path.exists()]
+    with ThreadPoolExecutor(workers) as pool:
+        jobs = {pool.submit(_make_shard, shards[p], p, plan, ffmpeg): p for p in missing}
+        try:
+            for done, job in enumerate(as_completed(jobs), 1):
+                path = jobs[job]
+                try:
+                    count = job.result()
+                    report(f"{done}/{len(jobs)} {path.stem}: {count} encodes")
+                except VqaloopError as error:
+                    report(f"{done}/{len(jobs)} {path.stem} left out: {error}")
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            process.kill_all()
+            raise
+    return [path for path in shards if path.exists()]
+
+
+def _make_shard(scene: Scene, path: Path, plan: Plan, ffmpeg: str) -> int:
+    rng = np.random.default_rng([plan.seed, *scene.name.encode("utf-8", "surrogateescape")])
+    frames, fps = _scene_frames(scene, plan, rng, ffmpeg)
+    count, rows, width = frames.shape
+    height = rows * 2 // 3
+    if min(height, width) < CLIP_SIZE or count < CLIP_FRAMES + 2:
+        raise InputError(f"{scene.path} is too small or too short: {width}x{height}, {count}")
+    spots = [
+        (
+            int(rng.integers(1, count - CLIP_FRAMES)),
+            int(rng.integers(0, (height - CLIP_SIZE) // 2 + 1)) * 2,
+            int(rng.integers(0, (width - CLIP_SIZE) // 2 + 1)) * 2,
+        )
+        for _ in range(plan.crops)
+    ]
+    with tempfile.TemporaryDirectory(prefix="vqaloop-") as folder:
+        raw = Path(folder) / "scene.yuv"
+        raw.write_bytes(frames.tobytes())
+        source = probe_source(
+            raw, video_size=f"{width}x{height}", pix_fmt="yuv420p", framerate=str(fps),
+            ffmpeg=ffmpeg,
+        )
+        rows_made: list[dict[str, Any]] = []
+        made: list[tuple[Frames, npt.NDArray[np.float32], npt.NDArray[np.float32]]] = []
+        pristine = _clips(frames, spots, margin=1)
+        for rendition in _renditions(width, height, plan, rng, ffmpeg):
+            target = Path(folder) / "trial"
+            try:
+                encoded = encode(source, rendition, target, ffmpeg=ffmpeg)
+                coded = read_encode(
+                    target, range(count), (width, height), fps,
+                    decoder=get_encoder(rendition.encoder).decoder, ffmpeg=ffmpeg,
+                )
+                target.unlink()
+            except VqaloopError as error:
+                rows_made.append({**asdict(rendition), "error": str(error)})
+                continue
+            clips = _clips(coded, spots, margin=1)
+            per_crop = _features(pristine, clips, ffmpeg).reshape(plan.crops, -1, len(OUTPUTS))
+            per_frame = _features(frames, coded, ffmpeg)
+            made.append(
+                (
+                    clips.reshape(plan.crops, -1, *clips.shape[1:])[:, 1:-1],
+                    per_crop[:, 1:-1].mean(1),
+                    np.stack([per_frame[t : t + CLIP_FRAMES].mean(0) for t, _, _ in spots]),
+                )
+            )
+            rows_made.append(
+                {
+                    **asdict(rendition),
+                    "kbps": encoded.bitrate_kbps,
+                    "vmaf": float(per_frame[:, 0].mean()),
+                }
+            )
+    good = [row for row in rows_made if "error" not in row]
+    if not good:
+        raise InputError(f"{scene.path}: no encode succeeded: {rows_made[0]['error']}")
+    arrays = {
+        "reference": pristine.reshape(plan.crops, -1, *pristine.shape[1:])[:, 1:-1],
+        "distorted": np.stack([m[0] for m in made]),
+        "crop_labels": np.stack([m[1] for m in made]).astype(np.float32),
+        "frame_labels": np.stack([m[2] for m in made]).astype(np.float32),
+    }
+    write_shard(path, arrays, {**asdict(scene), "path": scene.path.name}, good)
+    return len(good)
+
+
+def _clips(frames: Frames, spots: Sequence[tuple[int, int, int]], margin: int) -> Frames:
+    """Crops at (frame, top, left), each with `margin` frames on either side, end to end."""
+    return np.concatenate(
+        [
+            cut(frames[t - margin : t + CLIP_FRAMES + margin], top, left, CLIP_SIZE)
+            for t, top, left in spots
+        ]
+    )
+
+
+def _features(reference: Frames, distorted: Frames, ffmpeg: str) -> npt.NDArray[np.float32]:
+    table = vmaf_of_pairs(reference, distorted, ffmpeg=ffmpeg)
+    return table[list(OUTPUTS)].to_numpy(np.float32)
+
+
+def _renditions(
+    width: int, height: int, plan: Plan, rng: np.random.Generator, ffmpeg: str
+) -> Iterator[Rendition]:
+    """A balanced draw from encoders × resolutions × levels, knobs jittered within their level."""
+    specs = [s for s in map(default_encoder, codecs()) if available(s, ffmpeg)]
+    cells = [(band, level) for band in range(len(SCALES)) for level in range(LEVELS)]
+    orders = {spec.name: rng.permutation(len(cells)) for spec in specs}
+    for i in range(plan.encodes):
+        spec = specs[i % len(specs)]
+        band, level = cells[orders[spec.name][i // len(specs) % len(cells)]]
+        scale = float(rng.choice(SCALES[band]))
+        low, high = spec.knob.search
+        knob = low + (high - low) * (level + rng.random()) / LEVELS
+        yield Rendition(
+            width=round(width * scale / 2) * 2,
+            height=round(height * scale / 2) * 2,
+            encoder=spec.name,
+            knob=spec.knob.snap(knob),
+            preset=spec.default_preset,
+        )
+
+
+def _scene_frames(
+    scene: Scene, plan: Plan, rng: np.random.Generator, ffmpeg: str
+) -> tuple[Frames, Fraction]:
+    if scene.path.suffix.lower() in PICTURES:
+        return picture_in_motion(_picture(scene.path), plan.frames, rng), Fraction(25)
+    source = probe_source(scene.path, allow_hdr=True, ffmpeg=ffmpeg)
+    count = min(plan.frames, source.frames)
+    first = int(rng.integers(0, source.frames - count + 1))
+    return read_source(source, range(first, first + count), ffmpeg=ffmpeg), source.fps
+
+
+def _picture(path: Path) -> torch.Tensor:
+    """(3, H, W) RGB in 0..1."""
+    import av
+
+    try:
+        with av.open(process.file_url(path)) as container:
+            pixels = next(container.decode(video=0)).to_ndarray(format="rgb24")
+    except (av.FFmpegError, StopIteration, IndexError) as error:
+        raise InputError(f"{path} is not a picture that can be read: {error}") from error
+    return torch.from_numpy(pixels).permute(2, 0, 1).float() / 255
+
+
+def picture_in_motion(picture: torch.Tensor, frames: int, rng: np.random.Generator) -> Frames:
+    """A camera panning, zooming and turning over a (3, H, W) picture, with or without grain.
+
+    The picture is reduced first, so that what its own compression left behind goes. About one in
+    four scenes carries a second, differently moving layer; one in three carries film grain.
+    """
+    reduce = rng.uniform(1.2, 1.7)
+    small = F.interpolate(
+        picture[None], scale_factor=1 / reduce, mode="bicubic", antialias=True
+    )[0]
+    height, width = (max(128, int(side * 0.85) // 2 * 2) for side in small.shape[1:])
+    scene = _camera(small, frames, (height, width), rng)
+    if rng.random() < 0.25:
+        other = _camera(small.flip(2), frames, (height, width), rng)
+        y, x = torch.meshgrid(
+            torch.linspace(-1, 1, height), torch.linspace(-1, 1, width), indexing="ij"
+        )
+        centre, radius = rng.uniform(-0.5, 0.5, 2), rng.uniform(0.2, 0.6)
+        distance = ((x - centre[0]) ** 2 + (y - centre[1]) ** 2).sqrt()
+        inside = ((radius - distance) * height / 4).clamp(0, 1)
+        scene = scene * (1 - inside) + other * inside
+    if rng.random() < 1 / 3:
+        noise = rng.normal(0, rng.uniform(0.005, 0.025), (frames, 1, height, width))
+        scene = scene + torch.from_numpy(noise).float()
+    if rng.random() < 0.1:
+        fade = torch.linspace(float(rng.uniform(0.5, 1)), 1, frames)
+        scene = scene * fade[:, None, None, None]
+    return to_planes(scene).numpy()
+
+
+def _camera(
+    picture: torch.Tensor, frames: int, size: tuple[int, int], rng: np.random.Generator
+) -> torch.Tensor:
+    """(T, 3, H, W) views of the picture along a smooth path, sampled to sub-pixels."""
+    height, width = size
+    scale = torch.tensor([width / picture.shape[2], height / picture.shape[1]])
+    speed = rng.choice([0.0, 0.5, 2.0, 6.0], p=[0.15, 0.35, 0.35, 0.15]) * rng.uniform(0.5, 1.5)
+    heading = rng.uniform(0, 2 * np.pi)
+    step = torch.tensor([np.cos(heading), np.sin(heading)]) * speed * 2
+    step = step / torch.tensor([picture.shape[2], picture.shape[1]])
+    zoom, turn = rng.normal(0, 0.0015), rng.normal(0, 0.001)
+    angles = np.arange(frames) * turn + rng.normal(0, 0.01)
+    zooms = np.exp(np.arange(frames) * zoom)
+    theta = torch.zeros(frames, 2, 3)
+    cos, sin = (torch.from_numpy(f(angles) * zooms).float() for f in (np.cos, np.sin))
+    theta[:, 0, 0], theta[:, 0, 1] = cos * scale[0], -sin * scale[1]
+    theta[:, 1, 0], theta[:, 1, 1] = sin * scale[0], cos * scale[1]
+    theta[:, :, 2] = (torch.arange(frames)[:, None] - frames / 2) * step
+    grid = F.affine_grid(theta, [frames, 3, height, width], align_corners=False)
+    return F.grid_sample(
+        picture.expand(frames, -1, -1, -1), grid, "bicubic", "reflection", align_corners=False
+    )

@@ -1,0 +1,23 @@
+"""Where the networks run, and in which precision."""
+
+from contextlib import AbstractContextManager
+from typing import Any
+
+import torch
+
+from vqaloop.errors import InputError
+
+
+def pick_device(name: str = "auto") -> torch.device:
+    """auto: the first GPU where there is one. Raises InputError when cuda is asked in vain."""
+    if name not in ("auto", "cpu", "cuda"):
+        raise InputError(f"unknown device {name!r}; choose auto, cpu or cuda")
+    if name == "cuda" and not torch.cuda.is_available():
+        raise InputError("this PyTorch sees no CUDA device; use --device cpu or auto")
+    return torch.device("cuda" if name != "cpu" and torch.cuda.is_available() else "cpu")
+
+
+def autocast(device: torch.device) -> AbstractContextManager[Any]:
+    """bf16 where it is quicker: on GPUs, and on processors that multiply it natively."""
+    quick = device.type == "cuda" or torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    return torch.autocast(device.type, torch.bfloat16, enabled=bool(quick))

@@ -1,0 +1,276 @@
+"""What is known of one encoder: the frozen form of a file in encoders/, and how it is read.
+
+The files are data: everything that differs between encoders stands there, so that a codec engineer
+adds one without Python. A wrong file is refused with its name and the key at fault.
+"""
+
+import math
+import tomllib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from vqaloop.errors import InputError
+
+
+@dataclass(frozen=True)
+class Knob:
+    """The quality knob: what the search turns."""
+
+    name: str
+    """crf, qp or cq."""
+    option: str
+    """ffmpeg option, or `option:key` for a key inside an option such as svtav1-params."""
+    min: float
+    """Least value the encoder takes without changing its mode."""
+    max: float
+    """Largest value the encoder takes."""
+    step: float
+    """Least step that the encoder honours."""
+    search: tuple[float, float]
+    """The part of the range worth searching."""
+    lower_is_better: bool
+    """True when a smaller value gives a larger and better encode."""
+
+    def snap(self, value: float) -> float:
+        """The nearest value that the encoder takes: on its grid and inside its range."""
+        steps = round((min(max(value, self.min), self.max) - self.min) / self.step)
+        snapped = self.min + steps * self.step
+        return snapped if snapped <= self.max + 1e-9 else snapped - self.step
+
+
+@dataclass(frozen=True)
+class Tunable:
+    """One encoder parameter worth tuning."""
+
+    name: str
+    option: str
+    """As in Knob."""
+    type: str
+    """int, float or choice."""
+    range: tuple[float, float] | None
+    """Least and largest value of an int or a float."""
+    choices: tuple[str, ...]
+    """Values of a choice."""
+    default: str
+    """What the encoder does when the parameter is not given, at the default preset."""
+
+    def refusal(self, value: str) -> str | None:
+        """Why `value` cannot be used, or None when it can."""
+        if self.type == "choice":
+            return None if value in self.choices else f"must be one of {', '.join(self.choices)}"
+        low, high = self.range or (-math.inf, math.inf)
+        try:
+            number = float(int(value)) if self.type == "int" else float(value)
+        except ValueError:
+            return f"must be {'an integer' if self.type == 'int' else 'a number'}"
+        return None if low <= number <= high else f"must lie between {low:g} and {high:g}"
+
+
+@dataclass(frozen=True)
+class EncoderSpec:
+    """One encoder, as its file in encoders/ describes it."""
+
+    name: str
+    """Name of the file, without suffix."""
+    codec: str
+    """h264, hevc, vp9, av1 or avs2."""
+    ffmpeg: str
+    """ffmpeg's name of the encoder."""
+    standalone: str | None
+    """Name of the encoder's own program, if it has one."""
+    default: bool
+    """True for the one encoder that its codec stands for."""
+    hardware: bool
+    """True when it needs a device."""
+    knob: Knob
+    preset_option: str
+    presets: tuple[str, ...]
+    """From slow to fast."""
+    default_preset: str
+    cost: tuple[float, float]
+    """CPU seconds a megapixel at the slowest and the fastest preset, roughly."""
+    options: tuple[tuple[str, str], ...]
+    """Options that are always given; {gop} stands for the GOP's length in frames."""
+    gop_s: float
+    """Seconds between IDR frames."""
+    pixel_formats: tuple[tuple[int, str], ...]
+    """Bits a sample, and the pixel format the encoder takes for it."""
+    min_size: tuple[int, int]
+    """Least width and height."""
+    max_size: tuple[int, int]
+    """Largest width and height."""
+    min_frames: int
+    """Least number of frames that comes back from encoder and decoder."""
+    muxer: str
+    suffix: str
+    """Of the file name, with its dot."""
+    decoder: str
+    """pyav, or ffmpeg where PyAV has no decoder."""
+    version_pattern: str
+    """Regular expression with the library's version as its group, for ffmpeg's log; or empty."""
+    tunables: tuple[Tunable, ...]
+    quirks: tuple[str, ...]
+
+    @property
+    def bit_depths(self) -> tuple[int, ...]:
+        return tuple(depth for depth, _ in self.pixel_formats)
+
+
+class _Table:
+    """A TOML table whose keys are taken one by one; wrong and left-over ones are refused."""
+
+    def __init__(self, file: Path, values: dict[str, Any], at: str = "") -> None:
+        self.file, self.values, self.at = file, dict(values), at
+
+    def refuse(self, key: str, why: str) -> InputError:
+        return InputError(f"{self.file}: {self.at}{key}: {why}")
+
+    def take(self, key: str, kind: type | tuple[type, ...], default: Any = ...) -> Any:
+        if key not in self.values:
+            if default is ...:
+                raise self.refuse(key, "is missing")
+            return default
+        value = self.values.pop(key)
+        wrong_bool = isinstance(value, bool) and kind is not bool
+        if wrong_bool or not isinstance(value, kind):
+            raise self.refuse(key, f"{value!r} is of the wrong type")
+        return value
+
+    def table(self, key: str, default: Any = ...) -> "_Table":
+        return _Table(self.file, self.take(key, dict, default), f"{self.at}{key}.")
+
+    def number(self, key: str) -> float:
+        value = self.take(key, (int, float))
+        if not math.isfinite(value):
+            raise self.refuse(key, "must be finite")
+        return float(value)
+
+    def pair(self, key: str) -> tuple[float, float]:
+        value = self.take(key, list)
+        numbers = all(isinstance(v, int | float) and not isinstance(v, bool) for v in value)
+        if len(value) != 2 or not numbers:
+            raise self.refuse(key, f"{value!r} must be two numbers")
+        return float(value[0]), float(value[1])
+
+    def ascending(self, key: str) -> tuple[float, float]:
+        low, high = self.pair(key)
+        if low > high:
+            raise self.refuse(key, f"{low:g} is above {high:g}")
+        return low, high
+
+    def strings(self, key: str, default: Any = ...) -> tuple[str, ...]:
+        value = self.take(key, list, default)
+        if not all(isinstance(v, str) for v in value):
+            raise self.refuse(key, "must be a list of strings")
+        return tuple(value)
+
+    def options(self, key: str) -> tuple[tuple[str, str], ...]:
+        value: dict[str, Any] = self.take(key, dict, {})
+        for name, setting in value.items():
+            if not isinstance(setting, str) or not setting:
+                raise self.refuse(f"{key}.{name}", f"{setting!r} must be a string")
+        return tuple(value.items())
+
+    def end(self) -> None:
+        for key in self.values:
+            raise self.refuse(key, "is not a key that vqaloop knows")
+
+
+def read_spec(file: Path) -> EncoderSpec:
+    """Read one encoder's file; raises InputError naming the file and the key at fault."""
+    try:
+        values = tomllib.loads(file.read_text("utf-8"))
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise InputError(f"{file}: cannot be read as TOML: {error}") from error
+    root = _Table(file, values)
+    gop, container = root.table("gop"), root.table("container")
+    presets, limits = root.table("presets"), root.table("limits")
+    formats, version = root.table("pixel_formats"), root.table("version")
+    names = presets.strings("names")
+    default_preset = presets.take("default", str)
+    if default_preset not in names:
+        raise presets.refuse("default", f"{default_preset!r} is not among the names")
+    least, largest = limits.pair("min_size"), limits.pair("max_size")
+    spec = EncoderSpec(
+        name=file.stem,
+        codec=root.take("codec", str),
+        ffmpeg=root.take("ffmpeg", str),
+        standalone=root.take("standalone", str, None),
+        default=root.take("default", bool, False),
+        hardware=root.take("hardware", bool, False),
+        knob=_knob(root.table("knob")),
+        preset_option=presets.take("option", str),
+        presets=names,
+        default_preset=default_preset,
+        cost=presets.pair("cost"),
+        options=root.options("options") + gop.options("options") + container.options("options"),
+        gop_s=gop.number("seconds"),
+        pixel_formats=_pixel_formats(formats),
+        min_size=(int(least[0]), int(least[1])),
+        max_size=(int(largest[0]), int(largest[1])),
+        min_frames=limits.take("min_frames", int),
+        muxer=container.take("muxer", str),
+        suffix=container.take("suffix", str),
+        decoder=container.take("decoder", str),
+        version_pattern=version.take("pattern", str),
+        tunables=tuple(
+            _tunable(_Table(file, entry, f"tunable[{i}]."))
+            for i, entry in enumerate(root.take("tunable", list, []))
+        ),
+        quirks=root.strings("quirks", []),
+    )
+    for table in (root, gop, container, presets, limits, version):
+        table.end()
+    if spec.decoder not in ("pyav", "ffmpeg"):
+        raise container.refuse("decoder", f"{spec.decoder!r} is neither pyav nor ffmpeg")
+    if spec.gop_s <= 0:
+        raise gop.refuse("seconds", "must be above 0")
+    return spec
+
+
+def _knob(table: _Table) -> Knob:
+    knob = Knob(
+        name=table.take("name", str),
+        option=table.take("option", str),
+        min=table.number("min"),
+        max=table.number("max"),
+        step=table.number("step"),
+        search=table.ascending("search"),
+        lower_is_better=table.take("lower_is_better", bool),
+    )
+    table.end()
+    if knob.step <= 0:
+        raise table.refuse("step", "must be above 0")
+    if not knob.min <= knob.search[0] < knob.search[1] <= knob.max:
+        raise table.refuse("search", f"must lie inside {knob.min:g}..{knob.max:g}")
+    return knob
+
+
+def _pixel_formats(table: _Table) -> tuple[tuple[int, str], ...]:
+    formats = []
+    for key in tuple(table.values):
+        if key not in ("8", "10", "12"):
+            raise table.refuse(key, "must be 8, 10 or 12")
+        formats.append((int(key), str(table.take(key, str))))
+    if not formats:
+        raise table.refuse("8", "is missing")
+    return tuple(formats)
+
+
+def _tunable(table: _Table) -> Tunable:
+    kind = table.take("type", str)
+    if kind not in ("int", "float", "choice"):
+        raise table.refuse("type", f"{kind!r} is none of int, float, choice")
+    tunable = Tunable(
+        name=table.take("name", str),
+        option=table.take("option", str),
+        type=kind,
+        range=None if kind == "choice" else table.ascending("range"),
+        choices=table.strings("choices") if kind == "choice" else (),
+        default=table.take("default", str),
+    )
+    table.end()
+    if why := tunable.refusal(tunable.default):
+        raise table.refuse("default", why)
+    return tunable

@@ -1,0 +1,184 @@
+"""Choosing the windows that stand for a title, and cutting them out of it without loss."""
+
+import contextlib
+import hashlib
+import json
+import math
+import os
+import random
+import uuid
+from collections.abc import Sequence
+from dataclasses import replace
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import ffmpeg as ffmpeg_graph
+
+from vqaloop import process
+from vqaloop.container import opened
+from vqaloop.errors import DecodeFailed, InputError, ToolError
+from vqaloop.process import quoted
+from vqaloop.records import Source
+
+GOP_S = 2
+"""Seconds of a GOP; windows are whole numbers of them."""
+
+_SEEK_MARGIN_FRAMES = 20
+"""Above the 16 frames that any codec here may reorder, so that the seek lands early enough."""
+
+_TEMPORAL = ("fps=", "bwdif=", "setpts=")
+"""How the filters in prep begin that need the frames before: behind them, seeking is no good."""
+
+
+def choose_windows(
+    source: Source, *, seconds: float = 20.0, window_seconds: float = 4.0, seed: int = 0
+) -> tuple[tuple[int, int], ...]:
+    """Windows (start frame, number of frames) that stand for a title, in ascending order.
+
+    The whole title where it lasts no more than 1.25 x `seconds`; else one window in each of as
+    many equal parts as make up about `seconds`, its place drawn from `seed`. Each lasts about
+    `window_seconds`, a whole number of GOPs. Raises InputError for a duration that is not above 0.
+    """
+    if not (0 < seconds < math.inf and 0 < window_seconds < math.inf):
+        raise InputError(f"windows need durations above 0: {seconds = }, {window_seconds = }")
+    gop = round(GOP_S * source.fps)
+    length = max(1, round(window_seconds / GOP_S)) * gop
+    count = min(max(1, round(seconds * float(source.fps) / length)), source.frames // length)
+    if source.duration_s <= 1.25 * seconds or count == 0:
+        return ((0, source.frames),)
+    draw = random.Random(seed)
+    edges = [source.frames * part // count for part in range(count + 1)]
+    return tuple(
+        (low + draw.randrange(high - low - length + 1), length)
+        for low, high in zip(edges, edges[1:], strict=False)
+    )
+
+
+def excerpt(
+    source: Source, windows: Sequence[tuple[int, int]], out: Path, *, ffmpeg: str
+) -> Source:
+    """Write windows (start frame, number of frames) one after another, lossless, prep applied.
+
+    `out` becomes FFV1 in Matroska, replacing what is there, and the returned Source is it; its
+    sha256 names what it was made from, so that it is the same wherever it is made. Windows must
+    ascend without overlap. Raises InputError for windows outside the source, DecodeFailed when
+    the frames do not come out.
+    """
+    windows = tuple((int(start), int(count)) for start, count in windows)
+    _check_windows(source, windows)
+    wanted = sum(count for _, count in windows)
+    part = out.with_name(f".{uuid.uuid4().hex}.part")
+    pix_fmt = None
+    try:
+        if wanted < source.frames and not any(f.startswith(_TEMPORAL) for f in source.prep):
+            # fails where a stream's key frames are not where seeking needs them
+            with contextlib.suppress(ToolError):
+                pix_fmt = _write_ffv1(_sought(source, windows), source, wanted, part, ffmpeg)
+        if pix_fmt is None:
+            pix_fmt = _write_ffv1(_selected(source, windows), source, wanted, part, ffmpeg)
+        os.replace(part, out)
+    finally:
+        part.unlink(missing_ok=True)
+    width, height = source.canvas
+    # the options too: the same raw bytes read at another size are another picture
+    made_of = json.dumps([source.sha256, windows, source.prep, source.input_options])
+    return replace(
+        source,
+        path=out,
+        sha256=hashlib.sha256(made_of.encode()).hexdigest(),
+        width=width,
+        height=height,
+        frames=wanted,
+        pix_fmt=pix_fmt,
+        input_options=(),
+        prep=(),
+    )
+
+
+def _check_windows(source: Source, windows: Sequence[tuple[int, int]]) -> None:
+    if not windows:
+        raise InputError("an excerpt needs at least one window")
+    reached = 0
+    for start, count in windows:
+        if start < reached or count < 1 or start + count > source.frames:
+            raise InputError(
+                f"windows {windows} must ascend without overlap within {source.frames} frames"
+            )
+        reached = start + count
+
+
+def _sought(source: Source, windows: Sequence[tuple[int, int]]) -> Any:
+    """A graph that seeks to each window; times fall on frame numbers, since the rate is constant.
+
+    Seeking aims early and trimming cuts half-way between frames, so rounding cannot move either.
+    """
+    parts = []
+    for start, count in windows:
+        from_s = float(max(0, start - _SEEK_MARGIN_FRAMES) / source.fps)
+        first_s = float((start - Fraction(1, 2)) / source.fps) - from_s
+        last_s = float((start + count - Fraction(1, 2)) / source.fps) - from_s
+        node = _input(source, ss=f"{from_s:.6f}", t=f"{last_s + 1:.6f}")
+        cut = node.filter("trim", start=f"{first_s:.6f}", end=f"{last_s:.6f}")
+        parts.append(cut.filter("setpts", "PTS-STARTPTS"))
+    joined = ffmpeg_graph.concat(*parts) if len(parts) > 1 else parts[0]
+    return _filtered(joined, source.prep)
+
+
+def _selected(source: Source, windows: Sequence[tuple[int, int]]) -> Any:
+    """A graph that decodes everything and keeps the windows by frame number."""
+    ranges = "+".join(f"between(n,{start},{start + count - 1})" for start, count in windows)
+    return _filtered(_input(source), source.prep).filter("select", ranges)
+
+
+def _input(source: Source, **more: str) -> Any:
+    options = process.input_options(source.input_options)
+    return ffmpeg_graph.input("INPUT", **options, **more)["V:0"]
+
+
+def _filtered(node: Any, filters: Sequence[str]) -> Any:
+    for text in filters:
+        name, _, rest = text.partition("=")
+        given = [argument.partition("=") for argument in rest.split(":")]
+        node = node.filter(
+            name,
+            *(value for value, named, _ in given if not named),
+            **{key: value for key, named, value in given if named},
+        )
+    return node
+
+
+def _write_ffv1(graph: Any, source: Source, wanted: int, part: Path, ffmpeg: str) -> str:
+    """Encode a graph's frames to `part`; its pixel format. DecodeFailed for another count."""
+    tick = f"{source.fps.denominator}/{source.fps.numerator}"
+    # intra only, Golomb-Rice, small context: decoding speed counts, not size
+    sink = (
+        graph.filter("settb", tick)
+        .filter("setpts", "N")
+        .output(
+            "OUTPUT",
+            f="matroska",
+            fps_mode="passthrough",
+            enc_time_base="filter",
+            **{"c:v": "ffv1", "frames:v": wanted},
+            level=3,
+            g=1,
+            coder="rice",
+            context=0,
+            slices=4,
+            slicecrc=0,
+            **dict(source.colour),
+        )
+    )
+    argv = process.compiled(sink, ffmpeg, {"INPUT": source.path, "OUTPUT": part})
+    done = process.run(argv, timeout_s=60 + 2.0 * source.frames)
+    if done.returncode:
+        raise DecodeFailed(f"no excerpt of {quoted(source.path)}: {done.reason()}")
+    with opened(part) as container:
+        made = sum(1 for packet in container.demux(video=0) if packet.size)
+        if made != wanted:
+            raise DecodeFailed(
+                f"{quoted(source.path)} gave {made} of {wanted} frames for an excerpt; check that "
+                "the file has not changed and that the disk is not full"
+            )
+        return str(container.streams.video[0].codec_context.pix_fmt)

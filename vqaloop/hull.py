@@ -1,0 +1,249 @@
+"""From measured points to a ladder: monotone fits, the hull over resolutions, the choice of rungs.
+
+Plain arithmetic on RDPoints; nothing here touches files, encoders or models.
+"""
+
+import math
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from scipy.interpolate import PchipInterpolator
+from scipy.optimize import isotonic_regression
+
+from vqaloop.records import RDPoint
+
+REACH_DOWN, REACH_UP = 0.35, 0.1
+"""How far beyond its measured knobs a fit is believed, as parts of their span, towards worse and
+towards better quality: scores level off at the top, so a straight line soon promises too much."""
+NEAR_HULL = 0.35
+"""A measured point this close below the hull (in score) stands in for a fitted one ..."""
+NEAR_RATE = 1.15
+"""... of at most this ratio of bitrates: an encode saved is worth more than an exact spacing."""
+
+
+@dataclass(frozen=True)
+class Rules:
+    """What a ladder must keep to."""
+
+    min_step: float
+    """Least difference in score between neighbours: one that a viewer could notice."""
+    min_ratio: float = 1.4
+    """Least ratio of bitrates between neighbours; players switch on rates."""
+    floor: float = 0.0
+    """Score under which no rung is worth sending."""
+    ceiling: float = math.inf
+    """Score above which more bits are not seen; the top rung is the first to reach it."""
+    min_kbps: float = 0.0
+    max_kbps: float = math.inf
+    count: int | None = None
+    """Number of rungs; None for as many as the other rules ask for."""
+    most: int = 10
+    """Largest number of rungs when `count` is None."""
+
+
+def fit_curve(points: Sequence[RDPoint]) -> Callable[[float], RDPoint]:
+    """Rate and score of one resolution as a function of its knob.
+
+    Monotone cubic (PCHIP, Fritsch & Carlson 1980) through log rate and score, after pooling
+    neighbours that violate the order (isotonic regression); straight lines beyond the ends. Needs
+    at least two points with different knobs.
+    """
+    points = sorted(points, key=lambda p: p.knob)
+    knobs = np.array([p.knob for p in points])
+    columns = []
+    rising = points[0].bitrate_kbps < points[-1].bitrate_kbps
+    for values in ([math.log2(p.bitrate_kbps) for p in points], [p.score for p in points]):
+        ordered = isotonic_regression(values, increasing=rising).x
+        columns.append(_extended(knobs, ordered))
+    log_rate, score = columns
+
+    def at(knob: float) -> RDPoint:
+        first = points[0]
+        return RDPoint(
+            first.width, first.height, knob, 2 ** log_rate(knob), score(knob), measured=False
+        )
+
+    return at
+
+
+def _extended(x: np.ndarray, y: np.ndarray) -> Callable[[float], float]:  # type: ignore[type-arg]
+    curve = PchipInterpolator(x, y)
+    left = (y[1] - y[0]) / (x[1] - x[0])
+    right = (y[-1] - y[-2]) / (x[-1] - x[-2])
+
+    def at(value: float) -> float:
+        if value < x[0]:
+            return float(y[0] + left * (value - x[0]))
+        if value > x[-1]:
+            return float(y[-1] + right * (value - x[-1]))
+        return float(curve(value))
+
+    return at
+
+
+def densify(
+    points: Iterable[RDPoint], knobs: Sequence[float], top_score: float = 100.0
+) -> list[RDPoint]:
+    """Every resolution's fit at every knob within its reach, measured points as they are.
+
+    `knobs` ascend; `top_score` bounds the fits (the metric's maximum).
+    """
+    by_size: dict[tuple[int, int], list[RDPoint]] = {}
+    for point in points:
+        by_size.setdefault((point.width, point.height), []).append(point)
+    dense = []
+    for group in by_size.values():
+        measured = {point.knob: point for point in group}
+        dense += measured.values()
+        if len(measured) < 2:
+            continue
+        curve = fit_curve(list(measured.values()))
+        least, most = _believed(measured)
+        dense += [
+            replace(fitted, score=min(fitted.score, top_score))
+            for knob in knobs
+            if knob not in measured and least <= knob <= most
+            for fitted in [curve(knob)]
+        ]
+    return dense
+
+
+def _believed(measured: dict[float, RDPoint]) -> tuple[float, float]:
+    """Knobs between which a resolution's fit is used."""
+    low, high = min(measured), max(measured)
+    down, up = (reach * (high - low) for reach in (REACH_DOWN, REACH_UP))
+    if measured[low].score >= measured[high].score:
+        return low - up, high + down
+    return low - down, high + up
+
+
+def convex_hull(points: Iterable[RDPoint]) -> list[RDPoint]:
+    """The upper left hull in the plane of rate and score, ascending in both (monotone chain)."""
+    chain: list[RDPoint] = []
+    for point in sorted(points, key=lambda p: (p.bitrate_kbps, -p.score)):
+        if chain and point.score <= chain[-1].score:
+            continue
+        while len(chain) >= 2 and _slope(chain[-2], chain[-1]) <= _slope(chain[-1], point):
+            chain.pop()
+        chain.append(point)
+    return chain
+
+
+def _slope(a: RDPoint, b: RDPoint) -> float:
+    return (b.score - a.score) / (b.bitrate_kbps - a.bitrate_kbps)
+
+
+def choose_rungs(
+    hull: Sequence[RDPoint], rules: Rules, measured: Sequence[RDPoint] = ()
+) -> list[RDPoint]:
+    """Rungs on (or, for measured points, near) the hull, ascending, keeping to `rules`.
+
+    From the top rung down: each next one is the best that leaves both the step in score and the
+    ratio of rates. The top is the first point that reaches the ceiling, or from which doubling the
+    rate would not gain one step. With `rules.count` the rungs are spread evenly over log rate
+    between the ends that the rules allow.
+    """
+    usable = [
+        p
+        for p in hull
+        if rules.min_kbps <= p.bitrate_kbps <= rules.max_kbps and p.score >= rules.floor
+    ]
+    if not usable:
+        return []
+    near = [p for p in measured if _stands_in(p, hull, rules)]
+    top = _or_measured(_top(usable, rules), near)
+    if rules.count is None:
+        return _descend(usable, near, top, rules, rules.min_ratio, rules.most)
+    # the widest ratio that still leaves the number asked for
+    low, high = rules.min_ratio, 8.0
+    best = _descend(usable, near, top, rules, low, rules.count)
+    for _ in range(30):
+        middle = math.sqrt(low * high)
+        chosen = _descend(usable, near, top, rules, middle, rules.count)
+        if len(chosen) >= len(best):
+            low, best = middle, chosen
+        else:
+            high = middle
+    return best
+
+
+def _top(usable: Sequence[RDPoint], rules: Rules) -> RDPoint:
+    rates = np.log2([p.bitrate_kbps for p in usable])
+    scores = [p.score for p in usable]
+    for point, rate in zip(usable, rates, strict=True):
+        if point.score >= rules.ceiling:
+            return point
+        doubled = float(np.interp(rate + 1, rates, scores))
+        if rate + 1 <= rates[-1] and doubled - point.score < rules.min_step:
+            return point
+    return usable[-1]
+
+
+def _descend(
+    usable: Sequence[RDPoint],
+    near: Sequence[RDPoint],
+    top: RDPoint,
+    rules: Rules,
+    ratio: float,
+    most: int,
+) -> list[RDPoint]:
+    chosen = [top]
+    while len(chosen) < most:
+        last = chosen[-1]
+        fits = [
+            p
+            for p in usable
+            if p.bitrate_kbps * ratio <= last.bitrate_kbps
+            and p.score + rules.min_step <= last.score
+        ]
+        if not fits:
+            break
+        allowed = [
+            p
+            for p in near
+            if p.bitrate_kbps * rules.min_ratio <= last.bitrate_kbps
+            and p.score + rules.min_step <= last.score
+        ]
+        chosen.append(_or_measured(fits[-1], allowed))
+    return chosen[::-1]
+
+
+def _stands_in(point: RDPoint, hull: Sequence[RDPoint], rules: Rules) -> bool:
+    rates = [p.bitrate_kbps for p in hull]
+    best = float(np.interp(point.bitrate_kbps, rates, [p.score for p in hull]))
+    return (
+        rules.min_kbps <= point.bitrate_kbps <= rules.max_kbps
+        and point.score >= max(rules.floor, best - NEAR_HULL)
+    )
+
+
+def _or_measured(point: RDPoint, near: Sequence[RDPoint]) -> RDPoint:
+    if point.measured:
+        return point
+    log_rate = math.log(point.bitrate_kbps)
+    distances = [(abs(math.log(p.bitrate_kbps) - log_rate), i) for i, p in enumerate(near)]
+    if distances and min(distances)[0] <= math.log(NEAR_RATE):
+        return near[min(distances)[1]]
+    return point
+
+
+def keep_rules(points: Iterable[RDPoint], rules: Rules) -> list[RDPoint]:
+    """Of measured points, the largest set from the top down that keeps to the rules."""
+    kept: list[RDPoint] = []
+    for point in sorted(front(points), key=lambda p: -p.bitrate_kbps):
+        if not kept or (
+            point.bitrate_kbps * rules.min_ratio <= kept[-1].bitrate_kbps
+            and point.score + rules.min_step <= kept[-1].score
+        ):
+            kept.append(point)
+    return kept[::-1]
+
+
+def front(points: Iterable[RDPoint]) -> list[RDPoint]:
+    """Points that no cheaper point equals or beats in score, ascending."""
+    kept: list[RDPoint] = []
+    for point in sorted(points, key=lambda p: (p.bitrate_kbps, -p.score)):
+        if not kept or point.score > kept[-1].score:
+            kept.append(point)
+    return kept

@@ -1,0 +1,176 @@
+"""The student: a video transformer that scores a rendition alone, or anchored to its source.
+
+No reference: the paper's head (arXiv 2502.19026), one linear layer on the pooled feature.
+Anchored: tokens of the rendition are compared with the source's tokens of the same crop, at the
+patch embedding and at two depths. Each token gives K values and, from the source alone, K weights;
+a crop's, frame's or title's statistics are the K weighted means, and a small MLP turns them into
+the score. Weighted means of local ratios are the form VIF (Sheikh & Bovik 2006) has, and they pool
+over any number of crops without a change of scale, so a title is scored as one large frame.
+"""
+
+import math
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from vqaloop.models.internvideo2 import InternVideo2
+
+STATISTICS = 24
+"""K: weighted means a crop is summed up in."""
+OUTPUTS = ("vmaf", "adm2", "vif_scale0", "vif_scale1", "vif_scale2", "vif_scale3", "motion2")
+"""What the anchored head is trained to answer; the first is the score / 100, the others are the
+elementary features of VMAF, which teach the head what a single number cannot."""
+ENERGY_FLOOR = 1e-4
+"""Energy below which a patch coefficient counts as nothing: about half a code value of 8 bits."""
+
+
+@dataclass(frozen=True)
+class Anchor:
+    """What the comparison needs of a reference, computed once for all rungs of a title."""
+
+    embedding: Tensor
+    """(B, N, D) patch embedding, fp32."""
+    deep: tuple[Tensor, ...]
+    """(B, N, P) projected tokens at the deeper taps."""
+    context: Tensor
+    """(B, N, C) what the head makes of the reference alone."""
+    weights: Tensor
+    """(B, N, K) positive weight of each token in each statistic."""
+
+
+class AnchoredHead(nn.Module):
+    """Compares tokens of a rendition with those of its source; see the module's docstring."""
+
+    def __init__(self, width: int, taps: int, hidden: int = 128, projected: int = 64) -> None:
+        super().__init__()
+        self.project = nn.ModuleList(
+            nn.Sequential(nn.LayerNorm(width), nn.Linear(width, projected)) for _ in range(taps)
+        )
+        self.source_energy = nn.Linear(2 * width, hidden)
+        self.source_context = nn.Linear(hidden + taps * projected, hidden)
+        self.weight = nn.Linear(hidden, STATISTICS)
+        self.compare_energy = nn.Linear(3 * width, hidden)
+        self.compare = nn.Linear(2 * hidden + 2 * taps * projected, hidden)
+        self.value = nn.Linear(hidden, STATISTICS)
+        self.fuse = nn.Sequential(
+            nn.Linear(STATISTICS, 64), nn.GELU(), nn.Linear(64, len(OUTPUTS))
+        )
+
+    def anchor(self, embedding: Tensor, deep: list[Tensor], frames: int) -> Anchor:
+        """Reference side: (B, N, D) embedding and deeper taps of clips of `frames` frames."""
+        energies = torch.cat([log_energy(embedding), log_energy(change(embedding, frames))], -1)
+        projected = tuple(p(x.float()) for p, x in zip(self.project, deep, strict=True))
+        context = F.gelu(
+            self.source_context(torch.cat([F.gelu(self.source_energy(energies)), *projected], -1))
+        )
+        return Anchor(embedding, projected, context, F.softplus(self.weight(context)) + 1e-4)
+
+    def statistics(self, anchor: Anchor, embedding: Tensor, deep: list[Tensor]) -> Tensor:
+        """(B, N, K) values of the rendition's tokens, against `anchor`."""
+        energies = torch.cat(
+            [
+                log_energy(embedding),
+                log_energy(anchor.embedding),
+                log_energy(embedding - anchor.embedding),
+            ],
+            -1,
+        )
+        parts = [F.gelu(self.compare_energy(energies)), anchor.context]
+        for project, tokens, source in zip(self.project, deep, anchor.deep, strict=True):
+            projected = project(tokens.float())
+            parts += [(projected - source).abs(), projected * source]
+        return self.value(F.gelu(self.compare(torch.cat(parts, -1))))  # type: ignore[no-any-return]
+
+    def answers(self, means: Tensor) -> Tensor:
+        """(..., K) weighted means to (..., len(OUTPUTS)); the first in 0..1."""
+        out: Tensor = self.fuse(means)
+        return torch.cat([out[..., :1].sigmoid(), out[..., 1:]], -1)
+
+
+class Student(nn.Module):
+    """A backbone with both heads. Clips are (B, 3, T, H, W), ImageNet-normalised RGB."""
+
+    def __init__(self, backbone: InternVideo2) -> None:
+        super().__init__()
+        self.backbone = backbone
+        depth = backbone.config.depth
+        self.taps = (0, depth // 2, depth)
+        self.anchored = AnchoredHead(backbone.config.width, taps=len(self.taps) - 1)
+
+    def anchor(self, reference: Tensor) -> Anchor:
+        """All that later comparisons need of (B, 3, T, H, W) reference clips."""
+        _, (embedding, *deep) = self.backbone.tokens(reference, self.taps)
+        with torch.autocast(reference.device.type, enabled=False):
+            return self.anchored.anchor(embedding, deep, reference.shape[2])
+
+    def compare(self, anchor: Anchor, clips: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Sums that pool over any set of clips, and the no-reference score.
+
+        Returns (B, K) weighted sums of values, (B, K) sums of weights, and (B,) no-reference
+        scores (0..1 for material like that of training). Divide the sums of any set of clips and
+        give the quotient to `answers`.
+        """
+        tokens, (embedding, *deep) = self.backbone.tokens(clips, self.taps)
+        alone = self.backbone.head(self.backbone.features(tokens)).float().squeeze(-1)
+        with torch.autocast(clips.device.type, enabled=False):
+            values = self.anchored.statistics(anchor, embedding, deep)
+            return (values * anchor.weights).sum(1), anchor.weights.sum(1), alone
+
+    def answers(self, sums: Tensor, weights: Tensor) -> Tensor:
+        """(..., len(OUTPUTS)) answers of pooled sums."""
+        return self.anchored.answers(sums / weights)
+
+    def forward(self, clips: Tensor, reference: Tensor | None = None) -> Tensor:
+        """(B,) score 0..1 of each clip: anchored when `reference` is given, else without."""
+        if reference is None:
+            return self.backbone(clips).squeeze(-1)  # type: ignore[no-any-return]
+        sums, weights, _ = self.compare(self.anchor(reference), clips)
+        return self.answers(sums, weights)[:, 0]
+
+
+def log_energy(coefficients: Tensor) -> Tensor:
+    """Log of squared patch coefficients, 0 at the floor: local signal, error, or change."""
+    return torch.log(coefficients.square() / ENERGY_FLOOR + 1) / 4
+
+
+def change(embedding: Tensor, frames: int) -> Tensor:
+    """(B, T·n, D) difference of each token to the frame before (the first: to the one after)."""
+    if frames == 1:
+        return torch.zeros_like(embedding)
+    x = embedding.unflatten(1, (frames, -1))
+    steps = x[:, 1:] - x[:, :-1]
+    return torch.cat([steps[:, :1], steps], 1).flatten(1, 2)
+
+
+def start_from_cosines(backbone: InternVideo2) -> None:
+    """Let the patch embedding begin as a 2-D cosine transform of luma, lowest first.
+
+    Quality is read from fine differences between patches; a random projection of 588 samples to a
+    few hundred channels blurs them, an orthogonal one keeps nearly all of luma. The last eighth of
+    the channels takes the lowest coefficients of the two colour differences (BT.709).
+    """
+    config = backbone.config
+    patch = config.patch
+    order = torch.arange(patch, dtype=torch.float64)
+    basis = torch.cos(math.pi / patch * (order + 0.5) * order[:, None]) * math.sqrt(2 / patch)
+    basis[0] /= math.sqrt(2)
+    planes = torch.einsum("iy,jx->ijyx", basis, basis).flatten(0, 1)
+    radius = (order[:, None] ** 2 + order[None] ** 2).flatten()
+    planes = planes[radius.argsort(stable=True)]
+    std = torch.tensor([0.229, 0.224, 0.225], dtype=torch.float64)  # undo the input's scaling
+    luma = torch.tensor([0.2126, 0.7152, 0.0722], dtype=torch.float64)
+    blue = (torch.tensor([0.0, 0.0, 1.0], dtype=torch.float64) - luma) / 1.8556
+    red = (torch.tensor([1.0, 0.0, 0.0], dtype=torch.float64) - luma) / 1.5748
+    colour = config.width // 16
+    kernels = [
+        colours[:, None, None] * std[:, None, None] / std.mean() * plane
+        for colours, count in ((luma, config.width - 2 * colour), (blue, colour), (red, colour))
+        for plane in planes[:count]
+    ]
+    weight = torch.zeros_like(backbone.patch_embed.proj.weight)
+    weight[: len(kernels), :, 0] = torch.stack(kernels).float()
+    with torch.no_grad():
+        backbone.patch_embed.proj.weight.copy_(weight)
+        nn.init.zeros_(backbone.patch_embed.proj.bias)  # type: ignore[arg-type]

@@ -1,0 +1,221 @@
+"""Finding ffmpeg, and running programs so that none is left behind.
+
+Every program runs in a process group of its own, without a shell, with a time limit; its CPU
+seconds and peak memory are read from the kernel when it ends.
+"""
+
+import functools
+import hashlib
+import os
+import signal
+import subprocess
+import threading
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+from vqaloop.errors import InputError, ToolError
+
+STDERR_KEPT = 16_384
+"""Bytes of a program's last words kept for error messages."""
+
+_running: set[subprocess.Popen[bytes]] = set()
+_running_lock = threading.Lock()
+
+
+@dataclass(frozen=True)
+class Finished:
+    """What a program did."""
+
+    returncode: int
+    """Exit status; negative is the signal that killed it."""
+    stdout: bytes
+    """All it wrote to stdout (empty when stdout went elsewhere)."""
+    stderr: str
+    """The end of what it wrote to stderr."""
+    cpu_s: float
+    """User and system CPU seconds of the program and its threads."""
+    wall_s: float
+    """Seconds from start to end."""
+    peak_bytes: int
+    """Largest resident set."""
+    timed_out: bool
+    """True when we stopped it at its time limit."""
+
+    def reason(self) -> str:
+        """In one line, why it failed: the time limit, the signal, or its last words."""
+        last = [line.strip() for line in self.stderr.splitlines() if line.strip()]
+        said = f": {last[-1][:300]}" if last else ""
+        if self.timed_out:
+            return f"stopped at its time limit after {self.wall_s:.0f} s"
+        if self.returncode < 0:
+            try:
+                name = signal.Signals(-self.returncode).name
+            except ValueError:
+                name = f"signal {-self.returncode}"
+            return f"killed by {name}{said}"
+        return f"exit status {self.returncode}{said}"
+
+
+def ffmpeg_path(path: str | os.PathLike[str] | None = None) -> str:
+    """The ffmpeg to run: `path`, else `$VQALOOP_FFMPEG`, else the one imageio-ffmpeg carries.
+
+    Raises InputError when that file is not there or cannot be executed.
+    """
+    chosen = os.fspath(path) if path else os.environ.get("VQALOOP_FFMPEG", "")
+    if not chosen:
+        import imageio_ffmpeg
+
+        try:
+            return str(imageio_ffmpeg.get_ffmpeg_exe())
+        except RuntimeError as error:
+            raise InputError(
+                "no ffmpeg found: reinstall imageio-ffmpeg, or name one with --ffmpeg"
+            ) from error
+    if not (os.path.isfile(chosen) and os.access(chosen, os.X_OK)):
+        raise InputError(f"{chosen} is not an executable ffmpeg; check --ffmpeg or VQALOOP_FFMPEG")
+    return os.path.abspath(chosen)
+
+
+@functools.lru_cache(maxsize=64)
+def _file_sha256(path: str, size: int, mtime_ns: int) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def file_sha256(path: str | os.PathLike[str]) -> str:
+    """SHA-256 of a file's content, in hex; remembered while size and time stay the same."""
+    status = os.stat(path)
+    return _file_sha256(os.fspath(path), status.st_size, status.st_mtime_ns)
+
+
+def file_url(path: str | os.PathLike[str]) -> str:
+    """A path as ffmpeg must be given it: no name can then pass for an option or a protocol."""
+    return "file:" + os.fspath(Path(path).absolute())
+
+
+def quoted(path: str | os.PathLike[str]) -> str:
+    """A file name as a message may hold it: quoted, on one line, at most 200 characters."""
+    name = repr(os.fspath(path))
+    return name if len(name) <= 200 else f"{name[:98]}...{name[-98:]}"
+
+
+def input_options(options: Iterable[tuple[str, str]]) -> dict[str, str]:
+    """Options before -i as ffmpeg-python takes them: of a video_size it makes two letters."""
+    return {"s" if key == "video_size" else key: value for key, value in options}
+
+
+def compiled(
+    graph: Any, ffmpeg: str, files: Mapping[str, str | os.PathLike[str]], *global_args: str
+) -> list[str]:
+    """The argv of an ffmpeg-python graph of which the file names are keys of `files`.
+
+    ffmpeg-python hashes its nodes as UTF-8 and fails on names that are not; it also takes two
+    equal inputs for one, so each is given a key of its own: "INPUT", "REFERENCE", "OUTPUT".
+    ffmpeg reads no stdin, speaks of errors only and overwrites; `global_args` come last of the
+    global options, so they win, and the output stays the last argument.
+    """
+    head = [ffmpeg, "-nostdin", "-v", "error", "-y", *global_args]
+    argv: list[str] = graph.compile(cmd=head)
+    return [file_url(files[part]) if part in files else part for part in argv]
+
+
+def run(
+    argv: Sequence[str],
+    *,
+    timeout_s: float,
+    stdin: int | IO[bytes] = subprocess.DEVNULL,
+    stdout: int | IO[bytes] = subprocess.PIPE,
+    max_stdout: int = 1 << 34,
+) -> Finished:
+    """Run a program to its end, its time limit, or an exception in this thread.
+
+    `max_stdout` bounds the bytes of stdout held in memory; a program that writes more is stopped.
+    Raises ToolError when the program cannot be started or writes more than that.
+    """
+    start = time.monotonic()
+    try:
+        process = subprocess.Popen(
+            list(argv), stdin=stdin, stdout=stdout, stderr=subprocess.PIPE, start_new_session=True
+        )
+    except OSError as error:
+        raise ToolError(f"could not start {argv[0]}: {error.strerror}") from error
+    with _running_lock:
+        _running.add(process)
+    said = bytearray()
+    wrote = bytearray()
+    too_much = threading.Event()
+
+    def keep_tail(pipe: IO[bytes]) -> None:
+        while chunk := os.read(pipe.fileno(), 65536):
+            said.extend(chunk)
+            del said[:-STDERR_KEPT]
+
+    def keep_all(pipe: IO[bytes]) -> None:
+        while chunk := pipe.read(1 << 20):
+            wrote.extend(chunk)
+            if len(wrote) > max_stdout:
+                too_much.set()
+                kill(process)
+                return
+
+    threads = [threading.Thread(target=keep_tail, args=(process.stderr,), daemon=True)]
+    if process.stdout is not None:
+        threads.append(threading.Thread(target=keep_all, args=(process.stdout,), daemon=True))
+    timed_out = threading.Event()
+
+    def stop_late() -> None:
+        timed_out.set()
+        kill(process)
+
+    timer = threading.Timer(timeout_s, stop_late)
+    timer.daemon = True
+    try:
+        for thread in threads:
+            thread.start()
+        timer.start()
+        # wait4 rather than wait: it is the only one that tells this one child's CPU time
+        _, status, usage = os.wait4(process.pid, 0)
+        process.returncode = os.waitstatus_to_exitcode(status)
+    except BaseException:
+        kill(process)
+        process.wait()
+        raise
+    finally:
+        timer.cancel()
+        with _running_lock:
+            _running.discard(process)
+        for thread in threads:
+            if thread.ident is not None:
+                thread.join(timeout=10)
+        for pipe in (process.stdout, process.stderr):
+            if pipe is not None:
+                pipe.close()
+    if too_much.is_set():
+        raise ToolError(f"{Path(argv[0]).name} wrote more than {max_stdout} bytes; stopped")
+    return Finished(
+        returncode=process.returncode,
+        stdout=bytes(wrote),
+        stderr=said.decode("utf-8", "replace"),
+        cpu_s=usage.ru_utime + usage.ru_stime,
+        wall_s=time.monotonic() - start,
+        peak_bytes=usage.ru_maxrss * 1024,
+        timed_out=timed_out.is_set(),
+    )
+
+
+def kill(process: subprocess.Popen[bytes]) -> None:
+    """Stop a program and all it started, at once."""
+    try:
+        os.killpg(process.pid, signal.SIGKILL)
+    except (ProcessLookupError, PermissionError):
+        process.kill()
+
+
+def kill_all() -> None:
+    """Stop every program still running; for an interrupted command."""
+    with _running_lock:
+        for process in _running:
+            kill(process)

@@ -1,0 +1,261 @@
+"""The types that data flows through: Source → Rendition → Encode → Score → RDPoint → Ladder.
+
+All are frozen; rates are in kb/s (1 kb = 1000 bits), times in seconds, scores 0..100 with higher
+better, frame rates exact fractions.
+"""
+
+from __future__ import annotations
+
+import math
+import shlex
+from dataclasses import dataclass, field
+from fractions import Fraction
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import pandas
+
+
+@dataclass(frozen=True)
+class Source:
+    """A probed input, as the loop sees it: constant frame rate, progressive, upright."""
+
+    path: Path
+    """The file that was probed."""
+    sha256: str
+    """SHA-256 of its content, in hex."""
+    width: int
+    """Width as displayed, in pixels (after rotation)."""
+    height: int
+    """Height as displayed, in pixels."""
+    fps: Fraction
+    """Frames a second after `prep`."""
+    frames: int
+    """Number of frames after `prep`."""
+    pix_fmt: str
+    """ffmpeg's name of the stored pixel format."""
+    bit_depth: int = 8
+    """Bits a sample."""
+    input_options: tuple[tuple[str, str], ...] = ()
+    """ffmpeg options before -i (raw video: format, size, rate)."""
+    prep: tuple[str, ...] = ()
+    """Filters that make it so: fps for variable rate, bwdif for interlace, crop to even sizes."""
+    colour: tuple[tuple[str, str], ...] = ()
+    """ffmpeg options that tag the output: color_primaries, color_trc, colorspace, color_range."""
+    hdr: bool = False
+    """True for PQ and HLG transfer."""
+    notes: tuple[str, ...] = ()
+    """What was done to it, one sentence each, for the user."""
+
+    @property
+    def canvas(self) -> tuple[int, int]:
+        """Width and height on which rungs are judged: the source's, made even by cropping."""
+        return self.width // 2 * 2, self.height // 2 * 2
+
+    @property
+    def duration_s(self) -> float:
+        return float(self.frames / self.fps)
+
+
+@dataclass(frozen=True)
+class Rendition:
+    """One way to encode a title: size, encoder, knob, preset, parameters. Hashable."""
+
+    width: int
+    """Coded width in pixels, even."""
+    height: int
+    """Coded height in pixels, even."""
+    encoder: str
+    """Name of the file in encoders/, without suffix."""
+    knob: float
+    """Value of the encoder's quality knob (CRF, QP ...)."""
+    preset: str
+    """One of the encoder's presets."""
+    bit_depth: int = 8
+    """Bits a sample in the encode."""
+    params: tuple[tuple[str, str], ...] = ()
+    """Further encoder parameters, sorted by name."""
+
+    def __str__(self) -> str:
+        return f"{self.width}x{self.height} {self.encoder} {self.knob:g}"
+
+
+@dataclass(frozen=True)
+class Encode:
+    """The bitstream of one rendition, on disk, with what it cost."""
+
+    rendition: Rendition
+    path: Path
+    """The file."""
+    size_bytes: int
+    """Size of the file, container included."""
+    frames: int
+    """Frames in it."""
+    duration_s: float
+    """Their duration."""
+    peak_kbps: float
+    """Highest rate over any one second."""
+    cpu_s: float
+    """CPU seconds the encoder run took (scaling and source decoding included)."""
+    wall_s: float
+    """Wall seconds of the same."""
+    ffmpeg_args: tuple[str, ...]
+    """Complete output options: `ffmpeg -i INPUT *ffmpeg_args OUT` gives the file again."""
+    encoder_version: str
+    """Library name and version, as far as it tells."""
+    cached: bool = False
+    """True when it came from the cache and nothing was run."""
+
+    @property
+    def bitrate_kbps(self) -> float:
+        """Mean rate of the file as delivered, container included."""
+        return self.size_bytes * 8 / 1000 / self.duration_s
+
+
+@dataclass(frozen=True)
+class Score:
+    """What a metric says of one encode."""
+
+    value: float
+    """0..100 (dB for psnr and xpsnr), higher is better."""
+    metric: str
+    """internvqa-tiny, vmaf, xpsnr, psnr, ssim."""
+    mode: str
+    """anchored, no-reference or full-reference."""
+    clips: tuple[float, ...] = ()
+    """Value of each scored clip (learned) or frame (classical)."""
+    interval: tuple[float, float] | None = None
+    """95 % interval of the value over the choice of clips; None where all frames were used."""
+    weights_sha256: str | None = None
+    """Hash of the weights file, for learned metrics."""
+    label: str | None = None
+    """What the weights were fitted to."""
+    cpu_s: float = 0.0
+    """CPU seconds spent, decoding included."""
+    wall_s: float = 0.0
+    """Wall seconds spent."""
+
+
+@dataclass(frozen=True)
+class RDPoint:
+    """One rate and its score: measured on an encode, or fitted between such points."""
+
+    width: int
+    height: int
+    knob: float
+    bitrate_kbps: float
+    score: float
+    measured: bool = True
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One encode that was tried, or the reason why there is none."""
+
+    rendition: Rendition
+    bitrate_kbps: float | None = None
+    score: float | None = None
+    error: str | None = None
+    whole_title: bool = True
+    """False when it was made on an excerpt."""
+    encode: Encode | None = field(default=None, compare=False)
+
+    def to_json(self) -> dict[str, Any]:
+        r = self.rendition
+        return {
+            "width": r.width,
+            "height": r.height,
+            "knob": r.knob,
+            "preset": r.preset,
+            "params": dict(r.params),
+            "bitrate_kbps": rounded(self.bitrate_kbps),
+            "score": rounded(self.score),
+            "whole_title": self.whole_title,
+            "state": "failed" if self.error else "complete",
+            "error": self.error,
+            "cached": bool(self.encode and self.encode.cached),
+        }
+
+
+def rounded(value: float | None, digits: int = 4) -> float | None:
+    """`value` for JSON: rounded, and None where it is not a finite number."""
+    return round(value, digits) if value is not None and math.isfinite(value) else None
+
+
+@dataclass(frozen=True)
+class Rung:
+    """One step of a ladder: a delivered file, with what was measured on it."""
+
+    width: int
+    height: int
+    bitrate_kbps: float
+    """Mean rate of the file."""
+    peak_kbps: float
+    """Highest rate over any one second of it."""
+    score: float
+    """Measured on the file, over the whole title."""
+    score_predicted: float
+    """What the search expected before the file was made."""
+    guard: dict[str, float]
+    """vmaf and psnr_y of the file: an independent look at it."""
+    knob: tuple[str, float]
+    """Name and value."""
+    params: dict[str, str]
+    """Further encoder parameters."""
+    ffmpeg_args: tuple[str, ...]
+    """Complete output options; `to_ffmpeg` and a command line take them alike."""
+    file: str
+    """Relative to the ladder's folder."""
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "width": self.width,
+            "height": self.height,
+            "bitrate_kbps": rounded(self.bitrate_kbps),
+            "peak_kbps": rounded(self.peak_kbps),
+            "score": rounded(self.score),
+            "score_predicted": rounded(self.score_predicted),
+            "guard": {name: rounded(value) for name, value in self.guard.items()},
+            "knob": {"name": self.knob[0], "value": self.knob[1]},
+            "params": self.params,
+            "ffmpeg_args": list(self.ffmpeg_args),
+            "file": self.file,
+        }
+
+
+@dataclass(frozen=True)
+class Ladder:
+    """The answer: rungs in ascending bitrate, strictly increasing in bitrate and score."""
+
+    folder: Path
+    """Where its files are."""
+    rungs: tuple[Rung, ...]
+    about: dict[str, Any]
+    """The rest of ladder.json: source, codec, encoder, metric, hull, trials, cost, warnings."""
+    trusted: bool = True
+    """False when a delivered file missed its prediction by more than the tolerance."""
+
+    def to_json(self) -> dict[str, Any]:
+        """The document `vqaloop.ladder/1`."""
+        document = dict(self.about)
+        return {
+            **{key: document.pop(key) for key in ("schema", "vqaloop", "source", "codec")},
+            **{key: document.pop(key) for key in ("encoder", "metric")},
+            "rungs": [rung.to_json() for rung in self.rungs],
+            **document,
+            "trusted": self.trusted,
+        }
+
+    def to_frame(self) -> pandas.DataFrame:
+        """One row a rung."""
+        import pandas
+
+        rows = []
+        for rung in self.rungs:
+            row = rung.to_json()
+            guard, knob = row.pop("guard"), row.pop("knob")
+            row["ffmpeg_args"] = shlex.join(row["ffmpeg_args"])
+            row["params"] = ",".join(f"{k}={v}" for k, v in rung.params.items())
+            rows.append({**row, **guard, knob["name"]: knob["value"]})
+        return pandas.DataFrame(rows)

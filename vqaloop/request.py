@@ -1,0 +1,157 @@
+"""What is asked for, checked before any work starts: encoder, sizes, rules, output folder."""
+
+import os
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+from vqaloop.encoder import EncoderSpec, available, codecs, default_encoder, encoder_version, get_encoder
+from vqaloop.errors import InputError
+from vqaloop.hull import Rules
+from vqaloop.records import Source
+from vqaloop.score import Metric
+
+FRACTIONS = (1, 2 / 3, 1 / 2, 1 / 3, 1 / 4, 1 / 6)
+"""Sizes tried, as parts of the source's: 1080p gives 1080, 720, 540, 360, 270 and 180 lines."""
+LEAST_SIDE = 140
+"""Shorter side below which no rendition is made, unless it takes that to have two sizes."""
+LEAST_RUNGS = 2
+"""Fewer than this is no ladder."""
+
+
+def choose_encoder(codec: str, encoder: str | None, ffmpeg: str) -> EncoderSpec:
+    """The encoder asked for, or the codec's default. Raises InputError or EncoderMissing."""
+    if codec not in codecs():
+        raise InputError(f"unknown codec {codec!r}; choose one of {', '.join(codecs())}")
+    spec = get_encoder(encoder) if encoder else default_encoder(codec)
+    if spec.codec != codec:
+        raise InputError(f"{spec.name} makes {spec.codec}, not {codec}; leave out one of the two")
+    if not available(spec, ffmpeg):
+        encoder_version(spec, ffmpeg)  # raises EncoderMissing, saying why
+    return spec
+
+
+def choose_sizes(
+    source: Source, spec: EncoderSpec, asked: Sequence[tuple[int, int]] | None = None
+) -> tuple[tuple[int, int], ...]:
+    """Sizes to try, largest first: those asked for, or parts of the source's canvas.
+
+    Raises InputError for a size larger than the source (rungs are never upscaled), odd, or beyond
+    what the encoder takes.
+    """
+    width, height = source.canvas
+    least, most = spec.min_size, spec.max_size
+
+    def fits(size: tuple[int, int]) -> bool:
+        return least[0] <= size[0] <= most[0] and least[1] <= size[1] <= most[1]
+
+    if asked:
+        for w, h in asked:
+            if w > width or h > height:
+                raise InputError(
+                    f"resolution {w}x{h} is larger than the source ({width}x{height}); "
+                    "rungs are never upscaled"
+                )
+            if w % 2 or h % 2 or not fits((w, h)):
+                raise InputError(
+                    f"{spec.name} cannot make {w}x{h}: sizes are even, from "
+                    f"{least[0]}x{least[1]} to {most[0]}x{most[1]}"
+                )
+        return tuple(sorted(set(asked), key=lambda s: -s[0] * s[1]))
+    sizes = [(round(width * f / 2) * 2, round(height * f / 2) * 2) for f in FRACTIONS]
+    good = [size for size in sizes if fits(size)]
+    tall = [size for size in good if min(size) >= LEAST_SIDE]
+    chosen = tall if len(tall) >= 2 else good[:3]
+    if not chosen:
+        raise InputError(
+            f"{source.path.name!r} is {width}x{height} and {spec.name} takes "
+            f"{least[0]}x{least[1]} to {most[0]}x{most[1]}; choose another encoder"
+        )
+    return tuple(chosen)
+
+
+def parse_resolutions(text: str) -> list[tuple[int, int]]:
+    """ "1920x1080,1280x720" as pairs. Raises InputError."""
+    pairs = []
+    for word in text.split(","):
+        match = re.fullmatch(r"\s*(\d{2,5})x(\d{2,5})\s*", word)
+        if not match:
+            raise InputError(f"{word!r} is not a resolution; write 1920x1080,1280x720")
+        pairs.append((int(match[1]), int(match[2])))
+    return pairs
+
+
+def make_rules(
+    meter: Metric,
+    rungs: int | None,
+    min_step: float | None,
+    min_ratio: float,
+    min_bitrate: float,
+    max_bitrate: float,
+) -> Rules:
+    if rungs is not None and rungs < LEAST_RUNGS:
+        raise InputError(f"a ladder has at least {LEAST_RUNGS} rungs, not {rungs}")
+    step = meter.step if min_step is None else min_step
+    if not 0 < step < meter.top:
+        raise InputError(f"the least step must lie between 0 and {meter.top:g}, not {step:g}")
+    if not 1 < min_ratio <= 8:
+        raise InputError(f"the least ratio must lie above 1 and up to 8, not {min_ratio:g}")
+    if not 0 <= min_bitrate < max_bitrate:
+        raise InputError(
+            f"the bitrates are no range: {min_bitrate:g} to {max_bitrate:g} kb/s; "
+            "--min-bitrate must be less than --max-bitrate"
+        )
+    return Rules(
+        min_step=step, min_ratio=min_ratio, floor=meter.floor, ceiling=meter.ceiling,
+        min_kbps=min_bitrate, max_kbps=max_bitrate, count=rungs,
+    )
+
+
+def checked_preset(spec: EncoderSpec, preset: str | None) -> str:
+    if preset is None:
+        return spec.default_preset
+    if preset not in spec.presets:
+        raise InputError(
+            f"{spec.name} has no preset {preset!r}; from slow to fast: {', '.join(spec.presets)}"
+        )
+    return preset
+
+
+def checked_depth(source: Source, spec: EncoderSpec, asked: int | None) -> int:
+    depth = asked or source.bit_depth
+    if depth not in spec.bit_depths:
+        takes = " and ".join(map(str, spec.bit_depths))
+        raise InputError(
+            f"{spec.name} encodes {takes} bit and this would be {depth} bit; "
+            f"choose another encoder, or --bit-depth {max(spec.bit_depths)}"
+        )
+    return depth
+
+
+def check_folder(folder: Path) -> None:
+    if folder.exists() and not folder.is_dir():
+        raise InputError(f"{folder} is a file; give the output another name with -o")
+    place = folder
+    while not place.exists():
+        place = place.parent.absolute()
+    if not os.access(place, os.W_OK | os.X_OK):
+        raise InputError(f"no permission to write in {place}; choose another folder with -o")
+    if folder.is_dir() and any(folder.iterdir()) and not (folder / "ladder.json").exists():
+        raise InputError(
+            f"{folder} holds other files and no ladder; choose another folder with -o"
+        )
+
+
+def check_workers(workers: int) -> None:
+    """Raises InputError unless at least one."""
+    if workers < 1:
+        raise InputError(f"there must be at least one worker, not {workers}")
+
+
+def parse_rungs(text: str) -> int | None:
+    """ "auto" as None, or a number. Raises InputError."""
+    if text == "auto":
+        return None
+    if not re.fullmatch(r"[0-9]{1,3}", text):
+        raise InputError(f"--rungs {text!r} is neither a number nor auto")
+    return int(text)

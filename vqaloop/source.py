@@ -1,0 +1,250 @@
+"""Probing an input: what it is, and what brings it to the form the loop works on.
+
+What leaves here is a constant-rate, progressive, upright, square-pixel view of the file, described
+by `Source.input_options` and `Source.prep`; what cannot be brought to that is refused with one
+message. Headers are checked against the limits and against the file's size before anything is
+allocated for them.
+"""
+
+import os
+import re
+import stat
+from fractions import Fraction
+from pathlib import Path
+
+import av
+
+from vqaloop import process
+from vqaloop.container import LOSSLESS, Delivery, VideoStream, deliver, read_stream
+from vqaloop.errors import InputError
+from vqaloop.limits import check_rate, check_size
+from vqaloop.process import quoted
+from vqaloop.rates import mean_rate, nearest_standard, parse_rate, regular_rate
+from vqaloop.rawvideo import Y4M_MAGIC, count_raw_frames, count_y4m_frames
+from vqaloop.records import Source
+
+_LATE_START = 0.25
+"""Frames by which the first picture may lag the container's start without being moved."""
+
+_SQUARE_TOLERANCE = Fraction(1, 100)
+"""Less than this from square is left by rounding when somebody scaled; real ones start at 6 %."""
+
+
+def probe_source(
+    path: str | os.PathLike[str],
+    *,
+    video_size: str | None = None,
+    pix_fmt: str | None = None,
+    framerate: str | None = None,
+    allow_hdr: bool = False,
+    ffmpeg: str | None = None,
+) -> Source:
+    """Describe an input as the loop sees it: constant rate, progressive, upright, square pixels.
+
+    `video_size` ("1920x1080"), `pix_fmt` and `framerate` (frames a second, "30000/1001" or
+    "29.97") describe raw video and go together. HDR (PQ, HLG) needs `allow_hdr`. The whole file
+    is read once, and unless it is raw, decoded once. Raises InputError with a message that names
+    the file, what is wrong with it and what to do.
+    """
+    source_path = Path(path)
+    head = _read_head(source_path)
+    name = quoted(path)
+    if video_size or pix_fmt or framerate:
+        if not (video_size and pix_fmt and framerate):
+            raise InputError(
+                f"{name}: raw video needs all of --video-size, --pix-fmt and --framerate, and "
+                "other files none of them"
+            )
+        return _probe_raw(source_path, video_size, pix_fmt, framerate)
+    if source_path.suffix.lower() in (".avs2", ".avs") or head.startswith(b"\0\0\1\xb0"):
+        raise InputError(
+            f"{name} is a raw AVS2 stream, which carries no frame rate; decode it first: "
+            "`ffmpeg -r RATE -i INPUT OUTPUT.y4m`"
+        )
+    expected = None
+    if head.startswith(Y4M_MAGIC):
+        expected = count_y4m_frames(source_path)
+    elif source_path.suffix.lower() == ".yuv":
+        raise InputError(
+            f"{name} is raw video, which does not tell its own format; give --video-size, "
+            "--pix-fmt and --framerate, such as --video-size 1920x1080 --pix-fmt yuv420p "
+            "--framerate 25"
+        )
+    return _probe_container(source_path, expected, allow_hdr, process.ffmpeg_path(ffmpeg))
+
+
+def _read_head(path: Path) -> bytes:
+    """First bytes of a readable, regular, non-empty file; InputError otherwise."""
+    name = quoted(path)
+    head = b""
+    try:
+        mode = os.stat(path).st_mode
+        if stat.S_ISREG(mode):
+            with open(path, "rb") as file:
+                head = file.read(16)
+    except FileNotFoundError as error:
+        raise InputError(f"{name} does not exist; check the path") from error
+    except PermissionError as error:
+        raise InputError(f"no permission to read {name}; check its mode and owner") from error
+    except OSError as error:
+        raise InputError(f"cannot open {name}: {error.strerror}; check the path") from error
+    except ValueError as error:
+        raise InputError(f"{name} cannot be a file name: {error}") from error
+    if stat.S_ISDIR(mode):
+        raise InputError(f"{name} is a folder; name one video file in it")
+    if not stat.S_ISREG(mode):
+        raise InputError(
+            f"{name} is a pipe or device, and the input is read more than once; "
+            "save it to a file first"
+        )
+    if not head:
+        raise InputError(f"{name} is empty (0 bytes); make or copy it again")
+    return head
+
+
+def _probe_raw(path: Path, video_size: str, pix_fmt: str, framerate: str) -> Source:
+    match = re.fullmatch(r"([0-9]{1,9})x([0-9]{1,9})", video_size)
+    if not match:
+        raise InputError(f"--video-size {video_size!r} is not a size; write it as 1920x1080")
+    width, height, fps = int(match[1]), int(match[2]), parse_rate(framerate)
+    check_size(f"--video-size for {quoted(path)}", width, height)
+    frames = count_raw_frames(path, pix_fmt, width, height)
+    bit_depth, notes = _sample_format(pix_fmt)
+    crop, crop_notes = _even_crop(width, height)
+    return Source(
+        path=path,
+        sha256=process.file_sha256(path),
+        width=width,
+        height=height,
+        fps=fps,
+        frames=frames,
+        pix_fmt=pix_fmt,
+        bit_depth=bit_depth,
+        input_options=(
+            ("f", "rawvideo"),
+            ("video_size", f"{width}x{height}"),
+            ("pixel_format", pix_fmt),
+            ("framerate", f"{fps.numerator}/{fps.denominator}"),
+        ),
+        prep=crop,
+        notes=(*notes, *crop_notes),
+    )
+
+
+def _probe_container(path: Path, expected: int | None, allow_hdr: bool, ffmpeg: str) -> Source:
+    """`expected` is the number of frames where it is known without decoding."""
+    name = quoted(path)
+    stream = read_stream(path)
+    bit_depth, format_notes = _sample_format(stream.pix_fmt)
+    notes = list(format_notes)
+    if stream.hdr:
+        if not allow_hdr:
+            raise InputError(
+                f"{name} is HDR ({stream.hdr} transfer): VMAF, PSNR and the student were made for "
+                "SDR, and their scores do not hold there; tone-map it first, or give --allow-hdr "
+                "to go on all the same"
+            )
+        notes.append(
+            f"HDR ({stream.hdr} transfer); scores of SDR metrics are no more than a hint."
+        )
+    seen = deliver(path, (), ffmpeg)
+    if seen.complaint:
+        notes.append(f"ffmpeg said while decoding: {seen.complaint[:200]}")
+    if expected is not None and len(seen.times_s) != expected:
+        raise InputError(
+            f"{name} has {expected} frames and {len(seen.times_s)} of them decode; {LOSSLESS}"
+        )
+    if stream.rotation:
+        notes.append(f"Rotated by {stream.rotation} degrees; turned upright.")
+    fps, temporal, timing_notes = _timing(stream, seen, name)
+    width, height, spatial, size_notes = _square(seen)
+    check_size(name, width, height)
+    check_rate(name, fps)
+    delivered = deliver(path, temporal, ffmpeg) if temporal else seen
+    return Source(
+        path=path,
+        sha256=process.file_sha256(path),
+        width=width,
+        height=height,
+        fps=fps,
+        frames=len(delivered.times_s),
+        pix_fmt=stream.pix_fmt,
+        bit_depth=bit_depth,
+        prep=(*temporal, *spatial),
+        colour=stream.colour,
+        hdr=stream.hdr is not None,
+        notes=(*notes, *timing_notes, *size_notes),
+    )
+
+
+def _timing(
+    stream: VideoStream, seen: Delivery, name: str
+) -> tuple[Fraction, tuple[str, ...], tuple[str, ...]]:
+    """Frame rate, the filters that make it constant and progressive, and the notes on them."""
+    mean = mean_rate(seen.times_s)
+    if not mean:
+        raise InputError(f"{name} has frames whose times do not advance; {LOSSLESS}")
+    prep, notes = [], []
+    if stream.interlaced:
+        # bwdif takes frames that are not flagged themselves for top field first
+        prep.append("bwdif=mode=send_frame" + (":parity=bff" if stream.bottom_first else ""))
+        notes.append("Interlaced; deinterlaced with bwdif, one frame for each pair of fields.")
+    constant = regular_rate(seen.times_s, seen.tick_s, stream.rates)
+    fps = constant or nearest_standard(mean)
+    start_s = float(seen.times_s[0])
+    late = start_s > _LATE_START / float(fps)
+    if late:
+        prep.append("setpts=PTS-STARTPTS")
+        notes.append(f"Video starts {start_s:.3f} s late; moved to the start.")
+    if late or not constant:
+        prep.append(f"fps={fps.numerator}/{fps.denominator}")
+    if not constant:
+        notes.append(
+            f"Variable frame rate ({mean:.3f} on average); brought to {float(fps):.6g} a second "
+            "by repeating and dropping frames."
+        )
+    return fps, tuple(prep), tuple(notes)
+
+
+def _square(seen: Delivery) -> tuple[int, int, tuple[str, ...], tuple[str, ...]]:
+    """Displayed size, and the filters that make pixels square or sides even, with their notes."""
+    shape = f"Pixels are {seen.sar.numerator}:{seen.sar.denominator}"
+    if abs(seen.sar - 1) < _SQUARE_TOLERANCE:
+        crop, notes = _even_crop(seen.width, seen.height)
+        if seen.sar != 1:
+            crop, notes = (*crop, "setsar=1"), (f"{shape}; taken as square.", *notes)
+        return seen.width, seen.height, crop, notes
+    # widened or heightened, never reduced: no line of the original is thrown away
+    width = round(seen.width * max(seen.sar, Fraction(1)))
+    height = round(seen.height / min(seen.sar, Fraction(1)))
+    width, height = width + width % 2, height + height % 2
+    note = f"{shape}; scaled from {seen.width}x{seen.height} to {width}x{height} square ones."
+    return width, height, (f"scale={width}:{height}:flags=lanczos", "setsar=1"), (note,)
+
+
+def _even_crop(width: int, height: int) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """The filter that makes sides even, with its note; neither where they are."""
+    if width % 2 == height % 2 == 0:
+        return (), ()
+    crop = width // 2 * 2, height // 2 * 2
+    note = f"Cropped from {width}x{height} to {crop[0]}x{crop[1]}, since 4:2:0 needs even sides."
+    return (f"crop={crop[0]}:{crop[1]}:0:0",), (note,)
+
+
+def _sample_format(pix_fmt: str) -> tuple[int, tuple[str, ...]]:
+    """Bits a sample that encodes are made from (8 or 10), and what is lost on the way there."""
+    layout = av.VideoFormat(pix_fmt, 64, 64)
+    deepest = max((c.bits for c in layout.components), default=8)
+    notes = []
+    if deepest > 8 and deepest != 10:
+        notes.append(f"Samples have {deepest} bits; they are delivered with 10.")
+    if any(c.is_alpha for c in layout.components):
+        notes.append("Transparency is dropped.")
+    visible = [c for c in layout.components if not c.is_alpha]
+    if layout.is_rgb or layout.has_palette:
+        notes.append("RGB is delivered as YUV 4:2:0.")
+    elif len(visible) < 3:
+        notes.append("Grey is delivered as YUV 4:2:0.")
+    elif (visible[1].width, visible[1].height) != (32, 32):
+        notes.append(f"Chroma of {pix_fmt} is delivered as 4:2:0.")
+    return (10 if deepest > 8 else 8), tuple(notes)

@@ -1,0 +1,168 @@
+"""One trial: a rendition is encoded and scored, or the cache remembers that it was.
+
+Nothing is encoded or scored twice: not in this run, not in another, not by two processes at once.
+"""
+
+import math
+import tempfile
+import threading
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any, TypeVar
+
+from vqaloop import metrics, process
+from vqaloop.cache import Cache, encode_key, score_key
+from vqaloop.encode import encode
+from vqaloop.encoder import EncoderSpec, output_options
+from vqaloop.errors import DecodeFailed, EncodeFailed
+from vqaloop.records import Encode, Rendition, Score, Source, Trial
+from vqaloop.score import Metric
+
+Item = TypeVar("Item")
+Made = TypeVar("Made")
+
+GUARDS = {"vmaf": "vmaf", "psnr": "psnr_y"}
+"""Metrics of the guard, and their names in ladder.json."""
+
+
+@dataclass
+class Cost:
+    """What a run spent. Seconds of encoding and scoring are CPU seconds."""
+
+    encodes: int = 0
+    encoded_frames: int = 0
+    encoded_pixels: int = 0
+    encode_cpu_s: float = 0.0
+    score_s: float = 0.0
+    guard_s: float = 0.0
+    cache_hits: int = 0
+
+
+class Workshop:
+    """Makes encodes and scores of one title with one encoder and one metric, and counts."""
+
+    def __init__(
+        self,
+        spec: EncoderSpec,
+        metric: Metric,
+        cache: Cache,
+        *,
+        ffmpeg: str,
+        workers: int = 1,
+        timeout_s: float | None = None,
+    ) -> None:
+        self.spec, self.metric, self.cache, self.ffmpeg = spec, metric, cache, ffmpeg
+        self.workers, self.timeout_s = workers, timeout_s
+        self.cost = Cost()
+        self._counting = threading.Lock()
+        self._folder = tempfile.TemporaryDirectory(prefix="vqaloop-")
+
+    def __enter__(self) -> "Workshop":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        process.kill_all()
+        self._folder.cleanup()
+
+    @property
+    def scratch(self) -> Path:
+        """A folder that goes when the workshop closes."""
+        return Path(self._folder.name)
+
+    def map(self, work: Callable[[Item], Made], items: Sequence[Item]) -> list[Made]:
+        """`work` of every item, in their order; several at a time with several workers."""
+        if self.workers == 1 or len(items) <= 1:
+            return [work(item) for item in items]
+        with ThreadPoolExecutor(self.workers) as pool:
+            jobs = [pool.submit(work, item) for item in items]
+            try:
+                return [job.result() for job in jobs]
+            except BaseException:
+                pool.shutdown(wait=False, cancel_futures=True)
+                process.kill_all()
+                raise
+
+    def try_one(self, source: Source, rendition: Rendition) -> Trial:
+        """Encode and score; a failed encode or decode becomes a trial with its reason."""
+        try:
+            made = self.encode(source, rendition)
+            score = self.score(source, made)
+        except (EncodeFailed, DecodeFailed) as error:
+            return Trial(rendition, error=str(error))
+        if not math.isfinite(score.value):
+            return Trial(rendition, error=f"{rendition}: the score is {score.value}", encode=made)
+        return Trial(rendition, made.bitrate_kbps, score.value, encode=made)
+
+    def encode(self, source: Source, rendition: Rendition) -> Encode:
+        """The encode of a rendition, from the cache where it is there."""
+        options = output_options(self.spec, rendition, source)
+        words = [word for pair in options.items() for word in pair]
+        key = encode_key(source, words, process.file_sha256(self.ffmpeg))
+        with self.cache.lock(key):
+            found = self.cache.get_file(key)
+            if found:
+                self._count(cache_hits=1)
+                path, meta = found
+                args = tuple(meta.pop("ffmpeg_args"))
+                return Encode(
+                    **meta, rendition=rendition, path=path, ffmpeg_args=args, cached=True
+                )
+            out = self.scratch / f"{abs(hash(rendition))}-{source.sha256[:12]}{self.spec.suffix}"
+            made = encode(source, rendition, out, ffmpeg=self.ffmpeg, timeout_s=self.timeout_s)
+            self._count(
+                encodes=1,
+                encoded_frames=made.frames,
+                encoded_pixels=made.frames * rendition.width * rendition.height,
+                encode_cpu_s=made.cpu_s,
+            )
+            meta = asdict(made)
+            for derived in ("rendition", "path", "cached"):
+                del meta[derived]
+            return replace(made, path=self.cache.put_file(key, made.path, meta))
+
+    def score(self, source: Source, made: Encode) -> Score:
+        """The metric's score of an encode of `source`."""
+        identity = self.metric.identity()
+        key = score_key(source, process.file_sha256(made.path), identity.pop("metric"), **identity)
+        return self._remembered(
+            key, lambda: self.metric.measure(source, made.path, self.spec.decoder), "score_s"
+        )
+
+    def guard(self, source: Source, made: Encode) -> dict[str, float]:
+        """VMAF and PSNR-Y of an encode, in one run of ffmpeg, by their names in ladder.json."""
+        decoder, sha256 = process.file_sha256(self.ffmpeg), process.file_sha256(made.path)
+        keys = {
+            name: score_key(
+                source, sha256, name, decoder=decoder,
+                preprocessing=f"classical {metrics.REVISION}",
+            )
+            for name in GUARDS
+        }
+        missing = [name for name, key in keys.items() if self.cache.get_json(key) is None]
+        fresh: dict[str, Score] = {}
+        if missing:
+            fresh = metrics.measure(source, made.path, missing, ffmpeg=self.ffmpeg)
+        return {
+            GUARDS[name]: self._remembered(key, partial(fresh.__getitem__, name), "guard_s").value
+            for name, key in keys.items()
+        }
+
+    def _remembered(self, key: dict[str, Any], work: Callable[[], Score], counter: str) -> Score:
+        stored = self.cache.get_json(key)
+        if stored is not None:
+            self._count(cache_hits=1)
+            stored["clips"] = tuple(stored["clips"])
+            stored["interval"] = tuple(stored["interval"]) if stored["interval"] else None
+            return Score(**stored)
+        score: Score = work()
+        self._count(**{counter: score.cpu_s})
+        self.cache.put_json(key, asdict(score))
+        return score
+
+    def _count(self, **spent: float) -> None:
+        with self._counting:
+            for name, value in spent.items():
+                setattr(self.cost, name, getattr(self.cost, name) + value)

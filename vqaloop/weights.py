@@ -1,0 +1,70 @@
+"""Student weights on disk: safetensors with their story in the header, never pickle."""
+
+import hashlib
+import json
+import os
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file, save_file
+
+from vqaloop.errors import InputError
+from vqaloop.models import CONFIGS, create_student
+from vqaloop.models.student import Student
+
+SHIPPED = Path(__file__).parent / "weights"
+"""Where the package keeps its own weights: NAME.safetensors."""
+
+
+def save_student(
+    student: Student, path: Path, model: str, label: str, about: dict[str, str]
+) -> None:
+    """Write weights in fp16 where that loses nothing that matters: matrices; the rest in fp32."""
+    tensors = {
+        name: (value.half() if value.ndim > 1 and "patch_embed" not in name else value.float())
+        .cpu()
+        .contiguous()
+        for name, value in student.state_dict().items()
+    }
+    part = path.with_suffix(".part")
+    save_file(tensors, part, {"model": model, "label": label, **about})
+    part.rename(path)
+
+
+def load_student(path: Path) -> tuple[Student, dict[str, str]]:
+    """A student and what its file says of itself; `sha256` of the file is added to that.
+
+    Raises InputError when the file is missing, damaged, or not of a model we know.
+    """
+    try:
+        with safe_open(path, "pt") as file:
+            about = dict(file.metadata() or {})
+        data = load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise InputError(f"weights {os.fspath(path)!r} cannot be read: {error}") from error
+    if about.get("model") not in CONFIGS:
+        raise InputError(f"weights {os.fspath(path)!r} are of no model known here")
+    with torch.device("meta"):
+        student = create_student(about["model"])
+    expected = {name: value.shape for name, value in student.state_dict().items()}
+    found = {name: value.shape for name, value in data.items()}
+    if expected != found:
+        wrong = sorted(n for n in expected.keys() | found if expected.get(n) != found.get(n))
+        raise InputError(
+            f"weights {os.fspath(path)!r} do not fit {about['model']}: {', '.join(wrong[:5])}"
+        )
+    student.load_state_dict({k: v.float() for k, v in data.items()}, assign=True)
+    about["sha256"] = hashlib.sha256(path.read_bytes()).hexdigest()
+    return student.eval(), about
+
+
+def shipped_names() -> list[str]:
+    """Students that come with the package."""
+    return sorted(path.stem for path in SHIPPED.glob("*.safetensors"))
+
+
+def describe(path: Path) -> str:
+    """The header of a weights file as JSON text."""
+    with safe_open(path, "pt") as file:
+        return json.dumps(file.metadata(), indent=1)
