@@ -149,7 +149,10 @@ def _make_shard(scene: Scene, path: Path, plan: Plan, ffmpeg: str) -> int:
         raw = Path(folder) / "scene.yuv"
         raw.write_bytes(frames.tobytes())
         source = probe_source(
-            raw, video_size=f"{width}x{height}", pix_fmt="yuv420p", framerate=str(fps),
+            raw,
+            video_size=f"{width}x{height}",
+            pix_fmt="yuv420p",
+            framerate=str(fps),
             ffmpeg=ffmpeg,
         )
         rows_made: list[dict[str, Any]] = []
@@ -160,8 +163,12 @@ def _make_shard(scene: Scene, path: Path, plan: Plan, ffmpeg: str) -> int:
             try:
                 encoded = encode(source, rendition, target, ffmpeg=ffmpeg)
                 coded = read_encode(
-                    target, range(count), (width, height), fps,
-                    decoder=get_encoder(rendition.encoder).decoder, ffmpeg=ffmpeg,
+                    target,
+                    range(count),
+                    (width, height),
+                    fps,
+                    decoder=get_encoder(rendition.encoder).decoder,
+                    ffmpeg=ffmpeg,
                 )
                 target.unlink()
             except VqaloopError as error:
@@ -187,7 +194,7 @@ def _make_shard(scene: Scene, path: Path, plan: Plan, ffmpeg: str) -> int:
     good = [row for row in rows_made if "error" not in row]
     if not good:
         raise InputError(f"{scene.path}: no encode succeeded: {rows_made[0]['error']}")
-    arrays = {
+    arrays: dict[str, npt.NDArray[Any]] = {
         "reference": pristine.reshape(plan.crops, -1, *pristine.shape[1:])[:, 1:-1],
         "distorted": np.stack([m[0] for m in made]),
         "crop_labels": np.stack([m[1] for m in made]).astype(np.float32),
@@ -264,9 +271,9 @@ def picture_in_motion(picture: torch.Tensor, frames: int, rng: np.random.Generat
     four scenes carries a second, differently moving layer; one in three carries film grain.
     """
     reduce = rng.uniform(1.2, 1.7)
-    small = F.interpolate(
-        picture[None], scale_factor=1 / reduce, mode="bicubic", antialias=True
-    )[0]
+    small = F.interpolate(picture[None], scale_factor=1 / reduce, mode="bicubic", antialias=True)[
+        0
+    ]
     height, width = (max(128, int(side * 0.85) // 2 * 2) for side in small.shape[1:])
     scene = _camera(small, frames, (height, width), rng)
     if rng.random() < 0.25:

@@ -11,7 +11,6 @@ import tomllib
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -68,14 +67,15 @@ def read_recipe(path: Path) -> Recipe:
         raise InputError(f"recipe {path}: missing or unknown: {', '.join(wrong)}")
     for key, kind in known.items():
         value = data[key]
-        if kind == "tuple[str, ...]" or kind == tuple[str, ...]:
+        if kind == tuple[str, ...]:
             if not (isinstance(value, list) and all(isinstance(v, str) for v in value)):
                 raise InputError(f"recipe {path}: {key} must be a list of folders, not {value!r}")
             data[key] = tuple(value)
-        elif kind is float and isinstance(value, int):
+        elif kind is float and type(value) is int:
             data[key] = float(value)
-        elif isinstance(value, bool) or not isinstance(value, kind):
-            raise InputError(f"recipe {path}: {key} must be a {kind.__name__}, not {value!r}")
+        elif type(value) is not kind:
+            kind_name = getattr(kind, "__name__", str(kind))
+            raise InputError(f"recipe {path}: {key} must be a {kind_name}, not {value!r}")
     return Recipe(**data)
 
 
@@ -113,7 +113,9 @@ def draw(shards: Sequence[Shard], recipe: Recipe, rng: np.random.Generator) -> B
         crop_labels.append(shard.crop_labels[encodes][:, crops].transpose(0, 1) / scales)
         frame_labels.append(shard.frame_labels[encodes][:, crops].mean(1) / scales)
     return Batch(
-        torch.cat(reference), torch.cat(distorted), torch.cat(crop_labels),
+        torch.cat(reference),
+        torch.cat(distorted),
+        torch.cat(crop_labels),
         torch.stack(frame_labels),
     )
 
@@ -145,10 +147,10 @@ def losses(student: Student, batch: Batch, recipe: Recipe, turn: int) -> dict[st
         sums, weights, alone = student.compare(
             repeat_anchor(anchor, per_group), turned(to_clips(batch.distorted), turn)
         )
-    sums, weights = (x.unflatten(0, (-1, per_group)) for x in (sums, weights))  # (G, E, K)
+    sums, weights = (torch.unflatten(x, 0, (-1, per_group)) for x in (sums, weights))  # (G, E, K)
     crop = student.answers(sums, weights)
     pooled = student.answers(
-        *(x.unflatten(0, (-1, recipe.crops)).sum(1) for x in (sums, weights))
+        *(torch.unflatten(x, 0, (-1, recipe.crops)).sum(1) for x in (sums, weights))
     )
     score, label = crop[..., 0], batch.crop_labels[..., 0]
     return {
@@ -159,7 +161,7 @@ def losses(student: Student, batch: Batch, recipe: Recipe, turn: int) -> dict[st
         ),
         "features": F.mse_loss(crop[..., 1:], batch.crop_labels[..., 1:])
         + F.mse_loss(pooled[..., 1:], batch.frame_labels[..., 1:]),
-        "alone": F.mse_loss(alone.unflatten(0, (-1, per_group)), label),
+        "alone": F.mse_loss(torch.unflatten(alone, 0, (-1, per_group)), label),
     }
 
 
@@ -190,9 +192,12 @@ def train(
     decay = [p for p in student.parameters() if p.ndim > 1]
     plain = [p for p in student.parameters() if p.ndim <= 1]
     optimizer = torch.optim.AdamW(
-        [{"params": decay, "weight_decay": recipe.weight_decay},
-         {"params": plain, "weight_decay": 0.0}],
-        lr=recipe.learning_rate, betas=(0.9, 0.99),
+        [
+            {"params": decay, "weight_decay": recipe.weight_decay},
+            {"params": plain, "weight_decay": 0.0},
+        ],
+        lr=recipe.learning_rate,
+        betas=(0.9, 0.99),
     )
     step, checkpoint = 0, out / "checkpoint.pt"
     if resume and checkpoint.exists():
@@ -213,7 +218,7 @@ def train(
         parts = losses(student, batch, recipe, int(rng.integers(8)))
         total = sum((getattr(recipe, k) * v for k, v in parts.items()), torch.zeros(()))
         optimizer.zero_grad(set_to_none=True)
-        total.backward()  # type: ignore[no-untyped-call]
+        total.backward()
         torch.nn.utils.clip_grad_norm_(student.parameters(), recipe.clip_norm)
         optimizer.step()
         step += 1
@@ -221,8 +226,8 @@ def train(
         with torch.no_grad():
             for kept, new in zip(mean.parameters(), student.parameters(), strict=True):
                 kept.lerp_(new, 1 - follow)
-        for key, part in parts.items():
-            seen[key] = 0.98 * seen.get(key, part.item()) + 0.02 * part.item()
+        for key, value in parts.items():
+            seen[key] = 0.98 * seen.get(key, value.item()) + 0.02 * value.item()
         if step % 20 == 0:
             pace = (time.monotonic() - since) / 20
             since = time.monotonic()
@@ -231,8 +236,13 @@ def train(
         if step % 100 == 0 or step == recipe.steps:
             part = checkpoint.with_suffix(".part")
             torch.save(
-                {"student": student.state_dict(), "mean": mean.state_dict(),
-                 "optimizer": optimizer.state_dict(), "step": step}, part,
+                {
+                    "student": student.state_dict(),
+                    "mean": mean.state_dict(),
+                    "optimizer": optimizer.state_dict(),
+                    "step": step,
+                },
+                part,
             )
             part.rename(checkpoint)
         if step % 500 == 0 or step == recipe.steps:
@@ -240,7 +250,9 @@ def train(
             report(f"step {step} held out: {json.dumps(figures)}")
             since = time.monotonic()
     weights = out / f"{recipe.model}.safetensors"
-    save_student(mean, weights, recipe.model, "VMAF v0.6.1", {"recipe": json.dumps(asdict(recipe))})
+    save_student(
+        mean, weights, recipe.model, "VMAF v0.6.1", {"recipe": json.dumps(asdict(recipe))}
+    )
     return weights
 
 
@@ -283,7 +295,7 @@ def evaluate(
         labels.append(torch.tensor([e["vmaf"] for e in shard.encodes]))
         titles += [shard.content] * len(shard.encodes)
     label = torch.cat(labels).double().numpy()
-    figures = {}
+    figures: dict[str, float] = {}
     for name, scores in (("", anchored), ("alone_", alone)):
         values = torch.cat(scores).double().numpy()
         found = {**agreement(values, label), "within_srcc": within(values, label, titles)}

@@ -8,10 +8,13 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
+import numpy.typing as npt
 from scipy.interpolate import PchipInterpolator
 from scipy.optimize import isotonic_regression
 
 from vqaloop.records import RDPoint
+
+Values = npt.NDArray[np.float64]
 
 REACH_DOWN, REACH_UP = 0.35, 0.1
 """How far beyond its measured knobs a fit is believed, as parts of their span, towards worse and
@@ -67,7 +70,7 @@ def fit_curve(points: Sequence[RDPoint]) -> Callable[[float], RDPoint]:
     return at
 
 
-def _extended(x: np.ndarray, y: np.ndarray) -> Callable[[float], float]:  # type: ignore[type-arg]
+def _extended(x: Values, y: Values) -> Callable[[float], float]:
     curve = PchipInterpolator(x, y)
     left = (y[1] - y[0]) / (x[1] - x[0])
     right = (y[-1] - y[-2]) / (x[-1] - x[-2])
@@ -92,7 +95,7 @@ def densify(
     by_size: dict[tuple[int, int], list[RDPoint]] = {}
     for point in points:
         by_size.setdefault((point.width, point.height), []).append(point)
-    dense = []
+    dense: list[RDPoint] = []
     for group in by_size.values():
         measured = {point.knob: point for point in group}
         dense += measured.values()
@@ -135,37 +138,37 @@ def _slope(a: RDPoint, b: RDPoint) -> float:
 
 
 def choose_rungs(
-    hull: Sequence[RDPoint], rules: Rules, measured: Sequence[RDPoint] = ()
+    best: Sequence[RDPoint], rules: Rules, measured: Sequence[RDPoint] = ()
 ) -> list[RDPoint]:
-    """Rungs on (or, for measured points, near) the hull, ascending, keeping to `rules`.
+    """Rungs on (or, for measured points, near) a front, ascending, keeping to `rules`.
 
     From the top rung down: each next one is the best that leaves both the step in score and the
-    ratio of rates. The top is the first point that reaches the ceiling, or from which doubling the
-    rate would not gain one step. With `rules.count` the rungs are spread evenly over log rate
-    between the ends that the rules allow.
+    ratio of rates. The top is the first point that reaches the ceiling, or from which twice the
+    rate would not gain half a step. With `rules.count` the rungs are spread as evenly over log
+    rate as the other rules allow.
     """
     usable = [
         p
-        for p in hull
+        for p in best
         if rules.min_kbps <= p.bitrate_kbps <= rules.max_kbps and p.score >= rules.floor
     ]
     if not usable:
         return []
-    near = [p for p in measured if _stands_in(p, hull, rules)]
+    near = [p for p in measured if _stands_in(p, best, rules)]
     top = _or_measured(_top(usable, rules), near)
     if rules.count is None:
         return _descend(usable, near, top, rules, rules.min_ratio, rules.most)
     # the widest ratio that still leaves the number asked for
     low, high = rules.min_ratio, 8.0
-    best = _descend(usable, near, top, rules, low, rules.count)
+    chosen = _descend(usable, near, top, rules, low, rules.count)
     for _ in range(30):
         middle = math.sqrt(low * high)
-        chosen = _descend(usable, near, top, rules, middle, rules.count)
-        if len(chosen) >= len(best):
-            low, best = middle, chosen
+        wider = _descend(usable, near, top, rules, middle, rules.count)
+        if len(wider) >= len(chosen):
+            low, chosen = middle, wider
         else:
             high = middle
-    return best
+    return chosen
 
 
 def _top(usable: Sequence[RDPoint], rules: Rules) -> RDPoint:
@@ -175,7 +178,7 @@ def _top(usable: Sequence[RDPoint], rules: Rules) -> RDPoint:
         if point.score >= rules.ceiling:
             return point
         doubled = float(np.interp(rate + 1, rates, scores))
-        if rate + 1 <= rates[-1] and doubled - point.score < rules.min_step:
+        if rate + 1 <= rates[-1] and doubled - point.score < rules.min_step / 2:
             return point
     return usable[-1]
 
@@ -209,12 +212,11 @@ def _descend(
     return chosen[::-1]
 
 
-def _stands_in(point: RDPoint, hull: Sequence[RDPoint], rules: Rules) -> bool:
-    rates = [p.bitrate_kbps for p in hull]
-    best = float(np.interp(point.bitrate_kbps, rates, [p.score for p in hull]))
-    return (
-        rules.min_kbps <= point.bitrate_kbps <= rules.max_kbps
-        and point.score >= max(rules.floor, best - NEAR_HULL)
+def _stands_in(point: RDPoint, best: Sequence[RDPoint], rules: Rules) -> bool:
+    rates = [p.bitrate_kbps for p in best]
+    there = float(np.interp(point.bitrate_kbps, rates, [p.score for p in best]))
+    return rules.min_kbps <= point.bitrate_kbps <= rules.max_kbps and point.score >= max(
+        rules.floor, there - NEAR_HULL
     )
 
 

@@ -41,6 +41,10 @@ MARGIN = 1.1
 """Rungs chosen on an excerpt leave this much more room than the rules ask for: the whole title
 differs a little from what stands for it."""
 
+TOLERANCE_STEPS = 1.5
+"""Steps (of the metric's own) by which a rung may miss its prediction before the ladder is not to
+be trusted; on VMAF's scale 6 points, about one just noticeable difference."""
+
 
 @dataclass(frozen=True)
 class Event:
@@ -132,7 +136,8 @@ def build_ladder(
         found = loop.search(title, whole)
         checked = loop.verify(source, found, whole)
         rungs_made = loop.deliver(source, folder, checked)
-        missed = [r for r in rungs_made if abs(r.score - r.score_predicted) > meter.step]
+        tolerance = TOLERANCE_STEPS * meter.step
+        missed = [r for r in rungs_made if abs(r.score - r.score_predicted) > tolerance]
         document = {
             "schema": SCHEMA,
             "vqaloop": _version(),

@@ -42,18 +42,29 @@ RESAMPLES = 200
 class Metric(Protocol):
     """What the loop asks of a metric."""
 
-    name: str
-    """As given to --metric."""
-    mode: str
-    """anchored or full-reference."""
-    top: float
-    """Largest value it can give."""
-    step: float
-    """Difference between two rungs worth having, by default."""
-    ceiling: float
-    """Score above which viewers see no difference, by default."""
-    floor: float
-    """Score under which a rung is not worth sending, by default."""
+    @property
+    def name(self) -> str:
+        """As given to --metric."""
+
+    @property
+    def mode(self) -> str:
+        """anchored or full-reference."""
+
+    @property
+    def top(self) -> float:
+        """Largest value it can give."""
+
+    @property
+    def step(self) -> float:
+        """Difference between two rungs worth having, by default."""
+
+    @property
+    def ceiling(self) -> float:
+        """Score above which viewers see no difference, by default."""
+
+    @property
+    def floor(self) -> float:
+        """Score under which a rung is not worth sending, by default."""
 
     def identity(self) -> dict[str, Any]:
         """All that decides a score, apart from the two files; JSON values only."""
@@ -126,16 +137,16 @@ Where = Mapping[int, list[tuple[int, int]]]
 
 def read_clips(where: Where, count: int, read: Callable[[list[int]], Frames]) -> Frames:
     """(B, T, rows, S) crops at `where`; `read` gives frames by ascending index."""
-    indices = sorted(
-        {min(t + i, count - 1) for t in where for i in range(CLIP_FRAMES)}
-    )
+    indices = sorted({min(t + i, count - 1) for t in where for i in range(CLIP_FRAMES)})
     frames = _padded(read(indices))
     row = {index: i for i, index in enumerate(indices)}
     return np.stack(
         [
             cut(
                 frames[[row[min(t + i, count - 1)] for i in range(CLIP_FRAMES)]],
-                top, left, CLIP_SIZE,
+                top,
+                left,
+                CLIP_SIZE,
             )
             for t, places in where.items()
             for top, left in places
@@ -150,9 +161,7 @@ def _padded(frames: Frames) -> Frames:
     if height >= CLIP_SIZE and width >= CLIP_SIZE:
         return frames
     tall, wide = max(height, CLIP_SIZE), max(width, CLIP_SIZE)
-    luma = np.pad(
-        frames[:, :height], ((0, 0), (0, tall - height), (0, wide - width)), mode="edge"
-    )
+    luma = np.pad(frames[:, :height], ((0, 0), (0, tall - height), (0, wide - width)), mode="edge")
     chroma = np.pad(
         frames[:, height:].reshape(count, 2, height // 2, width // 2),
         ((0, 0), (0, 0), (0, (tall - height) // 2), (0, (wide - width) // 2)),
@@ -193,12 +202,10 @@ class StudentMetric:
         return student.to(self.device), about
 
     def identity(self) -> dict[str, Any]:
-        from vqaloop.frames import SCALER
-
         return {
             "metric": self.name,
             "weights_sha256": process.file_sha256(self.weights),
-            "preprocessing": f"student {REVISION} {SCALER}",
+            "preprocessing": f"student {REVISION} {metrics.SCALER}",
             "decoder": "pyav",
             "sampling": {"positions": POSITIONS, "clips": CLIPS_EACH, "seed": self.seed},
         }
@@ -371,7 +378,9 @@ class Scorer:
         path = Path(video)
         if reference is None:
             if not isinstance(self.metric, StudentMetric):
-                raise InputError(f"{self.metric.name} needs the original: give it with --reference")
+                raise InputError(
+                    f"{self.metric.name} needs the original: give it with --reference"
+                )
             return self.metric.alone(self._probe(path))
         source = self._probe(Path(reference))
         if path.suffix.lower() in (".avs2", ".avs"):

@@ -17,7 +17,7 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, Floa
 from optuna.trial import FrozenTrial, TrialState
 
 from vqaloop.encoderspec import Knob
-from vqaloop.hull import Rules, choose_rungs, convex_hull, densify, fit_curve
+from vqaloop.hull import Rules, choose_rungs, densify, fit_curve, front
 from vqaloop.records import RDPoint
 
 Point = tuple[int, int, float]
@@ -27,7 +27,7 @@ FIRST_ANCHORS = (0.2, 0.5, 0.8)
 """Knobs of the largest resolution, as parts of the search range from worst to best quality."""
 LOWER_ANCHORS = (0.35, 0.7)
 """Knobs of the others: their worst end lies below any rung, their best end above the hull."""
-LAST_ANCHORS = (0.2, 0.6)
+LAST_ANCHORS = (0.1, 0.55)
 """Knobs of the smallest, where the lowest rung may need more compression."""
 SUBSTITUTES = 2
 """Further anchors for a resolution whose anchors failed."""
@@ -96,19 +96,24 @@ def propose(
     return [point for point in wanted if point not in tried][: most - len(tried)]
 
 
-def plan(
-    space: Space, rules: Rules, points: Sequence[RDPoint], top_score: float
-) -> list[RDPoint]:
-    """The ladder as far as it is known: rungs on the hull of the fits, measured where near."""
+def plan(space: Space, rules: Rules, points: Sequence[RDPoint], top_score: float) -> list[RDPoint]:
+    """The ladder as far as it is known: the best fitted rung at each rate, measured where near.
+
+    Rungs come from the front, all points that nothing cheaper beats, rather than from its convex
+    hull: a player cannot mix two renditions, so what lies a little inside the hull between two
+    resolutions is still the best there is at its rate.
+    """
     dense = densify(points, space.grid(), top_score)
-    return choose_rungs(convex_hull(dense), rules, points)
+    return choose_rungs(front(dense), rules, points)
 
 
 def _anchors(space: Space, failed: Sequence[Point]) -> list[Point]:
     anchors = []
     for i, (width, height) in enumerate(space.sizes):
         last = i == len(space.sizes) - 1
-        parts = FIRST_ANCHORS if i == 0 else LAST_ANCHORS if last else LOWER_ANCHORS
+        parts: tuple[float, ...] = (
+            FIRST_ANCHORS if i == 0 else LAST_ANCHORS if last else LOWER_ANCHORS
+        )
         lost = sum((w, h) == (width, height) for w, h, _ in failed)
         spare = [(a + b) / 2 for a, b in zip(parts, parts[1:], strict=False)] + [0.1]
         parts += tuple(spare[: min(lost, SUBSTITUTES)])

@@ -1,19 +1,19 @@
-"""A corpus on disk: one safetensors file per scene, with crops, labels and where they came from."""
+"""A corpus on disk: one safetensors file a scene, with crops, labels and where they are from."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 from safetensors.torch import load_file
 from torch import Tensor
 
 from vqaloop.errors import InputError
-from vqaloop.frames import Frames
 from vqaloop.models.student import OUTPUTS
 
 
@@ -41,9 +41,7 @@ def load_corpus(folders: Sequence[str | Path]) -> list[Shard]:
         about = read_about(path)
         try:
             tensors = load_file(path)
-            shards.append(
-                Shard(path.stem, about["scene"]["content"], about["encodes"], **tensors)
-            )
+            shards.append(Shard(path.stem, about["scene"]["content"], about["encodes"], **tensors))
         except (SafetensorError, TypeError, KeyError) as error:
             raise InputError(f"{path} is not a shard of a corpus: {error}") from error
     if not shards:
@@ -54,7 +52,10 @@ def load_corpus(folders: Sequence[str | Path]) -> list[Shard]:
 
 
 def write_shard(
-    path: Path, arrays: dict[str, Frames], scene: dict[str, Any], encodes: list[dict[str, Any]]
+    path: Path,
+    arrays: Mapping[str, npt.NDArray[Any]],
+    scene: dict[str, Any],
+    encodes: list[dict[str, Any]],
 ) -> None:
     """Write the arrays of a `Shard` under `path`, whole or not at all."""
     about = {"scene": scene, "encodes": encodes, "labels": OUTPUTS}

@@ -3,7 +3,7 @@
 from torch import nn
 
 from vqaloop.errors import InputError
-from vqaloop.models.internvideo2 import BASE, ONE_B, SMALL, TINY, InternVideo2
+from vqaloop.models.internvideo2 import BASE, ONE_B, SMALL, TINY, Config, InternVideo2
 from vqaloop.models.student import Student
 
 CONFIGS = {
@@ -28,7 +28,8 @@ def create_student(name: str) -> Student:
     return Student(InternVideo2(config_of(name)))
 
 
-def config_of(name: str):  # type: ignore[no-untyped-def]
+def config_of(name: str) -> Config:
+    """Shape of the model of that name. Raises InputError for an unknown one."""
     if name not in CONFIGS:
         raise InputError(f"unknown model {name!r}; the models are {', '.join(CONFIGS)}")
     return CONFIGS[name]

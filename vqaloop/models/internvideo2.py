@@ -144,9 +144,9 @@ class CrossAttention(nn.Module):
 
     def forward(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         q, k, v = (
-            F.linear(x, layer.weight, bias.to(x.dtype))
-            .unflatten(-1, (self.heads, -1))
-            .transpose(1, 2)
+            torch.unflatten(
+                F.linear(x, layer.weight, bias.to(x.dtype)), -1, (self.heads, -1)
+            ).transpose(1, 2)
             for x, layer, bias in (
                 (query, self.q, self.q_bias),
                 (key, self.k, self.k_bias),
@@ -216,7 +216,8 @@ class InternVideo2(nn.Module):
         config = self.config
         with torch.no_grad():
             self.pos_embed[:, 1:] = sine_positions(config.width, config.frames, config.grid)
-            for i, block in enumerate(self.blocks):
+            blocks = (module for module in self.modules() if isinstance(module, Block))
+            for i, block in enumerate(blocks):
                 block.attn.proj.weight.div_(math.sqrt(2 * (i + 1)))
                 block.mlp.fc2.weight.div_(math.sqrt(2 * (i + 1)))
             self.head.weight.mul_(0.001)
@@ -292,9 +293,7 @@ def sine_positions(width: int, frames: int, grid: int) -> Tensor:
     rows, columns = torch.meshgrid(torch.arange(grid), torch.arange(grid), indexing="ij")
     space = torch.cat([sines(columns, half), sines(rows, half)], 1)  # (h·w, 2·half)
     time = sines(torch.arange(frames), time_width)
-    return torch.cat(
-        [time.repeat_interleave(grid * grid, 0), space.repeat(frames, 1)], 1
-    )
+    return torch.cat([time.repeat_interleave(grid * grid, 0), space.repeat(frames, 1)], 1)
 
 
 def with_outputs(config: Config, outputs: int) -> Config:

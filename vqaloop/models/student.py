@@ -139,7 +139,7 @@ def change(embedding: Tensor, frames: int) -> Tensor:
     """(B, T·n, D) difference of each token to the frame before (the first: to the one after)."""
     if frames == 1:
         return torch.zeros_like(embedding)
-    x = embedding.unflatten(1, (frames, -1))
+    x = torch.unflatten(embedding, 1, (frames, -1))
     steps = x[:, 1:] - x[:, :-1]
     return torch.cat([steps[:, :1], steps], 1).flatten(1, 2)
 
