@@ -28,13 +28,12 @@ from vqaloop.records import (
     Trial,
     rounded,
 )
-from vqaloop.report import write_reports
+from vqaloop.report import SCHEMA, write_reports
 from vqaloop.score import DEFAULT_METRIC, open_metric
 from vqaloop.search import Outcome, Point, Space, plan, run_study
 from vqaloop.source import probe_source
 from vqaloop.trials import Workshop
 
-SCHEMA = "vqaloop.ladder/1"
 MOST_TRIALS = 40
 """Bound on the encodes of a search, whatever the sizes asked for."""
 MARGIN = 1.1
@@ -229,8 +228,11 @@ class Loop:
             return [Outcome(trial.bitrate_kbps, trial.score) for trial in trials]
 
         points, predicted = run_study(
-            self.space, self.rules if whole else self._roomier(), evaluate,
-            most=MOST_TRIALS, top_score=self.shop.metric.top,
+            self.space,
+            self.rules if whole else self._roomier(),
+            evaluate,
+            most=MOST_TRIALS,
+            top_score=self.shop.metric.top,
         )
         failures = sorted({trial.error for trial in self.tried if trial.error})
         if len(points) < request.LEAST_RUNGS:
@@ -381,6 +383,7 @@ def _source_json(source: Source) -> dict[str, Any]:
         "fps_exact": f"{source.fps.numerator}/{source.fps.denominator}",
         "frames": source.frames,
         "duration": source.duration_s,
+        "input_options": dict(source.input_options),
     }
 
 

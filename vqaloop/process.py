@@ -23,6 +23,7 @@ STDERR_KEPT = 16_384
 
 _running: set[subprocess.Popen[bytes]] = set()
 _running_lock = threading.Lock()
+_spent = threading.local()
 
 
 @dataclass(frozen=True)
@@ -193,17 +194,24 @@ def run(
         for pipe in (process.stdout, process.stderr):
             if pipe is not None:
                 pipe.close()
+    cpu_s = usage.ru_utime + usage.ru_stime
+    _spent.cpu_s = spent_cpu_s() + cpu_s
     if too_much.is_set():
         raise ToolError(f"{Path(argv[0]).name} wrote more than {max_stdout} bytes; stopped")
     return Finished(
         returncode=process.returncode,
         stdout=bytes(wrote),
         stderr=said.decode("utf-8", "replace"),
-        cpu_s=usage.ru_utime + usage.ru_stime,
+        cpu_s=cpu_s,
         wall_s=time.monotonic() - start,
         peak_bytes=usage.ru_maxrss * 1024,
         timed_out=timed_out.is_set(),
     )
+
+
+def spent_cpu_s() -> float:
+    """CPU seconds of all programs that this thread has run so far."""
+    return float(getattr(_spent, "cpu_s", 0.0))
 
 
 def kill(process: subprocess.Popen[bytes]) -> None:

@@ -226,7 +226,7 @@ class StudentMetric:
         from vqaloop.device import autocast
 
         with self._lock, torch.inference_mode():
-            cpu, wall = time.process_time(), time.monotonic()
+            cpu, wall = _cpu_s(), time.monotonic()
             where, anchor = self._anchor(source)
             clips = torch.from_numpy(read_clips(where, source.frames, read))
             student, about = self._loaded
@@ -240,7 +240,7 @@ class StudentMetric:
                 interval=_interval(student, sums, weights, self.seed),
                 weights_sha256=about["sha256"],
                 label=about.get("label"),
-                cpu_s=time.process_time() - cpu,
+                cpu_s=_cpu_s() - cpu,
                 wall_s=time.monotonic() - wall,
             )
 
@@ -271,7 +271,7 @@ class StudentMetric:
         from vqaloop.device import autocast
 
         with self._lock, torch.inference_mode():
-            cpu, wall = time.process_time(), time.monotonic()
+            cpu, wall = _cpu_s(), time.monotonic()
             where = spots(source.frames, source.canvas, self.seed)
             clips = read_clips(
                 where, source.frames, lambda i: read_source(source, i, ffmpeg=self.ffmpeg)
@@ -290,7 +290,7 @@ class StudentMetric:
                 interval=(max(0.0, mean - margin), min(100.0, mean + margin)),
                 weights_sha256=about["sha256"],
                 label=about.get("label"),
-                cpu_s=time.process_time() - cpu,
+                cpu_s=_cpu_s() - cpu,
                 wall_s=time.monotonic() - wall,
             )
 
@@ -307,6 +307,11 @@ def _interval(
     values = student.answers(sums[picked].sum(1), weights[picked].sum(1))[:, 0]
     low, high = np.percentile(100 * values.float().cpu().numpy(), [2.5, 97.5])
     return float(low), float(high)
+
+
+def _cpu_s() -> float:
+    """CPU seconds of this process and of the programs this thread ran to decode for it."""
+    return time.process_time() + process.spent_cpu_s()
 
 
 def metric_names() -> list[str]:

@@ -47,11 +47,12 @@ def ladder_table(ladder: Ladder) -> "Table":
     """The rungs, lowest first, within 80 columns; bitrates in kb/s."""
     from rich import box
     from rich.table import Table
+    from rich.text import Text
 
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
-    knob = printable(ladder.rungs[0].knob[0]) if ladder.rungs else "knob"
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 0, 0, 1), pad_edge=False, show_edge=False)
+    knob = printable(ladder.rungs[0].knob[0])[:9] if ladder.rungs else "knob"
     for heading in ("#", "size", "kb/s", "peak", knob, "score", "predicted", "VMAF", "PSNR-Y"):
-        table.add_column(heading, justify="right", no_wrap=True)
+        table.add_column(Text(heading), justify="right", no_wrap=True)
     for number, rung in enumerate(ladder.rungs, 1):
         table.add_row(
             str(number),
@@ -79,7 +80,7 @@ def cost_line(ladder: Ladder) -> str:
     encodes = f"{cost['encodes']} encode{'' if cost['encodes'] == 1 else 's'}{again}"
     frames = f"{cost['encoded_frames']} frames, {_si(cost['encoded_pixels'])}pixel"
     spent = [("encoding", "encode_cpu_s"), ("scoring", "score_s"), ("guard", "guard_s")]
-    seconds = [f"{what} {cost[key]:.1f} s CPU" for what, key in spent if key in cost]
+    seconds = [f"{what} {cost[key]:.1f} s CPU" for what, key in spent if cost.get(key) is not None]
     return ", ".join([f"{encodes}: {frames}", *seconds, f"{cost['wall_s']:.1f} s in all"])
 
 
@@ -96,7 +97,7 @@ def print_ladder(ladder: Ladder) -> None:
     console = _console(sys.stdout)
     console.print(ladder_table(ladder), width=min(console.width, WIDTH))
     _say(console, "")
-    for warning in ladder.about.get("warnings", ()):
+    for warning in ladder.about.get("warnings") or ():
         _say(console, f"warning: {warning}", "yellow")
     if not ladder.trusted:
         _say(console, "not to be trusted: a score missed its prediction", "bold red")

@@ -1,0 +1,381 @@
+"""Reports: what is written is read back, is safe to open, and looks as it should."""
+
+import csv
+import json
+import math
+import shlex
+from collections.abc import Callable
+from dataclasses import replace
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from vqaloop import ladder as loop
+from vqaloop import process, report
+from vqaloop.errors import InputError
+from vqaloop.records import Ladder, Rung
+from vqaloop.report import read_ladder, write_reports
+
+# all figures here are made up; they are only of a believable size
+MADE_UP = [
+    # width, height, kb/s, peak, score, predicted, VMAF, PSNR-Y, crf
+    (320, 180, 148.2, 260.1, 41.3, 41.3, 38.9, 29.4, 41.0),
+    (640, 360, 410.7, 701.8, 63.8, 62.1, 64.4, 33.0, 35.0),
+    (960, 540, 1120.4, 1904.0, 80.2, 80.9, 82.7, 36.8, 31.0),
+    (1280, 720, 2904.9, 4711.3, 92.6, 92.2, 94.0, 40.1, 26.5),
+]
+
+
+def make_ladder(
+    folder: Path, path: str = "clips/park.y4m", metric: str = "internvqa-tiny"
+) -> Ladder:
+    """A ladder of made-up numbers; its rung files are a few bytes each."""
+    rungs = []
+    for width, height, rate, peak, score, predicted, vmaf, psnr, crf in MADE_UP:
+        file = f"{width}x{height}_crf{crf:g}.mp4"
+        (folder / file).write_bytes(b"rung" * 300)
+        options = ("-vf", f"scale={width}:{height}:flags=lanczos", "-c:v", "libx264")
+        rungs.append(
+            Rung(
+                width, height, rate, peak, score, predicted, {"vmaf": vmaf, "psnr_y": psnr},
+                ("crf", crf), {"aq-mode": "3"}, (*options, "-crf", f"{crf:g}"), file,
+            )
+        )  # fmt: skip
+    return Ladder(folder, tuple(rungs), make_about(path, metric))
+
+
+def make_about(path: str, metric: str) -> dict[str, Any]:
+    points = [(*row[:4], row[4], row[8]) for row in MADE_UP]
+    trials: list[dict[str, Any]] = [
+        {
+            "width": width, "height": height, "knob": crf + step, "preset": "medium",
+            "params": {}, "bitrate_kbps": rate * 2 ** (-step / 6), "score": score - 2.1 * step,
+            "whole_title": True, "state": "complete", "error": None, "cached": step > 0,
+        }
+        for width, height, rate, _, score, crf in points
+        for step in (-3, 0, 4)
+    ]  # fmt: skip
+    failed = {"bitrate_kbps": None, "score": None, "state": "failed", "cached": False}
+    trials.append({**trials[0], **failed, "knob": 63.0, "error": "killed by SIGSEGV: <b>oops</b>"})
+    hull = [
+        {"width": w, "height": h, "bitrate_kbps": r, "score": s, "knob": k, "measured": True}
+        for w, h, r, _, s, k in points
+    ]
+    return {
+        "schema": report.SCHEMA,
+        "vqaloop": "0.1.0",
+        "source": {
+            "path": path, "sha256": "0" * 64, "width": 1280, "height": 720, "fps": 30000 / 1001,
+            "fps_exact": "30000/1001", "frames": 300, "duration": 10.01,
+        },
+        "codec": "h264",
+        "encoder": {
+            "name": "libx264", "library_version": "libx264 core 165", "ffmpeg": "1" * 64,
+            "preset": "medium",
+        },
+        "metric": {
+            "name": metric, "mode": "anchored", "weights_sha256": None,
+            "label": "VMAF v0.6.1" if metric.startswith("internvqa") else None,
+        },
+        "hull": hull,
+        "trials": trials,
+        "cost": {
+            "encodes": 9, "encoded_frames": 2700, "encoded_pixels": 1_244_160_000,
+            "encode_cpu_s": 41.2, "score_s": 6.1, "guard_s": 5.0, "cache_hits": 4, "wall_s": 32.1,
+        },
+        "windows": [[0, 300]],
+        "warnings": ["a trial failed and was left out: killed by SIGSEGV"],
+    }  # fmt: skip
+
+
+class Page(HTMLParser):
+    """Tags, attributes and text of a page, as a browser's parser would hand them out."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.tags: list[str] = []
+        self.attributes: list[tuple[str, str | None]] = []
+        self.pre: list[str] = []
+        self.in_pre = False
+        self.feed(text)
+        self.close()
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        self.attributes += attrs
+        if tag == "pre":
+            self.pre.append("")
+            self.in_pre = True
+
+    def handle_endtag(self, tag: str) -> None:
+        self.in_pre = self.in_pre and tag != "pre"
+
+    def handle_data(self, data: str) -> None:
+        if self.in_pre:
+            self.pre[-1] += data
+
+
+def page_of(ladder: Ladder) -> tuple[str, Page]:
+    write_reports(ladder)
+    text = (ladder.folder / "report.html").read_text(encoding="utf-8")
+    return text, Page(text)
+
+
+def test_reads_back_what_was_written(tmp_path: Path) -> None:
+    ladder = replace(make_ladder(tmp_path), trusted=False)
+    write_reports(ladder)
+    again = read_ladder(tmp_path)
+    assert again == ladder
+    text = (tmp_path / "ladder.json").read_text()
+    assert text.endswith("}\n")
+    assert json.loads(text) == ladder.to_json()
+    write_reports(again)
+    assert (tmp_path / "ladder.json").read_text() == text
+    names = {*report.REPORTS, *(rung.file for rung in ladder.rungs)}
+    assert {path.name for path in tmp_path.iterdir()} == names
+
+
+def test_is_of_the_schema_that_the_loop_writes() -> None:
+    assert report.SCHEMA == loop.SCHEMA
+
+
+def test_csv_has_a_row_a_rung(tmp_path: Path) -> None:
+    write_reports(make_ladder(tmp_path))
+    with open(tmp_path / "ladder.csv", newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    assert [float(row["bitrate_kbps"]) for row in rows] == [row[2] for row in MADE_UP]
+    assert rows[0]["file"] == "320x180_crf41.mp4"
+
+
+def test_json_holds_finite_numbers_only(tmp_path: Path) -> None:
+    ladder = make_ladder(tmp_path)
+    blind = replace(ladder.rungs[0], guard={"vmaf": math.nan, "psnr_y": math.inf})
+    about = {
+        **ladder.about,
+        "rules": {"max_kbps": math.inf},
+        "extra": [math.nan, (1.0, -math.inf)],
+    }
+    write_reports(replace(ladder, rungs=(blind, *ladder.rungs[1:]), about=about))
+
+    def refuse(word: str) -> None:
+        raise AssertionError(word)
+
+    text = (tmp_path / "ladder.json").read_text()
+    document = json.loads(text, parse_constant=refuse)
+    assert document["rules"] == {"max_kbps": None}
+    assert document["extra"] == [None, [1.0, None]]
+    assert math.isnan(read_ladder(tmp_path).rungs[0].guard["vmaf"])
+
+
+def test_rung_files_of_an_older_ladder_go(tmp_path: Path) -> None:
+    ladder = make_ladder(tmp_path)
+    write_reports(ladder)
+    (tmp_path / "notes.txt").write_text("mine")
+    write_reports(replace(ladder, rungs=ladder.rungs[1:]))
+    assert not (tmp_path / ladder.rungs[0].file).exists()
+    assert all((tmp_path / rung.file).exists() for rung in ladder.rungs[1:])
+    assert (tmp_path / "notes.txt").read_text() == "mine"
+
+
+@pytest.mark.parametrize("name", ["../victim", "sub/victim", "{outside}", "..", "sub", "rd.png"])
+def test_an_older_ladder_cannot_name_other_files_for_removal(tmp_path: Path, name: str) -> None:
+    folder = tmp_path / "ladder"
+    (folder / "sub").mkdir(parents=True)
+    victims = [tmp_path / "victim", folder / "sub" / "victim"]
+    for victim in victims:
+        victim.write_text("keep")
+    ladder = make_ladder(folder)
+    document = ladder.to_json()
+    document["rungs"][0]["file"] = name.format(outside=tmp_path / "victim")
+    (folder / "ladder.json").write_text(json.dumps(document))
+    write_reports(ladder)
+    assert all(victim.read_text() == "keep" for victim in victims)
+    assert all((folder / name).is_file() for name in report.REPORTS)
+
+
+def test_a_link_to_a_file_outside_is_not_followed(tmp_path: Path) -> None:
+    folder = tmp_path / "ladder"
+    folder.mkdir()
+    (tmp_path / "outside").write_text("keep")
+    ladder = make_ladder(folder)
+    write_reports(ladder)
+    (folder / ladder.rungs[0].file).unlink()
+    (folder / ladder.rungs[0].file).symlink_to(tmp_path / "outside")
+    write_reports(replace(ladder, rungs=ladder.rungs[1:]))
+    assert (tmp_path / "outside").read_text() == "keep"
+
+
+@pytest.mark.parametrize("broken", [b"", b"\xff\xfe{", b"[1]", b"{}", b"[" * 100_000])
+def test_a_damaged_older_ladder_is_replaced(tmp_path: Path, broken: bytes) -> None:
+    (tmp_path / "ladder.json").write_bytes(broken)
+    with pytest.raises(InputError):
+        read_ladder(tmp_path)
+    write_reports(make_ladder(tmp_path))
+    assert read_ladder(tmp_path).rungs
+
+
+def put(*keys: str | int, value: Any) -> Callable[[dict[str, Any]], None]:
+    def change(document: Any) -> None:
+        for key in keys[:-1]:
+            document = document[key]
+        document[keys[-1]] = value
+
+    return change
+
+
+REFUSED = {
+    "schema 'vqaloop.ladder/2'": put("schema", value="vqaloop.ladder/2"),
+    "of schema 'None'": put("schema", value=None),
+    "rungs[1].score should be a number and is '63'": put("rungs", 1, "score", value="63"),
+    "rungs[1].peak_kbps should be a number": put("rungs", 1, "peak_kbps", value=math.nan),
+    "rungs[1].width should be a whole number": put("rungs", 1, "width", value=True),
+    "rungs[0].height should be a whole number": put("rungs", 0, "height", value=10**400),
+    "rungs[0].bitrate_kbps is not above 0": put("rungs", 0, "bitrate_kbps", value=0),
+    "rungs[0].guard.vmaf should be a number": put("rungs", 0, "guard", "vmaf", value=[]),
+    "rungs[0].ffmpeg_args[0] should be text": put("rungs", 0, "ffmpeg_args", 0, value=3),
+    "rungs should be a list and is missing": put("rungs", value=None),
+    "holds no rungs": put("rungs", value=[]),
+    "source.path should be text and is missing": put("source", value={}),
+    "cost should be an object and is 3": put("cost", value=3),
+    "trials[0].error should be text": put("trials", 0, "error", value=1),
+    "rungs[2].file is '../x.mp4'": put("rungs", 2, "file", value="../x.mp4"),
+    "rungs[2].file is '/etc/passwd'": put("rungs", 2, "file", value="/etc/passwd"),
+    r"rungs[2].file is 'a\\b'": put("rungs", 2, "file", value="a\\b"),
+    "rungs[2].file is ''": put("rungs", 2, "file", value=""),
+}
+
+
+@pytest.mark.parametrize("message", REFUSED)
+def test_refuses_what_is_no_ladder(tmp_path: Path, message: str) -> None:
+    document = make_ladder(tmp_path).to_json()
+    REFUSED[message](document)
+    (tmp_path / "ladder.json").write_text(json.dumps(document))
+    with pytest.raises(InputError) as caught:
+        read_ladder(tmp_path)
+    assert message in str(caught.value)
+    assert "ladder.json" in str(caught.value)
+
+
+def test_refuses_a_folder_without_a_ladder(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="No such file"):
+        read_ladder(tmp_path)
+    (tmp_path / "ladder.json").mkdir()
+    with pytest.raises(InputError, match="directory"):
+        read_ladder(tmp_path)
+
+
+def test_trouble_with_the_folder_leaves_the_older_reports(tmp_path: Path) -> None:
+    ladder = make_ladder(tmp_path)
+    write_reports(ladder)
+    before = (tmp_path / "ladder.json").read_bytes()
+    (tmp_path / "rd.png").unlink()
+    (tmp_path / "rd.png").mkdir()
+    with pytest.raises(InputError, match="could not write"):
+        write_reports(replace(ladder, rungs=ladder.rungs[1:]))
+    assert (tmp_path / "ladder.json").read_bytes() == before
+    assert (tmp_path / ladder.rungs[0].file).exists()
+    assert not list(tmp_path.glob(".*"))
+
+
+@pytest.mark.parametrize("metric", ["internvqa-tiny", "vmaf", "psnr"])
+def test_the_picture_decodes_and_is_drawn_on(tmp_path: Path, metric: str) -> None:
+    import av
+    import numpy as np
+
+    write_reports(make_ladder(tmp_path, metric=metric))
+    with av.open(str(tmp_path / "rd.png")) as container:
+        picture = next(container.decode(video=0)).to_ndarray(format="rgb24")
+    assert picture.shape == (800, 1200, 3)
+    assert np.all(picture[:3, :3] == 255)
+    for colour in report.COLOURS[:4]:
+        wanted = [int(colour[i : i + 2], 16) for i in (1, 3, 5)]
+        assert np.sum(np.all(np.abs(picture.astype(int) - wanted) < 8, axis=2)) > 100
+
+
+def test_global_state_of_matplotlib_is_left_alone(tmp_path: Path) -> None:
+    import matplotlib
+    from matplotlib import pyplot
+
+    before = dict(matplotlib.rcParams)
+    write_reports(make_ladder(tmp_path))
+    assert dict(matplotlib.rcParams) == before
+    assert pyplot.get_fignums() == []
+
+
+HOSTILE = [
+    "<script>alert(1)</script>.y4m",
+    "a\"b'c onload=x&lt;.mp4",
+    "$title ${plot} $$.mp4",
+    r"a$\frac{$_^.mp4",
+    "new\nline\x1b[31m\u202egpj.mp4",
+    "\udcff.mp4",
+    "日本語 😀.mp4",
+    "--><svg onload=alert(1)>.mp4",
+    "-y.mp4",
+    "http:x.mp4",
+]
+
+
+@pytest.fixture(scope="module")
+def plain_tags(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    return page_of(make_ladder(tmp_path_factory.mktemp("plain")))[1].tags
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_names_are_data(tmp_path: Path, plain_tags: list[str], name: str) -> None:
+    ladder = make_ladder(tmp_path, path=f"a dir/{name}")
+    ladder.about["metric"]["label"] = name
+    ladder.about["warnings"] = [name]
+    ladder.about["trials"][0]["error"] = name
+    text, page = page_of(ladder)
+    assert page.tags == plain_tags
+    assert not {"script", "iframe", "img", "object", "link"} & set(page.tags)
+    assert not [key for key, _ in page.attributes if key.startswith("on")]
+    assert all(c.isprintable() for c in text.replace("\n", ""))
+    assert len(page.pre) == 4 and not [line for line in page.pre if "\n" in line]
+    assert read_ladder(tmp_path).about["source"]["path"] == f"a dir/{name}"
+
+
+def test_the_page_stands_alone(tmp_path: Path) -> None:
+    text, page = page_of(make_ladder(tmp_path))
+    sources = [value for key, value in page.attributes if key in ("src", "href", "xlink:href")]
+    files = {rung.file for rung in make_ladder(tmp_path).rungs}
+    assert all(value and (value in files or value.startswith("#")) for value in sources)
+    assert "@import" not in text and "url(http" not in text
+    assert "prefers-color-scheme: dark" in text and 'name="viewport"' in text
+    assert page.tags.count("svg") == 1 and report.INK not in text
+    for words in ("2905", "4711", "94.00", "41.30", "1,200", "killed by SIGSEGV", "32.1 s in"):
+        assert words in text
+    assert "Not to be trusted" not in text
+    assert "Not to be trusted" in page_of(replace(make_ladder(tmp_path), trusted=False))[0]
+
+
+@pytest.mark.parametrize(
+    ("path", "given"),
+    [("it's $HOME.y4m", "it's $HOME.y4m"), ("-y.mp4", "file:-y.mp4"), ("c:1.mp4", "file:c:1.mp4")],
+)
+def test_commands_can_be_copied(tmp_path: Path, path: str, given: str) -> None:
+    ladder = make_ladder(tmp_path, path=path)
+    _, page = page_of(ladder)
+    assert [shlex.split(line) for line in page.pre] == [
+        ["ffmpeg", "-i", given, *rung.ffmpeg_args, rung.file] for rung in ladder.rungs
+    ]
+
+
+def test_commands_with_control_characters_are_safe_to_paste(tmp_path: Path) -> None:
+    name = "it's\x1b[201~\x03\nrm \\u.mp4"
+    _, page = page_of(make_ladder(tmp_path, path=name))
+    assert all(line.isprintable() for line in page.pre)
+    done = process.run(["bash", "-c", page.pre[0].replace("ffmpeg", "printf %s@", 1)], timeout_s=9)
+    assert done.stdout.decode().split("@")[1] == name
+
+
+def test_the_least_that_can_be_drawn(tmp_path: Path) -> None:
+    ladder = make_ladder(tmp_path)
+    ladder.about.update(trials=[], hull=[], warnings=[])
+    one = replace(ladder.rungs[0], file="gone.mp4", bitrate_kbps=0.4, guard={})
+    text, _ = page_of(replace(ladder, rungs=(one,)))
+    assert "missing" in text
+    assert read_ladder(tmp_path).rungs == (one,)

@@ -1,0 +1,132 @@
+"""Weights on disk: what is saved comes back, and nothing else is let in."""
+
+import hashlib
+import pickle
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from vqaloop.errors import InputError
+from vqaloop.models import create_student
+from vqaloop.models.student import Student
+from vqaloop.weights import load_student, save_student
+
+
+@pytest.fixture(scope="module")
+def student() -> Student:
+    torch.manual_seed(3)
+    return create_student("internvqa-tiny").eval()
+
+
+@pytest.fixture(scope="module")
+def saved(student: Student, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("weights") / "mine.safetensors"
+    save_student(student, path, "internvqa-tiny", "VMAF v0.6.1", {"story": "random"})
+    return path
+
+
+def test_round_trip(student: Student, saved: Path) -> None:
+    loaded, about = load_student(saved)
+    assert not loaded.training
+    assert about["model"] == "internvqa-tiny"
+    assert about["label"] == "VMAF v0.6.1"
+    assert about["story"] == "random"
+    assert about["sha256"] == hashlib.sha256(saved.read_bytes()).hexdigest()
+    before, after = student.state_dict(), loaded.state_dict()
+    assert before.keys() == after.keys()
+    for name, value in after.items():
+        assert value.dtype == torch.float32
+        exact = value.ndim <= 1 or "patch_embed" in name
+        torch.testing.assert_close(
+            value, before[name], rtol=0 if exact else 5e-4, atol=0 if exact else 1e-7
+        )
+
+
+def test_scores_survive_the_half_precision(student: Student, saved: Path) -> None:
+    loaded, _ = load_student(saved)
+    a, b = torch.randn(2, 1, 3, 2, 112, 112, generator=torch.Generator().manual_seed(0))
+    with torch.inference_mode():
+        assert 100 * (loaded(a, b) - student(a, b)).abs().max() < 0.1
+
+
+def test_loaded_weights_can_be_trained_on(saved: Path) -> None:
+    loaded, _ = load_student(saved)
+    assert all(p.requires_grad and not p.is_meta for p in loaded.parameters())
+
+
+def test_no_part_file_is_left(saved: Path) -> None:
+    assert [path.name for path in saved.parent.iterdir()] == [saved.name]
+
+
+def test_missing_file(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="cannot be read"):
+        load_student(tmp_path / "none.safetensors")
+
+
+def test_folder(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="cannot be read"):
+        load_student(tmp_path)
+
+
+@pytest.mark.parametrize("content", [b"", b"no safetensors at all", b"\xff" * 64, b"{}" * 40])
+def test_garbage(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "bad.safetensors"
+    path.write_bytes(content)
+    with pytest.raises(InputError, match=r"bad\.safetensors"):
+        load_student(path)
+
+
+def test_cut_short(saved: Path, tmp_path: Path) -> None:
+    path = tmp_path / "cut.safetensors"
+    path.write_bytes(saved.read_bytes()[:-1000])
+    with pytest.raises(InputError, match="cannot be read"):
+        load_student(path)
+
+
+def test_pickles_are_never_opened(
+    student: Student, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "old.safetensors"
+    torch.save(student.state_dict(), path)
+
+    def refuse(*args: object, **kwargs: object) -> None:
+        raise AssertionError("a weights file reached pickle")
+
+    for door in ("load", "loads", "Unpickler"):
+        monkeypatch.setattr(pickle, door, refuse)
+    with pytest.raises(InputError, match="cannot be read"):
+        load_student(path)
+
+
+def test_unknown_model_and_missing_header(student: Student, tmp_path: Path) -> None:
+    path = tmp_path / "other.safetensors"
+    save_student(student, path, "internvqa-vast", "", {})
+    with pytest.raises(InputError, match="no model known"):
+        load_student(path)
+    save_file({"x": torch.zeros(2)}, path)
+    with pytest.raises(InputError, match="no model known"):
+        load_student(path)
+
+
+def test_wrong_shape_missing_and_additional_tensors(saved: Path, tmp_path: Path) -> None:
+    path = tmp_path / "odd.safetensors"
+    about = {"model": "internvqa-tiny"}
+    good = load_file(saved)
+    head = "backbone.head.weight"
+    for name, data in (
+        (head, good | {head: torch.zeros(2, 768)}),
+        (head, {key: value for key, value in good.items() if key != head}),
+        ("extra", good | {"extra": torch.zeros(1)}),
+    ):
+        save_file(data, path, about)
+        with pytest.raises(InputError, match=f"do not fit internvqa-tiny: {name}"):
+            load_student(path)
+
+
+def test_weights_of_another_size_are_refused(saved: Path, tmp_path: Path) -> None:
+    path = tmp_path / "small.safetensors"
+    save_file(load_file(saved), path, {"model": "internvqa-small"})
+    with pytest.raises(InputError, match="do not fit internvqa-small"):
+        load_student(path)

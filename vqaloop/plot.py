@@ -1,0 +1,184 @@
+"""The plot of a ladder: rate against score of every trial, the hull, and the rungs."""
+
+import contextlib
+import io
+import math
+import os
+import warnings
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+from vqaloop.records import Ladder
+from vqaloop.terminal import printable
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
+"""Okabe and Ito's, told apart by colour-blind people on white and on black."""
+MARKERS = "osv^PX*"
+"""One more than colours, so that 42 sizes look different; diamonds are for VMAF."""
+INK = "#010203"
+"""Stands for the text colour in the page's plot, until CSS decides what that is."""
+
+
+def ladder_title(ladder: Ladder) -> str:
+    return (
+        f"{printable(os.path.basename(ladder.about['source']['path']))}, {ladder.about['codec']}"
+    )
+
+
+def rd_png(ladder: Ladder) -> bytes:
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+    buffer = io.BytesIO()
+    with _style(14, "black"):
+        figure = _figure(ladder, (12, 8), ladder_title(ladder))
+        FigureCanvasAgg(figure).print_png(buffer)  # type: ignore[no-untyped-call]
+    return buffer.getvalue()
+
+
+def rd_svg(ladder: Ladder) -> str:
+    """The plot for the page, in the page's own text colour."""
+    from matplotlib.backends.backend_svg import FigureCanvasSVG
+
+    buffer = io.StringIO()
+    nameless = dict.fromkeys(("Creator", "Date", "Format", "Type"))
+    with _style(10, INK):
+        figure = _figure(ladder, (7.6, 5.4))
+        figure.set_facecolor("none")
+        FigureCanvasSVG(figure).print_svg(buffer, metadata=nameless)  # type: ignore[no-untyped-call]
+    drawing = buffer.getvalue()
+    drawing = drawing[drawing.index("<svg") + 4 :].replace(INK, "currentColor")
+    return f'<svg role="img" aria-label="Score over bitrate"{drawing}'
+
+
+@contextlib.contextmanager
+def _style(points: float, ink: str) -> Iterator[None]:
+    import matplotlib
+
+    inked = ("text.color", "axes.edgecolor", "axes.labelcolor", "xtick.color", "ytick.color")
+    style: dict[Any, Any] = {
+        "font.size": points,
+        "text.parse_math": False,
+        "text.usetex": False,
+        "svg.fonttype": "none",
+        "svg.hashsalt": "vqaloop",
+        "axes.facecolor": "none",
+        "legend.facecolor": "none",
+        **dict.fromkeys(inked, ink),
+    }
+    with matplotlib.rc_context(style), warnings.catch_warnings():
+        # a file name may hold letters that the font lacks; a box for them is good enough
+        warnings.filterwarnings("ignore", "Glyph .* missing", UserWarning)
+        yield
+
+
+def _figure(ladder: Ladder, inches: tuple[float, float], title: str = "") -> "Figure":
+    import matplotlib
+    from matplotlib.figure import Figure
+
+    ink = matplotlib.rcParams["text.color"]
+    figure = Figure(figsize=inches, dpi=100, layout="constrained")
+    axes = figure.add_subplot()
+    axes.set_title(title if len(title) <= 80 else f"{title[:50]}...{title[-27:]}")
+    axes.set_xscale("log", base=2)
+    axes.set_xlabel("bitrate (kb/s, log scale)")
+    axes.set_ylabel(metric_words(ladder))
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(color="#888888", alpha=0.3)
+    _draw_trials(axes, ladder.about["trials"])
+    hull = [(p["bitrate_kbps"], p["score"]) for p in ladder.about["hull"]]
+    axes.plot(*_columns(hull), color=ink, linestyle="--", linewidth=1, label="hull")
+    _draw_rungs(axes, ladder)
+    _label_octaves(axes)
+    axes.legend(loc="lower right", framealpha=0, ncols=1 + (len(axes.get_lines()) > 10))
+    return figure
+
+
+def _draw_rungs(axes: "Axes", ladder: Ladder) -> None:
+    import matplotlib
+
+    ink = matplotlib.rcParams["text.color"]
+    points = matplotlib.rcParams["font.size"]
+    rungs = [(rung.bitrate_kbps, rung.score) for rung in ladder.rungs]
+    # rings, with the number outside: the trial and the VMAF at the same place stay in sight
+    ring: dict[str, Any] = {"color": ink, "fillstyle": "none", "linestyle": "none"}
+    axes.plot(
+        *_columns(rungs),
+        **ring,
+        marker="o",
+        markersize=1.4 * points,
+        markeredgewidth=0.2 * points,
+        label="rungs, numbered",
+    )
+    for number, place in enumerate(rungs, 1):
+        axes.annotate(
+            str(number),
+            place,
+            (-points, points),
+            textcoords="offset points",
+            weight="bold",
+            size=1.2 * points,
+            ha="center",
+            va="center_baseline",
+        )
+    guard = [(rung.bitrate_kbps, rung.guard.get("vmaf", math.nan)) for rung in ladder.rungs]
+    if ladder.about["metric"]["name"] != "vmaf":
+        # decibels have a scale of their own
+        other = axes.twinx() if _in_db(ladder) else axes
+        if other is not axes:
+            other.set_ylabel("VMAF")
+            other.spines["top"].set_visible(False)
+        other.plot(*_columns(guard), **ring, marker="D", markersize=0.45 * points)
+        # for the legend, which knows its own axes alone
+        axes.plot([], [], **ring, marker="D", label="VMAF of the rungs")
+
+
+def _draw_trials(axes: "Axes", trials: Sequence[dict[str, Any]]) -> None:
+    sizes = sorted({(t["width"], t["height"]) for t in trials}, key=lambda s: -s[0] * s[1])
+    for index, (width, height) in enumerate(sizes):
+        for whole in (True, False):
+            points = [
+                (trial["bitrate_kbps"], trial["score"])
+                for trial in trials
+                if (trial["width"], trial["height"]) == (width, height)
+                and trial.get("whole_title", True) == whole
+                and trial["score"] is not None
+            ]
+            if points:
+                axes.plot(
+                    *_columns(points),
+                    color=COLOURS[index % len(COLOURS)],
+                    marker=MARKERS[index % len(MARKERS)],
+                    linestyle="-" if whole else ":",
+                    fillstyle="full" if whole else "none",
+                    label=f"{width}x{height}" + ("" if whole else ", excerpt"),
+                )
+
+
+def _columns(points: Sequence[tuple[Any, float]]) -> tuple[list[float], list[float]]:
+    kept = sorted((rate, score) for rate, score in points if rate and rate > 0)
+    return [rate for rate, _ in kept], [score for _, score in kept]
+
+
+def _label_octaves(axes: "Axes") -> None:
+    """Ticks at 125, 250, 500, 1000 kb/s and so on: powers of two apart, and round."""
+    low, high = (math.log2(rate / 125) for rate in axes.get_xlim())
+    step = math.ceil((high - low) / 12)
+    ticks = [125 * 2.0**n for n in range(math.floor(low), math.ceil(high) + 1, step)]
+    axes.set_xlim(min(ticks), max(ticks))
+    axes.set_xticks(ticks, [f"{tick:.3g}" if tick < 125 else f"{tick:.0f}" for tick in ticks])
+    axes.minorticks_off()
+
+
+def _in_db(ladder: Ladder) -> bool:
+    return ladder.about["metric"]["name"] in ("psnr", "xpsnr")
+
+
+def metric_words(ladder: Ladder) -> str:
+    metric = ladder.about["metric"]
+    label = metric["label"] and printable(metric["label"])
+    said = ["dB"] * _in_db(ladder) + [f"fitted to {label}"] * bool(label)
+    return printable(metric["name"]) + (f" ({', '.join(said)})" if said else "")
