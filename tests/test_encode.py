@@ -1,5 +1,6 @@
 """Real encodes of tiny clips by every software encoder, and every way an encode can fail."""
 
+import os
 import re
 import subprocess
 from collections.abc import Callable
@@ -176,6 +177,26 @@ def test_raw_video_is_read_with_its_options(tmp_path: Path) -> None:
     assert "-video_size" not in made.ffmpeg_args
 
 
+def test_pixels_are_square_at_any_size(source: Source, tmp_path: Path) -> None:
+    odd = replace(fastest(SOFTWARE["libx264"]), width=100, height=58)
+    made = encode(source, odd, tmp_path / "a.mp4", ffmpeg=FFMPEG)
+    with av.open(process.file_url(made.path)) as container:
+        assert container.streams.video[0].sample_aspect_ratio in (None, 0, 1)
+
+
+def test_names_that_are_not_utf8(source: Source, tmp_path: Path) -> None:
+    odd = replace(source, path=tmp_path / os.fsdecode(b"\xff.y4m"))
+    odd.path.write_bytes(source.path.read_bytes())
+    out = tmp_path / os.fsdecode(b"\xfe.mp4")
+    made = encode(odd, fastest(SOFTWARE["libx264"]), out, ffmpeg=FFMPEG)
+    same = encode(source, fastest(SOFTWARE["libx264"]), tmp_path / "a.mp4", ffmpeg=FFMPEG)
+    assert out.read_bytes() == same.path.read_bytes() and made.ffmpeg_args == same.ffmpeg_args
+    odd.path.unlink()
+    with pytest.raises(InputError, match="no longer there") as refused:
+        encode(odd, fastest(SOFTWARE["libx264"]), out, ffmpeg=FFMPEG)
+    assert str(refused.value).isprintable()
+
+
 def test_rounded_timestamps_lose_no_frame(tmp_path: Path) -> None:
     mkv = tmp_path / "in.mkv"
     video = "testsrc2=s=128x72:r=60000/1001:d=0.5"
@@ -291,5 +312,5 @@ def test_places_that_cannot_be_written(source: Source, tmp_path: Path) -> None:
         encode(source, x264, tmp_path / "no" / "a.mp4", ffmpeg=FFMPEG)
     with pytest.raises(InputError, match="is the source itself"):
         encode(source, x264, source.path, ffmpeg=FFMPEG)
-    with pytest.raises(InputError, match="cannot write in the folder /proc"):
+    with pytest.raises(InputError, match="cannot write in the folder '/proc'"):
         encode(source, x264, Path("/proc/a.mp4"), ffmpeg=FFMPEG)

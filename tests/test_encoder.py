@@ -76,9 +76,10 @@ def test_options_are_complete(spec: EncoderSpec) -> None:
     assert options["g"] == "60"
     assert options["r"] == "30000/1001"
     assert options["color_primaries"] == "bt709"
-    crop, scale, fmt, timebase, index = options["vf"].split(",")
+    crop, scale, square, fmt, timebase, index = options["vf"].split(",")
     assert crop == SOURCE.prep[0]
     assert scale == "scale=320:180:flags=lanczos+accurate_rnd+full_chroma_int"
+    assert square == "setsar=1"
     assert fmt == f"format={dict(spec.pixel_formats)[8]}"
     assert (timebase, index) == ("settb=expr=1001/30000", "setpts=expr=N")
     assert options[spec.preset_option] == spec.default_preset

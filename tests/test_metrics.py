@@ -1,5 +1,6 @@
 import dataclasses
 import math
+import os
 import stat
 import tempfile
 from collections.abc import Sequence
@@ -13,9 +14,11 @@ import pytest
 
 from vqaloop import metrics
 from vqaloop.errors import DecodeFailed, InputError
-from vqaloop.metrics import FEATURES, METRICS, measure, vmaf_of_pairs
+from vqaloop.metrics import METRICS, measure, vmaf_of_pairs
 from vqaloop.process import ffmpeg_path, file_url, run
 from vqaloop.records import Source
+from vqaloop.source import probe_source
+from vqaloop.vmaf import FEATURES, VMAF_MIN_SIDE
 
 FRAMES = 12
 WIDTH, HEIGHT = 320, 180
@@ -130,6 +133,31 @@ def test_raw_avs2_is_matched_by_index(source: Source, folder: Path) -> None:
     assert min(score["psnr"].clips) > 30 and len(score["vmaf"].clips) == FRAMES
 
 
+@pytest.mark.parametrize("pix_fmt", ["yuv420p", "yuv420p10le"])
+def test_full_range_stays_so_where_the_rung_cannot_tell(folder: Path, pix_fmt: str) -> None:
+    lavfi = f"testsrc2=s={WIDTH}x{HEIGHT},scale=out_range=pc,format={pix_fmt}"
+    tag = ["-color_range", "pc"]
+    only = ["-frames:v", "3", "-c:v", "ffv1", *tag]
+    full = convert(["-f", "lavfi", "-i", lavfi], only, folder / f"full-{pix_fmt}.mkv")
+    title = probe_source(full, ffmpeg=FFMPEG)
+    x264 = encode(full, folder / "full.mp4", "-c:v", "libx264", "-qp", "20", "-pix_fmt", "yuv420p")
+    avs2 = encode(full, folder / "full.avs2", "-c:v", "libxavs2", "-qp", "20", *tag)
+    tagged, untagged = (
+        measure(title, path, ["psnr"], ffmpeg=FFMPEG)["psnr"].value for path in (x264, avs2)
+    )
+    assert tagged > 36 and untagged > 36
+
+
+def test_names_that_are_not_utf8(source: Source, rungs: list[Path], tmp_path: Path) -> None:
+    odd = tmp_path / os.fsdecode(b"\xff\xfe.mp4")
+    odd.write_bytes(rungs[0].read_bytes())
+    expected = measure(source, rungs[0], ["psnr"], ffmpeg=FFMPEG)["psnr"].clips
+    assert measure(source, odd, ["psnr"], ffmpeg=FFMPEG)["psnr"].clips == expected
+    with pytest.raises(DecodeFailed, match="13 were probed|where its source") as failed:
+        measure(dataclasses.replace(source, frames=13), odd, ["psnr"], ffmpeg=FFMPEG)
+    assert str(failed.value).isprintable()
+
+
 def test_timestamps_do_not_matter(source: Source, rungs: list[Path], folder: Path) -> None:
     shift = ["-c", "copy", "-bsf:v", "setts=ts=TS*3+7*N"]
     odd = convert(["-itsoffset", "5", "-i", file_url(rungs[1])], shift, folder / "odd.mkv")
@@ -146,7 +174,9 @@ def test_other_number_of_frames_is_refused(
     lavfi = "testsrc2=s=160x90:r=30000/1001"
     options = ["-frames:v", str(count), "-c:v", "libx264"]
     path = convert(["-f", "lavfi", "-i", lavfi], options, folder / f"{count}.mp4")
-    with pytest.raises(DecodeFailed, match=rf"{count}\.mp4 decodes to {count} frames .* {FRAMES}"):
+    with pytest.raises(
+        DecodeFailed, match=rf"{count}\.mp4. decodes to {count} frames .* {FRAMES}"
+    ):
         measure(source, path, names, ffmpeg=FFMPEG)
 
 
@@ -225,7 +255,7 @@ def test_too_small_for_vmaf(source: Source, rungs: list[Path]) -> None:
         measure(dataclasses.replace(source, width=17), rungs[0], ["vmaf"], ffmpeg=FFMPEG)
     with pytest.raises(InputError, match="16x16 is too small"):
         vmaf_of_pairs(frames(2, size=16), frames(2, size=16), ffmpeg=FFMPEG)
-    smallest = frames(2, size=metrics.VMAF_MIN_SIDE)
+    smallest = frames(2, size=VMAF_MIN_SIDE)
     assert len(vmaf_of_pairs(smallest, smallest, ffmpeg=FFMPEG)) == 2
 
 

@@ -3,6 +3,7 @@
 import math
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 import torch
 import torch.nn.functional as F
@@ -35,6 +36,8 @@ from vqaloop.models.student import (
     log_energy,
     start_from_cosines,
 )
+
+Values = npt.NDArray[np.float64]
 
 MINI = Config(
     width=64, depth=2, heads=2, mlp_width=96, frames=2, size=28, pool_heads=4, pooled_width=48
@@ -140,25 +143,25 @@ def test_head_can_have_the_classes_of_kinetics() -> None:
     assert sum(p.numel() for p in model.parameters()) == 23_352_976
 
 
-def rms_norm(x: np.ndarray, weight: np.ndarray) -> np.ndarray:  # type: ignore[type-arg]
+def rms_norm(x: Values, weight: Values) -> Values:
     return np.asarray(x / np.sqrt((x**2).mean(-1, keepdims=True) + 1e-6) * weight)
 
 
-def layer_norm(x: np.ndarray, weight: np.ndarray, bias: np.ndarray) -> np.ndarray:  # type: ignore[type-arg]
+def layer_norm(x: Values, weight: Values, bias: Values) -> Values:
     mean, variance = x.mean(-1, keepdims=True), x.var(-1, keepdims=True)
     return np.asarray((x - mean) / np.sqrt(variance + 1e-5) * weight + bias)
 
 
-def softmax(x: np.ndarray) -> np.ndarray:  # type: ignore[type-arg]
+def softmax(x: Values) -> Values:
     e = np.exp(x - x.max(-1, keepdims=True))
     return np.asarray(e / e.sum(-1, keepdims=True))
 
 
-def values(module: torch.nn.Module) -> dict[str, np.ndarray]:  # type: ignore[type-arg]
+def values(module: torch.nn.Module) -> dict[str, Values]:
     return {name: p.detach().double().numpy() for name, p in module.named_parameters()}
 
 
-def attention(q: np.ndarray, k: np.ndarray, v: np.ndarray, heads: int) -> np.ndarray:  # type: ignore[type-arg]
+def attention(q: Values, k: Values, v: Values, heads: int) -> Values:
     """(N, D) queries and (M, D) keys and values, head by head."""
     size = q.shape[-1] // heads
     parts = []
@@ -445,7 +448,7 @@ def test_gradient_reaches_every_parameter() -> None:
     shaken(student)
     anchor = student.anchor(noise(2, 3, 2, 28, 28))
     sums, weights, alone = student.compare(anchor, noise(2, 3, 2, 28, 28, seed=2))
-    (student.answers(sums, weights).sum() + alone.sum()).backward()
+    torch.autograd.backward(student.answers(sums, weights).sum() + alone.sum())
     without = [
         name for name, p in student.named_parameters() if p.grad is None or not p.grad.any()
     ]

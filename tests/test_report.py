@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from vqaloop import ladder as loop
-from vqaloop import process, report
+from vqaloop import plot, process, report
 from vqaloop.errors import InputError
 from vqaloop.records import Ladder, Rung
 from vqaloop.report import read_ladder, write_reports
@@ -289,7 +289,7 @@ def test_the_picture_decodes_and_is_drawn_on(tmp_path: Path, metric: str) -> Non
         picture = next(container.decode(video=0)).to_ndarray(format="rgb24")
     assert picture.shape == (800, 1200, 3)
     assert np.all(picture[:3, :3] == 255)
-    for colour in report.COLOURS[:4]:
+    for colour in plot.COLOURS[:4]:
         wanted = [int(colour[i : i + 2], 16) for i in (1, 3, 5)]
         assert np.sum(np.all(np.abs(picture.astype(int) - wanted) < 8, axis=2)) > 100
 
@@ -345,7 +345,7 @@ def test_the_page_stands_alone(tmp_path: Path) -> None:
     assert all(value and (value in files or value.startswith("#")) for value in sources)
     assert "@import" not in text and "url(http" not in text
     assert "prefers-color-scheme: dark" in text and 'name="viewport"' in text
-    assert page.tags.count("svg") == 1 and report.INK not in text
+    assert page.tags.count("svg") == 1 and plot.INK not in text
     for words in ("2905", "4711", "94.00", "41.30", "1,200", "killed by SIGSEGV", "32.1 s in"):
         assert words in text
     assert "Not to be trusted" not in text

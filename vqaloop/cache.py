@@ -11,23 +11,20 @@ Trouble with the folder (full, read-only) is warned of once and the work goes on
 from __future__ import annotations
 
 import contextlib
-import errno
 import hashlib
-import json
 import logging
 import os
-import shutil
 import threading
 import time
-import uuid
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from vqaloop.errors import InputError
-from vqaloop.metrics import SCALER
-from vqaloop.records import Source
+from vqaloop.cachekeys import digest, encode_key, score_key, sealed, unsealed
+from vqaloop.files import move_file, place_file, renamed_to
+
+__all__ = ["GIB", "Cache", "default_folder", "encode_key", "place_file", "score_key"]
 
 GIB = 1 << 30
 
@@ -73,20 +70,20 @@ class Cache:
 
     def get_json(self, key: Mapping[str, Any]) -> dict[str, Any] | None:
         """The value stored under `key`, or None."""
-        entry = self._read(_digest(key))
+        entry = self._read(digest(key))
         return entry["value"] if entry else None
 
     def put_json(self, key: Mapping[str, Any], value: Mapping[str, Any]) -> None:
         """Store a value: JSON types and finite numbers only (else TypeError or ValueError)."""
         if self.enabled:
-            name, text = _digest(key), _sealed({"key": key, "value": value})
+            name, text = digest(key), sealed({"key": key, "value": value})
             with self._tolerant("store a score"):
                 self._write(name, text)
                 self._grew(len(text))
 
     def get_file(self, key: Mapping[str, Any]) -> tuple[Path, dict[str, Any]] | None:
         """The file stored under `key`, checked against its SHA-256, and its metadata; or None."""
-        name = _digest(key)
+        name = digest(key)
         self._hold(name)
         entry = self._read(name)
         if entry and "file" in entry:
@@ -101,15 +98,15 @@ class Cache:
         """Move `path` into the cache and return where it is now; `path` itself on any trouble."""
         if not self.enabled:
             return path
-        name, size, sha256 = _digest(key), path.stat().st_size, _sha256(path)
+        name, size, sha256 = digest(key), path.stat().st_size, _sha256(path)
         self._hold(name)
         now_at = path
         with self._tolerant("store an encode"):
             stored = self._entry(name).with_name(f"{name}-{sha256[:16]}{path.suffix}")
             file = {"name": stored.name, "sha256": sha256, "size": size}
-            text = _sealed({"key": key, "value": meta, "file": file})
+            text = sealed({"key": key, "value": meta, "file": file})
             stored.parent.mkdir(parents=True, exist_ok=True)
-            _move(path, stored)
+            move_file(path, stored)
             now_at = stored
             self._write(name, text)
             self._grew(size + len(text))
@@ -124,7 +121,7 @@ class Cache:
         """
         import filelock
 
-        name = _digest(key)
+        name = digest(key)
         path = self._entry(name).with_suffix(".lock")
         with contextlib.ExitStack() as stack:
             if self.enabled:
@@ -137,7 +134,7 @@ class Cache:
 
     def release(self, keys: Iterable[Mapping[str, Any]] | None = None) -> None:
         """Let eviction have the files of these keys, or of all this Cache gave out."""
-        names = list(+self._mine) if keys is None else [_digest(key) for key in keys]
+        names = list(+self._mine) if keys is None else [digest(key) for key in keys]
         for name in names:
             while self._mine[name] > 0:
                 self._release(name)
@@ -187,7 +184,7 @@ class Cache:
         if not self.enabled:
             return None
         try:
-            entry = _unsealed(path.read_bytes())
+            entry = unsealed(path.read_bytes())
         except FileNotFoundError:
             return None
         except OSError as error:
@@ -203,7 +200,7 @@ class Cache:
     def _write(self, name: str, text: bytes) -> None:
         path = self._entry(name)
         path.parent.mkdir(parents=True, exist_ok=True)
-        with _renamed_to(path) as part:
+        with renamed_to(path) as part:
             part.write_bytes(text)
 
     def _drop(self, name: str, reason: str) -> None:
@@ -247,58 +244,6 @@ class Cache:
             )
 
 
-def place_file(source: Path, destination: Path) -> Path:
-    """Copy a cached file to where the user wants it, all or nothing; returns `destination`.
-
-    A copy, never a hard link, so that editing the delivered file cannot damage the cache; file
-    systems that share blocks (btrfs, XFS) do so. Raises InputError when it cannot be written.
-    """
-    try:
-        with _renamed_to(destination) as part:
-            _copy(source, part)
-    except OSError as error:
-        raise InputError(f"could not write {destination}: {error.strerror or error}") from error
-    return destination
-
-
-def _copy(source: Path, target: Path) -> None:
-    with open(source, "rb") as reader, open(target, "wb") as writer:
-        left = os.fstat(reader.fileno()).st_size
-        try:
-            while left > 0:
-                done = os.copy_file_range(reader.fileno(), writer.fileno(), left)
-                left = left - done if done else 0
-        except (AttributeError, OSError):
-            # not on this system or not between these two
-            reader.seek(0)
-            writer.seek(0)
-        shutil.copyfileobj(reader, writer, 1 << 20)
-
-
-def _move(path: Path, target: Path) -> None:
-    try:
-        os.replace(path, target)
-    except OSError as error:
-        if error.errno != errno.EXDEV:
-            raise
-        with _renamed_to(target) as part:
-            _copy(path, part)
-        path.unlink()
-
-
-@contextlib.contextmanager
-def _renamed_to(path: Path) -> Iterator[Path]:
-    """A name beside `path` to write to; takes its place if all went well, else goes away."""
-    part = path.with_name(f".{uuid.uuid4().hex}.part")
-    try:
-        yield part
-        os.replace(part, path)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            part.unlink()
-        raise
-
-
 def _entries(folder: Path) -> dict[str, tuple[float, int, list[Path]]]:
     """By name: time of last use, bytes, files. Removes what crashed writers left."""
     entries: dict[str, tuple[float, int, list[Path]]] = {}
@@ -318,32 +263,6 @@ def _entries(folder: Path) -> dict[str, tuple[float, int, list[Path]]]:
     return entries
 
 
-def _canonical(value: object) -> bytes:
-    plain = json.loads(json.dumps(value, allow_nan=False, default=_mapping))
-    return json.dumps(plain, sort_keys=True, separators=(",", ":")).encode()
-
-
-def _mapping(value: object) -> dict[str, Any]:
-    if isinstance(value, Mapping):
-        return dict(value)
-    raise TypeError(f"{value!r} cannot be kept in the cache: JSON types only")
-
-
-def _digest(key: Mapping[str, Any]) -> str:
-    return hashlib.sha256(_canonical(key)).hexdigest()
-
-
-def _sealed(body: dict[str, Any]) -> bytes:
-    return _canonical({**body, "sha256": hashlib.sha256(_canonical(body)).hexdigest()})
-
-
-def _unsealed(text: bytes) -> dict[str, Any]:
-    body: dict[str, Any] = json.loads(text)
-    if body.pop("sha256") != hashlib.sha256(_canonical(body)).hexdigest():
-        raise ValueError("its checksum is wrong")
-    return body
-
-
 def _sha256(path: Path) -> str:
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
@@ -354,55 +273,3 @@ def _matches(path: Path, file: Mapping[str, Any]) -> bool:
         return bool(path.stat().st_size == file["size"] and _sha256(path) == file["sha256"])
     except OSError:
         return False
-
-
-def _source_key(source: Source) -> dict[str, Any]:
-    return {
-        "source": source.sha256,
-        "input_options": [list(pair) for pair in source.input_options],
-        "prep": list(source.prep),
-    }
-
-
-def encode_key(
-    source: Source, rendition_options: Sequence[str], ffmpeg_sha256: str
-) -> dict[str, Any]:
-    """What decides the bytes of an encode: the source, the full output options, the binary."""
-    return {
-        "kind": "encode",
-        **_source_key(source),
-        "options": list(rendition_options),
-        "ffmpeg": ffmpeg_sha256,
-    }
-
-
-def score_key(
-    source: Source,
-    encode_sha256: str,
-    metric: str,
-    *,
-    decoder: str,
-    encode_options: Sequence[tuple[str, str]] = (),
-    weights_sha256: str | None = None,
-    scaler: str = SCALER,
-    preprocessing: str = "",
-    sampling: Mapping[str, Any] | None = None,
-) -> dict[str, Any]:
-    """What decides a score.
-
-    `decoder` is what read the frames, with its version or hash; `encode_options` are those
-    before -i of a raw encode; `preprocessing` names the revision of all between frames and
-    metric; `sampling` has the seed and the number and size of clips and crops.
-    """
-    return {
-        "kind": "score",
-        **_source_key(source),
-        "encode": encode_sha256,
-        "encode_options": [list(pair) for pair in encode_options],
-        "metric": metric,
-        "weights": weights_sha256,
-        "decoder": decoder,
-        "scaler": scaler,
-        "preprocessing": preprocessing,
-        "sampling": dict(sampling or {}),
-    }

@@ -5,61 +5,104 @@ Exit status: 0 done; 1 done and the answer is no; 2 refused; 3 an answer not to 
 """
 
 import argparse
+import contextlib
 import json
 import logging
 import os
+import signal
 import sys
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
-from vqaloop import __version__
+from vqaloop import __version__, process
 from vqaloop.errors import InputError, VqaloopError
+from vqaloop.files import renamed_to
+from vqaloop.terminal import printable
 
 UNTRUSTED, INTERRUPTED = 3, 130
+
+
+class Parser(argparse.ArgumentParser):
+    """Refuses as everything else does: with one message."""
+
+    def error(self, message: str) -> NoReturn:
+        raise InputError(f"{message}; see `{self.prog} --help`")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit status."""
     logging.basicConfig(format="vqaloop: %(message)s", level=logging.WARNING)
-    parser = make_parser()
-    options = parser.parse_args(argv)
+    with _ended_by_signals():
+        try:
+            options = make_parser().parse_args(argv)
+            if options.ffmpeg:
+                os.environ["VQALOOP_FFMPEG"] = options.ffmpeg
+            _check_json(options)
+            status = int(options.run(options))
+            if sys.stdout is not None:
+                sys.stdout.flush()
+            return status
+        except VqaloopError as error:
+            return _refuse(str(error), error.exit_code)
+        except KeyboardInterrupt:
+            return _interrupted()
+        except BrokenPipeError:
+            # whoever read our stdout has left; nothing more can be said there
+            _drop_stdout()
+            return 0
+        except OSError as error:
+            _drop_stdout()
+            place = f"{process.quoted(error.filename)}: " if error.filename else ""
+            return _refuse(f"{place}{error.strerror or error}", InputError.exit_code)
+
+
+@contextlib.contextmanager
+def _ended_by_signals() -> Iterator[None]:
+    """SIGTERM and SIGHUP end a command as Ctrl-C does, with no program left behind."""
+
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    # whoever ignores them (nohup) or handles them, or calls from a thread, is left alone
+    ours = threading.current_thread() is threading.main_thread()
+    ends = [
+        number
+        for number in (signal.SIGTERM, signal.SIGHUP)
+        if ours and signal.getsignal(number) is signal.SIG_DFL
+    ]
+    for number in ends:
+        signal.signal(number, interrupt)
     try:
-        if options.ffmpeg:
-            os.environ["VQALOOP_FFMPEG"] = options.ffmpeg
-        return int(options.run(options))
-    except VqaloopError as error:
-        print(f"vqaloop: {_printable(str(error))}", file=sys.stderr)
-        return error.exit_code
-    except KeyboardInterrupt:
-        from vqaloop import process
+        yield
+    finally:
+        for number in ends:
+            signal.signal(number, signal.SIG_DFL)
 
-        process.kill_all()
-        print(
-            "vqaloop: interrupted; what was finished is kept, and the same command goes on from "
-            "there",
-            file=sys.stderr,
-        )
-        return INTERRUPTED
-    except BrokenPipeError:
-        # whoever read our stdout has left; nothing more can be said there
+
+def _refuse(message: str, status: int) -> int:
+    print(f"vqaloop: {printable(message)}", file=sys.stderr)
+    return status
+
+
+def _interrupted() -> int:
+    process.kill_all()
+    kept = "what was finished is kept, and the same command goes on from there"
+    return _refuse(f"interrupted; {kept}", INTERRUPTED)
+
+
+def _drop_stdout() -> None:
+    """Let go of a stdout that takes nothing more, or Python complains of it when it ends."""
+    try:
+        sys.stdout.flush()
+    except OSError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
-    except OSError as error:
-        place = f"{error.filename}: " if error.filename else ""
-        print(f"vqaloop: {_printable(place)}{error.strerror or error}", file=sys.stderr)
-        return InputError.exit_code
-
-
-def _printable(text: str) -> str:
-    """Without control characters and lone surrogates, which a terminal must not be given."""
-    text = text.encode("utf-8", "backslashreplace").decode("utf-8")
-    return "".join(c if c.isprintable() or c == "\n" else repr(c)[1:-1] for c in text)
 
 
 def make_parser() -> argparse.ArgumentParser:
     """All commands and their options."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="vqaloop",
         description="Per-title bitrate ladders with a learned quality model in the encoding loop.",
         epilog="Exit status: 0 done, 1 the answer is no, 2 refused, 3 not to be trusted, "
@@ -67,19 +110,21 @@ def make_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"vqaloop {__version__}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    common = argparse.ArgumentParser(add_help=False)
+    common = Parser(add_help=False)
     group = common.add_argument_group("common options")
     group.add_argument("--json", metavar="FILE", help="write one JSON document; - for stdout")
-    group.add_argument("--device", default="auto", metavar="auto|cpu|cuda",
-                       help="where the network runs")
+    group.add_argument(
+        "--device", default="auto", choices=("auto", "cpu", "cuda"), help="where the network runs"
+    )
     group.add_argument("--workers", type=int, default=1, metavar="N", help="trials at a time")
-    group.add_argument("--seed", type=int, default=0, metavar="N",
-                       help="the same seed gives the same answer")
+    group.add_argument(
+        "--seed", type=int, default=0, metavar="N", help="the same seed gives the same answer"
+    )
     group.add_argument("--no-cache", action="store_true", help="neither read nor fill the cache")
     group.add_argument("--ffmpeg", metavar="PATH", help="another ffmpeg (or $VQALOOP_FFMPEG)")
     group.add_argument("--quiet", action="store_true", help="no progress")
 
-    def command(name: str, run: Any, summary: str) -> argparse.ArgumentParser:
+    def command(name: str, run: Any, summary: str) -> Parser:
         made = commands.add_parser(name, help=summary, description=summary, parents=[common])
         made.set_defaults(run=run)
         return made
@@ -94,26 +139,48 @@ def make_parser() -> argparse.ArgumentParser:
     ladder = command("ladder", _ladder, "find and make the best bitrate ladder for a title")
     ladder.add_argument("input", metavar="INPUT", type=Path)
     ladder.add_argument("--codec", required=True, metavar="h264|hevc|vp9|av1|avs2")
-    ladder.add_argument("--encoder", metavar="NAME",
-                        help="another than the codec's default; see `vqaloop encoders`")
-    ladder.add_argument("--resolutions", metavar="WxH,...",
-                        help="default: parts of the source's size")
+    ladder.add_argument(
+        "--encoder",
+        metavar="NAME",
+        help="another than the codec's default; see `vqaloop encoders`",
+    )
+    ladder.add_argument(
+        "--resolutions",
+        default="auto",
+        metavar="WxH,...|auto",
+        help="default: parts of the source's size",
+    )
     _metric_option(ladder)
     ladder.add_argument("--rungs", default="auto", metavar="N|auto", help="default: auto")
-    ladder.add_argument("--min-step", type=float, metavar="S",
-                        help="least difference in score between rungs (default: the metric's)")
-    ladder.add_argument("--min-ratio", type=float, default=1.4, metavar="R",
-                        help="least ratio of bitrates between rungs (default: %(default)s)")
+    ladder.add_argument(
+        "--min-step",
+        type=float,
+        metavar="S",
+        help="least difference in score between rungs (default: the metric's)",
+    )
+    ladder.add_argument(
+        "--min-ratio",
+        type=float,
+        default=1.4,
+        metavar="R",
+        help="least ratio of bitrates between rungs (default: %(default)s)",
+    )
     ladder.add_argument("--min-bitrate", type=float, default=0.0, metavar="K", help="kb/s")
-    ladder.add_argument("--max-bitrate", type=float, default=float("inf"), metavar="K",
-                        help="kb/s")
+    ladder.add_argument(
+        "--max-bitrate", type=float, default=float("inf"), metavar="K", help="kb/s"
+    )
     ladder.add_argument("--preset", metavar="P", help="the encoder's preset")
     ladder.add_argument("--bit-depth", type=int, metavar="8|10", help="default: the source's")
-    ladder.add_argument("--time-limit", type=float, metavar="S",
-                        help="stop an encode after S seconds and go on without it")
+    ladder.add_argument(
+        "--time-limit",
+        type=float,
+        metavar="S",
+        help="stop an encode after S seconds and go on without it",
+    )
     _raw_options(ladder)
-    ladder.add_argument("-o", "--output", type=Path, metavar="DIR",
-                        help="default: NAME.CODEC.ladder")
+    ladder.add_argument(
+        "-o", "--output", type=Path, metavar="DIR", help="default: NAME.CODEC.ladder"
+    )
 
     score = command("score", _score, "score one video, alone or against its original")
     score.add_argument("video", metavar="VIDEO", type=Path)
@@ -125,13 +192,19 @@ def make_parser() -> argparse.ArgumentParser:
     report.add_argument("folder", metavar="DIR", type=Path)
 
     corpus = command("corpus", _corpus, "make a labelled training set from pristine material")
-    corpus.add_argument("sources", metavar="SOURCE", type=Path, nargs="+",
-                        help="videos, pictures, and folders of them")
+    corpus.add_argument(
+        "sources",
+        metavar="SOURCE",
+        type=Path,
+        nargs="+",
+        help="videos, pictures, and folders of them",
+    )
     corpus.add_argument("out", metavar="OUT", type=Path, help="folder for the shards")
     corpus.add_argument("--encodes", type=int, default=30, metavar="N", help="encodes a scene")
     corpus.add_argument("--crops", type=int, default=24, metavar="N", help="crops an encode")
-    corpus.add_argument("--basis", metavar="B",
-                        help="only material whose MANIFEST.csv row has this licence_basis")
+    corpus.add_argument(
+        "--basis", metavar="B", help="only material whose MANIFEST.csv row has this licence_basis"
+    )
 
     distill = command("distill", _distill, "train a student by a recipe")
     distill.add_argument("recipe", metavar="RECIPE", type=Path, help="a recipe.toml")
@@ -147,8 +220,12 @@ def make_parser() -> argparse.ArgumentParser:
 
 
 def _metric_option(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--metric", default="internvqa", metavar="NAME",
-                        help="internvqa (default), internvqa-NAME, vmaf, xpsnr, psnr or ssim")
+    parser.add_argument(
+        "--metric",
+        default="internvqa",
+        metavar="NAME",
+        help="internvqa (default), internvqa-NAME, vmaf, xpsnr, psnr or ssim",
+    )
     parser.add_argument("--weights", type=Path, metavar="FILE", help="other student weights")
 
 
@@ -157,8 +234,23 @@ def _raw_options(parser: argparse.ArgumentParser) -> None:
     raw.add_argument("--video-size", metavar="WxH")
     raw.add_argument("--pix-fmt", metavar="NAME", help="such as yuv420p")
     raw.add_argument("--framerate", metavar="N[/D]")
-    raw.add_argument("--allow-hdr", action="store_true",
-                     help="take PQ and HLG, though SDR metrics do not hold for them")
+    raw.add_argument(
+        "--allow-hdr",
+        action="store_true",
+        help="take PQ and HLG, though SDR metrics do not hold for them",
+    )
+
+
+def _check_json(options: argparse.Namespace) -> None:
+    """Refuse a place for the JSON document that cannot be written, before any work is done."""
+    if not options.json or options.json == "-":
+        return
+    from vqaloop.request import check_writable
+
+    path = Path(options.json)
+    if path.is_dir():
+        raise InputError(f"--json {process.quoted(path)} is a folder; name a file")
+    check_writable(path.parent, "name another file with --json")
 
 
 def _emit(options: argparse.Namespace, document: Any) -> None:
@@ -170,35 +262,36 @@ def _emit(options: argparse.Namespace, document: Any) -> None:
         sys.stdout.write(text)
         return
     path = Path(options.json)
-    part = path.with_name(f".{path.name}.part")
     try:
-        part.write_text(text, encoding="utf-8")
-        part.replace(path)
+        with renamed_to(path) as part:
+            part.write_text(text, encoding="utf-8")
     except OSError as error:
-        part.unlink(missing_ok=True)
-        raise InputError(f"could not write {path}: {error.strerror}") from error
+        raise InputError(
+            f"could not write {process.quoted(path)}: {error.strerror or error}"
+        ) from error
 
 
 def _say(options: argparse.Namespace, text: str) -> None:
     """A message for people; stdout is left alone when the JSON goes there."""
-    if options.json != "-":
-        print(text)
+    if options.json != "-" and sys.stdout is not None:
+        encoding = sys.stdout.encoding or "utf-8"
+        print(printable(text).encode(encoding, "backslashreplace").decode(encoding))
 
 
 def _sample(options: argparse.Namespace) -> int:
-    from vqaloop.request import parse_resolutions
+    from vqaloop.request import parse_size
     from vqaloop.sample import write_sample
 
     path = write_sample(
         options.output,
         seconds=options.seconds,
-        size=parse_resolutions(options.size)[0],
+        size=parse_size(options.size),
         fps=options.fps,
         seed=options.seed,
         overwrite=options.overwrite,
     )
-    _say(options, f"wrote {_printable(str(path))}")
-    _emit(options, {"path": _printable(str(path)), "bytes": path.stat().st_size})
+    _say(options, f"wrote {path}")
+    _emit(options, {"path": printable(str(path)), "bytes": path.stat().st_size})
     return 0
 
 
@@ -212,7 +305,7 @@ def _ladder(options: argparse.Namespace) -> int:
             options.input,
             codec=options.codec,
             encoder=options.encoder,
-            resolutions=parse_resolutions(options.resolutions) if options.resolutions else None,
+            resolutions=parse_resolutions(options.resolutions),
             metric=options.metric,
             rungs=parse_rungs(options.rungs),
             min_step=options.min_step,
@@ -245,7 +338,10 @@ def _score(options: argparse.Namespace) -> int:
     from vqaloop.score import Scorer
 
     scorer = Scorer(
-        options.metric, device=options.device, seed=options.seed, weights=options.weights,
+        options.metric,
+        device=options.device,
+        seed=options.seed,
+        weights=options.weights,
         allow_hdr=options.allow_hdr,
     )
     found = scorer.score(options.video, options.reference)
@@ -253,17 +349,22 @@ def _score(options: argparse.Namespace) -> int:
     spread = f" (95 % interval {low:.1f} to {high:.1f})" if found.interval else ""
     _say(options, f"{found.value:.2f}  {found.metric}, {found.mode}{spread}")
     if found.mode == "no-reference":
-        _say(options, "Without its original a video is judged coarsely; give --reference if "
-                      "you have it.")
-    _emit(options, {
-        "value": rounded(found.value),
-        "mode": found.mode,
-        "metric": found.metric,
-        "label": found.label,
-        "weights_sha256": found.weights_sha256,
-        "interval": [rounded(v) for v in found.interval] if found.interval else None,
-        "clips": [rounded(v) for v in found.clips],
-    })
+        _say(
+            options,
+            "Without its original a video is judged coarsely; give --reference if you have it.",
+        )
+    _emit(
+        options,
+        {
+            "value": rounded(found.value),
+            "mode": found.mode,
+            "metric": found.metric,
+            "label": found.label,
+            "weights_sha256": found.weights_sha256,
+            "interval": [rounded(v) for v in found.interval] if found.interval else None,
+            "clips": [rounded(v) for v in found.clips],
+        },
+    )
     return 0
 
 
@@ -280,7 +381,6 @@ def _report(options: argparse.Namespace) -> int:
 
 
 def _corpus(options: argparse.Namespace) -> int:
-    from vqaloop import process
     from vqaloop.corpus import Plan, build_corpus, find_scenes
     from vqaloop.terminal import Progress
 
@@ -292,7 +392,11 @@ def _corpus(options: argparse.Namespace) -> int:
     plan = Plan(encodes=options.encodes, crops=options.crops, seed=options.seed)
     with Progress(quiet=options.quiet) as progress:
         shards = build_corpus(
-            scenes, options.out, plan, ffmpeg=process.ffmpeg_path(), workers=options.workers,
+            scenes,
+            options.out,
+            plan,
+            ffmpeg=process.ffmpeg_path(),
+            workers=options.workers,
             report=progress.log,
         )
     _say(options, f"{len(shards)} of {len(scenes)} scenes in {options.out}")
@@ -307,8 +411,10 @@ def _distill(options: argparse.Namespace) -> int:
 
     with Progress(quiet=options.quiet) as progress:
         weights = train(
-            read_recipe(options.recipe), device=pick_device(options.device),
-            resume=not options.restart, report=progress.log,
+            read_recipe(options.recipe),
+            device=pick_device(options.device),
+            resume=not options.restart,
+            report=progress.log,
         )
     _say(options, f"weights in {weights}")
     _emit(options, {"weights": str(weights)})

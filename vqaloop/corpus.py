@@ -6,6 +6,7 @@ run goes on where it stopped. Pictures become scenes by a camera moving over the
 
 import csv
 import tempfile
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import asdict, dataclass
@@ -67,9 +68,9 @@ class Scene:
 def find_scenes(sources: Sequence[Path]) -> list[Scene]:
     """Videos and pictures in files and folders; a MANIFEST.csv beside them names their titles.
 
-    Raises InputError when there are none.
+    Raises InputError when there are none, or two of the same name.
     """
-    scenes = []
+    scenes: list[Scene] = []
     for source in sources:
         folder = source if source.is_dir() else source.parent
         known = _manifest(folder / "MANIFEST.csv")
@@ -87,14 +88,24 @@ def find_scenes(sources: Sequence[Path]) -> list[Scene]:
                 )
     if not scenes:
         raise InputError(f"no videos or pictures in {', '.join(map(str, sources))}")
+    names = Counter(scene.name for scene in scenes)
+    twice = sorted(name for name, count in names.items() if count > 1)
+    if twice:
+        raise InputError(
+            f"several files are called {', '.join(twice[:5])} (whatever their suffix or folder); "
+            "a scene's name is that of its shard, so rename all but one"
+        )
     return scenes
 
 
 def _manifest(path: Path) -> dict[str, dict[str, str]]:
     if not path.is_file():
         return {}
-    with path.open(newline="", encoding="utf-8") as file:
-        return {row["file"]: row for row in csv.DictReader(file)}
+    try:
+        with path.open(newline="", encoding="utf-8") as file:
+            return {row["file"]: row for row in csv.DictReader(file)}
+    except (OSError, UnicodeDecodeError, csv.Error, KeyError) as error:
+        raise InputError(f"{path} is no table with a column `file`: {error!r}") from error
 
 
 def build_corpus(

@@ -11,6 +11,7 @@ import tomllib
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
+from pickle import UnpicklingError
 
 import numpy as np
 import torch
@@ -28,6 +29,8 @@ from vqaloop.weights import save_student
 
 FEATURE_SCALES = (100.0, 1.0, 1.0, 1.0, 1.0, 1.0, 20.0)
 """What each label of `OUTPUTS` is divided by, so that all count about the same."""
+CHECKPOINT_EVERY = 100
+"""Steps between two checkpoints."""
 
 
 @dataclass(frozen=True)
@@ -76,6 +79,9 @@ def read_recipe(path: Path) -> Recipe:
         elif type(value) is not kind:
             kind_name = getattr(kind, "__name__", str(kind))
             raise InputError(f"recipe {path}: {key} must be a {kind_name}, not {value!r}")
+    for key in ("steps", "scenes", "crops", "encodes"):
+        if data[key] < 1:
+            raise InputError(f"recipe {path}: {key} must be at least 1, not {data[key]}")
     return Recipe(**data)
 
 
@@ -174,8 +180,9 @@ def train(
 ) -> Path:
     """Train to the recipe's last step; returns the weights file (running mean of weights).
 
-    A checkpoint is kept every 100 steps and picked up again unless `resume` is false; the corpus
-    is read anew then, so it may have grown.
+    A checkpoint is kept every CHECKPOINT_EVERY steps and picked up again unless `resume` is false;
+    the corpus is read anew then, so it may have grown. Raises InputError for a corpus or a
+    checkpoint that does not fit the recipe.
     """
     out = Path(recipe.out)
     out.mkdir(parents=True, exist_ok=True)
@@ -183,6 +190,8 @@ def train(
     both = {s.content for s in shards} & {s.content for s in held_out}
     if both:
         raise InputError(f"titles on both sides of the split: {', '.join(sorted(both))}")
+    if len(shards) < recipe.scenes:
+        raise InputError(f"a step takes {recipe.scenes} scenes and the corpus has {len(shards)}")
     torch.manual_seed(recipe.seed)
     student = create_student(recipe.model)
     start_from_cosines(student.backbone)
@@ -201,11 +210,23 @@ def train(
     )
     step, checkpoint = 0, out / "checkpoint.pt"
     if resume and checkpoint.exists():
-        state = torch.load(checkpoint, map_location=device, weights_only=True)
-        student.load_state_dict(state["student"])
-        mean.load_state_dict(state["mean"])
-        optimizer.load_state_dict(state["optimizer"])
-        step = state["step"]
+        try:
+            state = torch.load(checkpoint, map_location=device, weights_only=True)
+            student.load_state_dict(state["student"])
+            mean.load_state_dict(state["mean"])
+            optimizer.load_state_dict(state["optimizer"])
+            step = int(state["step"])
+        except (
+            OSError,
+            RuntimeError,
+            ValueError,
+            LookupError,
+            EOFError,
+            UnpicklingError,
+        ) as error:
+            raise InputError(
+                f"{checkpoint} is no checkpoint of this recipe; remove it to start anew: {error}"
+            ) from error
         report(f"resumed at step {step}")
     report(f"{len(shards)} scenes, {len(held_out)} held out; {recipe.steps} steps")
     seen: dict[str, float] = {}
@@ -233,7 +254,7 @@ def train(
             since = time.monotonic()
             shown = " ".join(f"{k} {math.sqrt(v):.4f}" for k, v in seen.items())
             report(f"step {step}/{recipe.steps} {pace:.2f} s/step  rms {shown}")
-        if step % 100 == 0 or step == recipe.steps:
+        if step % CHECKPOINT_EVERY == 0 or step == recipe.steps:
             part = checkpoint.with_suffix(".part")
             torch.save(
                 {

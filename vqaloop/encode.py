@@ -13,14 +13,15 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from fractions import Fraction
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import av
-import ffmpeg as ffmpeg_python
+import ffmpeg as ffmpeg_graph
 
 from vqaloop import process
 from vqaloop.encoder import EncoderSpec, complaint, encoder_version, get_encoder, output_options
 from vqaloop.errors import EncodeFailed, InputError, ToolError
+from vqaloop.process import quoted
 from vqaloop.records import Encode, Rendition, Source
 
 _AVS2_STARTS = re.compile(rb"\x00\x00\x01([\xb0\xb3\xb6])")
@@ -105,18 +106,18 @@ def stream_packets(path: Path, spec: EncoderSpec, fps: Fraction) -> list[Packet]
     try:
         with av.open(process.file_url(path)) as container:
             if not container.streams.video:
-                raise ToolError(f"{path} holds no video")
+                raise ToolError(f"{quoted(path)} holds no video")
             stream = container.streams.video[0]
             codec = stream.codec_context.codec.canonical_name
             if codec != spec.codec:
-                raise ToolError(f"{path} holds {codec}, not {spec.codec}")
+                raise ToolError(f"{quoted(path)} holds {codec}, not {spec.codec}")
             packets = []
             for packet in container.demux(stream):
                 if packet.size and packet.pts is not None and packet.time_base is not None:
                     time_s = float(packet.pts * packet.time_base)
                     packets.append(Packet(time_s, packet.size, packet.is_keyframe))
     except (OSError, av.FFmpegError) as error:
-        raise ToolError(f"{path} cannot be parsed: {error}") from error
+        raise ToolError(f"{quoted(path)} cannot be parsed: {error}") from error
     return sorted(packets)
 
 
@@ -124,7 +125,7 @@ def _avs2_packets(path: Path, fps: Fraction) -> list[Packet]:
     """Pictures by their start codes; headers count for the picture that follows them."""
     size = path.stat().st_size
     if not size:
-        raise ToolError(f"{path} is empty")
+        raise ToolError(f"{quoted(path)} is empty")
     begins: list[int] = []
     keys: list[bool] = []
     headers_at: int | None = None
@@ -138,7 +139,7 @@ def _avs2_packets(path: Path, fps: Fraction) -> list[Packet]:
             headers_at = None
         first = data[:4]
     if first != b"\x00\x00\x01" + _AVS2_SEQUENCE or not begins:
-        raise ToolError(f"{path} is not an AVS2 stream")
+        raise ToolError(f"{quoted(path)} is not an AVS2 stream")
     sizes = [end - begin for begin, end in zip(begins, [*begins[1:], size], strict=True)]
     return [Packet(float(index / fps), sizes[index], key) for index, key in enumerate(keys)]
 
@@ -165,27 +166,21 @@ def _command(
     source: Source, options: dict[str, str], out: Path, ffmpeg: str
 ) -> tuple[list[str], tuple[str, ...]]:
     """The whole command line, and the output options alone as a user replays them."""
-    before: dict[str, Any] = dict(source.input_options)
-    if size := before.get("video_size"):
-        # ffmpeg-python takes the first two elements of it, even of a string
-        before["video_size"] = tuple(size.split("x"))
-    graph = ffmpeg_python.input(process.file_url(source.path), **before)
-    stream = ffmpeg_python.output(graph, process.file_url(out), **options)
-    args: list[str] = ffmpeg_python.get_args(stream)
-    start = 2 * len(before) + 2
-    head = [ffmpeg, "-hide_banner", "-nostdin", "-v", "error", "-y"]
-    return head + args, tuple(args[start:-1])
+    before = process.input_options(source.input_options)
+    graph = ffmpeg_graph.input("INPUT", **before).output("OUTPUT", **options)
+    argv = process.compiled(graph, ffmpeg, {"INPUT": source.path, "OUTPUT": out})
+    return argv, tuple(argv[argv.index("-i") + 2 : -1])
 
 
 def _check_place(source: Source, out: Path) -> None:
     if not source.path.is_file():
-        raise InputError(f"the source {source.path} is no longer there")
+        raise InputError(f"the source {quoted(source.path)} is no longer there")
     if out.is_dir():
-        raise InputError(f"{out} is a folder; name a file")
+        raise InputError(f"{quoted(out)} is a folder; name a file")
     if not out.parent.is_dir():
-        raise InputError(f"the folder {out.parent} does not exist; create it first")
+        raise InputError(f"the folder {quoted(out.parent)} does not exist; create it first")
     if out.exists() and source.path.exists() and out.samefile(source.path):
-        raise InputError(f"{out} is the source itself; choose another name for the output")
+        raise InputError(f"{quoted(out)} is the source itself; choose another name for the output")
 
 
 @contextmanager
@@ -197,7 +192,7 @@ def _temporary_beside(out: Path, suffix: str) -> Iterator[Path]:
             partial.open("xb").close()
         except OSError as error:
             raise InputError(
-                f"cannot write in the folder {out.parent}: {error.strerror}; "
+                f"cannot write in the folder {quoted(out.parent)}: {error.strerror}; "
                 "choose another folder or free it"
             ) from error
         yield partial
@@ -209,7 +204,9 @@ def _failure(
     spec: EncoderSpec, rendition: Rendition, done: process.Finished, out: Path
 ) -> ToolError:
     if "No space left on device" in done.stderr or "Disk quota exceeded" in done.stderr:
-        return ToolError(f"{rendition}: the disk of the folder {out.parent} is full; free some")
+        return ToolError(
+            f"{rendition}: the disk of the folder {quoted(out.parent)} is full; free some"
+        )
     return EncodeFailed(f"{rendition} failed: {complaint(spec, done)}")
 
 
@@ -221,7 +218,7 @@ def _checked_packets(
     try:
         packets = stream_packets(path, spec, source.fps)
     except ToolError as error:
-        why = str(error).removeprefix(f"{path} ")
+        why = str(error).removeprefix(f"{quoted(path)} ")
         raise EncodeFailed(f"{rendition} failed: the file it wrote {why}") from error
     if len(packets) != source.frames:
         raise EncodeFailed(

@@ -31,8 +31,8 @@ __all__ = [
     "output_options",
 ]
 
-SCALER = "lanczos+accurate_rnd+full_chroma_int"
-"""Flags of ffmpeg's scaler for every rendition."""
+DOWNSCALER = "lanczos+accurate_rnd+full_chroma_int"
+"""Flags of ffmpeg's scaler for every rendition; they are watched through metrics.SCALER."""
 
 _TRIAL_WIDTH, _TRIAL_HEIGHT = 256, 144
 _TRIAL_TIMEOUT_S = 60.0
@@ -203,7 +203,7 @@ def output_options(spec: EncoderSpec, rendition: Rendition, source: Source) -> d
     check_rendition(spec, rendition)
     if source.frames < spec.min_frames:
         raise InputError(
-            f"{source.path} has {source.frames} frame(s) and {spec.name} needs "
+            f"{process.quoted(source.path)} has {source.frames} frame(s) and {spec.name} needs "
             f"{spec.min_frames}; choose another codec or a longer source"
         )
     tunables = {tunable.name: tunable for tunable in spec.tunables}
@@ -231,7 +231,9 @@ def output_options(spec: EncoderSpec, rendition: Rendition, source: Source) -> d
 def _filters(spec: EncoderSpec, rendition: Rendition, source: Source) -> list[str]:
     filters = list(source.prep)
     if (rendition.width, rendition.height) != source.canvas:
-        filters.append(f"scale={rendition.width}:{rendition.height}:flags={SCALER}")
+        filters.append(f"scale={rendition.width}:{rendition.height}:flags={DOWNSCALER}")
+        # sides rounded to even ones would else leave pixels marked as not quite square
+        filters.append("setsar=1")
     filters.append(f"format={dict(spec.pixel_formats)[rendition.bit_depth]}")
     # Exact timestamps by index: a container's rounded ones would make ffmpeg drop or repeat frames
     return [*filters, f"settb=expr={1 / source.fps}", "setpts=expr=N"]

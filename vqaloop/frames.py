@@ -4,13 +4,18 @@ Frames are numpy arrays (N, H·3/2, W) of uint8: planar 4:2:0, the U and V plane
 stacked as rows below luma. Rungs are scaled to the source's size with one fixed scaler.
 """
 
+from collections import deque
 from collections.abc import Iterator, Sequence
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
-import ffmpeg as graph
+import av
+import ffmpeg as ffmpeg_graph
 import numpy as np
 import numpy.typing as npt
+from av.video.frame import VideoFrame
+from av.video.reformatter import Interpolation, VideoReformatter
 
 from vqaloop import process
 from vqaloop.errors import DecodeFailed
@@ -27,6 +32,9 @@ CLIP_SIZE = 112
 
 SEEK_WORTH_S = 4.0
 """Skip ahead by seeking only over gaps longer than this; keyframes come every 2 s."""
+
+_FLAGS = int(Interpolation.BICUBIC | Interpolation.ACCURATE_RND | Interpolation.FULL_CHR_H_INT)
+"""SCALER, as PyAV takes it."""
 
 
 def read_source(source: Source, indices: Sequence[int], *, ffmpeg: str) -> Frames:
@@ -72,34 +80,29 @@ def read_with_ffmpeg(
     prep: Sequence[str] = (),
     timeout_s: float = 3600.0,
 ) -> Frames:
-    """Frames by index through the ffmpeg program; all of the file up to the last is decoded."""
+    """Frames by index through the ffmpeg program; all of the file up to the last is decoded.
+
+    Raises DecodeFailed when the file ends before the last of them.
+    """
     width, height = size
     wanted = "+".join(f"between(n,{first},{last})" for first, last in _runs(indices))
-    chain = [
-        *prep,
-        f"select='{wanted}'",
-        f"scale={width}:{height}:flags={SCALER}",
-        "format=yuv420p",
-    ]
-    # ffmpeg-python takes "video_size" for a pair of numbers; "s" is the same option
-    before = {"s" if key == "video_size" else key: value for key, value in input_options}
-    node = graph.input(process.file_url(path), **before).output(
+    scale = f"scale={width}:{height}:flags={SCALER}"
+    graph = ffmpeg_graph.input("INPUT", **process.input_options(input_options)).output(
         "pipe:1",
-        map="0:v:0",
-        vf=",".join(chain),
+        # V rather than v: cover art is no video
+        map="0:V:0",
+        vf=",".join([*prep, f"select='{wanted}'", scale, "format=yuv420p"]),
         fps_mode="passthrough",
         f="rawvideo",
         **{"frames:v": len(indices)},
     )
-    argv = [
-        *node.compile(cmd=[ffmpeg, "-hide_banner", "-nostdin", "-nostats", "-loglevel", "error"])
-    ]
+    argv = process.compiled(graph, ffmpeg, {"INPUT": path})
     frame_bytes = width * height * 3 // 2
     done = process.run(argv, timeout_s=timeout_s, max_stdout=frame_bytes * (len(indices) + 1))
     count = len(done.stdout) // frame_bytes
     if done.returncode != 0 or count != len(indices):
         why = done.reason() if done.returncode else f"it ended after {count} of {len(indices)}"
-        raise DecodeFailed(f"{path.name!r}: frames up to {indices[-1]} could not be read: {why}")
+        raise DecodeFailed(f"{_name(path)}: frames up to {indices[-1]} could not be read: {why}")
     return np.frombuffer(done.stdout, np.uint8).reshape(count, height * 3 // 2, width)
 
 
@@ -117,55 +120,66 @@ def _runs(indices: Sequence[int]) -> Iterator[tuple[int, int]]:
 def _read_with_pyav(
     path: Path, indices: Sequence[int], size: tuple[int, int], fps: Fraction
 ) -> Frames:
-    import av
-    from av.video.reformatter import VideoReformatter
-
-    width, height = size
-    out = np.empty((len(indices), height * 3 // 2, width), np.uint8)
+    out = np.empty((len(indices), size[1] * 3 // 2, size[0]), np.uint8)
+    scaler = VideoReformatter()
     filled = 0
     try:
         with av.open(process.file_url(path)) as container:
             stream = container.streams.video[0]
             stream.thread_type = "AUTO"
-            base = stream.time_base
-            start = stream.start_time or 0
-            scaler = VideoReformatter()
-            position = 0
-            while filled < len(indices):
-                target = indices[filled]
-                if target - position > SEEK_WORTH_S * fps:
-                    container.seek(start + int(target / fps / base), stream=stream)
-                for frame in container.decode(stream):
-                    if frame.pts is None:
-                        raise DecodeFailed(f"{path.name!r}: a frame without a timestamp")
-                    position = round((frame.pts - start) * base * fps)
-                    if position < indices[filled]:
-                        continue
-                    if position > indices[filled]:
-                        raise DecodeFailed(f"{path.name!r}: frame {indices[filled]} is missing")
-                    scaled = scaler.reformat(
-                        frame, width, height, "yuv420p", interpolation=_scaler_flags()
-                    )
-                    out[filled] = scaled.to_ndarray().reshape(height * 3 // 2, width)
-                    filled += 1
-                    if filled == len(indices):
-                        break
-                    if indices[filled] - position > SEEK_WORTH_S * fps:
-                        break
-                else:
-                    raise DecodeFailed(
-                        f"{path.name!r} ended before frame {indices[filled]}; it is cut short"
-                    )
-    except (av.FFmpegError, OSError, IndexError) as error:
-        raise DecodeFailed(f"{path.name!r} could not be decoded: {error}") from error
+            for frame in _decoded(container, stream, indices, fps):
+                out[filled] = _scaled(scaler, frame, size)
+                filled += 1
+    except (av.FFmpegError, OSError, IndexError, ValueError) as error:
+        raise DecodeFailed(f"{_name(path)} could not be decoded: {error}") from error
+    if filled < len(indices):
+        raise DecodeFailed(
+            f"{_name(path)} has no frame {indices[filled]}; it is cut short or lost a frame"
+        )
     return out
 
 
-def _scaler_flags() -> int:
-    """SCALER, as PyAV takes it."""
-    from av.video.reformatter import Interpolation
+def _decoded(
+    container: Any, stream: Any, indices: Sequence[int], fps: Fraction
+) -> Iterator[VideoFrame]:
+    """Frames by ascending index, found by their times; ends at the first that is not there."""
+    base, start = stream.time_base, stream.start_time or 0
+    left = deque(indices)
+    position = 0
+    while left:
+        if left[0] - position > SEEK_WORTH_S * fps:
+            container.seek(start + int(left[0] / fps / base), stream=stream)
+        for frame in container.decode(stream):
+            if frame.pts is None:
+                return
+            position = round((frame.pts - start) * base * fps)
+            if position < left[0]:
+                continue
+            if position > left[0]:
+                return
+            yield frame
+            left.popleft()
+            if not left or left[0] - position > SEEK_WORTH_S * fps:
+                break
+        else:
+            return
 
-    return int(Interpolation.BICUBIC | Interpolation.ACCURATE_RND | Interpolation.FULL_CHR_H_INT)
+
+def _scaled(scaler: VideoReformatter, frame: VideoFrame, size: tuple[int, int]) -> Frames:
+    """One frame's samples at `size`, as ffmpeg's scale filter gives them.
+
+    Of its tags only the range goes along: where a decoder tells the place of chroma (H.264, HEVC),
+    swscale called from here would move it by a quarter sample, which the filter does not.
+    """
+    name = frame.format.name.replace("yuvj", "yuv")
+    bare = VideoFrame.from_ndarray(frame.to_ndarray(), format=name)
+    bare.color_range = frame.color_range
+    made = scaler.reformat(bare, *size, "yuv420p", interpolation=_FLAGS)
+    return made.to_ndarray().astype(np.uint8, copy=False)
+
+
+def _name(path: Path) -> str:
+    return process.quoted(path.name)
 
 
 def cut(frames: Frames, top: int, left: int, size: int) -> Frames:

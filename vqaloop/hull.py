@@ -5,7 +5,7 @@ Plain arithmetic on RDPoints; nothing here touches files, encoders or models.
 
 import math
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -16,13 +16,17 @@ from vqaloop.records import RDPoint
 
 Values = npt.NDArray[np.float64]
 
-REACH_DOWN, REACH_UP = 0.35, 0.1
+REACH_DOWN, REACH_UP = 0.6, 0.8
 """How far beyond its measured knobs a fit is believed, as parts of their span, towards worse and
-towards better quality: scores level off at the top, so a straight line soon promises too much."""
-NEAR_HULL = 0.35
+towards better quality. What it promises is encoded before it is used, so too much costs an encode;
+too little hides a size that would have been better, and nothing ever shows it."""
+NEAR_HULL = 0.4
 """A measured point this close below the hull (in score) stands in for a fitted one ..."""
-NEAR_RATE = 1.15
+NEAR_RATE = 1.25
 """... of at most this ratio of bitrates: an encode saved is worth more than an exact spacing."""
+
+LEAST_SHARE = 0.002
+"""Distance from 0 and from the top, as a part of the top, within which scores count as equal."""
 
 
 @dataclass(frozen=True)
@@ -45,29 +49,35 @@ class Rules:
     """Largest number of rungs when `count` is None."""
 
 
-def fit_curve(points: Sequence[RDPoint]) -> Callable[[float], RDPoint]:
-    """Rate and score of one resolution as a function of its knob.
+def fit_curve(points: Sequence[RDPoint], top_score: float = 100.0) -> Callable[[float], RDPoint]:
+    """Rate and score of one resolution as a function of its knob; scores stay under `top_score`.
 
-    Monotone cubic (PCHIP, Fritsch & Carlson 1980) through log rate and score, after pooling
-    neighbours that violate the order (isotonic regression); straight lines beyond the ends. Needs
-    at least two points with different knobs.
+    Monotone cubic (PCHIP, Fritsch & Carlson 1980) through log rate and the logit of the score,
+    after pooling neighbours that violate the order (isotonic regression); straight lines beyond
+    the ends. Scores level off towards the top, and their logit hardly bends, so two points tell
+    much of a curve. Needs at least two points, no two with the same knob.
     """
     points = sorted(points, key=lambda p: p.knob)
     knobs = np.array([p.knob for p in points])
     columns = []
     rising = points[0].bitrate_kbps < points[-1].bitrate_kbps
-    for values in ([math.log2(p.bitrate_kbps) for p in points], [p.score for p in points]):
+    rates = [math.log2(p.bitrate_kbps) for p in points]
+    for values in (rates, [_logit(p.score / top_score) for p in points]):
         ordered = isotonic_regression(values, increasing=rising).x
         columns.append(_extended(knobs, ordered))
-    log_rate, score = columns
+    log_rate, logit = columns
 
     def at(knob: float) -> RDPoint:
         first = points[0]
-        return RDPoint(
-            first.width, first.height, knob, 2 ** log_rate(knob), score(knob), measured=False
-        )
+        score = top_score / (1 + math.exp(-logit(knob)))
+        return RDPoint(first.width, first.height, knob, 2 ** log_rate(knob), score, measured=False)
 
     return at
+
+
+def _logit(share: float) -> float:
+    share = min(max(share, LEAST_SHARE), 1 - LEAST_SHARE)
+    return math.log(share / (1 - share))
 
 
 def _extended(x: Values, y: Values) -> Callable[[float], float]:
@@ -101,14 +111,9 @@ def densify(
         dense += measured.values()
         if len(measured) < 2:
             continue
-        curve = fit_curve(list(measured.values()))
+        curve = fit_curve(list(measured.values()), top_score)
         least, most = _believed(measured)
-        dense += [
-            replace(fitted, score=min(fitted.score, top_score))
-            for knob in knobs
-            if knob not in measured and least <= knob <= most
-            for fitted in [curve(knob)]
-        ]
+        dense += [curve(k) for k in knobs if k not in measured and least <= k <= most]
     return dense
 
 
@@ -143,9 +148,9 @@ def choose_rungs(
     """Rungs on (or, for measured points, near) a front, ascending, keeping to `rules`.
 
     From the top rung down: each next one is the best that leaves both the step in score and the
-    ratio of rates. The top is the first point that reaches the ceiling, or from which twice the
-    rate would not gain half a step. With `rules.count` the rungs are spread as evenly over log
-    rate as the other rules allow.
+    ratio of rates. The top is the first point that reaches the ceiling, or from which no higher
+    rate gains half a step each time that it doubles. With `rules.count` the rungs are spread as
+    evenly over log rate as the other rules allow.
     """
     usable = [
         p
@@ -172,13 +177,13 @@ def choose_rungs(
 
 
 def _top(usable: Sequence[RDPoint], rules: Rules) -> RDPoint:
-    rates = np.log2([p.bitrate_kbps for p in usable])
-    scores = [p.score for p in usable]
-    for point, rate in zip(usable, rates, strict=True):
-        if point.score >= rules.ceiling:
-            return point
-        doubled = float(np.interp(rate + 1, rates, scores))
-        if rate + 1 <= rates[-1] and doubled - point.score < rules.min_step / 2:
+    for i, point in enumerate(usable):
+        gained = (
+            p.score - point.score
+            >= rules.min_step / 2 * math.log2(p.bitrate_kbps / point.bitrate_kbps)
+            for p in usable[i + 1 :]
+        )
+        if point.score >= rules.ceiling or not any(gained):
             return point
     return usable[-1]
 

@@ -4,9 +4,11 @@ probe → excerpt of a long title → search (encode, score, fit, hull) → rung
 encoded, scored and guarded for each → a folder with the files, ladder.json, ladder.csv, reports.
 """
 
+import contextlib
 import os
+import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -40,6 +42,8 @@ MARGIN = 1.1
 """Rungs chosen on an excerpt leave this much more room than the rules ask for: the whole title
 differs a little from what stands for it."""
 
+NOTICE_S = 1.0
+"""Seconds of probing after which a watcher is told what takes so long."""
 TOLERANCE_STEPS = 1.5
 """Steps (of the metric's own) by which a rung may miss its prediction before the ladder is not to
 be trusted; on VMAF's scale 6 points, about one just noticeable difference."""
@@ -104,25 +108,28 @@ def build_ladder(
     """
     started = time.monotonic()
     binary = process.ffmpeg_path(ffmpeg)
+    request.check_run(workers, seed, timeout_s)
     spec = request.choose_encoder(codec, encoder, binary)
     preset = request.checked_preset(spec, preset)
-    request.check_workers(workers)
     meter = open_metric(metric, ffmpeg=binary, device=device, seed=seed, weights=weights)
     rules = request.make_rules(meter, rungs, min_step, min_ratio, min_bitrate, max_bitrate)
-    progress(Event("probe", f"looking at {process.quoted(input)}"))
-    source = probe_source(
-        Path(input),
-        video_size=video_size,
-        pix_fmt=pix_fmt,
-        framerate=framerate,
-        allow_hdr=allow_hdr,
-        ffmpeg=binary,
-    )
+    folder = Path(out) if out is not None else Path(f"{Path(input).stem}.{codec}.ladder")
+    request.check_folder(folder, Path(input))
+    with _told_if_slow(progress, Event("probe", f"looking at {process.quoted(input)}")):
+        source = probe_source(
+            Path(input),
+            video_size=video_size,
+            pix_fmt=pix_fmt,
+            framerate=framerate,
+            allow_hdr=allow_hdr,
+            ffmpeg=binary,
+        )
     space = Space(request.choose_sizes(source, spec, resolutions), spec.knob)
     depth = request.checked_depth(source, spec, bit_depth)
-    folder = Path(out) if out is not None else Path(f"{source.path.stem}.{codec}.ladder")
-    request.check_folder(folder)
+    request.check_metric(meter, weights)
+    progress(Event("probe", _described(source)))
     with (
+        _undone_on_failure(folder) as placed,
         Cache(enabled=cache) as store,
         Workshop(spec, meter, store, ffmpeg=binary, workers=workers, timeout_s=timeout_s) as shop,
     ):
@@ -134,7 +141,7 @@ def build_ladder(
             title = excerpt(source, windows, shop.scratch / "excerpt.mkv", ffmpeg=binary)
         found = loop.search(title, whole)
         checked = loop.verify(source, found, whole)
-        rungs_made = loop.deliver(source, folder, checked)
+        rungs_made = loop.deliver(source, folder, checked, placed)
         tolerance = TOLERANCE_STEPS * meter.step
         missed = [r for r in rungs_made if abs(r.score - r.score_predicted) > tolerance]
         document = {
@@ -166,6 +173,34 @@ def build_ladder(
         progress(Event("write", f"writing {process.quoted(folder)}"))
         write_reports(ladder)
         return ladder
+
+
+@contextlib.contextmanager
+def _told_if_slow(progress: Watcher, event: Event) -> Iterator[None]:
+    """An announcement of what takes long, so that a quick refusal comes alone."""
+    timer = threading.Timer(NOTICE_S, progress, [event])
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
+
+
+@contextlib.contextmanager
+def _undone_on_failure(folder: Path) -> Iterator[list[Path]]:
+    """For the files that are put into `folder`; they, and folders made for it, go on a failure."""
+    missing = [place for place in (folder, *folder.parents) if not place.exists()]
+    placed: list[Path] = []
+    try:
+        yield placed
+    except BaseException:
+        with contextlib.suppress(OSError):
+            for path in placed:
+                path.unlink(missing_ok=True)
+            for place in missing:
+                place.rmdir()
+        raise
 
 
 @dataclass(frozen=True)
@@ -291,8 +326,8 @@ class Loop:
             if point not in kept:
                 self.warnings.append(
                     f"{point.width}x{point.height} at {point.knob:g} was left out: measured over "
-                    f"the whole title ({point.bitrate_kbps:.0f} kb/s, {point.score:.1f}) it stands "
-                    "too close to its neighbour"
+                    f"the whole title ({point.bitrate_kbps:.0f} kb/s, {point.score:.1f}) it "
+                    "stands too close to its neighbour"
                 )
         if len(kept) < request.LEAST_RUNGS:
             raise TargetUnreachable(
@@ -305,8 +340,10 @@ class Loop:
             )
         return [checked[(p.width, p.height, p.knob)] for p in kept]
 
-    def deliver(self, source: Source, folder: Path, checked: Sequence[Checked]) -> list[Rung]:
-        """Guard each rung and place its file in the folder."""
+    def deliver(
+        self, source: Source, folder: Path, checked: Sequence[Checked], placed: list[Path]
+    ) -> list[Rung]:
+        """Guard each rung and place its file in the folder; `placed` gets those that are new."""
         spec = self.shop.spec
         guards = self.shop.map(lambda c: self.shop.guard(source, c.encode), checked)
         folder.mkdir(parents=True, exist_ok=True)
@@ -315,6 +352,8 @@ class Loop:
             rendition = item.encode.rendition
             size = f"{rendition.width}x{rendition.height}"
             name = f"{size}_{spec.knob.name}{rendition.knob:g}{spec.suffix}"
+            if not (folder / name).exists():
+                placed.append(folder / name)
             place_file(item.encode.path, folder / name)
             rungs.append(
                 Rung(
@@ -371,6 +410,12 @@ def _hull_json(points: Sequence[RDPoint], space: Space, top: float) -> list[dict
         }
         for point in convex_hull(densify(points, space.grid(), top))
     ]
+
+
+def _described(source: Source) -> str:
+    width, height = source.canvas
+    rate = f"{float(source.fps):.6g} frames a second"
+    return f"{process.quoted(source.path)}: {width}x{height}, {rate}, {source.frames} frames"
 
 
 def _source_json(source: Source) -> dict[str, Any]:

@@ -2,14 +2,23 @@
 
 import os
 import re
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from vqaloop.encoder import EncoderSpec, available, codecs, default_encoder, encoder_version, get_encoder
+from vqaloop.encoder import (
+    EncoderSpec,
+    available,
+    codecs,
+    default_encoder,
+    encoder_version,
+    get_encoder,
+)
 from vqaloop.errors import InputError
 from vqaloop.hull import Rules
+from vqaloop.process import quoted
 from vqaloop.records import Source
-from vqaloop.score import Metric
+from vqaloop.score import Metric, StudentMetric
 
 FRACTIONS = (1, 2 / 3, 1 / 2, 1 / 3, 1 / 4, 1 / 6)
 """Sizes tried, as parts of the source's: 1080p gives 1080, 720, 540, 360, 270 and 180 lines."""
@@ -17,6 +26,8 @@ LEAST_SIDE = 140
 """Shorter side below which no rendition is made, unless it takes that to have two sizes."""
 LEAST_RUNGS = 2
 """Fewer than this is no ladder."""
+LONGEST_ENCODE_S = 1e7
+"""Seconds, some months: more than a timer of the system takes is beyond it."""
 
 
 def choose_encoder(codec: str, encoder: str | None, ffmpeg: str) -> EncoderSpec:
@@ -70,15 +81,17 @@ def choose_sizes(
     return tuple(chosen)
 
 
-def parse_resolutions(text: str) -> list[tuple[int, int]]:
-    """ "1920x1080,1280x720" as pairs. Raises InputError."""
-    pairs = []
-    for word in text.split(","):
-        match = re.fullmatch(r"\s*(\d{2,5})x(\d{2,5})\s*", word)
-        if not match:
-            raise InputError(f"{word!r} is not a resolution; write 1920x1080,1280x720")
-        pairs.append((int(match[1]), int(match[2])))
-    return pairs
+def parse_size(text: str) -> tuple[int, int]:
+    """ "1920x1080" as width and height. Raises InputError."""
+    match = re.fullmatch(r"\s*([0-9]{2,5})x([0-9]{2,5})\s*", text)
+    if not match:
+        raise InputError(f"{text[:50]!r} is not a resolution; write it as 1920x1080")
+    return int(match[1]), int(match[2])
+
+
+def parse_resolutions(text: str) -> list[tuple[int, int]] | None:
+    """ "1920x1080,1280x720" as pairs, "auto" as None. Raises InputError."""
+    return None if text == "auto" else [parse_size(word) for word in text.split(",")]
 
 
 def make_rules(
@@ -102,8 +115,13 @@ def make_rules(
             "--min-bitrate must be less than --max-bitrate"
         )
     return Rules(
-        min_step=step, min_ratio=min_ratio, floor=meter.floor, ceiling=meter.ceiling,
-        min_kbps=min_bitrate, max_kbps=max_bitrate, count=rungs,
+        min_step=step,
+        min_ratio=min_ratio,
+        floor=meter.floor,
+        ceiling=meter.ceiling,
+        min_kbps=min_bitrate,
+        max_kbps=max_bitrate,
+        count=rungs,
     )
 
 
@@ -118,7 +136,7 @@ def checked_preset(spec: EncoderSpec, preset: str | None) -> str:
 
 
 def checked_depth(source: Source, spec: EncoderSpec, asked: int | None) -> int:
-    depth = asked or source.bit_depth
+    depth = source.bit_depth if asked is None else asked
     if depth not in spec.bit_depths:
         takes = " and ".join(map(str, spec.bit_depths))
         raise InputError(
@@ -128,24 +146,67 @@ def checked_depth(source: Source, spec: EncoderSpec, asked: int | None) -> int:
     return depth
 
 
-def check_folder(folder: Path) -> None:
+def check_folder(folder: Path, source: Path) -> None:
+    """Raises InputError unless a ladder of `source` can be written there, harming nothing."""
     if folder.exists() and not folder.is_dir():
-        raise InputError(f"{folder} is a file; give the output another name with -o")
+        raise InputError(f"{quoted(folder)} is a file; give the output another name with -o")
     place = folder
     while not place.exists():
         place = place.parent.absolute()
-    if not os.access(place, os.W_OK | os.X_OK):
-        raise InputError(f"no permission to write in {place}; choose another folder with -o")
-    if folder.is_dir() and any(folder.iterdir()) and not (folder / "ladder.json").exists():
+    if not place.is_dir():
+        raise InputError(f"{quoted(place)} is a file, not a folder; choose another folder with -o")
+    check_writable(place, "choose another folder with -o")
+    if not folder.is_dir():
+        return
+    if any(folder.iterdir()) and not (folder / "ladder.json").exists():
         raise InputError(
-            f"{folder} holds other files and no ladder; choose another folder with -o"
+            f"{quoted(folder)} holds other files and no ladder; choose another folder with -o"
+        )
+    if source.resolve().parent == folder.resolve():
+        raise InputError(
+            f"{quoted(source)} lies in the output folder, where it could be replaced; choose "
+            "another folder with -o"
         )
 
 
-def check_workers(workers: int) -> None:
-    """Raises InputError unless at least one."""
+def check_writable(folder: Path, remedy: str) -> None:
+    """Raises InputError unless a file can be made in `folder`; nothing is left there."""
+    # only the attempt tells: access() knows nothing of /proc, quotas or what root may do
+    try:
+        tempfile.TemporaryFile(dir=folder).close()
+    except OSError as error:
+        raise InputError(
+            f"cannot write in {quoted(folder)}: {error.strerror or error}; {remedy}"
+        ) from error
+
+
+def check_run(workers: int, seed: int, timeout_s: float | None) -> None:
+    """Raises InputError unless these are numbers to work with."""
     if workers < 1:
         raise InputError(f"there must be at least one worker, not {workers}")
+    if seed < 0:
+        raise InputError(f"the seed must not be negative; it is {seed}")
+    if timeout_s is not None and not 0 < timeout_s <= LONGEST_ENCODE_S:
+        raise InputError(
+            f"the time limit must lie above 0 and up to {LONGEST_ENCODE_S:.0f} s, "
+            f"not {timeout_s:g}"
+        )
+
+
+def check_metric(metric: Metric, weights: str | os.PathLike[str] | None) -> None:
+    """Raises InputError for a device that is not there, and for weights that do not load.
+
+    A student loads when it first scores; what a user named is better refused before any encode.
+    """
+    if not isinstance(metric, StudentMetric):
+        if weights is not None:
+            raise InputError(f"{metric.name} takes no weights; leave out --weights or --metric")
+        return
+    _ = metric.device
+    if weights is not None:
+        from vqaloop.weights import load_student
+
+        load_student(metric.weights)
 
 
 def parse_rungs(text: str) -> int | None:

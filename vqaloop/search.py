@@ -23,14 +23,16 @@ from vqaloop.records import RDPoint
 Point = tuple[int, int, float]
 """Width, height, knob."""
 
-FIRST_ANCHORS = (0.2, 0.5, 0.8)
+FIRST_ANCHORS = (0.15, 0.7)
 """Knobs of the largest resolution, as parts of the search range from worst to best quality."""
-LOWER_ANCHORS = (0.35, 0.7)
-"""Knobs of the others: their worst end lies below any rung, their best end above the hull."""
-LAST_ANCHORS = (0.1, 0.55)
+LOWER_ANCHORS = (0.2, 0.6)
+"""Knobs of the others, whose best end lies beyond the front."""
+LAST_ANCHORS = (0.1, 0.5)
 """Knobs of the smallest, where the lowest rung may need more compression."""
 SUBSTITUTES = 2
 """Further anchors for a resolution whose anchors failed."""
+SHUN = 1 / 16
+"""Part of the search range around a failed knob in which no rung is planned."""
 
 
 @dataclass(frozen=True)
@@ -91,19 +93,35 @@ def propose(
         return anchors
     if len(points) + len(failed) >= most or not points:
         return []
-    chosen = plan(space, rules, points, top_score)
+    chosen = plan(space, rules, points, top_score, failed)
     wanted = [(p.width, p.height, p.knob) for p in chosen if not p.measured]
     return [point for point in wanted if point not in tried][: most - len(tried)]
 
 
-def plan(space: Space, rules: Rules, points: Sequence[RDPoint], top_score: float) -> list[RDPoint]:
+def plan(
+    space: Space,
+    rules: Rules,
+    points: Sequence[RDPoint],
+    top_score: float,
+    failed: Sequence[Point] = (),
+) -> list[RDPoint]:
     """The ladder as far as it is known: the best fitted rung at each rate, measured where near.
 
     Rungs come from the front, all points that nothing cheaper beats, rather than from its convex
     hull: a player cannot mix two renditions, so what lies a little inside the hull between two
     resolutions is still the best there is at its rate.
     """
-    dense = densify(points, space.grid(), top_score)
+    low, high = space.knob.search
+    shunned = (high - low) * SHUN
+    dense = [
+        point
+        for point in densify(points, space.grid(), top_score)
+        if point.measured
+        or all(
+            (width, height) != (point.width, point.height) or abs(knob - point.knob) > shunned
+            for width, height, knob in failed
+        )
+    ]
     return choose_rungs(front(dense), rules, points)
 
 
@@ -114,10 +132,10 @@ def _anchors(space: Space, failed: Sequence[Point]) -> list[Point]:
         parts: tuple[float, ...] = (
             FIRST_ANCHORS if i == 0 else LAST_ANCHORS if last else LOWER_ANCHORS
         )
-        lost = sum((w, h) == (width, height) for w, h, _ in failed)
-        spare = [(a + b) / 2 for a, b in zip(parts, parts[1:], strict=False)] + [0.1]
-        parts += tuple(spare[: min(lost, SUBSTITUTES)])
-        anchors += [(width, height, space.knob_at(part)) for part in parts]
+        spare = [(a + b) / 2 for a, b in zip(parts, parts[1:], strict=False)] + [0.05]
+        own = [(width, height, space.knob_at(part)) for part in (*parts, *spare[:SUBSTITUTES])]
+        lost = sum(point in failed for point in dict.fromkeys(own))
+        anchors += own[: len(parts) + lost]
     return list(dict.fromkeys(anchors))
 
 
@@ -130,7 +148,12 @@ class LadderSampler(optuna.samplers.BaseSampler):
     def waiting(self, study: optuna.Study) -> list[Point]:
         """Proposals that no trial has taken yet."""
         trials = study.get_trials(deepcopy=False)
-        running = {_point(t) for t in trials if t.state == TrialState.RUNNING and t.params}
+        # Optuna fills in a parameter of one value first, so a trial may have half of its point
+        running = {
+            _point(t)
+            for t in trials
+            if t.state == TrialState.RUNNING and t.params.keys() >= {"size", "knob"}
+        }
         failed = [_point(t) for t in trials if t.state == TrialState.FAIL]
         proposals = propose(
             self.space, self.rules, measured(study), failed, self.most, self.top_score
@@ -207,7 +230,7 @@ def run_study(
             point = _point(trial)
             same = [p for p in known if (p.width, p.height) == point[:2]]
             if len(same) >= 2:
-                predicted[point] = min(fit_curve(same)(point[2]).score, top_score)
+                predicted[point] = fit_curve(same, top_score)(point[2]).score
                 trial.set_user_attr("score_predicted", predicted[point])
         for trial, outcome in zip(batch, evaluate([_point(t) for t in batch]), strict=True):
             if outcome.bitrate_kbps is None or outcome.score is None:

@@ -54,11 +54,13 @@ class Workshop:
         workers: int = 1,
         timeout_s: float | None = None,
     ) -> None:
-        self.spec, self.metric, self.cache, self.ffmpeg = spec, metric, cache, ffmpeg
+        self.spec, self.metric, self.ffmpeg = spec, metric, ffmpeg
         self.workers, self.timeout_s = workers, timeout_s
         self.cost = Cost()
         self._counting = threading.Lock()
         self._folder = tempfile.TemporaryDirectory(prefix="vqaloop-")
+        # without a cache a run still remembers what it did itself
+        self.cache = cache if cache.enabled else Cache(self.scratch / "cache")
 
     def __enter__(self) -> "Workshop":
         return self
@@ -136,7 +138,10 @@ class Workshop:
         decoder, sha256 = process.file_sha256(self.ffmpeg), process.file_sha256(made.path)
         keys = {
             name: score_key(
-                source, sha256, name, decoder=decoder,
+                source,
+                sha256,
+                name,
+                decoder=decoder,
                 preprocessing=f"classical {metrics.REVISION}",
             )
             for name in GUARDS

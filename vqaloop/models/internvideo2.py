@@ -241,8 +241,6 @@ class InternVideo2(nn.Module):
         kept = [embedded] if 0 in taps else []
         x = torch.cat([self.cls_token.expand(batch, -1, -1), embedded], 1)
         x = x + self.positions(frames, height // patch, width // patch)
-        if torch.is_autocast_enabled(clips.device.type):
-            x = x.to(torch.get_autocast_dtype(clips.device.type))
         for i, block in enumerate(self.blocks, 1):
             x = block(x)
             if i in taps:

@@ -1,0 +1,37 @@
+"""What all tests share."""
+
+import os
+
+# the nets under test are tiny: threads that wait for each other on a busy machine cost more than
+# they bring; must be set before torch or numpy is imported
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.commandline import Room, children
+from vqaloop import process  # noqa: E402
+
+
+@pytest.fixture
+def room(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> Iterator[Room]:
+    """A private place for commands; no program may outlive the test, no temporary file either."""
+    made = Room(tmp_path / "work", tmp_path / "temp", tmp_path / "cache", capfd)
+    for folder in (made.folder, made.temp, made.cache):
+        folder.mkdir()
+    monkeypatch.chdir(made.folder)
+    monkeypatch.setenv("TMPDIR", str(made.temp))
+    monkeypatch.setattr(tempfile, "tempdir", str(made.temp))
+    monkeypatch.setenv("VQALOOP_CACHE", str(made.cache))
+    # --ffmpeg sets it, and what a test sets must be set back
+    monkeypatch.setenv("VQALOOP_FFMPEG", process.ffmpeg_path())
+    before = set(children())
+    yield made
+    left = {pid: line for pid, line in children().items() if pid not in before}
+    assert not left, "programs are still running"
+    assert not list(made.temp.iterdir()), "temporary files are left"

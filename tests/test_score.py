@@ -1,0 +1,323 @@
+"""Where a title is looked at, and the student as a metric."""
+
+import threading
+from fractions import Fraction
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tests.media import make_clip
+from vqaloop import process
+from vqaloop.encode import encode
+from vqaloop.encoder import get_encoder
+from vqaloop.errors import InputError
+from vqaloop.frames import CLIP_FRAMES, CLIP_SIZE, Frames, read_source
+from vqaloop.models import create_student
+from vqaloop.models.student import start_from_cosines
+from vqaloop.records import Rendition, Score, Source
+from vqaloop.score import (
+    CLIPS_EACH,
+    POSITIONS,
+    Scorer,
+    StudentMetric,
+    metric_names,
+    open_metric,
+    read_clips,
+    spots,
+)
+from vqaloop.source import probe_source
+from vqaloop.weights import save_student
+
+FFMPEG = process.ffmpeg_path()
+
+
+# --- where ---------------------------------------------------------------------------------------
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.integers(1, 5000), st.integers(8, 2200), st.integers(8, 1200), st.integers(0, 9))
+def test_spots_are_even_inside_and_always_the_same(
+    frames: int, half_width: int, half_height: int, seed: int
+) -> None:
+    width, height = 2 * half_width, 2 * half_height
+    found = spots(frames, (width, height), seed)
+    assert found == spots(frames, (width, height), seed)
+    assert 1 <= len(found) <= POSITIONS
+    starts = list(found)
+    assert starts == sorted(starts)
+    for start, places in found.items():
+        assert start >= 0
+        assert start + CLIP_FRAMES <= frames or start == 0
+        assert len(places) % CLIPS_EACH == 0
+        for top, left in places:
+            assert top % 2 == left % 2 == 0
+            assert 0 <= top <= max(height, CLIP_SIZE) - CLIP_SIZE
+            assert 0 <= left <= max(width, CLIP_SIZE) - CLIP_SIZE
+
+
+def test_spots_depend_on_the_seed_and_spread_over_the_title() -> None:
+    one, other = (spots(3000, (1920, 1080), seed) for seed in (0, 1))
+    assert one != other
+    assert len(one) == POSITIONS
+    gaps = np.diff([0, *one, 3000])
+    assert gaps.max() <= 2 * 3000 / POSITIONS
+    places = np.array([place for group in one.values() for place in group])
+    for axis, room in ((0, 1080 - CLIP_SIZE), (1, 1920 - CLIP_SIZE)):
+        counts, _ = np.histogram(places[:, axis], bins=8, range=(0, room))
+        assert counts.min() >= 6 and counts.max() <= 10  # 64 crops, eight to each eighth
+
+
+def test_largest_offset_can_be_drawn() -> None:
+    tops = {t for s in range(60) for g in spots(4, (116, 116), s).values() for t, _ in g}
+    assert tops == {0, 2, 4}
+
+
+def counted(indices: list[int], width: int, height: int) -> Frames:
+    """Frames whose luma is the index, with columns and rows marked in chroma."""
+    frames = np.zeros((len(indices), height * 3 // 2, width), np.uint8)
+    frames[:, :height] = np.array(indices, np.uint8)[:, None, None]
+    frames[:, height:] = 128
+    return frames
+
+
+@pytest.mark.parametrize("size", [(64, 64), (160, 90), (112, 112), (64, 200)])
+def test_read_clips_pads_what_is_small(size: tuple[int, int]) -> None:
+    where = spots(12, size)
+    asked: list[int] = []
+
+    def read(indices: list[int]) -> Frames:
+        asked.extend(indices)
+        return counted(indices, *size)
+
+    clips = read_clips(where, 12, read)
+    count = sum(map(len, where.values()))
+    assert clips.shape == (count, CLIP_FRAMES, CLIP_SIZE * 3 // 2, CLIP_SIZE)
+    assert asked == sorted(set(asked)) and max(asked) < 12
+    starts = [start for start, places in where.items() for _ in places]
+    for clip, start in zip(clips, starts, strict=True):
+        for t in range(CLIP_FRAMES):
+            assert (clip[t, :CLIP_SIZE] == start + t).all()
+            assert (clip[t, CLIP_SIZE:] == 128).all()
+
+
+def test_padding_repeats_the_edges_of_every_plane() -> None:
+    rng = np.random.default_rng(0)
+    frame = rng.integers(0, 256, (2, 96, 64), np.uint8)
+    clip = read_clips({0: [(0, 0)]}, 2, lambda indices: frame)[0, 0]
+    luma, chroma = clip[:112], clip[112:].reshape(2, 56, 56)
+    assert np.array_equal(luma[:64, :64], frame[0, :64])
+    assert (luma[64:, :64] == frame[0, 63]).all()
+    assert (luma[:64, 64:] == frame[0, :64, 63:]).all()
+    planes = frame[0, 64:].reshape(2, 32, 32)
+    assert np.array_equal(chroma[:, :32, :32], planes)
+    assert (chroma[:, 32:, :32] == planes[:, 31:]).all()
+    assert (chroma[:, :32, 32:] == planes[:, :, 31:]).all()
+
+
+def test_a_title_of_one_frame_is_repeated() -> None:
+    clips = read_clips(spots(1, (128, 128)), 1, lambda indices: counted(indices, 128, 128))
+    assert np.array_equal(clips[:, 0], clips[:, 1])
+
+
+# --- the student as a metric ---------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    torch.manual_seed(0)
+    student = create_student("internvqa-tiny")
+    start_from_cosines(student.backbone)
+    with torch.no_grad():
+        # as it starts, it answers about 0.5 to all
+        for parameter in student.anchored.fuse.parameters():
+            parameter.mul_(3)
+    path = tmp_path_factory.mktemp("weights") / "internvqa-mine.safetensors"
+    save_student(student, path, "internvqa-tiny", "nothing: random", {})
+    return path
+
+
+@pytest.fixture(scope="module")
+def metric(weights: Path) -> StudentMetric:
+    return StudentMetric("internvqa-mine", weights, ffmpeg=FFMPEG, device="cpu")
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory: pytest.TempPathFactory) -> Source:
+    clip = make_clip(tmp_path_factory.mktemp("clips") / "source.y4m", size="160x90", frames=6)
+    return probe_source(clip, ffmpeg=FFMPEG)
+
+
+def coded(source: Source, folder: Path, width: int, height: int, crf: float) -> Path:
+    made = encode(
+        source,
+        Rendition(width, height, "libx264", crf, "ultrafast"),
+        folder / f"{width}-{crf:g}.mp4",
+        ffmpeg=FFMPEG,
+    )
+    return made.path
+
+
+@pytest.fixture(scope="module")
+def rungs(source: Source, tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    folder = tmp_path_factory.mktemp("rungs")
+    return [coded(source, folder, 160, 90, 20), coded(source, folder, 80, 46, 40)]
+
+
+def test_encodes_are_scored_the_same_twice(
+    metric: StudentMetric, source: Source, rungs: list[Path]
+) -> None:
+    decoder = get_encoder("libx264").decoder
+    scores = [metric.measure(source, path, decoder) for path in rungs]
+    for score, path in zip(scores, rungs, strict=True):
+        again = metric.measure(source, path, decoder)
+        assert (again.value, again.clips, again.interval) == (
+            score.value,
+            score.clips,
+            score.interval,
+        )
+        assert 0 <= score.value <= 100
+        assert score.mode == "anchored" and score.metric == "internvqa-mine"
+        assert score.label == "nothing: random"
+        assert score.weights_sha256 == process.file_sha256(metric.weights)
+        assert len(score.clips) == sum(map(len, spots(source.frames, source.canvas).values()))
+        assert score.interval is not None
+        low, high = score.interval
+        assert 0 <= low <= high <= 100
+        assert min(score.clips) <= high and low <= max(score.clips)
+    assert scores[0].value != scores[1].value
+
+
+def test_a_fresh_metric_gives_the_same_score(
+    metric: StudentMetric, weights: Path, source: Source, rungs: list[Path]
+) -> None:
+    other = StudentMetric("internvqa-mine", weights, ffmpeg=FFMPEG, device="cpu")
+    assert other.measure(source, rungs[1], "pyav").value == pytest.approx(
+        metric.measure(source, rungs[1], "pyav").value
+    )
+
+
+def test_other_seed_other_crops(weights: Path, source: Source, rungs: list[Path]) -> None:
+    other = StudentMetric("internvqa-mine", weights, ffmpeg=FFMPEG, device="cpu", seed=1)
+    base = StudentMetric("internvqa-mine", weights, ffmpeg=FFMPEG, device="cpu", seed=0)
+    found = [m.measure(source, rungs[1], "pyav") for m in (base, other)]
+    assert found[0].clips != found[1].clips
+    assert base.identity() != other.identity()
+
+
+def test_source_against_itself_is_the_same_twice(metric: StudentMetric, source: Source) -> None:
+    one, other = (
+        metric.compare(source, lambda i: read_source(source, i, ffmpeg=FFMPEG)) for _ in range(2)
+    )
+    assert one.clips == other.clips
+
+
+def test_several_threads_at_once(weights: Path, source: Source, rungs: list[Path]) -> None:
+    metric = StudentMetric("internvqa-mine", weights, ffmpeg=FFMPEG, device="cpu")
+    alone = [metric.measure(source, path, "pyav").value for path in rungs]
+    fresh = StudentMetric("internvqa-mine", weights, ffmpeg=FFMPEG, device="cpu")
+    found: dict[int, Score] = {}
+
+    def work(i: int) -> None:
+        found[i] = fresh.measure(source, rungs[i % 2], "pyav")
+
+    threads = [threading.Thread(target=work, args=(i,)) for i in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    assert [found[i].value for i in range(4)] == alone * 2
+
+
+def test_only_two_titles_are_kept(weights: Path, tmp_path: Path) -> None:
+    metric = StudentMetric("internvqa-mine", weights, ffmpeg=FFMPEG, device="cpu")
+    for i in range(3):
+        clip = make_clip(tmp_path / f"{i}.y4m", size="128x128", frames=2 + i)
+        title = probe_source(clip, ffmpeg=FFMPEG)
+        metric.compare(title, lambda indices: np.full((len(indices), 192, 128), 90, np.uint8))
+    assert len(metric._anchors) == 2
+
+
+def test_scorer_with_and_without_reference(
+    weights: Path, source: Source, rungs: list[Path], metric: StudentMetric
+) -> None:
+    scorer = Scorer("internvqa-mine", weights=weights, device="cpu", ffmpeg=FFMPEG)
+    anchored = scorer.score(rungs[0], reference=source.path)
+    assert anchored.mode == "anchored"
+    # the same crops of the same pictures, through another decoder and scaler
+    assert anchored.value == pytest.approx(metric.measure(source, rungs[0], "pyav").value, abs=0.5)
+    alone = scorer.score(rungs[0])
+    assert alone.mode == "no-reference"
+    assert 0 <= alone.value <= 100
+    assert alone.interval is not None and alone.interval[0] <= alone.value <= alone.interval[1]
+
+
+def test_scorer_refuses_other_lengths_and_needs_a_reference(
+    weights: Path, source: Source, tmp_path: Path
+) -> None:
+    short = make_clip(tmp_path / "short.mp4", frames=7)
+    scorer = Scorer("internvqa-mine", weights=weights, device="cpu", ffmpeg=FFMPEG)
+    with pytest.raises(InputError, match="has 7 frames and its reference 6"):
+        scorer.score(short, reference=source.path)
+    with pytest.raises(InputError, match="--reference"):
+        Scorer("vmaf", ffmpeg=FFMPEG).score(short)
+    with pytest.raises(InputError):
+        scorer.score(tmp_path / "none.mp4")
+    with pytest.raises(InputError):
+        scorer.score(tmp_path / "none.avs2", reference=source.path)
+
+
+def test_weights_that_do_not_load_are_refused_at_the_first_score(
+    source: Source, tmp_path: Path
+) -> None:
+    bad = tmp_path / "bad.safetensors"
+    bad.write_bytes(b"nothing")
+    with pytest.raises(InputError, match="cannot be read"):
+        Scorer("internvqa", weights=bad, ffmpeg=FFMPEG).score(source.path)
+
+
+def test_metrics_by_name() -> None:
+    for name in ("vmaf", "xpsnr", "psnr", "ssim"):
+        metric = open_metric(name, ffmpeg=FFMPEG)
+        assert metric.name == name and metric.mode == "full-reference"
+        assert metric.floor < metric.ceiling < metric.top and metric.step > 0
+        assert name in metric_names()
+        assert metric.identity()["metric"] == name
+    with pytest.raises(InputError, match="unknown metric 'vmaff'; choose from .*vmaf"):
+        open_metric("vmaff", ffmpeg=FFMPEG)
+    with pytest.raises(InputError, match="unknown device"):
+        _ = StudentMetric("x", Path("x"), ffmpeg=FFMPEG, device="tpu").device
+
+
+def test_identity_follows_the_weights(weights: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "copy.safetensors"
+    copy.write_bytes(weights.read_bytes())
+    same = StudentMetric("m", copy, ffmpeg=FFMPEG).identity()
+    assert same == StudentMetric("m", weights, ffmpeg=FFMPEG).identity()
+    torch.manual_seed(9)
+    save_student(create_student("internvqa-tiny"), copy, "internvqa-tiny", "", {})
+    assert StudentMetric("m", copy, ffmpeg=FFMPEG).identity() != same
+
+
+def test_long_titles_are_read_in_order(metric: StudentMetric) -> None:
+    """Frames of a long title are asked for once, ascending, and no more than are scored."""
+    title = Source(
+        path=Path("made-up"),
+        sha256="0",
+        width=640,
+        height=360,
+        fps=Fraction(25),
+        frames=5000,
+        pix_fmt="yuv420p",
+    )
+    asked: list[int] = []
+
+    def read(indices: list[int]) -> Frames:
+        asked.extend(indices)
+        return counted([i % 200 for i in indices], 640, 360)
+
+    read_clips(spots(title.frames, title.canvas), title.frames, read)
+    assert asked == sorted(asked) and len(asked) <= POSITIONS * CLIP_FRAMES

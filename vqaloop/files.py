@@ -1,0 +1,66 @@
+"""Writing files so that they are there whole or not at all."""
+
+import contextlib
+import errno
+import os
+import shutil
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+
+from vqaloop.errors import InputError
+from vqaloop.process import quoted
+
+
+def place_file(source: Path, destination: Path) -> Path:
+    """Copy a cached file to where the user wants it, all or nothing; returns `destination`.
+
+    A copy, never a hard link, so that editing the delivered file cannot damage the cache; file
+    systems that share blocks (btrfs, XFS) do so. Raises InputError when it cannot be written.
+    """
+    try:
+        with renamed_to(destination) as part:
+            _copy(source, part)
+    except OSError as error:
+        why = error.strerror or error
+        raise InputError(f"could not write {quoted(destination)}: {why}") from error
+    return destination
+
+
+def _copy(source: Path, target: Path) -> None:
+    with open(source, "rb") as reader, open(target, "wb") as writer:
+        left = os.fstat(reader.fileno()).st_size
+        try:
+            while left > 0:
+                done = os.copy_file_range(reader.fileno(), writer.fileno(), left)
+                left = left - done if done else 0
+        except (AttributeError, OSError):
+            # not on this system or not between these two
+            reader.seek(0)
+            writer.seek(0)
+        shutil.copyfileobj(reader, writer, 1 << 20)
+
+
+def move_file(path: Path, target: Path) -> None:
+    """Rename, also to another file system. Raises OSError, and `path` is then still there."""
+    try:
+        os.replace(path, target)
+    except OSError as error:
+        if error.errno != errno.EXDEV:
+            raise
+        with renamed_to(target) as part:
+            _copy(path, part)
+        path.unlink()
+
+
+@contextlib.contextmanager
+def renamed_to(path: Path) -> Iterator[Path]:
+    """A name beside `path` to write to; takes its place if all went well, else goes away."""
+    part = path.with_name(f".{uuid.uuid4().hex}.part")
+    try:
+        yield part
+        os.replace(part, path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            part.unlink()
+        raise
