@@ -43,11 +43,12 @@ def check(ladder: Ladder, clip: Path, replay: bool) -> dict[str, Any]:
         "kbps": f"{rates[0]:.0f}-{rates[-1]:.0f}",
         "score": f"{scores[0]:.1f}-{scores[-1]:.1f}",
         "codecs_in_files": " ".join(sorted({codec_of(ladder.folder / r.file) for r in rungs})),
-        "rate_error_percent": max(
-            abs(a / b - 1) * 100 for a, b in zip(rates, real, strict=True)
-        ),
-        "replay_error_percent": max(replayed(rung, clip, size) for rung, size in
-                                    zip(rungs, sizes, strict=True)) if replay else None,
+        "rate_error_percent": max(abs(a / b - 1) * 100 for a, b in zip(rates, real, strict=True)),
+        "replay_error_percent": max(
+            replayed(rung, clip, size) for rung, size in zip(rungs, sizes, strict=True)
+        )
+        if replay
+        else None,
         "tau_vmaf": kendalltau(scores, [rung.guard["vmaf"] for rung in rungs]).statistic,
         "prediction_error": max(abs(r.score - r.score_predicted) for r in rungs),
         "encodes": cost["encodes"],
@@ -67,8 +68,17 @@ def codec_of(path: Path) -> str:
     """Codec of a file, after decoding all of it."""
     if path.suffix == ".avs2":
         subprocess.run(
-            [process.ffmpeg_path(), "-v", "error", "-xerror", "-i", process.file_url(path),
-             "-f", "null", "-"],
+            [
+                process.ffmpeg_path(),
+                "-v",
+                "error",
+                "-xerror",
+                "-i",
+                process.file_url(path),
+                "-f",
+                "null",
+                "-",
+            ],
             check=True,
         )
         return "avs2"
@@ -84,8 +94,17 @@ def replayed(rung: Rung, clip: Path, size: int) -> float:
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "again"
         subprocess.run(
-            [process.ffmpeg_path(), "-v", "error", "-nostdin", "-y", "-i",
-             process.file_url(clip), *rung.ffmpeg_args, process.file_url(out)],
+            [
+                process.ffmpeg_path(),
+                "-v",
+                "error",
+                "-nostdin",
+                "-y",
+                "-i",
+                process.file_url(clip),
+                *rung.ffmpeg_args,
+                process.file_url(out),
+            ],
             check=True,
             stderr=subprocess.DEVNULL,
         )
@@ -107,9 +126,7 @@ def main() -> int:
             for codec in options.codecs.split(","):
                 folder = (options.out or Path(scratch)) / f"{clip.stem}.{codec}"
                 folder.parent.mkdir(parents=True, exist_ok=True)
-                ladder = vqaloop.build_ladder(
-                    clip, codec=codec, metric=options.metric, out=folder
-                )
+                ladder = vqaloop.build_ladder(clip, codec=codec, metric=options.metric, out=folder)
                 rows.append(check(ladder, clip, not options.no_replay))
                 print(rows[-1], file=sys.stderr, flush=True)
     table = pd.DataFrame(rows)

@@ -100,7 +100,7 @@ FAILURES: Mapping[str, str] = {
     "nothing": 'for last; do :; done; : > "${last#file:}"; exit 0',
     # -frames:v before the last word, which is the output
     "lost frame": (
-        "n=$#; for word; do n=$((n - 1)); [ $n -gt 0 ] || set -- \"$@\" -frames:v 11; "
+        'n=$#; for word; do n=$((n - 1)); [ $n -gt 0 ] || set -- "$@" -frames:v 11; '
         'set -- "$@" "$word"; shift; done'
     ),
 }

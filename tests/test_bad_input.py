@@ -7,12 +7,13 @@ it, and without that each case checks its own line.
 import contextlib
 import os
 import random
-import resource
+import re
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -67,18 +68,18 @@ def given(name: str, write: Callable[[Path], object], *options: str) -> Make:
     return make
 
 
-def clip(name: str, *options: str, vf: str | None = None, **more: str) -> Make:
+def clip(name: str, *options: str, vf: str | None = None, **more: Any) -> Make:
     """A clip of twelve frames, 160 x 96 before `vf`."""
     return given(name, lambda path: make_clip(path, size="160x96", vf=vf, **more), *options)
 
 
-def remade(name: str, change: Callable[[Path, Path], object]) -> Make:
+def remade(name: str, change: Callable[[Path, Path], object], *options: str) -> Make:
     """A file made from a sound mp4."""
 
     def make(room: Room) -> list[str]:
         change(make_clip(room.temp / "plain.mp4", size="160x96"), room.folder / name)
         (room.temp / "plain.mp4").unlink()
-        return ladder(name)
+        return ladder(name, *options)
 
     return make
 
@@ -202,10 +203,12 @@ CASES = (
     ),
     Case("unknown codec", plain("--codec", "vc1"), "unknown codec 'vc1'; choose one of"),
     Case("unknown encoder", plain("--encoder", "x264"), "unknown encoder 'x264'; known are"),
-    Case("encoder of another codec", plain("--encoder", "libx265"), "libx265 makes hevc, not h264"),
+    Case(
+        "encoder of another codec", plain("--encoder", "libx265"), "libx265 makes hevc, not h264"
+    ),
     Case("unknown preset", plain("--preset", "warp"), "no preset 'warp'"),
     Case("unknown metric", plain("--metric", "mos"), "unknown metric 'mos'"),
-    Case("unknown device", plain("--device", "tpu"), "invalid choice: 'tpu'"),
+    Case("unknown device", plain("--device", "tpu"), "unknown device 'tpu'"),
     Case("unknown option", plain("--fast"), "unrecognized arguments: --fast"),
     Case("10 bit with AVS2", clip("a.mkv", *AVS2, **DEEP), "--bit-depth 8"),
     Case("bit depth of no encoder", plain("--bit-depth", "0"), "this would be 0 bit"),
@@ -235,8 +238,11 @@ CASES = (
     # the machine
     Case("an ffmpeg without the encoder", without_encoder, "was built without libx264"),
     Case("--ffmpeg that is no program", not_executable, "not an executable ffmpeg"),
-    Case("weights that are missing", plain(
-        "--metric", "internvqa-tiny", "--weights", "none.safetensors"), "cannot be read"),
+    Case(
+        "weights that are missing",
+        plain("--metric", "internvqa-tiny", "--weights", "none.safetensors"),
+        "cannot be read",
+    ),
     Case("weights that are damaged", bad_weights(b"\x10" + b"\0" * 99), "cannot be read"),
     Case("weights for a metric without", plain("--weights", "w"), "psnr takes no weights"),
     Case("output below a file", output("a.y4m/out"), "is a file, not a folder"),
@@ -257,17 +263,195 @@ CASES = (
 )
 
 THROUGH = (
-    Case("odd width and height", clip("a.mkv", vf="scale=161:97,setsar=1", codec="ffv1"), "Cropped from 161x97 to 160x96"),
+    Case(
+        "odd width and height",
+        clip("a.mkv", vf="scale=161:97,setsar=1", codec="ffv1"),
+        "Cropped from 161x97 to 160x96",
+    ),
     Case("variable frame rate", given("a.mp4", variable), "Variable frame rate"),
-    Case("rotated", remade("a.mp4", rotated), "Rotated by 90"),
+    Case("rotated", remade("a.mp4", rotated, *TALL), "Rotated by 90"),
     Case("interlaced", given("a.mp4", interlaced), "Interlaced; deinterlaced"),
     Case("pixels that are not square", clip("a.mp4", vf="setsar=16/15"), "square ones"),
     Case("chroma of 4:4:4", clip("a.y4m", pix_fmt="yuv444p"), "delivered as 4:2:0"),
     Case("10 bit with x264", clip("a.mkv", **DEEP), ""),
     Case("10 bit with x265", clip("a.mkv", "--codec", "hevc", **DEEP), ""),
     Case("10 bit with SVT-AV1", clip("a.mkv", "--codec", "av1", "--preset", "12", **DEEP), ""),
-    Case("10 bit with AVS2 and --bit-depth 8", clip("a.mkv", *AVS2, "--bit-depth", "8", **DEEP), ""),
+    Case(
+        "10 bit with AVS2 and --bit-depth 8", clip("a.mkv", *AVS2, "--bit-depth", "8", **DEEP), ""
+    ),
     Case("HDR (PQ) with --allow-hdr", clip("a.mp4", "--allow-hdr", vf=PQ), "HDR (PQ transfer)"),
     Case("HDR (HLG) with --allow-hdr", clip("a.mp4", "--allow-hdr", vf=HLG), "HDR (HLG transfer)"),
     Case("raw video with its format", raw(*FORMAT), ""),
 )
+
+FULL = "disk full"
+DENIED = "output where one has no right to write"
+NAMES = [*(case.name for case in CASES), DENIED, FULL, *(case.name for case in THROUGH)]
+
+
+def record(room: Room, name: str, status: int, message: str) -> None:
+    """Keep the line of the table, and check it against the document unless that is being made."""
+    for place, instead in ((f"{room.folder}/", ""), (str(room.folder), "."), (str(room.temp), "")):
+        message = message.replace(place, instead)
+    # what an encoder makes depends a little on the machine
+    varies = r"\d+x\d+_crf[\d.]+" if status == 2 else r"\d+(\.\d+)?" if status == 1 else "$^"
+    message = re.sub(varies, "N", message)
+    shown = message.removeprefix("vqaloop: ").strip().replace("|", "\\|") or "(no remark)"
+    written[name] = f"| {name} | {status} | {shown} |"
+    if not os.environ.get("VQALOOP_WRITE_DOCS"):
+        assert written[name] in DOCUMENT.read_text().splitlines(), "docs/input.md is out of date"
+
+
+def check_refused(room: Room, words: list[str], says: str, status: int = 2) -> str:
+    """Run a command that must end with this status and one message; the message."""
+    said = room.run(*words)
+    assert said.status == status, said.err
+    assert said.out == ""
+    assert said.err.startswith("vqaloop: ") and said.err.endswith("\n")
+    assert said.err.count("\n") == 1 and said.err.isprintable() is False
+    assert says in said.err
+    assert "Traceback" not in said.err and len(said.err) < 1000
+    return said.err
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+def test_refused_with_one_message_and_nothing_left(room: Room, case: Case) -> None:
+    words = case.make(room)
+    (status,) = case.statuses
+    before = room.tree()
+    # work that was done may be remembered, and spoken of while it was done
+    refused = status == 2
+    message = check_refused(room, words if refused else [*words, "--quiet"], case.says, status)
+    after = room.tree()
+    if not refused:
+        after = {path: what for path, what in after.items() if str(room.cache) not in path}
+    assert after == before
+    record(room, case.name, status, message)
+
+
+@pytest.mark.parametrize("case", THROUGH, ids=lambda case: case.name)
+def test_taken_with_a_note(room: Room, case: Case, shared_cache: Path) -> None:
+    words = case.make(room)
+    said = room.run(*words, "--quiet")
+    assert said.status in (0, 3), said.err
+    assert said.err == ""
+    document = room.document()
+    notes = [note for note in document["warnings"] if case.says and case.says in note]
+    assert bool(notes) == bool(case.says), document["warnings"]
+    deep = "10 bit" in case.name and "AVS2" not in case.name
+    for rung in document["rungs"]:
+        assert ("format=yuv420p10le" in " ".join(rung["ffmpeg_args"])) == deep
+        assert (room.folder / "out" / rung["file"]).stat().st_size > 0
+    record(room, case.name, 0, " ".join(notes))
+
+
+@pytest.fixture(scope="module")
+def module_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture
+def shared_cache(module_cache: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("VQALOOP_CACHE", str(module_cache))
+    return module_cache
+
+
+@contextlib.contextmanager
+def without_rights(folder: Path) -> Iterator[None]:
+    """Nothing can be written in `folder`; root gives up its rights for that time."""
+    folder.chmod(0o555)
+    root = os.geteuid() == 0
+    if root:
+        os.seteuid(65534)
+    try:
+        yield
+    finally:
+        if root:
+            os.seteuid(0)
+        folder.chmod(0o755)
+
+
+def test_no_right_to_write(room: Room) -> None:
+    words = plain()(room)
+    # what is tried once for each ffmpeg, and modules, must not be in need of the rights
+    assert room.run(*words, "--rungs", "1").status == 2
+    before = room.tree()
+    with without_rights(room.folder):
+        message = check_refused(room, words, "Permission denied; choose another folder")
+    assert room.tree().keys() == before.keys()
+    record(room, DENIED, 2, message)
+
+
+@pytest.fixture
+def small_disk(room: Room) -> Iterator[Path]:
+    """A file system of half a megabyte."""
+    disk = room.folder / "disk"
+    disk.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=512k,mode=755", "tmpfs", str(disk)]
+    if os.geteuid() != 0 or subprocess.run(mount, capture_output=True).returncode:
+        pytest.skip("only root can mount a small disk")
+    try:
+        yield disk
+    finally:
+        subprocess.run(["umount", "-l", str(disk)], check=True)
+
+
+def fill(disk: Path) -> None:
+    with contextlib.suppress(OSError), open(disk / "filler", "wb") as file:
+        while True:
+            file.write(bytes(4096))
+            file.flush()
+
+
+@pytest.mark.parametrize("temp_too", [False, True])
+def test_disk_full(
+    room: Room, small_disk: Path, temp_too: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = [*plain()(room)[:-1], str(small_disk / "out"), "--quiet"]
+    (small_disk / "cache").mkdir()
+    (small_disk / "temp").mkdir()
+    monkeypatch.setenv("VQALOOP_CACHE", str(small_disk / "cache"))
+    assert room.run(*words, "--rungs", "1").status == 2
+    if temp_too:
+        monkeypatch.setattr("tempfile.tempdir", str(small_disk / "temp"))
+    fill(small_disk)
+    before = {path for path in room.tree() if f"{small_disk}/cache/" not in path}
+    message = check_refused(room, words, "full" if temp_too else "No space left on device")
+    assert {path for path in room.tree() if f"{small_disk}/cache/" not in path} == before
+    if not temp_too:
+        record(room, FULL, 2, message)
+
+
+def test_a_lying_header_allocates_nothing(tmp_path: Path) -> None:
+    write_y4m(tmp_path / "a.y4m", header=Y4M % (10**6, 10**6))
+    huge_mkv(tmp_path / "b.mkv")
+    script = """
+import resource, sys
+from vqaloop.cli import main
+argv = ["ladder", "NAME", "--codec", "h264", "--metric", "psnr", "-o", "out"]
+assert main([argv[0], "none.mp4", *argv[2:]]) == 2
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+for name in ("a.y4m", "b.mkv"):
+    assert main([argv[0], name, *argv[2:]]) == 2
+grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
+children = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
+sys.exit(f"{grown} and {children} KiB" if grown > 30_000 or children > 300_000 else 0)
+"""
+    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
+    argv = [sys.executable, "-c", script]
+    done = subprocess.run(
+        argv, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=60
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def test_table_of_cases_is_the_documented_one() -> None:
+    text = DOCUMENT.read_text()
+    start, end = text.index(f"{HEAD}\n{ROW}\n"), text.index(END)
+    if os.environ.get("VQALOOP_WRITE_DOCS"):
+        assert set(written) == set(NAMES), "all cases must have run for the table to be written"
+        table = "\n".join([HEAD, ROW, *(written[name] for name in NAMES), ""])
+        DOCUMENT.write_text(text[:start] + table + text[end:])
+        return
+    rows = text[start:end].strip().splitlines()[2:]
+    assert [row.split(" | ")[0].removeprefix("| ") for row in rows] == NAMES

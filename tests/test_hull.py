@@ -18,6 +18,7 @@ from vqaloop.hull import (
     fit_curve,
     front,
     keep_rules,
+    rising_front,
 )
 from vqaloop.records import RDPoint
 
@@ -289,3 +290,46 @@ def test_kept_points_obey_the_steps(points: list[RDPoint], rules: Rules) -> None
         assert b.score >= a.score + rules.min_step
     if points:
         assert kept[-1].score == max(p.score for p in points)
+
+
+# --- resolutions rise with the rate -------------------------------------------------------------
+
+
+def test_resolution_does_not_hop_where_two_are_as_good() -> None:
+    large = [point(rate, 30 * math.log2(rate / 40), rate, (640, 360)) for rate in range(50, 800)]
+    # a hair better and worse in turn
+    small = [
+        replace(p, width=320, height=180, score=p.score + 0.2 * math.sin(p.bitrate_kbps / 20))
+        for p in large
+    ]
+    hopping = [p.height for p in front([*large, *small])]
+    assert sorted(hopping) != hopping
+    chosen = rising_front([*large, *small])
+    assert [p.height for p in chosen] == sorted(p.height for p in chosen)
+    assert all(a.score < b.score for a, b in itertools.pairwise(chosen))
+
+
+def test_a_real_crossing_is_found() -> None:
+    small = [point(r, 60 + 10 * math.log2(r / 100), r, (320, 180)) for r in range(25, 1600, 5)]
+    large = [point(r, 60 + 20 * math.log2(r / 100), r, (640, 360)) for r in range(50, 3200, 5)]
+    for p in rising_front([*small, *large]):
+        assert p.height == (
+            180 if p.bitrate_kbps < 95 else 360 if p.bitrate_kbps > 105 else p.height
+        )
+
+
+sized_clouds = st.lists(
+    st.tuples(st.floats(10, 50_000), st.floats(0, 100), st.sampled_from([90, 180, 360])),
+    max_size=40,
+).map(lambda rows: [point(kbps, score, i, (2 * h, h)) for i, (kbps, score, h) in enumerate(rows)])
+
+
+@settings(max_examples=150, deadline=None)
+@given(sized_clouds)
+def test_ladders_rise_in_rate_score_and_resolution(points: list[RDPoint]) -> None:
+    rules = Rules(min_step=2)
+    for rungs in (rising_front(points), choose_rungs(rising_front(points), rules, points)):
+        for low, high in itertools.pairwise(rungs):
+            assert low.bitrate_kbps < high.bitrate_kbps
+            assert low.score < high.score
+            assert low.height <= high.height

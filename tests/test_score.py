@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from tests.media import make_clip
 from vqaloop import process
+from vqaloop.clips import CLIPS_EACH, POSITIONS, read_clips, spots
 from vqaloop.encode import encode
 from vqaloop.encoder import get_encoder
 from vqaloop.errors import InputError
@@ -19,17 +20,9 @@ from vqaloop.frames import CLIP_FRAMES, CLIP_SIZE, Frames, read_source
 from vqaloop.models import create_student
 from vqaloop.models.student import start_from_cosines
 from vqaloop.records import Rendition, Score, Source
-from vqaloop.score import (
-    CLIPS_EACH,
-    POSITIONS,
-    Scorer,
-    StudentMetric,
-    metric_names,
-    open_metric,
-    read_clips,
-    spots,
-)
+from vqaloop.score import Scorer, metric_names, open_metric
 from vqaloop.source import probe_source
+from vqaloop.students import StudentMetric
 from vqaloop.weights import save_student
 
 FFMPEG = process.ffmpeg_path()
@@ -52,7 +45,8 @@ def test_spots_are_even_inside_and_always_the_same(
     for start, places in found.items():
         assert start >= 0
         assert start + CLIP_FRAMES <= frames or start == 0
-        assert len(places) % CLIPS_EACH == 0
+        room = [(max(side, CLIP_SIZE) - CLIP_SIZE) // 2 + 1 for side in (width, height)]
+        assert len(places) % min(CLIPS_EACH, room[0] * room[1]) == 0
         for top, left in places:
             assert top % 2 == left % 2 == 0
             assert 0 <= top <= max(height, CLIP_SIZE) - CLIP_SIZE

@@ -101,7 +101,8 @@ def two_streams(path: Path) -> Path:
 
 def huge_mkv(path: Path) -> Path:
     """A Matroska header that asks for 1000000 x 1000000 pixels, over FFV1 at 64 x 64."""
-    make_clip(path, size="64x64", frames=3, codec="ffv1")
+    # or random numbers in the header are taken for the elements sought below
+    make_clip(path, size="64x64", frames=3, codec="ffv1", fflags="+bitexact")
     data = path.read_bytes()
     at = data.index(b"\xb0\x81\x40\xba\x81\x40")  # PixelWidth 64, PixelHeight 64, a byte each
     # the elements grow by 2 bytes each, taken from the Void element that ends the header

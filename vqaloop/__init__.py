@@ -1,8 +1,8 @@
 """vqaloop: a learned quality model inside the encoding loop.
 
-    import vqaloop
-    ladder = vqaloop.build_ladder("input.y4m", codec="av1")
-    vqaloop.Scorer().score("x.mp4", reference="input.y4m").value
+import vqaloop
+ladder = vqaloop.build_ladder("input.y4m", codec="av1")
+vqaloop.Scorer().score("x.mp4", reference="input.y4m").value
 """
 
 import importlib
@@ -19,16 +19,16 @@ from vqaloop.errors import (
 )
 
 if TYPE_CHECKING:
-    from vqaloop.ladder import Event, build_ladder
+    from vqaloop.ladder import build_ladder
     from vqaloop.models import create_model
-    from vqaloop.records import Ladder, Rung, Score
+    from vqaloop.records import Event, Ladder, Rung, Score
     from vqaloop.report import read_ladder
     from vqaloop.score import Scorer
 
 __version__ = "0.1.0"
 
 _HOMES = {
-    "Event": "ladder",
+    "Event": "records",
     "Ladder": "records",
     "Rung": "records",
     "Score": "records",

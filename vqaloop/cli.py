@@ -39,7 +39,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             options = make_parser().parse_args(argv)
             if options.ffmpeg:
                 os.environ["VQALOOP_FFMPEG"] = options.ffmpeg
-            _check_json(options)
+            _check_common(options)
             status = int(options.run(options))
             if sys.stdout is not None:
                 sys.stdout.flush()
@@ -114,7 +114,7 @@ def make_parser() -> argparse.ArgumentParser:
     group = common.add_argument_group("common options")
     group.add_argument("--json", metavar="FILE", help="write one JSON document; - for stdout")
     group.add_argument(
-        "--device", default="auto", choices=("auto", "cpu", "cuda"), help="where the network runs"
+        "--device", default="auto", metavar="auto|cpu|cuda", help="where the network runs"
     )
     group.add_argument("--workers", type=int, default=1, metavar="N", help="trials at a time")
     group.add_argument(
@@ -241,12 +241,13 @@ def _raw_options(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def _check_json(options: argparse.Namespace) -> None:
-    """Refuse a place for the JSON document that cannot be written, before any work is done."""
+def _check_common(options: argparse.Namespace) -> None:
+    """Refuse what no command can do, before any work: also a JSON document with no place."""
+    from vqaloop.request import check_run, check_writable
+
+    check_run(options.workers, options.seed, options.device)
     if not options.json or options.json == "-":
         return
-    from vqaloop.request import check_writable
-
     path = Path(options.json)
     if path.is_dir():
         raise InputError(f"--json {process.quoted(path)} is a folder; name a file")
@@ -335,6 +336,7 @@ def _ladder(options: argparse.Namespace) -> int:
 
 def _score(options: argparse.Namespace) -> int:
     from vqaloop.records import rounded
+    from vqaloop.request import check_metric
     from vqaloop.score import Scorer
 
     scorer = Scorer(
@@ -344,6 +346,7 @@ def _score(options: argparse.Namespace) -> int:
         weights=options.weights,
         allow_hdr=options.allow_hdr,
     )
+    check_metric(scorer.metric, options.weights)
     found = scorer.score(options.video, options.reference)
     low, high = found.interval or (found.value, found.value)
     spread = f" (95 % interval {low:.1f} to {high:.1f})" if found.interval else ""

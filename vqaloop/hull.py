@@ -25,6 +25,9 @@ NEAR_HULL = 0.4
 NEAR_RATE = 1.25
 """... of at most this ratio of bitrates: an encode saved is worth more than an exact spacing."""
 
+GRID = 256
+"""Rates, evenly spaced in log rate, at which resolutions are weighed against each other."""
+
 LEAST_SHARE = 0.002
 """Distance from 0 and from the top, as a part of the top, within which scores count as equal."""
 
@@ -212,6 +215,7 @@ def _descend(
             for p in near
             if p.bitrate_kbps * rules.min_ratio <= last.bitrate_kbps
             and p.score + rules.min_step <= last.score
+            and p.width * p.height <= last.width * last.height
         ]
         chosen.append(_or_measured(fits[-1], allowed))
     return chosen[::-1]
@@ -220,9 +224,16 @@ def _descend(
 def _stands_in(point: RDPoint, best: Sequence[RDPoint], rules: Rules) -> bool:
     rates = [p.bitrate_kbps for p in best]
     there = float(np.interp(point.bitrate_kbps, rates, [p.score for p in best]))
-    return rules.min_kbps <= point.bitrate_kbps <= rules.max_kbps and point.score >= max(
-        rules.floor, there - NEAR_HULL
+    nearest = min(best, key=lambda p: abs(math.log(p.bitrate_kbps / point.bitrate_kbps)))
+    return (
+        _size(point) == _size(nearest)
+        and rules.min_kbps <= point.bitrate_kbps <= rules.max_kbps
+        and point.score >= max(rules.floor, there - NEAR_HULL)
     )
+
+
+def _size(point: RDPoint) -> tuple[int, int]:
+    return point.width, point.height
 
 
 def _or_measured(point: RDPoint, near: Sequence[RDPoint]) -> RDPoint:
@@ -254,3 +265,44 @@ def front(points: Iterable[RDPoint]) -> list[RDPoint]:
         if not kept or point.score > kept[-1].score:
             kept.append(point)
     return kept
+
+
+def rising_front(points: Iterable[RDPoint]) -> list[RDPoint]:
+    """The best front on which resolution never falls while the rate rises.
+
+    Where two resolutions are as good as each other the plain front hops between them; a ladder
+    must not. Each rate of a grid is given one resolution, none smaller than at the rate below, so
+    that the sum of scores over log rate is largest (dynamic programming); the points of that
+    resolution at that rate make the front.
+    """
+    by_size: dict[tuple[int, int], list[RDPoint]] = {}
+    for point in points:
+        by_size.setdefault(_size(point), []).append(point)
+    groups = {size: front(group) for size, group in by_size.items()}
+    sizes = sorted(groups, key=lambda size: size[0] * size[1])
+    rates = [[math.log(p.bitrate_kbps) for p in groups[size]] for size in sizes]
+    if not sizes:
+        return []
+    grid = np.linspace(min(map(min, rates)), max(map(max, rates)), GRID)
+    scores = np.array(
+        [
+            np.interp(grid, rate, [p.score for p in groups[size]], left=0.0, right=0.0)
+            for rate, size in zip(rates, sizes, strict=True)
+        ]
+    )
+    total = scores[:, 0].copy()
+    came_from = np.zeros((len(sizes), GRID), int)
+    for i in range(1, GRID):
+        below = [int(np.argmax(total[: k + 1])) for k in range(len(sizes))]
+        came_from[:, i] = below
+        total = total[below] + scores[:, i]
+    given = np.empty(GRID, int)
+    given[-1] = int(np.argmax(total))
+    for i in range(GRID - 1, 0, -1):
+        given[i - 1] = came_from[given[i], i]
+    return front(
+        point
+        for k, size in enumerate(sizes)
+        for point, rate in zip(groups[size], rates[k], strict=True)
+        if given[int(np.argmin(np.abs(grid - rate)))] == k
+    )

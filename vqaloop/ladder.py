@@ -21,6 +21,7 @@ from vqaloop.excerpt import choose_windows, excerpt
 from vqaloop.hull import Rules, convex_hull, densify, keep_rules
 from vqaloop.records import (
     Encode,
+    Event,
     Ladder,
     RDPoint,
     Rendition,
@@ -47,21 +48,6 @@ NOTICE_S = 1.0
 TOLERANCE_STEPS = 1.5
 """Steps (of the metric's own) by which a rung may miss its prediction before the ladder is not to
 be trusted; on VMAF's scale 6 points, about one just noticeable difference."""
-
-
-@dataclass(frozen=True)
-class Event:
-    """Progress of a ladder, for whoever watches."""
-
-    stage: str
-    """probe, excerpt, search, verify or write."""
-    message: str
-    """One line for people."""
-    done: int = 0
-    """Trials finished in this stage."""
-    total: int = 0
-    """How many this stage expects so far; grows while the search learns."""
-    trial: Trial | None = None
 
 
 Watcher = Callable[[Event], None]
@@ -108,7 +94,7 @@ def build_ladder(
     """
     started = time.monotonic()
     binary = process.ffmpeg_path(ffmpeg)
-    request.check_run(workers, seed, timeout_s)
+    request.check_run(workers, seed, device, timeout_s)
     spec = request.choose_encoder(codec, encoder, binary)
     preset = request.checked_preset(spec, preset)
     meter = open_metric(metric, ffmpeg=binary, device=device, seed=seed, weights=weights)

@@ -184,6 +184,21 @@ def rounded(value: float | None, digits: int = 4) -> float | None:
 
 
 @dataclass(frozen=True)
+class Event:
+    """Progress of a ladder, for whoever watches."""
+
+    stage: str
+    """probe, excerpt, search, verify or write."""
+    message: str
+    """One line for people."""
+    done: int = 0
+    """Trials finished in this stage."""
+    total: int = 0
+    """How many this stage expects so far; grows while the search learns."""
+    trial: Trial | None = None
+
+
+@dataclass(frozen=True)
 class Rung:
     """One step of a ladder: a delivered file, with what was measured on it."""
 

@@ -18,7 +18,8 @@ from vqaloop.errors import InputError
 from vqaloop.hull import Rules
 from vqaloop.process import quoted
 from vqaloop.records import Source
-from vqaloop.score import Metric, StudentMetric
+from vqaloop.score import Metric
+from vqaloop.students import StudentMetric
 
 FRACTIONS = (1, 2 / 3, 1 / 2, 1 / 3, 1 / 4, 1 / 6)
 """Sizes tried, as parts of the source's: 1080p gives 1080, 720, 540, 360, 270 and 180 lines."""
@@ -26,6 +27,7 @@ LEAST_SIDE = 140
 """Shorter side below which no rendition is made, unless it takes that to have two sizes."""
 LEAST_RUNGS = 2
 """Fewer than this is no ladder."""
+DEVICES = ("auto", "cpu", "cuda")
 LONGEST_ENCODE_S = 1e7
 """Seconds, some months: more than a timer of the system takes is beyond it."""
 
@@ -148,25 +150,25 @@ def checked_depth(source: Source, spec: EncoderSpec, asked: int | None) -> int:
 
 def check_folder(folder: Path, source: Path) -> None:
     """Raises InputError unless a ladder of `source` can be written there, harming nothing."""
-    if folder.exists() and not folder.is_dir():
-        raise InputError(f"{quoted(folder)} is a file; give the output another name with -o")
-    place = folder
-    while not place.exists():
-        place = place.parent.absolute()
-    if not place.is_dir():
-        raise InputError(f"{quoted(place)} is a file, not a folder; choose another folder with -o")
-    check_writable(place, "choose another folder with -o")
-    if not folder.is_dir():
-        return
-    if any(folder.iterdir()) and not (folder / "ladder.json").exists():
-        raise InputError(
-            f"{quoted(folder)} holds other files and no ladder; choose another folder with -o"
-        )
-    if source.resolve().parent == folder.resolve():
-        raise InputError(
-            f"{quoted(source)} lies in the output folder, where it could be replaced; choose "
-            "another folder with -o"
-        )
+    remedy = "choose another folder with -o"
+    try:
+        if folder.exists() and not folder.is_dir():
+            raise InputError(f"{quoted(folder)} is a file; give the output another name with -o")
+        place = next(place for place in (folder, *folder.parents) if place.exists())
+        if not place.is_dir():
+            raise InputError(f"{quoted(place)} is a file, not a folder; {remedy}")
+        check_writable(place, remedy)
+        if not folder.is_dir():
+            return
+        if any(folder.iterdir()) and not (folder / "ladder.json").exists():
+            raise InputError(f"{quoted(folder)} holds other files and no ladder; {remedy}")
+        if source.resolve().parent == folder.resolve():
+            raise InputError(
+                f"{quoted(source)} lies in the output folder, where it could be replaced; {remedy}"
+            )
+    except OSError as error:
+        why = error.strerror or error
+        raise InputError(f"cannot use the folder {quoted(folder)}: {why}; {remedy}") from error
 
 
 def check_writable(folder: Path, remedy: str) -> None:
@@ -180,8 +182,10 @@ def check_writable(folder: Path, remedy: str) -> None:
         ) from error
 
 
-def check_run(workers: int, seed: int, timeout_s: float | None) -> None:
-    """Raises InputError unless these are numbers to work with."""
+def check_run(workers: int, seed: int, device: str, timeout_s: float | None = None) -> None:
+    """Raises InputError unless these are words and numbers to work with."""
+    if device not in DEVICES:
+        raise InputError(f"unknown device {device!r}; choose one of {', '.join(DEVICES)}")
     if workers < 1:
         raise InputError(f"there must be at least one worker, not {workers}")
     if seed < 0:

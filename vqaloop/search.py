@@ -17,7 +17,7 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, Floa
 from optuna.trial import FrozenTrial, TrialState
 
 from vqaloop.encoderspec import Knob
-from vqaloop.hull import Rules, choose_rungs, densify, fit_curve, front
+from vqaloop.hull import Rules, choose_rungs, densify, fit_curve, rising_front
 from vqaloop.records import RDPoint
 
 Point = tuple[int, int, float]
@@ -107,7 +107,7 @@ def plan(
 ) -> list[RDPoint]:
     """The ladder as far as it is known: the best fitted rung at each rate, measured where near.
 
-    Rungs come from the front, all points that nothing cheaper beats, rather than from its convex
+    Rungs come from the front on which resolution rises with the rate, rather than from the convex
     hull: a player cannot mix two renditions, so what lies a little inside the hull between two
     resolutions is still the best there is at its rate.
     """
@@ -122,7 +122,7 @@ def plan(
             for width, height, knob in failed
         )
     ]
-    return choose_rungs(front(dense), rules, points)
+    return choose_rungs(rising_front(dense), rules, points)
 
 
 def _anchors(space: Space, failed: Sequence[Point]) -> list[Point]:

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, TextIO
 
 from vqaloop.errors import EncoderMissing
-from vqaloop.records import Ladder
+from vqaloop.records import Event, Ladder
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from rich.progress import TaskID
     from rich.table import Table
 
-    from vqaloop.ladder import Event
 
 WIDTH = 80
 """Columns a table keeps to, however wide the terminal."""

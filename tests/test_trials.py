@@ -1,0 +1,207 @@
+"""Encoders that crash, hang, or write what they should not: the ladder goes on, and says so."""
+
+import os
+import signal
+import threading
+from pathlib import Path
+
+import pytest
+
+from tests.commandline import FAILURES, SMALL, Room, children, fake_ffmpeg
+from tests.media import make_clip
+from vqaloop import process
+from vqaloop.cache import Cache
+from vqaloop.encoder import get_encoder
+from vqaloop.errors import EncodeFailed
+from vqaloop.ladder import Event, build_ladder
+from vqaloop.records import Rendition
+from vqaloop.score import open_metric
+from vqaloop.source import probe_source
+from vqaloop.trials import Workshop
+
+SIZES = ("--resolutions", "160x96,112x64")
+SMALLER = "*libx264*scale=112:64:*"
+"""Command lines that encode the smaller size."""
+ENCODES = "*' -crf '*"
+REASONS = {
+    "crash": "killed by SIGSEGV",
+    "hang": "stopped at its time limit after 2 s",
+    "garbage": "cannot be parsed",
+    "nothing": "cannot be parsed",
+    "lost frame": "11 of 12 frames",
+}
+
+
+@pytest.fixture
+def clip(room: Room) -> str:
+    make_clip(room.folder / "a.y4m", size="160x96")
+    return "a.y4m"
+
+
+@pytest.mark.parametrize("failure", FAILURES)
+def test_a_failing_size_is_recorded_and_left_out(room: Room, clip: str, failure: str) -> None:
+    fake = fake_ffmpeg(room.folder / "ffmpeg", {SMALLER: FAILURES[failure]})
+    limit = ("--time-limit", "2")
+    document = room.ladder(clip, *SMALL, *SIZES, *limit, "--ffmpeg", fake, "--workers", "4")
+    failed = [trial for trial in document["trials"] if trial["state"] == "failed"]
+    assert {(trial["width"], trial["height"]) for trial in failed} == {(112, 64)}
+    # two anchors and their substitutes
+    assert len(failed) == 4
+    for trial in failed:
+        assert REASONS[failure] in trial["error"]
+        assert (trial["bitrate_kbps"], trial["score"], trial["cached"]) == (None, None, False)
+    told = [note for note in document["warnings"] if "a trial failed and was left out" in note]
+    assert len(told) == len({trial["error"] for trial in failed})
+    assert all(REASONS[failure] in note for note in told)
+    assert {rung["width"] for rung in document["rungs"]} == {160}
+    assert document["cost"]["encodes"] == len(document["trials"]) - len(failed)
+    assert not children()
+    # the failure is not remembered for the truth: a sound ffmpeg is asked again
+    again = room.ladder(clip, *SMALL, *SIZES, "--ffmpeg", process.ffmpeg_path())
+    assert all(trial["state"] == "complete" for trial in again["trials"])
+
+
+@pytest.mark.parametrize("failure", ["crash", "garbage"])
+def test_too_few_left_is_the_answer_no(room: Room, clip: str, failure: str) -> None:
+    fake = fake_ffmpeg(room.folder / "ffmpeg", {ENCODES: FAILURES[failure]})
+    words = ("ladder", clip, *SMALL, *SIZES, "--ffmpeg", fake, "-o", "out", "--quiet")
+    said = room.run(*words)
+    assert said.status == 1
+    assert said.err.startswith("vqaloop: only 0 of 8 trials succeeded, too few for a ladder: ")
+    assert REASONS[failure] in said.err and said.err.count("\n") == 1
+    assert said.out == "" and not (room.folder / "out").exists()
+
+
+def test_a_failed_rung_is_replaced(room: Room, clip: str) -> None:
+    """One knob that always fails: the plan goes round it."""
+    plain = room.ladder(clip, *SMALL, *SIZES)
+    knob = plain["rungs"][-1]["knob"]["value"]
+    fake = fake_ffmpeg(room.folder / "ffmpeg", {f"*' -crf {knob:g} '*": FAILURES["crash"]})
+    document = room.ladder(clip, *SMALL, *SIZES, "--ffmpeg", fake)
+    assert knob not in {rung["knob"]["value"] for rung in document["rungs"]}
+    assert len(document["rungs"]) == 2
+
+
+def test_an_encoder_that_dies_of_the_whole_group_leaves_nobody(room: Room, clip: str) -> None:
+    """A wrapper whose own child hangs: both go at the time limit."""
+    pids = room.folder / "pids"
+    action = f"sleep 600 & echo $! >> {pids}; wait"
+    fake = fake_ffmpeg(room.folder / "ffmpeg", {SMALLER: action})
+    room.ladder(clip, *SMALL, *SIZES, "--time-limit", "1", "--ffmpeg", fake, "--workers", "4")
+    started = [int(line) for line in pids.read_text().split()]
+    assert len(started) == 4
+    for pid in started:
+        with pytest.raises(ProcessLookupError):
+            os.kill(pid, 0)
+
+
+def test_without_a_cache_a_run_still_remembers_itself(room: Room, clip: str) -> None:
+    document = room.ladder(clip, *SMALL, *SIZES, "--no-cache")
+    assert document["cost"]["encodes"] == len(document["trials"])
+    assert not list(room.cache.iterdir())
+    again = room.ladder(clip, *SMALL, *SIZES, "--no-cache")
+    assert again["cost"]["encodes"] == document["cost"]["encodes"]
+
+
+def test_a_cache_that_cannot_be_used_is_done_without(
+    room: Room, clip: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("VQALOOP_CACHE", f"{room.folder}/a.y4m/cache")
+    assert len(room.ladder(clip, *SMALL, *SIZES)["rungs"]) == 2
+    assert [record.message[:31] for record in caplog.records] == [
+        "going on without the cache in /"
+    ]
+
+
+def workshop(room: Room, **more: int) -> Workshop:
+    binary = process.ffmpeg_path()
+    metric = open_metric("psnr", ffmpeg=binary)
+    return Workshop(get_encoder("libx264"), metric, Cache(), ffmpeg=binary, **more)
+
+
+def rendition(crf: float, width: int = 160, height: int = 96) -> Rendition:
+    return Rendition(width, height, "libx264", crf, "ultrafast")
+
+
+def test_the_same_rendition_is_encoded_once(room: Room, clip: str) -> None:
+    source = probe_source(clip)
+    with workshop(room, workers=4) as shop:
+        made = shop.map(lambda r: shop.encode(source, r), [rendition(30)] * 4)
+        assert shop.cost.encodes == 1 and shop.cost.cache_hits == 3
+        assert sorted(encode.cached for encode in made) == [False, True, True, True]
+        assert len({encode.path for encode in made}) == 1
+        scratch = shop.scratch
+        score = shop.try_one(source, rendition(30)).score
+    assert not scratch.exists()
+    with workshop(room) as shop:
+        trial = shop.try_one(source, rendition(30))
+        assert (shop.cost.encodes, shop.cost.score_s, trial.score) == (0, 0, score)
+        assert trial.encode and trial.encode.cached
+
+
+def test_several_workers_keep_the_order(room: Room, clip: str) -> None:
+    with workshop(room, workers=3) as shop:
+        barrier = threading.Barrier(3, timeout=10)
+
+        def work(item: int) -> int:
+            barrier.wait()
+            return item * item
+
+        assert shop.map(work, [1, 2, 3, 4, 5, 6]) == [1, 4, 9, 16, 25, 36]
+
+
+def test_an_error_in_one_worker_stops_the_others(room: Room, clip: str) -> None:
+    source = probe_source(clip)
+    fake = str(fake_ffmpeg(room.folder / "ffmpeg", {ENCODES: FAILURES["hang"]}))
+    metric = open_metric("psnr", ffmpeg=fake)
+    shop = Workshop(get_encoder("libx264"), metric, Cache(), ffmpeg=fake, workers=2)
+
+    def work(crf: float) -> None:
+        if crf:
+            with pytest.raises(EncodeFailed, match="SIGKILL"):
+                shop.encode(source, rendition(crf))
+            return
+        while not any("sleep" in line for line in children().values()):
+            pass
+        raise KeyboardInterrupt
+
+    with shop, pytest.raises(KeyboardInterrupt):
+        shop.map(work, [30.0, 0.0, 31.0])
+    assert not children()
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_interrupted_then_taken_up_again(room: Room, clip: str, workers: int) -> None:
+    def make(stop_at: int | None = None) -> int:
+        seen = 0
+
+        def watch(event: Event) -> None:
+            nonlocal seen
+            seen += event.stage == "search"
+            if stop_at is not None and seen >= stop_at:
+                raise KeyboardInterrupt
+
+        ladder = build_ladder(
+            clip, codec="h264", metric="psnr", preset="ultrafast", rungs=2, min_step=0.2,
+            min_ratio=1.2, resolutions=[(160, 96), (112, 64)], out="out", workers=workers,
+            progress=watch,
+        )  # fmt: skip
+        encodes: int = ladder.about["cost"]["encodes"]
+        return encodes
+
+    with pytest.raises(KeyboardInterrupt):
+        make(stop_at=2)
+    assert not children() and not Path("out").exists()
+    assert not list(room.temp.iterdir())
+    rest = make()
+    assert 1 <= rest
+    assert make() == 0
+    for entry in list(room.cache.rglob("*.json")):
+        entry.unlink()
+    assert rest < make()
+
+
+def test_signals_are_as_before(room: Room) -> None:
+    handlers = [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP)]
+    room.run("encoders")
+    assert handlers == [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP)]
