@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save_file
+from safetensors.numpy import save
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -60,11 +60,8 @@ def write_shard(
     """Write the arrays of a `Shard` under `path`, whole or not at all."""
     about = {"scene": scene, "encodes": encodes, "labels": OUTPUTS}
     part = path.with_suffix(".part")
-    save_file(
-        {name: np.ascontiguousarray(array) for name, array in arrays.items()},
-        part,
-        metadata={key: json.dumps(value) for key, value in about.items()},
-    )
+    whole = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
+    part.write_bytes(save(whole, {key: json.dumps(value) for key, value in about.items()}))
     part.rename(path)
 
 

@@ -1,20 +1,16 @@
 """Student weights on disk: safetensors with their story in the header, never pickle."""
 
 import hashlib
-import json
 import os
 from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 
 from vqaloop.errors import InputError
 from vqaloop.models import CONFIGS, create_student
 from vqaloop.models.student import Student
-
-SHIPPED = Path(__file__).parent / "weights"
-"""Where the package keeps its own weights: NAME.safetensors."""
 
 
 def save_student(
@@ -28,7 +24,7 @@ def save_student(
         for name, value in student.state_dict().items()
     }
     part = path.with_suffix(".part")
-    save_file(tensors, part, {"model": model, "label": label, **about})
+    part.write_bytes(save(tensors, {"model": model, "label": label, **about}))
     part.rename(path)
 
 
@@ -57,14 +53,3 @@ def load_student(path: Path) -> tuple[Student, dict[str, str]]:
     student.load_state_dict({k: v.float() for k, v in data.items()}, assign=True)
     about["sha256"] = hashlib.sha256(path.read_bytes()).hexdigest()
     return student.eval(), about
-
-
-def shipped_names() -> list[str]:
-    """Students that come with the package."""
-    return sorted(path.stem for path in SHIPPED.glob("*.safetensors"))
-
-
-def describe(path: Path) -> str:
-    """The header of a weights file as JSON text."""
-    with safe_open(path, "pt") as file:
-        return json.dumps(file.metadata(), indent=1)
