@@ -6,8 +6,9 @@ Nothing is encoded or scored twice: not in this run, not in another, not by two 
 import math
 import tempfile
 import threading
+import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -58,6 +59,7 @@ class Workshop:
         self.workers, self.timeout_s = workers, timeout_s
         self.cost = Cost()
         self._counting = threading.Lock()
+        self._stopping = False
         self._folder = tempfile.TemporaryDirectory(prefix="vqaloop-")
         # without a cache a run still remembers what it did itself
         self.cache = cache if cache.enabled else Cache(self.scratch / "cache")
@@ -81,10 +83,17 @@ class Workshop:
         with ThreadPoolExecutor(self.workers) as pool:
             jobs = [pool.submit(work, item) for item in items]
             try:
+                # in the order in which they end: the first may take long, and another have failed
+                for job in as_completed(jobs):
+                    job.result()
                 return [job.result() for job in jobs]
             except BaseException:
+                self._stopping = True
                 pool.shutdown(wait=False, cancel_futures=True)
-                process.kill_all()
+                # again and again: a worker may just be about to start another program
+                while any(job.running() for job in jobs):
+                    process.kill_all()
+                    time.sleep(0.02)
                 raise
 
     def try_one(self, source: Source, rendition: Rendition) -> Trial:
@@ -93,6 +102,8 @@ class Workshop:
             made = self.encode(source, rendition)
             score = self.score(source, made)
         except (EncodeFailed, DecodeFailed) as error:
+            if self._stopping:
+                raise
             return Trial(rendition, error=str(error))
         if not math.isfinite(score.value):
             return Trial(rendition, error=f"{rendition}: the score is {score.value}", encode=made)
