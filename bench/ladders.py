@@ -106,6 +106,7 @@ def replayed(rung: Rung, clip: Path, size: int) -> float:
                 process.file_url(out),
             ],
             check=True,
+            stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
         )
         return abs(out.stat().st_size / size - 1) * 100

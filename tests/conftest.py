@@ -13,7 +13,6 @@ from pathlib import Path
 import pytest
 
 from tests.commandline import Room, children
-from vqaloop import process  # noqa: E402
 
 
 @pytest.fixture
@@ -28,8 +27,6 @@ def room(
     monkeypatch.setenv("TMPDIR", str(made.temp))
     monkeypatch.setattr(tempfile, "tempdir", str(made.temp))
     monkeypatch.setenv("VQALOOP_CACHE", str(made.cache))
-    # --ffmpeg sets it, and what a test sets must be set back
-    monkeypatch.setenv("VQALOOP_FFMPEG", process.ffmpeg_path())
     before = set(children())
     yield made
     left = {pid: line for pid, line in children().items() if pid not in before}

@@ -19,6 +19,7 @@ from vqaloop.hull import (
     front,
     keep_rules,
     rising_front,
+    with_smaller_bottom,
 )
 from vqaloop.records import RDPoint
 
@@ -333,3 +334,20 @@ def test_ladders_rise_in_rate_score_and_resolution(points: list[RDPoint]) -> Non
             assert low.bitrate_kbps < high.bitrate_kbps
             assert low.score < high.score
             assert low.height <= high.height
+
+
+def test_the_lowest_rung_gives_way_to_a_smaller_size() -> None:
+    large = [point(r, 60 + 12 * math.log2(r / 100), r, (640, 360)) for r in range(30, 900, 5)]
+    small = [replace(p, width=320, height=180, score=p.score - 2) for p in large]
+    rules = Rules(min_step=4, floor=30)
+    chosen = choose_rungs(rising_front([*large, *small]), rules)
+    assert {p.height for p in chosen} == {360}
+    mixed = with_smaller_bottom(chosen, [*large, *small], rules)
+    assert [p.height for p in mixed] == [180] + [360] * (len(chosen) - 1)
+    assert keep_rules(mixed, rules) == mixed
+    assert mixed[0].score == pytest.approx(chosen[0].score - 2, abs=1.5)
+    # left alone: where one size is enough, where nothing smaller is any good, where there is none
+    assert with_smaller_bottom(chosen, [*large, *small], replace(rules, sizes=1)) == chosen
+    poor = [replace(p, score=p.score - 30) for p in small]
+    assert with_smaller_bottom(chosen, [*large, *poor], rules) == chosen
+    assert with_smaller_bottom(chosen, large, rules) == chosen

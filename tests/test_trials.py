@@ -1,20 +1,20 @@
 """Encoders that crash, hang, or write what they should not: the ladder goes on, and says so."""
 
-import os
 import signal
 import threading
+import time
 from pathlib import Path
 
 import pytest
 
-from tests.commandline import FAILURES, SMALL, Room, children, fake_ffmpeg
+from tests.commandline import FAILURES, SMALL, Room, children, fake_ffmpeg, running
 from tests.media import make_clip
 from vqaloop import process
 from vqaloop.cache import Cache
 from vqaloop.encoder import get_encoder
 from vqaloop.errors import EncodeFailed
-from vqaloop.ladder import Event, build_ladder
-from vqaloop.records import Rendition
+from vqaloop.ladder import build_ladder
+from vqaloop.records import Event, Rendition
 from vqaloop.score import open_metric
 from vqaloop.source import probe_source
 from vqaloop.trials import Workshop
@@ -27,8 +27,8 @@ REASONS = {
     "crash": "killed by SIGSEGV",
     "hang": "stopped at its time limit after 2 s",
     "garbage": "cannot be parsed",
-    "nothing": "cannot be parsed",
-    "lost frame": "11 of 12 frames",
+    "nothing": "the encoder ended well but wrote nothing",
+    "lost frame": "11 frames in the file, 12 expected",
 }
 
 
@@ -91,8 +91,7 @@ def test_an_encoder_that_dies_of_the_whole_group_leaves_nobody(room: Room, clip:
     started = [int(line) for line in pids.read_text().split()]
     assert len(started) == 4
     for pid in started:
-        with pytest.raises(ProcessLookupError):
-            os.kill(pid, 0)
+        assert not running(pid)
 
 
 def test_without_a_cache_a_run_still_remembers_itself(room: Room, clip: str) -> None:
@@ -108,9 +107,8 @@ def test_a_cache_that_cannot_be_used_is_done_without(
 ) -> None:
     monkeypatch.setenv("VQALOOP_CACHE", f"{room.folder}/a.y4m/cache")
     assert len(room.ladder(clip, *SMALL, *SIZES)["rungs"]) == 2
-    assert [record.message[:31] for record in caplog.records] == [
-        "going on without the cache in /"
-    ]
+    (said,) = caplog.messages
+    assert said.startswith("going on without the cache in ")
 
 
 def workshop(room: Room, **more: int) -> Workshop:
@@ -162,7 +160,7 @@ def test_an_error_in_one_worker_stops_the_others(room: Room, clip: str) -> None:
                 shop.encode(source, rendition(crf))
             return
         while not any("sleep" in line for line in children().values()):
-            pass
+            time.sleep(0.01)
         raise KeyboardInterrupt
 
     with shop, pytest.raises(KeyboardInterrupt):
@@ -194,7 +192,7 @@ def test_interrupted_then_taken_up_again(room: Room, clip: str, workers: int) ->
     assert not children() and not Path("out").exists()
     assert not list(room.temp.iterdir())
     rest = make()
-    assert 1 <= rest
+    assert rest >= 1
     assert make() == 0
     for entry in list(room.cache.rglob("*.json")):
         entry.unlink()

@@ -37,10 +37,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     with _ended_by_signals():
         try:
             options = make_parser().parse_args(argv)
-            if options.ffmpeg:
-                os.environ["VQALOOP_FFMPEG"] = options.ffmpeg
             _check_common(options)
-            status = int(options.run(options))
+            with _chosen_ffmpeg(options.ffmpeg):
+                status = int(options.run(options))
             if sys.stdout is not None:
                 sys.stdout.flush()
             return status
@@ -79,6 +78,21 @@ def _ended_by_signals() -> Iterator[None]:
     finally:
         for number in ends:
             signal.signal(number, signal.SIG_DFL)
+
+
+@contextlib.contextmanager
+def _chosen_ffmpeg(path: str | None) -> Iterator[None]:
+    """--ffmpeg stands for $VQALOOP_FFMPEG while a command runs."""
+    before = os.environ.get("VQALOOP_FFMPEG")
+    if path is not None:
+        os.environ["VQALOOP_FFMPEG"] = path
+    try:
+        yield
+    finally:
+        if path is not None:
+            os.environ.pop("VQALOOP_FFMPEG")
+            if before is not None:
+                os.environ["VQALOOP_FFMPEG"] = before
 
 
 def _refuse(message: str, status: int) -> int:

@@ -50,6 +50,9 @@ class Rules:
     """Number of rungs; None for as many as the other rules ask for."""
     most: int = 10
     """Largest number of rungs when `count` is None."""
+    sizes: int = 2
+    """Least number of resolutions, where there is a choice: small screens and slow decoders need
+    one of their own. With 2 the lowest rung gives way; 1 leaves it to the scores."""
 
 
 def fit_curve(points: Sequence[RDPoint], top_score: float = 100.0) -> Callable[[float], RDPoint]:
@@ -219,6 +222,33 @@ def _descend(
         ]
         chosen.append(_or_measured(fits[-1], allowed))
     return chosen[::-1]
+
+
+def with_smaller_bottom(
+    chosen: Sequence[RDPoint], points: Iterable[RDPoint], rules: Rules
+) -> list[RDPoint]:
+    """Rungs of one resolution, the lowest replaced by the best of a smaller one.
+
+    `points` are all there are, fitted and measured. The rungs stay as they are when they have two
+    resolutions already, or when nothing smaller keeps to the rules within a third of the floor.
+    """
+    if rules.sizes < 2 or len(chosen) < 2 or len({_size(p) for p in chosen}) > 1:
+        return list(chosen)
+    lowest, second = chosen[:2]
+    smaller = [
+        p
+        for p in points
+        if p.width * p.height < lowest.width * lowest.height
+        and rules.min_kbps <= p.bitrate_kbps
+        and p.bitrate_kbps * rules.min_ratio <= second.bitrate_kbps
+        and p.score + rules.min_step <= second.score
+        and p.score >= rules.floor * 2 / 3
+    ]
+    if not smaller:
+        return list(chosen)
+    best = max(smaller, key=lambda p: p.score)
+    near = [p for p in smaller if p.measured and p.score >= best.score - NEAR_HULL]
+    return [_or_measured(best, near), *chosen[1:]]
 
 
 def _stands_in(point: RDPoint, best: Sequence[RDPoint], rules: Rules) -> bool:

@@ -17,7 +17,7 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, Floa
 from optuna.trial import FrozenTrial, TrialState
 
 from vqaloop.encoderspec import Knob
-from vqaloop.hull import Rules, choose_rungs, densify, fit_curve, rising_front
+from vqaloop.hull import Rules, choose_rungs, densify, fit_curve, rising_front, with_smaller_bottom
 from vqaloop.records import RDPoint
 
 Point = tuple[int, int, float]
@@ -122,7 +122,8 @@ def plan(
             for width, height, knob in failed
         )
     ]
-    return choose_rungs(rising_front(dense), rules, points)
+    chosen = choose_rungs(rising_front(dense), rules, points)
+    return with_smaller_bottom(chosen, dense, rules)
 
 
 def _anchors(space: Space, failed: Sequence[Point]) -> list[Point]:
