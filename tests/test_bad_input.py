@@ -294,7 +294,7 @@ def record(room: Room, name: str, status: int, message: str) -> None:
     for place, instead in ((f"{room.folder}/", ""), (str(room.folder), "."), (str(room.temp), "")):
         message = message.replace(place, instead)
     # what an encoder makes depends a little on the machine
-    varies = r"\d+x\d+_crf[\d.]+" if status == 2 else r"\d+(\.\d+)?" if status == 1 else "$^"
+    varies = r"\d+x\d+_crf\d+(\.\d+)?" if status == 2 else r"\d+(\.\d+)?" if status == 1 else "$^"
     message = re.sub(varies, "N", message)
     shown = message.removeprefix("vqaloop: ").strip().replace("|", "\\|") or "(no remark)"
     written[name] = f"| {name} | {status} | {shown} |"

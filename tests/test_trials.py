@@ -87,7 +87,7 @@ def test_an_encoder_that_dies_of_the_whole_group_leaves_nobody(room: Room, clip:
     pids = room.folder / "pids"
     action = f"sleep 600 & echo $! >> {pids}; wait"
     fake = fake_ffmpeg(room.folder / "ffmpeg", {SMALLER: action})
-    room.ladder(clip, *SMALL, *SIZES, "--time-limit", "1", "--ffmpeg", fake, "--workers", "4")
+    room.ladder(clip, *SMALL, *SIZES, "--time-limit", "2", "--ffmpeg", fake, "--workers", "4")
     started = [int(line) for line in pids.read_text().split()]
     assert len(started) == 4
     for pid in started:

@@ -33,6 +33,10 @@ class Parser(argparse.ArgumentParser):
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit status."""
+    # whoever closed them wants to hear nothing, which is no reason to fail
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115
     logging.basicConfig(format="vqaloop: %(message)s", level=logging.WARNING)
     with _ended_by_signals():
         try:
@@ -40,8 +44,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             _check_common(options)
             with _chosen_ffmpeg(options.ffmpeg):
                 status = int(options.run(options))
-            if sys.stdout is not None:
-                sys.stdout.flush()
+            sys.stdout.flush()
             return status
         except VqaloopError as error:
             return _refuse(str(error), error.exit_code)
@@ -288,7 +291,7 @@ def _emit(options: argparse.Namespace, document: Any) -> None:
 
 def _say(options: argparse.Namespace, text: str) -> None:
     """A message for people; stdout is left alone when the JSON goes there."""
-    if options.json != "-" and sys.stdout is not None:
+    if options.json != "-":
         encoding = sys.stdout.encoding or "utf-8"
         print(printable(text).encode(encoding, "backslashreplace").decode(encoding))
 

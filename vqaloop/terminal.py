@@ -160,8 +160,13 @@ def _console(stream: TextIO) -> "Console":
     """A console that colours for a terminal alone, whatever FORCE_COLOR says."""
     from rich.console import Console
 
+    class Candid(Console):
+        # rich would end the program with status 1; it calls this while it handles the error
+        def on_broken_pipe(self) -> None:
+            raise
+
     live = _is_terminal(stream)
-    return Console(
+    return Candid(
         file=stream,
         force_terminal=live,
         force_jupyter=False,

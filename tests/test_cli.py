@@ -1,0 +1,264 @@
+"""The commands: what goes to stdout and to stderr, exit statuses, signals, pipes that close."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+
+from tests.commandline import SMALL, Room, children, fake_ffmpeg, running
+from tests.media import REPOSITORY, make_clip
+from vqaloop.cli import main, make_parser
+
+SIZES = ("--resolutions", "160x96,112x64")
+COMMANDS = ("sample", "ladder", "score", "report", "corpus", "distill", "evaluate", "encoders")
+SCRIPT = """
+import signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored in a shell's background jobs
+from vqaloop.cli import main
+sys.exit(main())
+"""
+
+
+def command(room: Room, *argv: str, **more: str) -> tuple[list[str], dict[str, str]]:
+    """A program of its own that runs vqaloop in the room, and its environment."""
+    environment = {
+        **os.environ,
+        "PYTHONPATH": str(REPOSITORY),
+        "TMPDIR": str(room.temp),
+        "VQALOOP_CACHE": str(room.cache),
+        **more,
+    }
+    return [sys.executable, "-c", SCRIPT, *argv], environment
+
+
+@pytest.fixture
+def clip(room: Room) -> str:
+    make_clip(room.folder / "a.y4m", size="160x96")
+    return "a.y4m"
+
+
+def test_json_to_stdout_is_alone_there(room: Room, clip: str) -> None:
+    said = room.run("ladder", clip, *SMALL, *SIZES, "--json", "-")
+    assert said.status == 0, said.err
+    assert json.loads(said.out) == room.document("a.h264.ladder")
+    for line in said.err.splitlines():
+        assert re.match(r"(probe|search \d+/\d+|write): ", line)
+
+
+def test_json_to_a_file_beside_the_table(room: Room, clip: str) -> None:
+    said = room.run("ladder", clip, *SMALL, *SIZES, "--json", "found.json", "-o", "new/folder")
+    assert said.status == 0, said.err
+    document = json.loads((room.folder / "found.json").read_text())
+    assert document == room.document("new/folder")
+    assert "PSNR-Y" in said.out and "in new/folder" in said.out
+    assert {path.name for path in room.folder.iterdir()} == {"a.y4m", "found.json", "new"}
+
+
+def test_quiet_says_nothing_on_stderr(room: Room, clip: str) -> None:
+    said = room.run("ladder", clip, *SMALL, *SIZES, "--quiet")
+    assert (said.status, said.err) == (0, "")
+    assert room.run("ladder", clip, *SMALL, *SIZES, "--quiet", "--json", "-").err == ""
+
+
+def test_a_second_ladder_in_the_same_folder_replaces_the_first(room: Room, clip: str) -> None:
+    first = room.ladder(clip, *SMALL, *SIZES)
+    second = room.ladder(clip, *SMALL, "--resolutions", "144x88,112x64")
+    files = {path.name for path in (room.folder / "out").iterdir()}
+    assert {rung["file"] for rung in second["rungs"]} <= files
+    old = {rung["file"] for rung in first["rungs"]} - {rung["file"] for rung in second["rungs"]}
+    assert old and not old & files
+
+
+@pytest.mark.parametrize(
+    "name", ["-rf", "a b.y4m", "a%03d.y4m", "concat:a.y4m", "ü'\"$(x).y4m", "a\nb\x1b[31m.y4m"]
+)
+def test_names_are_data(room: Room, clip: str, name: str) -> None:
+    (room.folder / clip).rename(room.folder / name)
+    said = room.run("ladder", *SMALL, *SIZES, "--", name)
+    assert said.status == 0, said.err
+    assert "\x1b" not in said.out + said.err
+    (out,) = (path for path in room.folder.iterdir() if path.is_dir())
+    assert out.name == f"{Path(name).stem}.h264.ladder"
+
+
+def test_a_name_that_is_no_utf8(room: Room, clip: str) -> None:
+    name = os.fsdecode(b"a\xff.y4m")
+    (room.folder / clip).rename(room.folder / name)
+    said = room.run("ladder", name, *SMALL, *SIZES, "--json", "-")
+    assert said.status == 0, said.err
+    assert json.loads(said.out)["source"]["path"] == "a\ufffd.y4m"
+    missing = room.run("ladder", os.fsdecode(b"b\xff.y4m"), *SMALL)
+    assert (missing.status, missing.err.count("\n")) == (2, 1)
+
+
+def test_every_command_has_help_and_refuses_with_one_message(room: Room) -> None:
+    for name in COMMANDS:
+        assert room.run(name, "--help").status == 0
+        said = room.run(name, "--nonsense")
+        assert (said.status, said.out, said.err.count("\n")) == (2, "", 1), said.err
+        assert said.err.startswith("vqaloop: ")
+    assert room.run("--version").out.startswith("vqaloop ")
+    listed = make_parser().format_help()
+    assert all(f"    {name} " in listed for name in COMMANDS)
+
+
+@pytest.mark.parametrize(
+    ("argv", "says"),
+    [
+        ([], "COMMAND"),
+        (["conquer"], "invalid choice: 'conquer'"),
+        (["score", "a.y4m", "--metric", "psnr"], "psnr needs the original: give it with"),
+        (["score", "none.mp4", "--reference", "a.y4m", "--metric", "psnr"], "does not exist"),
+        (["score", "a.y4m", "--reference", "b.y4m", "--metric", "psnr"], "12 frames and its"),
+        (["score", "a.y4m", "--weights", "none"], "'none' cannot be read"),
+        (["score", "a.y4m", "--metric", "mos"], "unknown metric 'mos'"),
+        (["report", "."], "ladder.json"),
+        (["report", "none"], "ladder.json"),
+        (["report", "a.y4m"], "ladder.json"),
+        (["sample", "a.avi"], "the suffix must be one of"),
+        (["sample", "a.y4m"], "already exists"),
+        (["sample", "none/c.y4m"], "no such folder"),
+        (["sample", "c.y4m", "--size", "63x64"], "even numbers"),
+        (["sample", "c.y4m", "--size", "64x64,64x64"], "is not a resolution"),
+        (["sample", "c.y4m", "--seconds", "nan"], "seconds = nan"),
+        (["corpus", "none", "out"], "none"),
+        (["corpus", "a.y4m", "out", "--workers", "0"], "at least one worker"),
+        (["distill", "none.toml"], "none.toml"),
+        (["evaluate", "none.safetensors", "."], "cannot be read"),
+        (["evaluate", "internvqa-tiny", "none"], "none"),
+        (["encoders", "--ffmpeg", "a.y4m"], "not an executable ffmpeg"),
+        (["encoders", "--seed", "-1"], "must not be negative"),
+    ],
+)
+def test_refusals_of_the_other_commands(room: Room, clip: str, argv: list[str], says: str) -> None:
+    make_clip(room.folder / "b.y4m", size="160x96", frames=10)
+    before = room.tree()
+    said = room.run(*argv)
+    assert said.status == 2, said
+    assert (said.out, said.err.count("\n")) == ("", 1), said.err
+    assert said.err.startswith("vqaloop: ") and says in said.err
+    assert room.tree() == before
+
+
+def test_score_and_report(room: Room, clip: str) -> None:
+    document = room.ladder(clip, *SMALL, *SIZES)
+    rung = document["rungs"][-1]
+    video = f"out/{rung['file']}"
+    said = room.run("score", video, "--reference", clip, "--metric", "psnr", "--json", "-")
+    found = json.loads(said.out)
+    assert found["value"] == pytest.approx(rung["score"], abs=1e-3)
+    assert (found["metric"], found["mode"], found["interval"]) == ("psnr", "full-reference", None)
+    assert len(found["clips"]) == 12
+    human = room.run("score", video, "--reference", clip, "--metric", "psnr")
+    assert human.out == f"{found['value']:.2f}  psnr, full-reference\n"
+    (room.folder / "out" / "report.html").unlink()
+    again = room.run("report", "out", "--json", "-")
+    assert again.status == 0 and json.loads(again.out) == document
+    assert (room.folder / "out" / "report.html").is_file()
+
+
+def test_sample_and_encoders(room: Room) -> None:
+    said = room.run("sample", "s.y4m", "--seconds", "0.4", "--size", "64x64", "--json", "-")
+    assert said.status == 0, said.err
+    found = json.loads(said.out)
+    assert found["bytes"] == (room.folder / "s.y4m").stat().st_size
+    assert room.run("sample", "s.y4m", "--seconds", "0.4", "--size", "64x64").status == 2
+    listed = json.loads(room.run("encoders", "--json", "-").out)
+    assert {item["codec"] for item in listed} >= {"h264", "hevc", "vp9", "av1", "avs2"}
+
+
+def test_an_ffmpeg_is_chosen_for_one_command_only(
+    room: Room, clip: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fake = fake_ffmpeg(room.folder / "ffmpeg", {"*libx264*": "exit 1"})
+    monkeypatch.delenv("VQALOOP_FFMPEG", raising=False)
+    refused = room.run("ladder", clip, *SMALL, *SIZES, "--ffmpeg", fake)
+    assert refused.status == 2 and "libx264 of" in refused.err
+    assert "VQALOOP_FFMPEG" not in os.environ
+    monkeypatch.setenv("VQALOOP_FFMPEG", str(fake))
+    assert room.run("ladder", clip, *SMALL, *SIZES).status == 2
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_interrupted_by_a_signal(room: Room, clip: str, number: signal.Signals) -> None:
+    """In the middle of an encode; then the same command goes on with what is there."""
+    pids = room.folder / "pids"
+    (room.folder / "now").touch()
+    hangs = f"if [ -e now ]; then echo $$ >> '{pids}'; exec sleep 600; fi"
+    fake = fake_ffmpeg(room.folder / "ffmpeg", {"*libx264*scale=112:64:*": hangs})
+    words = ("ladder", clip, *SMALL, *SIZES, "-o", "out", "--workers", "2", "--ffmpeg", str(fake))
+    argv, environment = command(room, *words)
+    running_one = subprocess.Popen(
+        argv, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    deadline = time.monotonic() + 60
+    while not (pids.exists() and len(pids.read_text().split()) == 2):
+        assert running_one.poll() is None and time.monotonic() < deadline
+        time.sleep(0.02)
+    running_one.send_signal(number)
+    out, err = running_one.communicate(timeout=20)
+    assert (running_one.returncode, out) == (130, "")
+    assert err.splitlines()[-1].startswith("vqaloop: interrupted; what was finished is kept")
+    assert "Traceback" not in err and "failed" not in err
+    assert not any(running(int(pid)) for pid in pids.read_text().split())
+    assert not (room.folder / "out").exists() and not list(room.temp.iterdir())
+    (room.folder / "now").unlink()
+    assert room.run(*words).status == 0
+    document = room.document()
+    assert document["cost"]["encodes"] == len(document["trials"]) - 2
+
+
+def run_with(
+    room: Room, stdout: int, *argv: str, more: Mapping[str, str] | None = None
+) -> "subprocess.CompletedProcess[str]":
+    words, environment = command(room, *argv, **(more or {}))
+    return subprocess.run(
+        words, env=environment, stdout=stdout, stderr=subprocess.PIPE, text=True, timeout=60
+    )
+
+
+def test_a_reader_that_leaves_is_no_error(room: Room) -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    done = run_with(room, writer, "encoders", "--verbose")
+    os.close(writer)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_a_full_stdout_is_one(room: Room) -> None:
+    with open("/dev/full", "wb") as full:
+        done = run_with(room, full.fileno(), "encoders")
+    assert (done.returncode, done.stderr) == (2, "vqaloop: No space left on device\n")
+
+
+def test_a_closed_stdout_is_none(room: Room, clip: str) -> None:
+    words, environment = command(room, "ladder", clip, *SMALL, *SIZES, "--json", "-", "-o", "out")
+    shell = ["/bin/sh", "-c", 'exec "$@" >&-', "sh", *words]
+    done = subprocess.run(shell, env=environment, stderr=subprocess.PIPE, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    assert len(room.document()["rungs"]) == 2
+
+
+def test_a_terminal_of_few_letters(room: Room, clip: str) -> None:
+    (room.folder / clip).rename(room.folder / "ä.y4m")
+    plain = {"PYTHONIOENCODING": "ascii", "LC_ALL": "C"}
+    done = run_with(room, subprocess.PIPE, "ladder", "ä.y4m", *SMALL, *SIZES, more=plain)
+    assert done.returncode == 0, done.stderr
+    assert "in \\xe4.h264.ladder" in done.stdout
+
+
+def test_main_may_be_called_from_a_thread(room: Room) -> None:
+    import threading
+
+    seen: list[int] = []
+    thread = threading.Thread(target=lambda: seen.append(main(["encoders"])))
+    thread.start()
+    thread.join(timeout=60)
+    assert seen == [0] and not children()
