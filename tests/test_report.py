@@ -12,7 +12,6 @@ from typing import Any
 
 import pytest
 
-from vqaloop import ladder as loop
 from vqaloop import plot, process, report
 from vqaloop.errors import InputError
 from vqaloop.records import Ladder, Rung
@@ -135,10 +134,6 @@ def test_reads_back_what_was_written(tmp_path: Path) -> None:
     assert (tmp_path / "ladder.json").read_text() == text
     names = {*report.REPORTS, *(rung.file for rung in ladder.rungs)}
     assert {path.name for path in tmp_path.iterdir()} == names
-
-
-def test_is_of_the_schema_that_the_loop_writes() -> None:
-    assert report.SCHEMA == loop.SCHEMA
 
 
 def test_csv_has_a_row_a_rung(tmp_path: Path) -> None:

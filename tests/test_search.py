@@ -13,7 +13,7 @@ import optuna
 import pytest
 
 from tests.titles import CRF, RULES, SIZES, Title, exhaustive, random_space, random_title
-from vqaloop.hull import Rules, choose_rungs, front, rising_front
+from vqaloop.hull import Rules, choose_rungs, front
 from vqaloop.records import RDPoint
 from vqaloop.search import (
     SUBSTITUTES,

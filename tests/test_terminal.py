@@ -13,8 +13,7 @@ from typing import TextIO
 import pytest
 
 from tests.test_report import make_ladder
-from vqaloop.ladder import Event
-from vqaloop.records import Rendition, Trial
+from vqaloop.records import Event, Rendition, Trial
 from vqaloop.terminal import (
     Progress,
     cost_line,

@@ -1,0 +1,73 @@
+"""Parts of the document `vqaloop.ladder/1`, and what is to be said of a ladder in words."""
+
+import os
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Any
+
+from vqaloop.hull import Rules, convex_hull, densify
+from vqaloop.records import RDPoint, Rung, Score, Source, rounded
+from vqaloop.search import Space
+
+
+def doubts(rungs: Sequence[Rung], missed: Sequence[Rung]) -> list[str]:
+    """Where prediction, score and guard do not agree, in words."""
+    doubts = [
+        f"{rung.file}: score {rung.score:.1f}, predicted {rung.score_predicted:.1f}"
+        for rung in missed
+    ]
+    for low, high in zip(rungs, rungs[1:], strict=False):
+        if low.guard["vmaf"] >= high.guard["vmaf"]:
+            doubts.append(
+                f"VMAF does not rise from {low.file} ({low.guard['vmaf']:.1f}) to "
+                f"{high.file} ({high.guard['vmaf']:.1f}), though the score does"
+            )
+    return doubts
+
+
+def hull_json(points: Sequence[RDPoint], space: Space, top: float) -> list[dict[str, Any]]:
+    """The convex hull of all that was measured and fitted, ascending."""
+    return [
+        {
+            "width": point.width,
+            "height": point.height,
+            "bitrate_kbps": rounded(point.bitrate_kbps),
+            "score": rounded(point.score),
+            "knob": point.knob,
+            "measured": point.measured,
+        }
+        for point in convex_hull(densify(points, space.grid(), top))
+    ]
+
+
+def source_json(source: Source) -> dict[str, Any]:
+    """What a rung is compared with; `input_options` go before -i when it is raw video."""
+    return {
+        "path": os.fsencode(source.path).decode("utf-8", "replace"),
+        "sha256": source.sha256,
+        "width": source.width,
+        "height": source.height,
+        "fps": float(source.fps),
+        "fps_exact": f"{source.fps.numerator}/{source.fps.denominator}",
+        "frames": source.frames,
+        "duration": source.duration_s,
+        "input_options": dict(source.input_options),
+    }
+
+
+def metric_json(score: Score) -> dict[str, Any]:
+    """Which metric, and what its weights were fitted to."""
+    return {
+        "name": score.metric,
+        "mode": score.mode,
+        "weights_sha256": score.weights_sha256,
+        "label": score.label,
+    }
+
+
+def rules_json(rules: Rules) -> dict[str, Any]:
+    """The rules a ladder kept to; None for no limit."""
+    return {
+        name: rounded(value) if isinstance(value, float) else value
+        for name, value in asdict(rules).items()
+    }
