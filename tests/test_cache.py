@@ -428,6 +428,7 @@ def test_every_field_of_a_score_key_counts(cache: Cache) -> None:
             "weights_sha256": "w",
             "scaler": "bicubic",
             "preprocessing": "1",
+            "device": "cpu",
             "sampling": {"seed": 0, "clips": 4},
         }
         return score_key(source, **(fields | changed))
@@ -436,6 +437,7 @@ def test_every_field_of_a_score_key_counts(cache: Cache) -> None:
     changes: dict[str, Any] = {
         "encode_sha256": "x", "metric": "vmaf", "decoder": "ffmpeg 8", "encode_options": (),
         "weights_sha256": None, "scaler": "lanczos", "preprocessing": "2",
+        "device": "cuda",
         "sampling": {"seed": 1, "clips": 4},
     }  # fmt: skip
     others = [key(**{name: value}) for name, value in changes.items()]
@@ -443,6 +445,6 @@ def test_every_field_of_a_score_key_counts(cache: Cache) -> None:
     assert all(cache.get_json(other) is None for other in others)
     assert set(key()) - {"kind"} == {
         "source", "input_options", "prep", "encode", "encode_options", "metric", "weights",
-        "decoder", "scaler", "preprocessing", "sampling",
+        "decoder", "scaler", "preprocessing", "device", "sampling",
     }  # fmt: skip
     assert cache.get_json(json.loads(json.dumps(key()))) == {"value": 1}

@@ -10,14 +10,18 @@ from vqaloop.records import Source
 
 
 def encode_key(
-    source: Source, rendition_options: Sequence[str], ffmpeg_sha256: str
+    source: Source, rendition_options: Sequence[str], ffmpeg_sha256: str, encoder_version: str = ""
 ) -> dict[str, Any]:
-    """What decides the bytes of an encode: the source, the full output options, the binary."""
+    """What decides the bytes of an encode: the source, the full output options, the binary.
+
+    `encoder_version` matters where the encoder is a library that the binary loads.
+    """
     return {
         "kind": "encode",
         **_source_key(source),
         "options": list(rendition_options),
         "ffmpeg": ffmpeg_sha256,
+        "encoder": encoder_version,
     }
 
 
@@ -31,6 +35,7 @@ def score_key(
     weights_sha256: str | None = None,
     scaler: str = SCALER,
     preprocessing: str = "",
+    device: str = "",
     sampling: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """What decides a score.
@@ -49,6 +54,7 @@ def score_key(
         "decoder": decoder,
         "scaler": scaler,
         "preprocessing": preprocessing,
+        "device": device,
         "sampling": dict(sampling or {}),
     }
 

@@ -142,7 +142,9 @@ def make_parser() -> argparse.ArgumentParser:
     group.add_argument("--quiet", action="store_true", help="no progress")
 
     def command(name: str, run: Any, summary: str) -> Parser:
-        made = commands.add_parser(name, help=summary, description=summary, parents=[common])
+        made = commands.add_parser(
+            name, help=summary, description=summary, parents=[common], allow_abbrev=False
+        )
         made.set_defaults(run=run)
         return made
 
@@ -281,6 +283,10 @@ def _emit(options: argparse.Namespace, document: Any) -> None:
         return
     path = Path(options.json)
     try:
+        if path.exists() and not path.is_file():
+            # a pipe or a device is written to, never replaced
+            path.write_text(text, encoding="utf-8")
+            return
         with renamed_to(path) as part:
             part.write_text(text, encoding="utf-8")
     except OSError as error:

@@ -10,11 +10,16 @@ from vqaloop.records import RDPoint, Rung, Score, Source, rounded
 from vqaloop.search import Space
 
 
-def doubts(rungs: Sequence[Rung], missed: Sequence[Rung]) -> list[str]:
+def doubts(rungs: Sequence[Rung], missed: Sequence[Rung], astray: Sequence[Rung]) -> list[str]:
     """Where prediction, score and guard do not agree, in words."""
     doubts = [
         f"{rung.file}: score {rung.score:.1f}, predicted {rung.score_predicted:.1f}"
         for rung in missed
+    ]
+    doubts += [
+        f"{rung.file}: score {rung.score:.1f}, but VMAF {rung.guard['vmaf']:.1f}; the student "
+        "does not know such material, use --metric vmaf"
+        for rung in astray
     ]
     for low, high in zip(rungs, rungs[1:], strict=False):
         if low.guard["vmaf"] >= high.guard["vmaf"]:

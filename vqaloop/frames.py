@@ -78,7 +78,7 @@ def read_with_ffmpeg(
     ffmpeg: str,
     input_options: Sequence[tuple[str, str]] = (),
     prep: Sequence[str] = (),
-    timeout_s: float = 3600.0,
+    timeout_s: float | None = None,
 ) -> Frames:
     """Frames by index through the ffmpeg program; all of the file up to the last is decoded.
 
@@ -98,7 +98,9 @@ def read_with_ffmpeg(
     )
     argv = process.compiled(graph, ffmpeg, {"INPUT": path})
     frame_bytes = width * height * 3 // 2
-    done = process.run(argv, timeout_s=timeout_s, max_stdout=frame_bytes * (len(indices) + 1))
+    # far slower than any machine decodes 4K; a hang must end all the same
+    limit_s = timeout_s or 300 + (indices[-1] + 1) * 2.0
+    done = process.run(argv, timeout_s=limit_s, max_stdout=frame_bytes * (len(indices) + 1))
     count = len(done.stdout) // frame_bytes
     if done.returncode != 0 or count != len(indices):
         why = done.reason() if done.returncode else f"it ended after {count} of {len(indices)}"

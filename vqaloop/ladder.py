@@ -27,6 +27,9 @@ from vqaloop.trials import Workshop
 
 NOTICE_S = 1.0
 """Seconds of probing after which a watcher is told what takes so long."""
+GUARD_GAP = 10.0
+"""Points between a student's score and the VMAF of a delivered file beyond which the student is
+not to be believed: more than two times its held-out error."""
 TOLERANCE_STEPS = 1.5
 """Steps (of the metric's own) by which a rung may miss its prediction before the ladder is not to
 be trusted; on VMAF's scale 6 points, about one just noticeable difference."""
@@ -112,6 +115,9 @@ def build_ladder(
         missed = [
             r for r in rungs_made if not whole and abs(r.score - r.score_predicted) > tolerance
         ]
+        # only a score on VMAF's own scale can be held against VMAF
+        on_scale = meter.mode == "anchored" and meter.top == 100
+        astray = [r for r in rungs_made if on_scale and abs(r.score - r.guard["vmaf"]) > GUARD_GAP]
         document = {
             "schema": SCHEMA,
             "vqaloop": __version__,
@@ -132,9 +138,9 @@ def build_ladder(
             },
             "rules": rules_json(rules),
             "windows": [list(window) for window in windows],
-            "warnings": [*source.notes, *loop.warnings, *doubts(rungs_made, missed)],
+            "warnings": [*source.notes, *loop.warnings, *doubts(rungs_made, missed, astray)],
         }
-        ladder = Ladder(folder, tuple(rungs_made), document, trusted=not missed)
+        ladder = Ladder(folder, tuple(rungs_made), document, trusted=not missed and not astray)
         progress(Event("write", f"writing {process.quoted(folder)}"))
         write_reports(ladder)
         return ladder

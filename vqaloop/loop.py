@@ -128,7 +128,11 @@ class Loop:
                 self.progress(Event("verify", describe(trial), done, len(chosen), trial))
             if trial.error or trial.encode is None:
                 return trial
-            expected = found.predicted.get((point.width, point.height, point.knob), point.score)
+            expected = point.score
+            if whole:
+                # on the whole title the point is this very file: what a fit said before it
+                key = (point.width, point.height, point.knob)
+                expected = found.predicted.get(key, expected)
             score = self.shop.score(source, trial.encode)
             return Checked(replace(point, score=expected), trial, trial.encode, score)
 
@@ -151,7 +155,7 @@ class Loop:
                 self.warnings.append(
                     f"{point.width}x{point.height} at {point.knob:g} was left out: measured over "
                     f"the whole title ({point.bitrate_kbps:.0f} kb/s, {point.score:.1f}) it "
-                    "stands too close to its neighbour"
+                    "breaks the rules of step, ratio or bitrate"
                 )
         if len(kept) < request.LEAST_RUNGS:
             raise TargetUnreachable(

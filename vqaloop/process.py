@@ -11,7 +11,7 @@ import signal
 import subprocess
 import threading
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -21,7 +21,7 @@ from vqaloop.errors import InputError, ToolError
 STDERR_KEPT = 16_384
 """Bytes of a program's last words kept for error messages."""
 
-_running: set[subprocess.Popen[bytes]] = set()
+_running: dict[subprocess.Popen[bytes], int] = {}
 _running_lock = threading.Lock()
 _spent = threading.local()
 
@@ -144,7 +144,7 @@ def run(
     except OSError as error:
         raise ToolError(f"could not start {argv[0]}: {error.strerror}") from error
     with _running_lock:
-        _running.add(process)
+        _running[process] = threading.get_ident()
     said = bytearray()
     wrote = bytearray()
     too_much = threading.Event()
@@ -187,7 +187,7 @@ def run(
     finally:
         timer.cancel()
         with _running_lock:
-            _running.discard(process)
+            _running.pop(process, None)
         for thread in threads:
             if thread.ident is not None:
                 thread.join(timeout=10)
@@ -222,8 +222,9 @@ def kill(process: subprocess.Popen[bytes]) -> None:
         process.kill()
 
 
-def kill_all() -> None:
-    """Stop every program still running; for an interrupted command."""
+def kill_all(threads: Collection[int] | None = None) -> None:
+    """Stop every program still running, or those that these threads (by ident) run."""
     with _running_lock:
-        for process in _running:
-            kill(process)
+        for process, thread in _running.items():
+            if threads is None or thread in threads:
+                kill(process)

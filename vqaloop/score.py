@@ -10,7 +10,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from vqaloop import metrics, process
-from vqaloop.errors import InputError
+from vqaloop.encode import stream_packets
+from vqaloop.encoder import default_encoder
+from vqaloop.errors import InputError, ToolError
 from vqaloop.frames import read_source
 from vqaloop.records import Score, Source
 from vqaloop.source import probe_source
@@ -168,8 +170,7 @@ class Scorer:
             return self.metric.alone(self._probe(path))
         source = self._probe(Path(reference))
         if path.suffix.lower() in (".avs2", ".avs"):
-            if not path.is_file():
-                raise InputError(f"{path} does not exist")
+            _check_avs2(path, source)
             return self.metric.measure(source, path, "ffmpeg")
         other = self._probe(path)
         if other.frames != source.frames:
@@ -191,3 +192,18 @@ class Scorer:
 
     def _probe(self, path: Path) -> Source:
         return probe_source(path, allow_hdr=self.allow_hdr, ffmpeg=self.ffmpeg)
+
+
+def _check_avs2(path: Path, source: Source) -> None:
+    """Raise InputError unless it is a raw AVS2 stream of as many pictures as the source."""
+    if not path.is_file():
+        raise InputError(f"{process.quoted(path)} does not exist")
+    try:
+        pictures = len(stream_packets(path, default_encoder("avs2"), source.fps))
+    except ToolError as error:
+        raise InputError(str(error)) from error
+    if pictures != source.frames:
+        raise InputError(
+            f"{process.quoted(path)} has {pictures} frames and its reference {source.frames}; "
+            "frames are matched one to one, so cut both to the same ones"
+        )

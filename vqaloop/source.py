@@ -189,6 +189,8 @@ def _timing(
         # bwdif takes frames that are not flagged themselves for top field first
         prep.append("bwdif=mode=send_frame" + (":parity=bff" if stream.bottom_first else ""))
         notes.append("Interlaced; deinterlaced with bwdif, one frame for each pair of fields.")
+    # the standard rate nearest to a frame an hour would ask for thousands of repeated frames
+    check_rate(name, Fraction(mean))
     constant = regular_rate(seen.times_s, seen.tick_s, stream.rates)
     fps = constant or nearest_standard(mean)
     start_s = float(seen.times_s[0])

@@ -8,6 +8,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import av
 import numpy as np
 
 from vqaloop import process
@@ -63,7 +64,8 @@ class StudentMetric:
             "metric": self.name,
             "weights_sha256": process.file_sha256(self.weights),
             "preprocessing": f"student {REVISION} {SCALER}",
-            "decoder": "pyav",
+            "decoder": f"pyav {av.__version__}, ffmpeg {process.file_sha256(self.ffmpeg)}",
+            "device": self.device.type,
             "sampling": {"positions": POSITIONS, "clips": CLIPS_EACH, "seed": self.seed},
         }
 
@@ -89,12 +91,13 @@ class StudentMetric:
             student, about = self._loaded
             with autocast(self.device):
                 sums, weights, _ = student.compare(anchor, to_clips(clips.to(self.device)))
+            counts = [len(places) for places in where.values()]
             return Score(
-                value=100 * float(student.answers(sums.sum(0), weights.sum(0))[0]),
+                value=float(_pooled(student, sums, weights, counts)),
                 metric=self.name,
                 mode=self.mode,
                 clips=tuple((100 * student.answers(sums, weights)[:, 0]).tolist()),
-                interval=_interval(student, sums, weights, self.seed),
+                interval=_interval(student, sums, weights, counts, self.seed),
                 weights_sha256=about["sha256"],
                 label=about.get("label"),
                 cpu_s=_cpu_s() - cpu,
@@ -152,17 +155,47 @@ class StudentMetric:
             )
 
 
-def _interval(
-    student: "Student", sums: "torch.Tensor", weights: "torch.Tensor", seed: int
-) -> tuple[float, float]:
-    """95 % bootstrap interval of the pooled score over the choice of crops."""
+def _pooled(
+    student: "Student", sums: "torch.Tensor", weights: "torch.Tensor", counts: list[int]
+) -> "torch.Tensor":
+    """Scores 0..100 (...) of (..., B, K) sums: crops of one time as one picture, times averaged.
+
+    `counts` says how many crops each time has. Averaging over time, as VMAF does, keeps a scene of
+    strong contrasts from speaking for all others.
+    """
     import torch
 
-    count = len(sums)
-    draw = np.random.default_rng(seed).integers(0, count, (RESAMPLES, count))
+    scores = [
+        student.answers(s.sum(-2), w.sum(-2))[..., 0]
+        for s, w in zip(
+            torch.split(sums, counts, -2), torch.split(weights, counts, -2), strict=True
+        )
+    ]
+    return 100 * torch.stack(scores).mean(0)
+
+
+def _interval(
+    student: "Student",
+    sums: "torch.Tensor",
+    weights: "torch.Tensor",
+    counts: list[int],
+    seed: int,
+) -> tuple[float, float]:
+    """95 % bootstrap interval of the score over the choice of crops at each time."""
+    import torch
+
+    rng = np.random.default_rng(seed)
+    firsts = np.cumsum([0, *counts[:-1]])
+    draw = np.concatenate(
+        [
+            first + rng.integers(0, n, (RESAMPLES, n))
+            for first, n in zip(firsts, counts, strict=True)
+        ],
+        axis=1,
+    )
     picked = torch.from_numpy(draw).to(sums.device)
-    values = student.answers(sums[picked].sum(1), weights[picked].sum(1))[:, 0]
-    low, high = np.percentile(100 * values.float().cpu().numpy(), [2.5, 97.5])
+    values = _pooled(student, sums[picked], weights[picked], counts)
+    low, high = np.percentile(values.float().cpu().numpy(), [2.5, 97.5])
     return float(low), float(high)
 
 

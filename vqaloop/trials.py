@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 from vqaloop import metrics, process
 from vqaloop.cache import Cache, encode_key, score_key
 from vqaloop.encode import encode
-from vqaloop.encoder import EncoderSpec, output_options
+from vqaloop.encoder import EncoderSpec, encoder_version, output_options
 from vqaloop.errors import DecodeFailed, EncodeFailed
 from vqaloop.records import Encode, Rendition, Score, Source, Trial
 from vqaloop.score import Metric
@@ -68,7 +68,6 @@ class Workshop:
         return self
 
     def __exit__(self, *_: object) -> None:
-        process.kill_all()
         self._folder.cleanup()
 
     @property
@@ -80,8 +79,14 @@ class Workshop:
         """`work` of every item, in their order; several at a time with several workers."""
         if self.workers == 1 or len(items) <= 1:
             return [work(item) for item in items]
+        threads: set[int] = set()
+
+        def known(item: Item) -> Made:
+            threads.add(threading.get_ident())
+            return work(item)
+
         with ThreadPoolExecutor(self.workers) as pool:
-            jobs = [pool.submit(work, item) for item in items]
+            jobs = [pool.submit(known, item) for item in items]
             try:
                 # in the order in which they end: the first may take long, and another have failed
                 for job in as_completed(jobs):
@@ -92,7 +97,7 @@ class Workshop:
                 pool.shutdown(wait=False, cancel_futures=True)
                 # again and again: a worker may just be about to start another program
                 while any(job.running() for job in jobs):
-                    process.kill_all()
+                    process.kill_all(threads)
                     time.sleep(0.02)
                 raise
 
@@ -113,7 +118,8 @@ class Workshop:
         """The encode of a rendition, from the cache where it is there."""
         options = output_options(self.spec, rendition, source)
         words = [word for pair in options.items() for word in pair]
-        key = encode_key(source, words, process.file_sha256(self.ffmpeg))
+        version = encoder_version(self.spec, self.ffmpeg)
+        key = encode_key(source, words, process.file_sha256(self.ffmpeg), version)
         with self.cache.lock(key):
             found = self.cache.get_file(key)
             if found:
@@ -124,7 +130,11 @@ class Workshop:
                     **meta, rendition=rendition, path=path, ffmpeg_args=args, cached=True
                 )
             out = self.scratch / f"{abs(hash(rendition))}-{source.sha256[:12]}{self.spec.suffix}"
-            made = encode(source, rendition, out, ffmpeg=self.ffmpeg, timeout_s=self.timeout_s)
+            try:
+                made = encode(source, rendition, out, ffmpeg=self.ffmpeg, timeout_s=self.timeout_s)
+            except EncodeFailed:
+                self._count(encodes=1)
+                raise
             self._count(
                 encodes=1,
                 encoded_frames=made.frames,

@@ -4,11 +4,13 @@ import hashlib
 import os
 from pathlib import Path
 
+import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save
 
 from vqaloop.errors import InputError
 from vqaloop.models import CONFIGS, create_student
+from vqaloop.models.internvideo2 import TINY
 from vqaloop.models.student import Student
 
 
@@ -40,7 +42,9 @@ def load_student(path: Path) -> tuple[Student, dict[str, str]]:
         raise InputError(f"weights {os.fspath(path)!r} cannot be read: {error}") from error
     if about.get("model") not in CONFIGS:
         raise InputError(f"weights {os.fspath(path)!r} are of no model known here")
-    student = create_student(about["model"])
+    # meta tensors cost no memory but a second of imports, which the small default does without
+    with torch.device("cpu" if CONFIGS[about["model"]] is TINY else "meta"):
+        student = create_student(about["model"])
     expected = {name: value.shape for name, value in student.state_dict().items()}
     found = {name: value.shape for name, value in data.items()}
     if expected != found:
@@ -48,6 +52,6 @@ def load_student(path: Path) -> tuple[Student, dict[str, str]]:
         raise InputError(
             f"weights {os.fspath(path)!r} do not fit {about['model']}: {', '.join(wrong[:5])}"
         )
-    student.load_state_dict({k: v.float() for k, v in data.items()})
+    student.load_state_dict({k: v.float() for k, v in data.items()}, assign=True)
     about["sha256"] = hashlib.sha256(path.read_bytes()).hexdigest()
     return student.eval(), about
