@@ -285,12 +285,13 @@ def test_chosen_rungs_obey_every_rule(points: list[RDPoint], rules: Rules) -> No
 @given(clouds, rule_sets)
 def test_kept_points_obey_the_steps(points: list[RDPoint], rules: Rules) -> None:
     kept = keep_rules(points, rules)
-    assert bool(kept) == bool(points)
+    inside = [p for p in points if rules.min_kbps <= p.bitrate_kbps <= rules.max_kbps]
+    assert bool(kept) == bool(inside) and set(kept) <= set(inside)
     for a, b in itertools.pairwise(kept):
         assert b.bitrate_kbps >= a.bitrate_kbps * rules.min_ratio
         assert b.score >= a.score + rules.min_step
-    if points:
-        assert kept[-1].score == max(p.score for p in points)
+    if inside:
+        assert kept[-1].score == max(p.score for p in inside)
 
 
 # --- resolutions rise with the rate -------------------------------------------------------------

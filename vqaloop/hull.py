@@ -279,9 +279,8 @@ def _or_measured(point: RDPoint, near: Sequence[RDPoint]) -> RDPoint:
 def keep_rules(points: Iterable[RDPoint], rules: Rules) -> list[RDPoint]:
     """Of measured points, the largest set from the top down that keeps to the rules."""
     kept: list[RDPoint] = []
-    for point in sorted(front(points), key=lambda p: -p.bitrate_kbps):
-        if not rules.min_kbps <= point.bitrate_kbps <= rules.max_kbps:
-            continue
+    inside = [p for p in points if rules.min_kbps <= p.bitrate_kbps <= rules.max_kbps]
+    for point in sorted(front(inside), key=lambda p: -p.bitrate_kbps):
         if not kept or (
             point.bitrate_kbps * rules.min_ratio <= kept[-1].bitrate_kbps
             and point.score + rules.min_step <= kept[-1].score
