@@ -9,7 +9,7 @@ import math
 import os
 import uuid
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from vqaloop.errors import InputError
 from vqaloop.page import html_page
@@ -17,9 +17,6 @@ from vqaloop.plot import rd_png
 from vqaloop.process import quoted
 from vqaloop.records import Ladder, Rung
 from vqaloop.terminal import printable
-
-if TYPE_CHECKING:
-    pass
 
 SCHEMA = "vqaloop.ladder/1"
 REPORTS = ("ladder.csv", "rd.png", "report.html", "ladder.json")

@@ -8,7 +8,6 @@ from pathlib import Path
 
 from vqaloop.encoder import (
     EncoderSpec,
-    available,
     codecs,
     default_encoder,
     encoder_version,
@@ -39,8 +38,7 @@ def choose_encoder(codec: str, encoder: str | None, ffmpeg: str) -> EncoderSpec:
     spec = get_encoder(encoder) if encoder else default_encoder(codec)
     if spec.codec != codec:
         raise InputError(f"{spec.name} makes {spec.codec}, not {codec}; leave out one of the two")
-    if not available(spec, ffmpeg):
-        encoder_version(spec, ffmpeg)  # raises EncoderMissing, saying why
+    encoder_version(spec, ffmpeg)  # raises EncoderMissing, saying why
     return spec
 
 

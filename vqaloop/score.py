@@ -7,7 +7,7 @@ loop calls `measure` once a rung; whatever belongs to the source is computed onc
 import os
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 from vqaloop import metrics, process
 from vqaloop.encode import stream_packets
@@ -17,9 +17,6 @@ from vqaloop.frames import read_source
 from vqaloop.records import Score, Source
 from vqaloop.source import probe_source
 from vqaloop.students import StudentMetric
-
-if TYPE_CHECKING:
-    pass
 
 DEFAULT_METRIC = "internvqa"
 STUDENT_PREFIX = "internvqa-"
