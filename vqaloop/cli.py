@@ -222,6 +222,12 @@ def make_parser() -> argparse.ArgumentParser:
     corpus.add_argument("--encodes", type=int, default=30, metavar="N", help="encodes a scene")
     corpus.add_argument("--crops", type=int, default=24, metavar="N", help="crops an encode")
     corpus.add_argument(
+        "--windows", type=int, default=1, metavar="N", help="scenes of each video (default: 1)"
+    )
+    corpus.add_argument(
+        "--synthetic", type=int, default=0, metavar="N", help="scenes to generate besides"
+    )
+    corpus.add_argument(
         "--basis", metavar="B", help="only material whose MANIFEST.csv row has this licence_basis"
     )
 
@@ -407,14 +413,15 @@ def _report(options: argparse.Namespace) -> int:
 
 
 def _corpus(options: argparse.Namespace) -> int:
-    from vqaloop.corpus import Plan, build_corpus, find_scenes
+    from vqaloop.corpus import Plan, build_corpus, find_scenes, synthetic_scenes
     from vqaloop.terminal import Progress
 
-    scenes = find_scenes(options.sources)
+    scenes = find_scenes(options.sources, options.windows)
     if options.basis:
         scenes = [scene for scene in scenes if scene.basis == options.basis]
         if not scenes:
             raise InputError(f"no material with licence_basis {options.basis!r}")
+    scenes += synthetic_scenes(options.synthetic)
     plan = Plan(encodes=options.encodes, crops=options.crops, seed=options.seed)
     with Progress(quiet=options.quiet) as progress:
         shards = build_corpus(

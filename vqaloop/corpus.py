@@ -5,6 +5,7 @@ run goes on where it stopped. Pictures become scenes by a camera moving over the
 """
 
 import csv
+import math
 import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -33,6 +34,10 @@ from vqaloop.source import probe_source
 
 PICTURES = {".jpg", ".jpeg", ".png", ".webp"}
 VIDEOS = {".mp4", ".mkv", ".mov", ".webm", ".y4m"}
+LABEL = "VMAF v0.6.1"
+"""What the scores of a corpus made here are."""
+SYNTHETIC = "synthetic"
+"""`Scene.basis` of material that is made, not found."""
 SCALES = ((1.0,), (0.75, 2 / 3), (0.5, 0.375, 0.25))
 """Three bands of resolution, as parts of the source's height."""
 LEVELS = 4
@@ -63,12 +68,15 @@ class Scene:
     licence: str
     basis: str
     """`explicit` when the licence names this very file, `repo` when only its collection."""
+    window: tuple[int, int] = (0, 1)
+    """Which of how many equal parts of a video the scene is from."""
 
 
-def find_scenes(sources: Sequence[Path]) -> list[Scene]:
+def find_scenes(sources: Sequence[Path], windows: int = 1) -> list[Scene]:
     """Videos and pictures in files and folders; a MANIFEST.csv beside them names their titles.
 
-    Raises InputError when there are none, or two of the same name.
+    Of each video, up to `windows` scenes, from as many equal parts of it. Raises InputError when
+    there are none, or two of the same name.
     """
     scenes: list[Scene] = []
     for source in sources:
@@ -77,15 +85,18 @@ def find_scenes(sources: Sequence[Path]) -> list[Scene]:
         for path in sorted(source.iterdir()) if source.is_dir() else [source]:
             if path.suffix.lower() in PICTURES | VIDEOS:
                 row = known.get(path.name, {})
-                scenes.append(
+                count = windows if path.suffix.lower() in VIDEOS else 1
+                scenes += [
                     Scene(
                         path,
-                        path.stem,
+                        path.stem + (f".{i}" if count > 1 else ""),
                         row.get("group") or path.stem,
                         row.get("licence", "unknown"),
                         row.get("licence_basis", "unknown"),
+                        (i, count),
                     )
-                )
+                    for i in range(count)
+                ]
     if not scenes:
         raise InputError(f"no videos or pictures in {', '.join(map(str, sources))}")
     names = Counter(scene.name for scene in scenes)
@@ -96,6 +107,14 @@ def find_scenes(sources: Sequence[Path]) -> list[Scene]:
             "a scene's name is that of its shard, so rename all but one"
         )
     return scenes
+
+
+def synthetic_scenes(count: int) -> list[Scene]:
+    """Scenes of overlapping textured leaves, each a title of its own; see `leaves`."""
+    return [
+        Scene(Path(f"leaves{i:03}"), f"leaves{i:03}", f"leaves{i:03}", "generated", SYNTHETIC)
+        for i in range(count)
+    ]
 
 
 def _manifest(path: Path) -> dict[str, dict[str, str]]:
@@ -199,7 +218,7 @@ def _make_shard(scene: Scene, path: Path, plan: Plan, ffmpeg: str) -> int:
                 {
                     **asdict(rendition),
                     "kbps": encoded.bitrate_kbps,
-                    "vmaf": float(per_frame[:, 0].mean()),
+                    "score": float(per_frame[:, 0].mean()),
                 }
             )
     good = [row for row in rows_made if "error" not in row]
@@ -211,7 +230,7 @@ def _make_shard(scene: Scene, path: Path, plan: Plan, ffmpeg: str) -> int:
         "crop_labels": np.stack([m[1] for m in made]).astype(np.float32),
         "frame_labels": np.stack([m[2] for m in made]).astype(np.float32),
     }
-    write_shard(path, arrays, {**asdict(scene), "path": scene.path.name}, good)
+    write_shard(path, arrays, {**asdict(scene), "path": scene.path.name}, good, LABEL)
     return len(good)
 
 
@@ -255,11 +274,19 @@ def _renditions(
 def _scene_frames(
     scene: Scene, plan: Plan, rng: np.random.Generator, ffmpeg: str
 ) -> tuple[Frames, Fraction]:
+    if scene.basis == SYNTHETIC:
+        return picture_in_motion(leaves(rng), plan.frames, rng), Fraction(25)
     if scene.path.suffix.lower() in PICTURES:
         return picture_in_motion(_picture(scene.path), plan.frames, rng), Fraction(25)
     source = probe_source(scene.path, allow_hdr=True, ffmpeg=ffmpeg)
+    part, parts = scene.window
+    # a short video has fewer windows than asked, so that none shares frames with another
+    parts = min(parts, max(1, source.frames // plan.frames))
+    if part >= parts:
+        raise InputError(f"{scene.path} is too short for {scene.window[1]} windows")
     count = min(plan.frames, source.frames)
-    first = int(rng.integers(0, source.frames - count + 1))
+    start, end = (source.frames * i // parts for i in (part, part + 1))
+    first = int(rng.integers(start, end - count + 1))
     return read_source(source, range(first, first + count), ffmpeg=ffmpeg), source.fps
 
 
@@ -279,7 +306,8 @@ def picture_in_motion(picture: torch.Tensor, frames: int, rng: np.random.Generat
     """A camera panning, zooming and turning over a (3, H, W) picture, with or without grain.
 
     The picture is reduced first, so that what its own compression left behind goes. About one in
-    four scenes carries a second, differently moving layer; one in three carries film grain.
+    four scenes carries a second, differently moving layer; one in three carries film grain; one in
+    five is out of focus, for softness that no encoder caused.
     """
     reduce = rng.uniform(1.2, 1.7)
     small = F.interpolate(picture[None], scale_factor=1 / reduce, mode="bicubic", antialias=True)[
@@ -296,6 +324,8 @@ def picture_in_motion(picture: torch.Tensor, frames: int, rng: np.random.Generat
         distance = ((x - centre[0]) ** 2 + (y - centre[1]) ** 2).sqrt()
         inside = ((radius - distance) * height / 4).clamp(0, 1)
         scene = scene * (1 - inside) + other * inside
+    if rng.random() < 0.2:
+        scene = _defocus(scene, float(rng.uniform(0.5, 2.5)))
     if rng.random() < 1 / 3:
         noise = rng.normal(0, rng.uniform(0.005, 0.025), (frames, 1, height, width))
         scene = scene + torch.from_numpy(noise).float()
@@ -327,3 +357,56 @@ def _camera(
     return F.grid_sample(
         picture.expand(frames, -1, -1, -1), grid, "bicubic", "reflection", align_corners=False
     )
+
+
+def _defocus(scene: torch.Tensor, sigma: float) -> torch.Tensor:
+    """Gaussian blur of (T, 3, H, W), `sigma` in pixels."""
+    reach = math.ceil(3 * sigma)
+    kernel = torch.exp(-torch.arange(-reach, reach + 1).square() / (2 * sigma**2))
+    kernel = (kernel / kernel.sum()).expand(3, 1, 1, -1)
+    padded = F.pad(scene, (reach,) * 4, "reflect")
+    return F.conv2d(F.conv2d(padded, kernel, groups=3), kernel.transpose(2, 3), groups=3)
+
+
+def leaves(rng: np.random.Generator, size: tuple[int, int] = (900, 675)) -> torch.Tensor:
+    """(3, H, W) RGB in 0..1 of discs and boxes over each other, sizes by an inverse cube law.
+
+    The dead leaves model, which has the edges and the spectrum of natural pictures (Lee, Mumford &
+    Huang 2001); each leaf carries noise of a spectrum of its own.
+    """
+    width, height = size
+    smallest = rng.uniform(2, 8)
+    textures = [_noise(rng, size, slope) for slope in rng.uniform(0.3, 1.6, 4)]
+    base = rng.random(3)
+    colourful = rng.uniform(0.05, 0.5)
+    picture = np.empty((height, width, 3), np.float32)
+    picture[:] = base
+    for _ in range(int(rng.integers(300, 3000))):
+        # an inverse cube law between `smallest` and 300 pixels
+        radius = (rng.random() * (300.0**-2 - smallest**-2) + smallest**-2) ** -0.5
+        x, y = rng.uniform(0, width), rng.uniform(0, height)
+        rows = slice(max(0, int(y - radius)), int(y + radius) + 1)
+        columns = slice(max(0, int(x - radius)), int(x + radius) + 1)
+        texture = textures[rng.integers(4)][rows, columns, None] * rng.choice([0, 0.02, 0.08, 0.2])
+        leaf = base + rng.normal(0, colourful, 3) + rng.normal(0, 0.3) + texture
+        if rng.random() < 0.7:
+            j, i = np.ogrid[rows, columns]
+            distance = np.hypot(i[:, : leaf.shape[1]] - x, j[: leaf.shape[0]] - y)
+            inside = np.clip(radius - distance, 0, 1)[..., None]
+        else:
+            inside = np.ones((1, 1, 1))
+        picture[rows, columns] += (leaf - picture[rows, columns]) * inside
+    return torch.from_numpy(picture.clip(0, 1)).permute(2, 0, 1)
+
+
+def _noise(
+    rng: np.random.Generator, size: tuple[int, int], slope: float
+) -> npt.NDArray[np.float32]:
+    """(H, W) noise of unit variance whose amplitude falls as frequency to the -`slope`."""
+    width, height = size
+    frequency = np.hypot(np.fft.fftfreq(height)[:, None], np.fft.rfftfreq(width)[None])
+    frequency[0, 0] = 1.0
+    spectrum = np.fft.rfft2(rng.normal(size=(height, width))) * frequency**-slope
+    spectrum[0, 0] = 0
+    noise = np.fft.irfft2(spectrum, (height, width))
+    return np.asarray(noise / noise.std(), np.float32)

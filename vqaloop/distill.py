@@ -313,7 +313,7 @@ def evaluate(
         one, other = predict(student, shard, device, crops)
         anchored.append(one)
         alone.append(other)
-        labels.append(torch.tensor([e["vmaf"] for e in shard.encodes]))
+        labels.append(shard.scores)
         titles += [shard.content] * len(shard.encodes)
     label = torch.cat(labels).double().numpy()
     figures: dict[str, float] = {}

@@ -1,4 +1,8 @@
-"""A corpus on disk: one safetensors file a scene, with crops, labels and where they are from."""
+"""A labelled set on disk: one safetensors file a scene, with clips, labels and their story.
+
+The same form holds corpora made here (labels: VMAF of each crop) and prepared data sets (labels:
+opinion scores of whole videos); training and evaluation read nothing else.
+"""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -8,47 +12,70 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 from safetensors.torch import load_file
 from torch import Tensor
 
 from vqaloop.errors import InputError
+from vqaloop.files import renamed_to
 from vqaloop.models.student import OUTPUTS
 
 
 @dataclass(frozen=True)
 class Shard:
-    """One scene in memory; shapes with C crops, E encodes, T frames of a clip, S its size."""
+    """One scene in memory; shapes with C clips, E encodes, T frames of a clip, S its size."""
 
     name: str
     content: str
+    """Title; a split never parts it."""
+    label: str
+    """What the scores are: "VMAF v0.6.1", "MOS of Waterloo IVC 4K"."""
     encodes: list[dict[str, Any]]
-    reference: Tensor
-    """(C, T, S·3/2, S) uint8."""
+    """Of each encode `score` (0..100, higher is better), and what is known of `encoder`, `width`,
+    `height`, `level` or knob."""
     distorted: Tensor
     """(E, C, T, S·3/2, S) uint8."""
-    crop_labels: Tensor
-    """(E, C, len(OUTPUTS)) fp32: of the very crop."""
-    frame_labels: Tensor
+    reference: Tensor | None = None
+    """(C, T, S·3/2, S) uint8; None where a data set comes without its sources."""
+    crop_labels: Tensor | None = None
+    """(E, C, len(OUTPUTS)) fp32: of the very crop; None where people scored whole videos."""
+    frame_labels: Tensor | None = None
     """(E, C, len(OUTPUTS)) fp32: of the whole frames the crop is from."""
+
+    @property
+    def scores(self) -> Tensor:
+        """(E,) fp32, 0..100: the label of each whole encode."""
+        return torch.tensor([encode["score"] for encode in self.encodes])
 
 
 def load_corpus(folders: Sequence[str | Path]) -> list[Shard]:
     """All shards of some folders. Raises InputError when there are none."""
-    shards = []
-    for path in sorted(p for folder in folders for p in Path(folder).glob("*.safetensors")):
-        about = read_about(path)
-        try:
-            tensors = load_file(path)
-            shards.append(Shard(path.stem, about["scene"]["content"], about["encodes"], **tensors))
-        except (SafetensorError, TypeError, KeyError) as error:
-            raise InputError(f"{path} is not a shard of a corpus: {error}") from error
+    shards = [
+        load_shard(path)
+        for path in sorted(p for folder in folders for p in Path(folder).glob("*.safetensors"))
+    ]
     if not shards:
         raise InputError(
-            f"no corpus in {', '.join(map(str, folders))}; make one with `vqaloop corpus`"
+            f"no labelled set in {', '.join(map(str, folders))}; make one with `vqaloop corpus`"
         )
     return shards
+
+
+def load_shard(path: Path) -> Shard:
+    """One scene. Raises InputError when the file is none."""
+    about = read_about(path)
+    try:
+        return Shard(
+            path.stem,
+            about["scene"]["content"],
+            about["label"],
+            about["encodes"],
+            **load_file(path),
+        )
+    except (SafetensorError, TypeError, KeyError) as error:
+        raise InputError(f"{path} is not a shard of a labelled set: {error}") from error
 
 
 def write_shard(
@@ -56,19 +83,19 @@ def write_shard(
     arrays: Mapping[str, npt.NDArray[Any]],
     scene: dict[str, Any],
     encodes: list[dict[str, Any]],
+    label: str,
 ) -> None:
     """Write the arrays of a `Shard` under `path`, whole or not at all."""
-    about = {"scene": scene, "encodes": encodes, "labels": OUTPUTS}
-    part = path.with_suffix(".part")
+    about = {"scene": scene, "encodes": encodes, "label": label, "outputs": OUTPUTS}
     whole = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
-    part.write_bytes(save(whole, {key: json.dumps(value) for key, value in about.items()}))
-    part.rename(path)
+    with renamed_to(path) as part:
+        part.write_bytes(save(whole, {key: json.dumps(value) for key, value in about.items()}))
 
 
 def read_about(path: Path) -> dict[str, Any]:
-    """What a shard says of itself: `scene`, `encodes`, `labels`. Raises InputError."""
+    """What a shard says of itself: `scene`, `encodes`, `label`, `outputs`. Raises InputError."""
     try:
         with safe_open(path, "np") as file:
             return {key: json.loads(text) for key, text in file.metadata().items()}
     except (OSError, SafetensorError, ValueError, AttributeError) as error:
-        raise InputError(f"{path} is not a shard of a corpus: {error}") from error
+        raise InputError(f"{path} is not a shard of a labelled set: {error}") from error
