@@ -113,7 +113,7 @@ def other_files(room: Room) -> list[str]:
 def bad_weights(data: bytes) -> Make:
     def make(room: Room) -> list[str]:
         with_bytes(room.folder / "w.safetensors", data)
-        return plain("--metric", "internvqa-tiny", "--weights", "w.safetensors")(room)
+        return plain("--metric", "internvqa-mini", "--weights", "w.safetensors")(room)
 
     return make
 
@@ -241,7 +241,7 @@ CASES = (
     Case("--ffmpeg that is no program", not_executable, "not an executable ffmpeg"),
     Case(
         "weights that are missing",
-        plain("--metric", "internvqa-tiny", "--weights", "none.safetensors"),
+        plain("--metric", "internvqa-mini", "--weights", "none.safetensors"),
         "cannot be read",
     ),
     Case("weights that are damaged", bad_weights(b"\x10" + b"\0" * 99), "cannot be read"),

@@ -422,7 +422,7 @@ def test_every_field_of_a_score_key_counts(cache: Cache) -> None:
     def key(source: Source = SOURCE, **changed: Any) -> dict[str, Any]:
         fields: dict[str, Any] = {
             "encode_sha256": "e",
-            "metric": "internvqa-tiny",
+            "metric": "internvqa-mini",
             "decoder": "ffmpeg 9",
             "encode_options": (("f", "rawvideo"),),
             "weights_sha256": "w",

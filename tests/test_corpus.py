@@ -8,7 +8,8 @@ import torch
 
 from tests.media import make_clip, run_ffmpeg
 from vqaloop import process
-from vqaloop.corpus import Plan, build_corpus, find_scenes, picture_in_motion
+from vqaloop.corpus import Plan, build_corpus, find_scenes
+from vqaloop.motion import picture_in_motion
 from vqaloop.errors import InputError
 from vqaloop.models.student import OUTPUTS
 from vqaloop.shards import load_corpus, read_about, write_shard
@@ -19,9 +20,10 @@ PLAN = Plan(encodes=2, crops=3, frames=6)
 @pytest.fixture(scope="module")
 def material(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("material")
-    make_clip(folder / "one.mp4", size="176x144", frames=8)
+    make_clip(folder / "one.mp4", size="288x256", frames=8)
+    # a quarter of it is still large enough for every encoder
     run_ffmpeg(
-        "-f", "lavfi", "-i", "mandelbrot=s=240x200", "-frames:v", "1",
+        "-f", "lavfi", "-i", "mandelbrot=s=640x560", "-frames:v", "1",
         process.file_url(folder / "two.png"),
     )  # fmt: skip
     (folder / "MANIFEST.csv").write_text(
@@ -53,6 +55,9 @@ def test_shards_hold_what_they_say(corpus: Path) -> None:
     shards = load_corpus([corpus])
     assert [(s.name, s.content) for s in shards] == [("one", "film"), ("two", "two")]
     for shard in shards:
+        assert shard.reference is not None
+        assert shard.crop_labels is not None and shard.frame_labels is not None
+        assert shard.label == "VMAF v0.6.1"
         assert shard.reference.shape == (3, 2, 168, 112)
         assert shard.distorted.shape == (2, 3, 2, 168, 112)
         assert shard.reference.dtype == shard.distorted.dtype == torch.uint8
@@ -63,9 +68,10 @@ def test_shards_hold_what_they_say(corpus: Path) -> None:
             assert ((labels[..., 0] >= 0) & (labels[..., 0] <= 100)).all()
         assert (shard.distorted.float() - shard.reference.float()).abs().mean() > 0
         assert len(shard.encodes) == 2
-        assert all(0 <= e["vmaf"] <= 100 and e["kbps"] > 0 for e in shard.encodes)
+        assert all(0 <= e["score"] <= 100 and e["kbps"] > 0 for e in shard.encodes)
+        assert shard.scores.tolist() == pytest.approx([e["score"] for e in shard.encodes])
     about = read_about(corpus / "one.safetensors")
-    assert about["labels"] == list(OUTPUTS)
+    assert about["outputs"] == list(OUTPUTS)
     assert about["scene"]["path"] == "one.mp4"
 
 
@@ -109,15 +115,34 @@ def test_a_bad_manifest_is_refused(tmp_path: Path, content: bytes) -> None:
 
 
 def test_bad_shards_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="no corpus in"):
+    with pytest.raises(InputError, match="no labelled set in"):
         load_corpus([tmp_path])
     bad = tmp_path / "bad.safetensors"
     bad.write_bytes(b"nothing")
     with pytest.raises(InputError, match="not a shard"):
         load_corpus([tmp_path])
-    write_shard(bad, {"reference": np.zeros((1, 2), np.uint8)}, {"content": "x"}, [])
-    with pytest.raises(InputError, match="not a shard"):
-        load_corpus([tmp_path])
+    clip = np.zeros((1, 1, 2, 168, 112), np.uint8)
+    for arrays, scene in (
+        ({"reference": clip[0]}, {"content": "x"}),
+        ({"distorted": clip, "more": clip}, {"content": "x"}),
+        ({"distorted": clip}, {"title": "x"}),
+    ):
+        write_shard(bad, arrays, scene, [{"score": 1.0}], "VMAF")
+        with pytest.raises(InputError, match="not a shard"):
+            load_corpus([tmp_path])
+
+
+def test_a_shard_of_opinion_scores_needs_no_source(tmp_path: Path) -> None:
+    clip = np.random.default_rng(0).integers(0, 256, (2, 3, 2, 168, 112), np.uint8)
+    encodes = [{"score": 12.5, "encoder": "x"}, {"score": 90.0, "encoder": "x"}]
+    path = tmp_path / "video.safetensors"
+    write_shard(path, {"distorted": clip[:, ::-1]}, {"content": "title"}, encodes, "MOS")
+    (shard,) = load_corpus([tmp_path])
+    assert (shard.name, shard.content, shard.label) == ("video", "title", "MOS")
+    assert shard.reference is None and shard.crop_labels is None and shard.frame_labels is None
+    assert np.array_equal(shard.distorted.numpy(), clip[:, ::-1])
+    assert shard.scores.tolist() == [12.5, 90.0] and shard.encodes == encodes
+    assert [p.name for p in tmp_path.iterdir()] == [path.name]
 
 
 @pytest.mark.parametrize("seed", range(6))

@@ -237,7 +237,7 @@ def test_the_student_makes_a_ladder(room: Room, clip: Path) -> None:
     )  # fmt: skip
     document = check_ladder(ladder, 2, 1.4)
     metric = document["metric"]
-    assert (metric["name"], metric["mode"]) == ("internvqa-tiny", "anchored")
+    assert (metric["name"], metric["mode"]) == ("internvqa-mini", "anchored")
     assert len(metric["weights_sha256"]) == 64 and "VMAF" in metric["label"]
     again = vqaloop.build_ladder(
         clip, codec="h264", preset="ultrafast", resolutions=[(160, 96)], rungs=2, min_step=2,

@@ -28,7 +28,7 @@ MADE_UP = [
 
 
 def make_ladder(
-    folder: Path, path: str = "clips/park.y4m", metric: str = "internvqa-tiny"
+    folder: Path, path: str = "clips/park.y4m", metric: str = "internvqa-mini"
 ) -> Ladder:
     """A ladder of made-up numbers; its rung files are a few bytes each."""
     rungs = []
@@ -274,7 +274,7 @@ def test_trouble_with_the_folder_leaves_the_older_reports(tmp_path: Path) -> Non
     assert not list(tmp_path.glob(".*"))
 
 
-@pytest.mark.parametrize("metric", ["internvqa-tiny", "vmaf", "psnr"])
+@pytest.mark.parametrize("metric", ["internvqa-mini", "vmaf", "psnr"])
 def test_the_picture_decodes_and_is_drawn_on(tmp_path: Path, metric: str) -> None:
     import av
     import numpy as np

@@ -18,6 +18,7 @@ from vqaloop.encoder import get_encoder
 from vqaloop.errors import InputError
 from vqaloop.frames import CLIP_FRAMES, CLIP_SIZE, Frames, read_source
 from vqaloop.models import create_student
+from vqaloop.models.internvideo2 import InternVideo2
 from vqaloop.models.student import start_from_cosines
 from vqaloop.records import Rendition, Score, Source
 from vqaloop.score import Scorer, metric_names, open_metric
@@ -124,6 +125,7 @@ def test_a_title_of_one_frame_is_repeated() -> None:
 def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     torch.manual_seed(0)
     student = create_student("internvqa-tiny")
+    assert isinstance(student.backbone, InternVideo2) and student.anchored is not None
     start_from_cosines(student.backbone)
     with torch.no_grad():
         # as it starts, it answers about 0.5 to all

@@ -44,6 +44,49 @@ def test_round_trip(student: Student, saved: Path) -> None:
         )
 
 
+def test_round_trip_without_heads(tmp_path: Path) -> None:
+    torch.manual_seed(4)
+    bare = create_student("internvqa-tiny", heads=False).eval()
+    save_student(bare, tmp_path / "bare.safetensors", "internvqa-tiny", "MOS", {})
+    loaded, about = load_student(tmp_path / "bare.safetensors")
+    assert about["label"] == "MOS"
+    assert loaded.alone is None and loaded.anchored is None
+    assert loaded.state_dict().keys() == bare.state_dict().keys()
+    clip = torch.randn(1, 3, 2, 112, 112, generator=torch.Generator().manual_seed(0))
+    with torch.inference_mode():
+        torch.testing.assert_close(loaded(clip), bare(clip), rtol=0, atol=1e-3)
+
+
+def test_round_trip_of_another_family(tmp_path: Path) -> None:
+    torch.manual_seed(5)
+    bare = create_student("fastvqa-tiny", heads=False).eval()
+    path = tmp_path / "fast.safetensors"
+    save_student(bare, path, "fastvqa-tiny", "MOS", {})
+    loaded, about = load_student(path)
+    assert about["model"] == "fastvqa-tiny" and not loaded.training
+    before, after = bare.state_dict(), loaded.state_dict()
+    assert before.keys() == after.keys()
+    tables = [name for name, value in before.items() if not value.is_floating_point()]
+    assert tables
+    for name in tables:  # a window of 8 x 7 x 7 has more pairs than fp16 counts to
+        assert after[name].dtype == before[name].dtype
+        assert torch.equal(after[name], before[name])
+    assert not any(value.is_meta for value in after.values())
+    clip = torch.randn(1, 3, 4, 64, 64, generator=torch.Generator().manual_seed(0))
+    with torch.inference_mode():
+        torch.testing.assert_close(loaded(clip), bare(clip), rtol=0, atol=5e-3)
+
+
+def test_weights_with_one_head_only_are_refused(saved: Path, tmp_path: Path) -> None:
+    path = tmp_path / "half.safetensors"
+    good = load_file(saved)
+    for head, name in (("alone.", "alone.context.bias"), ("anchored.", "alone.context.bias")):
+        rest = {key: value for key, value in good.items() if not key.startswith(head)}
+        save_file(rest, path, {"model": "internvqa-tiny"})
+        with pytest.raises(InputError, match=f"do not fit internvqa-tiny: {name}"):
+            load_student(path)
+
+
 def test_scores_survive_the_half_precision(student: Student, saved: Path) -> None:
     loaded, _ = load_student(saved)
     a, b = torch.randn(2, 1, 3, 2, 112, 112, generator=torch.Generator().manual_seed(0))

@@ -6,22 +6,20 @@ Exit status: 0 done; 1 done and the answer is no; 2 refused; 3 an answer not to 
 
 import argparse
 import contextlib
-import json
 import logging
 import os
 import signal
 import sys
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import NoReturn
 
-from vqaloop import __version__, process
+from vqaloop import __version__, commands, process
 from vqaloop.errors import InputError, VqaloopError
-from vqaloop.files import renamed_to
 from vqaloop.terminal import printable
 
-UNTRUSTED, INTERRUPTED = 3, 130
+INTERRUPTED = 130
 
 
 class Parser(argparse.ArgumentParser):
@@ -126,7 +124,7 @@ def make_parser() -> argparse.ArgumentParser:
         "130 interrupted (run it again to go on).",
     )
     parser.add_argument("--version", action="version", version=f"vqaloop {__version__}")
-    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    choices = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     common = Parser(add_help=False)
     group = common.add_argument_group("common options")
     group.add_argument("--json", metavar="FILE", help="write one JSON document; - for stdout")
@@ -141,21 +139,23 @@ def make_parser() -> argparse.ArgumentParser:
     group.add_argument("--ffmpeg", metavar="PATH", help="another ffmpeg (or $VQALOOP_FFMPEG)")
     group.add_argument("--quiet", action="store_true", help="no progress")
 
-    def command(name: str, run: Any, summary: str) -> Parser:
-        made = commands.add_parser(
+    def command(name: str, run: Callable[..., int], summary: str) -> Parser:
+        made = choices.add_parser(
             name, help=summary, description=summary, parents=[common], allow_abbrev=False
         )
         made.set_defaults(run=run)
         return made
 
-    sample = command("sample", _sample, "write a few seconds of varied synthetic video")
+    sample = command("sample", commands.sample, "write a few seconds of varied synthetic video")
     sample.add_argument("output", metavar="OUTPUT", type=Path, help=".y4m, .mp4 or .mkv")
     sample.add_argument("--seconds", type=float, default=4.0, metavar="S")
     sample.add_argument("--size", default="640x360", metavar="WxH")
     sample.add_argument("--fps", type=int, default=25, metavar="N")
     sample.add_argument("--overwrite", action="store_true", help="replace the file if it exists")
 
-    ladder = command("ladder", _ladder, "find and make the best bitrate ladder for a title")
+    ladder = command(
+        "ladder", commands.ladder, "find and make the best bitrate ladder for a title"
+    )
     ladder.add_argument("input", metavar="INPUT", type=Path)
     ladder.add_argument("--codec", required=True, metavar="h264|hevc|vp9|av1|avs2")
     ladder.add_argument(
@@ -201,22 +201,28 @@ def make_parser() -> argparse.ArgumentParser:
         "-o", "--output", type=Path, metavar="DIR", help="default: NAME.CODEC.ladder"
     )
 
-    score = command("score", _score, "score one video, alone or against its original")
+    score = command("score", commands.score, "score one video, alone or against its original")
     score.add_argument("video", metavar="VIDEO", type=Path)
     score.add_argument("--reference", metavar="REF", type=Path, help="the original")
     score.add_argument("--allow-hdr", action="store_true", help="score PQ and HLG all the same")
     _metric_option(score)
 
-    report = command("report", _report, "make a ladder's reports again from its ladder.json")
+    report = command(
+        "report", commands.report, "make a ladder's reports again from its ladder.json"
+    )
     report.add_argument("folder", metavar="DIR", type=Path)
 
-    corpus = command("corpus", _corpus, "make a labelled training set from pristine material")
+    corpus = command(
+        "corpus",
+        commands.corpus,
+        "make a labelled set, from pristine material or of opinion scores",
+    )
     corpus.add_argument(
         "sources",
         metavar="SOURCE",
         type=Path,
         nargs="+",
-        help="videos, pictures, and folders of them",
+        help="videos, pictures, and folders of them; with --dataset, its one folder or table",
     )
     corpus.add_argument("out", metavar="OUT", type=Path, help="folder for the shards")
     corpus.add_argument("--encodes", type=int, default=30, metavar="N", help="encodes a scene")
@@ -230,16 +236,53 @@ def make_parser() -> argparse.ArgumentParser:
     corpus.add_argument(
         "--basis", metavar="B", help="only material whose MANIFEST.csv row has this licence_basis"
     )
+    scored = corpus.add_argument_group("a published set of opinion scores (docs/datasets.md)")
+    scored.add_argument(
+        "--dataset", metavar="NAME", help="waterloo, bvi-hd, avt-vqdb, or csv for any table"
+    )
+    scored.add_argument(
+        "--scale", metavar="WORST:BEST", help="of csv: 1:5, or 100:0 for DMOS (default: 0:100)"
+    )
+    scored.add_argument(
+        "--view", default="native", metavar="V", help="native (default), squeezed or fragments"
+    )
+    scored.add_argument(
+        "--frames", type=int, default=8, metavar="N", help="frames of a clip (default: 8)"
+    )
+    scored.add_argument(
+        "--stride", type=int, default=8, metavar="N", help="every Nth frame (default: 8)"
+    )
+    scored.add_argument(
+        "--size", type=int, default=224, metavar="N", help="pixels a side (default: 224)"
+    )
+    scored.add_argument(
+        "--clips", type=int, default=4, metavar="N", help="clips of a video (default: 4)"
+    )
 
-    distill = command("distill", _distill, "train a student by a recipe")
+    distill = command("distill", commands.distill, "train a student by a recipe")
     distill.add_argument("recipe", metavar="RECIPE", type=Path, help="a recipe.toml")
     distill.add_argument("--restart", action="store_true", help="ignore an earlier checkpoint")
 
-    evaluate = command("evaluate", _evaluate, "figures of a student on a labelled data set")
+    evaluate = command(
+        "evaluate", commands.evaluate, "figures of a student on a labelled data set"
+    )
     evaluate.add_argument("weights", metavar="WEIGHTS", help="a file, or a shipped name")
-    evaluate.add_argument("dataset", metavar="DATASET", type=Path, help="a folder of shards")
+    evaluate.add_argument(
+        "datasets", metavar="DATASET", type=Path, nargs="+", help="a folder of shards"
+    )
+    evaluate.add_argument(
+        "--metrics",
+        metavar="NAME,...",
+        help="other metrics to judge on the same crops: psnr, ssim, xpsnr",
+    )
+    evaluate.add_argument(
+        "--crops", type=int, metavar="N", help="crops of each encode (default: all)"
+    )
+    evaluate.add_argument(
+        "-o", "--output", type=Path, metavar="DIR", help="tables, plots and the worst encodes"
+    )
 
-    encoders = command("encoders", _encoders, "list the encoders this machine can run")
+    encoders = command("encoders", commands.encoders, "list the encoders this machine can run")
     encoders.add_argument("--verbose", action="store_true", help="with presets, knobs and quirks")
     return parser
 
@@ -277,208 +320,3 @@ def _check_common(options: argparse.Namespace) -> None:
     if path.is_dir():
         raise InputError(f"--json {process.quoted(path)} is a folder; name a file")
     check_writable(path.parent, "name another file with --json")
-
-
-def _emit(options: argparse.Namespace, document: Any) -> None:
-    """Write the JSON document where it was asked for, whole or not at all."""
-    if not options.json:
-        return
-    text = json.dumps(document, indent=1, allow_nan=False) + "\n"
-    if options.json == "-":
-        sys.stdout.write(text)
-        return
-    path = Path(options.json)
-    try:
-        if path.exists() and not path.is_file():
-            # a pipe or a device is written to, never replaced
-            path.write_text(text, encoding="utf-8")
-            return
-        with renamed_to(path) as part:
-            part.write_text(text, encoding="utf-8")
-    except OSError as error:
-        raise InputError(
-            f"could not write {process.quoted(path)}: {error.strerror or error}"
-        ) from error
-
-
-def _say(options: argparse.Namespace, text: str) -> None:
-    """A message for people; stdout is left alone when the JSON goes there."""
-    if options.json != "-":
-        encoding = sys.stdout.encoding or "utf-8"
-        print(printable(text).encode(encoding, "backslashreplace").decode(encoding))
-
-
-def _sample(options: argparse.Namespace) -> int:
-    from vqaloop.request import parse_size
-    from vqaloop.sample import write_sample
-
-    path = write_sample(
-        options.output,
-        seconds=options.seconds,
-        size=parse_size(options.size),
-        fps=options.fps,
-        seed=options.seed,
-        overwrite=options.overwrite,
-    )
-    _say(options, f"wrote {path}")
-    _emit(options, {"path": printable(str(path)), "bytes": path.stat().st_size})
-    return 0
-
-
-def _ladder(options: argparse.Namespace) -> int:
-    from vqaloop.ladder import build_ladder
-    from vqaloop.request import parse_resolutions, parse_rungs
-    from vqaloop.terminal import Progress, print_ladder
-
-    with Progress(quiet=options.quiet) as progress:
-        ladder = build_ladder(
-            options.input,
-            codec=options.codec,
-            encoder=options.encoder,
-            resolutions=parse_resolutions(options.resolutions),
-            metric=options.metric,
-            rungs=parse_rungs(options.rungs),
-            min_step=options.min_step,
-            min_ratio=options.min_ratio,
-            min_bitrate=options.min_bitrate,
-            max_bitrate=options.max_bitrate,
-            preset=options.preset,
-            bit_depth=options.bit_depth,
-            out=options.output,
-            device=options.device,
-            workers=options.workers,
-            seed=options.seed,
-            cache=not options.no_cache,
-            timeout_s=options.time_limit,
-            weights=options.weights,
-            video_size=options.video_size,
-            pix_fmt=options.pix_fmt,
-            framerate=options.framerate,
-            allow_hdr=options.allow_hdr,
-            progress=progress,
-        )
-    if options.json != "-":
-        print_ladder(ladder)
-    _emit(options, ladder.to_json())
-    return 0 if ladder.trusted else UNTRUSTED
-
-
-def _score(options: argparse.Namespace) -> int:
-    from vqaloop.records import rounded
-    from vqaloop.request import check_metric
-    from vqaloop.score import Scorer
-
-    scorer = Scorer(
-        options.metric,
-        device=options.device,
-        seed=options.seed,
-        weights=options.weights,
-        allow_hdr=options.allow_hdr,
-    )
-    check_metric(scorer.metric, options.weights)
-    found = scorer.score(options.video, options.reference)
-    low, high = found.interval or (found.value, found.value)
-    spread = f" (95 % interval {low:.1f} to {high:.1f})" if found.interval else ""
-    _say(options, f"{found.value:.2f}  {found.metric}, {found.mode}{spread}")
-    if found.mode == "no-reference":
-        _say(
-            options,
-            "Without its original a video is judged coarsely; give --reference if you have it.",
-        )
-    _emit(
-        options,
-        {
-            "value": rounded(found.value),
-            "mode": found.mode,
-            "metric": found.metric,
-            "label": found.label,
-            "weights_sha256": found.weights_sha256,
-            "interval": [rounded(v) for v in found.interval] if found.interval else None,
-            "clips": [rounded(v) for v in found.clips],
-        },
-    )
-    return 0
-
-
-def _report(options: argparse.Namespace) -> int:
-    from vqaloop.report import read_ladder, write_reports
-    from vqaloop.terminal import print_ladder
-
-    ladder = read_ladder(options.folder)
-    write_reports(ladder)
-    if options.json != "-":
-        print_ladder(ladder)
-    _emit(options, ladder.to_json())
-    return 0
-
-
-def _corpus(options: argparse.Namespace) -> int:
-    from vqaloop.corpus import Plan, build_corpus, find_scenes, synthetic_scenes
-    from vqaloop.terminal import Progress
-
-    scenes = find_scenes(options.sources, options.windows)
-    if options.basis:
-        scenes = [scene for scene in scenes if scene.basis == options.basis]
-        if not scenes:
-            raise InputError(f"no material with licence_basis {options.basis!r}")
-    scenes += synthetic_scenes(options.synthetic)
-    plan = Plan(encodes=options.encodes, crops=options.crops, seed=options.seed)
-    with Progress(quiet=options.quiet) as progress:
-        shards = build_corpus(
-            scenes,
-            options.out,
-            plan,
-            ffmpeg=process.ffmpeg_path(),
-            workers=options.workers,
-            report=progress.log,
-        )
-    _say(options, f"{len(shards)} of {len(scenes)} scenes in {options.out}")
-    _emit(options, {"scenes": len(scenes), "shards": [path.name for path in shards]})
-    return 0
-
-
-def _distill(options: argparse.Namespace) -> int:
-    from vqaloop.device import pick_device
-    from vqaloop.distill import read_recipe, train
-    from vqaloop.terminal import Progress
-
-    with Progress(quiet=options.quiet) as progress:
-        weights = train(
-            read_recipe(options.recipe),
-            device=pick_device(options.device),
-            resume=not options.restart,
-            report=progress.log,
-        )
-    _say(options, f"weights in {weights}")
-    _emit(options, {"weights": str(weights)})
-    return 0
-
-
-def _evaluate(options: argparse.Namespace) -> int:
-    from vqaloop.device import pick_device
-    from vqaloop.distill import evaluate
-    from vqaloop.score import shipped_weights
-    from vqaloop.shards import load_corpus
-    from vqaloop.weights import load_student
-
-    shipped = {path.stem: path for path in shipped_weights()}
-    student, about = load_student(shipped.get(options.weights, Path(options.weights)))
-    device = pick_device(options.device)
-    figures = evaluate(student.to(device), load_corpus([options.dataset]), device, None)
-    _say(options, f"{options.weights}, labels {about.get('label')}, {options.dataset}")
-    for head in ("", "alone_"):
-        names = ("srcc", "krcc", "plcc", "rmse", "within_srcc")
-        row = "  ".join(f"{name} {figures[head + name]:.4f}" for name in names)
-        _say(options, f"{'no reference' if head else 'anchored':>12}: {row}")
-    _emit(options, figures)
-    return 0
-
-
-def _encoders(options: argparse.Namespace) -> int:
-    from vqaloop.terminal import print_encoders, survey_encoders
-
-    found = survey_encoders()
-    if options.json != "-":
-        print_encoders(found, verbose=options.verbose)
-    _emit(options, found)
-    return 0

@@ -1,5 +1,7 @@
 """Where the networks run, and in which precision."""
 
+import contextlib
+from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from typing import Any
 
@@ -15,6 +17,18 @@ def pick_device(name: str = "auto") -> torch.device:
     if name == "cuda" and not torch.cuda.is_available():
         raise InputError("this PyTorch sees no CUDA device; use --device cpu or auto")
     return torch.device("cuda" if name != "cpu" and torch.cuda.is_available() else "cpu")
+
+
+@contextlib.contextmanager
+def exact() -> Iterator[None]:
+    """Full fp32 in it, also on GPUs that would round to TF32, so that all devices agree."""
+    linear, convolution = torch.backends.cuda.matmul, torch.backends.cudnn
+    before = linear.allow_tf32, convolution.allow_tf32
+    linear.allow_tf32 = convolution.allow_tf32 = False
+    try:
+        yield
+    finally:
+        linear.allow_tf32, convolution.allow_tf32 = before
 
 
 def autocast(device: torch.device) -> AbstractContextManager[Any]:

@@ -24,18 +24,22 @@ import tempfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import av
 import ffmpeg as ffmpeg_graph
 
 from vqaloop import process
-from vqaloop.errors import DecodeFailed, InputError
+from vqaloop.errors import DecodeFailed, InputError, ToolError
 from vqaloop.process import quoted
 from vqaloop.records import Score, Source
 from vqaloop.vmaf import read_vmaf, require_filter, require_size, vmaf_of_pairs, vmaf_options
 
-__all__ = ["METRICS", "REVISION", "SCALER", "measure", "vmaf_of_pairs"]
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
+__all__ = ["METRICS", "REVISION", "SCALER", "measure", "measure_clips", "vmaf_of_pairs"]
 
 SCALER = "bicubic+accurate_rnd+full_chroma_int"
 """swscale flags with which every rung is brought to the source's canvas."""
@@ -134,6 +138,57 @@ def measure(
         )
         for name, frames in values.items()
     }
+
+
+def measure_clips(
+    reference: "npt.NDArray[np.uint8]",
+    distorted: "npt.NDArray[np.uint8]",
+    metrics: Sequence[str],
+    *,
+    ffmpeg: str,
+    timeout_s: float = 120,
+) -> "dict[str, npt.NDArray[np.float64]]":
+    """(C, T) values by metric, of C clips of T frames of 8-bit planar 4:2:0 in memory.
+
+    Both arrays are (C, T, H * 3/2, W), as `vmaf_of_pairs` has its frames; the values are those of
+    `measure`. XPSNR weighs a block by what changed since the frame before, so each clip's first
+    frame is given twice and the first answer dropped: no clip is taken as going on from another.
+
+    Raises InputError for other arrays, an unknown metric, vmaf (see `vmaf_of_pairs`) or an ffmpeg
+    without the filter, ToolError when it fails.
+    """
+    import numpy as np
+
+    shape = reference.shape
+    if distorted.shape != shape or len(shape) != 4 or 0 in shape or shape[2] % 3 or shape[3] % 2:
+        raise InputError(f"clips must be two equal (C, T, H * 3/2, W): {shape}, {distorted.shape}")
+    if reference.dtype != "uint8" or distorted.dtype != "uint8":
+        raise InputError(f"clips must be uint8: {reference.dtype}, {distorted.dtype}")
+    known = [name for name in METRICS if name != "vmaf"]
+    if not metrics or not set(metrics) <= set(known):
+        raise InputError(f"clips cannot be measured with {metrics}: choose among {known}")
+    for name in metrics:
+        require_filter(ffmpeg, _DEFINITIONS[name].filter)
+    size = ("video_size", f"{shape[3]}x{shape[2] // 3 * 2}")
+    raw = process.input_options([("f", "rawvideo"), ("pix_fmt", "yuv420p"), size])
+    with tempfile.TemporaryDirectory(prefix="vqaloop-") as folder:
+        files = {"DISTORTED": Path(folder, "distorted"), "REFERENCE": Path(folder, "reference")}
+        for path, clips in zip(files.values(), (distorted, reference), strict=True):
+            np.concatenate([clips[:, :1], clips], 1).tofile(path)
+        node, source = (ffmpeg_graph.input(key, **raw) for key in files)
+        source = source.filter_multi_output("split", len(metrics))
+        for index, name in enumerate(metrics):
+            node = ffmpeg_graph.filter([node, source[index]], _DEFINITIONS[name].filter)
+        node = node.filter("metadata", mode="print", file="pipe:1").output("-", format="null")
+        done = process.run(process.compiled(node, ffmpeg, files), timeout_s=timeout_s)
+        frames = _read_frames(done.stdout.decode("utf-8", "replace"))
+        values = {
+            name: _frame_values(name, Path(folder), frames, _CEILING_DB[8]) for name in metrics
+        }
+    count = shape[0] * (shape[1] + 1)
+    if done.returncode != 0 or any(len(v) != count for v in values.values()):
+        raise ToolError(f"ffmpeg could not measure {count} frames in memory: {done.reason()}")
+    return {name: np.reshape(v, (shape[0], -1))[:, 1:] for name, v in values.items()}
 
 
 def _check_frames(source: Source, distorted: Path, decoded: int, matched: int) -> None:

@@ -33,7 +33,7 @@ def rd_png(ladder: Ladder) -> bytes:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
 
     buffer = io.BytesIO()
-    with _style(14, "black"):
+    with style(14, "black"):
         figure = _figure(ladder, (12, 8), ladder_title(ladder))
         FigureCanvasAgg(figure).print_png(buffer)  # type: ignore[no-untyped-call]
     return buffer.getvalue()
@@ -45,7 +45,7 @@ def rd_svg(ladder: Ladder) -> str:
 
     buffer = io.StringIO()
     nameless = dict.fromkeys(("Creator", "Date", "Format", "Type"))
-    with _style(10, INK):
+    with style(10, INK):
         figure = _figure(ladder, (7.6, 5.4))
         figure.set_facecolor("none")
         FigureCanvasSVG(figure).print_svg(buffer, metadata=nameless)  # type: ignore[no-untyped-call]
@@ -55,11 +55,12 @@ def rd_svg(ladder: Ladder) -> str:
 
 
 @contextlib.contextmanager
-def _style(points: float, ink: str) -> Iterator[None]:
+def style(points: float, ink: str) -> Iterator[None]:
+    """Matplotlib's settings for plots that carry words of others, in one colour of text."""
     import matplotlib
 
     inked = ("text.color", "axes.edgecolor", "axes.labelcolor", "xtick.color", "ytick.color")
-    style: dict[Any, Any] = {
+    settings: dict[Any, Any] = {
         "font.size": points,
         "text.parse_math": False,
         "text.usetex": False,
@@ -69,7 +70,7 @@ def _style(points: float, ink: str) -> Iterator[None]:
         "legend.facecolor": "none",
         **dict.fromkeys(inked, ink),
     }
-    with matplotlib.rc_context(style), warnings.catch_warnings():
+    with matplotlib.rc_context(settings), warnings.catch_warnings():
         # a file name may hold letters that the font lacks; a box for them is good enough
         warnings.filterwarnings("ignore", "Glyph .* missing", UserWarning)
         yield

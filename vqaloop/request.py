@@ -195,8 +195,12 @@ def check_run(workers: int, seed: int, device: str, timeout_s: float | None = No
         )
 
 
-def check_metric(metric: Metric, weights: str | os.PathLike[str] | None) -> None:
+def check_metric(
+    metric: Metric, weights: str | os.PathLike[str] | None, anchored: bool = True
+) -> None:
     """Raises InputError for a device that is not there, and for weights that do not load.
+
+    `anchored`: or that cannot judge against a source.
 
     A student loads when it first scores; what a user named is better refused before any encode.
     """
@@ -206,9 +210,7 @@ def check_metric(metric: Metric, weights: str | os.PathLike[str] | None) -> None
         return
     _ = metric.device
     if weights is not None:
-        from vqaloop.weights import load_student
-
-        load_student(metric.weights)
+        metric.check(anchored)
 
 
 def parse_rungs(text: str) -> int | None:

@@ -19,6 +19,8 @@ from vqaloop.source import probe_source
 from vqaloop.students import StudentMetric
 
 DEFAULT_METRIC = "internvqa"
+DEFAULT_STUDENT = "internvqa-mini"
+"""The student behind `DEFAULT_METRIC`, on every device; docs/model-card.md says why."""
 STUDENT_PREFIX = "internvqa-"
 
 
@@ -116,7 +118,7 @@ def open_metric(
     if name in CLASSICAL:
         return ClassicalMetric(name, ffmpeg, *CLASSICAL[name])
     known = {path.stem: path for path in shipped_weights()}
-    full = "internvqa-tiny" if name == DEFAULT_METRIC else name
+    full = DEFAULT_STUDENT if name == DEFAULT_METRIC else name
     if weights is not None and full.startswith(STUDENT_PREFIX):
         return StudentMetric(full, Path(weights), ffmpeg=ffmpeg, device=device, seed=seed)
     if full not in known:

@@ -43,6 +43,8 @@ class Shard:
     """(E, C, len(OUTPUTS)) fp32: of the very crop; None where people scored whole videos."""
     frame_labels: Tensor | None = None
     """(E, C, len(OUTPUTS)) fp32: of the whole frames the crop is from."""
+    view: dict[str, Any] | None = None
+    """How its clips were cut (`views.View` and a seed); None: consecutive frames, native crops."""
 
     @property
     def scores(self) -> Tensor:
@@ -72,6 +74,7 @@ def load_shard(path: Path) -> Shard:
             about["scene"]["content"],
             about["label"],
             about["encodes"],
+            view=about["scene"].get("view"),
             **load_file(path),
         )
     except (SafetensorError, TypeError, KeyError) as error:

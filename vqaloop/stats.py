@@ -1,37 +1,333 @@
-"""Agreement between scores and labels: SRCC, KRCC, PLCC, RMSE."""
+"""Agreement between scores and labels: SRCC, KRCC, PLCC and RMSE, fits, and intervals.
 
-from collections.abc import Sequence
+ITU-T P.1401 and the reports of VQEG compare a metric with opinions after a monotonic mapping, so
+that a metric is not blamed for a scale of its own; learned metrics are often judged without one.
+Both are given here: raw, and after two logistic mappings (`fit_logistic`). A figure that does not
+exist (a constant side, too few values) is None, never nan.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from scipy import stats
+from scipy.optimize import least_squares
+from scipy.special import expit
 
 Values = npt.NDArray[np.float64]
 
+WITHIN_MEMBERS = 4
+"""Encodes a title needs for a correlation of its own."""
+FIT_VALUES = 3
+"""Values a mapping needs for each of its parameters; with fewer it would only flatter."""
+FIT_STEPS = 100
+"""Evaluations a start may take; mappings without a best, such as a step, never end."""
+INTERVAL_TITLES = 4
+"""Titles an interval needs; a bootstrap of fewer says nothing."""
 
-def agreement(scores: Values, labels: Values) -> dict[str, float]:
-    """SRCC, KRCC, PLCC and RMSE of two (N,) arrays; PLCC raw, without a fitted mapping.
 
-    A constant side has no correlation: its entries are nan.
+@dataclass(frozen=True)
+class Logistic:
+    """A fitted mapping from scores to labels; see `fit_logistic`."""
+
+    parameters: tuple[float, ...]
+    """Four or five, in the units of scores and labels."""
+
+    def __call__(self, scores: Values) -> Values:
+        return _FORMS[len(self.parameters)](scores, np.array(self.parameters))
+
+
+@dataclass(frozen=True)
+class Figures:
+    """How N scores of some titles agree with their labels."""
+
+    count: int
+    titles: int
+    srcc: float | None = None
+    krcc: float | None = None
+    """Kendall's tau-b."""
+    plcc: float | None = None
+    rmse: float | None = None
+    """None as well for a metric with a scale of its own, such as dB."""
+    plcc4: float | None = None
+    rmse4: float | None = None
+    """After the mapping of four parameters; the mean is over N, not N less the parameters."""
+    plcc5: float | None = None
+    rmse5: float | None = None
+    within_srcc: float | None = None
+    """Mean over titles of the SRCC inside each."""
+    within_krcc: float | None = None
+    intervals: dict[str, tuple[float, float]] = field(default_factory=dict)
+    """95 % intervals over the choice of titles, of all figures above that have one."""
+    fits: dict[str, tuple[float, ...]] = field(default_factory=dict)
+    """Parameters of the mappings, under "4" and "5"."""
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def figures(
+    scores: Values,
+    labels: Values,
+    titles: Sequence[str],
+    *,
+    same_scale: bool = True,
+    draws: int = 1000,
+    seed: int = 0,
+) -> Figures:
+    """All figures of (N,) finite scores and labels; no intervals when `draws` is 0.
+
+    `same_scale` says that scores are guesses of the labels themselves, so that RMSE has a meaning.
     """
-    if len(scores) < 3 or np.ptp(scores) == 0 or np.ptp(labels) == 0:
-        missing = float("nan")
-        correlations = {"srcc": missing, "krcc": missing, "plcc": missing}
+    raw = agreement(scores, labels)
+    mapped: dict[str, Values] = {}
+    fits: dict[str, tuple[float, ...]] = {}
+    for count in _FORMS:
+        fit = fit_logistic(scores, labels, count)
+        if fit is not None:
+            fits[str(count)] = fit.parameters
+            mapped[str(count)] = fit(scores)
+    found = {
+        **raw,
+        **{f"plcc{key}": plcc(values, labels) for key, values in mapped.items()},
+        **{f"rmse{key}": rmse(values, labels) for key, values in mapped.items()},
+        "within_srcc": within(scores, labels, titles),
+        "within_krcc": within(scores, labels, titles, krcc),
+    }
+    if not same_scale:
+        found["rmse"] = None
+    ranges = _intervals(scores, labels, titles, mapped, draws, seed) if draws else {}
+    return Figures(
+        len(scores),
+        len(set(titles)),
+        **found,
+        intervals={key: ranges[key] for key in found if found[key] is not None and key in ranges},
+        fits=fits,
+    )
+
+
+def agreement(scores: Values, labels: Values) -> dict[str, float | None]:
+    """SRCC, KRCC, PLCC and RMSE of two (N,) arrays; PLCC raw, without a fitted mapping."""
+    return {
+        "srcc": srcc(scores, labels),
+        "krcc": krcc(scores, labels),
+        "plcc": plcc(scores, labels),
+        "rmse": rmse(scores, labels),
+    }
+
+
+def srcc(scores: Values, labels: Values) -> float | None:
+    """Spearman's rank correlation; ties have their mean rank."""
+    if _constant(scores) or _constant(labels):
+        return None
+    return plcc(stats.rankdata(scores), stats.rankdata(labels))
+
+
+def krcc(scores: Values, labels: Values) -> float | None:
+    """Kendall's tau-b."""
+    if _constant(scores) or _constant(labels):
+        return None
+    return float(stats.kendalltau(scores, labels).statistic)
+
+
+def plcc(scores: Values, labels: Values) -> float | None:
+    """Pearson's correlation; None for fewer than three values, or a side without spread."""
+    if _constant(scores) or _constant(labels):
+        return None
+    x, y = (values - values.mean() for values in (scores, labels))
+    return float(np.clip((x / np.linalg.norm(x)) @ (y / np.linalg.norm(y)), -1, 1))
+
+
+def rmse(scores: Values, labels: Values) -> float | None:
+    return float(np.sqrt(np.mean((scores - labels) ** 2))) if len(scores) else None
+
+
+def within(
+    scores: Values,
+    labels: Values,
+    titles: Sequence[str],
+    correlation: Callable[[Values, Values], float | None] = srcc,
+) -> float | None:
+    """Mean over titles of the correlation inside each; those under 4 members are left out."""
+    found = _by_title(scores, labels, titles, correlation)
+    return float(np.nanmean(found)) if np.isfinite(found).any() else None
+
+
+def fit_logistic(scores: Values, labels: Values, parameters: int = 4) -> Logistic | None:
+    """Least-squares logistic mapping of scores to labels; None where there is too little to fit.
+
+    4: b2 + (b1 - b2) / (1 + exp(-(x - b3) / |b4|)), monotonic, of VQEG's reports.
+    5: b1 (1/2 - 1 / (1 + exp(b2 (x - b3)))) + b4 x + b5, of Sheikh, Sabir & Bovik 2006; the linear
+    term need not have the sign of the rest, so it may turn back.
+
+    Both sides are standardised for the fit, and the best of several starts is taken, a straight
+    line among those of the five, so that no mapping is worse than a linear one for want of luck.
+    """
+    if len(scores) < FIT_VALUES * parameters or _constant(scores) or _constant(labels):
+        return None
+    (at, scale), (level, spread) = ((v.mean(), v.std()) for v in (scores, labels))
+    x, y = (scores - at) / scale, (labels - level) / spread
+    form = _FORMS[parameters]
+    line = float(np.mean(x * y))
+    sign = -1.0 if line < 0 else 1.0
+    low, high = (y.min(), y.max())[:: int(sign)]
+    if parameters == 4:
+        starts = [[high, low, 0.0, width] for width in (0.25, 0.5, 1.0, 2.0)]
     else:
-        correlations = {
-            "srcc": float(stats.spearmanr(scores, labels).statistic),
-            "krcc": float(stats.kendalltau(scores, labels).statistic),
-            "plcc": float(stats.pearsonr(scores, labels).statistic),
-        }
-    return {**correlations, "rmse": float(np.sqrt(np.mean((scores - labels) ** 2)))}
+        starts = [[high - low, width, 0.0, 0.0, 0.0] for width in (1.0, 4.0)]
+        starts.append([0.1 * sign, 1.0, 0.0, line, 0.0])
+    best, least = None, np.inf
+    with np.errstate(all="ignore"):
+        for start in starts:
+            try:
+                found = least_squares(
+                    lambda b: form(x, b) - y, start, method="lm", max_nfev=FIT_STEPS
+                )
+            except ValueError:  # it went where there are no numbers
+                continue
+            if np.isfinite(found.x).all() and found.cost < least:
+                best, least = found.x, found.cost
+    if best is None:
+        return None
+    if parameters == 4:
+        b1, b2, b3, b4 = best
+        back = [level + spread * b1, level + spread * b2, at + scale * b3, scale * abs(b4)]
+    else:
+        b1, b2, b3, b4, b5 = best
+        slope = spread * b4 / scale
+        back = [spread * b1, b2 / scale, at + scale * b3, slope, level + spread * b5 - slope * at]
+    return Logistic(tuple(map(float, back)))
 
 
-def within(scores: Values, labels: Values, groups: Sequence[str]) -> float:
-    """Mean over groups (titles) of the SRCC inside each; groups under 4 members are left out."""
-    names = np.asarray(groups)
+def _four(x: Values, b: Values) -> Values:
+    return np.asarray(b[1] + (b[0] - b[1]) * expit((x - b[2]) / max(abs(b[3]), 1e-9)))
+
+
+def _five(x: Values, b: Values) -> Values:
+    return np.asarray(b[0] * (expit(b[1] * (x - b[2])) - 0.5) + b[3] * x + b[4])
+
+
+_FORMS: dict[int, Callable[[Values, Values], Values]] = {4: _four, 5: _five}
+
+
+def _constant(values: Values) -> bool:
+    """Whether there is no spread beyond rounding, or nothing to correlate."""
+    return len(values) < 3 or bool(np.ptp(values) <= 1e-12 * np.abs(values).max())
+
+
+def _by_title(
+    scores: Values,
+    labels: Values,
+    titles: Sequence[str],
+    correlation: Callable[[Values, Values], float | None],
+) -> Values:
+    """(titles,) correlation inside each, in sorted order; nan where there is none."""
+    names = np.asarray(titles)
     found = []
     for name in np.unique(names):
         mask = names == name
-        if mask.sum() >= 4 and np.ptp(labels[mask]) > 0 and np.ptp(scores[mask]) > 0:
-            found.append(stats.spearmanr(scores[mask], labels[mask]).statistic)
-    return float(np.mean(found)) if found else float("nan")
+        value = correlation(scores[mask], labels[mask]) if mask.sum() >= WITHIN_MEMBERS else None
+        found.append(np.nan if value is None else value)
+    return np.array(found)
+
+
+def _intervals(
+    scores: Values,
+    labels: Values,
+    titles: Sequence[str],
+    mapped: dict[str, Values],
+    draws: int,
+    seed: int,
+) -> dict[str, tuple[float, float]]:
+    """95 % bootstrap intervals (percentiles) over the choice of titles.
+
+    A draw takes whole titles, with all their encodes, because encodes of one title are alike
+    (Field & Welsh 2007). Mappings are not fitted anew, so theirs are a little too narrow. A draw
+    is the number of times that each title is in it, of which every figure is a function; no row is
+    ever copied.
+    """
+    names, member = np.unique(np.asarray(titles), return_inverse=True)
+    if len(names) < INTERVAL_TITLES:
+        return {}
+    rng = np.random.default_rng(seed)
+    times = rng.multinomial(len(names), np.full(len(names), 1 / len(names)), draws).astype(float)
+    with np.errstate(all="ignore"):
+        found = {
+            "plcc": _drawn_plcc(times, member, scores, labels),
+            "rmse": _drawn_rmse(times, member, scores, labels),
+            "srcc": _drawn_srcc(times, member, scores, labels),
+            "krcc": _drawn_krcc(times, member, scores, labels),
+        }
+        for key, values in mapped.items():
+            found[f"plcc{key}"] = _drawn_plcc(times, member, values, labels)
+            found[f"rmse{key}"] = _drawn_rmse(times, member, values, labels)
+        for key, correlation in (("within_srcc", srcc), ("within_krcc", krcc)):
+            inside = _by_title(scores, labels, titles, correlation)
+            known = np.isfinite(inside)
+            found[key] = (times[:, known] @ inside[known]) / times[:, known].sum(1)
+    ranges = {}
+    for key, drawn in found.items():
+        there = drawn[np.isfinite(drawn)]
+        if len(there) > draws / 2:
+            low, high = np.percentile(there, [2.5, 97.5])
+            ranges[key] = (float(low), float(high))
+    return ranges
+
+
+def _title_sums(member: npt.NDArray[np.intp], values: Values) -> Values:
+    return np.asarray(np.bincount(member, values, member.max() + 1), np.float64)
+
+
+def _drawn_plcc(times: Values, member: npt.NDArray[np.intp], x: Values, y: Values) -> Values:
+    """(draws,) Pearson's correlation."""
+    x, y = x - x.mean(), y - y.mean()
+    parts = (np.ones_like(x), x, y, x * x, y * y, x * y)
+    n, sx, sy, sxx, syy, sxy = (times @ _title_sums(member, part) for part in parts)
+    spread = (sxx - sx * sx / n) * (syy - sy * sy / n)
+    return np.asarray(np.where(spread > 0, (sxy - sx * sy / n) / np.sqrt(spread), np.nan))
+
+
+def _drawn_rmse(times: Values, member: npt.NDArray[np.intp], x: Values, y: Values) -> Values:
+    squares = times @ _title_sums(member, (x - y) ** 2)
+    return np.asarray(np.sqrt(squares / (times @ _title_sums(member, np.ones_like(x)))))
+
+
+def _drawn_srcc(times: Values, member: npt.NDArray[np.intp], x: Values, y: Values) -> Values:
+    """(draws,) Spearman's correlation; a few draws at a time, each of N ranks."""
+    at_once = max(1, 2_000_000 // len(x))
+    parts = []
+    for first in range(0, len(times), at_once):
+        weights = times[first : first + at_once, member]
+        n = weights.sum(1, keepdims=True)
+        # ranks of n values have the mean (n + 1) / 2, whatever the ties
+        a, b = (_drawn_ranks(weights, values) - (n + 1) / 2 for values in (x, y))
+        spread = (weights * a * a).sum(1) * (weights * b * b).sum(1)
+        together = (weights * a * b).sum(1)
+        parts.append(np.where(spread > 0, together / np.sqrt(spread), np.nan))
+    return np.concatenate(parts)
+
+
+def _drawn_ranks(weights: Values, values: Values) -> Values:
+    """(draws, N) mean rank of each value where it is there `weights` (draws, N) times."""
+    order = np.argsort(values, kind="stable")
+    ascending = values[order]
+    first = np.searchsorted(ascending, values, "left")
+    last = np.searchsorted(ascending, values, "right")
+    below = np.concatenate([np.zeros((len(weights), 1)), weights[:, order].cumsum(1)], 1)
+    return np.asarray((below[:, first] + below[:, last] + 1) / 2)
+
+
+def _drawn_krcc(times: Values, member: npt.NDArray[np.intp], x: Values, y: Values) -> Values:
+    """(draws,) Kendall's tau-b, from pairs counted once for every two titles."""
+    count = times.shape[1]
+    pairs = np.zeros((3, count, count))
+    for title in range(count):
+        rows = member == title
+        dx, dy = (np.sign(v[rows, None] - v[None]) for v in (x, y))
+        for part, values in enumerate((dx * dy, np.abs(dx), np.abs(dy))):
+            pairs[part, title] = _title_sums(member, values.sum(0))
+    same, untied_x, untied_y = (((times @ matrix) * times).sum(1) for matrix in pairs)
+    untied = untied_x * untied_y
+    return np.asarray(np.where(untied > 0, same / np.sqrt(untied), np.nan))

@@ -1,9 +1,11 @@
 """A student in the loop: crops of a rung against the same crops of its source."""
 
+import json
 import threading
 import time
 from collections import OrderedDict
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,16 +15,18 @@ import numpy as np
 
 from vqaloop import process
 from vqaloop.clips import CLIPS_EACH, POSITIONS, Where, read_clips, spots
+from vqaloop.errors import InputError
 from vqaloop.frames import Frames, read_encode, read_source
 from vqaloop.metrics import SCALER
 from vqaloop.records import Score, Source
+from vqaloop.views import View, clips_of
 
 if TYPE_CHECKING:
     import torch
 
     from vqaloop.models.student import Anchor, Student
 
-REVISION = 1
+REVISION = 2
 """Raised whenever the same file and weights would get another score; part of cache keys."""
 RESAMPLES = 200
 """Bootstrap draws behind an interval."""
@@ -59,6 +63,15 @@ class StudentMetric:
         student, about = load_student(self.weights)
         return student.to(self.device), about
 
+    def check(self, anchored: bool) -> None:
+        """Raises InputError for weights that do not load or, if `anchored`, know no source."""
+        student, _ = self._loaded
+        if anchored and student.anchored is None:
+            raise InputError(
+                f"weights {process.quoted(self.weights)} were trained to judge videos alone; "
+                "for a ladder or with --reference take others"
+            )
+
     def identity(self) -> dict[str, Any]:
         return {
             "metric": self.name,
@@ -82,33 +95,38 @@ class StudentMetric:
         import torch
 
         from vqaloop.colour import to_clips
-        from vqaloop.device import autocast
+        from vqaloop.device import exact
 
-        with self._lock, torch.inference_mode():
+        with self._lock, torch.inference_mode(), exact():
             cpu, wall = _cpu_s(), time.monotonic()
             where, anchor = self._anchor(source)
             clips = torch.from_numpy(read_clips(where, source.frames, read))
             student, about = self._loaded
-            with autocast(self.device):
-                sums, weights, _ = student.compare(anchor, to_clips(clips.to(self.device)))
+            seen = student.look(to_clips(clips.to(self.device)), anchor).anchored
+            assert seen is not None
             counts = [len(places) for places in where.values()]
-            return Score(
-                value=float(_pooled(student, sums, weights, counts)),
-                metric=self.name,
-                mode=self.mode,
-                clips=tuple((100 * student.answers(sums, weights)[:, 0]).tolist()),
-                interval=_interval(student, sums, weights, counts, self.seed),
-                weights_sha256=about["sha256"],
-                label=about.get("label"),
-                cpu_s=_cpu_s() - cpu,
-                wall_s=time.monotonic() - wall,
-            )
+            found = _judged(student.anchored_answers, seen, counts, self.seed)
+            return self._score(self.mode, found, about, _cpu_s() - cpu, time.monotonic() - wall)
+
+    def _score(
+        self, mode: str, found: "_Judged", about: dict[str, str], cpu_s: float, wall_s: float
+    ) -> Score:
+        return Score(
+            value=found.value,
+            metric=self.name,
+            mode=mode,
+            clips=found.clips,
+            interval=found.interval,
+            weights_sha256=about["sha256"],
+            label=about.get("label"),
+            cpu_s=cpu_s,
+            wall_s=wall_s,
+        )
 
     def _anchor(self, source: Source) -> "tuple[Where, Anchor]":
         import torch
 
         from vqaloop.colour import to_clips
-        from vqaloop.device import autocast
 
         key = f"{source.sha256} {source.prep} {source.input_options}"
         if key not in self._anchors:
@@ -116,9 +134,8 @@ class StudentMetric:
             clips = read_clips(
                 where, source.frames, lambda i: read_source(source, i, ffmpeg=self.ffmpeg)
             )
-            with autocast(self.device):
-                pixels = to_clips(torch.from_numpy(clips).to(self.device))
-                self._anchors[key] = where, self._loaded[0].anchor(pixels)
+            pixels = to_clips(torch.from_numpy(clips).to(self.device))
+            self._anchors[key] = where, self._loaded[0].anchor(pixels)
             while len(self._anchors) > 2:  # an excerpt and its title
                 self._anchors.popitem(last=False)
         return self._anchors[key]
@@ -128,63 +145,54 @@ class StudentMetric:
         import torch
 
         from vqaloop.colour import to_clips
-        from vqaloop.device import autocast
+        from vqaloop.device import exact
 
-        with self._lock, torch.inference_mode():
+        def read(indices: list[int]) -> Frames:
+            return read_source(source, indices, ffmpeg=self.ffmpeg)
+
+        with self._lock, torch.inference_mode(), exact():
             cpu, wall = _cpu_s(), time.monotonic()
-            where = spots(source.frames, source.canvas, self.seed)
-            clips = read_clips(
-                where, source.frames, lambda i: read_source(source, i, ffmpeg=self.ffmpeg)
-            )
             student, about = self._loaded
-            with autocast(self.device):
-                found = student(to_clips(torch.from_numpy(clips).to(self.device)))
-            values = (100 * found.float()).clamp(0, 100).cpu().numpy().astype(float)
-            margin = 1.96 * float(values.std(ddof=1)) / len(values) ** 0.5
-            mean = float(values.mean())
-            return Score(
-                value=mean,
-                metric=self.name,
-                mode="no-reference",
-                clips=tuple(values.tolist()),
-                interval=(max(0.0, mean - margin), min(100.0, mean + margin)),
-                weights_sha256=about["sha256"],
-                label=about.get("label"),
-                cpu_s=_cpu_s() - cpu,
-                wall_s=time.monotonic() - wall,
+            view = json.loads(about.get("view", "null"))
+            if view is None:
+                where = spots(source.frames, source.canvas, self.seed)
+                clips = read_clips(where, source.frames, read)
+                counts = [len(places) for places in where.values()]
+            else:
+                shown = View(**{key: value for key, value in view.items() if key != "seed"})
+                clips = clips_of(shown, source.canvas, source.frames, read, self.seed)
+                counts = [1] * len(clips)
+            seen = student.look(to_clips(torch.from_numpy(clips).to(self.device))).alone
+            found = _judged(student.alone_answers, seen, counts, self.seed)
+            return self._score(
+                "no-reference", found, about, _cpu_s() - cpu, time.monotonic() - wall
             )
 
 
-def _pooled(
-    student: "Student", sums: "torch.Tensor", weights: "torch.Tensor", counts: list[int]
-) -> "torch.Tensor":
-    """Scores 0..100 (...) of (..., B, K) sums: crops of one time as one picture, times averaged.
+@dataclass(frozen=True)
+class _Judged:
+    value: float
+    clips: tuple[float, ...]
+    interval: tuple[float, float]
 
-    `counts` says how many crops each time has. Averaging over time, as VMAF does, keeps a scene of
-    strong contrasts from speaking for all others.
+
+def _judged(
+    answers: "Callable[..., torch.Tensor]",
+    seen: "tuple[torch.Tensor, torch.Tensor]",
+    counts: list[int],
+    seed: int,
+) -> _Judged:
+    """Score of a title from (B, K) sums and weights of its crops, and of each crop.
+
+    `counts` says how many crops each time has. With a 95 % bootstrap interval over the choice of
+    crops at each time, or over times where each has but one.
     """
     import torch
 
-    scores = [
-        student.answers(s.sum(-2), w.sum(-2))[..., 0]
-        for s, w in zip(
-            torch.split(sums, counts, -2), torch.split(weights, counts, -2), strict=True
-        )
-    ]
-    return 100 * torch.stack(scores).mean(0)
-
-
-def _interval(
-    student: "Student",
-    sums: "torch.Tensor",
-    weights: "torch.Tensor",
-    counts: list[int],
-    seed: int,
-) -> tuple[float, float]:
-    """95 % bootstrap interval of the score over the choice of crops at each time."""
-    import torch
-
+    sums, weights = seen
     rng = np.random.default_rng(seed)
+    if set(counts) == {1}:
+        counts = [len(counts)]
     firsts = np.cumsum([0, *counts[:-1]])
     draw = np.concatenate(
         [
@@ -194,9 +202,31 @@ def _interval(
         axis=1,
     )
     picked = torch.from_numpy(draw).to(sums.device)
-    values = _pooled(student, sums[picked], weights[picked], counts)
-    low, high = np.percentile(values.float().cpu().numpy(), [2.5, 97.5])
-    return float(low), float(high)
+    drawn = _pooled(answers, sums[picked], weights[picked], counts)
+    low, high = np.percentile(drawn.float().cpu().numpy(), [2.5, 97.5])
+    return _Judged(
+        float(_pooled(answers, sums, weights, counts)),
+        tuple((100 * answers(sums, weights)[:, 0]).clamp(0, 100).tolist()),
+        (float(low), float(high)),
+    )
+
+
+def _pooled(
+    answers: "Callable[..., torch.Tensor]",
+    sums: "torch.Tensor",
+    weights: "torch.Tensor",
+    counts: list[int],
+) -> "torch.Tensor":
+    """Scores 0..100 (...) of (..., B, K) sums: crops of one time as one picture, times averaged.
+
+    `counts` says how many crops each time has. Averaging over time, as VMAF does, keeps a scene of
+    strong contrasts from speaking for all others.
+    """
+    import torch
+
+    parts = zip(torch.split(sums, counts, -2), torch.split(weights, counts, -2), strict=True)
+    scores = [answers(s.sum(-2), w.sum(-2))[..., 0] for s, w in parts]
+    return (100 * torch.stack(scores).mean(0)).clamp(0, 100)
 
 
 def _cpu_s() -> float:

@@ -9,8 +9,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save
 
 from vqaloop.errors import InputError
-from vqaloop.models import CONFIGS, create_student
-from vqaloop.models.internvideo2 import TINY
+from vqaloop.files import renamed_to
+from vqaloop.models import MODELS, create_student
 from vqaloop.models.student import Student
 
 
@@ -18,15 +18,17 @@ def save_student(
     student: Student, path: Path, model: str, label: str, about: dict[str, str]
 ) -> None:
     """Write weights in fp16 where that loses nothing that matters: matrices; the rest in fp32."""
+
+    def slim(name: str, value: torch.Tensor) -> torch.Tensor:
+        if not value.is_floating_point():  # FAST-VQA's index tables
+            return value
+        return value.half() if value.ndim > 1 and "patch_embed" not in name else value.float()
+
     tensors = {
-        name: (value.half() if value.ndim > 1 and "patch_embed" not in name else value.float())
-        .cpu()
-        .contiguous()
-        for name, value in student.state_dict().items()
+        name: slim(name, value).cpu().contiguous() for name, value in student.state_dict().items()
     }
-    part = path.with_suffix(".part")
-    part.write_bytes(save(tensors, {"model": model, "label": label, **about}))
-    part.rename(path)
+    with renamed_to(path) as part:
+        part.write_bytes(save(tensors, {"model": model, "label": label, **about}))
 
 
 def load_student(path: Path) -> tuple[Student, dict[str, str]]:
@@ -40,11 +42,13 @@ def load_student(path: Path) -> tuple[Student, dict[str, str]]:
         data = load_file(path)
     except (OSError, SafetensorError) as error:
         raise InputError(f"weights {os.fspath(path)!r} cannot be read: {error}") from error
-    if about.get("model") not in CONFIGS:
+    if about.get("model") not in MODELS:
         raise InputError(f"weights {os.fspath(path)!r} are of no model known here")
-    # meta tensors cost no memory but a second of imports, which the small default does without
-    with torch.device("cpu" if CONFIGS[about["model"]] is TINY else "meta"):
-        student = create_student(about["model"])
+    heads = any(name.startswith("anchored.") for name in data)
+    # meta tensors cost no memory but a second of imports, which small models do without
+    small = sum(value.numel() for value in data.values()) < 10_000_000
+    with torch.device("cpu" if small else "meta"):
+        student = create_student(about["model"], heads)
     expected = {name: value.shape for name, value in student.state_dict().items()}
     found = {name: value.shape for name, value in data.items()}
     if expected != found:
@@ -52,6 +56,7 @@ def load_student(path: Path) -> tuple[Student, dict[str, str]]:
         raise InputError(
             f"weights {os.fspath(path)!r} do not fit {about['model']}: {', '.join(wrong[:5])}"
         )
-    student.load_state_dict({k: v.float() for k, v in data.items()}, assign=True)
+    wide = {k: v.float() if v.is_floating_point() else v for k, v in data.items()}
+    student.load_state_dict(wide, assign=True)
     about["sha256"] = hashlib.sha256(path.read_bytes()).hexdigest()
     return student.eval(), about

@@ -46,7 +46,8 @@ class Config:
         return self.size // self.patch
 
 
-TINY = Config(width=192, depth=8, heads=3, mlp_width=768, frames=2, size=112, layer_scale=0.1)
+MINI = Config(width=64, depth=3, heads=1, mlp_width=128, frames=2, size=112, layer_scale=0.1)
+TINY = Config(width=128, depth=4, heads=2, mlp_width=512, frames=2, size=112, layer_scale=0.1)
 SMALL = Config(width=384, depth=12, heads=6, mlp_width=1536)
 BASE = Config(width=768, depth=12, heads=12, mlp_width=3072)
 ONE_B = Config(width=1408, depth=40, heads=16, mlp_width=6144)
@@ -174,14 +175,21 @@ class AttentionPool(nn.Module):
 
 
 class PatchEmbed(nn.Module):
-    """(B, 3, T, H, W) pixels to (B, T·h·w, D) tokens, frame by frame, rows first."""
+    """(B, 3, T, H, W) pixels to (B, T·h·w, D) tokens, frame by frame, rows first.
+
+    In fp32 whatever the weights are in and whatever autocast asks: quality lives in differences of
+    a few code values between large ones.
+    """
 
     def __init__(self, width: int, patch: int) -> None:
         super().__init__()
         self.proj = nn.Conv3d(3, width, (1, patch, patch), (1, patch, patch))
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.proj(x).flatten(2).transpose(1, 2)  # type: ignore[no-any-return]
+        weight, bias = self.proj.weight.float(), self.proj.bias.float()  # type: ignore[union-attr]
+        with torch.autocast(x.device.type, enabled=False):
+            x = F.conv3d(x.float(), weight, bias, (1, *weight.shape[-2:]))
+        return x.flatten(2).transpose(1, 2)
 
 
 class InternVideo2(nn.Module):
@@ -189,12 +197,14 @@ class InternVideo2(nn.Module):
 
     `forward` takes (B, 3, T, H, W) clips, ImageNet-normalised RGB, and returns (B, outputs).
     Other T, H and W than the configured ones are taken when H and W are multiples of the patch:
-    the position table is interpolated.
+    the position table is interpolated. Runs in fp32, under autocast, or cast to bf16 as a whole
+    (as DeepSpeed does): clips may be fp32 in each case.
     """
 
     def __init__(self, config: Config) -> None:
         super().__init__()
         self.config = config
+        self.feature_width = config.pooled_width
         tokens = config.frames * config.grid**2
         self.cls_token = nn.Parameter(torch.zeros(1, 1, config.width))
         self.pos_embed = nn.Parameter(torch.zeros(1, tokens + 1, config.width))
@@ -222,12 +232,18 @@ class InternVideo2(nn.Module):
                 block.mlp.fc2.weight.div_(math.sqrt(2 * (i + 1)))
             self.head.weight.mul_(0.001)
 
+    def reset_head(self) -> None:
+        """First values of `fc_norm` and `head` alone: a score near 0 whatever the clip."""
+        self.fc_norm.reset_parameters()
+        nn.init.trunc_normal_(self.head.weight, std=0.02 * 0.001)
+        nn.init.zeros_(self.head.bias)
+
     def tokens(self, clips: Tensor, taps: tuple[int, ...] = ()) -> tuple[Tensor, list[Tensor]]:
         """Run the blocks: (B, 1 + T·h·w, D) tokens, and the stream after each block in `taps`.
 
-        Tap 0 is the bare patch embedding, before positions and without the class token; the other
-        taps are without the class token as well: (B, T·h·w, D). Raises ValueError on a shape that
-        is not a whole number of patches.
+        Tap 0 is the bare patch embedding in fp32, before positions and without the class token;
+        the other taps are without the class token as well: (B, T·h·w, D), in the parameters' type
+        (fp32 under autocast). Raises ValueError on a shape that is not a whole number of patches.
         """
         batch, channels, frames, height, width = clips.shape
         patch = self.config.patch
@@ -235,12 +251,11 @@ class InternVideo2(nn.Module):
             raise ValueError(
                 f"clips must be (B, 3, T, H, W), H and W multiples of {patch}: {clips.shape = }"
             )
-        # patches in fp32: quality lives in differences of a few code values between large ones
-        with torch.autocast(clips.device.type, enabled=False):
-            embedded = self.patch_embed(clips.float())
+        embedded = self.patch_embed(clips)
         kept = [embedded] if 0 in taps else []
-        x = torch.cat([self.cls_token.expand(batch, -1, -1), embedded], 1)
-        x = x + self.positions(frames, height // patch, width // patch)
+        x = torch.cat([self.cls_token.float().expand(batch, -1, -1), embedded], 1)
+        x = x + self.positions(frames, height // patch, width // patch).float()
+        x = x.to(self.cls_token.dtype)
         for i, block in enumerate(self.blocks, 1):
             x = block(x)
             if i in taps:
@@ -253,6 +268,17 @@ class InternVideo2(nn.Module):
 
     def forward(self, clips: Tensor) -> Tensor:
         return self.head(self.features(self.tokens(clips)[0]))  # type: ignore[no-any-return]
+
+    def judge(self, clips: Tensor) -> tuple[Tensor, Tensor]:
+        """(B,) score and (B, feature_width) feature, both fp32: what distillation compares.
+
+        The feature is the pooled vector after `clip_projector` and `fc_norm`. Raises ValueError
+        for a model with another number of outputs than one.
+        """
+        if self.config.outputs != 1:
+            raise ValueError(f"a judge has one output, this model {self.config.outputs}")
+        feature = self.features(self.tokens(clips)[0])
+        return self.head(feature).float().squeeze(-1), feature.float()
 
     def positions(self, frames: int, rows: int, columns: int) -> Tensor:
         """The position table for T × h × w tokens: linear over time, bicubic over space."""

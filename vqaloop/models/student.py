@@ -1,6 +1,7 @@
 """The student: a video transformer that scores a rendition alone, or anchored to its source.
 
-No reference: the paper's head (arXiv 2502.19026), one linear layer on the pooled feature.
+No reference: the paper's head (arXiv 2502.19026), one linear layer on the pooled feature, joined
+by statistics of the tokens, like those of the anchored head but guessed without a source.
 Anchored: tokens of the rendition are compared with the source's tokens of the same crop, at the
 patch embedding and at two depths. Each token gives K values and, from the source alone, K weights;
 a crop's, frame's or title's statistics are the K weighted means, and a small MLP turns them into
@@ -9,12 +10,14 @@ over any number of crops without a change of scale, so a title is scored as one 
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from vqaloop.models.fastvqa import FastVQA
 from vqaloop.models.internvideo2 import InternVideo2
 
 STATISTICS = 24
@@ -61,13 +64,13 @@ class AnchoredHead(nn.Module):
     def anchor(self, embedding: Tensor, deep: list[Tensor], frames: int) -> Anchor:
         """Reference side: (B, N, D) embedding and deeper taps of clips of `frames` frames."""
         energies = torch.cat([log_energy(embedding), log_energy(change(embedding, frames))], -1)
-        projected = tuple(p(x.float()) for p, x in zip(self.project, deep, strict=True))
+        projected = tuple(p(x) for p, x in zip(self.project, deep, strict=True))
         context = F.gelu(
             self.source_context(torch.cat([F.gelu(self.source_energy(energies)), *projected], -1))
         )
         return Anchor(embedding, projected, context, F.softplus(self.weight(context)) + 1e-4)
 
-    def statistics(self, anchor: Anchor, embedding: Tensor, deep: list[Tensor]) -> Tensor:
+    def statistics(self, anchor: Anchor, embedding: Tensor, projected: Sequence[Tensor]) -> Tensor:
         """(B, N, K) values of the rendition's tokens, against `anchor`."""
         energies = torch.cat(
             [
@@ -78,56 +81,138 @@ class AnchoredHead(nn.Module):
             -1,
         )
         parts = [F.gelu(self.compare_energy(energies)), anchor.context]
-        for project, tokens, source in zip(self.project, deep, anchor.deep, strict=True):
-            projected = project(tokens.float())
-            parts += [(projected - source).abs(), projected * source]
+        for tokens, source in zip(projected, anchor.deep, strict=True):
+            parts += [(tokens - source).abs(), tokens * source]
         return self.value(F.gelu(self.compare(torch.cat(parts, -1))))  # type: ignore[no-any-return]
 
-    def answers(self, means: Tensor) -> Tensor:
-        """(..., K) weighted means to (..., len(OUTPUTS)); the first in 0..1."""
-        out: Tensor = self.fuse(means)
-        return torch.cat([out[..., :1].sigmoid(), out[..., 1:]], -1)
+
+class AloneHead(nn.Module):
+    """Judges a rendition by itself: the statistics of `AnchoredHead`, guessed without a source.
+
+    The spectrum of each patch, and of its change over time, shows what a codec took away; deeper
+    tokens tell what the patch is of. To the K pooled statistics comes the paper's answer.
+    """
+
+    def __init__(self, width: int, taps: int, hidden: int = 128, projected: int = 64) -> None:
+        super().__init__()
+        self.energy = nn.Linear(2 * width, hidden)
+        self.context = nn.Linear(hidden + taps * projected, hidden)
+        self.weight = nn.Linear(hidden, STATISTICS)
+        self.value = nn.Linear(hidden, STATISTICS)
+        self.fuse = nn.Sequential(
+            nn.Linear(STATISTICS, 64), nn.GELU(), nn.Linear(64, len(OUTPUTS))
+        )
+
+    def forward(self, energies: Tensor, projected: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+        """(B, N, K) values and weights of tokens with (B, N, 2·D) energies."""
+        seen = torch.cat([F.gelu(self.energy(energies)), *projected], -1)
+        context = F.gelu(self.context(seen))
+        return self.value(context), F.softplus(self.weight(context)) + 1e-4
+
+
+@dataclass(frozen=True)
+class Look:
+    """What B clips show. Sums and weights of any set of clips may be added before they are judged,
+    so that a title is judged as one large picture."""
+
+    alone: tuple[Tensor, Tensor]
+    """(B, K + 1) sums and weights without reference; the last column is the paper's answer."""
+    anchored: tuple[Tensor, Tensor] | None
+    """(B, K) sums and weights against the anchor; None without one."""
+    feature: Tensor
+    """(B, 768) pooled feature, which distillation compares."""
+    projected: tuple[Tensor, ...]
+    """(B, N, P) tokens at the deeper taps, as the heads see them; they compare across students."""
 
 
 class Student(nn.Module):
-    """A backbone with both heads. Clips are (B, 3, T, H, W), ImageNet-normalised RGB."""
+    """A backbone with its heads. Clips are (B, 3, T, H, W), ImageNet-normalised RGB.
 
-    def __init__(self, backbone: InternVideo2) -> None:
+    Without `heads` it is the paper's model and no more: it judges without reference, by one linear
+    layer on the pooled feature. Any backbone with `judge` will do for that; the heads need the
+    tokens of an InternVideo2.
+    """
+
+    def __init__(self, backbone: InternVideo2 | FastVQA, heads: bool = True) -> None:
         super().__init__()
         self.backbone = backbone
-        depth = backbone.config.depth
-        self.taps = (0, depth // 2, depth)
-        self.anchored = AnchoredHead(backbone.config.width, taps=len(self.taps) - 1)
+        self.anchored: AnchoredHead | None = None
+        self.alone: AloneHead | None = None
+        if heads:
+            assert isinstance(backbone, InternVideo2), "heads need an InternVideo2's tokens"
+            depth, width = backbone.config.depth, backbone.config.width
+            self.taps = (0, depth // 2, depth)
+            self.anchored = AnchoredHead(width, taps=len(self.taps) - 1)
+            self.alone = AloneHead(width, taps=len(self.taps) - 1)
 
     def anchor(self, reference: Tensor) -> Anchor:
         """All that later comparisons need of (B, 3, T, H, W) reference clips."""
+        assert self.anchored is not None and isinstance(self.backbone, InternVideo2)
         _, (embedding, *deep) = self.backbone.tokens(reference, self.taps)
         with torch.autocast(reference.device.type, enabled=False):
+            embedding, *deep = (x.to(self._head_type) for x in (embedding, *deep))
             return self.anchored.anchor(embedding, deep, reference.shape[2])
 
-    def compare(self, anchor: Anchor, clips: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Sums that pool over any set of clips, and the no-reference score.
-
-        Returns (B, K) weighted sums of values, (B, K) sums of weights, and (B,) no-reference
-        scores (0..1 for material like that of training). Divide the sums of any set of clips and
-        give the quotient to `answers`.
-        """
+    def look(self, clips: Tensor, anchor: Anchor | None = None) -> Look:
+        """Judge clips alone and, given the anchor of the same clips' sources, against that."""
+        if self.alone is None or self.anchored is None:
+            score, feature = self.backbone.judge(clips)
+            return Look((score[:, None], torch.ones_like(score[:, None])), None, feature, ())
+        assert isinstance(self.backbone, InternVideo2)
         tokens, (embedding, *deep) = self.backbone.tokens(clips, self.taps)
-        alone = self.backbone.head(self.backbone.features(tokens)).float().squeeze(-1)
+        feature = self.backbone.features(tokens)
+        answer = self.backbone.head(feature)
         with torch.autocast(clips.device.type, enabled=False):
-            values = self.anchored.statistics(anchor, embedding, deep)
-            return (values * anchor.weights).sum(1), anchor.weights.sum(1), alone
+            embedding, *deep = (x.to(self._head_type) for x in (embedding, *deep))
+            projected = tuple(p(x) for p, x in zip(self.anchored.project, deep, strict=True))
+            energies = log_energy(embedding)
+            moving = torch.cat([energies, log_energy(change(embedding, clips.shape[2]))], -1)
+            values, weights = self.alone(moving, projected)
+            ones = torch.ones_like(answer)
+            alone = (
+                torch.cat([(values * weights).sum(1), answer.to(values.dtype)], 1),
+                torch.cat([weights.sum(1), ones.to(values.dtype)], 1),
+            )
+            anchored = None
+            if anchor is not None:
+                values = self.anchored.statistics(anchor, embedding, projected)
+                anchored = (values * anchor.weights).sum(1), anchor.weights.sum(1)
+        return Look(alone, anchored, feature, projected)
 
-    def answers(self, sums: Tensor, weights: Tensor) -> Tensor:
-        """(..., len(OUTPUTS)) answers of pooled sums."""
-        return self.anchored.answers(sums / weights)
+    @property
+    def _head_type(self) -> torch.dtype:
+        """fp32, unless a training engine has cast the whole module."""
+        assert self.alone is not None
+        return self.alone.energy.weight.dtype
+
+    def anchored_answers(self, sums: Tensor, weights: Tensor) -> Tensor:
+        """(..., len(OUTPUTS)) answers of (..., K) pooled sums of `Look.anchored`."""
+        assert self.anchored is not None
+        return _answers(self.anchored.fuse(sums / weights))
+
+    def alone_answers(self, sums: Tensor, weights: Tensor) -> Tensor:
+        """(..., len(OUTPUTS)) answers of (..., K + 1) pooled sums of `Look.alone`.
+
+        Without heads (..., 1): the paper's answer, which no sigmoid bounds.
+        """
+        means = sums / weights
+        if self.alone is None:
+            return means
+        out = self.alone.fuse(means[..., :-1])
+        return _answers(torch.cat([out[..., :1] + means[..., -1:], out[..., 1:]], -1))
 
     def forward(self, clips: Tensor, reference: Tensor | None = None) -> Tensor:
         """(B,) score 0..1 of each clip: anchored when `reference` is given, else without."""
         if reference is None:
-            return self.backbone(clips).squeeze(-1)  # type: ignore[no-any-return]
-        sums, weights, _ = self.compare(self.anchor(reference), clips)
-        return self.answers(sums, weights)[:, 0]
+            return self.alone_answers(*self.look(clips).alone)[:, 0]
+        seen = self.look(clips, self.anchor(reference)).anchored
+        assert seen is not None
+        return self.anchored_answers(*seen)[:, 0]
+
+
+def _answers(out: Tensor) -> Tensor:
+    """The score brought to 0..1; the elementary features as they are."""
+    return torch.cat([out[..., :1].sigmoid(), out[..., 1:]], -1)
 
 
 def log_energy(coefficients: Tensor) -> Tensor:

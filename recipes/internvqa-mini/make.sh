@@ -1,0 +1,23 @@
+#!/usr/bin/env bash
+# The shipped students from clips and pictures: corpus, teacher, student, figures.
+# usage: bash recipes/internvqa-mini/make.sh CLIPS PICTURES     (resumes where it was stopped)
+# CLIPS/MANIFEST.csv says of each clip its title (`group`) and `licence_basis`: those whose licence
+# names the very file ("explicit") are trained on, the others ("repo") are the titles held out.
+set -euo pipefail
+here="$(dirname "$0")"
+clips="$1" pictures="$2" workers="${WORKERS:-2}"
+
+vqaloop corpus "$clips" runs/corpus/clips --basis explicit --windows 3 --encodes 20 --crops 16 \
+  --workers "$workers"
+vqaloop corpus "$pictures" runs/corpus/pictures --basis explicit --synthetic 60 --encodes 15 \
+  --crops 16 --workers "$workers"
+vqaloop corpus "$clips" runs/corpus/held-out --basis repo --encodes 25 --crops 24 \
+  --workers "$workers"
+
+vqaloop distill "$here/recipe.toml"
+vqaloop distill "$here/../internvqa-tiny/recipe.toml"
+vqaloop distill "$here/distilled.toml"
+
+for name in internvqa-mini internvqa-tiny internvqa-mini-distilled; do
+  vqaloop evaluate "runs/$name/${name%-distilled}.safetensors" runs/corpus/held-out -o "runs/$name"
+done

@@ -1,0 +1,279 @@
+"""What each command does with its options; the exit status it returns.
+
+What is heavy is imported by the command that needs it, so that the others are quick.
+"""
+
+import argparse
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+from vqaloop import process
+from vqaloop.errors import InputError
+from vqaloop.files import renamed_to
+from vqaloop.terminal import printable
+
+UNTRUSTED = 3
+
+
+def emit(options: argparse.Namespace, document: Any) -> None:
+    """Write the JSON document where it was asked for, whole or not at all."""
+    if not options.json:
+        return
+    text = json.dumps(document, indent=1, allow_nan=False) + "\n"
+    if options.json == "-":
+        sys.stdout.write(text)
+        return
+    path = Path(options.json)
+    try:
+        if path.exists() and not path.is_file():
+            # a pipe or a device is written to, never replaced
+            path.write_text(text, encoding="utf-8")
+            return
+        with renamed_to(path) as part:
+            part.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise InputError(
+            f"could not write {process.quoted(path)}: {error.strerror or error}"
+        ) from error
+
+
+def say(options: argparse.Namespace, text: str) -> None:
+    """A message for people; stdout is left alone when the JSON goes there."""
+    if options.json != "-":
+        encoding = sys.stdout.encoding or "utf-8"
+        print(printable(text).encode(encoding, "backslashreplace").decode(encoding))
+
+
+def sample(options: argparse.Namespace) -> int:
+    from vqaloop.request import parse_size
+    from vqaloop.sample import write_sample
+
+    path = write_sample(
+        options.output,
+        seconds=options.seconds,
+        size=parse_size(options.size),
+        fps=options.fps,
+        seed=options.seed,
+        overwrite=options.overwrite,
+    )
+    say(options, f"wrote {path}")
+    emit(options, {"path": printable(str(path)), "bytes": path.stat().st_size})
+    return 0
+
+
+def ladder(options: argparse.Namespace) -> int:
+    from vqaloop.ladder import build_ladder
+    from vqaloop.request import parse_resolutions, parse_rungs
+    from vqaloop.terminal import Progress, print_ladder
+
+    with Progress(quiet=options.quiet) as progress:
+        ladder = build_ladder(
+            options.input,
+            codec=options.codec,
+            encoder=options.encoder,
+            resolutions=parse_resolutions(options.resolutions),
+            metric=options.metric,
+            rungs=parse_rungs(options.rungs),
+            min_step=options.min_step,
+            min_ratio=options.min_ratio,
+            min_bitrate=options.min_bitrate,
+            max_bitrate=options.max_bitrate,
+            preset=options.preset,
+            bit_depth=options.bit_depth,
+            out=options.output,
+            device=options.device,
+            workers=options.workers,
+            seed=options.seed,
+            cache=not options.no_cache,
+            timeout_s=options.time_limit,
+            weights=options.weights,
+            video_size=options.video_size,
+            pix_fmt=options.pix_fmt,
+            framerate=options.framerate,
+            allow_hdr=options.allow_hdr,
+            progress=progress,
+        )
+    if options.json != "-":
+        print_ladder(ladder)
+    emit(options, ladder.to_json())
+    return 0 if ladder.trusted else UNTRUSTED
+
+
+def score(options: argparse.Namespace) -> int:
+    from vqaloop.records import rounded
+    from vqaloop.request import check_metric
+    from vqaloop.score import Scorer
+
+    scorer = Scorer(
+        options.metric,
+        device=options.device,
+        seed=options.seed,
+        weights=options.weights,
+        allow_hdr=options.allow_hdr,
+    )
+    check_metric(scorer.metric, options.weights, options.reference is not None)
+    found = scorer.score(options.video, options.reference)
+    low, high = found.interval or (found.value, found.value)
+    spread = f" (95 % interval {low:.1f} to {high:.1f})" if found.interval else ""
+    say(options, f"{found.value:.2f}  {found.metric}, {found.mode}{spread}")
+    if found.mode == "no-reference":
+        say(
+            options,
+            "Without its original a video is judged coarsely; give --reference if you have it.",
+        )
+    emit(
+        options,
+        {
+            "value": rounded(found.value),
+            "mode": found.mode,
+            "metric": found.metric,
+            "label": found.label,
+            "weights_sha256": found.weights_sha256,
+            "interval": [rounded(v) for v in found.interval] if found.interval else None,
+            "clips": [rounded(v) for v in found.clips],
+        },
+    )
+    return 0
+
+
+def report(options: argparse.Namespace) -> int:
+    from vqaloop.report import read_ladder, write_reports
+    from vqaloop.terminal import print_ladder
+
+    ladder = read_ladder(options.folder)
+    write_reports(ladder)
+    if options.json != "-":
+        print_ladder(ladder)
+    emit(options, ladder.to_json())
+    return 0
+
+
+def corpus(options: argparse.Namespace) -> int:
+    from vqaloop.corpus import Plan, build_corpus, find_scenes, synthetic_scenes
+    from vqaloop.terminal import Progress
+
+    if options.dataset:
+        return _scored_set(options)
+    scenes = find_scenes(options.sources, options.windows)
+    if options.basis:
+        scenes = [scene for scene in scenes if scene.basis == options.basis]
+        if not scenes:
+            raise InputError(f"no material with licence_basis {options.basis!r}")
+    scenes += synthetic_scenes(options.synthetic)
+    plan = Plan(encodes=options.encodes, crops=options.crops, seed=options.seed)
+    with Progress(quiet=options.quiet) as progress:
+        shards = build_corpus(
+            scenes,
+            options.out,
+            plan,
+            ffmpeg=process.ffmpeg_path(),
+            workers=options.workers,
+            report=progress.log,
+        )
+    say(options, f"{len(shards)} of {len(scenes)} scenes in {options.out}")
+    emit(options, {"scenes": len(scenes), "shards": [path.name for path in shards]})
+    return 0
+
+
+def _scored_set(options: argparse.Namespace) -> int:
+    from vqaloop.datasets import read_dataset
+    from vqaloop.terminal import Progress
+    from vqaloop.views import View, prepare
+
+    if len(options.sources) != 1:
+        raise InputError(f"--dataset takes one folder or table, not {len(options.sources)}")
+    view = View(options.view, options.frames, options.stride, options.size, options.clips)
+    dataset = read_dataset(options.dataset, options.sources[0], options.scale)
+    with Progress(quiet=options.quiet) as progress:
+        shards = prepare(
+            dataset,
+            options.out,
+            view,
+            ffmpeg=process.ffmpeg_path(),
+            workers=options.workers,
+            seed=options.seed,
+            report=progress.log,
+        )
+    say(options, f"{len(shards)} contents in {options.out}; see report.json there")
+    emit(options, {"label": dataset.label, "shards": [path.name for path in shards]})
+    return 0
+
+
+def distill(options: argparse.Namespace) -> int:
+    from vqaloop.device import pick_device
+    from vqaloop.distill import train
+    from vqaloop.recipe import read_recipe
+    from vqaloop.terminal import Progress
+
+    with Progress(quiet=options.quiet) as progress:
+        weights = train(
+            read_recipe(options.recipe),
+            device=pick_device(options.device),
+            resume=not options.restart,
+            report=progress.log,
+        )
+    say(options, f"weights in {weights}")
+    emit(options, {"weights": str(weights)})
+    return 0
+
+
+def evaluate(options: argparse.Namespace) -> int:
+    from vqaloop.device import pick_device
+    from vqaloop.evaluate import METRICS, each_shard, evaluate, judge
+    from vqaloop.request import check_writable
+    from vqaloop.scatter import figures_text, write_evaluation
+    from vqaloop.score import shipped_weights
+    from vqaloop.terminal import Progress
+    from vqaloop.weights import load_student
+
+    metrics = options.metrics.split(",") if options.metrics else []
+    if not set(metrics) <= set(METRICS):
+        raise InputError(f"--metrics {options.metrics!r}: choose among {', '.join(METRICS)}")
+    if options.crops is not None and options.crops < 1:
+        raise InputError(f"--crops {options.crops} is too few; give 1 or more")
+    shipped = {path.stem: path for path in shipped_weights()}
+    student, about = load_student(shipped.get(options.weights, Path(options.weights)))
+    shards = each_shard(options.datasets)
+    if options.output:
+        try:
+            options.output.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            name = process.quoted(options.output)
+            raise InputError(f"could not make {name}: {error.strerror or error}") from error
+        check_writable(options.output, "name another folder with -o")
+    device = pick_device(options.device)
+    with Progress(quiet=options.quiet) as progress:
+        found = judge(
+            student.to(device),
+            shards,
+            device,
+            crops=options.crops,
+            metrics=metrics,
+            ffmpeg=process.ffmpeg_path(),
+            seed=options.seed,
+            report=progress.log,
+        )
+    figures = {
+        "weights": printable(options.weights),
+        "weights_sha256": about["sha256"],
+        **evaluate(found.table, found.crops, seed=options.seed),
+    }
+    for line in figures_text(figures).splitlines():
+        say(options, line)
+    if options.output:
+        write_evaluation(options.output, found, figures)
+        say(options, f"wrote {options.output}")
+    emit(options, figures)
+    return 0
+
+
+def encoders(options: argparse.Namespace) -> int:
+    from vqaloop.terminal import print_encoders, survey_encoders
+
+    found = survey_encoders()
+    if options.json != "-":
+        print_encoders(found, verbose=options.verbose)
+    emit(options, found)
+    return 0

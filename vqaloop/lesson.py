@@ -1,0 +1,307 @@
+"""One step of training: the clips it takes, the teacher beside the student, the loss.
+
+A step takes a few scenes; of each, the same crops of several encodes and of the source, whose
+features are computed once. Labels and losses are fp32 throughout.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from vqaloop.colour import to_clips
+from vqaloop.errors import InputError
+from vqaloop.models.student import OUTPUTS, Anchor, Look, Student
+from vqaloop.recipe import Losses, Recipe
+from vqaloop.shards import Shard
+
+FEATURE_SCALES = (100.0, 1.0, 1.0, 1.0, 1.0, 1.0, 20.0)
+"""What each label of `OUTPUTS` is divided by, so that all count about the same."""
+RANK_MARGIN = 0.05
+"""Difference of scores, in 0..1, at which the rank loss begins to be content."""
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Clips of one step: G groups (scene × crop) of E encodes, those of a scene together."""
+
+    distorted: Tensor
+    """(G·E, T, rows, S) uint8, encodes of a group together."""
+    scores: Tensor
+    """(G, E, K) labels of each crop, scaled: VMAF and its features, or one opinion score."""
+    pooled: Tensor
+    """(scenes, E, K) labels of the crops taken together."""
+    reference: Tensor | None = None
+    """(G, T, rows, S) uint8."""
+    shown: Tensor | None = None
+    """(G·E, T', rows', S') uint8: `distorted` in the teacher's view, where that is another."""
+
+    def to(self, device: torch.device) -> "Batch":
+        moved = {
+            field.name: value.to(device)
+            for field in fields(self)
+            if (value := getattr(self, field.name)) is not None
+        }
+        return Batch(**moved)
+
+
+def draw(
+    shards: Sequence[Shard],
+    recipe: Recipe,
+    rng: np.random.Generator,
+    shown: Sequence[Shard] | None = None,
+) -> Batch:
+    """One batch; scenes with more encodes and crops come up more often.
+
+    `shown` are the same shards in the teacher's view.
+    """
+    chance = np.array([len(s.encodes) * s.distorted.shape[1] for s in shards], float)
+    chosen = rng.choice(len(shards), recipe.scenes, replace=False, p=chance / chance.sum())
+    parts: dict[str, list[Tensor]] = {field.name: [] for field in fields(Batch)}
+    for i in chosen:
+        shard = shards[i]
+        encode_count, crop_count = shard.distorted.shape[:2]
+        crops, encodes = (
+            torch.from_numpy(rng.choice(count, wanted, count < wanted))
+            for count, wanted in ((crop_count, recipe.crops), (encode_count, recipe.encodes))
+        )
+
+        def pick(tensor: Tensor, encodes: Tensor = encodes, crops: Tensor = crops) -> Tensor:
+            return tensor[encodes][:, crops].transpose(0, 1)  # (crops, encodes, ...)
+
+        parts["distorted"].append(pick(shard.distorted).flatten(0, 1))
+        if shard.reference is not None:
+            parts["reference"].append(shard.reference[crops])
+        if shown is not None:
+            parts["shown"].append(pick(shown[i].distorted).flatten(0, 1))
+        if shard.crop_labels is not None and shard.frame_labels is not None:
+            scales = torch.tensor(FEATURE_SCALES)
+            parts["scores"].append(pick(shard.crop_labels) / scales)
+            parts["pooled"].append(pick(shard.frame_labels).mean(0) / scales)
+        else:
+            score = shard.scores[encodes, None] / 100
+            parts["scores"].append(score.expand(recipe.crops, -1, -1))
+            parts["pooled"].append(score)
+    return Batch(
+        torch.cat(parts["distorted"]),
+        torch.cat(parts["scores"]),
+        torch.stack(parts["pooled"]),
+        torch.cat(parts["reference"]) if len(parts["reference"]) == len(chosen) else None,
+        torch.cat(parts["shown"]) if shown is not None else None,
+    )
+
+
+def augmented(clips: Tensor, kind: str, seed: int) -> Tensor:
+    """(B, 3, T, H, W) clips, all changed in the one way that `kind` and `seed` give.
+
+    turns: one of eight mirrorings and turns, which VMAF hardly minds. mirror: left to right or
+    not. colour: the paper's code's kind of augmentation (a random part brought to full size,
+    mirrored, its brightness and contrast changed, a box erased), which changes quality itself and
+    is here to show that.
+    """
+    if kind in ("turns", "mirror"):
+        turn = seed % (8 if kind == "turns" else 2)
+        if turn & 1:
+            clips = clips.flip(-1)
+        if turn & 2:
+            clips = clips.flip(-2)
+        return clips.transpose(-1, -2) if turn & 4 else clips
+    if kind == "colour":
+        rng = np.random.default_rng(seed)
+        height, width = clips.shape[-2:]
+        part = float(np.sqrt(rng.uniform(0.08, 1.0)))
+        h, w = max(2, int(height * part)), max(2, int(width * part))
+        top, left = int(rng.integers(height - h + 1)), int(rng.integers(width - w + 1))
+        taken = clips[..., top : top + h, left : left + w].transpose(1, 2).flatten(0, 1)
+        taken = F.interpolate(taken, (height, width), mode="bicubic", align_corners=False)
+        clips = torch.unflatten(taken, 0, (clips.shape[0], -1)).transpose(1, 2)
+        clips = clips * float(rng.uniform(0.6, 1.4)) + float(rng.uniform(-0.4, 0.4))
+        if rng.random() < 0.5:
+            clips = clips.flip(-1)
+        if rng.random() < 0.25:
+            h, w = height // 4, width // 4
+            top, left = int(rng.integers(height - h)), int(rng.integers(width - w))
+            clips = clips.clone()
+            clips[..., top : top + h, left : left + w] = 0
+    return clips
+
+
+def repeat_anchor(anchor: Anchor, times: int) -> Anchor:
+    """The anchor of B references as that of B·times clips, `times` of each together."""
+    return Anchor(
+        anchor.embedding.repeat_interleave(times, 0),
+        tuple(x.repeat_interleave(times, 0) for x in anchor.deep),
+        anchor.context.repeat_interleave(times, 0),
+        anchor.weights.repeat_interleave(times, 0),
+    )
+
+
+def freeze(teacher: Student, kind: str) -> None:
+    """Leave training only what `kind` (see `recipe.Teacher`) allows.
+
+    paper: "only the last ViT block and head", as arXiv 2502.19026 says. as_released: as its
+    authors' code has it, where every parameter outside the blocks trains as well.
+    """
+    teacher.requires_grad_(False)
+    if kind == "all":
+        return
+    backbone = teacher.backbone
+    names = [name for name, _ in backbone.named_parameters()]
+    outside = [name for name in names if "blocks." not in name]
+    blocks = [name.rpartition("blocks.") for name in names if "blocks." in name]
+    last = "{}blocks.{}.".format(blocks[-1][0], blocks[-1][2].partition(".")[0])
+    head = ("head.", "vqa_head.")
+    training = outside if kind == "as_released" else [n for n in outside if n.startswith(head)]
+    for name, parameter in backbone.named_parameters():
+        parameter.requires_grad_(name in training or name.startswith(last))
+
+
+class Lesson(nn.Module):
+    """Student and teacher together, as the training engine holds them."""
+
+    def __init__(self, student: Student, teacher: Student | None, recipe: Recipe) -> None:
+        super().__init__()
+        self.student, self.teacher, self.recipe = student, teacher, recipe
+        self.bridge: nn.Module = nn.Identity()
+        if teacher is not None:
+            widths = student.backbone.feature_width, teacher.backbone.feature_width
+            if widths[0] != widths[1]:
+                # all of the InternVideo2 family share 768; another family is brought to it
+                self.bridge = nn.Linear(*widths)
+
+    def forward(self, batch: Batch, turn: int) -> dict[str, Tensor]:
+        """The parts of the loss that have a weight, unweighted.
+
+        Raises InputError when the batch lacks what each of them needs.
+        """
+        recipe, loss = self.recipe, self.recipe.loss
+        clips = augmented(to_clips(batch.distorted), recipe.augment, turn)
+        source = None
+        if batch.reference is not None:
+            source = augmented(to_clips(batch.reference), recipe.augment, turn)
+        seen = self._look(self.student, clips, source)
+        parts = own_losses(self.student, seen, batch, recipe)
+        if self.teacher is not None:
+            if batch.shown is not None:
+                clips, source = augmented(to_clips(batch.shown), recipe.augment, turn), None
+            trains = any(p.requires_grad for p in self.teacher.parameters())
+            with torch.set_grad_enabled(trains and torch.is_grad_enabled()):
+                told = self._look(self.teacher, clips, source)
+            feature = seen.feature
+            if isinstance(self.bridge, nn.Linear):  # bf16 under some engines
+                feature = self.bridge(feature.to(self.bridge.weight.dtype))
+            parts |= taught_losses(self.student, seen, feature, self.teacher, told, batch, loss)
+        if not parts:
+            raise InputError(
+                "no part of the loss can be computed from this corpus: crop, pooled, ordered and "
+                "features need sources and VMAF's labels, levels a teacher with token heads"
+            )
+        return parts
+
+    def _look(self, student: Student, clips: Tensor, source: Tensor | None) -> Look:
+        if source is None or student.anchored is None or not anchored_losses(self.recipe.loss):
+            return student.look(clips)
+        return student.look(clips, repeat_anchor(student.anchor(source), self.recipe.encodes))
+
+
+def anchored_losses(loss: Losses) -> bool:
+    """Whether any part needs the anchored head."""
+    return any((loss.crop, loss.pooled, loss.ordered, loss.features, loss.answers))
+
+
+def own_losses(student: Student, seen: Look, batch: Batch, recipe: Recipe) -> dict[str, Tensor]:
+    """Parts of the loss of a student against the labels."""
+    loss = recipe.loss
+    label, pooled_label = batch.scores[..., 0], batch.pooled[..., 0]
+    crop, pooled = _answered(student.alone_answers, seen.alone, recipe)
+    scored = [crop[..., 0]]
+    parts = {"alone": F.mse_loss(crop[..., 0], label)}
+    if loss.alone_pooled:
+        parts["alone_pooled"] = F.mse_loss(pooled[..., 0], pooled_label)
+    features = [(crop, batch.scores), (pooled, batch.pooled)]
+    if seen.anchored is not None:
+        crop, pooled = _answered(student.anchored_answers, seen.anchored, recipe)
+        score = crop[..., 0]
+        scored.append(score)
+        features += [(crop, batch.scores), (pooled, batch.pooled)]
+        parts |= {
+            "crop": F.mse_loss(score, label),
+            "pooled": F.mse_loss(pooled[..., 0], pooled_label),
+            "ordered": F.mse_loss(
+                score - score.mean(1, keepdim=True), label - label.mean(1, keepdim=True)
+            ),
+        }
+    if loss.features and batch.scores.shape[-1] > 1:
+        parts["features"] = sum(
+            (F.mse_loss(x[..., 1:], y[..., 1:]) for x, y in features), label.new_zeros(())
+        )
+    if loss.rank:
+        parts["rank"] = sum((rank_loss(s, label) for s in scored), label.new_zeros(()))
+    return {name: value for name, value in parts.items() if getattr(loss, name)}
+
+
+def taught_losses(
+    student: Student,
+    seen: Look,
+    feature: Tensor,
+    teacher: Student,
+    told: Look,
+    batch: Batch,
+    loss: Losses,
+) -> dict[str, Tensor]:
+    """Parts of the loss between a student and its teacher; equations of arXiv 2502.19026."""
+    parts = {}
+    if loss.teacher:
+        score = teacher.alone_answers(*told.alone)[:, 0].float()
+        parts["teacher"] = F.mse_loss(score, batch.scores[..., 0].flatten())
+    if loss.feature:
+        mine, theirs = (F.layer_norm(x.float(), x.shape[-1:]) for x in (feature, told.feature))
+        parts["feature"] = F.smooth_l1_loss(mine, theirs, beta=2.0)
+    if loss.levels and seen.projected and told.projected:
+        taps = zip(seen.projected, told.projected, strict=True)
+        parts["levels"] = torch.stack([F.mse_loss(x.float(), y.float()) for x, y in taps]).mean()
+    if loss.answers:
+        pairs = [(student.alone_answers(*seen.alone), teacher.alone_answers(*told.alone))]
+        if seen.anchored is not None and told.anchored is not None:
+            pairs.append(
+                (
+                    student.anchored_answers(*seen.anchored),
+                    teacher.anchored_answers(*told.anchored),
+                )
+            )
+        # who has no heads answers with the score alone
+        both = [
+            F.mse_loss(x[..., : y.shape[-1]].float(), y[..., : x.shape[-1]].float())
+            for x, y in pairs
+        ]
+        parts["answers"] = torch.stack(both).sum()
+    return parts
+
+
+def rank_loss(scores: Tensor, labels: Tensor) -> Tensor:
+    """Logistic loss over pairs of encodes of one crop, (G, E) each; equal labels do not count."""
+    gap = scores[:, :, None] - scores[:, None]
+    wanted = labels[:, :, None] - labels[:, None]
+    counts = wanted.abs() > 0.01
+    wrong = F.softplus(-gap * wanted.sign() / RANK_MARGIN)
+    return (wrong * counts).sum() / counts.sum().clamp(min=1)
+
+
+def _answered(
+    answers: Callable[..., Tensor], sums: tuple[Tensor, Tensor], recipe: Recipe
+) -> tuple[Tensor, Tensor]:
+    """(G, E, K) answers of each crop and (scenes, E, K) of crops pooled, from (G·E, ·) sums."""
+    values, weights = (torch.unflatten(x.float(), 0, (-1, recipe.encodes)) for x in sums)
+    pooled = (torch.unflatten(x, 0, (-1, recipe.crops)).sum(1) for x in (values, weights))
+
+    def answered(values: Tensor, weights: Tensor) -> Tensor:
+        means = (values / weights).to(sums[0].dtype)  # bf16 when an engine has cast the student
+        return answers(means, torch.ones_like(means)).float()
+
+    return answered(values, weights), answered(*pooled)
+
+
+assert len(FEATURE_SCALES) == len(OUTPUTS)

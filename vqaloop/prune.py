@@ -1,0 +1,142 @@
+"""A smaller student cut out of a larger one of its family, to be distilled further.
+
+Structured magnitude pruning (Li et al., arXiv 1608.08710, on transformers): what the larger model
+spends the most weight on is kept, channel by channel, head by head, block by block.
+"""
+
+import torch
+from torch import Tensor
+
+from vqaloop.errors import InputError
+from vqaloop.models.internvideo2 import Config, InternVideo2
+from vqaloop.models.student import Student
+
+
+def prune(larger: Student, smaller: Student) -> Student:
+    """`smaller` with its values taken from `larger`, which has heads if `smaller` has.
+
+    Raises InputError when they are no two sizes of one family.
+    """
+    big, small = larger.backbone, smaller.backbone
+    if not (isinstance(big, InternVideo2) and isinstance(small, InternVideo2)):
+        raise InputError("only students of the InternVideo2 family can be pruned")
+    one, other = big.config, small.config
+    sizes = ((c.width, c.depth, c.mlp_width) for c in (one, other))
+    if _fixed(one) != _fixed(other) or any(x < y for x, y in zip(*sizes, strict=True)):
+        raise InputError(f"a model of {other} cannot be cut out of one of {one}")
+    if smaller.alone is not None and larger.alone is None:
+        raise InputError("a student with token heads cannot be cut out of one without")
+    taken = larger.state_dict()
+    keep = _Keep(taken, one, other)
+    result = {}
+    for name, value in smaller.state_dict().items():
+        source = taken[keep.name(name)]
+        for axis, index in enumerate(keep.axes(name)):
+            if index is not None:
+                source = source.index_select(axis, index)
+        if source.shape != value.shape:
+            raise InputError(
+                f"{name} cannot be cut: {tuple(source.shape)} to {tuple(value.shape)}"
+            )
+        result[name] = source.clone()
+    smaller.load_state_dict(result)
+    return smaller
+
+
+def _fixed(config: Config) -> tuple[int, ...]:
+    """What pruning leaves alone: input, patches, heads' width, pooling."""
+    head_width = config.width // config.heads
+    return (
+        config.frames, config.size, config.patch, config.pool_heads, config.pooled_width,
+        config.outputs, head_width,
+    )  # fmt: skip
+
+
+class _Keep:
+    """Which indices of every parameter stay."""
+
+    def __init__(self, values: dict[str, Tensor], one: Config, other: Config) -> None:
+        self.one, self.other = one, other
+        self.blocks = torch.linspace(0, one.depth - 1, other.depth).round().int().tolist()
+        self.width = _best(_channel_weight(values, one), other.width)
+        self.heads, self.hidden = {}, {}
+        for block in self.blocks:
+            at = f"backbone.blocks.{block}."
+            head_width = one.width // one.heads
+            spent = values[at + "attn.proj.weight"].square().sum(0)
+            heads = _best(spent.view(one.heads, -1).sum(1), other.heads)
+            self.heads[block] = (heads[:, None] * head_width + torch.arange(head_width)).flatten()
+            units = values[at + "mlp.fc2.weight"].norm(dim=0)
+            self.hidden[block] = _best(
+                units * values[at + "mlp.fc1.weight"].norm(dim=1), other.mlp_width
+            )
+        each, wanted = one.width // one.pool_heads, other.width // other.pool_heads
+        inner = values["backbone.clip_projector.cross_attn.v.weight"].norm(dim=1)
+        self.pool = torch.cat(
+            [_best(inner[i : i + each], wanted) + i for i in range(0, one.width, each)]
+        )
+
+    def name(self, name: str) -> str:
+        """The parameter of the larger model that one of the smaller is cut from."""
+        if ".blocks." not in name:
+            return name
+        before, _, after = name.partition(".blocks.")
+        number, _, rest = after.partition(".")
+        return f"{before}.blocks.{self.blocks[int(number)]}.{rest}"
+
+    def axes(self, name: str) -> list[Tensor | None]:
+        """Indices to keep along each axis of a parameter of the smaller model."""
+        part = name.removeprefix("backbone.")
+        if part.startswith("blocks."):
+            block = self.blocks[int(part.split(".")[1])]
+            heads, rest = self.heads[block], part.split(".", 2)[2]
+            inner = torch.cat([heads + i * self.one.width for i in range(3)])
+            axes: dict[str, list[Tensor | None]] = {
+                "attn.qkv.weight": [inner, self.width],
+                "attn.q_norm.weight": [heads],
+                "attn.k_norm.weight": [heads],
+                "attn.proj.weight": [self.width, heads],
+                "mlp.fc1.weight": [self.hidden[block], self.width],
+                "mlp.fc1.bias": [self.hidden[block]],
+                "mlp.fc2.weight": [self.width, self.hidden[block]],
+            }
+            return axes.get(rest, [self.width])
+        if part in ("cls_token", "pos_embed"):
+            return [None, None, self.width]
+        if part.startswith("patch_embed.") or part.startswith("clip_projector.norm"):
+            return [self.width]
+        if part.startswith("clip_projector."):
+            rest = part.removeprefix("clip_projector.cross_attn.")
+            if rest.startswith("proj."):
+                return [None, self.pool] if rest == "proj.weight" else []
+            return [self.pool, self.width] if "weight" in rest else [self.pool]
+        if part.startswith("anchored.project.") and part.endswith((".0.weight", ".0.bias")):
+            return [self.width]
+        if part.startswith("anchored.project.") and part.endswith("weight"):
+            return [None, self.width]
+        stacked = {"anchored.source_energy": 2, "anchored.compare_energy": 3, "alone.energy": 2}
+        for layer, count in stacked.items():
+            if part == f"{layer}.weight":
+                return [None, torch.cat([self.width + i * self.one.width for i in range(count)])]
+        return []
+
+
+def _best(weight: Tensor, count: int) -> Tensor:
+    """Indices of the `count` largest, ascending."""
+    return weight.topk(count).indices.sort().values
+
+
+def _channel_weight(values: dict[str, Tensor], config: Config) -> Tensor:
+    """(D,) how much weight reads or writes each channel of the residual stream.
+
+    Channels of the patch embedding that the heads read as energies count with what reads them.
+    """
+    total = torch.zeros(config.width)
+    for name, value in values.items():
+        if name.endswith(("attn.qkv.weight", "mlp.fc1.weight")):
+            total += value.float().square().sum(0)
+        elif name.endswith(("attn.proj.weight", "mlp.fc2.weight")) and ".blocks." in name:
+            total += value.float().square().sum(1)
+        elif name in ("anchored.compare_energy.weight", "alone.energy.weight"):
+            total += value.float().square().sum(0).view(-1, config.width).sum(0)
+    return total

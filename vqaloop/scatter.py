@@ -1,0 +1,195 @@
+"""What an evaluation leaves behind: tables, figures, scatter plots, and the worst encodes."""
+
+import io
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from vqaloop.evaluate import HEADS, Judgement, Miss
+from vqaloop.files import renamed_to
+from vqaloop.plot import COLOURS, MARKERS, style
+from vqaloop.stats import Logistic
+from vqaloop.terminal import printable, shown
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+WORST = 10
+"""Encodes shown as the worst, one a title."""
+COLUMNS = {
+    "srcc": "SRCC",
+    "krcc": "KRCC",
+    "plcc": "PLCC",
+    "rmse": "RMSE",
+    "plcc4": "PLCC4",
+    "rmse4": "RMSE4",
+    "plcc5": "PLCC5",
+    "rmse5": "RMSE5",
+    "within_srcc": "within",
+}
+
+
+def figures_text(found: dict[str, Any]) -> str:
+    """The figures of `evaluate` as a table of at most 80 columns."""
+    lines = [
+        f"{found['encodes']} encodes of {found['titles']} titles, "
+        f"labels: {printable(found['label'])[:40]}"
+    ]
+    head = "".join(f"{name:>7}" for name in COLUMNS.values())
+    for name, judge in found["judges"].items():
+        lines += ["", f"{HEADS.get(name, name)[:12]:<12}{'n':>5}{head}"]
+        lines += _rows("all", judge["overall"])
+        for kind in ("by_encoder", "by_size"):
+            for group, figures in judge[kind].items():
+                lines += _rows(group, figures)
+        if "single_crops" in judge:
+            lines += _rows("single crops", judge["single_crops"])
+        if "crop_spread" in judge and judge["crop_spread"]["rms"] is not None:
+            rms, p95 = (shown(judge["crop_spread"][key], 2) for key in ("rms", "p95"))
+            lines.append(f"other crops would move a score by {rms} rms ({p95} at worst in 20)")
+    lines += [
+        "",
+        "PLCC4 .. RMSE5: after a logistic mapping of 4 or 5 parameters; within: mean",
+        "SRCC inside a title; from, to: 95 % intervals over the choice of titles.",
+    ]
+    return "\n".join(lines)
+
+
+def _rows(name: str, figures: dict[str, Any]) -> list[str]:
+    def row(title: str, count: str, values: dict[str, Any]) -> str:
+        digits = {key: 2 if key.startswith("rmse") else 3 for key in COLUMNS}
+        cells = "".join(f"{shown(values.get(key), digits[key]):>7}" for key in COLUMNS)
+        return f"{printable(title)[:12]:<12}{count:>5}{cells}"
+
+    lines = [row(name, str(figures["count"]), figures)]
+    for end, title in enumerate(("  from", "  to")):
+        if figures["intervals"]:
+            ends = {key: pair[end] for key, pair in figures["intervals"].items()}
+            lines.append(row(title, "", ends))
+    return lines
+
+
+def write_evaluation(folder: Path, judgement: Judgement, found: dict[str, Any]) -> list[Path]:
+    """Write predictions.csv, figures.json, worst.csv, worst.png and a scatter plot a head; paths.
+
+    Each file is written whole or not at all.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    worst = worst_titles(judgement.misses)
+    contents = {
+        "predictions.csv": judgement.table.to_csv(index=False).encode(),
+        "figures.json": (json.dumps(found, indent=1, allow_nan=False) + "\n").encode(),
+        "worst.csv": pd.DataFrame(
+            [{**miss.row, "error": miss.error, "crop": miss.crop} for miss in worst]
+        )
+        .to_csv(index=False)
+        .encode(),
+        "worst.png": worst_png(worst),
+    }
+    for head, words in HEADS.items():
+        if head in found["judges"]:
+            name = f"scatter-{words.replace(' ', '-')}.png"
+            contents[name] = scatter_png(judgement.table, head, found)
+    for name, content in contents.items():
+        with renamed_to(folder / name) as part:
+            part.write_bytes(content)
+    return [folder / name for name in contents]
+
+
+def worst_titles(misses: Sequence[Miss]) -> list[Miss]:
+    """The largest errors, one a title, of misses in falling order."""
+    found: dict[str, Miss] = {}
+    for miss in misses:
+        found.setdefault(miss.row["content"], miss)
+    return list(found.values())[:WORST]
+
+
+def scatter_png(table: pd.DataFrame, head: str, found: dict[str, Any]) -> bytes:
+    """Answers of one head over labels: encoders, the identity, the mapping of four parameters."""
+    from matplotlib.figure import Figure
+
+    overall = found["judges"][head]["overall"]
+    part = table[table[head].notna()]
+    with style(12, "black"):
+        figure = Figure(figsize=(8, 8), dpi=100, layout="constrained")
+        axes = figure.add_subplot()
+        for i, (name, rows) in enumerate(part.groupby(part["encoder"].fillna("unknown"))):
+            axes.plot(
+                rows["label"],
+                rows[head],
+                color=COLOURS[i % len(COLOURS)],
+                marker=MARKERS[i % len(MARKERS)],
+                markersize=4,
+                alpha=0.7,
+                linestyle="none",
+                label=printable(str(name)),
+            )
+        axes.axline((0, 0), slope=1, color="#666666", linewidth=1, label="identity")
+        if "4" in overall["fits"]:
+            scores = np.linspace(part[head].min(), part[head].max(), 200)
+            fit = Logistic(tuple(overall["fits"]["4"]))
+            axes.plot(fit(scores), scores, color="black", linestyle="--", label="logistic, 4")
+        ends = [f(f(part["label"]), f(part[head])) for f in (min, max)]
+        axes.set(
+            xlim=(ends[0] - 2, ends[1] + 2),
+            ylim=(ends[0] - 2, ends[1] + 2),
+            aspect="equal",
+            xlabel=f"label: {printable(found['label'])[:60]}",
+            ylabel=f"{HEADS[head]} score",
+            title=f"SRCC {shown(overall['srcc'], 3)}, PLCC {shown(overall['plcc'], 3)}, "
+            f"RMSE {shown(overall['rmse'], 2)}",
+        )
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.grid(color="#888888", alpha=0.3)
+        axes.legend(loc="upper left", framealpha=0.6)
+        return _png(figure)
+
+
+def worst_png(worst: Sequence[Miss]) -> bytes:
+    """The crop judged worst of each, beside the same crop of its source."""
+    from matplotlib.figure import Figure
+
+    with style(9, "black"):
+        figure = Figure(figsize=(12, 1 + 2.6 * ((len(worst) + 1) // 2)), dpi=100)
+        figure.set_layout_engine("constrained")
+        grid = figure.subplots((len(worst) + 1) // 2, 4, squeeze=False)
+        for axes in grid.flat:
+            axes.set_axis_off()
+        for miss, (left, right) in zip(worst, grid.reshape(-1, 2), strict=False):
+            row = miss.row
+            score = row["alone"] if np.isnan(row["anchored"]) else row["anchored"]
+            size = f", {row['width']}x{row['height']}" if row["width"] else ""
+            if miss.reference is not None:
+                left.imshow(_rgb(miss.reference), interpolation="nearest")
+            right.imshow(_rgb(miss.distorted), interpolation="nearest")
+            left.set_title(printable(row["scene"])[:28], loc="left")
+            right.set_title(
+                f"{printable(str(row['encoder'] or 'unknown'))[:16]}{size}\n"
+                f"label {row['label']:.1f}, score {score:.1f}",
+                loc="left",
+            )
+        return _png(figure)
+
+
+def _png(figure: "Figure") -> bytes:
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+    buffer = io.BytesIO()
+    FigureCanvasAgg(figure).print_png(buffer)  # type: ignore[no-untyped-call]
+    return buffer.getvalue()
+
+
+def _rgb(planes: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
+    """(S·3/2, S) planar 4:2:0 to (S, S, 3) in 0..1."""
+    import torch
+
+    from vqaloop.colour import MEAN, STD, to_clips
+
+    clip = to_clips(torch.from_numpy(planes)[None, None])[0, :, 0].permute(1, 2, 0)
+    picture = clip * torch.tensor(STD) + torch.tensor(MEAN)
+    return np.asarray(picture.clamp(0, 1).numpy())
