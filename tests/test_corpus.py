@@ -1,6 +1,8 @@
 """A training set from clips and pictures: scenes, shards, and what is refused."""
 
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -9,10 +11,10 @@ import torch
 from tests.media import make_clip, run_ffmpeg
 from vqaloop import process
 from vqaloop.corpus import Plan, build_corpus, find_scenes
-from vqaloop.motion import picture_in_motion
 from vqaloop.errors import InputError
 from vqaloop.models.student import OUTPUTS
-from vqaloop.shards import load_corpus, read_about, write_shard
+from vqaloop.motion import PICTURE_PIXELS, picture_in_motion
+from vqaloop.shards import load_corpus, load_shard, read_about, title_of, write_shard
 
 PLAN = Plan(encodes=2, crops=3, frames=6)
 
@@ -84,17 +86,52 @@ def test_what_is_there_is_not_made_again(material: Path, corpus: Path) -> None:
     assert {path: path.stat().st_mtime_ns for path in corpus.iterdir()} == before
 
 
+def test_a_folder_of_another_plan_is_refused(material: Path, corpus: Path, tmp_path: Path) -> None:
+    ffmpeg = process.ffmpeg_path()
+    scenes = find_scenes([material])
+    for other in (replace(PLAN, crops=4), replace(PLAN, seed=1)):
+        with pytest.raises(InputError, match="made with other options"):
+            build_corpus(scenes, corpus, other, ffmpeg=ffmpeg)
+    with pytest.raises(InputError, match="made with other options"):
+        build_corpus([replace(scenes[0], window=(0, 2))], corpus, PLAN, ffmpeg=ffmpeg)
+    # an earlier release did not say
+    arrays: dict[str, Any] = {"distorted": np.zeros((1, 1, 2, 168, 112), np.uint8)}
+    old = tmp_path / "one.safetensors"
+    write_shard(old, arrays, {"content": "film"}, [{"score": 1.0}], "VMAF")
+    assert build_corpus(scenes[:1], tmp_path, replace(PLAN, crops=4), ffmpeg=ffmpeg) == [old]
+
+
+def test_plans_and_windows_that_cannot_be_are_refused(material: Path, tmp_path: Path) -> None:
+    for wrong in ({"encodes": 0}, {"crops": -1}, {"crops": 1001}, {"frames": 3}):
+        with pytest.raises(InputError, match=f"{next(iter(wrong))} must be"):
+            Plan(**wrong)
+    with pytest.raises(InputError, match="at least one scene"):
+        find_scenes([material], 0)
+
+
+def test_an_ffmpeg_without_encoders_is_refused(
+    material: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("vqaloop.corpus.available", lambda spec, ffmpeg: False)
+    with pytest.raises(InputError, match="none of the encoders"):
+        build_corpus(find_scenes([material]), tmp_path / "out", PLAN, ffmpeg="ffmpeg")
+    assert not (tmp_path / "out").exists()
+
+
 def test_an_unusable_scene_is_reported_and_left_out(material: Path, tmp_path: Path) -> None:
     make_clip(tmp_path / "small.mp4", size="64x64", frames=8)
     make_clip(tmp_path / "short.mp4", size="176x144", frames=3)
     (tmp_path / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\nnothing")
+    dot = process.file_url(tmp_path / "dot.png")
+    run_ffmpeg("-f", "lavfi", "-i", "color=s=200x2", "-frames:v", "1", dot)
     said: list[str] = []
     out = tmp_path / "out"
     made = build_corpus(
         find_scenes([tmp_path]), out, PLAN, ffmpeg=process.ffmpeg_path(), report=said.append
     )
     assert made == [] and list(out.iterdir()) == []
-    assert len(said) == 3 and all("left out" in line for line in said)
+    assert len(said) == 4 and all("left out" in line for line in said)
+    assert any("dot.png is too small" in line for line in said)
 
 
 def test_nothing_and_twice_the_same_name_are_refused(tmp_path: Path) -> None:
@@ -132,6 +169,51 @@ def test_bad_shards_are_refused(tmp_path: Path) -> None:
             load_corpus([tmp_path])
 
 
+def test_shards_whose_parts_do_not_fit_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "bad.safetensors"
+    clip = np.zeros((2, 3, 2, 168, 112), np.uint8)
+    labels = np.zeros((2, 3, len(OUTPUTS)), np.float32)
+    whole: dict[str, Any] = {
+        "distorted": clip, "reference": clip[0], "crop_labels": labels, "frame_labels": labels,
+    }  # fmt: skip
+    rows: list[dict[str, Any]] = [{"score": 1}, {"score": 2.5}]
+    write_shard(path, whole, {"content": "x"}, rows, "VMAF")
+    assert load_shard(path).scores.tolist() == [1.0, 2.5] and title_of(path) == "x"
+    changes: list[dict[str, Any]] = [
+        {"distorted": clip.astype(np.float32)},
+        {"distorted": clip[:, :2]},
+        {"distorted": clip[..., :100]},
+        {"distorted": clip[0]},
+        {"distorted": clip[:, :0]},
+        {"reference": clip[0, :2]},
+        {"reference": clip[0].astype(np.int16)},
+        {"crop_labels": labels[..., :6]},
+        {"crop_labels": labels.astype(np.float64)},
+        {"frame_labels": labels[:1]},
+        {"frame_labels": labels * np.nan},
+    ]
+    odd_rows: list[list[dict[str, Any]]] = [rows[:1], [*rows, {"score": 3.0}], [{}, {}]]
+    odd_rows += [[{"score": "1"}, {"score": 2}], [{"score": float("nan")}, {"score": 2}]]
+    cases = [({**whole, **change}, rows) for change in changes] + [(whole, r) for r in odd_rows]
+    cases.append(({k: v for k, v in whole.items() if k != "frame_labels"}, rows))
+    for arrays, encodes in cases:
+        write_shard(path, arrays, {"content": "x"}, encodes, "VMAF")
+        with pytest.raises(InputError, match="arrays and header do not fit each other"):
+            load_shard(path)
+
+
+def test_labels_in_another_order_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "old.safetensors"
+    arrays = {"distorted": np.zeros((1, 1, 2, 168, 112), np.uint8)}
+    with monkeypatch.context() as patch:
+        patch.setattr("vqaloop.shards.OUTPUTS", OUTPUTS[::-1])
+        write_shard(path, arrays, {"content": "x"}, [{"score": 1.0}], "VMAF")
+    with pytest.raises(InputError, match="do not fit each other"):
+        load_shard(path)
+
+
 def test_a_shard_of_opinion_scores_needs_no_source(tmp_path: Path) -> None:
     clip = np.random.default_rng(0).integers(0, 256, (2, 3, 2, 168, 112), np.uint8)
     encodes = [{"score": 12.5, "encoder": "x"}, {"score": 90.0, "encoder": "x"}]
@@ -158,3 +240,9 @@ def test_pictures_move_and_stay_in_range(seed: int) -> None:
     luma = frames[:, : rows * 2 // 3]
     assert luma.std() > 10
     assert luma.min() >= 16 and luma.max() <= 235
+
+
+def test_large_pictures_are_brought_down_first() -> None:
+    frames = picture_in_motion(torch.rand(3, 1500, 4000), 1, np.random.default_rng(0))
+    _, rows, width = frames.shape
+    assert 0.6 * PICTURE_PIXELS < rows * 2 // 3 * width < PICTURE_PIXELS

@@ -1,13 +1,8 @@
-"""Training by DeepSpeed's engine, on shards of noise: its end, its interruptions, its refusals."""
+"""Training by DeepSpeed's engine, on shards of noise: its end, its start, its refusals."""
 
 import json
 import math
 import os
-import pickle
-import signal
-import subprocess
-import sys
-import time
 from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -17,17 +12,26 @@ import pytest
 import torch
 from torch import Tensor
 
+from tests.training import (
+    CPU,
+    left_in,
+    logged,
+    make_data,
+    make_recipe,
+    make_shard,
+    same_weights,
+    stop_at,
+)
 from vqaloop import distill
 from vqaloop.colour import to_clips
-from vqaloop.device import autocast
-from vqaloop.distill import engine_config, first_student, first_teacher, parameter_groups, train
+from vqaloop.distill import first_student, first_teacher, parameter_groups, train
+from vqaloop.engine import engine_config
 from vqaloop.errors import InputError
 from vqaloop.lesson import Lesson, draw
 from vqaloop.models import create_student
 from vqaloop.models.internvideo2 import InternVideo2
 from vqaloop.recipe import Losses, Recipe, Teacher
-from vqaloop.runlog import RunLog
-from vqaloop.shards import load_corpus, write_shard
+from vqaloop.shards import load_corpus
 from vqaloop.weights import load_student, save_student
 
 pytest.importorskip("deepspeed", reason="training needs DeepSpeed")
@@ -37,87 +41,16 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore::DeprecationWarning"),
     pytest.mark.filterwarnings("ignore::FutureWarning"),
 ]
-CPU = torch.device("cpu")
-ENCODES, CROPS = 3, 2
-
-
-def make_shard(
-    folder: Path, title: str, seed: int, opinions: bool = False, label: str = "VMAF v0.6.1"
-) -> None:
-    rng = np.random.default_rng(seed)
-    rows = [
-        {"score": 20.0 + 25 * e + seed % 5, "encoder": "x264", "width": 112, "height": 112}
-        for e in range(ENCODES)
-    ]
-    arrays = {"distorted": rng.integers(16, 236, (ENCODES, CROPS, 2, 168, 112), np.uint8)}
-    if not opinions:
-        arrays["reference"] = rng.integers(16, 236, (CROPS, 2, 168, 112), np.uint8)
-        labels = rng.random((2, ENCODES, CROPS, 7)).astype(np.float32)
-        labels[..., 0] *= 100
-        arrays["crop_labels"], arrays["frame_labels"] = labels
-    write_shard(folder / f"{title}.safetensors", arrays, {"content": title}, rows, label)
 
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Shards: `train` a to c, `held` d and e, `mos` f to i without sources."""
-    base = tmp_path_factory.mktemp("data")
-    for side, titles in (("train", "abc"), ("held", "de"), ("mos", "fghi")):
-        (base / side).mkdir()
-        for title in titles:
-            make_shard(base / side, title, ord(title), opinions=side == "mos")
-    return base
+    return make_data(tmp_path_factory.mktemp("data"))
 
 
 @pytest.fixture
 def recipe(data: Path, tmp_path: Path) -> Recipe:
-    return Recipe(
-        model="internvqa-mini",
-        corpus=(str(data / "train"),),
-        held_out=(str(data / "held"),),
-        out=str(tmp_path / "out"),
-        steps=4,
-        learning_rate=1e-3,
-        loss=Losses(crop=1.0, pooled=1.0, ordered=1.0, features=0.5, alone=0.2),
-        seed=1,
-        accumulate=2,
-        warm_up=1,
-        average=0.9,
-        scenes=2,
-        crops=2,
-        encodes=2,
-    )
-
-
-def stop_at(step: int, accumulate: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Interrupt training when it draws the first batch of that step."""
-    real, drawn = draw, 0
-
-    def interrupted(*args: object) -> object:
-        nonlocal drawn
-        if drawn == step * accumulate:
-            raise KeyboardInterrupt
-        drawn += 1
-        return real(*args)  # type: ignore[arg-type]
-
-    monkeypatch.setattr(distill, "draw", interrupted)
-
-
-def same_weights(one: Path, other: Path, atol: float = 0.0) -> None:
-    first, second = (load_student(path)[0].state_dict() for path in (one, other))
-    assert first.keys() == second.keys()
-    for name, value in first.items():
-        torch.testing.assert_close(value, second[name], rtol=0, atol=atol, msg=name)
-
-
-def logged(out: Path) -> list[dict[str, str]]:
-    names, *rows = (out / "log.csv").read_text(encoding="utf-8").splitlines()
-    return [dict(zip(names.split(","), row.split(","), strict=True)) for row in rows]
-
-
-def left_in(out: Path) -> set[str]:
-    """What a run leaves, but for the tools that DeepSpeed puts beside its checkpoints."""
-    return {path.name for path in out.iterdir() if not path.name.startswith("zero_to_")}
+    return make_recipe(data, tmp_path / "out")
 
 
 # --- a whole run ---------------------------------------------------------------------------------
@@ -180,7 +113,7 @@ def test_the_engine_does_what_a_plain_loop_does(recipe: Recipe) -> None:
     """AdamW on the mean gradient of two batches, clipped; the mean of weights follows."""
     found = load_student(train(recipe, device=CPU))[0].state_dict()
     torch.manual_seed(recipe.seed)
-    lesson = Lesson(first_student(recipe), None, recipe)
+    lesson = Lesson(first_student(recipe)[0], None, recipe)
     mean: dict[str, Tensor] = {k: v.detach().clone() for k, v in lesson.student.named_parameters()}
     optimizer = torch.optim.AdamW(
         parameter_groups(lesson, recipe), lr=recipe.learning_rate, betas=(0.9, 0.99)
@@ -194,8 +127,7 @@ def test_the_engine_does_what_a_plain_loop_does(recipe: Recipe) -> None:
         for part in range(2):
             rng = np.random.default_rng([1, step, part, 0])
             batch = draw(shards, recipe, rng)
-            with autocast(CPU):
-                parts: dict[str, Tensor] = lesson(batch, int(rng.integers(1 << 30)))
+            parts: dict[str, Tensor] = lesson(batch, int(rng.integers(1 << 30)))
             total = sum((getattr(recipe.loss, k) * v for k, v in parts.items()), torch.zeros(()))
             (total / 2).backward()
         torch.nn.utils.clip_grad_norm_(lesson.parameters(), recipe.clip_norm)
@@ -261,7 +193,7 @@ def test_an_engine_in_bf16_trains_and_goes_on(recipe: Recipe, tmp_path: Path) ->
     assert said[0] == "resumed at step 1"
     assert all(p.dtype == torch.float32 and p.isfinite().all() for p in student.parameters())
     torch.manual_seed(recipe.seed)
-    start = first_student(recipe).state_dict()
+    start = first_student(recipe)[0].state_dict()
     moved = [k for k, v in student.state_dict().items() if (v - start[k]).abs().max() > 1e-4]
     assert len(moved) > len(start) / 2
     first, last = (row for row in logged(Path(half.out)) if row["seconds"])
@@ -273,7 +205,7 @@ def test_an_embedding_may_stay_as_it_began(recipe: Recipe) -> None:
     fixed = replace(recipe, fixed_embedding=True, steps=1)
     found = load_student(train(fixed, device=CPU))[0].state_dict()
     torch.manual_seed(recipe.seed)
-    start = first_student(fixed).state_dict()
+    start = first_student(fixed)[0].state_dict()
     same = {k for k, v in found.items() if "patch_embed" in k and torch.equal(v, start[k])}
     assert same == {f"backbone.patch_embed.proj.{part}" for part in ("weight", "bias")}
     moved = "alone.fuse.2.bias"
@@ -295,184 +227,6 @@ def test_training_twice_in_a_process_leaves_the_environment_usable(
         "MASTER_PORT",
     }
     same_weights(one, other)
-
-
-# --- a killed run --------------------------------------------------------------------------------
-
-CHILD = """
-import sys
-from pathlib import Path
-import torch
-from vqaloop import distill
-from vqaloop.recipe import read_recipe
-distill.CHECKPOINT_EVERY = 1
-distill.train(read_recipe(Path(sys.argv[1])), device=torch.device("cpu"))
-"""
-
-
-def written(recipe: Recipe, path: Path) -> Path:
-    """The recipe as TOML."""
-    rows, tables = [], []
-    for key, value in asdict(recipe).items():
-        if isinstance(value, dict):
-            tables += [f"[{key}]", *(f"{k} = {json.dumps(v)}" for k, v in value.items())]
-        elif value is not None:
-            rows.append(f"{key} = {json.dumps(value)}")
-    path.write_text("\n".join([*rows, *tables]) + "\n", encoding="utf-8")
-    return path
-
-
-def test_a_run_killed_outright_goes_on_in_a_new_process(recipe: Recipe, tmp_path: Path) -> None:
-    long = replace(recipe, steps=400, accumulate=1)
-    path = written(long, tmp_path / "recipe.toml")
-    root = Path(distill.__file__).resolve().parent.parent
-    errors = tmp_path / "errors.txt"
-    with errors.open("w", encoding="utf-8") as file:
-        child = subprocess.Popen(
-            [sys.executable, "-c", CHILD, str(path)],
-            cwd=root, stdout=subprocess.DEVNULL, stderr=file,
-        )  # fmt: skip
-    latest = Path(recipe.out) / "latest"
-    try:
-        end = time.monotonic() + 120
-        while not (latest.exists() and int(latest.read_text().split("-")[1]) >= 2):
-            assert child.poll() is None, errors.read_text(encoding="utf-8")
-            assert time.monotonic() < end
-            time.sleep(0.02)
-    finally:
-        child.send_signal(signal.SIGKILL)
-        child.wait(30)
-    step = int(latest.read_text(encoding="ascii").split("-")[1])
-    said: list[str] = []
-    train(replace(long, steps=step + 1), device=CPU, report=said.append)
-    assert said[0] == f"resumed at step {step}"
-    assert left_in(Path(recipe.out)) == {
-        "internvqa-mini.safetensors", "log.csv", "log.png", "latest", f"checkpoint-{step + 1}",
-    }  # fmt: skip
-    rows = [row["step"] for row in logged(Path(recipe.out)) if row["seconds"]]
-    assert rows[-1] == f"{step + 1}.0" and len(set(rows)) == len(rows)
-
-
-# --- checkpoints that do not fit -----------------------------------------------------------------
-
-
-class Trap:
-    """Writes a file when unpickled."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def __reduce__(self) -> tuple[Callable[..., object], tuple[object, ...]]:
-        return exec, (f"open({str(self.path)!r}, 'w').close()",)
-
-
-@pytest.fixture(scope="module")
-def finished(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of a run of one step."""
-    out = tmp_path_factory.mktemp("finished") / "out"
-    train(one_step(data, out), device=CPU)
-    return out
-
-
-def one_step(data: Path, out: Path) -> Recipe:
-    return Recipe(
-        "internvqa-mini", (str(data / "train"),), str(out), 1, 1e-3, Losses(crop=1.0),
-        (str(data / "held"),), scenes=1, crops=1, encodes=1,
-    )  # fmt: skip
-
-
-def copied(finished: Path, to: Path) -> Path:
-    checkpoint = to / "checkpoint-1"
-    checkpoint.mkdir(parents=True)
-    (to / "latest").write_text("checkpoint-1", encoding="ascii")
-    for file in (finished / "checkpoint-1").iterdir():
-        (checkpoint / file.name).write_bytes(file.read_bytes())
-    return checkpoint
-
-
-def refused(recipe: Recipe) -> str:
-    with pytest.raises(InputError, match="is no checkpoint of this recipe") as error:
-        train(recipe, device=CPU)
-    text = str(error.value)
-    assert "--restart" in text and str(Path(recipe.out) / "latest") in text
-    return text
-
-
-@pytest.mark.parametrize("kind", ["model_states", "optim_states"])
-@pytest.mark.parametrize("how", ["garbage", "cut", "empty", "trap", "gone"])
-def test_damaged_checkpoints_are_refused_and_never_run(
-    data: Path, finished: Path, tmp_path: Path, kind: str, how: str
-) -> None:
-    out = tmp_path / "out"
-    (file,) = copied(finished, out).glob(f"*{kind}.pt")
-    whole, sprung = file.read_bytes(), tmp_path / "sprung"
-    if how == "gone":
-        file.unlink()
-    elif how == "trap":
-        torch.save({"module": Trap(sprung), "optimizer_state_dict": Trap(sprung)}, file)
-    else:
-        file.write_bytes({"garbage": b"garbage", "cut": whole[:999], "empty": b""}[how])
-    refused(one_step(data, out))
-    assert not sprung.exists()
-    assert (out / "latest").exists(), "what was there is left for the user to look at"
-    if how == "trap":  # the trap is a trap: plain pickle springs it
-        torch.load(file, weights_only=False)
-        assert sprung.exists()
-        sprung.unlink()
-        file.write_bytes(pickle.dumps(Trap(sprung), protocol=2))
-        refused(one_step(data, out))
-        assert not sprung.exists()
-
-
-def test_a_checkpoint_of_another_model_is_refused(
-    data: Path, finished: Path, tmp_path: Path
-) -> None:
-    copied(finished, tmp_path / "out")
-    refused(replace(one_step(data, tmp_path / "out"), model="internvqa-tiny"))
-
-
-@pytest.mark.parametrize("tag", ["checkpoint-7", "../out/checkpoint-1", "", "\xff"])
-def test_a_tag_that_names_no_checkpoint_is_refused(
-    data: Path, finished: Path, tmp_path: Path, tag: str
-) -> None:
-    copied(finished, tmp_path / "out")
-    (tmp_path / "out" / "latest").write_bytes(tag.encode("latin-1"))
-    refused(one_step(data, tmp_path / "out"))
-
-
-def test_a_damaged_checkpoint_can_be_left_behind(
-    data: Path, finished: Path, tmp_path: Path
-) -> None:
-    out = tmp_path / "out"
-    for file in copied(finished, out).iterdir():
-        file.write_bytes(b"garbage")
-    (out / "checkpoint-9").mkdir()
-    train(one_step(data, out), device=CPU, resume=False)
-    assert [p.name for p in out.glob("checkpoint-*")] == ["checkpoint-1"]
-    same_weights(out / "internvqa-mini.safetensors", finished / "internvqa-mini.safetensors")
-
-
-@pytest.mark.parametrize("text", ["step,crop\n1,2,3\n", "a,b\n1,2\n", "step\nx\n"])
-def test_a_log_that_is_none_is_refused(tmp_path: Path, text: str) -> None:
-    (tmp_path / "log.csv").write_text(text, encoding="utf-8")
-    with pytest.raises(InputError, match=r"log\.csv is no log of a run"):
-        RunLog(tmp_path / "log.csv").open(1)
-
-
-def test_a_log_forgets_steps_that_will_be_taken_again(tmp_path: Path) -> None:
-    log = RunLog(tmp_path / "log.csv")
-    log.open(0)
-    for step in range(1, 31):
-        log.add({"step": step, "lr": 1e-3, "seconds": 0.5, "crop": 0.04})
-    log.add({"step": 30, "srcc": -0.5, "plcc4": 0.5, "rmse": None})
-    log.plot(tmp_path / "log.png")
-    again = RunLog(tmp_path / "log.csv")
-    again.open(12)
-    assert [row["step"] for row in again.rows] == list(range(1, 13))
-    assert again.summary(5) == "0.50 s/step  rms crop 0.2000"
-    whole = RunLog(tmp_path / "log.csv")
-    whole.open(30)
-    assert len(whole.rows) == 12, "the file was cut as well"
 
 
 # --- what is refused before the first step -------------------------------------------------------
@@ -575,11 +329,11 @@ def test_students_begin_from_nothing_from_weights_or_pruned(
     recipe: Recipe, tmp_path: Path
 ) -> None:
     torch.manual_seed(0)
-    fresh = first_student(recipe)
+    fresh, _ = first_student(recipe)
     assert isinstance(fresh.backbone, InternVideo2) and fresh.anchored is not None
     kernel = fresh.backbone.patch_embed.proj.weight[0, :, 0]
     assert kernel.std((1, 2)).max() < 1e-6 and kernel.abs().max() > 0, "a flat cosine"
-    bare = first_student(replace(recipe, loss=Losses(alone=1.0)))
+    bare, _ = first_student(replace(recipe, loss=Losses(alone=1.0)))
     assert bare.anchored is None
 
     paths = {
@@ -587,7 +341,7 @@ def test_students_begin_from_nothing_from_weights_or_pruned(
     }
     for name, path in paths.items():
         save_student(create_student(name), path, name, "", {})
-        started = first_student(replace(recipe, start=str(path)))
+        started, _ = first_student(replace(recipe, start=str(path)))
         assert isinstance(started.backbone, InternVideo2) and started.backbone.config.depth == 3
         kept = load_student(path)[0].state_dict()
         wanted = {name: v for name, v in kept.items() if not name.startswith("backbone.blocks.")}
@@ -601,12 +355,33 @@ def test_teachers_are_what_their_file_holds(tmp_path: Path) -> None:
     torch.manual_seed(0)
     model = create_student("internvqa-tiny")
     save_student(model, tmp_path / "t.safetensors", "internvqa-tiny", "", {})
-    teacher = first_teacher(Teacher("internvqa-tiny", str(tmp_path / "t.safetensors")))
+    teacher, _ = first_teacher(Teacher("internvqa-tiny", str(tmp_path / "t.safetensors")))
     assert teacher is not None and teacher.anchored is not None
     assert not any(p.requires_grad for p in teacher.parameters())
     clip = to_clips(torch.randint(16, 236, (1, 2, 168, 112), dtype=torch.uint8))
     with torch.inference_mode():
         torch.testing.assert_close(teacher(clip), model(clip), rtol=0, atol=1e-3)
-    assert first_teacher(None) is None
+    assert first_teacher(None) == (None, frozenset())
     with pytest.raises(InputError):
         first_teacher(Teacher("internvqa-tiny", str(tmp_path / "none.safetensors")))
+
+
+def test_blocks_of_a_fastvqa_are_counted_through_its_stages(recipe: Recipe) -> None:
+    decayed = replace(recipe, layer_decay=0.5)
+    with torch.device("meta"):
+        lesson = Lesson(create_student("fastvqa-tiny", heads=False), None, decayed)
+    names = {id(p): n.split("backbone.", 1)[1] for n, p in lesson.named_parameters()}
+    groups = parameter_groups(lesson, decayed)
+    found = {names[id(p)]: g["scale"] for g in groups for p in g["params"]}
+    for name, below in (
+        ("fragments_backbone.patch_embed.proj.weight", 13),
+        ("fragments_backbone.layers.0.blocks.0.mlp.fc1.weight", 12),
+        ("fragments_backbone.layers.0.blocks.1.mlp.fc1.weight", 11),
+        ("fragments_backbone.layers.0.downsample.reduction.weight", 11),
+        ("fragments_backbone.layers.1.blocks.0.mlp.fc1.weight", 10),
+        ("fragments_backbone.layers.3.blocks.1.mlp.fc1.weight", 1),
+        ("fragments_backbone.norm.weight", 0),
+        ("vqa_head.fc_hid.weight", 0),
+    ):
+        match = [n for n in found if n.startswith(name.removesuffix("fc1.weight"))]
+        assert match and all(found[n] == 0.5**below for n in match), name

@@ -13,6 +13,7 @@ from scipy import stats
 
 from tests.media import make_clip
 from vqaloop import process
+from vqaloop.cli import main
 from vqaloop.colour import to_clips
 from vqaloop.corpus import Plan, build_corpus, find_scenes
 from vqaloop.errors import InputError
@@ -29,6 +30,7 @@ from vqaloop.metrics import measure_clips
 from vqaloop.models import create_student
 from vqaloop.models.student import Student
 from vqaloop.scatter import figures_text, worst_titles, write_evaluation
+from vqaloop.weights import save_student
 
 CPU = torch.device("cpu")
 
@@ -221,6 +223,47 @@ def test_weights_that_give_no_number_are_refused(folder: Path) -> None:
         torch.nn.init.constant_(parameter, math.nan)
     with pytest.raises(InputError, match="no number for a"):
         predict(broken, each_shard([folder]), CPU)
+
+
+def test_titles_trained_on_are_left_out_unless_asked_for(
+    student: Student, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    weights, out = tmp_path / "w.safetensors", tmp_path / "deep" / "out"
+    argv = ["evaluate", str(weights), str(folder), "--quiet", "--device", "cpu", "--crops", "1"]
+
+    def judged(titles: str, *options: str) -> int:
+        save_student(student, weights, "internvqa-mini", "VMAF v0.6.1", {"titles": titles})
+        return main([*argv, *options])
+
+    assert judged('["a", "c", "e"]', "--json", str(tmp_path / "f.json")) == 0
+    assert json.loads((tmp_path / "f.json").read_text("utf-8"))["titles"] == 2
+    assert "left out 2 scenes" in capsys.readouterr().out
+    every = '["a", "b", "c", "d"]'
+    assert judged(every, "--all", "--json", str(tmp_path / "f.json")) == 0
+    assert json.loads((tmp_path / "f.json").read_text("utf-8"))["titles"] == 4
+    assert judged(every, "-o", str(out)) == 2
+    assert "was trained on all titles there" in capsys.readouterr().err
+    for damaged in ("{", "3", "[3]"):
+        assert judged(damaged) == 2
+        assert "header does not say" in capsys.readouterr().err
+    assert not out.parent.exists()
+    assert judged("[]", "-o", str(out)) == 0
+    assert (out / "figures.json").exists()
+
+
+def test_a_folder_for_figures_is_made_when_there_are_some(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    broken = create_student("internvqa-mini").eval()
+    assert broken.alone is not None
+    torch.nn.init.constant_(broken.alone.fuse[0].weight, math.nan)  # type: ignore[arg-type]
+    weights, out = tmp_path / "w.safetensors", tmp_path / "out"
+    save_student(broken, weights, "internvqa-mini", "", {})
+    argv = ["evaluate", str(weights), str(folder), "--quiet", "--device", "cpu"]
+    assert main([*argv, "-o", str(out)]) == 2 and not out.exists()
+    assert "no number for a" in capsys.readouterr().err
+    assert main([*argv, "-o", str(weights / "below")]) == 2
+    assert "cannot write in" in capsys.readouterr().err
 
 
 def test_clips_are_measured_one_by_one() -> None:

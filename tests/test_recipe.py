@@ -72,6 +72,11 @@ def test_a_recipe_is_read_with_its_types_and_defaults(tmp_path: Path) -> None:
         ({"elephants": "3", "birds": "1"}, "missing or unknown: birds, elephants"),
         ({"split": '"authors"'}, "give either held_out .* or split"),
         ({"teacher": "3"}, "teacher must be a table, not 3"),
+        ({"seed": "-1"}, "seed must be 0 to"),
+        ({"warm_up": "-5"}, "warm_up must be 0 to"),
+        ({"weight_decay": "-0.1"}, "weight_decay must be 0 to"),
+        ({"weight_decay": "inf"}, "weight_decay must be 0 to"),
+        ({"learning_rate": "nan"}, "learning_rate must be 0 to"),
     ],
 )
 def test_wrong_values_are_refused(tmp_path: Path, changes: dict[str, str], says: str) -> None:
@@ -105,6 +110,9 @@ def test_titles_are_held_out_in_one_way(tmp_path: Path) -> None:
         ("feature = 1", r"need a \[teacher\]"),
         ("levels = 0.1", r"need a \[teacher\]"),
         ("answers = 1", r"need a \[teacher\]"),
+        ("alone = -1", "loss: alone must be 0 or more"),
+        ("alone = 1\ncrop = nan", "loss: crop must be 0 or more"),
+        ("alone = inf", "loss: alone must be 0 or more"),
     ],
 )
 def test_losses_are_checked(tmp_path: Path, loss: str, says: str) -> None:
@@ -126,6 +134,22 @@ def test_the_teacher_is_checked(tmp_path: Path, changes: dict[str, str], says: s
         read_recipe(written(tmp_path / "r.toml", teacher={**TEACHER, **changes}))
     with pytest.raises(InputError, match="teacher: missing or unknown: model"):
         read_recipe(written(tmp_path / "r.toml", teacher={"freeze": '"all"'}))
+
+
+def test_losses_must_suit_the_teacher(tmp_path: Path) -> None:
+    for loss, teacher, says in (
+        ("alone = 1\nteacher = 1", {**TEACHER, "freeze": '"all"'}, "nothing to train"),
+        ("alone = 1\nlevels = 1", TEACHER, "loss levels compares token by token"),
+    ):
+        with pytest.raises(InputError, match=says):
+            read_recipe(written(tmp_path / "r.toml", loss=loss, teacher=teacher))
+    without = {key: value for key, value in TEACHER.items() if key != "corpus"}
+    read_recipe(written(tmp_path / "r.toml", loss="levels = 1\nteacher = 1", teacher=without))
+
+
+def test_a_folder_stands_for_its_recipe(tmp_path: Path) -> None:
+    written(tmp_path / "recipe.toml", {"engine": '"zero.json"'})
+    assert read_recipe(tmp_path).engine == str(tmp_path / "zero.json")
 
 
 @pytest.mark.parametrize("content", [b"model = \n", b"\xff\xfe = 1", b"[loss]\n[loss]\n"])

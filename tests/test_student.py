@@ -284,6 +284,24 @@ def test_without_heads_a_student_is_its_backbone() -> None:
     assert {n.split(".")[0] for n in bare.state_dict()} == {"backbone"}
 
 
+def test_a_net_cast_to_bf16_sees_small_errors_all_the_same() -> None:
+    """The embedding stays fp32: a difference of 1 in 1000 would not survive 8 bits of it."""
+    torch.manual_seed(0)
+    student = Student(InternVideo2(MINI))
+    shaken(student)
+    clip = noise(2, 3, 2, 28, 28)
+    with torch.no_grad():
+        student.bfloat16()
+        anchor = student.anchor(clip)
+        assert anchor.embedding.dtype == torch.float32
+        assert anchor.weights.dtype == torch.bfloat16
+        other = student.anchor(clip * 1.001)
+        gap = (other.embedding - anchor.embedding) / anchor.embedding
+        assert 0 < gap.abs().median() < 0.002
+        same, near = (anchored(student.look(x, anchor))[0] for x in (clip, clip * 1.01))
+        assert same.dtype == torch.bfloat16 and not torch.equal(same, near)
+
+
 def test_another_family_judges_without_heads() -> None:
     torch.manual_seed(0)
     bare = Student(FastVQA(MINI_SWIN), heads=False).eval()

@@ -19,7 +19,7 @@ from vqaloop.datasets import WATERLOO, read_dataset, read_waterloo
 from vqaloop.errors import DecodeFailed, InputError
 from vqaloop.frames import Frames, read_with_ffmpeg
 from vqaloop.shards import load_corpus, load_shard, read_about
-from vqaloop.views import Looks, View, prepare, squeezed
+from vqaloop.views import FRAMES_AT_ONCE, Looks, View, clips_of, prepare, squeezed
 from vqaloop.watch import measure, watch
 
 VIEW = View("native", frames=3, stride=2, size=96, clips=2)
@@ -133,7 +133,35 @@ def test_fragments_come_from_their_cells() -> None:
     assert (np.diff(v.reshape(7, 16, 7, 16).mean((1, 3)), axis=1) > 0).all()
 
 
+@pytest.mark.parametrize(("clips", "frames", "reads"), [(3, 8, 1), (9, 32, 5), (2, 64, 2)])
+def test_few_frames_are_held_at_a_time(clips: int, frames: int, reads: int) -> None:
+    view = View("native", frames=frames, stride=2, size=32, clips=clips)
+    video = np.random.default_rng(0).integers(16, 236, (900, 60, 48), np.uint8)
+    asked: list[list[int]] = []
+
+    def read(indices: list[int]) -> Frames:
+        asked.append(indices)
+        return video[indices]
+
+    found = clips_of(view, (48, 40), 900, read, 5)
+    assert len(asked) == reads and all(len(part) <= FRAMES_AT_ONCE for part in asked)
+    assert all(part == sorted(set(part)) for part in asked)
+    looks = Looks(view, (48, 40), [5])
+    for clip, row in enumerate(view.times(900)):
+        for step, index in enumerate(row):
+            assert np.array_equal(found[clip, step], looks.cut(video[index][None], clip)[0])
+
+
 # decoding
+
+
+def test_many_scattered_frames_are_found(tmp_path: Path) -> None:
+    clip = make_clip(tmp_path / "a.mp4", size="64x64", frames=480)
+    indices = list(range(0, 480, 2))
+    found = read_with_ffmpeg(clip, indices, (64, 64), ffmpeg=FFMPEG)
+    assert len(found) == 240
+    few = read_with_ffmpeg(clip, [0, 200, 478], (64, 64), ffmpeg=FFMPEG)
+    assert np.array_equal(found[[0, 100, 239]], few)
 
 
 def test_frames_are_those_that_were_asked_for(tmp_path: Path) -> None:

@@ -125,5 +125,9 @@ def test_distilled_killed_resumed_and_evaluated(room: Path) -> None:
     assert main([*argv, "--json", str(found), "--quiet", "--device", "cpu"]) == 0
     figures = json.loads(found.read_text(encoding="utf-8"))
     assert "MOS of Waterloo IVC 4K" in json.dumps(figures)
+    assert figures["titles"] == 1  # the other two were trained on
+    _, about = load_student(weights)
+    assert len(json.loads(about["titles"])) == 2
+    assert json.loads(about["recipe"])["engine"] == "deepspeed.json"
     assert (room / "figures" / "predictions.csv").exists()
     assert (room / "figures" / "scatter-no-reference.png").exists()

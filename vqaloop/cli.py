@@ -260,7 +260,9 @@ def make_parser() -> argparse.ArgumentParser:
     )
 
     distill = command("distill", commands.distill, "train a student by a recipe")
-    distill.add_argument("recipe", metavar="RECIPE", type=Path, help="a recipe.toml")
+    distill.add_argument(
+        "recipe", metavar="RECIPE", type=Path, help="a recipe.toml, its folder, or one by name"
+    )
     distill.add_argument("--restart", action="store_true", help="ignore an earlier checkpoint")
 
     evaluate = command(
@@ -277,6 +279,9 @@ def make_parser() -> argparse.ArgumentParser:
     )
     evaluate.add_argument(
         "--crops", type=int, metavar="N", help="crops of each encode (default: all)"
+    )
+    evaluate.add_argument(
+        "--all", action="store_true", help="judge titles it was trained on as well"
     )
     evaluate.add_argument(
         "-o", "--output", type=Path, metavar="DIR", help="tables, plots and the worst encodes"

@@ -8,7 +8,7 @@ from vqaloop.frames import CLIP_FRAMES, CLIP_SIZE, Frames, cut
 
 POSITIONS = 8
 """Places in time at which a title is looked at."""
-CLIPS_EACH = 8
+CLIPS_EACH = 16
 """Crops looked at in each place; fewer where the picture has no room for so many."""
 
 Where = Mapping[int, list[tuple[int, int]]]

@@ -5,6 +5,7 @@ What is heavy is imported by the command that needs it, so that the others are q
 
 import argparse
 import json
+import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -214,17 +215,19 @@ def distill(options: argparse.Namespace) -> int:
             resume=not options.restart,
             report=progress.log,
         )
-    say(options, f"weights in {weights}")
-    emit(options, {"weights": str(weights)})
+    # of several processes the first speaks
+    if os.environ.get("RANK", "0") == "0":
+        say(options, f"weights in {weights}")
+        emit(options, {"weights": str(weights)})
     return 0
 
 
 def evaluate(options: argparse.Namespace) -> int:
     from vqaloop.device import pick_device
-    from vqaloop.evaluate import METRICS, each_shard, evaluate, judge
-    from vqaloop.request import check_writable
+    from vqaloop.evaluate import METRICS, evaluate, judge
     from vqaloop.scatter import figures_text, write_evaluation
     from vqaloop.score import shipped_weights
+    from vqaloop.shards import load_shard, shard_paths, title_of, trained_titles
     from vqaloop.terminal import Progress
     from vqaloop.weights import load_student
 
@@ -235,19 +238,21 @@ def evaluate(options: argparse.Namespace) -> int:
         raise InputError(f"--crops {options.crops} is too few; give 1 or more")
     shipped = {path.stem: path for path in shipped_weights()}
     student, about = load_student(shipped.get(options.weights, Path(options.weights)))
-    shards = each_shard(options.datasets)
+    known = frozenset[str]() if options.all else trained_titles(about)
+    there = shard_paths(options.datasets)
+    paths = [path for path in there if title_of(path) not in known] if known else there
+    if not paths:
+        raise InputError(
+            f"{options.weights} was trained on all titles there; give others, or judge these all "
+            "the same with --all"
+        )
     if options.output:
-        try:
-            options.output.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            name = process.quoted(options.output)
-            raise InputError(f"could not make {name}: {error.strerror or error}") from error
-        check_writable(options.output, "name another folder with -o")
+        _check_place(options.output)
     device = pick_device(options.device)
     with Progress(quiet=options.quiet) as progress:
         found = judge(
             student.to(device),
-            shards,
+            map(load_shard, paths),
             device,
             crops=options.crops,
             metrics=metrics,
@@ -260,13 +265,34 @@ def evaluate(options: argparse.Namespace) -> int:
         "weights_sha256": about["sha256"],
         **evaluate(found.table, found.crops, seed=options.seed),
     }
+    if len(paths) < len(there):
+        say(options, f"left out {len(there) - len(paths)} scenes of titles it was trained on")
     for line in figures_text(figures).splitlines():
         say(options, line)
     if options.output:
+        _make_folder(options.output)
         write_evaluation(options.output, found, figures)
         say(options, f"wrote {options.output}")
     emit(options, figures)
     return 0
+
+
+def _check_place(folder: Path) -> None:
+    """Raises InputError where no such folder could be made and written to; none is made yet."""
+    from vqaloop.request import check_writable
+
+    there = folder
+    while not there.exists() and there != there.parent:
+        there = there.parent
+    check_writable(there, "name another folder with -o")
+
+
+def _make_folder(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        name = process.quoted(folder)
+        raise InputError(f"could not make {name}: {error.strerror or error}") from error
 
 
 def encoders(options: argparse.Namespace) -> int:

@@ -23,11 +23,12 @@ from vqaloop.encode import encode
 from vqaloop.encoder import available, codecs, default_encoder, get_encoder
 from vqaloop.errors import InputError, VqaloopError
 from vqaloop.frames import CLIP_FRAMES, CLIP_SIZE, Frames, cut, read_encode, read_source
+from vqaloop.limits import MAX_PIXELS
 from vqaloop.metrics import vmaf_of_pairs
 from vqaloop.models.student import OUTPUTS
 from vqaloop.motion import leaves, picture_in_motion
 from vqaloop.records import Rendition
-from vqaloop.shards import write_shard
+from vqaloop.shards import read_about, write_shard
 from vqaloop.source import probe_source
 
 PICTURES = {".jpg", ".jpeg", ".png", ".webp"}
@@ -44,7 +45,7 @@ LEVELS = 4
 
 @dataclass(frozen=True)
 class Plan:
-    """How much to make of each scene."""
+    """How much to make of each scene. Raises InputError for what cannot be."""
 
     encodes: int = 30
     """Encodes a scene, of 5 encoders × 3 resolutions × 4 levels."""
@@ -53,6 +54,12 @@ class Plan:
     frames: int = 20
     """Frames of a scene."""
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        spans = {"encodes": (1, 1000), "crops": (1, 1000), "frames": (CLIP_FRAMES + 2, 1000)}
+        for key, (low, high) in spans.items():
+            if not low <= getattr(self, key) <= high:
+                raise InputError(f"{key} must be {low} to {high}, not {getattr(self, key)}")
 
 
 @dataclass(frozen=True)
@@ -76,6 +83,8 @@ def find_scenes(sources: Sequence[Path], windows: int = 1) -> list[Scene]:
     Of each video, up to `windows` scenes, from as many equal parts of it. Raises InputError when
     there are none, or two of the same name.
     """
+    if windows < 1:
+        raise InputError(f"at least one scene is made of each video, not {windows}")
     scenes: list[Scene] = []
     for source in sources:
         folder = source if source.is_dir() else source.parent
@@ -136,11 +145,17 @@ def build_corpus(
 ) -> list[Path]:
     """Make a shard for every scene that has none yet; returns all shards.
 
-    A scene that cannot be read is reported and left out.
+    A scene that cannot be read is reported and left out. Raises InputError when a shard there was
+    made by another plan, and when this ffmpeg has no encoder that is known.
     """
+    if not any(available(default_encoder(codec), ffmpeg) for codec in codecs()):
+        raise InputError(
+            f"{process.quoted(ffmpeg)} has none of the encoders a labelled set is made with; see "
+            "`vqaloop encoders`"
+        )
     out.mkdir(parents=True, exist_ok=True)
     shards = {out / f"{scene.name}.safetensors": scene for scene in scenes}
-    missing = [path for path in shards if not path.exists()]
+    missing = [path for path, scene in shards.items() if not _is_made(path, scene, plan)]
     with ThreadPoolExecutor(workers) as pool:
         jobs = {pool.submit(_make_shard, shards[p], p, plan, ffmpeg): p for p in missing}
         try:
@@ -156,6 +171,22 @@ def build_corpus(
             process.kill_all()
             raise
     return [path for path in shards if path.exists()]
+
+
+def _is_made(path: Path, scene: Scene, plan: Plan) -> bool:
+    """Whether the shard is there. Raises InputError when it was made by another plan."""
+    if not path.exists():
+        return False
+    there = read_about(path).get("scene")
+    # shards of an earlier release do not say how they were made
+    if not isinstance(there, dict) or "plan" not in there:
+        return True
+    if (there["plan"], there.get("window")) != (asdict(plan), list(scene.window)):
+        raise InputError(
+            f"{path} was made with other options (encodes, crops, windows or seed); choose "
+            "another folder, or remove it"
+        )
+    return True
 
 
 def _make_shard(scene: Scene, path: Path, plan: Plan, ffmpeg: str) -> int:
@@ -228,7 +259,8 @@ def _make_shard(scene: Scene, path: Path, plan: Plan, ffmpeg: str) -> int:
         "crop_labels": np.stack([m[1] for m in made]).astype(np.float32),
         "frame_labels": np.stack([m[2] for m in made]).astype(np.float32),
     }
-    write_shard(path, arrays, {**asdict(scene), "path": scene.path.name}, good, LABEL)
+    about = {**asdict(scene), "path": scene.path.name, "plan": asdict(plan)}
+    write_shard(path, arrays, about, good, LABEL)
     return len(good)
 
 
@@ -275,7 +307,10 @@ def _scene_frames(
     if scene.basis == SYNTHETIC:
         return picture_in_motion(leaves(rng), plan.frames, rng), Fraction(25)
     if scene.path.suffix.lower() in PICTURES:
-        return picture_in_motion(_picture(scene.path), plan.frames, rng), Fraction(25)
+        picture = _picture(scene.path)
+        if min(picture.shape[1:]) < CLIP_SIZE:
+            raise InputError(f"{scene.path} is too small: less than {CLIP_SIZE} pixels a side")
+        return picture_in_motion(picture, plan.frames, rng), Fraction(25)
     source = probe_source(scene.path, allow_hdr=True, ffmpeg=ffmpeg)
     part, parts = scene.window
     # a short video has fewer windows than asked, so that none shares frames with another
@@ -294,6 +329,9 @@ def _picture(path: Path) -> torch.Tensor:
 
     try:
         with av.open(process.file_url(path)) as container:
+            size = container.streams.video[0]
+            if size.width * size.height > MAX_PIXELS:
+                raise InputError(f"{path} is too large: {size.width}x{size.height} pixels")
             pixels = next(container.decode(video=0)).to_ndarray(format="rgb24")
     except (av.FFmpegError, StopIteration, IndexError) as error:
         raise InputError(f"{path} is not a picture that can be read: {error}") from error

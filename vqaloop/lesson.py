@@ -4,8 +4,11 @@ A step takes a few scenes; of each, the same crops of several encodes and of the
 features are computed once. Labels and losses are fp32 throughout.
 """
 
+import contextlib
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, fields
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vqaloop.colour import to_clips
+from vqaloop.device import autocast
 from vqaloop.errors import InputError
 from vqaloop.models.student import OUTPUTS, Anchor, Look, Student
 from vqaloop.recipe import Losses, Recipe
@@ -175,8 +179,23 @@ class Lesson(nn.Module):
     def forward(self, batch: Batch, turn: int) -> dict[str, Tensor]:
         """The parts of the loss that have a weight, unweighted.
 
-        Raises InputError when the batch lacks what each of them needs.
+        The networks run in bf16 where `device.autocast` has it so, answers and losses in fp32
+        whatever is switched on outside. Raises InputError when batch or teacher lack what a part
+        needs, and for clips that the networks do not take.
         """
+        with torch.autocast(batch.distorted.device.type, enabled=False):
+            parts = self._parts(batch, turn)
+        lacking = [name for name, weight in vars(self.recipe.loss).items() if weight]
+        lacking = [name for name in lacking if name not in parts]
+        if lacking:
+            raise InputError(
+                f"{', '.join(lacking)} of the loss cannot be computed from this corpus: crop, "
+                "pooled and ordered need the source of every scene, features VMAF's labels, "
+                "levels a teacher with token heads"
+            )
+        return parts
+
+    def _parts(self, batch: Batch, turn: int) -> dict[str, Tensor]:
         recipe, loss = self.recipe, self.recipe.loss
         clips = augmented(to_clips(batch.distorted), recipe.augment, turn)
         source = None
@@ -194,17 +213,26 @@ class Lesson(nn.Module):
             if isinstance(self.bridge, nn.Linear):  # bf16 under some engines
                 feature = self.bridge(feature.to(self.bridge.weight.dtype))
             parts |= taught_losses(self.student, seen, feature, self.teacher, told, batch, loss)
-        if not parts:
-            raise InputError(
-                "no part of the loss can be computed from this corpus: crop, pooled, ordered and "
-                "features need sources and VMAF's labels, levels a teacher with token heads"
-            )
         return parts
 
     def _look(self, student: Student, clips: Tensor, source: Tensor | None) -> Look:
-        if source is None or student.anchored is None or not anchored_losses(self.recipe.loss):
-            return student.look(clips)
-        return student.look(clips, repeat_anchor(student.anchor(source), self.recipe.encodes))
+        half: AbstractContextManager[Any] = contextlib.nullcontext()
+        if next(student.parameters()).dtype == torch.float32:  # else an engine has cast it
+            half = autocast(clips.device)
+        try:
+            with half:
+                if (
+                    source is None
+                    or student.anchored is None
+                    or not anchored_losses(self.recipe.loss)
+                ):
+                    return student.look(clips)
+                anchor = repeat_anchor(student.anchor(source), self.recipe.encodes)
+                return student.look(clips, anchor)
+        except ValueError as error:
+            raise InputError(
+                f"the corpus does not fit {self.recipe.model} or its teacher: {error}"
+            ) from error
 
 
 def anchored_losses(loss: Losses) -> bool:

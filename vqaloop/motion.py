@@ -10,15 +10,20 @@ import torch.nn.functional as F
 from vqaloop.colour import to_planes
 from vqaloop.frames import Frames
 
+PICTURE_PIXELS = 2e6
+"""Pixels of a picture that is set in motion; a scene takes 12 bytes of each and frame."""
+
 
 def picture_in_motion(picture: torch.Tensor, frames: int, rng: np.random.Generator) -> Frames:
     """A camera panning, zooming and turning over a (3, H, W) picture, with or without grain.
 
-    The picture is reduced first, so that what its own compression left behind goes. About one in
+    The picture is reduced first, so that what its own compression left behind goes, and to at most
+    PICTURE_PIXELS. About one in
     four scenes carries a second, differently moving layer; one in three carries film grain; one in
     five is out of focus, for softness that no encoder caused.
     """
-    reduce = rng.uniform(1.2, 1.7)
+    pixels = picture.shape[1] * picture.shape[2]
+    reduce = max(rng.uniform(1.2, 1.7), (pixels / PICTURE_PIXELS) ** 0.5)
     small = F.interpolate(picture[None], scale_factor=1 / reduce, mode="bicubic", antialias=True)[
         0
     ]

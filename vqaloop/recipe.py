@@ -109,7 +109,7 @@ def bundled_recipes() -> dict[str, Path]:
 
 
 def read_recipe(path: Path) -> Recipe:
-    """A recipe from its TOML, or a bundled one by its name.
+    """A recipe from its TOML, from the recipe.toml of a folder, or a bundled one by its name.
 
     Raises InputError naming the key that is missing or unknown.
     """
@@ -120,6 +120,8 @@ def read_recipe(path: Path) -> Recipe:
                 f"no recipe {str(path)!r}; give a TOML, or one of {', '.join(bundled)}"
             )
         path = bundled[str(path)]
+    elif path.is_dir():
+        path = path / "recipe.toml"
     try:
         data = tomllib.loads(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
@@ -172,10 +174,16 @@ def _check(recipe: Recipe, where: str) -> None:
         "layer_decay": (0, 1),
         "average": (0, 1),
         "clip_norm": (0, 1e9),
+        "seed": (0, 2**32 - 1),
+        "warm_up": (0, 1e9),
+        "weight_decay": (0, 1e6),
     }
     for key, (low, high) in spans.items():
         if not low <= getattr(recipe, key) <= high:
             raise InputError(f"{where}{key} must be {low} to {high}, not {getattr(recipe, key)}")
+    for key, weight in vars(recipe.loss).items():
+        if not 0 <= weight < 1e6:
+            raise InputError(f"{where}loss: {key} must be 0 or more and below 1e6, not {weight}")
     choices: list[tuple[str, str, tuple[str, ...]]] = [
         ("model", recipe.model, MODELS),
         ("augment", recipe.augment, AUGMENT),
@@ -195,3 +203,13 @@ def _check(recipe: Recipe, where: str) -> None:
         raise InputError(f"{where}losses teacher, feature, levels and answers need a [teacher]")
     if not any(vars(loss).values()):
         raise InputError(f"{where}[loss] gives no part a weight")
+    if recipe.teacher is not None and loss.teacher and recipe.teacher.freeze == "all":
+        raise InputError(
+            f'{where}loss teacher trains the teacher, of which freeze = "all" leaves nothing to '
+            'train; set freeze = "paper", or leave the loss out'
+        )
+    if recipe.teacher is not None and loss.levels and recipe.teacher.corpus:
+        raise InputError(
+            f"{where}loss levels compares token by token, which another view has none of; leave "
+            "out levels or teacher.corpus"
+        )

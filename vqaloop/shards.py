@@ -5,6 +5,7 @@ opinion scores of whole videos); training and evaluation read nothing else.
 """
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -54,22 +55,46 @@ class Shard:
 
 def load_corpus(folders: Sequence[str | Path]) -> list[Shard]:
     """All shards of some folders. Raises InputError when there are none."""
-    shards = [
-        load_shard(path)
-        for path in sorted(p for folder in folders for p in Path(folder).glob("*.safetensors"))
-    ]
-    if not shards:
+    return [load_shard(path) for path in shard_paths(folders)]
+
+
+def shard_paths(folders: Sequence[str | Path]) -> list[Path]:
+    """Files of all shards of some folders. Raises InputError when there are none."""
+    paths = sorted(p for folder in folders for p in Path(folder).glob("*.safetensors"))
+    if not paths:
         raise InputError(
             f"no labelled set in {', '.join(map(str, folders))}; make one with `vqaloop corpus`"
         )
-    return shards
+    return paths
+
+
+def title_of(path: Path) -> str:
+    """A shard's title, of its header alone. Raises InputError when the file is none."""
+    scene = read_about(path).get("scene")
+    if not isinstance(scene, dict) or not isinstance(scene.get("content"), str):
+        raise InputError(f"{path} is not a shard of a labelled set: it names no title")
+    return str(scene["content"])
+
+
+def trained_titles(about: Mapping[str, str]) -> frozenset[str]:
+    """Titles that weights were trained on, by their header; none where an old one is silent.
+
+    Raises InputError for a header that is damaged.
+    """
+    try:
+        titles = json.loads(about.get("titles", "[]"))
+    except ValueError:
+        titles = None
+    if not isinstance(titles, list) or not all(isinstance(title, str) for title in titles):
+        raise InputError("the weights' header does not say which titles they were trained on")
+    return frozenset(titles)
 
 
 def load_shard(path: Path) -> Shard:
-    """One scene. Raises InputError when the file is none."""
+    """One scene. Raises InputError when the file is none, or its parts do not fit each other."""
     about = read_about(path)
     try:
-        return Shard(
+        shard = Shard(
             path.stem,
             about["scene"]["content"],
             about["label"],
@@ -79,6 +104,36 @@ def load_shard(path: Path) -> Shard:
         )
     except (SafetensorError, TypeError, KeyError) as error:
         raise InputError(f"{path} is not a shard of a labelled set: {error}") from error
+    if about.get("outputs") != list(OUTPUTS) or not _fits(shard):
+        raise InputError(
+            f"{path}: arrays and header do not fit each other; make it anew with `vqaloop corpus`"
+        )
+    return shard
+
+
+def _fits(shard: Shard) -> bool:
+    """Whether arrays and rows are what `Shard` says of them."""
+    clips, rows = shard.distorted, shard.encodes
+    if not isinstance(shard.content, str) or not isinstance(shard.label, str):
+        return False
+    if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
+        return False
+    scores = [row.get("score") for row in rows]
+    if not all(isinstance(s, int | float) and math.isfinite(s) for s in scores):
+        return False
+    if clips.dtype != torch.uint8 or clips.ndim != 5 or 0 in clips.shape:
+        return False
+    if len(clips) != len(rows) or clips.shape[-2] * 2 != clips.shape[-1] * 3:
+        return False
+    source = shard.reference
+    if source is not None and (source.dtype, source.shape) != (torch.uint8, clips.shape[1:]):
+        return False
+    labels = [x for x in (shard.crop_labels, shard.frame_labels) if x is not None]
+    return len(labels) != 1 and all(
+        (x.dtype, x.shape) == (torch.float32, (*clips.shape[:2], len(OUTPUTS)))
+        and bool(x.isfinite().all())
+        for x in labels
+    )
 
 
 def write_shard(

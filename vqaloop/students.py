@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from vqaloop.models.student import Anchor, Student
 
-REVISION = 2
+REVISION = 3
 """Raised whenever the same file and weights would get another score; part of cache keys."""
 RESAMPLES = 200
 """Bootstrap draws behind an interval."""
@@ -63,13 +63,28 @@ class StudentMetric:
         student, about = load_student(self.weights)
         return student.to(self.device), about
 
+    @cached_property
+    def _view(self) -> View | None:
+        """How the weights look at a video; None: at crops of it, at their own size."""
+        return _read_view(self._loaded[1].get("view", "null"))
+
     def check(self, anchored: bool) -> None:
-        """Raises InputError for weights that do not load or, if `anchored`, know no source."""
+        """Raises InputError for weights that do not load or, if `anchored`, know no source.
+
+        Or know it in another view than crops at their own size, which is what a ladder compares.
+        """
         student, _ = self._loaded
+        view = self._view
+        remedy = "for a ladder or with --reference take others"
         if anchored and student.anchored is None:
             raise InputError(
                 f"weights {process.quoted(self.weights)} were trained to judge videos alone; "
-                "for a ladder or with --reference take others"
+                f"{remedy}"
+            )
+        if anchored and view is not None:
+            raise InputError(
+                f"weights {process.quoted(self.weights)} were trained on {view.kind} clips of "
+                f"{view.frames} frames, and crops are compared at their own size; {remedy}"
             )
 
     def identity(self) -> dict[str, Any]:
@@ -91,7 +106,10 @@ class StudentMetric:
         return self.compare(source, read)
 
     def compare(self, source: Source, read: Callable[[list[int]], Frames]) -> Score:
-        """Anchored score of anything that gives frames on the source's canvas by index."""
+        """Anchored score of anything that gives frames on the source's canvas by index.
+
+        Raises InputError for weights that cannot judge against a source.
+        """
         import torch
 
         from vqaloop.colour import to_clips
@@ -99,6 +117,7 @@ class StudentMetric:
 
         with self._lock, torch.inference_mode(), exact():
             cpu, wall = _cpu_s(), time.monotonic()
+            self.check(anchored=True)
             where, anchor = self._anchor(source)
             clips = torch.from_numpy(read_clips(where, source.frames, read))
             student, about = self._loaded
@@ -153,14 +172,13 @@ class StudentMetric:
         with self._lock, torch.inference_mode(), exact():
             cpu, wall = _cpu_s(), time.monotonic()
             student, about = self._loaded
-            view = json.loads(about.get("view", "null"))
+            view = self._view
             if view is None:
                 where = spots(source.frames, source.canvas, self.seed)
                 clips = read_clips(where, source.frames, read)
                 counts = [len(places) for places in where.values()]
             else:
-                shown = View(**{key: value for key, value in view.items() if key != "seed"})
-                clips = clips_of(shown, source.canvas, source.frames, read, self.seed)
+                clips = clips_of(view, source.canvas, source.frames, read, self.seed)
                 counts = [1] * len(clips)
             seen = student.look(to_clips(torch.from_numpy(clips).to(self.device))).alone
             found = _judged(student.alone_answers, seen, counts, self.seed)
@@ -191,13 +209,12 @@ def _judged(
 
     sums, weights = seen
     rng = np.random.default_rng(seed)
-    if set(counts) == {1}:
-        counts = [len(counts)]
-    firsts = np.cumsum([0, *counts[:-1]])
+    among = [len(counts)] if set(counts) == {1} else counts
+    firsts = np.cumsum([0, *among[:-1]])
     draw = np.concatenate(
         [
             first + rng.integers(0, n, (RESAMPLES, n))
-            for first, n in zip(firsts, counts, strict=True)
+            for first, n in zip(firsts, among, strict=True)
         ],
         axis=1,
     )
@@ -227,6 +244,23 @@ def _pooled(
     parts = zip(torch.split(sums, counts, -2), torch.split(weights, counts, -2), strict=True)
     scores = [answers(s.sum(-2), w.sum(-2))[..., 0] for s, w in parts]
     return (100 * torch.stack(scores).mean(0)).clamp(0, 100)
+
+
+def _read_view(text: str) -> View | None:
+    """A view as the header of weights has it; None for crops at their own size.
+
+    Raises InputError when it says none.
+    """
+    try:
+        found = json.loads(text)
+        if found is None:
+            return None
+        given = {key: value for key, value in found.items() if key != "seed"}
+        if all(type(value) is (str if key == "kind" else int) for key, value in given.items()):
+            return View(**given)
+    except (ValueError, TypeError, AttributeError) as error:
+        raise InputError(f"the weights' header has no view that is known: {error}") from error
+    raise InputError("the weights' header has no view that is known")
 
 
 def _cpu_s() -> float:

@@ -9,6 +9,7 @@ import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import asdict, dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -30,6 +31,8 @@ FRAGMENT = 32
 """Height and width of a fragment in pixels."""
 MAX_SHARD_BYTES = 4 << 30
 """Largest shard; all of it is in memory while it is made."""
+FRAMES_AT_ONCE = 64
+"""Frames of a video held together while its clips are cut: 64 of 8 bit 4K take 0.8 GB."""
 SAME_LENGTH = 0.1
 """Part by which lengths of encodes of one content may differ; some encoders drop last frames."""
 
@@ -149,18 +152,25 @@ def clips_of(
 ) -> Frames:
     """(C, T, S·3/2, S) clips of a video of `count` frames; `read` gives frames by ascending index.
 
-    Raises InputError where the picture is too small for the view.
+    At most FRAMES_AT_ONCE frames are asked for and held at a time, those of one clip or of several
+    in turn. Raises InputError where the picture is too small for the view.
     """
     looks = Looks(view, canvas, [seed])
-    times = view.times(count)
-    indices = sorted({int(index) for index in times.flat})
-    frames = dict(zip(indices, read(indices), strict=True))
-    return np.stack(
-        [
-            np.concatenate([looks.cut(frames[int(index)][None], clip) for index in row])
-            for clip, row in enumerate(times)
+    groups: list[dict[int, list[int]]] = []  # {clip: its frames}, few enough together
+    for clip, row in enumerate(view.times(count).tolist()):
+        if groups and len({*row, *chain(*groups[-1].values())}) <= FRAMES_AT_ONCE:
+            groups[-1][clip] = row
+        else:
+            groups.append({clip: row})
+    clips: list[Frames] = []
+    for group in groups:
+        indices = sorted({index for row in group.values() for index in row})
+        frames = dict(zip(indices, read(indices), strict=True))
+        clips += [
+            np.concatenate([looks.cut(frames[index][None], clip) for index in row])
+            for clip, row in group.items()
         ]
-    )
+    return np.stack(clips)
 
 
 def prepare(

@@ -19,7 +19,7 @@ from vqaloop.container import opened
 from vqaloop.encode import stream_packets
 from vqaloop.encoder import default_encoder
 from vqaloop.errors import DecodeFailed, InputError
-from vqaloop.frames import Frames
+from vqaloop.frames import Frames, any_of
 from vqaloop.limits import MAX_PIXELS, check_size
 from vqaloop.metrics import SCALER
 from vqaloop.process import quoted
@@ -141,13 +141,14 @@ def watch(
     """
     width, height = size
     frame_bytes = width * height * 3 // 2
+    wanted = any_of([f"eq(n,{index})" for index in indices])
     scale = f"scale={width}:{height}:flags={SCALER}"
     options = process.input_options(measured.options)
     graph = ffmpeg_graph.input("INPUT", max_pixels=MAX_PIXELS, **options).output(
         "pipe:1",
         # V rather than v: cover art is no video
         map="0:V:0",
-        vf=f"select='{_any_of(indices)}',{scale},format=yuv420p",
+        vf=f"select='{wanted}',{scale},format=yuv420p",
         fps_mode="passthrough",
         f="rawvideo",
         **{"frames:v": len(indices)},
@@ -179,11 +180,3 @@ def watch(
         raise DecodeFailed(
             f"{quoted(path.name)}: frames up to {indices[-1]} could not be read: {why}"
         )
-
-
-def _any_of(indices: Sequence[int]) -> str:
-    """ffmpeg's expression for "frame n is one of these", as a tree: it takes no long sums."""
-    if len(indices) == 1:
-        return f"eq(n,{indices[0]})"
-    half = len(indices) // 2
-    return f"({_any_of(indices[:half])}+{_any_of(indices[half:])})"

@@ -23,7 +23,8 @@ def create_model(name: str) -> InternVideo2 | FastVQA:
     """The quality model of that name, with first values: (B, 3, T, H, W) → (B, 1).
 
     `judge(clips)` gives score and feature, `feature_width` the feature's channels. Parameters:
-    internvqa-mini 211,329, -tiny 1,036,289, -small 23,046,145, -base 89,441,281, -1b 1,020,710,913;
+    internvqa-mini 211,329, -tiny 1,036,289, -small 23,046,145, -base 89,441,281,
+    -1b 1,020,710,913;
     fastvqa-tiny 28,127,901, -base 88,495,569. Under `torch.device("meta")` none costs memory.
     Raises InputError for an unknown name.
     """

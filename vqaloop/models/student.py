@@ -64,6 +64,7 @@ class AnchoredHead(nn.Module):
     def anchor(self, embedding: Tensor, deep: list[Tensor], frames: int) -> Anchor:
         """Reference side: (B, N, D) embedding and deeper taps of clips of `frames` frames."""
         energies = torch.cat([log_energy(embedding), log_energy(change(embedding, frames))], -1)
+        energies = energies.to(self.weight.weight.dtype)
         projected = tuple(p(x) for p, x in zip(self.project, deep, strict=True))
         context = F.gelu(
             self.source_context(torch.cat([F.gelu(self.source_energy(energies)), *projected], -1))
@@ -80,6 +81,7 @@ class AnchoredHead(nn.Module):
             ],
             -1,
         )
+        energies = energies.to(self.value.weight.dtype)
         parts = [F.gelu(self.compare_energy(energies)), anchor.context]
         for tokens, source in zip(projected, anchor.deep, strict=True):
             parts += [(tokens - source).abs(), tokens * source]
@@ -150,7 +152,7 @@ class Student(nn.Module):
         assert self.anchored is not None and isinstance(self.backbone, InternVideo2)
         _, (embedding, *deep) = self.backbone.tokens(reference, self.taps)
         with torch.autocast(reference.device.type, enabled=False):
-            embedding, *deep = (x.to(self._head_type) for x in (embedding, *deep))
+            deep = [x.to(self._head_type) for x in deep]
             return self.anchored.anchor(embedding, deep, reference.shape[2])
 
     def look(self, clips: Tensor, anchor: Anchor | None = None) -> Look:
@@ -163,11 +165,12 @@ class Student(nn.Module):
         feature = self.backbone.features(tokens)
         answer = self.backbone.head(feature)
         with torch.autocast(clips.device.type, enabled=False):
-            embedding, *deep = (x.to(self._head_type) for x in (embedding, *deep))
+            # the embedding stays fp32: bf16 would round away the differences that energies are of
+            deep = [x.to(self._head_type) for x in deep]
             projected = tuple(p(x) for p, x in zip(self.anchored.project, deep, strict=True))
             energies = log_energy(embedding)
             moving = torch.cat([energies, log_energy(change(embedding, clips.shape[2]))], -1)
-            values, weights = self.alone(moving, projected)
+            values, weights = self.alone(moving.to(self._head_type), projected)
             ones = torch.ones_like(answer)
             alone = (
                 torch.cat([(values * weights).sum(1), answer.to(values.dtype)], 1),
