@@ -90,7 +90,7 @@ curves = st.lists(
 ).map(lambda rows: [point(kbps, score, knob) for knob, kbps, score in rows])
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(curves, st.lists(st.floats(-10, 60), min_size=2, max_size=12))
 def test_fits_are_monotone_and_finite_for_any_points(
     points: list[RDPoint], knobs: list[float]
@@ -159,7 +159,7 @@ clouds = st.lists(
 ).map(lambda rows: [replace(point(k, s), measured=m) for k, s, m in rows])
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(clouds)
 def test_hull_is_increasing_and_concave_and_above_all_points(points: list[RDPoint]) -> None:
     hull = convex_hull(points)
@@ -180,7 +180,7 @@ def test_hull_is_increasing_and_concave_and_above_all_points(points: list[RDPoin
             assert p.score <= hull[-1].score
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(clouds, st.randoms())
 def test_order_of_the_points_does_not_matter(points: list[RDPoint], random: Random) -> None:
     mixed = points[:]
@@ -260,7 +260,7 @@ rule_sets = st.builds(
 )
 
 
-@settings(max_examples=250, deadline=None)
+@settings(max_examples=250)
 @given(clouds, rule_sets)
 def test_chosen_rungs_obey_every_rule(points: list[RDPoint], rules: Rules) -> None:
     measured = [p for p in points if p.measured]
@@ -281,7 +281,7 @@ def test_chosen_rungs_obey_every_rule(points: list[RDPoint], rules: Rules) -> No
     assert bool(chosen) == bool(possible)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(clouds, rule_sets)
 def test_kept_points_obey_the_steps(points: list[RDPoint], rules: Rules) -> None:
     kept = keep_rules(points, rules)
@@ -326,7 +326,7 @@ sized_clouds = st.lists(
 ).map(lambda rows: [point(kbps, score, i, (2 * h, h)) for i, (kbps, score, h) in enumerate(rows)])
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(sized_clouds)
 def test_ladders_rise_in_rate_score_and_resolution(points: list[RDPoint]) -> None:
     rules = Rules(min_step=2)

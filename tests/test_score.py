@@ -32,7 +32,7 @@ FFMPEG = process.ffmpeg_path()
 # --- where ---------------------------------------------------------------------------------------
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(st.integers(1, 5000), st.integers(8, 2200), st.integers(8, 1200), st.integers(0, 9))
 def test_spots_are_even_inside_and_always_the_same(
     frames: int, half_width: int, half_height: int, seed: int

@@ -114,7 +114,7 @@ def test_a_mapping_makes_plcc_and_rmse_better_and_leaves_ranks() -> None:
     st.lists(st.tuples(st.integers(-3, 3), st.integers(0, 2), st.integers(0, 5)), max_size=40),
     st.sampled_from([1e-9, 1.0, 1e12]),
 )
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_figures_are_numbers_or_none_and_quiet(
     rows: list[tuple[int, int, int]], scale: float
 ) -> None:
