@@ -21,6 +21,7 @@ COMMANDS = ("sample", "ladder", "score", "report", "corpus", "distill", "evaluat
 SCRIPT = """
 import signal, sys
 signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored in a shell's background jobs
+signal.signal(signal.SIGHUP, signal.SIG_DFL)  # and in what nohup starts
 from vqaloop.cli import main
 sys.exit(main())
 """
