@@ -132,7 +132,7 @@ def test_every_command_has_help_and_refuses_with_one_message(room: Room) -> None
         (["corpus", "none", "out"], "none"),
         (["corpus", "a.y4m", "out", "--workers", "0"], "at least one worker"),
         (["distill", "none.toml"], "none.toml"),
-        (["evaluate", "none.safetensors", "."], "cannot be read"),
+        (["evaluate", "none.safetensors", "."], "no weights"),
         (["evaluate", "internvqa-mini", "none"], "none"),
         (["encoders", "--ffmpeg", "a.y4m"], "not an executable ffmpeg"),
         (["encoders", "--seed", "-1"], "must not be negative"),

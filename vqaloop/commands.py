@@ -237,7 +237,12 @@ def evaluate(options: argparse.Namespace) -> int:
     if options.crops is not None and options.crops < 1:
         raise InputError(f"--crops {options.crops} is too few; give 1 or more")
     shipped = {path.stem: path for path in shipped_weights()}
-    student, about = load_student(shipped.get(options.weights, Path(options.weights)))
+    path = shipped.get(options.weights, Path(options.weights))
+    if not path.exists():
+        raise InputError(
+            f"no weights {process.quoted(path)}; give a file, or one of {', '.join(shipped)}"
+        )
+    student, about = load_student(path)
     known = frozenset[str]() if options.all else trained_titles(about)
     there = shard_paths(options.datasets)
     paths = [path for path in there if title_of(path) not in known] if known else there

@@ -58,7 +58,6 @@ def train(
     """
     engines.check_installed()
     out = Path(recipe.out)
-    out.mkdir(parents=True, exist_ok=True)
     shards, unseen = split(recipe)
     if len(shards) < recipe.scenes:
         raise InputError(f"a step takes {recipe.scenes} scenes and the corpus has {len(shards)}")
@@ -71,6 +70,7 @@ def train(
     titles |= known | taught
     if recipe.fixed_embedding and isinstance(student.backbone, InternVideo2):
         student.backbone.patch_embed.requires_grad_(False)
+    out.mkdir(parents=True, exist_ok=True)  # nothing was refused
     with engines.quiet_engine(device) as deepspeed:
         lesson = Lesson(student, teacher, recipe)
         engine = engines.start(deepspeed, lesson, parameter_groups(lesson, recipe), recipe, device)
