@@ -19,5 +19,6 @@ vqaloop distill "$here/../internvqa-tiny/recipe.toml"
 vqaloop distill "$here/distilled.toml"
 
 for name in internvqa-mini internvqa-tiny internvqa-mini-distilled; do
-  vqaloop evaluate "runs/$name/${name%-distilled}.safetensors" runs/corpus/held-out -o "runs/$name"
+  vqaloop evaluate "runs/$name/${name%-distilled}.safetensors" runs/corpus/held-out \
+    --metrics psnr,ssim,xpsnr -o "runs/$name"
 done
