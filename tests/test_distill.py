@@ -14,6 +14,7 @@ from torch import Tensor
 
 from tests.training import (
     CPU,
+    QUIET,
     left_in,
     logged,
     make_data,
@@ -36,11 +37,7 @@ from vqaloop.weights import load_student, save_student
 
 pytest.importorskip("deepspeed", reason="training needs DeepSpeed")
 
-# what DeepSpeed and the compiler it imports say of themselves
-pytestmark = [
-    pytest.mark.filterwarnings("ignore::DeprecationWarning"),
-    pytest.mark.filterwarnings("ignore::FutureWarning"),
-]
+pytestmark = QUIET
 
 
 @pytest.fixture(scope="module")

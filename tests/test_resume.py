@@ -15,6 +15,7 @@ import torch
 
 from tests.training import (
     CPU,
+    QUIET,
     left_in,
     logged,
     make_data,
@@ -30,11 +31,7 @@ from vqaloop.runlog import RunLog
 
 pytest.importorskip("deepspeed", reason="training needs DeepSpeed")
 
-# what DeepSpeed and the compiler it imports say of themselves
-pytestmark = [
-    pytest.mark.filterwarnings("ignore::DeprecationWarning"),
-    pytest.mark.filterwarnings("ignore::FutureWarning"),
-]
+pytestmark = QUIET
 
 
 @pytest.fixture(scope="module")

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.training import CPU, make_data, make_recipe, make_shard
+from tests.training import CPU, QUIET, make_data, make_recipe, make_shard
 from vqaloop import distill
 from vqaloop.distill import first_student, first_teacher, train
 from vqaloop.errors import InputError
@@ -17,11 +17,7 @@ from vqaloop.weights import load_student, save_student
 
 pytest.importorskip("deepspeed", reason="training needs DeepSpeed")
 
-# what DeepSpeed and the compiler it imports say of themselves
-pytestmark = [
-    pytest.mark.filterwarnings("ignore::DeprecationWarning"),
-    pytest.mark.filterwarnings("ignore::FutureWarning"),
-]
+pytestmark = QUIET
 
 
 @pytest.fixture(scope="module")

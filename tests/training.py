@@ -14,6 +14,11 @@ from vqaloop.weights import load_student
 
 CPU = torch.device("cpu")
 ENCODES, CROPS = 3, 2
+QUIET = [
+    pytest.mark.filterwarnings("ignore::DeprecationWarning"),
+    pytest.mark.filterwarnings("ignore::FutureWarning"),
+]
+"""Marks against what DeepSpeed and the compiler it imports say of themselves."""
 
 
 def make_shard(

@@ -116,7 +116,7 @@ def train(
                     parts[key] = parts.get(key, 0.0) + value.item() / recipe.accumulate
             step += 1
             _follow(mean, student, min(recipe.average, step / (step + 10)), full)
-            pace, since = time.monotonic() - since, time.monotonic()
+            pace = time.monotonic() - since
             log.add({"step": step, "lr": rate, "seconds": pace, **parts})
             if step % 20 == 0:
                 say(f"step {step}/{recipe.steps} {log.summary(20)}")
@@ -316,7 +316,7 @@ def parameter_groups(lesson: nn.Module, recipe: Recipe) -> list[dict[str, Any]]:
 def _copy(student: Student, recipe: Recipe, device: torch.device) -> Student:
     """An fp32 twin, which becomes the running mean."""
     mean = create_student(recipe.model, student.anchored is not None).to(device)
-    mean.load_state_dict({k: v.to(mean.state_dict()[k]) for k, v in student.state_dict().items()})
+    mean.load_state_dict(student.state_dict())
     return mean.eval()
 
 
