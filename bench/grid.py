@@ -1,0 +1,140 @@
+"""Exhaustive grids: every size x every knob of a clip encoded and scored, kept as one small table.
+
+    python -m bench.grid CLIP... --out DIR [--codecs h264,hevc,...] [--knobs 12] [--frames 40]
+
+Each clip is cut to its first frames (`DIR/NAME.y4m`), and for every codec its grid is written to
+`DIR/points/NAME.CODEC.csv`, point by point: interrupt it and run it again, or run several at a
+time. Scores are VMAF and PSNR-Y (by ffmpeg) and the default student's; seconds are CPU seconds.
+"""
+
+import argparse
+import csv
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import filelock
+import numpy as np
+import pandas as pd
+
+from vqaloop import metrics, process
+from vqaloop.encode import encode
+from vqaloop.encoder import EncoderSpec, codecs, default_encoder
+from vqaloop.encoderspec import Knob
+from vqaloop.errors import VqaloopError
+from vqaloop.files import renamed_to
+from vqaloop.records import Rendition, Source
+from vqaloop.request import choose_sizes
+from vqaloop.score import DEFAULT_METRIC, open_metric
+from vqaloop.source import probe_source
+
+FRACTIONS = (1, 2 / 3, 1 / 2, 1 / 3)
+"""Sizes of the grid, as parts of the source's."""
+COLUMNS = ["clip", "codec", "encoder", "width", "height", "knob", "kbps"]
+COLUMNS += ["vmaf", "psnr_y", "student", "encode_s", "vmaf_s", "student_s"]
+
+
+def grid_sizes(source: Source, spec: EncoderSpec) -> tuple[tuple[int, int], ...]:
+    """The grid's sizes that the encoder takes, largest first."""
+    width, height = source.canvas
+    wanted = [(round(width * f / 2) * 2, round(height * f / 2) * 2) for f in FRACTIONS]
+    (least_w, least_h) = spec.min_size
+    return choose_sizes(source, spec, [s for s in wanted if s[0] >= least_w and s[1] >= least_h])
+
+
+def grid_knobs(knob: Knob, count: int) -> list[float]:
+    """`count` knobs evenly over the search range, its ends included."""
+    return sorted({knob.snap(value) for value in np.linspace(*knob.search, count)})
+
+
+def cut(clip: Path, folder: Path, frames: int) -> Path:
+    """The clip's first frames as raw video, so that reading them costs next to nothing."""
+    out = folder / f"{clip.stem}.y4m"
+    if not out.exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        with renamed_to(out) as part:
+            argv = [process.ffmpeg_path(), "-nostdin", "-v", "error", "-y"]
+            argv += ["-i", process.file_url(clip), "-map", "0:V:0", "-frames:v", str(frames)]
+            done = process.run(
+                [*argv, "-f", "yuv4mpegpipe", process.file_url(part)], timeout_s=600
+            )
+            if done.returncode:
+                raise SystemExit(f"{clip}: {done.reason()}")
+    return out
+
+
+def missing(
+    source: Source, spec: EncoderSpec, knobs: Sequence[float], known: pd.DataFrame
+) -> Iterator[tuple[int, int, float]]:
+    """Points of the grid that the table lacks."""
+    there = set(zip(known.width, known.height, known.knob, strict=True))
+    for width, height in grid_sizes(source, spec):
+        for knob in knobs:
+            if (width, height, knob) not in there:
+                yield width, height, knob
+
+
+def fill(clip: Path, codec: str, out: Path, count: int) -> None:
+    """Measure what is missing of one clip's grid for one codec; failures are said and left out."""
+    ffmpeg = process.ffmpeg_path()
+    spec, source = default_encoder(codec), probe_source(clip, ffmpeg=ffmpeg)
+    student = open_metric(DEFAULT_METRIC, ffmpeg=ffmpeg, device="cpu")
+    table = out / "points" / f"{clip.stem}.{codec}.csv"
+    known = pd.read_csv(table) if table.exists() else pd.DataFrame(columns=list(COLUMNS))
+    with tempfile.TemporaryDirectory() as scratch, open(table, "a", newline="") as file:
+        rows = csv.writer(file)
+        if known.empty and not table.stat().st_size:
+            rows.writerow(COLUMNS)
+        for width, height, knob in missing(source, spec, grid_knobs(spec.knob, count), known):
+            rendition = Rendition(width, height, spec.name, knob, spec.default_preset)
+            try:
+                made = encode(source, rendition, Path(scratch, f"x{spec.suffix}"), ffmpeg=ffmpeg)
+                full = metrics.measure(
+                    source, made.path, ["vmaf", "psnr"], ffmpeg=ffmpeg, threads=1
+                )
+                learned = student.measure(source, made.path, spec.decoder)
+            except VqaloopError as error:
+                print(f"{clip.stem}: {rendition}: {error}", file=sys.stderr)
+                continue
+            row = [clip.stem, codec, spec.name, width, height, knob]
+            figures = [made.bitrate_kbps, full["vmaf"].value, full["psnr"].value, learned.value]
+            seconds = [made.cpu_s, 2 * full["vmaf"].cpu_s, learned.cpu_s]
+            rows.writerow(row + [round(v, 4) for v in figures] + [round(v, 3) for v in seconds])
+            file.flush()
+
+
+def read_grid(folder: Path) -> pd.DataFrame:
+    """All points of a grid's folder, or of one CSV that holds them."""
+    files = [folder] if folder.is_file() else sorted(folder.glob("points/*.csv"))
+    tables = [table for table in map(pd.read_csv, files) if len(table)]
+    if not tables:
+        raise SystemExit(f"no grid in {folder}; make it with `python -m bench.grid`")
+    return pd.concat(tables, ignore_index=True)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("clips", nargs="+", type=Path)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--codecs", default=",".join(codecs()))
+    parser.add_argument("--knobs", type=int, default=12)
+    parser.add_argument("--frames", type=int, default=40)
+    options = parser.parse_args()
+    (options.out / "points").mkdir(parents=True, exist_ok=True)
+    for clip in options.clips:
+        for codec in options.codecs.split(","):
+            lock = filelock.FileLock(options.out / "points" / f".{clip.stem}.{codec}.lock")
+            try:
+                # another process is at it: go on with the next
+                with lock.acquire(blocking=False):
+                    cut_clip = cut(clip, options.out, options.frames)
+                    fill(cut_clip, codec, options.out, options.knobs)
+            except filelock.Timeout:
+                continue
+            print(f"{clip.stem} {codec}", file=sys.stderr, flush=True)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

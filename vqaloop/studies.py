@@ -1,0 +1,272 @@
+"""Optuna studies that outlive a process and that several may share, on one machine or more.
+
+A study is a table of trials: what was asked for, who is at it, what came of it. Whoever runs the
+same command against the same storage reads what is done, takes what nobody has taken, and waits
+for what others are at; the trials of a process that died are given out again. So an answer that is
+a function of finished trials alone comes out the same whoever made them, and however often it was
+interrupted.
+"""
+
+import contextlib
+import os
+import socket
+import threading
+import time
+import uuid
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import filelock
+import optuna
+from optuna.distributions import BaseDistribution
+from optuna.storages import BaseStorage, InMemoryStorage, JournalStorage, RDBStorage
+from optuna.storages.journal import JournalFileBackend
+from optuna.trial import FrozenTrial, TrialState
+from sqlalchemy.exc import IntegrityError, OperationalError
+
+from vqaloop.errors import InputError
+
+FILE_NAME = "study.db"
+"""SQLite file in the output folder, where the studies of a command are kept by default."""
+
+JOURNAL = "journal:"
+
+BEAT_S = 10.0
+"""Seconds after which a process says again that it is alive."""
+STALE_S = 60.0
+"""Seconds of silence after which a process on another machine is taken for dead."""
+POLL_S = 0.25
+TRIES = 4
+"""Attempts to open a database."""
+
+Params = Mapping[str, Any]
+Key = tuple[tuple[str, Any], ...]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What came of a trial."""
+
+    values: tuple[float, ...] | None
+    """One for each direction of the study; None when the trial failed."""
+    attrs: Mapping[str, Any] = field(default_factory=dict)
+    """Kept with it; JSON values only."""
+
+
+def open_storage(where: str | None) -> BaseStorage:
+    """A storage: in memory (None), `journal:FILE`, or an SQLAlchemy URL such as sqlite:///FILE.
+
+    Raises InputError for one that cannot be opened.
+    """
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    if where is None:
+        return InMemoryStorage()
+    remedy = "give sqlite:///FILE, another database URL, or journal:FILE"
+    try:
+        if where.startswith(JOURNAL):
+            return JournalStorage(JournalFileBackend(where.removeprefix(JOURNAL)))
+        if "://" not in where:
+            raise InputError(f"storage {where!r} is no URL; {remedy}")
+        # a database that others write to is waited for
+        options = {"connect_args": {"timeout": 60}} if where.startswith("sqlite") else {}
+        for _ in range(TRIES - 1):
+            # two processes that make the same database at once get in each other's way
+            with contextlib.suppress(IntegrityError, OperationalError):
+                return RDBStorage(where, engine_kwargs=options)
+            time.sleep(POLL_S)
+        return RDBStorage(where, engine_kwargs=options)
+    except InputError:
+        raise
+    except Exception as error:  # SQLAlchemy's and every driver's own
+        why = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise InputError(f"cannot open the storage {where!r}: {why[:300]}; {remedy}") from error
+
+
+def default_storage(folder: Path) -> str:
+    """URL of the SQLite file in an output folder."""
+    return f"sqlite:///{(folder / FILE_NAME).absolute()}"
+
+
+class SharedStudy:
+    """This process's seat at a study. Use it as a context manager.
+
+    Safe to use from several threads.
+    """
+
+    def __init__(
+        self,
+        storage: BaseStorage,
+        name: str,
+        directions: Sequence[Literal["minimize", "maximize"]],
+        distributions: Mapping[str, BaseDistribution],
+        sampler: optuna.samplers.BaseSampler | None = None,
+        pruner: optuna.pruners.BasePruner | None = None,
+    ) -> None:
+        self.study = optuna.create_study(
+            storage=storage,
+            study_name=name,
+            directions=list(directions),
+            load_if_exists=True,
+            # asked only when another process took the last waiting trial first
+            sampler=sampler or optuna.samplers.RandomSampler(seed=0),
+            pruner=pruner or optuna.pruners.NopPruner(),
+        )
+        self.distributions = dict(distributions)
+        self._shared = not isinstance(storage, InMemoryStorage)
+        self._me = uuid.uuid4().hex[:12]
+        self._lock = threading.Lock()
+        self._claims = _claims_lock(storage)
+        self._leaving = threading.Event()
+        self._pulse = threading.Thread(target=self._beat_on, daemon=True)
+
+    def __enter__(self) -> "SharedStudy":
+        if self._shared:
+            self._beat(time.time())
+            self._pulse.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._shared:
+            self._leaving.set()
+            self._pulse.join()
+            self._beat(0.0)
+
+    def settle(
+        self,
+        wanted: Sequence[Params],
+        work: Callable[[dict[str, Any]], Outcome],
+        crew: Callable[[Callable[[int], None]], object] = lambda drain: drain(0),
+    ) -> list[FrozenTrial]:
+        """The finished trials of these points, in their order; made here where nobody has.
+
+        `work` makes one; `crew` runs the function it is given once in every worker, and each takes
+        trials until none is waiting. What `work` raises leaves its trial to be given out again.
+        """
+        while True:
+            with self._lock, self._claims:
+                trials = self.standing()
+                for params in wanted:
+                    if key_of(params) not in trials:
+                        self.study.enqueue_trial(dict(params), user_attrs={"asked": True})
+            crew(lambda _: self._drain(work))
+            trials = self.standing()
+            found = [trials.get(key_of(params)) for params in wanted]
+            done = [trial for trial in found if trial is not None and trial.state.is_finished()]
+            if len(done) == len(wanted):
+                return done
+            self.release_lost()
+            time.sleep(POLL_S)
+
+    def ask(self) -> optuna.Trial:
+        """A trial of the sampler's choice, marked as ours."""
+        with self._lock, self._claims:
+            trial = self.study.ask(self.distributions)
+            trial.set_user_attr("owner", self._me)
+            return trial
+
+    def tell(self, trial: optuna.Trial | FrozenTrial, values: Sequence[float] | None) -> bool:
+        """End a trial: with its values, or as failed. False when another process was quicker."""
+        try:
+            if values is None:
+                self.study.tell(trial.number, state=TrialState.FAIL)
+            else:
+                self.study.tell(trial.number, list(values))
+        except ValueError:  # it was taken for lost, by us or by another
+            return False
+        return True
+
+    def standing(self) -> dict[Key, FrozenTrial]:
+        """By its parameters, the first trial of each point that is not lost or a double."""
+        found: dict[Key, FrozenTrial] = {}
+        for trial in self.study.get_trials(deepcopy=False):
+            if trial.state == TrialState.FAIL and "error" not in trial.user_attrs:
+                continue
+            found.setdefault(key_of(_params(trial)), trial)
+        return found
+
+    def release_lost(self) -> int:
+        """Fail the running trials whose process is gone, so that they are given out again."""
+        lost = 0
+        alive: dict[str, bool] = {self._me: True}
+        running = self.study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
+        # after the trials: who takes one has said before that it is alive
+        beats = self.study.user_attrs
+        for trial in running:
+            owner = trial.user_attrs.get("owner")
+            if owner is None:
+                # its process fell between taking it and signing for it, or is just about to sign
+                started = trial.datetime_start
+                gone = started is not None and time.time() - started.timestamp() > STALE_S
+            else:
+                if owner not in alive:
+                    alive[owner] = _is_alive(beats.get(f"alive {owner}"))
+                gone = not alive[owner]
+            if gone:
+                lost += self.tell(trial, None)
+        return lost
+
+    def _drain(self, work: Callable[[dict[str, Any]], Outcome]) -> None:
+        while (trial := self._claim()) is not None:
+            outcome = work(dict(trial.params))
+            for name, value in outcome.attrs.items():
+                trial.set_user_attr(name, value)
+            self.tell(trial, outcome.values)
+
+    def _claim(self) -> optuna.Trial | None:
+        """A waiting trial that is now ours, or None when there is none."""
+        with self._lock, self._claims:
+            while self.study.get_trials(deepcopy=False, states=(TrialState.WAITING,)):
+                trial = self.study.ask(self.distributions)
+                trial.set_user_attr("owner", self._me)
+                first = self.standing().get(key_of(trial.params))
+                if "asked" in trial.user_attrs and first and first.number == trial.number:
+                    return trial
+                # asked for twice, by two processes at once; or one of the sampler's own making
+                self.tell(trial, None)
+        return None
+
+    def _beat_on(self) -> None:
+        while not self._leaving.wait(BEAT_S):
+            self._beat(time.time())
+
+    def _beat(self, at: float) -> None:
+        host = socket.gethostname()
+        self.study.set_user_attr(
+            f"alive {self._me}", {"host": host, "process": os.getpid(), "at": at}
+        )
+
+
+def _claims_lock(storage: BaseStorage) -> contextlib.AbstractContextManager[Any]:
+    """Held while a trial is taken: SQLite, unlike others, gives the same one to two at once."""
+    if isinstance(storage, RDBStorage) and storage.engine.url.get_backend_name() == "sqlite":
+        file = storage.engine.url.database
+        if file and file != ":memory:":
+            return filelock.FileLock(f"{file}.lock")
+    return contextlib.nullcontext()
+
+
+def key_of(params: Params) -> Key:
+    """Parameters as a key: the same for the same point, in whatever order they were set."""
+    return tuple(sorted(params.items()))
+
+
+def _params(trial: FrozenTrial) -> Params:
+    """A trial's point: what it was asked for, since its own parameters are set one by one."""
+    asked: Params = trial.system_attrs.get("fixed_params", trial.params)
+    return asked
+
+
+def _is_alive(beat: Mapping[str, Any] | None) -> bool:
+    if not beat or time.time() - beat["at"] > STALE_S:
+        return False
+    if beat["host"] != socket.gethostname():
+        return True
+    try:
+        os.kill(beat["process"], 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
