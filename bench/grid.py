@@ -31,7 +31,7 @@ from vqaloop.source import probe_source
 
 FRACTIONS = (1, 2 / 3, 1 / 2, 1 / 3)
 """Sizes of the grid, as parts of the source's."""
-COLUMNS = ["clip", "codec", "encoder", "width", "height", "knob", "kbps"]
+COLUMNS = ["clip", "fps", "frames", "codec", "encoder", "width", "height", "knob", "kbps"]
 COLUMNS += ["vmaf", "psnr_y", "student", "encode_s", "vmaf_s", "student_s"]
 
 
@@ -86,6 +86,7 @@ def fill(clip: Path, codec: str, out: Path, count: int) -> None:
         rows = csv.writer(file)
         if known.empty and not table.stat().st_size:
             rows.writerow(COLUMNS)
+            file.flush()
         for width, height, knob in missing(source, spec, grid_knobs(spec.knob, count), known):
             rendition = Rendition(width, height, spec.name, knob, spec.default_preset)
             try:
@@ -97,7 +98,16 @@ def fill(clip: Path, codec: str, out: Path, count: int) -> None:
             except VqaloopError as error:
                 print(f"{clip.stem}: {rendition}: {error}", file=sys.stderr)
                 continue
-            row = [clip.stem, codec, spec.name, width, height, knob]
+            row = [
+                clip.stem,
+                float(source.fps),
+                source.frames,
+                codec,
+                spec.name,
+                width,
+                height,
+                knob,
+            ]
             figures = [made.bitrate_kbps, full["vmaf"].value, full["psnr"].value, learned.value]
             seconds = [made.cpu_s, 2 * full["vmaf"].cpu_s, learned.cpu_s]
             rows.writerow(row + [round(v, 4) for v in figures] + [round(v, 3) for v in seconds])
@@ -107,6 +117,7 @@ def fill(clip: Path, codec: str, out: Path, count: int) -> None:
 def read_grid(folder: Path) -> pd.DataFrame:
     """All points of a grid's folder, or of one CSV that holds them."""
     files = [folder] if folder.is_file() else sorted(folder.glob("points/*.csv"))
+    files = [file for file in files if file.stat().st_size]
     tables = [table for table in map(pd.read_csv, files) if len(table)]
     if not tables:
         raise SystemExit(f"no grid in {folder}; make it with `python -m bench.grid`")

@@ -8,7 +8,8 @@ import numpy as np
 from vqaloop.encoderspec import Knob
 from vqaloop.hull import Rules
 from vqaloop.records import RDPoint
-from vqaloop.search import Outcome, Point, Space
+from vqaloop.search import Measured
+from vqaloop.space import Point, Space
 
 CRF = Knob(
     name="crf", option="crf", min=1, max=51, step=0.25, search=(16, 44), lower_is_better=True
@@ -58,9 +59,9 @@ class Title:
         score = min(100.0, max(0.0, score + shake[0]))
         return RDPoint(width, height, crf, float(2 ** (log_rate + shake[1] / 10)), float(score))
 
-    def outcome(self, point: Point) -> Outcome:
+    def outcome(self, point: Point) -> Measured:
         found = self.measure(point)
-        return Outcome(found.bitrate_kbps, found.score)
+        return found.bitrate_kbps, found.score
 
 
 def random_title(seed: int, noise: float = 0.0) -> Title:

@@ -157,7 +157,12 @@ def make_parser() -> argparse.ArgumentParser:
         "ladder", commands.ladder, "find and make the best bitrate ladder for a title"
     )
     ladder.add_argument("input", metavar="INPUT", type=Path)
-    ladder.add_argument("--codec", required=True, metavar="h264|hevc|vp9|av1|avs2")
+    ladder.add_argument(
+        "--codec",
+        required=True,
+        metavar="h264|hevc|vp9|av1|avs2",
+        help="or several with commas, for a ladder each",
+    )
     ladder.add_argument(
         "--encoder",
         metavar="NAME",
@@ -188,6 +193,21 @@ def make_parser() -> argparse.ArgumentParser:
     ladder.add_argument(
         "--max-bitrate", type=float, default=float("inf"), metavar="K", help="kb/s"
     )
+    ladder.add_argument(
+        "--min-score", type=float, metavar="S", help="no rung below it (default: the metric's)"
+    )
+    ladder.add_argument(
+        "--max-score",
+        type=float,
+        metavar="S",
+        help="the top rung is the first to reach it (default: the metric's)",
+    )
+    ladder.add_argument(
+        "--require", metavar="WxH,...", help="sizes that must have a rung each, if any can"
+    )
+    ladder.add_argument(
+        "--budget", metavar="TIME", help="the best ladder it can find in 90s, 10min, 1.5h"
+    )
     ladder.add_argument("--preset", metavar="P", help="the encoder's preset")
     ladder.add_argument("--bit-depth", type=int, metavar="8|10", help="default: the source's")
     ladder.add_argument(
@@ -195,6 +215,17 @@ def make_parser() -> argparse.ArgumentParser:
         type=float,
         metavar="S",
         help="stop an encode after S seconds and go on without it",
+    )
+    ladder.add_argument(
+        "--storage",
+        metavar="URL",
+        help="an Optuna storage that several processes share: sqlite:///FILE, another database, "
+        "or journal:FILE (default: study.db in the output folder)",
+    )
+    ladder.add_argument(
+        "--no-prior",
+        action="store_true",
+        help="neither use what was learnt of other titles nor keep this one for the next",
     )
     _raw_options(ladder)
     ladder.add_argument(

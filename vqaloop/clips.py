@@ -15,7 +15,7 @@ Where = Mapping[int, list[tuple[int, int]]]
 """{first frame: [(top, left), ...]}, in luma pixels."""
 
 
-def spots(frames: int, size: tuple[int, int], seed: int = 0) -> Where:
+def spots(frames: int, size: tuple[int, int], seed: int = 0, positions: int = POSITIONS) -> Where:
     """Which crops of a title are looked at: {first frame: [(top, left), ...]}, all even.
 
     Stratified over time and over the picture, with seeded jitter; the same title, seed and size
@@ -24,7 +24,7 @@ def spots(frames: int, size: tuple[int, int], seed: int = 0) -> Where:
     width, height = (max(side, CLIP_SIZE) for side in size)
     rng = np.random.default_rng([seed, frames, width, height])
     last = max(0, frames - CLIP_FRAMES)
-    count = min(POSITIONS, last // CLIP_FRAMES + 1)
+    count = min(positions, last // CLIP_FRAMES + 1)
     edges = np.linspace(0, last + 1, count + 1)
     starts = np.unique(np.minimum((edges[:-1] + rng.random(count) * np.diff(edges)), last))
     # a Latin square over the picture, so that no part of it is looked at twice while another waits

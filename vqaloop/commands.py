@@ -65,14 +65,13 @@ def sample(options: argparse.Namespace) -> int:
 
 
 def ladder(options: argparse.Namespace) -> int:
-    from vqaloop.ladder import build_ladder
-    from vqaloop.request import parse_resolutions, parse_rungs
+    from vqaloop.ladder import build_ladder, build_ladders
+    from vqaloop.request import parse_duration, parse_resolutions, parse_rungs
     from vqaloop.terminal import Progress, print_ladder
 
+    codecs = options.codec.split(",")
     with Progress(quiet=options.quiet) as progress:
-        ladder = build_ladder(
-            options.input,
-            codec=options.codec,
+        asked: dict[str, Any] = dict(
             encoder=options.encoder,
             resolutions=parse_resolutions(options.resolutions),
             metric=options.metric,
@@ -81,6 +80,10 @@ def ladder(options: argparse.Namespace) -> int:
             min_ratio=options.min_ratio,
             min_bitrate=options.min_bitrate,
             max_bitrate=options.max_bitrate,
+            min_score=options.min_score,
+            max_score=options.max_score,
+            require=(options.require and parse_resolutions(options.require)) or (),
+            budget_s=options.budget and parse_duration(options.budget),
             preset=options.preset,
             bit_depth=options.bit_depth,
             out=options.output,
@@ -88,6 +91,8 @@ def ladder(options: argparse.Namespace) -> int:
             workers=options.workers,
             seed=options.seed,
             cache=not options.no_cache,
+            storage=options.storage,
+            prior=not options.no_prior,
             timeout_s=options.time_limit,
             weights=options.weights,
             video_size=options.video_size,
@@ -96,10 +101,18 @@ def ladder(options: argparse.Namespace) -> int:
             allow_hdr=options.allow_hdr,
             progress=progress,
         )
-    if options.json != "-":
+        if len(codecs) == 1:
+            made = {codecs[0]: build_ladder(options.input, codec=codecs[0], **asked)}
+        else:
+            made = build_ladders(options.input, codecs=codecs, **asked)
+    for codec, ladder in made.items() if options.json != "-" else ():
+        if len(made) > 1:
+            say(options, f"\n{codec}")
         print_ladder(ladder)
-    emit(options, ladder.to_json())
-    return 0 if ladder.trusted else UNTRUSTED
+    documents = {codec: ladder.to_json() for codec, ladder in made.items()}
+    several = {"schema": "vqaloop.ladders/1", "ladders": documents}
+    emit(options, several if len(codecs) > 1 else documents[codecs[0]])
+    return 0 if all(ladder.trusted for ladder in made.values()) else UNTRUSTED
 
 
 def score(options: argparse.Namespace) -> int:

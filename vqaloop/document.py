@@ -5,9 +5,9 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
-from vqaloop.hull import Rules, convex_hull, densify
+from vqaloop.belief import Dense
+from vqaloop.hull import Rules, convex_hull
 from vqaloop.records import RDPoint, Rung, Score, Source, rounded
-from vqaloop.search import Space
 
 
 def doubts(rungs: Sequence[Rung], missed: Sequence[Rung], astray: Sequence[Rung]) -> list[str]:
@@ -30,8 +30,8 @@ def doubts(rungs: Sequence[Rung], missed: Sequence[Rung], astray: Sequence[Rung]
     return doubts
 
 
-def hull_json(points: Sequence[RDPoint], space: Space, top: float) -> list[dict[str, Any]]:
-    """The convex hull of all that was measured and fitted, ascending."""
+def hull_json(points: Sequence[RDPoint], dense: Dense) -> list[dict[str, Any]]:
+    """The convex hull of all that was measured and believed, ascending."""
     return [
         {
             "width": point.width,
@@ -41,7 +41,7 @@ def hull_json(points: Sequence[RDPoint], space: Space, top: float) -> list[dict[
             "knob": point.knob,
             "measured": point.measured,
         }
-        for point in convex_hull(densify(points, space.grid(), top))
+        for point in convex_hull([*points, *dense.points])
     ]
 
 

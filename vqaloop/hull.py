@@ -20,9 +20,9 @@ REACH_DOWN, REACH_UP = 0.6, 0.8
 """How far beyond its measured knobs a fit is believed, as parts of their span, towards worse and
 towards better quality. What it promises is encoded before it is used, so too much costs an encode;
 too little hides a size that would have been better, and nothing ever shows it."""
-NEAR_HULL = 0.4
-"""A measured point this close below the hull (in score) stands in for a fitted one ..."""
-NEAR_RATE = 1.25
+NEAR_HULL = 0.05
+"""A measured point this close below the hull (in steps) stands in for a fitted one ..."""
+NEAR_RATE = 1.3
 """... of at most this ratio of bitrates: an encode saved is worth more than an exact spacing."""
 
 GRID = 256
@@ -53,6 +53,8 @@ class Rules:
     sizes: int = 2
     """Least number of resolutions, where there is a choice: small screens and slow decoders need
     one of their own. With 2 the lowest rung gives way; 1 leaves it to the scores."""
+    required: tuple[tuple[int, int], ...] = ()
+    """Widths and heights that must have a rung, where the other rules allow it."""
 
 
 def fit_curve(points: Sequence[RDPoint], top_score: float = 100.0) -> Callable[[float], RDPoint]:
@@ -165,7 +167,7 @@ def choose_rungs(
     ]
     if not usable:
         return []
-    near = [p for p in measured if _stands_in(p, best, rules)]
+    near = near_hull(measured, best, rules)
     top = _or_measured(_top(usable, rules), near)
     if rules.count is None:
         return _descend(usable, near, top, rules, rules.min_ratio, rules.most)
@@ -247,8 +249,56 @@ def with_smaller_bottom(
     if not smaller:
         return list(chosen)
     best = max(smaller, key=lambda p: p.score)
-    near = [p for p in smaller if p.measured and p.score >= best.score - NEAR_HULL]
+    near = [
+        p for p in smaller if p.measured and p.score >= best.score - NEAR_HULL * rules.min_step
+    ]
     return [_or_measured(best, near), *chosen[1:]]
+
+
+def near_hull(measured: Iterable[RDPoint], best: Sequence[RDPoint], rules: Rules) -> list[RDPoint]:
+    """The measured points that are as good as a rung on `best`, within a part of a step."""
+    return [p for p in measured if _stands_in(p, best, rules)]
+
+
+def with_required_sizes(
+    chosen: Sequence[RDPoint], points: Iterable[RDPoint], rules: Rules
+) -> list[RDPoint]:
+    """Rungs of which one gives way, where one is missing, to each size that must be there.
+
+    The rung that gives way, and the point of that size that takes its place, are those that lose
+    least score and still keep the rules; a size with no such point stays away.
+    """
+    rungs, every = list(chosen), list(points)
+    for size in rules.required:
+        if any(_size(p) == size for p in rungs):
+            continue
+        best: tuple[float, int, RDPoint] | None = None
+        for i, rung in enumerate(rungs):
+            if _size(rung) in rules.required and [_size(p) for p in rungs].count(_size(rung)) < 2:
+                continue
+            for point in every:
+                if _size(point) == size and _fits_between(point, rungs, i, rules):
+                    lost = rung.score - point.score
+                    lost += rules.min_step * abs(math.log2(rung.bitrate_kbps / point.bitrate_kbps))
+                    # of equals the measured one
+                    lost -= rules.min_step / 4 * point.measured
+                    if best is None or lost < best[0]:
+                        best = lost, i, point
+        if best:
+            rungs[best[1]] = best[2]
+    return rungs
+
+
+def _fits_between(point: RDPoint, rungs: Sequence[RDPoint], i: int, rules: Rules) -> bool:
+    """Whether a point could take the place of rung i."""
+    inside = rules.min_kbps <= point.bitrate_kbps <= rules.max_kbps and point.score >= rules.floor
+    pairs = [(rungs[i - 1], point)] if i else []
+    pairs += [(point, rungs[i + 1])] if i + 1 < len(rungs) else []
+    return inside and all(
+        low.bitrate_kbps * rules.min_ratio <= high.bitrate_kbps
+        and low.score + rules.min_step <= high.score
+        for low, high in pairs
+    )
 
 
 def _stands_in(point: RDPoint, best: Sequence[RDPoint], rules: Rules) -> bool:
@@ -258,7 +308,7 @@ def _stands_in(point: RDPoint, best: Sequence[RDPoint], rules: Rules) -> bool:
     return (
         _size(point) == _size(nearest)
         and rules.min_kbps <= point.bitrate_kbps <= rules.max_kbps
-        and point.score >= max(rules.floor, there - NEAR_HULL)
+        and point.score >= max(rules.floor, there - NEAR_HULL * rules.min_step)
     )
 
 

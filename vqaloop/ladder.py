@@ -5,26 +5,36 @@ encoded, scored and guarded for each → a folder with the files, ladder.json, l
 """
 
 import contextlib
+import hashlib
+import json
 import os
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any, Literal
 
 from vqaloop import __version__, process, request
+from vqaloop.belief import Belief, Fits, Learnt
 from vqaloop.cache import Cache
 from vqaloop.document import doubts, hull_json, metric_json, rules_json, source_json
-from vqaloop.encoder import encoder_version
-from vqaloop.excerpt import choose_windows, excerpt
-from vqaloop.loop import Loop, Watcher
+from vqaloop.encoder import EncoderSpec, encoder_version
+from vqaloop.errors import InputError
+from vqaloop.excerpt import excerpt
+from vqaloop.history import current_prior, prior_json, prior_of, remember
+from vqaloop.loop import Budget, Loop, Watcher
 from vqaloop.records import Event, Ladder, Source
 from vqaloop.report import SCHEMA, write_reports
-from vqaloop.score import DEFAULT_METRIC, open_metric
-from vqaloop.search import Space
+from vqaloop.score import DEFAULT_METRIC, DEFAULT_STUDENT, STUDENT_PREFIX, Metric, open_metric
 from vqaloop.source import probe_source
+from vqaloop.space import Space
+from vqaloop.studies import SharedStudy, default_storage, is_study_file, open_storage
 from vqaloop.trials import Workshop
+from vqaloop.windows import choose_windows
 
+DIRECTIONS: tuple[Literal["minimize", "maximize"], ...] = ("minimize", "maximize")
+"""Of a study's values: bitrate and score."""
 NOTICE_S = 1.0
 """Seconds of probing after which a watcher is told what takes so long."""
 GUARD_GAP = 10.0
@@ -47,6 +57,10 @@ def build_ladder(
     min_ratio: float = 1.4,
     min_bitrate: float = 0.0,
     max_bitrate: float = float("inf"),
+    min_score: float | None = None,
+    max_score: float | None = None,
+    require: Sequence[tuple[int, int]] = (),
+    budget_s: float | None = None,
     preset: str | None = None,
     bit_depth: int | None = None,
     out: str | os.PathLike[str] | None = None,
@@ -54,6 +68,8 @@ def build_ladder(
     workers: int = 1,
     seed: int = 0,
     cache: bool = True,
+    storage: str | None = None,
+    prior: bool = True,
     timeout_s: float | None = None,
     ffmpeg: str | os.PathLike[str] | None = None,
     weights: str | os.PathLike[str] | None = None,
@@ -66,9 +82,13 @@ def build_ladder(
     """The per-title ladder of a video, its files and reports written to `out`.
 
     `min_step` is the least difference in score between neighbouring rungs (by default the
-    metric's own), `min_ratio` the least ratio of their bitrates, bitrates are in kb/s, `rungs` a
-    number or None for as many as pay, `timeout_s` a limit for one encode, `out` a folder (by
-    default NAME.CODEC.ladder here). `video_size`, `pix_fmt` and `framerate` describe raw video.
+    metric's own), `min_ratio` the least ratio of their bitrates, bitrates are in kb/s, `min_score`
+    and `max_score` the floor of the ladder and where its top rung may stop, `require` sizes that
+    must have a rung, `rungs` a number or None for as many as pay. `budget_s` bounds the wall time
+    of the search, `timeout_s` one encode. `out` is a folder (by default NAME.CODEC.ladder here).
+    `storage` names an Optuna storage that several processes may share (by default a file in
+    `out`; without the cache, none); `prior` lets what was learnt of other titles steer the search
+    and keeps this one for the next. `video_size`, `pix_fmt` and `framerate` describe raw video.
 
     Raises InputError for anything refused before work starts, TargetUnreachable when too few rungs
     could be made. What was encoded until then, or until an interruption, stays in the cache, so
@@ -80,7 +100,10 @@ def build_ladder(
     spec = request.choose_encoder(codec, encoder, binary)
     preset = request.checked_preset(spec, preset)
     meter = open_metric(metric, ffmpeg=binary, device=device, seed=seed, weights=weights)
-    rules = request.make_rules(meter, rungs, min_step, min_ratio, min_bitrate, max_bitrate)
+    rules = request.make_rules(
+        meter, rungs, min_step, min_ratio, min_bitrate, max_bitrate, min_score, max_score
+    )
+    budget = Budget(request.checked_budget(budget_s))
     folder = Path(out) if out is not None else Path(f"{Path(input).stem}.{codec}.ladder")
     request.check_folder(folder, Path(input))
     with _told_if_slow(progress, Event("probe", f"looking at {process.quoted(input)}")):
@@ -92,7 +115,9 @@ def build_ladder(
             allow_hdr=allow_hdr,
             ffmpeg=binary,
         )
-    space = Space(request.choose_sizes(source, spec, resolutions), spec.knob)
+    sizes = request.choose_sizes(source, spec, resolutions)
+    space = Space(sizes, spec.knob, source.canvas, float(source.fps))
+    rules = replace(rules, required=request.required_sizes(require, sizes))
     depth = request.checked_depth(source, spec, bit_depth)
     request.check_metric(meter, weights)
     progress(Event("probe", _described(source)))
@@ -101,14 +126,28 @@ def build_ladder(
         Cache(enabled=cache) as store,
         Workshop(spec, meter, store, ffmpeg=binary, workers=workers, timeout_s=timeout_s) as shop,
     ):
-        loop = Loop(shop, space, rules, preset, depth, progress)
-        windows = choose_windows(source, seed=seed)
+        where = storage or (default_storage(folder) if cache else None)
+        if where and not storage:
+            folder.mkdir(parents=True, exist_ok=True)
+        studies = open_storage(where)
+        loop = Loop(shop, space, rules, preset, depth, progress, budget)
+        windows = choose_windows(source, ffmpeg=binary, seed=seed)
         title, whole = source, windows == ((0, source.frames),)
         if not whole:
             progress(Event("excerpt", f"{len(windows)} windows stand for the title"))
             title = excerpt(source, windows, shop.scratch / "excerpt.mkv", ffmpeg=binary)
-        found = loop.search(title, whole)
-        checked = loop.verify(source, found, whole)
+
+        def study_of(part: Source) -> SharedStudy:
+            name = _study_name(source, part, loop, binary)
+            return SharedStudy(studies, name, DIRECTIONS, space.distributions())
+
+        with study_of(title) as study:
+            belief = _belief(study, spec, meter, space, title, prior)
+            found = loop.search(title, whole, study, belief)
+        with study_of(source) as study:
+            checked = loop.verify(source, found, whole, study, belief)
+        if prior and cache:
+            remember(spec.name, meter.name, title.sha256, space, found.points, meter.top)
         rungs_made = loop.deliver(source, folder, checked, placed)
         tolerance = TOLERANCE_STEPS * meter.step
         # a search on the whole title has measured these very files and planned with the figures
@@ -130,20 +169,77 @@ def build_ladder(
                 "preset": preset,
             },
             "metric": metric_json(checked[0].score),
-            "hull": hull_json(found.points, space, meter.top),
-            "trials": [trial.to_json() for trial in loop.tried],
+            "hull": hull_json(found.points, belief.dense(found.points)),
+            "trials": [trial.to_json() for trial in loop.trials],
             "cost": {
                 **{name: round(value, 3) for name, value in asdict(shop.cost).items()},
                 "wall_s": round(time.monotonic() - started, 3),
             },
             "rules": rules_json(rules),
             "windows": [list(window) for window in windows],
+            "estimate": loop.estimate,
             "warnings": [*source.notes, *loop.warnings, *doubts(rungs_made, missed, astray)],
         }
         ladder = Ladder(folder, tuple(rungs_made), document, trusted=not missed and not astray)
         progress(Event("write", f"writing {process.quoted(folder)}"))
         write_reports(ladder)
         return ladder
+
+
+def build_ladders(
+    input: str | os.PathLike[str],
+    *,
+    codecs: Sequence[str],
+    out: str | os.PathLike[str] | None = None,
+    **options: Any,
+) -> dict[str, Ladder]:
+    """A ladder for each codec, in folders CODEC of `out` (by default NAME.ladders here).
+
+    `options` are those of `build_ladder`; `encoder` goes with one codec only. Raises as it does,
+    and InputError before any work for a codec that is unknown or named twice.
+    """
+    if len(set(codecs)) < len(codecs):
+        raise InputError(f"--codec {','.join(codecs)} names one twice")
+    if options.get("encoder") and len(codecs) > 1:
+        raise InputError("--encoder goes with one codec; leave it out, or name one codec")
+    binary = process.ffmpeg_path(options.get("ffmpeg"))
+    for codec in codecs:
+        request.choose_encoder(codec, options.get("encoder"), binary)
+    folder = Path(out) if out is not None else Path(f"{Path(input).stem}.ladders")
+    return {
+        codec: build_ladder(input, codec=codec, out=folder / codec, **options) for codec in codecs
+    }
+
+
+def _study_name(source: Source, part: Source, loop: Loop, binary: str) -> str:
+    """Readable, and the same only where the trials would be the same: everything that decides
+    what an encode and its score are, and the sizes and knobs among which trials are."""
+    spec, meter = loop.shop.spec, loop.shop.metric
+    decided = [
+        *(part.sha256, part.prep, part.input_options),
+        *(spec.name, encoder_version(spec, binary), process.file_sha256(binary)),
+        *(spec.options, loop.preset, loop.bit_depth, loop.params),
+        *(loop.space.sizes, repr(loop.space.knob), meter.identity()),
+    ]
+    digest = hashlib.sha256(json.dumps(decided, default=str).encode()).hexdigest()[:12]
+    stem = process.quoted(source.path.stem)[1:-1][:60]
+    return f"{stem} {spec.name} {meter.name} {digest}"
+
+
+def _belief(
+    study: SharedStudy, spec: EncoderSpec, meter: Metric, space: Space, title: Source, prior: bool
+) -> Belief:
+    """What is known before the first encode; a study goes on with what it began with."""
+    begun = study.study.user_attrs.get("prior", ...)
+    if begun is ...:
+        # any student speaks VMAF's scale, as the default one does
+        names = [meter.name] + [DEFAULT_STUDENT] * meter.name.startswith(STUDENT_PREFIX)
+        known = current_prior(spec.name, names, title.sha256) if prior else None
+        study.study.set_user_attr("prior", prior_json(known) if known else None)
+        begun = study.study.user_attrs["prior"]
+    if begun is None:
+        return Fits(space, meter.top)
+    return Learnt(space, prior_of(begun), meter.top)
 
 
 @contextlib.contextmanager
@@ -160,15 +256,21 @@ def _told_if_slow(progress: Watcher, event: Event) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _undone_on_failure(folder: Path) -> Iterator[list[Path]]:
-    """For the files that are put into `folder`; they, and folders made for it, go on a failure."""
+    """For the files that are put into `folder`; they, and folders made for it, go on a failure.
+
+    The study stays after an interruption, so that the same command goes on from there.
+    """
     missing = [place for place in (folder, *folder.parents) if not place.exists()]
     placed: list[Path] = []
     try:
         yield placed
-    except BaseException:
+    except BaseException as error:
         with contextlib.suppress(OSError):
             for path in placed:
                 path.unlink(missing_ok=True)
+            if folder in missing and not isinstance(error, KeyboardInterrupt):
+                for path in filter(is_study_file, folder.iterdir()):
+                    path.unlink(missing_ok=True)
             for place in missing:
                 place.rmdir()
         raise

@@ -1,15 +1,23 @@
 """The steps of a ladder between probing and reporting: search, verify, deliver."""
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+import math
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
+
+from optuna.trial import FrozenTrial, TrialState
 
 from vqaloop import request
+from vqaloop.belief import Belief, Shifted
 from vqaloop.cache import place_file
 from vqaloop.errors import TargetUnreachable
 from vqaloop.hull import Rules, keep_rules
-from vqaloop.records import Encode, Event, RDPoint, Rendition, Rung, Score, Source, Trial
-from vqaloop.search import Outcome, Point, Space, plan, run_study
+from vqaloop.records import Encode, Event, RDPoint, Rendition, Rung, Score, Source, Trial, rounded
+from vqaloop.search import Measured, explore, rungs_of
+from vqaloop.space import Point, Space, params_of, point_of
+from vqaloop.studies import Outcome, SharedStudy
 from vqaloop.trials import Workshop
 
 MOST_TRIALS = 40
@@ -17,6 +25,10 @@ MOST_TRIALS = 40
 MARGIN = 1.1
 """Rungs chosen on an excerpt leave this much more room than the rules ask for: the whole title
 differs a little from what stands for it."""
+SPARE = 2
+"""Encodes of a whole title, beyond one a rung, that may go into mending an excerpt's promises."""
+EXCERPT_SHARE = 0.4
+"""Part of a time budget that the search on an excerpt may take."""
 
 Watcher = Callable[[Event], None]
 """Whoever is told of progress."""
@@ -28,19 +40,51 @@ class Found:
 
     points: list[RDPoint]
     """Everything measured."""
+    failed: list[Point]
     predicted: dict[Point, float]
-    """Score a fit gave before the point was measured."""
+    """Score that was expected before the point was measured."""
 
 
 @dataclass(frozen=True)
 class Checked:
     """A rung over the whole title."""
 
-    point: RDPoint
-    """What the search knew of it, on the title or an excerpt."""
-    trial: Trial
+    expected: float
+    """Score that was expected of it before it was made."""
     encode: Encode
     score: Score
+
+
+@dataclass
+class Budget:
+    """Wall seconds that encodes and scores may take, and what they have taken so far."""
+
+    seconds: float = math.inf
+    started: float = field(default_factory=time.monotonic)
+    ended: bool = False
+    """True once it has kept an encode from being made."""
+    _spent_s: float = 0.0
+    _spent_on: float = 0.0
+
+    def affordable(self, sizes: Sequence[float], share: float, least: int) -> int:
+        """How many of these encodes (pixels each), in order, fit into a share of the budget.
+
+        The first `least` always do. What one costs is told by those that were made.
+        """
+        left = self.seconds * share - (time.monotonic() - self.started)
+        rate = self._spent_s / self._spent_on if self._spent_on else 0.0
+        fit = 0
+        for size in sizes:
+            left -= size * rate
+            if left < 0 and fit >= least:
+                self.ended = True
+                break
+            fit += 1
+        return fit
+
+    def spend(self, seconds: float, pixels: float) -> None:
+        self._spent_s += seconds
+        self._spent_on += pixels
 
 
 class Loop:
@@ -54,124 +98,193 @@ class Loop:
         preset: str,
         bit_depth: int,
         progress: Watcher,
+        budget: Budget | None = None,
+        params: tuple[tuple[str, str], ...] = (),
     ) -> None:
         self.shop, self.space, self.rules = shop, space, rules
         self.preset, self.bit_depth, self.progress = preset, bit_depth, progress
-        self.tried: list[Trial] = []
+        self.budget, self.params = budget or Budget(), params
+        self.tried: dict[tuple[bool, Point], Trial] = {}
         self.warnings: list[str] = []
+        self._finer = shop.metric.finer()
+        self._again: set[tuple[str, Point]] = set()
+        self.estimate: dict[str, Any] | None = None
+        """How far an excerpt was from its title."""
+
+    @property
+    def trials(self) -> list[Trial]:
+        """All that was tried, by this run or another of the same study."""
+        return list(self.tried.values())
 
     def rendition(self, point: Point) -> Rendition:
         width, height, knob = point
         name = self.shop.spec.name
-        return Rendition(width, height, name, knob, self.preset, self.bit_depth)
-
-    def search(self, title: Source, whole: bool) -> Found:
-        """Run the study on the title, or on what stands for it."""
-        asked = 0
-
-        def one(point: Point) -> Trial:
-            trial = replace(self.shop.try_one(title, self.rendition(point)), whole_title=whole)
-            self.tried.append(trial)
-            self.progress(Event("search", describe(trial), len(self.tried), asked, trial))
-            return trial
-
-        def evaluate(batch: Sequence[Point]) -> list[Outcome]:
-            nonlocal asked
-            asked += len(batch)
-            trials = self.shop.map(one, batch)
-            return [Outcome(trial.bitrate_kbps, trial.score) for trial in trials]
-
-        points, predicted = run_study(
-            self.space,
-            self.rules if whole else self._roomier(),
-            evaluate,
-            most=MOST_TRIALS,
-            top_score=self.shop.metric.top,
+        return Rendition(
+            width, height, name, knob, self.preset, self.bit_depth, params=self.params
         )
-        failures = sorted({trial.error for trial in self.tried if trial.error})
-        if len(points) < request.LEAST_RUNGS:
+
+    def search(self, title: Source, whole: bool, study: SharedStudy, belief: Belief) -> Found:
+        """Run the study on the title, or on what stands for it."""
+        share = 1.0 if whole else EXCERPT_SHARE
+        rules = self.rules if whole else self._roomier()
+        found = self._explore("search", title, whole, study, belief, rules, MOST_TRIALS, share)
+        failures = sorted({trial.error for trial in self.trials if trial.error})
+        if len(found.points) < request.LEAST_RUNGS:
             raise TargetUnreachable(
-                f"only {len(points)} of {len(self.tried)} trials succeeded, too few for a ladder: "
-                + "; ".join(failures)[:1500]
+                f"only {len(found.points)} of {len(self.tried)} trials succeeded, too few for a "
+                "ladder: " + "; ".join(failures)[:1500]
             )
         self.warnings += [f"a trial failed and was left out: {text}" for text in failures]
-        return Found(points, predicted)
+        return replace(found, points=self._rechecked(title, found.points))
+
+    def _explore(
+        self,
+        stage: str,
+        title: Source,
+        whole: bool,
+        study: SharedStudy,
+        belief: Belief,
+        rules: Rules,
+        most: int,
+        share: float,
+    ) -> Found:
+        asked = done = 0
+
+        def work(params: dict[str, Any]) -> Outcome:
+            nonlocal done
+            point, started = point_of(params), time.monotonic()
+            trial = replace(self.shop.try_one(title, self.rendition(point)), whole_title=whole)
+            if not (trial.encode and trial.encode.cached):
+                self.budget.spend(
+                    (time.monotonic() - started) / min(self.shop.workers, asked),
+                    point[0] * point[1] * title.frames,
+                )
+            self.tried[whole, point] = trial
+            done += 1
+            self.progress(Event(stage, describe(trial), done, asked, trial))
+            if trial.bitrate_kbps is None or trial.score is None:
+                return Outcome(None, {"error": trial.error})
+            return Outcome((trial.bitrate_kbps, trial.score))
+
+        def evaluate(batch: Sequence[Point]) -> list[Measured]:
+            nonlocal asked, done
+            least = max(0, request.LEAST_RUNGS - asked)
+            sizes = [w * h * title.frames for w, h, _ in batch]
+            batch = batch[: self.budget.affordable(sizes, share, least)]
+            asked += len(batch)
+            settled = study.settle([params_of(point) for point in batch], work, self._crew)
+            for point, trial in zip(batch, settled, strict=True):
+                if (whole, point) not in self.tried:
+                    done += 1
+                    self.tried[whole, point] = self._recalled(trial, point, whole)
+                    again = describe(self.tried[whole, point]) + " (done before)"
+                    self.progress(Event(stage, again, done, asked, self.tried[whole, point]))
+            return [_measured(trial) for trial in settled]
+
+        found = explore(self.space, rules, evaluate, belief=belief, most=most)
+        return Found(*found)
+
+    def _crew(self, drain: Callable[[int], None]) -> object:
+        return self.shop.map(drain, range(self.shop.workers))
+
+    def _recalled(self, trial: FrozenTrial, point: Point, whole: bool) -> Trial:
+        """A trial that another run made, as its study has it."""
+        found = _measured(trial)
+        rendition = self.rendition(point)
+        if found is None:
+            return Trial(rendition, error=trial.user_attrs["error"], whole_title=whole)
+        return Trial(rendition, *found, whole_title=whole)
+
+    def _rechecked(self, title: Source, points: Sequence[RDPoint]) -> list[RDPoint]:
+        """The points, those measured again where the score fell while the rate rose."""
+        finer = self._finer
+        checked = {(p.width, p.height, p.knob): p for p in points}
+        doubted = {(p.width, p.height, p.knob) for pair in _falls(points) for p in pair}
+        for key in sorted(doubted) if finer else ():
+            made = self.shop.encode(title, self.rendition(key))
+            score = self.shop.score(title, made, finer).value
+            checked[key] = replace(checked[key], score=score)
+            self._again.add((title.sha256, key))
+        for low, high in _falls(checked.values()):
+            looked = "measured again with more crops" if finer else "all frames were measured"
+            self.warnings.append(
+                f"{low.width}x{low.height}: the score falls from {low.score:.2f} at "
+                f"{low.bitrate_kbps:.0f} kb/s to {high.score:.2f} at {high.bitrate_kbps:.0f} kb/s "
+                f"({looked})"
+            )
+        return list(checked.values())
 
     def _roomier(self) -> Rules:
         rules = self.rules
         return replace(rules, min_step=rules.min_step * MARGIN, min_ratio=rules.min_ratio * MARGIN)
 
-    def verify(self, source: Source, found: Found, whole: bool) -> list[Checked]:
-        """The chosen rungs encoded and scored over the whole title, those that keep the rules.
+    def verify(
+        self,
+        source: Source,
+        found: Found,
+        whole: bool,
+        study: SharedStudy,
+        belief: Belief,
+    ) -> list[Checked]:
+        """The rungs, encoded and scored over the whole title, those that keep the rules.
 
-        Where the search ran on the whole title this only recalls its own trials. Raises
-        TargetUnreachable when fewer than two rungs are left.
+        Where the search ran on the whole title this only recalls its own trials. Else the first
+        rungs tell by how much the excerpt was off, and the others are chosen with that mended.
+        Raises TargetUnreachable when fewer than two rungs are left.
         """
-        rules = self.rules if whole else self._roomier()
-        failed = [
-            (t.rendition.width, t.rendition.height, t.rendition.knob)
-            for t in self.tried
-            if t.error
-        ]
-        chosen = plan(self.space, rules, found.points, self.shop.metric.top, failed)
-        if whole:
-            chosen = [point for point in chosen if point.measured]
-        done = 0
-
-        def one(point: RDPoint) -> Checked | Trial:
-            nonlocal done
-            rendition = self.rendition((point.width, point.height, point.knob))
-            trial = self.shop.try_one(source, rendition)
-            done += 1
-            if not whole:
-                self.tried.append(trial)
-                self.progress(Event("verify", describe(trial), done, len(chosen), trial))
-            if trial.error or trial.encode is None:
-                return trial
-            expected = point.score
-            if whole:
-                # on the whole title the point is this very file: what a fit said before it
-                key = (point.width, point.height, point.knob)
-                expected = found.predicted.get(key, expected)
-            score = self.shop.score(source, trial.encode)
-            return Checked(replace(point, score=expected), trial, trial.encode, score)
-
-        results = self.shop.map(one, chosen)
-        checked = {
-            (r.trial.rendition.width, r.trial.rendition.height, r.trial.rendition.knob): r
-            for r in results
-            if isinstance(r, Checked)
-        }
-        points = [
-            RDPoint(*key, bitrate_kbps=r.encode.bitrate_kbps, score=r.score.value)
-            for key, r in checked.items()
-        ]
-        kept = keep_rules(points, self.rules)
-        for trial in results:
-            if isinstance(trial, Trial):
-                self.warnings.append(f"a rung could not be made: {trial.error}")
-        for point in points:
-            if point not in kept:
-                self.warnings.append(
-                    f"{point.width}x{point.height} at {point.knob:g} was left out: measured over "
-                    f"the whole title ({point.bitrate_kbps:.0f} kb/s, {point.score:.1f}) it "
-                    "breaks the rules of step, ratio or bitrate"
-                )
-        if len(kept) < request.LEAST_RUNGS:
-            raise TargetUnreachable(
-                f"the rules leave {len(kept)} rung(s) of this title: scores from "
-                f"{min(p.score for p in found.points):.1f} to "
-                f"{max(p.score for p in found.points):.1f} at "
-                f"{min(p.bitrate_kbps for p in found.points):.0f} to "
-                f"{max(p.bitrate_kbps for p in found.points):.0f} kb/s; "
-                "loosen --min-step, --min-bitrate or --max-bitrate"
+        top = self.shop.metric.top
+        if not whole:
+            dense = [*found.points, *belief.dense(found.points).points]
+            promised = rungs_of(self.space, self._roomier(), found.points, belief, found.failed)
+            belief = Shifted(dense, top)
+            title = self._explore(
+                "verify",
+                source,
+                True,
+                study,
+                belief,
+                self._roomier(),
+                len(promised) + SPARE,
+                1.0,
             )
+            self.estimate = _estimate(title.points, dense)
+            found = replace(title, points=self._rechecked(source, title.points))
+        chosen = rungs_of(self.space, self.rules, found.points, belief, found.failed)
+        kept = keep_rules(chosen, self.rules)
+        if self.budget.ended:
+            self.warnings.append(
+                f"the time budget of {self.budget.seconds:g} s ended the search after "
+                f"{len(self.tried)} trials; with more time the ladder may be better"
+            )
+        if len(kept) < request.LEAST_RUNGS:
+            raise TargetUnreachable(self._too_few(kept, found.points))
         if self.rules.count is not None and len(kept) < self.rules.count:
             self.warnings.append(
                 f"{self.rules.count} rungs were asked for and the rules leave {len(kept)}; "
                 "loosen --min-step or --min-ratio for more"
             )
-        return [checked[(p.width, p.height, p.knob)] for p in kept]
+        for width, height in self.rules.required:
+            if not any((p.width, p.height) == (width, height) for p in kept):
+                self.warnings.append(
+                    f"{width}x{height} was required and has no rung that keeps the other rules"
+                )
+
+        def check(point: RDPoint) -> Checked:
+            key = (point.width, point.height, point.knob)
+            made = self.shop.encode(source, self.rendition(key))
+            again = (source.sha256, key) in self._again
+            score = self.shop.score(source, made, self._finer if again else None)
+            return Checked(found.predicted.get(key, score.value), made, score)
+
+        return self.shop.map(check, kept)
+
+    def _too_few(self, kept: Sequence[RDPoint], points: Sequence[RDPoint]) -> str:
+        scores, rates = [p.score for p in points], [p.bitrate_kbps for p in points]
+        return (
+            f"the rules leave {len(kept)} rung(s) of this title: scores from {min(scores):.1f} to "
+            f"{max(scores):.1f} at {min(rates):.0f} to {max(rates):.0f} kb/s; loosen --min-step, "
+            "--min-score, --min-bitrate or --max-bitrate"
+        )
 
     def deliver(
         self, source: Source, folder: Path, checked: Sequence[Checked], placed: list[Path]
@@ -195,7 +308,7 @@ class Loop:
                     bitrate_kbps=item.encode.bitrate_kbps,
                     peak_kbps=item.encode.peak_kbps,
                     score=item.score.value,
-                    score_predicted=item.point.score,
+                    score_predicted=item.expected,
                     guard=guard,
                     knob=(spec.knob.name, rendition.knob),
                     params=dict(rendition.params),
@@ -204,6 +317,41 @@ class Loop:
                 )
             )
         return rungs
+
+
+def _measured(trial: FrozenTrial) -> Measured:
+    if trial.state != TrialState.COMPLETE:
+        return None
+    kbps, score = trial.values
+    return kbps, score
+
+
+def _falls(points: Iterable[RDPoint]) -> list[tuple[RDPoint, RDPoint]]:
+    """Neighbours in rate of one size of which the dearer has the lower score."""
+    by_size: dict[tuple[int, int], list[RDPoint]] = {}
+    for point in sorted(points, key=lambda p: p.bitrate_kbps):
+        by_size.setdefault((point.width, point.height), []).append(point)
+    return [
+        (low, high)
+        for group in by_size.values()
+        for low, high in zip(group, group[1:], strict=False)
+        if high.score < low.score
+    ]
+
+
+def _estimate(points: Sequence[RDPoint], excerpt: Sequence[RDPoint]) -> dict[str, Any]:
+    """How far the excerpt was off: rates in percent, scores in points, title less excerpt."""
+    there = {(p.width, p.height, p.knob): p for p in excerpt}
+    pairs = [(there[key], p) for p in points if (key := (p.width, p.height, p.knob)) in there]
+    rates = [100 * (p.bitrate_kbps / e.bitrate_kbps - 1) for e, p in pairs]
+    scores = [p.score - e.score for e, p in pairs]
+    return {
+        "encodes": len(pairs),
+        "bitrate_percent": rounded(sum(rates) / len(pairs)) if pairs else None,
+        "bitrate_percent_worst": rounded(max(rates, key=abs)) if pairs else None,
+        "score": rounded(sum(scores) / len(pairs)) if pairs else None,
+        "score_worst": rounded(max(scores, key=abs)) if pairs else None,
+    }
 
 
 def describe(trial: Trial) -> str:

@@ -1,5 +1,6 @@
 """What is asked for, checked before any work starts: encoder, sizes, rules, output folder."""
 
+import math
 import os
 import re
 import tempfile
@@ -19,6 +20,7 @@ from vqaloop.process import quoted
 from vqaloop.records import Source
 from vqaloop.score import Metric
 from vqaloop.students import StudentMetric
+from vqaloop.studies import is_study_file
 
 FRACTIONS = (1, 2 / 3, 1 / 2, 1 / 3, 1 / 4, 1 / 6)
 """Sizes tried, as parts of the source's: 1080p gives 1080, 720, 540, 360, 270 and 180 lines."""
@@ -101,7 +103,10 @@ def make_rules(
     min_ratio: float,
     min_bitrate: float,
     max_bitrate: float,
+    min_score: float | None = None,
+    max_score: float | None = None,
 ) -> Rules:
+    """The rules asked for, the metric's own where nothing was said. Raises InputError."""
     if rungs is not None and rungs < LEAST_RUNGS:
         raise InputError(f"a ladder has at least {LEAST_RUNGS} rungs, not {rungs}")
     step = meter.step if min_step is None else min_step
@@ -114,15 +119,53 @@ def make_rules(
             f"the bitrates are no range: {min_bitrate:g} to {max_bitrate:g} kb/s; "
             "--min-bitrate must be less than --max-bitrate"
         )
+    floor = meter.floor if min_score is None else min_score
+    ceiling = meter.ceiling if max_score is None else max_score
+    if not 0 <= floor < ceiling <= meter.top:
+        raise InputError(
+            f"the scores are no range: {floor:g} to {ceiling:g}; --min-score must be less than "
+            f"--max-score, both within 0 and {meter.top:g}"
+        )
     return Rules(
         min_step=step,
         min_ratio=min_ratio,
-        floor=meter.floor,
-        ceiling=meter.ceiling,
+        floor=floor,
+        ceiling=ceiling,
         min_kbps=min_bitrate,
         max_kbps=max_bitrate,
         count=rungs,
     )
+
+
+def required_sizes(
+    asked: Sequence[tuple[int, int]], sizes: Sequence[tuple[int, int]]
+) -> tuple[tuple[int, int], ...]:
+    """Sizes that must have a rung. Raises InputError for one that is not tried."""
+    for width, height in asked:
+        if (width, height) not in sizes:
+            tried = ", ".join(f"{w}x{h}" for w, h in sizes)
+            raise InputError(
+                f"--require {width}x{height} is none of the sizes tried ({tried}); "
+                "add it with --resolutions"
+            )
+    return tuple(dict.fromkeys(asked))
+
+
+def checked_budget(seconds: float | None) -> float:
+    if seconds is None:
+        return math.inf
+    if not 0 < seconds < math.inf:
+        raise InputError(f"the budget must be a time above 0, not {seconds:g} s")
+    return seconds
+
+
+def parse_duration(text: str) -> float:
+    """ "90", "90s", "10min" or "1.5h" in seconds. Raises InputError."""
+    match = re.fullmatch(r"\s*([0-9]+(?:\.[0-9]+)?)\s*(s|sec|m|min|h)?\s*", text)
+    if not match:
+        raise InputError(f"{text[:50]!r} is no duration; write it as 90s, 10min or 1.5h")
+    unit = (match[2] or "s")[0]
+    return float(match[1]) * {"s": 1.0, "m": 60.0, "h": 3600.0}[unit]
 
 
 def checked_preset(spec: EncoderSpec, preset: str | None) -> str:
@@ -158,7 +201,8 @@ def check_folder(folder: Path, source: Path) -> None:
         check_writable(place, remedy)
         if not folder.is_dir():
             return
-        if any(folder.iterdir()) and not (folder / "ladder.json").exists():
+        others = [path for path in folder.iterdir() if not is_study_file(path)]
+        if others and not (folder / "ladder.json").exists():
             raise InputError(f"{quoted(folder)} holds other files and no ladder; {remedy}")
         if source.resolve().parent == folder.resolve():
             raise InputError(

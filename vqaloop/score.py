@@ -57,6 +57,9 @@ class Metric(Protocol):
     def measure(self, source: Source, path: Path, decoder: str) -> Score:
         """Score of a file of ours with as many frames as `source`. Raises DecodeFailed."""
 
+    def finer(self) -> "Metric | None":
+        """The same metric looking at more of the title; None when it sees all of it already."""
+
 
 @dataclass(frozen=True)
 class ClassicalMetric:
@@ -81,6 +84,9 @@ class ClassicalMetric:
 
     def measure(self, source: Source, path: Path, decoder: str) -> Score:
         return metrics.measure(source, path, [self.name], ffmpeg=self.ffmpeg)[self.name]
+
+    def finer(self) -> None:
+        return None
 
 
 CLASSICAL = {

@@ -1,81 +1,44 @@
-"""Which renditions to try: an Optuna study driven by a sampler that knows the problem's shape.
+"""Which encodes to make, so that few of them tell the best ladder.
 
-For one resolution, score and log rate are monotone in the knob. So a few anchors at each
-resolution fix all curves; the hull of the fits tells the rungs; each chosen rung is then encoded,
-which measures it, and the fits are drawn again, until every chosen rung has been measured. Every
-proposal is a function of the finished trials alone, so the same trials lead to the same ladder in
-whatever order they end.
+What is believed of a title (belief.py) gives a hull, the hull gives the rungs, and a rung that was
+not measured is encoded next: so most encodes are rungs. Once all are measured, an encode is made
+where it could still lift the hull (expected improvement, Mockus 1978), as long as that promises
+anything. Every proposal is a function of the finished trials alone, so the same trials lead to the
+same ladder whoever makes them and in whatever order they end.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
-import optuna
-from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution
-from optuna.trial import FrozenTrial, TrialState
+from scipy.stats import norm
 
-from vqaloop.encoderspec import Knob
-from vqaloop.hull import Rules, choose_rungs, densify, fit_curve, rising_front, with_smaller_bottom
+from vqaloop.belief import Belief, Dense
+from vqaloop.hull import (
+    Rules,
+    choose_rungs,
+    convex_hull,
+    front,
+    near_hull,
+    rising_front,
+    with_required_sizes,
+    with_smaller_bottom,
+)
 from vqaloop.records import RDPoint
+from vqaloop.space import Point, Space
 
-Point = tuple[int, int, float]
-"""Width, height, knob."""
-
-FIRST_ANCHORS = (0.15, 0.7)
-"""Knobs of the largest resolution, as parts of the search range from worst to best quality."""
-LOWER_ANCHORS = (0.2, 0.6)
-"""Knobs of the others, whose best end lies beyond the front."""
-LAST_ANCHORS = (0.1, 0.5)
-"""Knobs of the smallest, where the lowest rung may need more compression."""
-SUBSTITUTES = 2
-"""Further anchors for a resolution whose anchors failed."""
+BATCH = 3
+"""Encodes proposed at a time; each teaches something of those that would follow."""
+GAIN = 0.075
+"""Expected rise of the hull, in steps, for which one more encode is made."""
+BESIDE = 1 / 16
+"""Part of the search range around a measured knob in which none is tried for the hull's sake."""
 SHUN = 1 / 16
 """Part of the search range around a failed knob in which no rung is planned."""
+GIVE_UP = 4
+"""Failures after which a size that never succeeded is left alone."""
 
-
-@dataclass(frozen=True)
-class Space:
-    """What may be tried."""
-
-    sizes: tuple[tuple[int, int], ...]
-    """Widths and heights, largest first."""
-    knob: Knob
-
-    def distributions(self) -> dict[str, BaseDistribution]:
-        knob = self.knob
-        return {
-            "size": CategoricalDistribution([f"{w}x{h}" for w, h in self.sizes]),
-            "knob": FloatDistribution(knob.min, _last_step(knob), step=knob.step),
-        }
-
-    def knob_at(self, quality: float) -> float:
-        """The knob at a part of the search range: 0 for its worst end, 1 for its best."""
-        low, high = self.knob.search
-        part = 1 - quality if self.knob.lower_is_better else quality
-        return self.knob.snap(low + (high - low) * part)
-
-    def grid(self) -> list[float]:
-        """All knobs of the search range, ascending."""
-        low, high = self.knob.search
-        count = round((high - low) / self.knob.step)
-        knobs = [self.knob.snap(low + i * self.knob.step) for i in range(count + 1)]
-        return sorted(set(knobs))
-
-
-def _last_step(knob: Knob) -> float:
-    """The largest value on the knob's grid; Optuna warns when the range is no multiple."""
-    return float(knob.min + np.floor((knob.max - knob.min) / knob.step + 1e-9) * knob.step)
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """A finished trial, as the search sees it."""
-
-    bitrate_kbps: float | None
-    """None when it failed."""
-    score: float | None = None
+Measured = tuple[float, float] | None
+"""kb/s and score of an encode; None when it failed."""
 
 
 def propose(
@@ -83,159 +46,148 @@ def propose(
     rules: Rules,
     points: Sequence[RDPoint],
     failed: Sequence[Point],
+    belief: Belief,
     most: int,
-    top_score: float,
 ) -> list[Point]:
     """What to try next, given all that is known; empty when there is nothing left to learn."""
     tried = {(p.width, p.height, p.knob) for p in points} | set(failed)
-    anchors = [point for point in _anchors(space, failed) if point not in tried]
-    if anchors:
-        return anchors
-    if len(points) + len(failed) >= most or not points:
+    anchors = belief.anchors(failed)
+    waiting = [point for point in anchors if point not in tried]
+    if waiting:
+        return waiting
+    if len(tried) >= most or (anchors and not points):
         return []
-    chosen = plan(space, rules, points, top_score, failed)
+    dense = _hopeful(space, belief.dense(points), points, failed)
+    chosen = plan(rules, points, dense)
     wanted = [(p.width, p.height, p.knob) for p in chosen if not p.measured]
-    return [point for point in wanted if point not in tried][: most - len(tried)]
+    wanted = [point for point in wanted if point not in tried]
+    if not points and len(wanted) > 2:
+        # one at each end of the ladder tells most of a title
+        wanted = [wanted[-1], wanted[len(wanted) // 3]]
+    elif len(wanted) > BATCH:
+        wanted = [wanted[i * len(wanted) // BATCH] for i in range(BATCH)]
+    elif not wanted and len(chosen) > 1:
+        wanted = _improvement(space, rules, points, dense, chosen)
+    return wanted[: most - len(tried)]
 
 
-def plan(
+def plan(rules: Rules, points: Sequence[RDPoint], dense: Dense) -> list[RDPoint]:
+    """The ladder as far as it is known: rungs on the hull of all points, measured where near.
+
+    On the hull of the front on which resolution rises with the rate: where two resolutions are as
+    good as each other, the plain hull could hop between them, and a ladder must not.
+    """
+    every = [*points, *dense.points]
+    chosen = choose_rungs(convex_hull(rising_front(every)), rules, points)
+    chosen = with_required_sizes(chosen, every, rules)
+    return with_smaller_bottom(chosen, every, rules)
+
+
+def rungs_of(
     space: Space,
     rules: Rules,
     points: Sequence[RDPoint],
-    top_score: float,
+    belief: Belief,
     failed: Sequence[Point] = (),
 ) -> list[RDPoint]:
-    """The ladder as far as it is known: the best fitted rung at each rate, measured where near.
-
-    Rungs come from the front on which resolution rises with the rate, rather than from the convex
-    hull: a player cannot mix two renditions, so what lies a little inside the hull between two
-    resolutions is still the best there is at its rate.
-    """
-    low, high = space.knob.search
-    shunned = (high - low) * SHUN
-    dense = [
-        point
-        for point in densify(points, space.grid(), top_score)
-        if point.measured
-        or all(
-            (width, height) != (point.width, point.height) or abs(knob - point.knob) > shunned
-            for width, height, knob in failed
-        )
-    ]
-    chosen = choose_rungs(rising_front(dense), rules, points)
-    return with_smaller_bottom(chosen, dense, rules)
+    """The best ladder that can be made of measured points alone."""
+    dense = _hopeful(space, belief.dense(points), points, failed)
+    best = convex_hull(rising_front([*points, *dense.points]))
+    near = near_hull(points, best, rules)
+    planned = [point for point in plan(rules, points, dense) if point.measured]
+    # those that a required size or the lowest rung brought in lie below the hull, and stay
+    there = front({*near, *planned})
+    chosen = choose_rungs(rising_front(there), rules) if len(there) > 1 else there
+    chosen = with_required_sizes(chosen, points, rules)
+    chosen = with_smaller_bottom(chosen, points, rules)
+    return chosen if len(chosen) >= len(planned) else planned
 
 
-def _anchors(space: Space, failed: Sequence[Point]) -> list[Point]:
-    anchors = []
-    for i, (width, height) in enumerate(space.sizes):
-        last = i == len(space.sizes) - 1
-        parts: tuple[float, ...] = (
-            FIRST_ANCHORS if i == 0 else LAST_ANCHORS if last else LOWER_ANCHORS
-        )
-        spare = [(a + b) / 2 for a, b in zip(parts, parts[1:], strict=False)] + [0.05]
-        own = [(width, height, space.knob_at(part)) for part in (*parts, *spare[:SUBSTITUTES])]
-        lost = sum(point in failed for point in dict.fromkeys(own))
-        anchors += own[: len(parts) + lost]
-    return list(dict.fromkeys(anchors))
-
-
-class LadderSampler(optuna.samplers.BaseSampler):
-    """Optuna's door to `propose`: each trial asked for is the next proposal nobody has taken."""
-
-    def __init__(self, space: Space, rules: Rules, most: int, top_score: float) -> None:
-        self.space, self.rules, self.most, self.top_score = space, rules, most, top_score
-
-    def waiting(self, study: optuna.Study) -> list[Point]:
-        """Proposals that no trial has taken yet."""
-        trials = study.get_trials(deepcopy=False)
-        # Optuna fills in a parameter of one value first, so a trial may have half of its point
-        running = {
-            _point(t)
-            for t in trials
-            if t.state == TrialState.RUNNING and t.params.keys() >= {"size", "knob"}
-        }
-        failed = [_point(t) for t in trials if t.state == TrialState.FAIL]
-        proposals = propose(
-            self.space, self.rules, measured(study), failed, self.most, self.top_score
-        )
-        return [point for point in proposals if point not in running]
-
-    def infer_relative_search_space(
-        self, study: optuna.Study, trial: FrozenTrial
-    ) -> dict[str, BaseDistribution]:
-        return self.space.distributions()
-
-    def sample_relative(
-        self,
-        study: optuna.Study,
-        trial: FrozenTrial,
-        search_space: dict[str, BaseDistribution],
-    ) -> dict[str, Any]:
-        waiting = self.waiting(study)
-        if not waiting:
-            return {}
-        width, height, knob = waiting[0]
-        return {"size": f"{width}x{height}", "knob": knob}
-
-    def sample_independent(
-        self,
-        study: optuna.Study,
-        trial: FrozenTrial,
-        param_name: str,
-        param_distribution: BaseDistribution,
-    ) -> Any:
-        # only reached by a trial asked for when nothing was left to learn: any point does
-        if isinstance(param_distribution, CategoricalDistribution):
-            return param_distribution.choices[0]
-        return self.space.knob_at(0.5)
-
-
-def _point(trial: FrozenTrial | optuna.Trial) -> Point:
-    width, height = map(int, trial.params["size"].split("x"))
-    return width, height, float(trial.params["knob"])
-
-
-def measured(study: optuna.Study) -> list[RDPoint]:
-    """All points a study has measured."""
-    return [
-        RDPoint(*_point(trial), bitrate_kbps=trial.values[0], score=trial.values[1])
-        for trial in study.get_trials(deepcopy=False)
-        if trial.state == TrialState.COMPLETE and trial.values
-    ]
-
-
-def run_study(
+def explore(
     space: Space,
     rules: Rules,
-    evaluate: Callable[[Sequence[Point]], Sequence[Outcome]],
+    evaluate: Callable[[Sequence[Point]], Sequence[Measured]],
     *,
+    belief: Belief,
     most: int,
-    top_score: float = 100.0,
-) -> tuple[list[RDPoint], dict[Point, float]]:
-    """Ask, evaluate and tell until nothing is left to learn.
+) -> tuple[list[RDPoint], list[Point], dict[Point, float]]:
+    """Propose and evaluate until nothing is left to learn, or `evaluate` gives nothing back.
 
-    `evaluate` takes a batch of points that may run at the same time. Returns the measured points,
-    and for those that a fit had predicted before they were encoded, the score it predicted.
+    `evaluate` takes a batch of points that may run at the same time, and may do only the first of
+    them. Returns the measured points, those that failed, and for what had been predicted before it
+    was encoded the score that was predicted.
     """
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
-    sampler = LadderSampler(space, rules, most, top_score)
-    study = optuna.create_study(directions=["minimize", "maximize"], sampler=sampler)
+    points: list[RDPoint] = []
+    failed: list[Point] = []
     predicted: dict[Point, float] = {}
-    while sampler.waiting(study):
-        batch = []
-        known = measured(study)
-        while sampler.waiting(study):
-            batch.append(study.ask(space.distributions()))
-        for trial in batch:
-            point = _point(trial)
-            same = [p for p in known if (p.width, p.height) == point[:2]]
-            if len(same) >= 2:
-                predicted[point] = fit_curve(same, top_score)(point[2]).score
-                trial.set_user_attr("score_predicted", predicted[point])
-        for trial, outcome in zip(batch, evaluate([_point(t) for t in batch]), strict=True):
-            if outcome.bitrate_kbps is None or outcome.score is None:
-                study.tell(trial, state=TrialState.FAIL)
+    while batch := propose(space, rules, points, failed, belief, most):
+        expected = {(p.width, p.height, p.knob): p.score for p in belief.dense(points).points}
+        results = evaluate(batch)
+        if not results:
+            break
+        for point, result in zip(batch, results, strict=False):
+            if point in expected:
+                predicted[point] = expected[point]
+            if result is None:
+                failed.append(point)
             else:
-                study.tell(trial, [outcome.bitrate_kbps, outcome.score])
-    return measured(study), predicted
+                points.append(RDPoint(*point, bitrate_kbps=result[0], score=result[1]))
+    return points, failed, predicted
+
+
+def _hopeful(
+    space: Space, dense: Dense, points: Sequence[RDPoint], failed: Sequence[Point]
+) -> Dense:
+    """Without points near failed ones, and without sizes that only ever failed."""
+    if not failed:
+        return dense
+    low, high = space.knob.search
+    shunned = (high - low) * SHUN
+    alive = {(p.width, p.height) for p in points}
+    losses = [(w, h) for w, h, _ in failed if (w, h) not in alive]
+    dead = {size for size in losses if losses.count(size) >= GIVE_UP}
+    keep = [
+        (p.width, p.height) not in dead
+        and all(
+            (w, h) != (p.width, p.height) or abs(knob - p.knob) > shunned for w, h, knob in failed
+        )
+        for p in dense.points
+    ]
+    kept = [point for point, kept in zip(dense.points, keep, strict=True) if kept]
+    return Dense(kept, dense.deviation[np.array(keep, bool)])
+
+
+def _beside(space: Space, point: RDPoint, points: Sequence[RDPoint]) -> bool:
+    low, high = space.knob.search
+    return any(
+        (p.width, p.height) == (point.width, point.height)
+        and abs(p.knob - point.knob) <= (high - low) * BESIDE
+        for p in points
+    )
+
+
+def _improvement(
+    space: Space,
+    rules: Rules,
+    points: Sequence[RDPoint],
+    dense: Dense,
+    chosen: Sequence[RDPoint],
+) -> list[Point]:
+    """The point that promises to lift the hull most between the ladder's ends, if any does."""
+    if not dense.deviation.any():
+        return []
+    best = convex_hull(rising_front([*points, *dense.points]))
+    rates = np.log([p.bitrate_kbps for p in dense.points])
+    hull = np.interp(rates, np.log([p.bitrate_kbps for p in best]), [p.score for p in best])
+    doubt = np.maximum(dense.deviation, 1e-9)
+    ahead = (np.array([p.score for p in dense.points]) - hull) / doubt
+    gain = doubt * (ahead * norm.cdf(ahead) + norm.pdf(ahead))
+    low, high = np.log(chosen[0].bitrate_kbps), np.log(chosen[-1].bitrate_kbps)
+    gain[(rates < low) | (rates > high)] = 0.0
+    # beside what was measured there is nothing to learn
+    gain[[_beside(space, p, points) for p in dense.points]] = 0.0
+    first = int(np.argmax(gain))
+    if gain[first] < GAIN * rules.min_step:
+        return []
+    found = dense.points[first]
+    return [(found.width, found.height, found.knob)]

@@ -1,5 +1,6 @@
 """A student in the loop: crops of a rung against the same crops of its source."""
 
+import copy
 import json
 import threading
 import time
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
 
 REVISION = 3
 """Raised whenever the same file and weights would get another score; part of cache keys."""
+FINER = 4
+"""Times as many places in time that are looked at where scores are in doubt."""
 RESAMPLES = 200
 """Bootstrap draws behind an interval."""
 
@@ -47,6 +50,7 @@ class StudentMetric:
     ) -> None:
         self.name, self.weights, self.ffmpeg, self.seed = name, weights, ffmpeg, seed
         self._device_name = device
+        self._positions = POSITIONS
         self._anchors: OrderedDict[str, tuple[Where, Anchor]] = OrderedDict()
         self._lock = threading.Lock()
 
@@ -94,8 +98,15 @@ class StudentMetric:
             "preprocessing": f"student {REVISION} {SCALER}",
             "decoder": f"pyav {av.__version__}, ffmpeg {process.file_sha256(self.ffmpeg)}",
             "device": self.device.type,
-            "sampling": {"positions": POSITIONS, "clips": CLIPS_EACH, "seed": self.seed},
+            "sampling": {"positions": self._positions, "clips": CLIPS_EACH, "seed": self.seed},
         }
+
+    def finer(self) -> "StudentMetric":
+        """The same student looking at FINER times as many places in time."""
+        other = copy.copy(self)
+        other._positions = self._positions * FINER
+        other._anchors = OrderedDict()
+        return other
 
     def measure(self, source: Source, path: Path, decoder: str) -> Score:
         def read(indices: list[int]) -> Frames:
@@ -149,7 +160,7 @@ class StudentMetric:
 
         key = f"{source.sha256} {source.prep} {source.input_options}"
         if key not in self._anchors:
-            where = spots(source.frames, source.canvas, self.seed)
+            where = spots(source.frames, source.canvas, self.seed, self._positions)
             clips = read_clips(
                 where, source.frames, lambda i: read_source(source, i, ffmpeg=self.ffmpeg)
             )

@@ -238,12 +238,18 @@ class SharedStudy:
         )
 
 
+def is_study_file(path: Path) -> bool:
+    """Whether this is the default storage in an output folder, or a file that goes with it."""
+    return path.name.removeprefix(".").startswith(FILE_NAME)
+
+
 def _claims_lock(storage: BaseStorage) -> contextlib.AbstractContextManager[Any]:
     """Held while a trial is taken: SQLite, unlike others, gives the same one to two at once."""
     if isinstance(storage, RDBStorage) and storage.engine.url.get_backend_name() == "sqlite":
         file = storage.engine.url.database
         if file and file != ":memory:":
-            return filelock.FileLock(f"{file}.lock")
+            # hidden, since it lies in the folder that is delivered
+            return filelock.FileLock(Path(file).with_name(f".{Path(file).name}.lock"))
     return contextlib.nullcontext()
 
 

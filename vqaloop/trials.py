@@ -146,12 +146,13 @@ class Workshop:
                 del meta[derived]
             return replace(made, path=self.cache.put_file(key, made.path, meta))
 
-    def score(self, source: Source, made: Encode) -> Score:
-        """The metric's score of an encode of `source`."""
-        identity = self.metric.identity()
+    def score(self, source: Source, made: Encode, metric: Metric | None = None) -> Score:
+        """The score of an encode of `source`, by the workshop's metric or another."""
+        metric = metric or self.metric
+        identity = metric.identity()
         key = score_key(source, process.file_sha256(made.path), identity.pop("metric"), **identity)
         return self._remembered(
-            key, lambda: self.metric.measure(source, made.path, self.spec.decoder), "score_s"
+            key, lambda: metric.measure(source, made.path, self.spec.decoder), "score_s"
         )
 
     def guard(self, source: Source, made: Encode) -> dict[str, float]:

@@ -1,0 +1,176 @@
+"""What any encode of a clip would give, read off an exhaustive grid instead of encoding it."""
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import astuple, dataclass, fields
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+from scipy.interpolate import PchipInterpolator
+
+from vqaloop.encoderspec import EncoderSpec, Knob
+from vqaloop.hull import convex_hull
+from vqaloop.records import RDPoint
+from vqaloop.space import Point
+
+METRICS = ("vmaf", "student")
+SIZE_PARTS = (1, 2 / 3, 1 / 2, 1 / 3)
+"""Sizes of a whole grid, as parts of the largest, where the encoder takes them."""
+DENSE = 0.25
+"""Knob steps at which the curves of the exhaustive hull are drawn, whatever the encoder takes."""
+LEAST_KNOBS = 4
+"""Fewer to a size do not make a grid."""
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """An encode, and all that the grid tells of it."""
+
+    width: int
+    height: int
+    knob: float
+    kbps: float
+    vmaf: float
+    psnr_y: float
+    student: float
+    encode_s: float
+    """CPU seconds."""
+    vmaf_s: float
+    student_s: float
+
+    @property
+    def point(self) -> Point:
+        return self.width, self.height, self.knob
+
+    def score(self, metric: str) -> float:
+        return float(getattr(self, metric))
+
+    def score_s(self, metric: str) -> float:
+        """CPU seconds of scoring by that metric."""
+        return float(getattr(self, f"{metric}_s"))
+
+    def judged(self, metric: str, measured: bool = True) -> RDPoint:
+        return RDPoint(*self.point, self.kbps, self.score(metric), measured)
+
+
+FIGURES = tuple(field.name for field in fields(Encoded))[3:]
+
+
+class Oracle:
+    """Every encode of one clip by one encoder: measured where the grid has it, else between.
+
+    Between the grid's knobs log rate and scores follow PCHIP, which is monotone wherever the
+    measurements are, and seconds straight lines; beyond the ends nothing is known and the knob is
+    that of the end.
+    """
+
+    def __init__(
+        self,
+        clip: str,
+        codec: str,
+        points: Iterable[Encoded],
+        knob: Knob,
+        fps: float = 25.0,
+        frames: int = 40,
+    ) -> None:
+        self.clip, self.codec, self.knob, self.fps, self.frames = clip, codec, knob, fps, frames
+        self.known = {p.point: p for p in sorted(points, key=lambda p: p.point)}
+        sizes = {(w, h) for w, h, _ in self.known}
+        self.sizes = tuple(sorted(sizes, key=lambda s: -s[0] * s[1]))
+        """Widths and heights, largest first."""
+        self._curves = {
+            size: _Curve([p for p in self.known.values() if p.point[:2] == size])
+            for size in self.sizes
+        }
+        self._hulls: dict[tuple[str, float], list[RDPoint]] = {}
+
+    def at(self, width: int, height: int, knob: float) -> Encoded:
+        """The encode of that size at that knob. Raises KeyError for a size the grid lacks."""
+        return self.curve(width, height, [knob])[0]
+
+    def curve(self, width: int, height: int, knobs: Sequence[float]) -> list[Encoded]:
+        """The encodes of a size at several knobs."""
+        between = self._curves[width, height].at(knobs)
+        return [
+            self.known.get((width, height, knob)) or Encoded(width, height, knob, *row)
+            for knob, row in zip(knobs, between.tolist(), strict=True)
+        ]
+
+    def dense(self, step: float = DENSE) -> list[Encoded]:
+        """Every size at every `step` of the knob between the ends of what is measured of it."""
+        found = []
+        for size in self.sizes:
+            own = [knob for w, h, knob in self.known if (w, h) == size]
+            inner = np.arange(math.ceil(own[0] / step), own[-1] / step + 1e-9) * step
+            found += self.curve(*size, sorted({*own, *inner.tolist()}))
+        return found
+
+    def hull(self, metric: str, step: float = DENSE) -> list[RDPoint]:
+        """Convex hull of all sizes, ascending; `measured` tells which points the grid has."""
+        if (metric, step) not in self._hulls:
+            points = [p.judged(metric, p.point in self.known) for p in self.dense(step)]
+            self._hulls[metric, step] = convex_hull(points)
+        return self._hulls[metric, step]
+
+    def hull_kbps(self, metric: str, score: float) -> float:
+        """Rate of the exhaustive hull at a score; that of its nearer end beyond its scores."""
+        hull = self.hull(metric)
+        return float(np.interp(score, [p.score for p in hull], [p.bitrate_kbps for p in hull]))
+
+
+class _Curve:
+    """The figures of one size over the knob."""
+
+    def __init__(self, points: Sequence[Encoded]) -> None:
+        self.knobs = np.array([p.knob for p in points])
+        table = np.array([astuple(p)[3:] for p in points])
+        table[:, 0] = np.log2(table[:, 0])
+        self.smooth = PchipInterpolator(self.knobs, table[:, :4])
+        self.seconds = table[:, 4:].T
+
+    def at(self, knobs: Sequence[float]) -> npt.NDArray[np.float64]:
+        inside = np.clip(knobs, self.knobs[0], self.knobs[-1])
+        smooth = self.smooth(inside)
+        smooth[:, 0] = 2 ** smooth[:, 0]
+        seconds = [np.interp(inside, self.knobs, column) for column in self.seconds]
+        return np.column_stack([smooth, *seconds])
+
+
+class Tally:
+    """An oracle that is asked as an encoder would be, and counts: each encode once."""
+
+    def __init__(self, oracle: Oracle, metric: str) -> None:
+        self.oracle, self.metric = oracle, metric
+        self.searched: dict[Point, Encoded] = {}
+
+    def measure(self, point: Point) -> RDPoint:
+        """Encode and score; again for nothing where it was done before, as caches do."""
+        if point not in self.searched:
+            self.searched[point] = self.oracle.at(*point)
+        return self.searched[point].judged(self.metric)
+
+
+def read_oracle(table: pd.DataFrame, spec: EncoderSpec) -> Oracle:
+    """The oracle of a grid's rows of one clip and codec.
+
+    Raises ValueError where the grid is not whole: each size the encoder takes needs both ends of
+    the knob's search range, and LEAST_KNOBS knobs.
+    """
+    table = table.drop_duplicates(["width", "height", "knob"], keep="last")
+    clip, codec = str(table["clip"].iloc[0]), str(table["codec"].iloc[0])
+    columns = ["width", "height", "knob", *FIGURES]
+    points = [
+        Encoded(int(w), int(h), *map(float, rest))
+        for w, h, *rest in table[columns].itertuples(index=False)
+    ]
+    width, height = max((p.point[:2] for p in points), key=lambda s: s[0] * s[1])
+    ends = {spec.knob.snap(knob) for knob in spec.knob.search}
+    for part in SIZE_PARTS:
+        size = round(width * part / 2) * 2, round(height * part / 2) * 2
+        knobs = {p.knob for p in points if p.point[:2] == size}
+        fits = size[0] >= spec.min_size[0] and size[1] >= spec.min_size[1]
+        if fits and (len(knobs) < LEAST_KNOBS or not ends <= knobs):
+            raise ValueError(f"{size[0]}x{size[1]} has {len(knobs)} knobs so far")
+    first = table.iloc[0]
+    return Oracle(clip, codec, points, spec.knob, float(first["fps"]), int(first["frames"]))

@@ -1,0 +1,117 @@
+"""Priors: those that come with the package, and what this machine's own finished titles add.
+
+Of every finished title the tool keeps its measured points, as numbers without names: one small
+file a title, encoder and metric, in `titles` beside the cache, at most MOST_TITLES of each kind.
+Delete the folder, or run with --no-prior, and nothing is kept or used.
+"""
+
+import contextlib
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from vqaloop.belief import as_title
+from vqaloop.cache import default_folder
+from vqaloop.files import renamed_to
+from vqaloop.prior import Prior, Titles, learn
+from vqaloop.records import RDPoint
+from vqaloop.space import Space
+
+SHIPPED = Path(__file__).parent / "priors.json"
+MOST_TITLES = 100
+"""Titles of one encoder and metric that are kept; the oldest go first."""
+LEAST_TITLES = 5
+"""Without a shipped prior, titles it takes to learn one."""
+ROUNDS = 3
+"""Of EM, where a shipped prior is already near."""
+LEAST_POINTS = 5
+"""Points of a title worth keeping."""
+
+
+def shipped_prior(encoder: str, metric: str) -> Prior | None:
+    """What came with the package for an encoder and a metric."""
+    found = json.loads(SHIPPED.read_text("utf-8"))["encoders"].get(encoder, {}).get(metric)
+    return prior_of(found) if found else None
+
+
+def current_prior(encoder: str, metrics: Sequence[str], but: str) -> Prior | None:
+    """The prior for an encoder and the first of `metrics` there is any for, or None.
+
+    The shipped one, moved by this machine's own titles; `but` names a source that must not count,
+    since a title is not to be told by itself.
+    """
+    for metric in metrics:
+        start = shipped_prior(encoder, metric)
+        own = [title for name, title in _kept(encoder, metric) if name != _name(but)]
+        if start is not None:
+            return learn(own, start, ROUNDS) if own else start
+        if len(own) >= LEAST_TITLES:
+            return learn(own)
+    return None
+
+
+def remember(
+    encoder: str, metric: str, source: str, space: Space, points: Sequence[RDPoint], top: float
+) -> None:
+    """Keep a finished title's points. Trouble with the folder is no trouble for the title."""
+    if len(points) < LEAST_POINTS:
+        return
+    title = as_title(space, points, top)
+    columns = {key: np.round(getattr(title, key), 5).tolist() for key in _COLUMNS}
+    with contextlib.suppress(OSError):
+        folder = _folder(encoder, metric)
+        folder.mkdir(parents=True, exist_ok=True)
+        with renamed_to(folder / f"{_name(source)}.json") as part:
+            part.write_text(json.dumps(columns), encoding="utf-8")
+        files = sorted(folder.glob("*.json"), key=lambda path: path.stat().st_mtime)
+        for path in files[:-MOST_TITLES]:
+            path.unlink(missing_ok=True)
+
+
+_COLUMNS = ("u", "q", "rate", "score")
+
+
+def _kept(encoder: str, metric: str) -> list[tuple[str, Titles]]:
+    """This machine's own titles, by name; those that cannot be read are passed over."""
+    found = []
+    with contextlib.suppress(OSError):
+        for path in sorted(_folder(encoder, metric).glob("*.json"))[:MOST_TITLES]:
+            with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+                table = json.loads(path.read_text("utf-8"))
+                columns = [np.asarray(table[key], float) for key in _COLUMNS]
+                whole = len({len(c) for c in columns}) == 1 and len(columns[0]) >= LEAST_POINTS
+                if whole and all(np.isfinite(c).all() for c in columns):
+                    found.append((path.stem, Titles(*(c[:100] for c in columns))))
+    return found
+
+
+def _folder(encoder: str, metric: str) -> Path:
+    return default_folder() / "titles" / encoder / metric
+
+
+def _name(source: str) -> str:
+    return hashlib.sha256(source.encode()).hexdigest()[:32]
+
+
+def prior_json(prior: Prior) -> dict[str, Any]:
+    """A prior as JSON: the covariance by its lower half."""
+    rows, columns = np.tril_indices(len(prior.mean))
+    return {
+        "titles": prior.titles,
+        "mean": np.round(prior.mean, 5).tolist(),
+        "spread": np.round(prior.spread[rows, columns], 6).tolist(),
+    }
+
+
+def prior_of(found: Mapping[str, Any]) -> Prior:
+    """A prior from its JSON."""
+    mean = np.array(found["mean"], float)
+    rows, columns = np.tril_indices(len(mean))
+    spread = np.zeros((len(mean), len(mean)))
+    spread[rows, columns] = found["spread"]
+    spread = spread + np.tril(spread, -1).T
+    return Prior(mean, spread, float(found["titles"]))
