@@ -41,7 +41,7 @@ def ladder(method: str, seed: int, metric: str) -> rivals.Result:
 
 
 def rows(oracle: Oracle, clip: str) -> pd.DataFrame:
-    head = [clip, "h264", "libx264"]
+    head = [clip, oracle.fps, oracle.frames, "h264", "libx264"]
     figures = [
         [*e.point, e.kbps, e.vmaf, e.psnr_y, e.student, e.encode_s, e.vmaf_s, e.student_s]
         for e in oracle.known.values()

@@ -25,11 +25,10 @@ from tests.media import (
 )
 from vqaloop import process
 from vqaloop.errors import InputError
-from vqaloop.excerpt import choose_windows, excerpt
+from vqaloop.excerpt import excerpt
 from vqaloop.limits import MAX_SIDE, MIN_SIDE
 from vqaloop.rates import parse_rate, regular_rate
 from vqaloop.rawvideo import MAX_HEADER_BYTES, parse_y4m_header
-from vqaloop.records import Source
 from vqaloop.source import probe_source
 
 NTSC_FILM = Fraction(24000, 1001)
@@ -532,42 +531,6 @@ def test_any_y4m_header_is_read_or_refused(data: bytes) -> None:
     assert max(header.width, header.height) <= MAX_SIDE
     assert header.width * header.height <= header.frame_bytes <= 8 * MAX_SIDE**2
     assert 0 < header.header_bytes <= MAX_HEADER_BYTES and 1 <= header.fps <= 1000
-
-
-def plain_source(frames: int, fps: Fraction = Fraction(25)) -> Source:
-    return Source(Path("x"), "0" * 64, 640, 360, fps, frames, "yuv420p")
-
-
-@given(
-    frames=st.integers(2, 20_000),
-    fps=st.sampled_from([Fraction(25), NTSC_FILM, Fraction(60), Fraction(15, 2)]),
-    seconds=st.floats(1, 60),
-    window=st.floats(0.5, 20),
-    seed=st.integers(0, 2**32),
-)
-def test_windows_hold_whole_gops_inside_the_title(
-    frames: int, fps: Fraction, seconds: float, window: float, seed: int
-) -> None:
-    source = plain_source(frames, fps)
-    windows = choose_windows(source, seconds=seconds, window_seconds=window, seed=seed)
-    assert windows == choose_windows(source, seconds=seconds, window_seconds=window, seed=seed)
-    if windows == ((0, frames),):
-        return
-    ends = [0] + [start + count for start, count in windows]
-    assert all(start >= end for (start, _), end in zip(windows, ends, strict=False))
-    assert ends[-1] <= frames
-    assert all(count % round(2 * fps) == 0 for _, count in windows)
-
-
-def test_windows_are_spread_and_seeded() -> None:
-    source = plain_source(25 * 600)
-    windows = choose_windows(source)
-    assert [count for _, count in windows] == [100] * 5
-    assert [start // 3000 for start, _ in windows] == [0, 1, 2, 3, 4]
-    assert windows != choose_windows(source, seed=1)
-    assert choose_windows(plain_source(625)) == ((0, 625),)
-    with pytest.raises(InputError, match="above 0"):
-        choose_windows(source, seconds=0)
 
 
 WINDOWS = ((3, 7), (10, 1), (31, 20), (95, 25))

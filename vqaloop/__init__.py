@@ -19,7 +19,7 @@ from vqaloop.errors import (
 )
 
 if TYPE_CHECKING:
-    from vqaloop.ladder import build_ladder
+    from vqaloop.ladder import build_ladder, build_ladders
     from vqaloop.models import create_model
     from vqaloop.records import Event, Ladder, Rung, Score
     from vqaloop.report import read_ladder
@@ -34,6 +34,7 @@ _HOMES = {
     "Score": "records",
     "Scorer": "score",
     "build_ladder": "ladder",
+    "build_ladders": "ladder",
     "create_model": "models",
     "read_ladder": "report",
 }
@@ -54,6 +55,7 @@ __all__ = [
     "VqaloopError",
     "__version__",
     "build_ladder",
+    "build_ladders",
     "create_model",
     "read_ladder",
 ]

@@ -6,8 +6,11 @@ from dataclasses import asdict
 from typing import Any
 
 from vqaloop.belief import Dense
+from vqaloop.encoderspec import EncoderSpec
 from vqaloop.hull import Rules, convex_hull
+from vqaloop.process import file_sha256
 from vqaloop.records import RDPoint, Rung, Score, Source, rounded
+from vqaloop.trials import Cost
 
 
 def doubts(rungs: Sequence[Rung], missed: Sequence[Rung], astray: Sequence[Rung]) -> list[str]:
@@ -58,6 +61,22 @@ def source_json(source: Source) -> dict[str, Any]:
         "duration": source.duration_s,
         "input_options": dict(source.input_options),
     }
+
+
+def encoder_json(spec: EncoderSpec, version: str, ffmpeg: str, preset: str) -> dict[str, Any]:
+    """What encoded: the encoder's name and version, the binary's SHA-256, the preset."""
+    return {
+        "name": spec.name,
+        "library_version": version,
+        "ffmpeg": file_sha256(ffmpeg),
+        "preset": preset,
+    }
+
+
+def cost_json(cost: Cost, wall_s: float) -> dict[str, Any]:
+    """What a run spent."""
+    spent = {name: round(value, 3) for name, value in asdict(cost).items()}
+    return {**spent, "wall_s": round(wall_s, 3)}
 
 
 def metric_json(score: Score) -> dict[str, Any]:

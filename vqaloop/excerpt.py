@@ -1,11 +1,9 @@
-"""Choosing the windows that stand for a title, and cutting them out of it without loss."""
+"""Cutting windows out of a title without loss."""
 
 import contextlib
 import hashlib
 import json
-import math
 import os
-import random
 import uuid
 from collections.abc import Sequence
 from dataclasses import replace
@@ -31,30 +29,6 @@ _TEMPORAL = ("fps=", "bwdif=", "setpts=")
 """How the filters in prep begin that need the frames before: behind them, seeking is no good."""
 
 
-def choose_windows(
-    source: Source, *, seconds: float = 20.0, window_seconds: float = 4.0, seed: int = 0
-) -> tuple[tuple[int, int], ...]:
-    """Windows (start frame, number of frames) that stand for a title, in ascending order.
-
-    The whole title where it lasts no more than 1.25 x `seconds`; else one window in each of as
-    many equal parts as make up about `seconds`, its place drawn from `seed`. Each lasts about
-    `window_seconds`, a whole number of GOPs. Raises InputError for a duration that is not above 0.
-    """
-    if not (0 < seconds < math.inf and 0 < window_seconds < math.inf):
-        raise InputError(f"windows need durations above 0: {seconds = }, {window_seconds = }")
-    gop = round(GOP_S * source.fps)
-    length = max(1, round(window_seconds / GOP_S)) * gop
-    count = min(max(1, round(seconds * float(source.fps) / length)), source.frames // length)
-    if source.duration_s <= 1.25 * seconds or count == 0:
-        return ((0, source.frames),)
-    draw = random.Random(seed)
-    edges = [source.frames * part // count for part in range(count + 1)]
-    return tuple(
-        (low + draw.randrange(high - low - length + 1), length)
-        for low, high in zip(edges, edges[1:], strict=False)
-    )
-
-
 def excerpt(
     source: Source, windows: Sequence[tuple[int, int]], out: Path, *, ffmpeg: str
 ) -> Source:
@@ -71,7 +45,9 @@ def excerpt(
     part = out.with_name(f".{uuid.uuid4().hex}.part")
     pix_fmt = None
     try:
-        if wanted < source.frames and not any(f.startswith(_TEMPORAL) for f in source.prep):
+        # raw video has no places to seek to: ffmpeg would read its way to each
+        steady = not any(f.startswith(_TEMPORAL) for f in source.prep)
+        if wanted < source.frames and steady and not source.input_options:
             # fails where a stream's key frames are not where seeking needs them
             with contextlib.suppress(ToolError):
                 pix_fmt = _write_ffv1(_sought(source, windows), source, wanted, part, ffmpeg)

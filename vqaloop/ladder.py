@@ -11,14 +11,22 @@ import os
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
 from vqaloop import __version__, process, request
 from vqaloop.belief import Belief, Fits, Learnt
 from vqaloop.cache import Cache
-from vqaloop.document import doubts, hull_json, metric_json, rules_json, source_json
+from vqaloop.document import (
+    cost_json,
+    doubts,
+    encoder_json,
+    hull_json,
+    metric_json,
+    rules_json,
+    source_json,
+)
 from vqaloop.encoder import EncoderSpec, encoder_version
 from vqaloop.errors import InputError
 from vqaloop.excerpt import excerpt
@@ -29,7 +37,7 @@ from vqaloop.report import SCHEMA, write_reports
 from vqaloop.score import DEFAULT_METRIC, DEFAULT_STUDENT, STUDENT_PREFIX, Metric, open_metric
 from vqaloop.source import probe_source
 from vqaloop.space import Space
-from vqaloop.studies import SharedStudy, default_storage, is_study_file, open_storage
+from vqaloop.studies import SharedStudy, default_storage, is_study_file, kept_in, open_storage
 from vqaloop.trials import Workshop
 from vqaloop.windows import choose_windows
 
@@ -121,17 +129,19 @@ def build_ladder(
     depth = request.checked_depth(source, spec, bit_depth)
     request.check_metric(meter, weights)
     progress(Event("probe", _described(source)))
+    where = storage or (default_storage(folder) if cache else None)
     with (
         _undone_on_failure(folder) as placed,
         Cache(enabled=cache) as store,
         Workshop(spec, meter, store, ffmpeg=binary, workers=workers, timeout_s=timeout_s) as shop,
+        kept_in(where),
     ):
-        where = storage or (default_storage(folder) if cache else None)
         if where and not storage:
             folder.mkdir(parents=True, exist_ok=True)
         studies = open_storage(where)
         loop = Loop(shop, space, rules, preset, depth, progress, budget)
-        windows = choose_windows(source, ffmpeg=binary, seed=seed)
+        with _told_if_slow(progress, Event("excerpt", "looking for windows that stand for it")):
+            windows = choose_windows(source, ffmpeg=binary, seed=seed)
         title, whole = source, windows == ((0, source.frames),)
         if not whole:
             progress(Event("excerpt", f"{len(windows)} windows stand for the title"))
@@ -162,19 +172,11 @@ def build_ladder(
             "vqaloop": __version__,
             "source": source_json(source),
             "codec": codec,
-            "encoder": {
-                "name": spec.name,
-                "library_version": encoder_version(spec, binary),
-                "ffmpeg": process.file_sha256(binary),
-                "preset": preset,
-            },
+            "encoder": encoder_json(spec, encoder_version(spec, binary), binary, preset),
             "metric": metric_json(checked[0].score),
             "hull": hull_json(found.points, belief.dense(found.points)),
             "trials": [trial.to_json() for trial in loop.trials],
-            "cost": {
-                **{name: round(value, 3) for name, value in asdict(shop.cost).items()},
-                "wall_s": round(time.monotonic() - started, 3),
-            },
+            "cost": cost_json(shop.cost, time.monotonic() - started),
             "rules": rules_json(rules),
             "windows": [list(window) for window in windows],
             "estimate": loop.estimate,

@@ -28,7 +28,7 @@ from vqaloop.space import Point, Space
 
 BATCH = 3
 """Encodes proposed at a time; each teaches something of those that would follow."""
-GAIN = 0.075
+GAIN = 0.05
 """Expected rise of the hull, in steps, for which one more encode is made."""
 BESIDE = 1 / 16
 """Part of the search range around a measured knob in which none is tried for the hull's sake."""

@@ -13,7 +13,7 @@ import socket
 import threading
 import time
 import uuid
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -21,12 +21,13 @@ from typing import Any, Literal
 import filelock
 import optuna
 from optuna.distributions import BaseDistribution
+from optuna.exceptions import StorageInternalError
 from optuna.storages import BaseStorage, InMemoryStorage, JournalStorage, RDBStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, TrialState
-from sqlalchemy.exc import IntegrityError, OperationalError
+from sqlalchemy.exc import IntegrityError, OperationalError, SQLAlchemyError
 
-from vqaloop.errors import InputError
+from vqaloop.errors import InputError, ToolError
 
 FILE_NAME = "study.db"
 """SQLite file in the output folder, where the studies of a command are kept by default."""
@@ -82,6 +83,19 @@ def open_storage(where: str | None) -> BaseStorage:
     except Exception as error:  # SQLAlchemy's and every driver's own
         why = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise InputError(f"cannot open the storage {where!r}: {why[:300]}; {remedy}") from error
+
+
+@contextlib.contextmanager
+def kept_in(where: str | None) -> Iterator[None]:
+    """Trouble with the storage while inside becomes a ToolError that says so."""
+    try:
+        yield
+    except (StorageInternalError, SQLAlchemyError) as error:
+        why = str(error.__cause__ or error).splitlines()[0][:300]
+        raise ToolError(
+            f"the study could not be kept in {where!r}: {why}; make room there or give another "
+            "--storage, and the same command goes on"
+        ) from error
 
 
 def default_storage(folder: Path) -> str:

@@ -8,7 +8,7 @@ import math
 import os
 import sys
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TextIO
 
 from vqaloop.errors import EncoderMissing
@@ -83,6 +83,18 @@ def cost_line(ladder: Ladder) -> str:
     return ", ".join([f"{encodes}: {frames}", *seconds, f"{cost['wall_s']:.1f} s in all"])
 
 
+def estimate_line(estimate: Mapping[str, Any]) -> str:
+    """How far the windows were from the title they stood for."""
+    if not estimate["encodes"]:
+        return "none of the files had been tried on the windows that stood for the title"
+    return (
+        f"the whole title took {estimate['bitrate_percent']:+.1f} % of bitrate and scored "
+        f"{estimate['score']:+.1f} against its windows (at worst "
+        f"{estimate['bitrate_percent_worst']:+.1f} % and {estimate['score_worst']:+.1f}), "
+        "mended in these rungs"
+    )
+
+
 def _si(value: float) -> str:
     for prefix in ("", "k", "M", "G"):
         if value < 999.5:
@@ -100,6 +112,8 @@ def print_ladder(ladder: Ladder) -> None:
         _say(console, f"warning: {warning}", "yellow")
     if not ladder.trusted:
         _say(console, "not to be trusted: a score missed its prediction", "bold red")
+    if ladder.about.get("estimate"):
+        _say(console, estimate_line(ladder.about["estimate"]))
     _say(console, cost_line(ladder))
     _say(console, f"in {ladder.folder}")
 
