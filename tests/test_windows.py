@@ -207,6 +207,8 @@ def test_what_cannot_be_is_refused(tmp_path: Path, halves: Source) -> None:
             choose_windows(halves, ffmpeg=FFMPEG, **wrong)
     with pytest.raises(DecodeFailed, match="250 of 300 pairs"):
         choose_windows(replace(halves, frames=600), ffmpeg=FFMPEG)
+    with pytest.raises(DecodeFailed, match="gone"):
+        choose_windows(replace(halves, path=tmp_path / "gone.mkv"), ffmpeg=FFMPEG)
 
 
 def test_costs_know_motion_from_change_and_detail_from_none() -> None:

@@ -1,12 +1,15 @@
 """Synthetic titles: score and log rate as smooth functions of size and knob, as encoders give."""
 
+import functools
 import math
 from dataclasses import dataclass
 
 import numpy as np
 
+from vqaloop.belief import as_title
 from vqaloop.encoderspec import Knob
 from vqaloop.hull import Rules
+from vqaloop.prior import Prior, Titles, learn
 from vqaloop.records import RDPoint
 from vqaloop.search import Measured
 from vqaloop.space import Point, Space
@@ -89,3 +92,17 @@ def exhaustive(title: Title, space: Space) -> list[RDPoint]:
     """Every size at every knob, without noise."""
     clean = Title(**{**vars(title), "noise": 0.0})
     return [clean.measure((w, h, knob)) for w, h in space.sizes for knob in space.grid()]
+
+
+def as_seen(seed: int) -> Titles:
+    """A title as a prior learns from it: five knobs of each size."""
+    space, title = Space(SIZES, CRF), random_title(seed)
+    parts = (0.05, 0.3, 0.55, 0.8, 0.95)
+    points = [title.measure((w, h, space.knob_at(part))) for w, h in SIZES for part in parts]
+    return as_title(space, points, 100.0)
+
+
+@functools.cache
+def taught() -> Prior:
+    """What twelve titles teach that no test searches."""
+    return learn([as_seen(seed) for seed in range(100, 112)], rounds=10)

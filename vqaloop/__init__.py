@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from vqaloop.records import Event, Ladder, Rung, Score
     from vqaloop.report import read_ladder
     from vqaloop.score import Scorer
+    from vqaloop.tune import tune_encoder
+    from vqaloop.tuning import Tuning
 
 __version__ = "0.1.0"
 
@@ -33,10 +35,12 @@ _HOMES = {
     "Rung": "records",
     "Score": "records",
     "Scorer": "score",
+    "Tuning": "tuning",
     "build_ladder": "ladder",
     "build_ladders": "ladder",
     "create_model": "models",
     "read_ladder": "report",
+    "tune_encoder": "tune",
 }
 """Names loaded on first use, so that `import vqaloop` stays quick."""
 
@@ -52,12 +56,14 @@ __all__ = [
     "Scorer",
     "TargetUnreachable",
     "ToolError",
+    "Tuning",
     "VqaloopError",
     "__version__",
     "build_ladder",
     "build_ladders",
     "create_model",
     "read_ladder",
+    "tune_encoder",
 ]
 
 

@@ -209,6 +209,15 @@ def make_parser() -> argparse.ArgumentParser:
         "--budget", metavar="TIME", help="the best ladder it can find in 90s, 10min, 1.5h"
     )
     ladder.add_argument("--preset", metavar="P", help="the encoder's preset")
+    ladder.add_argument(
+        "--tune-params",
+        nargs="?",
+        type=int,
+        const=20,
+        default=0,
+        metavar="N",
+        help="first tune the encoder's parameters on the title, with N trials (20)",
+    )
     ladder.add_argument("--bit-depth", type=int, metavar="8|10", help="default: the source's")
     ladder.add_argument(
         "--time-limit",
@@ -237,6 +246,42 @@ def make_parser() -> argparse.ArgumentParser:
     score.add_argument("--reference", metavar="REF", type=Path, help="the original")
     score.add_argument("--allow-hdr", action="store_true", help="score PQ and HLG all the same")
     _metric_option(score)
+
+    tune = command("tune", commands.tune, "find encoder parameters that save bitrate on a title")
+    tune.add_argument("input", metavar="INPUT", type=Path)
+    tune.add_argument("--codec", required=True, metavar="h264|hevc|vp9|av1|avs2")
+    tune.add_argument("--encoder", metavar="NAME", help="another than the codec's default")
+    goal = tune.add_mutually_exclusive_group()
+    goal.add_argument(
+        "--target-score", type=float, metavar="S", help="tune where the title scores S"
+    )
+    goal.add_argument(
+        "--bitrate",
+        type=float,
+        metavar="K",
+        help="tune at K kb/s (with neither: a front of bitrate and score)",
+    )
+    tune.add_argument(
+        "--trials", type=int, default=30, metavar="N", help="of the study in all (default: 30)"
+    )
+    tune.add_argument(
+        "--storage", metavar="URL", help="an Optuna storage to share (default: study.db there)"
+    )
+    tune.add_argument("--sampler", default="tpe", metavar="tpe|gp|cmaes|nsga2")
+    tune.add_argument(
+        "--slowdown",
+        type=float,
+        default=1.1,
+        metavar="F",
+        help="most CPU time, times the defaults' (default: 1.1)",
+    )
+    tune.add_argument("--resolution", metavar="WxH", help="default: the source's")
+    tune.add_argument("--preset", metavar="P", help="the encoder's preset")
+    tune.add_argument("--bit-depth", type=int, metavar="8|10", help="default: the source's")
+    tune.add_argument("--time-limit", type=float, metavar="S", help="stop an encode after S s")
+    _metric_option(tune)
+    _raw_options(tune)
+    tune.add_argument("-o", "--output", type=Path, metavar="DIR", help="default: NAME.CODEC.tune")
 
     report = command(
         "report", commands.report, "make a ladder's reports again from its ladder.json"

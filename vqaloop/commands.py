@@ -93,6 +93,7 @@ def ladder(options: argparse.Namespace) -> int:
             cache=not options.no_cache,
             storage=options.storage,
             prior=not options.no_prior,
+            tune_trials=options.tune_params,
             timeout_s=options.time_limit,
             weights=options.weights,
             video_size=options.video_size,
@@ -113,6 +114,46 @@ def ladder(options: argparse.Namespace) -> int:
     several = {"schema": "vqaloop.ladders/1", "ladders": documents}
     emit(options, several if len(codecs) > 1 else documents[codecs[0]])
     return 0 if all(ladder.trusted for ladder in made.values()) else UNTRUSTED
+
+
+def tune(options: argparse.Namespace) -> int:
+    from vqaloop.request import parse_size
+    from vqaloop.terminal import Progress
+    from vqaloop.tune import tune_encoder
+    from vqaloop.tuning import told
+
+    with Progress(quiet=options.quiet) as progress:
+        tuning = tune_encoder(
+            options.input,
+            codec=options.codec,
+            encoder=options.encoder,
+            target_score=options.target_score,
+            bitrate=options.bitrate,
+            trials=options.trials,
+            storage=options.storage,
+            sampler=options.sampler,
+            slowdown=options.slowdown,
+            metric=options.metric,
+            resolution=parse_size(options.resolution) if options.resolution else None,
+            preset=options.preset,
+            bit_depth=options.bit_depth,
+            out=options.output,
+            device=options.device,
+            workers=options.workers,
+            seed=options.seed,
+            cache=not options.no_cache,
+            timeout_s=options.time_limit,
+            weights=options.weights,
+            video_size=options.video_size,
+            pix_fmt=options.pix_fmt,
+            framerate=options.framerate,
+            allow_hdr=options.allow_hdr,
+            progress=progress,
+        )
+    for line in told(tuning):
+        say(options, line)
+    emit(options, tuning.to_json())
+    return 0 if tuning.trusted else UNTRUSTED
 
 
 def score(options: argparse.Namespace) -> int:

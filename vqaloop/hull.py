@@ -297,6 +297,7 @@ def _fits_between(point: RDPoint, rungs: Sequence[RDPoint], i: int, rules: Rules
     return inside and all(
         low.bitrate_kbps * rules.min_ratio <= high.bitrate_kbps
         and low.score + rules.min_step <= high.score
+        and low.width * low.height <= high.width * high.height
         for low, high in pairs
     )
 

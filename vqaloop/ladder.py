@@ -39,6 +39,7 @@ from vqaloop.source import probe_source
 from vqaloop.space import Space
 from vqaloop.studies import SharedStudy, default_storage, is_study_file, kept_in, open_storage
 from vqaloop.trials import Workshop
+from vqaloop.tune import best_params
 from vqaloop.windows import choose_windows
 
 DIRECTIONS: tuple[Literal["minimize", "maximize"], ...] = ("minimize", "maximize")
@@ -78,6 +79,7 @@ def build_ladder(
     cache: bool = True,
     storage: str | None = None,
     prior: bool = True,
+    tune_trials: int = 0,
     timeout_s: float | None = None,
     ffmpeg: str | os.PathLike[str] | None = None,
     weights: str | os.PathLike[str] | None = None,
@@ -96,7 +98,9 @@ def build_ladder(
     of the search, `timeout_s` one encode. `out` is a folder (by default NAME.CODEC.ladder here).
     `storage` names an Optuna storage that several processes may share (by default a file in
     `out`; without the cache, none); `prior` lets what was learnt of other titles steer the search
-    and keeps this one for the next. `video_size`, `pix_fmt` and `framerate` describe raw video.
+    and keeps this one for the next. With `tune_trials` the encoder's own parameters are tuned on
+    the title first, by as many trials (see `tune_encoder`). `video_size`, `pix_fmt` and
+    `framerate` describe raw video.
 
     Raises InputError for anything refused before work starts, TargetUnreachable when too few rungs
     could be made. What was encoded until then, or until an interruption, stays in the cache, so
@@ -146,6 +150,21 @@ def build_ladder(
         if not whole:
             progress(Event("excerpt", f"{len(windows)} windows stand for the title"))
             title = excerpt(source, windows, shop.scratch / "excerpt.mkv", ffmpeg=binary)
+
+        if tune_trials:
+            loop.params = best_params(
+                shop,
+                title,
+                size=sizes[len(sizes) // 2],
+                preset=preset,
+                bit_depth=depth,
+                trials=tune_trials,
+                storage=where,
+                seed=seed,
+                progress=progress,
+            )
+            told = " ".join(f"{name}={value}" for name, value in loop.params)
+            progress(Event("tune", f"encoder parameters: {told or 'the defaults'}"))
 
         def study_of(part: Source) -> SharedStudy:
             name = _study_name(source, part, loop, binary)
@@ -220,7 +239,7 @@ def _study_name(source: Source, part: Source, loop: Loop, binary: str) -> str:
     decided = [
         *(part.sha256, part.prep, part.input_options),
         *(spec.name, encoder_version(spec, binary), process.file_sha256(binary)),
-        *(spec.options, loop.preset, loop.bit_depth, loop.params),
+        *(spec.options, loop.preset, loop.bit_depth, loop.params, loop.shop.timeout_s),
         *(loop.space.sizes, repr(loop.space.knob), meter.identity()),
     ]
     digest = hashlib.sha256(json.dumps(decided, default=str).encode()).hexdigest()[:12]

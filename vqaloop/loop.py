@@ -280,10 +280,11 @@ class Loop:
 
     def _too_few(self, kept: Sequence[RDPoint], points: Sequence[RDPoint]) -> str:
         scores, rates = [p.score for p in points], [p.bitrate_kbps for p in points]
+        early = "; the time budget ended the search early" if self.budget.ended else ""
         return (
             f"the rules leave {len(kept)} rung(s) of this title: scores from {min(scores):.1f} to "
             f"{max(scores):.1f} at {min(rates):.0f} to {max(rates):.0f} kb/s; loosen --min-step, "
-            "--min-score, --min-bitrate or --max-bitrate"
+            f"--min-score, --min-bitrate or --max-bitrate{early}"
         )
 
     def deliver(

@@ -13,8 +13,7 @@ bits per source pixel, and score the logit of its share of the metric's top.
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np

@@ -189,8 +189,11 @@ def checked_depth(source: Source, spec: EncoderSpec, asked: int | None) -> int:
     return depth
 
 
-def check_folder(folder: Path, source: Path) -> None:
-    """Raises InputError unless a ladder of `source` can be written there, harming nothing."""
+def check_folder(folder: Path, source: Path, what: str = "ladder") -> None:
+    """Raises InputError unless a ladder of `source`, or a tuning, can be written there.
+
+    Without harm to anything: an earlier one is replaced, other files are not mixed with.
+    """
     remedy = "choose another folder with -o"
     try:
         if folder.exists() and not folder.is_dir():
@@ -202,8 +205,8 @@ def check_folder(folder: Path, source: Path) -> None:
         if not folder.is_dir():
             return
         others = [path for path in folder.iterdir() if not is_study_file(path)]
-        if others and not (folder / "ladder.json").exists():
-            raise InputError(f"{quoted(folder)} holds other files and no ladder; {remedy}")
+        if others and not (folder / f"{what}.json").exists():
+            raise InputError(f"{quoted(folder)} holds other files and no {what}; {remedy}")
         if source.resolve().parent == folder.resolve():
             raise InputError(
                 f"{quoted(source)} lies in the output folder, where it could be replaced; {remedy}"

@@ -7,10 +7,11 @@ anything. Every proposal is a function of the finished trials alone, so the same
 same ladder whoever makes them and in whatever order they end.
 """
 
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
-from scipy.stats import norm
+from scipy.special import ndtr
 
 from vqaloop.belief import Belief, Dense
 from vqaloop.hull import (
@@ -34,6 +35,8 @@ BESIDE = 1 / 16
 """Part of the search range around a measured knob in which none is tried for the hull's sake."""
 SHUN = 1 / 16
 """Part of the search range around a failed knob in which no rung is planned."""
+LEAST = 2
+"""Rungs, unless a number is asked for, that are worth leaving the hull for."""
 GIVE_UP = 4
 """Failures after which a size that never succeeded is left alone."""
 
@@ -68,6 +71,10 @@ def propose(
         wanted = [wanted[i * len(wanted) // BATCH] for i in range(BATCH)]
     elif not wanted and len(chosen) > 1:
         wanted = _improvement(space, rules, points, dense, chosen)
+    elif not wanted:
+        # no ladder, it seems: which only the ends of what can be made may say
+        ends = [(*space.sizes[-1], space.knob_at(0.0)), (*space.sizes[0], space.knob_at(1.0))]
+        wanted = [point for point in ends if point not in tried]
     return wanted[: most - len(tried)]
 
 
@@ -78,8 +85,7 @@ def plan(rules: Rules, points: Sequence[RDPoint], dense: Dense) -> list[RDPoint]
     good as each other, the plain hull could hop between them, and a ladder must not.
     """
     every = [*points, *dense.points]
-    chosen = choose_rungs(convex_hull(rising_front(every)), rules, points)
-    chosen = with_required_sizes(chosen, every, rules)
+    chosen = with_required_sizes(_chosen(every, rules, points), every, rules)
     return with_smaller_bottom(chosen, every, rules)
 
 
@@ -98,9 +104,25 @@ def rungs_of(
     # those that a required size or the lowest rung brought in lie below the hull, and stay
     there = front({*near, *planned})
     chosen = choose_rungs(rising_front(there), rules) if len(there) > 1 else there
+    if len(chosen) < (rules.count or LEAST):
+        chosen = max(chosen, _chosen(points, rules), key=len)
     chosen = with_required_sizes(chosen, points, rules)
     chosen = with_smaller_bottom(chosen, points, rules)
     return chosen if len(chosen) >= len(planned) else planned
+
+
+def _chosen(
+    every: Iterable[RDPoint], rules: Rules, measured: Sequence[RDPoint] = ()
+) -> list[RDPoint]:
+    """Rungs on the hull; or on the front where the hull has too few.
+
+    Where a curve bends the other way, as at low rates it may, a hull leaves a gap without points.
+    """
+    rising = rising_front(every)
+    chosen = choose_rungs(convex_hull(rising), rules, measured)
+    if len(chosen) < (rules.count or LEAST):
+        return max(chosen, choose_rungs(rising, rules, measured), key=len)
+    return chosen
 
 
 def explore(
@@ -181,7 +203,8 @@ def _improvement(
     hull = np.interp(rates, np.log([p.bitrate_kbps for p in best]), [p.score for p in best])
     doubt = np.maximum(dense.deviation, 1e-9)
     ahead = (np.array([p.score for p in dense.points]) - hull) / doubt
-    gain = doubt * (ahead * norm.cdf(ahead) + norm.pdf(ahead))
+    density = np.exp(-(ahead**2) / 2) / math.sqrt(2 * math.pi)
+    gain = doubt * (ahead * ndtr(ahead) + density)
     low, high = np.log(chosen[0].bitrate_kbps), np.log(chosen[-1].bitrate_kbps)
     gain[(rates < low) | (rates > high)] = 0.0
     # beside what was measured there is nothing to learn

@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
+from urllib.parse import quote
 
 import filelock
 import optuna
@@ -25,9 +26,11 @@ from optuna.exceptions import StorageInternalError
 from optuna.storages import BaseStorage, InMemoryStorage, JournalStorage, RDBStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, TrialState
+from sqlalchemy import make_url
 from sqlalchemy.exc import IntegrityError, OperationalError, SQLAlchemyError
 
 from vqaloop.errors import InputError, ToolError
+from vqaloop.process import quoted
 
 FILE_NAME = "study.db"
 """SQLite file in the output folder, where the studies of a command are kept by default."""
@@ -99,8 +102,14 @@ def kept_in(where: str | None) -> Iterator[None]:
 
 
 def default_storage(folder: Path) -> str:
-    """URL of the SQLite file in an output folder."""
-    return f"sqlite:///{(folder / FILE_NAME).absolute()}"
+    """URL of the SQLite file in an output folder, whose name may hold any letter."""
+    path = os.fspath(folder.absolute() / FILE_NAME)
+    # not all versions of SQLAlchemy undo percent signs
+    for written in (path, quote(os.fsencode(path))):
+        if make_url(f"sqlite:///{written}").database == path:
+            # Optuna takes it for a template
+            return f"sqlite:///{written}".replace("{", "{{").replace("}", "}}")
+    raise InputError(f"no study can be kept in a folder named {quoted(folder)}; rename it")
 
 
 class SharedStudy:
@@ -145,7 +154,9 @@ class SharedStudy:
         if self._shared:
             self._leaving.set()
             self._pulse.join()
-            self._beat(0.0)
+            # without this word the process counts as gone a little later
+            with contextlib.suppress(StorageInternalError, SQLAlchemyError, OSError):
+                self._beat(0.0)
 
     def settle(
         self,
@@ -243,7 +254,9 @@ class SharedStudy:
 
     def _beat_on(self) -> None:
         while not self._leaving.wait(BEAT_S):
-            self._beat(time.time())
+            # a storage that fails for a while is no reason to stop working
+            with contextlib.suppress(StorageInternalError, SQLAlchemyError, OSError):
+                self._beat(time.time())
 
     def _beat(self, at: float) -> None:
         host = socket.gethostname()
@@ -262,8 +275,9 @@ def _claims_lock(storage: BaseStorage) -> contextlib.AbstractContextManager[Any]
     if isinstance(storage, RDBStorage) and storage.engine.url.get_backend_name() == "sqlite":
         file = storage.engine.url.database
         if file and file != ":memory:":
+            path = Path(file.removeprefix("file:"))
             # hidden, since it lies in the folder that is delivered
-            return filelock.FileLock(Path(file).with_name(f".{Path(file).name}.lock"))
+            return filelock.FileLock(path.with_name(f".{path.name}.lock"))
     return contextlib.nullcontext()
 
 

@@ -123,7 +123,7 @@ class Workshop:
         with self.cache.lock(key):
             found = self.cache.get_file(key)
             if found:
-                self._count(cache_hits=1)
+                self.count(cache_hits=1)
                 path, meta = found
                 args = tuple(meta.pop("ffmpeg_args"))
                 return Encode(
@@ -133,9 +133,9 @@ class Workshop:
             try:
                 made = encode(source, rendition, out, ffmpeg=self.ffmpeg, timeout_s=self.timeout_s)
             except EncodeFailed:
-                self._count(encodes=1)
+                self.count(encodes=1)
                 raise
-            self._count(
+            self.count(
                 encodes=1,
                 encoded_frames=made.frames,
                 encoded_pixels=made.frames * rendition.width * rendition.height,
@@ -180,16 +180,17 @@ class Workshop:
     def _remembered(self, key: dict[str, Any], work: Callable[[], Score], counter: str) -> Score:
         stored = self.cache.get_json(key)
         if stored is not None:
-            self._count(cache_hits=1)
+            self.count(cache_hits=1)
             stored["clips"] = tuple(stored["clips"])
             stored["interval"] = tuple(stored["interval"]) if stored["interval"] else None
             return Score(**stored)
         score: Score = work()
-        self._count(**{counter: score.cpu_s})
+        self.count(**{counter: score.cpu_s})
         self.cache.put_json(key, asdict(score))
         return score
 
-    def _count(self, **spent: float) -> None:
+    def count(self, **spent: float) -> None:
+        """Add to the cost; safe from any thread."""
         with self._counting:
             for name, value in spent.items():
                 setattr(self.cost, name, getattr(self.cost, name) + value)

@@ -190,11 +190,17 @@ def _read(
     pair_bytes = 4 * width * height
     # far slower than any machine decodes 4K; a hang must end all the same
     frames = source.frames if not sought else 1000
-    with open(source.path, "rb", buffering=0) as file:
-        file.seek(skipped)
-        done = process.run(
-            argv, timeout_s=300 + 2.0 * frames, stdin=file, max_stdout=pair_bytes * (wanted + 1)
-        )
+    try:
+        with open(source.path, "rb", buffering=0) as file:
+            file.seek(skipped)
+            done = process.run(
+                argv,
+                timeout_s=300 + 2.0 * frames,
+                stdin=file,
+                max_stdout=pair_bytes * (wanted + 1),
+            )
+    except OSError as error:
+        raise DecodeFailed(f"{quoted(source.path)} cannot be read: {error.strerror}") from error
     count = len(done.stdout) // pair_bytes
     if done.returncode or count != wanted:
         why = done.reason() if done.returncode else f"{count} of {wanted} pairs of frames came"
