@@ -109,6 +109,7 @@ def fill(clip: Path, codec: str, out: Path, count: int) -> None:
                 knob,
             ]
             figures = [made.bitrate_kbps, full["vmaf"].value, full["psnr"].value, learned.value]
+            # both metrics came of one run, whose time is split between them
             seconds = [made.cpu_s, 2 * full["vmaf"].cpu_s, learned.cpu_s]
             rows.writerow(row + [round(v, 4) for v in figures] + [round(v, 3) for v in seconds])
             file.flush()

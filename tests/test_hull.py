@@ -19,6 +19,7 @@ from vqaloop.hull import (
     front,
     keep_rules,
     rising_front,
+    with_required_sizes,
     with_smaller_bottom,
 )
 from vqaloop.records import RDPoint
@@ -238,10 +239,11 @@ def test_a_flat_stretch_below_the_top_does_not_end_the_ladder() -> None:
 
 
 def test_measured_points_stand_in_for_fitted_neighbours() -> None:
-    measured = replace(LINE[60], score=LINE[60].score - 0.3, measured=True)
+    measured = replace(LINE[60], score=LINE[60].score - 0.15, measured=True)
     rules = Rules(min_step=4, ceiling=91)
     assert measured in choose_rungs(LINE, rules, [measured])
-    far_below = replace(measured, score=measured.score - 2)
+    # further below the hull than a twentieth of a step
+    far_below = replace(measured, score=measured.score - 0.1)
     assert far_below not in choose_rungs(LINE, rules, [far_below])
     out_of_bounds = replace(rules, max_kbps=measured.bitrate_kbps - 1)
     assert measured not in choose_rungs(LINE, out_of_bounds, [measured])
@@ -352,3 +354,51 @@ def test_the_lowest_rung_gives_way_to_a_smaller_size() -> None:
     poor = [replace(p, score=p.score - 30) for p in small]
     assert with_smaller_bottom(chosen, [*large, *poor], rules) == chosen
     assert with_smaller_bottom(chosen, large, rules) == chosen
+
+
+def test_a_required_size_takes_the_place_of_the_rung_that_loses_least() -> None:
+    rules = Rules(min_step=4, min_ratio=1.4, floor=30)
+    rungs = [
+        point(100, 40, 40, (320, 180)),
+        point(200, 60, 36, (320, 180)),
+        point(400, 75, 30, (640, 360)),
+        point(900, 90, 22, (640, 360)),
+    ]
+    middle = [point(210, 57, 33, (480, 270)), point(390, 70, 28, (480, 270))]
+    asked = replace(rules, required=((480, 270),))
+    mixed = with_required_sizes(rungs, [*rungs, *middle], asked)
+    assert mixed == [rungs[0], middle[0], *rungs[2:]]
+    # one that is there, or that no point of keeps the rules, changes nothing
+    assert with_required_sizes(mixed, [*rungs, *middle], asked) == mixed
+    assert with_required_sizes(rungs, rungs, asked) == rungs
+    assert with_required_sizes(rungs, middle, replace(asked, floor=80)) == rungs
+    # of two sizes that are asked for, the one that has a rung already keeps it
+    both = replace(rules, required=((640, 360), (480, 270)))
+    only = [rungs[1], rungs[2]]
+    late = with_required_sizes(only, [*only, *middle], both)
+    assert {p.height for p in late} == {270, 360} and rungs[2] in late
+
+
+@settings(max_examples=150)
+@given(
+    st.lists(
+        st.tuples(st.floats(10, 5000), st.floats(0, 100), st.sampled_from([90, 180, 360])),
+        max_size=40,
+    ),
+    st.lists(st.sampled_from([90, 180, 360]), max_size=3, unique=True),
+)
+def test_required_sizes_break_no_rule(
+    rows: list[tuple[float, float, int]], heights: list[int]
+) -> None:
+    points = [point(kbps, score, i, (2 * h, h)) for i, (kbps, score, h) in enumerate(rows)]
+    rules = Rules(min_step=3, floor=10, required=tuple((2 * h, h) for h in heights))
+    free = choose_rungs(rising_front(points), rules)
+    mixed = with_required_sizes(free, points, rules)
+    assert len(mixed) == len(free)
+    for low, high in itertools.pairwise(mixed):
+        assert high.bitrate_kbps >= low.bitrate_kbps * rules.min_ratio
+        assert high.score >= low.score + rules.min_step
+        assert low.height <= high.height
+    assert all(p.score >= rules.floor for p in mixed)
+    gone = {p.height for p in free} - {p.height for p in mixed}
+    assert not gone & set(heights)

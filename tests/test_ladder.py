@@ -16,6 +16,7 @@ from tests.media import make_clip, run_ffmpeg
 from vqaloop import metrics, process
 from vqaloop.records import Event, Ladder
 from vqaloop.source import probe_source
+from vqaloop.studies import FILE_NAME, is_study_file
 
 SMALL: dict[str, Any] = {
     "metric": "psnr",
@@ -131,7 +132,7 @@ def check_ladder(ladder: Ladder, min_step: float, min_ratio: float) -> dict[str,
         check_rung(ladder.folder / rung["file"], rung, document)
     wanted = {rung["file"] for rung in rungs}
     wanted |= {"ladder.json", "ladder.csv", "report.html", "rd.png"}
-    assert {path.name for path in ladder.folder.iterdir()} == wanted
+    assert {p.name for p in ladder.folder.iterdir() if not is_study_file(p)} == wanted
     with open(ladder.folder / "ladder.csv", newline="") as file:
         assert [row["file"] for row in csv.DictReader(file)] == [rung["file"] for rung in rungs]
     return document
@@ -307,6 +308,12 @@ def test_a_slow_probe_is_announced(
     assert [event.message for event in events] == [f"looking at {process.quoted(clip)}"]
 
 
+def kept(folder: Path) -> dict[str, bytes]:
+    """What is in a folder, but for the study."""
+    files = [path for path in folder.iterdir() if not is_study_file(path)]
+    return {path.name: path.read_bytes() for path in files}
+
+
 def interrupting(stage: str, count: int) -> Callable[[Event], None]:
     """A watcher that interrupts at the n-th event of a stage."""
     seen = 0
@@ -358,20 +365,22 @@ def test_interrupted_in_every_stage(room: Room, long_clip: Path) -> None:
                 **options,
             )  # fmt: skip
         assert not children() and not list(room.temp.iterdir())
-        assert not list(room.folder.iterdir()), stage
+        left = [path for path in room.folder.rglob("*") if path.is_file()]
+        assert [path.name for path in left if not is_study_file(path)] == [], stage
+        assert (room.folder / "new" / "out" / FILE_NAME).is_file()
     ladder = vqaloop.build_ladder(long_clip, codec="h264", out="out", **options)
     assert ladder.about["cost"]["encodes"] == 0
 
 
 def test_an_old_ladder_survives_an_interruption(room: Room, clip: Path) -> None:
     ladder = vqaloop.build_ladder(clip, codec="h264", out="out", **SMALL)
-    before = {path.name: path.read_bytes() for path in ladder.folder.iterdir()}
+    before = kept(ladder.folder)
     options = {**SMALL, "resolutions": [(144, 88), (112, 64)]}
     with pytest.raises(KeyboardInterrupt):
         vqaloop.build_ladder(
             clip, codec="h264", out="out", progress=interrupting("write", 1), **options
         )
-    assert {path.name: path.read_bytes() for path in ladder.folder.iterdir()} == before
+    assert kept(ladder.folder) == before
 
 
 def test_a_missed_prediction_is_status_3(

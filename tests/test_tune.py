@@ -32,7 +32,8 @@ from vqaloop.samplers import (
 )
 from vqaloop.studies import SharedStudy, open_storage
 from vqaloop.tune import tune_encoder
-from vqaloop.tuning import Tuning, safe_url
+from vqaloop.studies import shown
+from vqaloop.tuning import Tuning
 
 X264 = load_encoders()["libx264"]
 every_encoder = pytest.mark.parametrize("spec", load_encoders().values(), ids=lambda s: s.name)
@@ -328,8 +329,8 @@ def test_bad_input_is_refused(options: dict[str, Any], why: str, room: Room, cli
 
 
 def test_passwords_of_a_storage_are_not_written_down() -> None:
-    assert "secret" not in safe_url("postgresql://me:secret@host/db")
-    assert safe_url("journal:some/file") == "journal:some/file"
+    assert "secret" not in shown("postgresql://me:secret@host/db")
+    assert shown("journal:some/file") == "journal:some/file"
 
 
 def test_ladders_get_parameters_from_the_same_search(room: Room, clip: Path) -> None:

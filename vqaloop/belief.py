@@ -134,8 +134,11 @@ class Shifted:
         if not pairs:
             return 0.0, 0.0
         rate = np.mean([math.log2(p.bitrate_kbps / e.bitrate_kbps) for e, p in pairs])
-        scores = np.array([[e.score, p.score] for e, p in pairs]) / self.top
-        return float(rate), float(np.mean(np.diff(logit(scores), axis=1)))
+        shares = np.array([[e.score, p.score] for e, p in pairs]) / self.top
+        # near the ends a logit tells little
+        weights = (shares * (1 - shares)).min(axis=1) ** 2 + 1e-6
+        score = np.average(np.diff(logit(shares), axis=1)[:, 0], weights=weights)
+        return float(rate), float(score)
 
     def dense(self, points: Sequence[RDPoint]) -> Dense:
         rate, score = self.shift(points)

@@ -66,7 +66,7 @@ def sample(options: argparse.Namespace) -> int:
 
 def ladder(options: argparse.Namespace) -> int:
     from vqaloop.ladder import build_ladder, build_ladders
-    from vqaloop.request import parse_duration, parse_resolutions, parse_rungs
+    from vqaloop.request import parse_duration, parse_resolutions, parse_rungs, parse_size
     from vqaloop.terminal import Progress, print_ladder
 
     codecs = options.codec.split(",")
@@ -82,7 +82,7 @@ def ladder(options: argparse.Namespace) -> int:
             max_bitrate=options.max_bitrate,
             min_score=options.min_score,
             max_score=options.max_score,
-            require=(options.require and parse_resolutions(options.require)) or (),
+            require=[parse_size(word) for word in (options.require or "").split(",") if word],
             budget_s=options.budget and parse_duration(options.budget),
             preset=options.preset,
             bit_depth=options.bit_depth,

@@ -1,7 +1,7 @@
 """Priors: those that come with the package, and what this machine's own finished titles add.
 
 Of every finished title the tool keeps its measured points, as numbers without names: one small
-file a title, encoder and metric, in `titles` beside the cache, at most MOST_TITLES of each kind.
+file a title, encoder, preset and metric, in `titles` beside the cache, MOST_TITLES of each kind.
 Delete the folder, or run with --no-prior, and nothing is kept or used.
 """
 
@@ -30,6 +30,8 @@ ROUNDS = 3
 """Of EM, where a shipped prior is already near."""
 LEAST_POINTS = 5
 """Points of a title worth keeping."""
+LARGEST = 64.0
+"""Beyond any number that is kept."""
 
 
 def shipped_prior(encoder: str, metric: str) -> Prior | None:
@@ -38,15 +40,15 @@ def shipped_prior(encoder: str, metric: str) -> Prior | None:
     return prior_of(found) if found else None
 
 
-def current_prior(encoder: str, metrics: Sequence[str], but: str) -> Prior | None:
-    """The prior for an encoder and the first of `metrics` there is any for, or None.
+def current_prior(encoder: str, preset: str, metrics: Sequence[str], but: str) -> Prior | None:
+    """The prior for an encoder at a preset and the first of `metrics` there is any for, or None.
 
     The shipped one, moved by this machine's own titles; `but` names a source that must not count,
     since a title is not to be told by itself.
     """
     for metric in metrics:
         start = shipped_prior(encoder, metric)
-        own = [title for name, title in _kept(encoder, metric) if name != _name(but)]
+        own = [title for name, title in _kept(encoder, preset, metric) if name != _name(but)]
         if start is not None:
             return learn(own, start, ROUNDS) if own else start
         if len(own) >= LEAST_TITLES:
@@ -55,7 +57,13 @@ def current_prior(encoder: str, metrics: Sequence[str], but: str) -> Prior | Non
 
 
 def remember(
-    encoder: str, metric: str, source: str, space: Space, points: Sequence[RDPoint], top: float
+    encoder: str,
+    preset: str,
+    metric: str,
+    source: str,
+    space: Space,
+    points: Sequence[RDPoint],
+    top: float,
 ) -> None:
     """Keep a finished title's points. Trouble with the folder is no trouble for the title."""
     if len(points) < LEAST_POINTS:
@@ -63,7 +71,7 @@ def remember(
     title = as_title(space, points, top)
     columns = {key: np.round(getattr(title, key), 5).tolist() for key in _COLUMNS}
     with contextlib.suppress(OSError):
-        folder = _folder(encoder, metric)
+        folder = _folder(encoder, preset, metric)
         folder.mkdir(parents=True, exist_ok=True)
         with renamed_to(folder / f"{_name(source)}.json") as part:
             part.write_text(json.dumps(columns), encoding="utf-8")
@@ -75,22 +83,24 @@ def remember(
 _COLUMNS = ("u", "q", "rate", "score")
 
 
-def _kept(encoder: str, metric: str) -> list[tuple[str, Titles]]:
+def _kept(encoder: str, preset: str, metric: str) -> list[tuple[str, Titles]]:
     """This machine's own titles, by name; those that cannot be read are passed over."""
     found = []
     with contextlib.suppress(OSError):
-        for path in sorted(_folder(encoder, metric).glob("*.json"))[:MOST_TITLES]:
+        for path in sorted(_folder(encoder, preset, metric).glob("*.json"))[:MOST_TITLES]:
             with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
                 table = json.loads(path.read_text("utf-8"))
                 columns = [np.asarray(table[key], float) for key in _COLUMNS]
-                whole = len({len(c) for c in columns}) == 1 and len(columns[0]) >= LEAST_POINTS
-                if whole and all(np.isfinite(c).all() for c in columns):
+                whole = {c.shape for c in columns} == {(columns[0].size,)}
+                # logarithms and shares: what is larger, or no number, is not ours
+                sane = whole and all((np.abs(c) < LARGEST).all() for c in columns)
+                if sane and columns[0].size >= LEAST_POINTS:
                     found.append((path.stem, Titles(*(c[:100] for c in columns))))
     return found
 
 
-def _folder(encoder: str, metric: str) -> Path:
-    return default_folder() / "titles" / encoder / metric
+def _folder(encoder: str, preset: str, metric: str) -> Path:
+    return default_folder() / "titles" / encoder / preset / metric
 
 
 def _name(source: str) -> str:

@@ -12,6 +12,7 @@ import numpy.typing as npt
 from scipy.interpolate import PchipInterpolator
 from scipy.optimize import isotonic_regression
 
+from vqaloop.prior import logit
 from vqaloop.records import RDPoint
 
 Values = npt.NDArray[np.float64]
@@ -27,9 +28,6 @@ NEAR_RATE = 1.3
 
 GRID = 256
 """Rates, evenly spaced in log rate, at which resolutions are weighed against each other."""
-
-LEAST_SHARE = 0.002
-"""Distance from 0 and from the top, as a part of the top, within which scores count as equal."""
 
 
 @dataclass(frozen=True)
@@ -70,22 +68,17 @@ def fit_curve(points: Sequence[RDPoint], top_score: float = 100.0) -> Callable[[
     columns = []
     rising = points[0].bitrate_kbps < points[-1].bitrate_kbps
     rates = [math.log2(p.bitrate_kbps) for p in points]
-    for values in (rates, [_logit(p.score / top_score) for p in points]):
+    for values in (rates, logit(np.array([p.score / top_score for p in points]))):
         ordered = isotonic_regression(values, increasing=rising).x
         columns.append(_extended(knobs, ordered))
-    log_rate, logit = columns
+    log_rate, odds = columns
 
     def at(knob: float) -> RDPoint:
         first = points[0]
-        score = top_score / (1 + math.exp(-logit(knob)))
+        score = top_score / (1 + math.exp(-odds(knob)))
         return RDPoint(first.width, first.height, knob, 2 ** log_rate(knob), score, measured=False)
 
     return at
-
-
-def _logit(share: float) -> float:
-    share = min(max(share, LEAST_SHARE), 1 - LEAST_SHARE)
-    return math.log(share / (1 - share))
 
 
 def _extended(x: Values, y: Values) -> Callable[[float], float]:

@@ -28,7 +28,7 @@ from vqaloop.document import (
     source_json,
 )
 from vqaloop.encoder import EncoderSpec, encoder_version
-from vqaloop.errors import InputError
+from vqaloop.errors import InputError, TargetUnreachable
 from vqaloop.excerpt import excerpt
 from vqaloop.history import current_prior, prior_json, prior_of, remember
 from vqaloop.loop import Budget, Loop, Watcher
@@ -37,7 +37,14 @@ from vqaloop.report import SCHEMA, write_reports
 from vqaloop.score import DEFAULT_METRIC, DEFAULT_STUDENT, STUDENT_PREFIX, Metric, open_metric
 from vqaloop.source import probe_source
 from vqaloop.space import Space
-from vqaloop.studies import SharedStudy, default_storage, is_study_file, kept_in, open_storage
+from vqaloop.studies import (
+    DELIVERING,
+    SharedStudy,
+    default_storage,
+    is_study_file,
+    kept_in,
+    open_storage,
+)
 from vqaloop.trials import Workshop
 from vqaloop.tune import best_params
 from vqaloop.windows import choose_windows
@@ -115,6 +122,11 @@ def build_ladder(
     rules = request.make_rules(
         meter, rungs, min_step, min_ratio, min_bitrate, max_bitrate, min_score, max_score
     )
+    if tune_trials and budget_s is not None:
+        raise InputError(
+            "--budget bounds the search alone and does not go with --tune-params; tune first with "
+            "`vqaloop tune`, or leave out one of the two"
+        )
     budget = Budget(request.checked_budget(budget_s))
     folder = Path(out) if out is not None else Path(f"{Path(input).stem}.{codec}.ladder")
     request.check_folder(folder, Path(input))
@@ -171,12 +183,19 @@ def build_ladder(
             return SharedStudy(studies, name, DIRECTIONS, space.distributions())
 
         with study_of(title) as study:
-            belief = _belief(study, spec, meter, space, title, prior)
+            belief = _belief(study, spec, preset, meter, space, source, prior)
             found = loop.search(title, whole, study, belief)
         with study_of(source) as study:
             checked = loop.verify(source, found, whole, study, belief)
-        if prior and cache:
-            remember(spec.name, meter.name, title.sha256, space, found.points, meter.top)
+        # other weights and tuned parameters are not what the next title will be made with
+        if prior and cache and weights is None and not loop.params:
+            kind = spec.name, preset, meter.name
+            remember(*kind, source.sha256, space, found.points, meter.top)
+        # the rung files come before ladder.json: who finds them alone shall know whose they are
+        mark = folder / DELIVERING
+        folder.mkdir(parents=True, exist_ok=True)
+        mark.touch()
+        placed.append(mark)
         rungs_made = loop.deliver(source, folder, checked, placed)
         tolerance = TOLERANCE_STEPS * meter.step
         # a search on the whole title has measured these very files and planned with the figures
@@ -204,6 +223,7 @@ def build_ladder(
         ladder = Ladder(folder, tuple(rungs_made), document, trusted=not missed and not astray)
         progress(Event("write", f"writing {process.quoted(folder)}"))
         write_reports(ladder)
+        mark.unlink(missing_ok=True)
         return ladder
 
 
@@ -224,9 +244,13 @@ def build_ladders(
     if options.get("encoder") and len(codecs) > 1:
         raise InputError("--encoder goes with one codec; leave it out, or name one codec")
     binary = process.ffmpeg_path(options.get("ffmpeg"))
-    for codec in codecs:
-        request.choose_encoder(codec, options.get("encoder"), binary)
     folder = Path(out) if out is not None else Path(f"{Path(input).stem}.ladders")
+    for codec in codecs:
+        spec = request.choose_encoder(codec, options.get("encoder"), binary)
+        request.checked_preset(spec, options.get("preset"))
+        if options.get("bit_depth") not in (None, *spec.bit_depths):
+            raise InputError(f"{spec.name} has no {options['bit_depth']} bit")
+        request.check_folder(folder / codec, Path(input))
     return {
         codec: build_ladder(input, codec=codec, out=folder / codec, **options) for codec in codecs
     }
@@ -248,16 +272,23 @@ def _study_name(source: Source, part: Source, loop: Loop, binary: str) -> str:
 
 
 def _belief(
-    study: SharedStudy, spec: EncoderSpec, meter: Metric, space: Space, title: Source, prior: bool
+    study: SharedStudy,
+    spec: EncoderSpec,
+    preset: str,
+    meter: Metric,
+    space: Space,
+    source: Source,
+    prior: bool,
 ) -> Belief:
     """What is known before the first encode; a study goes on with what it began with."""
-    begun = study.study.user_attrs.get("prior", ...)
-    if begun is ...:
+
+    def known() -> dict[str, Any] | None:
         # any student speaks VMAF's scale, as the default one does
         names = [meter.name] + [DEFAULT_STUDENT] * meter.name.startswith(STUDENT_PREFIX)
-        known = current_prior(spec.name, names, title.sha256) if prior else None
-        study.study.set_user_attr("prior", prior_json(known) if known else None)
-        begun = study.study.user_attrs["prior"]
+        found = current_prior(spec.name, preset, names, source.sha256)
+        return prior_json(found) if found else None
+
+    begun = study.begun("prior", known) if prior else None
     if begun is None:
         return Fits(space, meter.top)
     return Learnt(space, prior_of(begun), meter.top)
@@ -289,7 +320,7 @@ def _undone_on_failure(folder: Path) -> Iterator[list[Path]]:
         with contextlib.suppress(OSError):
             for path in placed:
                 path.unlink(missing_ok=True)
-            if folder in missing and not isinstance(error, KeyboardInterrupt):
+            if folder in missing and isinstance(error, InputError | TargetUnreachable):
                 for path in filter(is_study_file, folder.iterdir()):
                     path.unlink(missing_ok=True)
             for place in missing:

@@ -12,7 +12,7 @@ from optuna.trial import FrozenTrial, TrialState
 from vqaloop import request
 from vqaloop.belief import Belief, Shifted
 from vqaloop.cache import place_file
-from vqaloop.errors import TargetUnreachable
+from vqaloop.errors import DecodeFailed, EncodeFailed, TargetUnreachable
 from vqaloop.hull import Rules, keep_rules
 from vqaloop.records import Encode, Event, RDPoint, Rendition, Rung, Score, Source, Trial, rounded
 from vqaloop.search import Measured, explore, rungs_of
@@ -107,7 +107,7 @@ class Loop:
         self.tried: dict[tuple[bool, Point], Trial] = {}
         self.warnings: list[str] = []
         self._finer = shop.metric.finer()
-        self._again: set[tuple[str, Point]] = set()
+        self._closer: set[str] = set()
         self.estimate: dict[str, Any] | None = None
         """How far an excerpt was from its title."""
 
@@ -148,7 +148,7 @@ class Loop:
         most: int,
         share: float,
     ) -> Found:
-        asked = done = 0
+        asked = done = running = 0
 
         def work(params: dict[str, Any]) -> Outcome:
             nonlocal done
@@ -156,7 +156,7 @@ class Loop:
             trial = replace(self.shop.try_one(title, self.rendition(point)), whole_title=whole)
             if not (trial.encode and trial.encode.cached):
                 self.budget.spend(
-                    (time.monotonic() - started) / min(self.shop.workers, asked),
+                    (time.monotonic() - started) / max(1, min(self.shop.workers, running)),
                     point[0] * point[1] * title.frames,
                 )
             self.tried[whole, point] = trial
@@ -167,11 +167,14 @@ class Loop:
             return Outcome((trial.bitrate_kbps, trial.score))
 
         def evaluate(batch: Sequence[Point]) -> list[Measured]:
-            nonlocal asked, done
+            nonlocal asked, done, running
             least = max(0, request.LEAST_RUNGS - asked)
             sizes = [w * h * title.frames for w, h, _ in batch]
             batch = batch[: self.budget.affordable(sizes, share, least)]
+            if not batch:
+                return []
             asked += len(batch)
+            running = len(batch)
             settled = study.settle([params_of(point) for point in batch], work, self._crew)
             for point, trial in zip(batch, settled, strict=True):
                 if (whole, point) not in self.tried:
@@ -196,23 +199,31 @@ class Loop:
         return Trial(rendition, *found, whole_title=whole)
 
     def _rechecked(self, title: Source, points: Sequence[RDPoint]) -> list[RDPoint]:
-        """The points, those measured again where the score fell while the rate rose."""
-        finer = self._finer
-        checked = {(p.width, p.height, p.knob): p for p in points}
-        doubted = {(p.width, p.height, p.knob) for pair in _falls(points) for p in pair}
-        for key in sorted(doubted) if finer else ():
-            made = self.shop.encode(title, self.rendition(key))
-            score = self.shop.score(title, made, finer).value
-            checked[key] = replace(checked[key], score=score)
-            self._again.add((title.sha256, key))
-        for low, high in _falls(checked.values()):
+        """The points; where a score falls while the rate rises all are measured again, finer.
+
+        All of them, since scores of one ladder must be of the same crops.
+        """
+        finer = self._finer if _falls(points) else None
+        checked = list(points)
+        if finer:
+            self.progress(Event("search", "a score falls while bits rise: looking again, closer"))
+            try:
+                checked = self.shop.map(lambda point: self._looked_at(title, point), checked)
+                self._closer.add(title.sha256)
+            except (EncodeFailed, DecodeFailed) as error:
+                self.warnings.append(f"scores could not be measured again: {error}")
+        for low, high in _falls(checked):
             looked = "measured again with more crops" if finer else "all frames were measured"
             self.warnings.append(
                 f"{low.width}x{low.height}: the score falls from {low.score:.2f} at "
                 f"{low.bitrate_kbps:.0f} kb/s to {high.score:.2f} at {high.bitrate_kbps:.0f} kb/s "
                 f"({looked})"
             )
-        return list(checked.values())
+        return checked
+
+    def _looked_at(self, title: Source, point: RDPoint) -> RDPoint:
+        made = self.shop.encode(title, self.rendition((point.width, point.height, point.knob)))
+        return replace(point, score=self.shop.score(title, made, self._finer).value)
 
     def _roomier(self) -> Rules:
         rules = self.rules
@@ -247,7 +258,7 @@ class Loop:
                 len(promised) + SPARE,
                 1.0,
             )
-            self.estimate = _estimate(title.points, dense)
+            self.estimate = _estimate(title.points, found.points)
             found = replace(title, points=self._rechecked(source, title.points))
         chosen = rungs_of(self.space, self.rules, found.points, belief, found.failed)
         kept = keep_rules(chosen, self.rules)
@@ -269,14 +280,24 @@ class Loop:
                     f"{width}x{height} was required and has no rung that keeps the other rules"
                 )
 
-        def check(point: RDPoint) -> Checked:
+        metric = self._finer if source.sha256 in self._closer else None
+
+        def check(point: RDPoint) -> Checked | str:
             key = (point.width, point.height, point.knob)
-            made = self.shop.encode(source, self.rendition(key))
-            again = (source.sha256, key) in self._again
-            score = self.shop.score(source, made, self._finer if again else None)
+            try:
+                # from the cache, unless another machine made it and keeps its own
+                made = self.shop.encode(source, self.rendition(key))
+                score = self.shop.score(source, made, metric)
+            except (EncodeFailed, DecodeFailed) as error:
+                return str(error)
             return Checked(found.predicted.get(key, score.value), made, score)
 
-        return self.shop.map(check, kept)
+        results = self.shop.map(check, kept)
+        checked = [result for result in results if isinstance(result, Checked)]
+        self.warnings += [f"a rung could not be made: {r}" for r in results if isinstance(r, str)]
+        if len(checked) < request.LEAST_RUNGS:
+            raise TargetUnreachable("; ".join(self.warnings)[:1500])
+        return checked
 
     def _too_few(self, kept: Sequence[RDPoint], points: Sequence[RDPoint]) -> str:
         scores, rates = [p.score for p in points], [p.bitrate_kbps for p in points]

@@ -8,7 +8,7 @@ much PSNR, breaks a constraint and never wins. Several processes may share the s
 import contextlib
 import time
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import optuna
@@ -66,21 +66,20 @@ class ParamSearch:
         pruner: BasePruner = NopPruner()
         if not self.front:
             pruner = PercentilePruner(KEPT, n_startup_trials=UNPRUNED)
-        with (
-            _fewer_words(),
-            SharedStudy(
-                storage,
-                name,
-                ["minimize", "maximize"] if self.front else ["maximize"],
-                self.space,
-                self.draws,
-                pruner,
-            ) as shared,
-        ):
+        with _fewer_words(), self.seat(storage, name, pruner) as shared:
             self.judge.shop.map(
                 lambda _: self._work(shared, trials, progress), range(self.judge.shop.workers)
             )
             return [t for t in counted(shared.study) if t.state != TrialState.RUNNING]
+
+    def seat(
+        self, storage: BaseStorage, name: str, pruner: BasePruner | None = None
+    ) -> SharedStudy:
+        """A seat at the study of that name."""
+        directions: list[Literal["minimize", "maximize"]] = ["maximize"]
+        if self.front:
+            directions = ["minimize", "maximize"]
+        return SharedStudy(storage, name, directions, self.space, self.draws, pruner)
 
     def _work(self, shared: SharedStudy, trials: int, progress: Watcher) -> None:
         while True:

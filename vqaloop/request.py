@@ -204,8 +204,9 @@ def check_folder(folder: Path, source: Path, what: str = "ladder") -> None:
         check_writable(place, remedy)
         if not folder.is_dir():
             return
-        others = [path for path in folder.iterdir() if not is_study_file(path)]
-        if others and not (folder / f"{what}.json").exists():
+        # a study, or its mark, is of a run that was ended while it delivered
+        ours = (folder / f"{what}.json").exists() or any(map(is_study_file, folder.iterdir()))
+        if any(folder.iterdir()) and not ours:
             raise InputError(f"{quoted(folder)} holds other files and no {what}; {remedy}")
         if source.resolve().parent == folder.resolve():
             raise InputError(

@@ -31,6 +31,11 @@ BATCH = 3
 """Encodes proposed at a time; each teaches something of those that would follow."""
 GAIN = 0.05
 """Expected rise of the hull, in steps, for which one more encode is made."""
+CLOSE = 1.03
+"""Ratio of rates within which another encode of a size is not worth making: rates and scores of
+neighbouring knobs jump about more than their curves rise."""
+MOST_A_RUNG = 2.6
+"""Encodes a rung beyond which none is made for the hull's sake alone."""
 BESIDE = 1 / 16
 """Part of the search range around a measured knob in which none is tried for the hull's sake."""
 SHUN = 1 / 16
@@ -69,9 +74,9 @@ def propose(
         wanted = [wanted[-1], wanted[len(wanted) // 3]]
     elif len(wanted) > BATCH:
         wanted = [wanted[i * len(wanted) // BATCH] for i in range(BATCH)]
-    elif not wanted and len(chosen) > 1:
+    elif not wanted and len(chosen) > 1 and len(tried) < MOST_A_RUNG * len(chosen):
         wanted = _improvement(space, rules, points, dense, chosen)
-    elif not wanted:
+    elif not wanted and len(chosen) < LEAST:
         # no ladder, it seems: which only the ends of what can be made may say
         ends = [(*space.sizes[-1], space.knob_at(0.0)), (*space.sizes[0], space.knob_at(1.0))]
         wanted = [point for point in ends if point not in tried]
@@ -160,16 +165,22 @@ def explore(
 def _hopeful(
     space: Space, dense: Dense, points: Sequence[RDPoint], failed: Sequence[Point]
 ) -> Dense:
-    """Without points near failed ones, and without sizes that only ever failed."""
-    if not failed:
-        return dense
+    """Without what is too near to a measured point to be told from it, without points near failed
+    ones, and without sizes that only ever failed."""
     low, high = space.knob.search
     shunned = (high - low) * SHUN
+    rates: dict[tuple[int, int], list[float]] = {}
+    for point in points:
+        rates.setdefault((point.width, point.height), []).append(point.bitrate_kbps)
     alive = {(p.width, p.height) for p in points}
     losses = [(w, h) for w, h, _ in failed if (w, h) not in alive]
     dead = {size for size in losses if losses.count(size) >= GIVE_UP}
     keep = [
         (p.width, p.height) not in dead
+        and all(
+            max(rate, p.bitrate_kbps) > CLOSE * min(rate, p.bitrate_kbps)
+            for rate in rates.get((p.width, p.height), ())
+        )
         and all(
             (w, h) != (p.width, p.height) or abs(knob - p.knob) > shunned for w, h, knob in failed
         )

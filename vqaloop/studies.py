@@ -8,6 +8,7 @@ interrupted.
 """
 
 import contextlib
+import json
 import os
 import socket
 import threading
@@ -22,18 +23,21 @@ from urllib.parse import quote
 import filelock
 import optuna
 from optuna.distributions import BaseDistribution
-from optuna.exceptions import StorageInternalError
+from optuna.exceptions import StorageInternalError, UpdateFinishedTrialError
 from optuna.storages import BaseStorage, InMemoryStorage, JournalStorage, RDBStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy import make_url
-from sqlalchemy.exc import IntegrityError, OperationalError, SQLAlchemyError
+from sqlalchemy.exc import ArgumentError, IntegrityError, OperationalError, SQLAlchemyError
 
 from vqaloop.errors import InputError, ToolError
 from vqaloop.process import quoted
 
 FILE_NAME = "study.db"
 """SQLite file in the output folder, where the studies of a command are kept by default."""
+
+DELIVERING = f".{FILE_NAME}.delivering"
+"""There while files are put into an output folder."""
 
 JOURNAL = "journal:"
 
@@ -84,8 +88,8 @@ def open_storage(where: str | None) -> BaseStorage:
     except InputError:
         raise
     except Exception as error:  # SQLAlchemy's and every driver's own
-        why = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise InputError(f"cannot open the storage {where!r}: {why[:300]}; {remedy}") from error
+        why = _first_line(error)
+        raise InputError(f"cannot open the storage {shown(where)!r}: {why}; {remedy}") from error
 
 
 @contextlib.contextmanager
@@ -93,12 +97,26 @@ def kept_in(where: str | None) -> Iterator[None]:
     """Trouble with the storage while inside becomes a ToolError that says so."""
     try:
         yield
-    except (StorageInternalError, SQLAlchemyError) as error:
-        why = str(error.__cause__ or error).splitlines()[0][:300]
+    except (StorageInternalError, SQLAlchemyError, json.JSONDecodeError) as error:
         raise ToolError(
-            f"the study could not be kept in {where!r}: {why}; make room there or give another "
-            "--storage, and the same command goes on"
+            f"the study could not be kept in {shown(where)!r}: {_first_line(error)}; make room "
+            "there or give another --storage; what was encoded is in the cache"
         ) from error
+
+
+def shown(where: str | None) -> str:
+    """A storage as it may be shown and written down: without its password."""
+    if not where or where.startswith(JOURNAL):
+        return where or ""
+    try:
+        return make_url(where).render_as_string(hide_password=True)
+    except ArgumentError:
+        return where.partition("://")[0]
+
+
+def _first_line(error: BaseException) -> str:
+    lines = str(error.__cause__ or error).splitlines()
+    return lines[0][:300] if lines else type(error).__name__
 
 
 def default_storage(folder: Path) -> str:
@@ -142,11 +160,21 @@ class SharedStudy:
         self._lock = threading.Lock()
         self._claims = _claims_lock(storage)
         self._leaving = threading.Event()
+        self._forgiven: set[int] = set()
         self._pulse = threading.Thread(target=self._beat_on, daemon=True)
 
     def __enter__(self) -> "SharedStudy":
+        with self._lock, self._claims:
+            beats = self.study.user_attrs
+            if not any(_is_alive(beats[name]) for name in beats if name.startswith("alive ")):
+                # what failed an earlier run may not fail this one: a full disk, a killed encoder
+                failed = self.study.get_trials(deepcopy=False, states=(TrialState.FAIL,))
+                # written down, so that whoever joins forgives the same
+                self.study.set_user_attr("forgiven", [trial.number for trial in failed])
+            self._forgiven = set(self.study.user_attrs.get("forgiven", ()))
+            if self._shared:
+                self._beat(time.time())
         if self._shared:
-            self._beat(time.time())
             self._pulse.start()
         return self
 
@@ -184,6 +212,13 @@ class SharedStudy:
             self.release_lost()
             time.sleep(POLL_S)
 
+    def begun(self, name: str, make: Callable[[], Any]) -> Any:
+        """What the study began with under this name: made by whoever comes first, JSON only."""
+        with self._lock, self._claims:
+            if name not in self.study.user_attrs:
+                self.study.set_user_attr(name, make())
+            return self.study.user_attrs[name]
+
     def ask(self) -> optuna.Trial:
         """A trial of the sampler's choice, marked as ours."""
         with self._lock, self._claims:
@@ -206,7 +241,8 @@ class SharedStudy:
         """By its parameters, the first trial of each point that is not lost or a double."""
         found: dict[Key, FrozenTrial] = {}
         for trial in self.study.get_trials(deepcopy=False):
-            if trial.state == TrialState.FAIL and "error" not in trial.user_attrs:
+            lost = trial.state == TrialState.FAIL and "error" not in trial.user_attrs
+            if lost or trial.number in self._forgiven:
                 continue
             found.setdefault(key_of(_params(trial)), trial)
         return found
@@ -235,9 +271,11 @@ class SharedStudy:
     def _drain(self, work: Callable[[dict[str, Any]], Outcome]) -> None:
         while (trial := self._claim()) is not None:
             outcome = work(dict(trial.params))
-            for name, value in outcome.attrs.items():
-                trial.set_user_attr(name, value)
-            self.tell(trial, outcome.values)
+            # unless it was taken for lost meanwhile, and given out again
+            with contextlib.suppress(UpdateFinishedTrialError):
+                for name, value in outcome.attrs.items():
+                    trial.set_user_attr(name, value)
+                self.tell(trial, outcome.values)
 
     def _claim(self) -> optuna.Trial | None:
         """A waiting trial that is now ours, or None when there is none."""
@@ -259,7 +297,7 @@ class SharedStudy:
                 self._beat(time.time())
 
     def _beat(self, at: float) -> None:
-        host = socket.gethostname()
+        host = _host()
         self.study.set_user_attr(
             f"alive {self._me}", {"host": host, "process": os.getpid(), "at": at}
         )
@@ -292,10 +330,17 @@ def _params(trial: FrozenTrial) -> Params:
     return asked
 
 
+def _host() -> str:
+    """This machine, and on it the space in which process numbers mean something."""
+    with contextlib.suppress(OSError):
+        return f"{socket.gethostname()} {os.stat('/proc/self/ns/pid').st_ino}"
+    return socket.gethostname()
+
+
 def _is_alive(beat: Mapping[str, Any] | None) -> bool:
     if not beat or time.time() - beat["at"] > STALE_S:
         return False
-    if beat["host"] != socket.gethostname():
+    if beat["host"] != _host():
         return True
     try:
         os.kill(beat["process"], 0)

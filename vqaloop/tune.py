@@ -29,12 +29,12 @@ from vqaloop.judge import Judge, ParamsFailed, Rules, Setting, Target
 from vqaloop.paramsearch import ParamSearch, trial_json
 from vqaloop.process import quoted
 from vqaloop.records import Event, RDPoint, Source, rounded
-from vqaloop.samplers import KNOB, Params, check_sampler, encoder_params
+from vqaloop.samplers import KNOB, Params, check_sampler, distributions, encoder_params
 from vqaloop.score import DEFAULT_METRIC, open_metric
 from vqaloop.source import probe_source
-from vqaloop.studies import default_storage, kept_in, open_storage
+from vqaloop.studies import default_storage, kept_in, open_storage, shown
 from vqaloop.trials import Workshop
-from vqaloop.tuning import SCHEMA, Tuning, safe_url, study_name, write_tuning
+from vqaloop.tuning import SCHEMA, Tuning, study_name, write_tuning
 from vqaloop.windows import choose_windows
 
 CANDIDATES = 3
@@ -72,17 +72,27 @@ def best_params(
     judge.prepare(Target(), lambda text, done, n: progress(Event("tune", text, done, n)))
     search = ParamSearch(judge, rules, sampler, seed)
     name = study_name(judge, title, Target(), sampler, seed, rules)
+    kept = open_storage(storage)
     found = search.run(
-        open_storage(storage),
+        kept,
         name,
         trials,
         lambda e: progress(Event("tune", e.message, e.done, e.total)),
     )
     candidates = [encoder_params(shop.spec, t.params) for t in search.candidates(found)]
-    check, _, _ = judge.confirm(
-        title, candidates[:CANDIDATES], rules, lambda text: progress(Event("tune", text))
-    )
-    return check.params if check else ()
+
+    def confirmed() -> list[list[str]]:
+        if not candidates:
+            return []
+        check, _, _ = judge.confirm(
+            title, candidates[:CANDIDATES], rules, lambda text: progress(Event("tune", text))
+        )
+        return [list(pair) for pair in check.params] if check else []
+
+    # once for all who share the study: times vary, and ladders of other parameters are others
+    answer = f"confirmed of {trials}"
+    with search.seat(kept, name) as study:
+        return tuple((str(key), str(value)) for key, value in study.begun(answer, confirmed))
 
 
 def tune_encoder(
@@ -153,10 +163,15 @@ def tune_encoder(
     size = request.choose_sizes(source, spec, [resolution or source.canvas])[0]
     setting = Setting(*size, preset, request.checked_depth(source, spec, bit_depth))
     request.check_metric(meter, weights)
+    distributions(spec)
+    url = storage or (default_storage(folder) if cache else None)
     with (
+        _folder_made(folder),
+        kept_in(url),
         Cache(enabled=cache) as store,
         Workshop(spec, meter, store, ffmpeg=binary, workers=workers, timeout_s=timeout_s) as shop,
     ):
+        kept = open_storage(url)
         windows = choose_windows(source, ffmpeg=binary, seed=seed)
         parts = [source]
         if windows != ((0, source.frames),):
@@ -169,9 +184,7 @@ def tune_encoder(
         judge.prepare(target, lambda text, done, n: progress(Event("probe", text, done, n)))
         search = ParamSearch(judge, rules, sampler, seed, front=front)
         name = study_name(judge, source, target, sampler, seed, rules)
-        url = storage or default_storage(folder)
-        with _folder_made(folder), kept_in(url):
-            found = search.run(open_storage(url), name, trials, progress)
+        found = search.run(kept, name, trials, progress)
         best = search.candidates(found)
         if front and best:
             # verified where on the front it lies
@@ -218,7 +231,7 @@ def tune_encoder(
             "front": _front_json(search, found) if front else [],
             "study": {
                 "name": name,
-                "storage": safe_url(url),
+                "storage": shown(url),
                 "sampler": sampler,
                 "seed": seed,
                 "trials": len(found),
@@ -268,7 +281,7 @@ def _at_target(
     knob = judge.shop.spec.knob
     points = [RDPoint(0, 0, p.knob, p.kbps, p.score) for p in curve]
     fitted = fit_curve(points, judge.shop.metric.top)
-    reach = [p for p in np.arange(knob.min, knob.max + knob.step / 2, knob.step)]
+    reach = np.arange(knob.min, knob.max + knob.step / 2, knob.step).tolist()
     near = [fitted(k) for k in reach if abs(k - judge.knob) <= 4 * judge.step]
     at = judge.knob
     if target.score is not None:

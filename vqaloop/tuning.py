@@ -10,9 +10,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import sqlalchemy.engine
-import sqlalchemy.exc
-
 from vqaloop import process
 from vqaloop.encoder import encoder_version
 from vqaloop.errors import InputError
@@ -20,7 +17,6 @@ from vqaloop.files import renamed_to
 from vqaloop.judge import Judge, Rules, Target
 from vqaloop.process import quoted
 from vqaloop.records import Source, rounded
-from vqaloop.studies import JOURNAL
 from vqaloop.terminal import printable
 
 SCHEMA = "vqaloop.tuning/1"
@@ -134,16 +130,6 @@ def study_name(
     text = json.dumps(facts, sort_keys=True, default=str)
     digest = hashlib.sha256(text.encode()).hexdigest()[:16]
     return f"{printable(source.path.stem)[:60]} {shop.spec.codec} {digest}"
-
-
-def safe_url(where: str) -> str:
-    """A storage as it may be written down: without its password."""
-    if where.startswith(JOURNAL):
-        return where
-    try:
-        return sqlalchemy.engine.make_url(where).render_as_string(hide_password=True)
-    except sqlalchemy.exc.ArgumentError:
-        return ""
 
 
 def write_tuning(tuning: Tuning) -> None:
