@@ -232,7 +232,9 @@ CASES = (
         "must be less than --max-bitrate",
     ),
     Case(
-        "--min-score above --max-score", plain("--min-score", "50", "--max-score", "40"), "range"
+        "--min-score above --max-score",
+        plain("--min-score", "50", "--max-score", "40"),
+        "and below --max-score",
     ),
     Case("--max-score beyond the metric", plain("--max-score", "101"), "within 0 and 100"),
     Case("--require a size that is not tried", plain("--require", "144x88"), "none of the sizes"),

@@ -189,6 +189,7 @@ def test_ladder_holds_what_it_says(room: Room, clip: Path) -> None:
     assert cost["encoded_frames"] == cost["encodes"] * frames
     assert cost["encoded_pixels"] == sum(t["width"] * t["height"] for t in document["trials"]) * 12
     assert all(trial["whole_title"] for trial in document["trials"])
+    assert document["estimate"] is None and document["windows"] == [[0, 12]]
     measured = {(t["width"], t["knob"]): t for t in document["trials"]}
     for rung in document["rungs"]:
         trial = measured[rung["width"], rung["knob"]["value"]]
@@ -347,6 +348,11 @@ def test_a_long_title_is_searched_on_an_excerpt(room: Room, long_clip: Path) -> 
         assert (trial["bitrate_kbps"], trial["score"]) == (rung["bitrate_kbps"], rung["score"])
         assert rung["score_predicted"] != rung["score"]
         assert rung["score_predicted"] == pytest.approx(rung["score"], abs=1.8)
+    # how far the excerpt was off, where both were measured or believed
+    estimate = document["estimate"]
+    assert 1 <= estimate["encodes"] <= len(whole)
+    assert abs(estimate["score"]) <= abs(estimate["score_worst"]) <= 1.8
+    assert abs(estimate["bitrate_percent"]) <= abs(estimate["bitrate_percent_worst"])
     cost = document["cost"]
     assert cost["encoded_frames"] == len(parts) * 200 + len(whole) * 300
     assert ladder.trusted

@@ -30,9 +30,8 @@ from vqaloop.samplers import (
     distributions,
     encoder_params,
 )
-from vqaloop.studies import SharedStudy, open_storage
+from vqaloop.studies import SharedStudy, open_storage, shown
 from vqaloop.tune import tune_encoder
-from vqaloop.studies import shown
 from vqaloop.tuning import Tuning
 
 X264 = load_encoders()["libx264"]

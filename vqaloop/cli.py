@@ -206,7 +206,7 @@ def make_parser() -> argparse.ArgumentParser:
         "--require", metavar="WxH,...", help="sizes that must have a rung each, if any can"
     )
     ladder.add_argument(
-        "--budget", metavar="TIME", help="the best ladder it can find in 90s, 10min, 1.5h"
+        "--budget", metavar="TIME", help="the best ladder it can find in 90s (or 90), 10min, 1.5h"
     )
     ladder.add_argument("--preset", metavar="P", help="the encoder's preset")
     ladder.add_argument(
@@ -214,7 +214,6 @@ def make_parser() -> argparse.ArgumentParser:
         nargs="?",
         type=int,
         const=20,
-        default=0,
         metavar="N",
         help="first tune the encoder's parameters on the title, with N trials (20)",
     )

@@ -108,7 +108,8 @@ def ladder(options: argparse.Namespace) -> int:
             made = build_ladders(options.input, codecs=codecs, **asked)
     for codec, ladder in made.items() if options.json != "-" else ():
         if len(made) > 1:
-            say(options, f"\n{codec}")
+            say(options, "")
+            say(options, codec)
         print_ladder(ladder)
     documents = {codec: ladder.to_json() for codec, ladder in made.items()}
     several = {"schema": "vqaloop.ladders/1", "ladders": documents}

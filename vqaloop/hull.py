@@ -6,6 +6,7 @@ Plain arithmetic on RDPoints; nothing here touches files, encoders or models.
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 import numpy.typing as npt
@@ -279,6 +280,25 @@ def with_required_sizes(
                         best = lost, i, point
         if best:
             rungs[best[1]] = best[2]
+    return rungs
+
+
+def with_fillers(
+    chosen: Sequence[RDPoint], points: Iterable[RDPoint], rules: Rules
+) -> list[RDPoint]:
+    """More rungs, from measured points that leave room to their neighbours, up to `rules.most`.
+
+    They may lie below the hull; but they are made, and as good as any that are.
+    """
+    rungs = list(chosen)
+    spare = [p for p in front(points) if p not in rungs and p.score <= rules.ceiling]
+    for point in sorted(spare, key=lambda p: -p.bitrate_kbps):
+        at = sum(p.bitrate_kbps < point.bitrate_kbps for p in rungs)
+        with_it = [*rungs[:at], point, *rungs[at:]]
+        rising = all(a.height * a.width <= b.height * b.width for a, b in pairwise(with_it))
+        room = len(rungs) < (rules.count or rules.most)
+        if room and rising and _fits_between(point, with_it, at, rules):
+            rungs = with_it
     return rungs
 
 

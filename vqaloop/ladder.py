@@ -46,7 +46,7 @@ from vqaloop.studies import (
     open_storage,
 )
 from vqaloop.trials import Workshop
-from vqaloop.tune import best_params
+from vqaloop.tune import best_params, check_trials
 from vqaloop.windows import choose_windows
 
 DIRECTIONS: tuple[Literal["minimize", "maximize"], ...] = ("minimize", "maximize")
@@ -86,7 +86,7 @@ def build_ladder(
     cache: bool = True,
     storage: str | None = None,
     prior: bool = True,
-    tune_trials: int = 0,
+    tune_trials: int | None = None,
     timeout_s: float | None = None,
     ffmpeg: str | os.PathLike[str] | None = None,
     weights: str | os.PathLike[str] | None = None,
@@ -122,7 +122,9 @@ def build_ladder(
     rules = request.make_rules(
         meter, rungs, min_step, min_ratio, min_bitrate, max_bitrate, min_score, max_score
     )
-    if tune_trials and budget_s is not None:
+    if tune_trials is not None:
+        check_trials(tune_trials)
+    if tune_trials is not None and budget_s is not None:
         raise InputError(
             "--budget bounds the search alone and does not go with --tune-params; tune first with "
             "`vqaloop tune`, or leave out one of the two"
@@ -144,6 +146,8 @@ def build_ladder(
     rules = replace(rules, required=request.required_sizes(require, sizes))
     depth = request.checked_depth(source, spec, bit_depth)
     request.check_metric(meter, weights)
+    # a storage that was named is refused as all else is, before anything is said
+    named = open_storage(storage) if storage is not None else None
     progress(Event("probe", _described(source)))
     where = storage or (default_storage(folder) if cache else None)
     with (
@@ -154,7 +158,7 @@ def build_ladder(
     ):
         if where and not storage:
             folder.mkdir(parents=True, exist_ok=True)
-        studies = open_storage(where)
+        studies = named or open_storage(where)
         loop = Loop(shop, space, rules, preset, depth, progress, budget)
         with _told_if_slow(progress, Event("excerpt", "looking for windows that stand for it")):
             windows = choose_windows(source, ffmpeg=binary, seed=seed)
@@ -163,7 +167,7 @@ def build_ladder(
             progress(Event("excerpt", f"{len(windows)} windows stand for the title"))
             title = excerpt(source, windows, shop.scratch / "excerpt.mkv", ffmpeg=binary)
 
-        if tune_trials:
+        if tune_trials is not None:
             loop.params = best_params(
                 shop,
                 title,

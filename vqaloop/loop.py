@@ -13,7 +13,7 @@ from vqaloop import request
 from vqaloop.belief import Belief, Shifted
 from vqaloop.cache import place_file
 from vqaloop.errors import DecodeFailed, EncodeFailed, TargetUnreachable
-from vqaloop.hull import Rules, keep_rules
+from vqaloop.hull import Rules, keep_rules, with_fillers
 from vqaloop.records import Encode, Event, RDPoint, Rendition, Rung, Score, Source, Trial, rounded
 from vqaloop.search import Measured, explore, rungs_of
 from vqaloop.space import Point, Space, params_of, point_of
@@ -261,6 +261,9 @@ class Loop:
             self.estimate = _estimate(title.points, found.points)
             found = replace(title, points=self._rechecked(source, title.points))
         chosen = rungs_of(self.space, self.rules, found.points, belief, found.failed)
+        if not whole:
+            # a whole encode is dear, and a rung that is made is better than none
+            chosen = with_fillers(chosen, found.points, self.rules)
         kept = keep_rules(chosen, self.rules)
         if self.budget.ended:
             self.warnings.append(

@@ -123,8 +123,9 @@ def make_rules(
     ceiling = meter.ceiling if max_score is None else max_score
     if not 0 <= floor < ceiling <= meter.top:
         raise InputError(
-            f"the scores are no range: {floor:g} to {ceiling:g}; --min-score must be less than "
-            f"--max-score, both within 0 and {meter.top:g}"
+            f"--min-score must lie within 0 and {meter.top:g} and below --max-score; they are "
+            f"{floor:g} and {ceiling:g} (for {meter.name} by default {meter.floor:g} and "
+            f"{meter.ceiling:g})"
         )
     return Rules(
         min_step=step,
@@ -146,7 +147,7 @@ def required_sizes(
             tried = ", ".join(f"{w}x{h}" for w, h in sizes)
             raise InputError(
                 f"--require {width}x{height} is none of the sizes tried ({tried}); "
-                "add it with --resolutions"
+                "name it in --resolutions too, if the source is as large"
             )
     return tuple(dict.fromkeys(asked))
 

@@ -72,7 +72,12 @@ def open_storage(where: str | None) -> BaseStorage:
     if where is None:
         return InMemoryStorage()
     remedy = "give sqlite:///FILE, another database URL, or journal:FILE"
+    own = where.endswith(f"/{FILE_NAME}") and Path(where.removeprefix("sqlite:///")).is_file()
+    if own:
+        remedy = "delete it (what was encoded is in the cache), or name another folder with -o"
     try:
+        if where == JOURNAL:
+            raise InputError("journal: needs a file; write it as journal:FILE")
         if where.startswith(JOURNAL):
             return JournalStorage(JournalFileBackend(where.removeprefix(JOURNAL)))
         if "://" not in where:

@@ -266,9 +266,14 @@ def _checked_target(score: float | None, bitrate: float | None) -> Target:
     return Target(score, bitrate)
 
 
-def _checked_rules(trials: int, slowdown: float) -> Rules:
+def check_trials(trials: int) -> None:
+    """Raises InputError for a number of trials that no study should have."""
     if not 1 <= trials <= LONGEST:
         raise InputError(f"there must be 1 to {LONGEST} trials, not {trials}")
+
+
+def _checked_rules(trials: int, slowdown: float) -> Rules:
+    check_trials(trials)
     if not 0.1 <= slowdown <= 100:
         raise InputError(f"the slowdown must lie between 0.1 and 100, not {slowdown:g}")
     return Rules(slowdown)

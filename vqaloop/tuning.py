@@ -88,9 +88,12 @@ def told(tuning: Tuning) -> list[str]:
             f"{tuning.saving_predicted:.1f}), {about['vmaf_saving']:.1f} % by VMAF; PSNR-Y "
             f"{tuning.psnr_gain:+.2f} dB at equal bitrate; {tuning.time_ratio:.2f} times the time"
         )
+    if about["front"]:
+        lines.append("front of bitrate and score:")
     lines += [
-        f"{point['bitrate_kbps']:.0f} kb/s, score {point['score']:.1f}: knob {point['knob']:g} "
-        + " ".join(f"{name}={value}" for name, value in point["params"].items())
+        f"  {point['bitrate_kbps']:.0f} kb/s, score {point['score']:.1f} "
+        f"({point['saving_percent']:+.1f} % saved): {tuning.knob[0]} {point['knob']:g} "
+        + (" ".join(f"{k}={v}" for k, v in point["params"].items()) or "and the defaults")
         for point in about["front"]
     ]
     lines += [f"warning: {warning}" for warning in about["warnings"]]
