@@ -365,10 +365,11 @@ def test_processes_share_the_points_and_agree(
     where: str, tmp_path: Path, reaped: "list[subprocess.Popen[str]]"
 ) -> None:
     log = tmp_path / "log"
-    reaped += [start(where, log, 0.1) for _ in range(3)]
+    count = 3 if where.startswith("sqlite") else 2
+    reaped += [start(where, log, 0.1) for _ in range(count)]
     (tmp_path / "log.go").touch()
     said = [child.communicate(timeout=120)[0] for child in reaped]
-    assert [child.returncode for child in reaped] == [0, 0, 0]
+    assert [child.returncode for child in reaped] == [0] * count
     assert all(json.loads(text) == expected() for text in said)
     # none twice, none left out
     assert sorted(point for _, point in taken(log)) == list(range(len(POINTS)))

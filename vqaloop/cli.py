@@ -260,9 +260,7 @@ def make_parser() -> argparse.ArgumentParser:
         metavar="K",
         help="tune at K kb/s (with neither: a front of bitrate and score)",
     )
-    tune.add_argument(
-        "--trials", type=int, default=30, metavar="N", help="of the study in all (default: 30)"
-    )
+    tune.add_argument("--trials", type=int, default=30, metavar="N", help="in all (default: 30)")
     tune.add_argument(
         "--storage", metavar="URL", help="an Optuna storage to share (default: study.db there)"
     )
@@ -276,8 +274,8 @@ def make_parser() -> argparse.ArgumentParser:
     )
     tune.add_argument("--resolution", metavar="WxH", help="default: the source's")
     tune.add_argument("--preset", metavar="P", help="the encoder's preset")
-    tune.add_argument("--bit-depth", type=int, metavar="8|10", help="default: the source's")
-    tune.add_argument("--time-limit", type=float, metavar="S", help="stop an encode after S s")
+    tune.add_argument("--bit-depth", type=int, metavar="8|10")
+    tune.add_argument("--time-limit", type=float, metavar="S")
     _metric_option(tune)
     _raw_options(tune)
     tune.add_argument("-o", "--output", type=Path, metavar="DIR", help="default: NAME.CODEC.tune")

@@ -83,7 +83,7 @@ def ladder(options: argparse.Namespace) -> int:
             min_score=options.min_score,
             max_score=options.max_score,
             require=[parse_size(word) for word in (options.require or "").split(",") if word],
-            budget_s=options.budget and parse_duration(options.budget),
+            budget_s=None if options.budget is None else parse_duration(options.budget),
             preset=options.preset,
             bit_depth=options.bit_depth,
             out=options.output,

@@ -235,17 +235,14 @@ def with_smaller_bottom(
         p
         for p in points
         if p.width * p.height < lowest.width * lowest.height
-        and rules.min_kbps <= p.bitrate_kbps
-        and p.bitrate_kbps * rules.min_ratio <= second.bitrate_kbps
-        and p.score + rules.min_step <= second.score
-        and p.score >= rules.floor * 2 / 3
+        and rules.min_kbps <= p.bitrate_kbps <= second.bitrate_kbps / rules.min_ratio
+        and rules.floor * 2 / 3 <= p.score <= second.score - rules.min_step
     ]
     if not smaller:
         return list(chosen)
     best = max(smaller, key=lambda p: p.score)
-    near = [
-        p for p in smaller if p.measured and p.score >= best.score - NEAR_HULL * rules.min_step
-    ]
+    least = best.score - NEAR_HULL * rules.min_step
+    near = [p for p in smaller if p.measured and p.score >= least]
     return [_or_measured(best, near), *chosen[1:]]
 
 
