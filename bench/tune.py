@@ -80,7 +80,7 @@ def main() -> int:
     parser.add_argument("clips", nargs="+", type=Path)
     parser.add_argument("--csv", type=Path, required=True)
     parser.add_argument("--codecs", default="h264,hevc")
-    parser.add_argument("--samplers", default="tpe")
+    parser.add_argument("--samplers", default="gp")
     parser.add_argument("--trials", type=int, default=30)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--frames", type=int, default=40)

@@ -264,7 +264,7 @@ def make_parser() -> argparse.ArgumentParser:
     tune.add_argument(
         "--storage", metavar="URL", help="an Optuna storage to share (default: study.db there)"
     )
-    tune.add_argument("--sampler", default="tpe", metavar="tpe|gp|cmaes|nsga2")
+    tune.add_argument("--sampler", default="gp", metavar="gp|tpe|cmaes|nsga2")
     tune.add_argument(
         "--slowdown",
         type=float,

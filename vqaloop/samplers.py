@@ -29,7 +29,7 @@ from optuna.trial import FrozenTrial, TrialState
 from vqaloop.encoderspec import EncoderSpec, Knob, Tunable
 from vqaloop.errors import InputError
 
-SAMPLERS = ("tpe", "gp", "cmaes", "nsga2")
+SAMPLERS = ("gp", "tpe", "cmaes", "nsga2")
 KNOB = "quality knob"
 """Parameter that stands for the knob where it is searched too; no tunable has a space in it."""
 
