@@ -22,10 +22,8 @@ REACH_DOWN, REACH_UP = 0.6, 0.8
 """How far beyond its measured knobs a fit is believed, as parts of their span, towards worse and
 towards better quality. What it promises is encoded before it is used, so too much costs an encode;
 too little hides a size that would have been better, and nothing ever shows it."""
-NEAR_HULL = 0.05
-"""A measured point this close below the hull (in steps) stands in for a fitted one ..."""
 NEAR_RATE = 1.3
-"""... of at most this ratio of bitrates: an encode saved is worth more than an exact spacing."""
+"""Ratio of bitrates within which a measured point stands in: it saves an encode."""
 
 GRID = 256
 """Rates, evenly spaced in log rate, at which resolutions are weighed against each other."""
@@ -52,6 +50,10 @@ class Rules:
     sizes: int = 2
     """Least number of resolutions, where there is a choice: small screens and slow decoders need
     one of their own. With 2 the lowest rung gives way; 1 leaves it to the scores."""
+    near: float = 0.05
+    """Steps below the hull at which a measured point stands in for a fitted one."""
+    slack: float = 1.0
+    """Times the least step and ratio kept by rungs not yet measured, which come out a bit off."""
     required: tuple[tuple[int, int], ...] = ()
     """Widths and heights that must have a rung, where the other rules allow it."""
 
@@ -164,7 +166,7 @@ def choose_rungs(
     near = near_hull(measured, best, rules)
     top = _or_measured(_top(usable, rules), near)
     if rules.count is None:
-        return _descend(usable, near, top, rules, rules.min_ratio, rules.most)
+        return _descend(usable, near, top, rules, rules.min_ratio * rules.slack, rules.most)
     # the widest ratio that still leaves the number asked for
     low, high = rules.min_ratio, 8.0
     chosen = _descend(usable, near, top, rules, low, rules.count)
@@ -205,7 +207,7 @@ def _descend(
             p
             for p in usable
             if p.bitrate_kbps * ratio <= last.bitrate_kbps
-            and p.score + rules.min_step <= last.score
+            and p.score + rules.min_step * rules.slack <= last.score
         ]
         if not fits:
             break
@@ -225,8 +227,8 @@ def with_smaller_bottom(
 ) -> list[RDPoint]:
     """Rungs of one resolution, the lowest replaced by the best of a smaller one.
 
-    `points` are all there are, fitted and measured. The rungs stay as they are when they have two
-    resolutions already, or when nothing smaller keeps to the rules within a third of the floor.
+    `points` are all there are. The rungs stay as they are when they have two resolutions already,
+    or when nothing smaller keeps to the rules within a third of the floor.
     """
     if rules.sizes < 2 or len(chosen) < 2 or len({_size(p) for p in chosen}) > 1:
         return list(chosen)
@@ -241,7 +243,7 @@ def with_smaller_bottom(
     if not smaller:
         return list(chosen)
     best = max(smaller, key=lambda p: p.score)
-    least = best.score - NEAR_HULL * rules.min_step
+    least = best.score - rules.near * rules.min_step
     near = [p for p in smaller if p.measured and p.score >= least]
     return [_or_measured(best, near), *chosen[1:]]
 
@@ -283,10 +285,7 @@ def with_required_sizes(
 def with_fillers(
     chosen: Sequence[RDPoint], points: Iterable[RDPoint], rules: Rules
 ) -> list[RDPoint]:
-    """More rungs, from measured points that leave room to their neighbours, up to `rules.most`.
-
-    They may lie below the hull; but they are made, and as good as any that are.
-    """
+    """More rungs, up to `rules.most`: measured points that leave room to their neighbours."""
     rungs = list(chosen)
     spare = [p for p in front(points) if p not in rungs and p.score <= rules.ceiling]
     for point in sorted(spare, key=lambda p: -p.bitrate_kbps):
@@ -319,7 +318,7 @@ def _stands_in(point: RDPoint, best: Sequence[RDPoint], rules: Rules) -> bool:
     return (
         _size(point) == _size(nearest)
         and rules.min_kbps <= point.bitrate_kbps <= rules.max_kbps
-        and point.score >= max(rules.floor, there - NEAR_HULL * rules.min_step)
+        and point.score >= max(rules.floor, there - rules.near * rules.min_step)
     )
 
 

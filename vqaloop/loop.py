@@ -25,6 +25,8 @@ MOST_TRIALS = 40
 MARGIN = 1.1
 """Rungs chosen on an excerpt leave this much more room than the rules ask for: the whole title
 differs a little from what stands for it."""
+NEAR_WHOLE = 0.5
+"""Steps below the hull at which a whole encode that was made is taken for a rung all the same."""
 SPARE = 2
 """Encodes of a whole title, beyond one a rung, that may go into mending an excerpt's promises."""
 EXCERPT_SHARE = 0.4
@@ -226,8 +228,13 @@ class Loop:
         return replace(point, score=self.shop.score(title, made, self._finer).value)
 
     def _roomier(self) -> Rules:
+        """For an excerpt, whose title will differ a little: room between the rungs."""
         rules = self.rules
         return replace(rules, min_step=rules.min_step * MARGIN, min_ratio=rules.min_ratio * MARGIN)
+
+    def _thrifty(self) -> Rules:
+        """For whole encodes, which are dear: what was made stands, if it keeps the rules."""
+        return replace(self.rules, near=NEAR_WHOLE, slack=MARGIN)
 
     def verify(
         self,
@@ -254,15 +261,15 @@ class Loop:
                 True,
                 study,
                 belief,
-                self._roomier(),
+                self._thrifty(),
                 len(promised) + SPARE,
                 1.0,
             )
-            self.estimate = _estimate(title.points, found.points)
+            self.estimate = _estimate(title.points, dense)
             found = replace(title, points=self._rechecked(source, title.points))
-        chosen = rungs_of(self.space, self.rules, found.points, belief, found.failed)
+        rules = self.rules if whole else replace(self._thrifty(), slack=1.0)
+        chosen = rungs_of(self.space, rules, found.points, belief, found.failed)
         if not whole:
-            # a whole encode is dear, and a rung that is made is better than none
             chosen = with_fillers(chosen, found.points, self.rules)
         kept = keep_rules(chosen, self.rules)
         if self.budget.ended:
@@ -365,7 +372,10 @@ def _falls(points: Iterable[RDPoint]) -> list[tuple[RDPoint, RDPoint]]:
 
 
 def _estimate(points: Sequence[RDPoint], excerpt: Sequence[RDPoint]) -> dict[str, Any]:
-    """How far the excerpt was off: rates in percent, scores in points, title less excerpt."""
+    """How far the title is from what its excerpt promised, measured or believed.
+
+    Rates in percent, scores in points.
+    """
     there = {(p.width, p.height, p.knob): p for p in excerpt}
     pairs = [(there[key], p) for p in points if (key := (p.width, p.height, p.knob)) in there]
     rates = [100 * (p.bitrate_kbps / e.bitrate_kbps - 1) for e, p in pairs]

@@ -86,10 +86,10 @@ def cost_line(ladder: Ladder) -> str:
 def estimate_line(estimate: Mapping[str, Any]) -> str:
     """How far the windows were from the title they stood for."""
     if not estimate["encodes"]:
-        return "none of the files had been tried on the windows that stood for the title"
+        return "the windows that stood for the title had promised nothing of these files"
     return (
         f"the whole title took {estimate['bitrate_percent']:+.1f} % of bitrate and scored "
-        f"{estimate['score']:+.1f} against its windows (at worst "
+        f"{estimate['score']:+.1f} against what its windows promised (at worst "
         f"{estimate['bitrate_percent_worst']:+.1f} % and {estimate['score_worst']:+.1f}), "
         "mended in these rungs"
     )
