@@ -9,14 +9,13 @@ import numpy.typing as npt
 import pandas as pd
 from scipy.interpolate import PchipInterpolator
 
+from bench.grid import FRACTIONS
 from vqaloop.encoderspec import EncoderSpec, Knob
 from vqaloop.hull import convex_hull
 from vqaloop.records import RDPoint
 from vqaloop.space import Point
 
 METRICS = ("vmaf", "student")
-SIZE_PARTS = (1, 2 / 3, 1 / 2, 1 / 3)
-"""Sizes of a whole grid, as parts of the largest, where the encoder takes them."""
 DENSE = 0.25
 """Knob steps at which the curves of the exhaustive hull are drawn, whatever the encoder takes."""
 LEAST_KNOBS = 4
@@ -166,7 +165,7 @@ def read_oracle(table: pd.DataFrame, spec: EncoderSpec) -> Oracle:
     ]
     width, height = max((p.point[:2] for p in points), key=lambda s: s[0] * s[1])
     ends = {spec.knob.snap(knob) for knob in spec.knob.search}
-    for part in SIZE_PARTS:
+    for part in FRACTIONS:
         size = round(width * part / 2) * 2, round(height * part / 2) * 2
         knobs = {p.knob for p in points if p.point[:2] == size}
         fits = size[0] >= spec.min_size[0] and size[1] >= spec.min_size[1]

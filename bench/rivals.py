@@ -15,6 +15,7 @@ from bench.oracle import Encoded, Oracle, Tally
 from vqaloop.encoderspec import Knob
 from vqaloop.hull import Rules, choose_rungs, convex_hull
 from vqaloop.records import RDPoint
+from vqaloop.space import Space
 
 Size = tuple[int, int]
 
@@ -73,9 +74,7 @@ def delivered(rungs: Iterable[Encoded], searched: Iterable[Encoded] = ()) -> Res
 
 def steps(knob: Knob) -> list[float]:
     """Every knob of the search range, from best to worst quality."""
-    low, high = knob.search
-    count = round((high - low) / knob.step)
-    values = sorted({knob.snap(low + i * knob.step) for i in range(count + 1)})
+    values = Space((), knob).grid()
     return values if knob.lower_is_better else values[::-1]
 
 

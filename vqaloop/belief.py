@@ -93,7 +93,7 @@ class Learnt:
         low, high = self.space.knob.search
         grid = self.space.grid()
         grid = grid[:: max(1, math.ceil((high - low) * FINEST / self.space.knob.step))]
-        known = {(p.width, p.height, p.knob) for p in points}
+        known = {p.key for p in points}
         found: list[RDPoint] = []
         deviations = [np.zeros(0)]
         for width, height in self.space.sizes:
@@ -129,8 +129,8 @@ class Shifted:
 
     def shift(self, points: Sequence[RDPoint]) -> tuple[float, float]:
         """How much larger log2 rate and the logit of the score are over the whole title."""
-        there = {(p.width, p.height, p.knob): p for p in self.excerpt}
-        pairs = [(there[key], p) for p in points if (key := (p.width, p.height, p.knob)) in there]
+        there = {p.key: p for p in self.excerpt}
+        pairs = [(there[key], p) for p in points if (key := p.key) in there]
         if not pairs:
             return 0.0, 0.0
         rate = np.mean([math.log2(p.bitrate_kbps / e.bitrate_kbps) for e, p in pairs])
@@ -142,8 +142,8 @@ class Shifted:
 
     def dense(self, points: Sequence[RDPoint]) -> Dense:
         rate, score = self.shift(points)
-        known = {(p.width, p.height, p.knob) for p in points}
-        left = [p for p in self.excerpt if (p.width, p.height, p.knob) not in known]
+        known = {p.key for p in points}
+        left = [p for p in self.excerpt if p.key not in known]
         shares = expit(logit(np.array([p.score for p in left]) / self.top) + score)
         moved = [
             RDPoint(p.width, p.height, p.knob, p.bitrate_kbps * 2**rate, s * self.top, False)

@@ -72,9 +72,7 @@ def ladder(options: argparse.Namespace) -> int:
     codecs = options.codec.split(",")
     with Progress(quiet=options.quiet) as progress:
         asked: dict[str, Any] = dict(
-            encoder=options.encoder,
             resolutions=parse_resolutions(options.resolutions),
-            metric=options.metric,
             rungs=parse_rungs(options.rungs),
             min_step=options.min_step,
             min_ratio=options.min_ratio,
@@ -84,23 +82,10 @@ def ladder(options: argparse.Namespace) -> int:
             max_score=options.max_score,
             require=[parse_size(word) for word in (options.require or "").split(",") if word],
             budget_s=None if options.budget is None else parse_duration(options.budget),
-            preset=options.preset,
-            bit_depth=options.bit_depth,
-            out=options.output,
-            device=options.device,
-            workers=options.workers,
-            seed=options.seed,
-            cache=not options.no_cache,
-            storage=options.storage,
             prior=not options.no_prior,
             tune_trials=options.tune_params,
-            timeout_s=options.time_limit,
-            weights=options.weights,
-            video_size=options.video_size,
-            pix_fmt=options.pix_fmt,
-            framerate=options.framerate,
-            allow_hdr=options.allow_hdr,
             progress=progress,
+            **_encoding(options),
         )
         if len(codecs) == 1:
             made = {codecs[0]: build_ladder(options.input, codec=codecs[0], **asked)}
@@ -127,34 +112,41 @@ def tune(options: argparse.Namespace) -> int:
         tuning = tune_encoder(
             options.input,
             codec=options.codec,
-            encoder=options.encoder,
             target_score=options.target_score,
             bitrate=options.bitrate,
             trials=options.trials,
-            storage=options.storage,
             sampler=options.sampler,
             slowdown=options.slowdown,
-            metric=options.metric,
             resolution=parse_size(options.resolution) if options.resolution else None,
-            preset=options.preset,
-            bit_depth=options.bit_depth,
-            out=options.output,
-            device=options.device,
-            workers=options.workers,
-            seed=options.seed,
-            cache=not options.no_cache,
-            timeout_s=options.time_limit,
-            weights=options.weights,
-            video_size=options.video_size,
-            pix_fmt=options.pix_fmt,
-            framerate=options.framerate,
-            allow_hdr=options.allow_hdr,
             progress=progress,
+            **_encoding(options),
         )
     for line in told(tuning):
         say(options, line)
     emit(options, tuning.to_json())
     return 0 if tuning.trusted else UNTRUSTED
+
+
+def _encoding(options: argparse.Namespace) -> dict[str, Any]:
+    """What every command that encodes a title is told alike."""
+    alike = (
+        "encoder",
+        "metric",
+        "weights",
+        "storage",
+        "preset",
+        "bit_depth",
+        "device",
+        "workers",
+        "seed",
+    )
+    raw = ("video_size", "pix_fmt", "framerate", "allow_hdr")
+    return {
+        **{name: getattr(options, name) for name in (*alike, *raw)},
+        "out": options.output,
+        "cache": not options.no_cache,
+        "timeout_s": options.time_limit,
+    }
 
 
 def score(options: argparse.Namespace) -> int:

@@ -25,6 +25,9 @@ too little hides a size that would have been better, and nothing ever shows it."
 NEAR_RATE = 1.3
 """Ratio of bitrates within which a measured point stands in: it saves an encode."""
 
+LEAST_RUNGS = 2
+"""Fewer than this is no ladder."""
+
 GRID = 256
 """Rates, evenly spaced in log rate, at which resolutions are weighed against each other."""
 
@@ -108,7 +111,7 @@ def densify(
     """
     by_size: dict[tuple[int, int], list[RDPoint]] = {}
     for point in points:
-        by_size.setdefault((point.width, point.height), []).append(point)
+        by_size.setdefault(point.size, []).append(point)
     dense: list[RDPoint] = []
     for group in by_size.values():
         measured = {point.knob: point for point in group}
@@ -230,7 +233,7 @@ def with_smaller_bottom(
     `points` are all there are. The rungs stay as they are when they have two resolutions already,
     or when nothing smaller keeps to the rules within a third of the floor.
     """
-    if rules.sizes < 2 or len(chosen) < 2 or len({_size(p) for p in chosen}) > 1:
+    if rules.sizes < 2 or len(chosen) < 2 or len({p.size for p in chosen}) > 1:
         return list(chosen)
     lowest, second = chosen[:2]
     smaller = [
@@ -263,14 +266,14 @@ def with_required_sizes(
     """
     rungs, every = list(chosen), list(points)
     for size in rules.required:
-        if any(_size(p) == size for p in rungs):
+        if any(p.size == size for p in rungs):
             continue
         best: tuple[float, int, RDPoint] | None = None
         for i, rung in enumerate(rungs):
-            if _size(rung) in rules.required and [_size(p) for p in rungs].count(_size(rung)) < 2:
+            if rung.size in rules.required and [p.size for p in rungs].count(rung.size) < 2:
                 continue
             for point in every:
-                if _size(point) == size and _fits_between(point, rungs, i, rules):
+                if point.size == size and _fits_between(point, rungs, i, rules):
                     lost = rung.score - point.score
                     lost += rules.min_step * abs(math.log2(rung.bitrate_kbps / point.bitrate_kbps))
                     # of equals the measured one
@@ -316,14 +319,10 @@ def _stands_in(point: RDPoint, best: Sequence[RDPoint], rules: Rules) -> bool:
     there = float(np.interp(point.bitrate_kbps, rates, [p.score for p in best]))
     nearest = min(best, key=lambda p: abs(math.log(p.bitrate_kbps / point.bitrate_kbps)))
     return (
-        _size(point) == _size(nearest)
+        point.size == nearest.size
         and rules.min_kbps <= point.bitrate_kbps <= rules.max_kbps
         and point.score >= max(rules.floor, there - rules.near * rules.min_step)
     )
-
-
-def _size(point: RDPoint) -> tuple[int, int]:
-    return point.width, point.height
 
 
 def _or_measured(point: RDPoint, near: Sequence[RDPoint]) -> RDPoint:
@@ -368,7 +367,7 @@ def rising_front(points: Iterable[RDPoint]) -> list[RDPoint]:
     """
     by_size: dict[tuple[int, int], list[RDPoint]] = {}
     for point in points:
-        by_size.setdefault(_size(point), []).append(point)
+        by_size.setdefault(point.size, []).append(point)
     groups = {size: front(group) for size, group in by_size.items()}
     sizes = sorted(groups, key=lambda size: size[0] * size[1])
     rates = [[math.log(p.bitrate_kbps) for p in groups[size]] for size in sizes]

@@ -9,11 +9,10 @@ from typing import Any
 
 from optuna.trial import FrozenTrial, TrialState
 
-from vqaloop import request
 from vqaloop.belief import Belief, Shifted
 from vqaloop.cache import place_file
 from vqaloop.errors import DecodeFailed, EncodeFailed, TargetUnreachable
-from vqaloop.hull import Rules, keep_rules, with_fillers
+from vqaloop.hull import LEAST_RUNGS, Rules, keep_rules, with_fillers
 from vqaloop.records import Encode, Event, RDPoint, Rendition, Rung, Score, Source, Trial, rounded
 from vqaloop.search import Measured, explore, rungs_of
 from vqaloop.space import Point, Space, params_of, point_of
@@ -131,7 +130,7 @@ class Loop:
         rules = self.rules if whole else self._roomier()
         found = self._explore("search", title, whole, study, belief, rules, MOST_TRIALS, share)
         failures = sorted({trial.error for trial in self.trials if trial.error})
-        if len(found.points) < request.LEAST_RUNGS:
+        if len(found.points) < LEAST_RUNGS:
             raise TargetUnreachable(
                 f"only {len(found.points)} of {len(self.tried)} trials succeeded, too few for a "
                 "ladder: " + "; ".join(failures)[:1500]
@@ -170,7 +169,7 @@ class Loop:
 
         def evaluate(batch: Sequence[Point]) -> list[Measured]:
             nonlocal asked, done, running
-            least = max(0, request.LEAST_RUNGS - asked)
+            least = max(0, LEAST_RUNGS - asked)
             sizes = [w * h * title.frames for w, h, _ in batch]
             batch = batch[: self.budget.affordable(sizes, share, least)]
             if not batch:
@@ -224,7 +223,7 @@ class Loop:
         return checked
 
     def _looked_at(self, title: Source, point: RDPoint) -> RDPoint:
-        made = self.shop.encode(title, self.rendition((point.width, point.height, point.knob)))
+        made = self.shop.encode(title, self.rendition(point.key))
         return replace(point, score=self.shop.score(title, made, self._finer).value)
 
     def _roomier(self) -> Rules:
@@ -267,7 +266,7 @@ class Loop:
             )
             self.estimate = _estimate(title.points, dense)
             found = replace(title, points=self._rechecked(source, title.points))
-        rules = self.rules if whole else replace(self._thrifty(), slack=1.0)
+        rules = self.rules if whole else replace(self.rules, near=NEAR_WHOLE)
         chosen = rungs_of(self.space, rules, found.points, belief, found.failed)
         if not whole:
             chosen = with_fillers(chosen, found.points, self.rules)
@@ -277,7 +276,7 @@ class Loop:
                 f"the time budget of {self.budget.seconds:g} s ended the search after "
                 f"{len(self.tried)} trials; with more time the ladder may be better"
             )
-        if len(kept) < request.LEAST_RUNGS:
+        if len(kept) < LEAST_RUNGS:
             raise TargetUnreachable(self._too_few(kept, found.points))
         if self.rules.count is not None and len(kept) < self.rules.count:
             self.warnings.append(
@@ -285,7 +284,7 @@ class Loop:
                 "loosen --min-step or --min-ratio for more"
             )
         for width, height in self.rules.required:
-            if not any((p.width, p.height) == (width, height) for p in kept):
+            if not any(p.size == (width, height) for p in kept):
                 self.warnings.append(
                     f"{width}x{height} was required and has no rung that keeps the other rules"
                 )
@@ -293,7 +292,7 @@ class Loop:
         metric = self._finer if source.sha256 in self._closer else None
 
         def check(point: RDPoint) -> Checked | str:
-            key = (point.width, point.height, point.knob)
+            key = point.key
             try:
                 # from the cache, unless another machine made it and keeps its own
                 made = self.shop.encode(source, self.rendition(key))
@@ -305,7 +304,7 @@ class Loop:
         results = self.shop.map(check, kept)
         checked = [result for result in results if isinstance(result, Checked)]
         self.warnings += [f"a rung could not be made: {r}" for r in results if isinstance(r, str)]
-        if len(checked) < request.LEAST_RUNGS:
+        if len(checked) < LEAST_RUNGS:
             raise TargetUnreachable("; ".join(self.warnings)[:1500])
         return checked
 
@@ -362,7 +361,7 @@ def _falls(points: Iterable[RDPoint]) -> list[tuple[RDPoint, RDPoint]]:
     """Neighbours in rate of one size of which the dearer has the lower score."""
     by_size: dict[tuple[int, int], list[RDPoint]] = {}
     for point in sorted(points, key=lambda p: p.bitrate_kbps):
-        by_size.setdefault((point.width, point.height), []).append(point)
+        by_size.setdefault(point.size, []).append(point)
     return [
         (low, high)
         for group in by_size.values()
@@ -376,8 +375,8 @@ def _estimate(points: Sequence[RDPoint], excerpt: Sequence[RDPoint]) -> dict[str
 
     Rates in percent, scores in points.
     """
-    there = {(p.width, p.height, p.knob): p for p in excerpt}
-    pairs = [(there[key], p) for p in points if (key := (p.width, p.height, p.knob)) in there]
+    there = {p.key: p for p in excerpt}
+    pairs = [(there[key], p) for p in points if (key := p.key) in there]
     rates = [100 * (p.bitrate_kbps / e.bitrate_kbps - 1) for e, p in pairs]
     scores = [p.score - e.score for e, p in pairs]
     return {

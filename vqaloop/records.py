@@ -148,6 +148,15 @@ class RDPoint:
     score: float
     measured: bool = True
 
+    @property
+    def size(self) -> tuple[int, int]:
+        return self.width, self.height
+
+    @property
+    def key(self) -> tuple[int, int, float]:
+        """What tells it from the other encodes of its title."""
+        return self.width, self.height, self.knob
+
 
 @dataclass(frozen=True)
 class Trial:

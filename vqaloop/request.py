@@ -15,7 +15,7 @@ from vqaloop.encoder import (
     get_encoder,
 )
 from vqaloop.errors import InputError
-from vqaloop.hull import Rules
+from vqaloop.hull import LEAST_RUNGS, Rules
 from vqaloop.process import quoted
 from vqaloop.records import Source
 from vqaloop.score import Metric
@@ -26,8 +26,6 @@ FRACTIONS = (1, 2 / 3, 1 / 2, 1 / 3, 1 / 4, 1 / 6)
 """Sizes tried, as parts of the source's: 1080p gives 1080, 720, 540, 360, 270 and 180 lines."""
 LEAST_SIDE = 140
 """Shorter side below which no rendition is made, unless it takes that to have two sizes."""
-LEAST_RUNGS = 2
-"""Fewer than this is no ladder."""
 DEVICES = ("auto", "cpu", "cuda")
 LONGEST_ENCODE_S = 1e7
 """Seconds, some months: more than a timer of the system takes is beyond it."""

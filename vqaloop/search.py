@@ -15,6 +15,7 @@ from scipy.special import ndtr
 
 from vqaloop.belief import Belief, Dense
 from vqaloop.hull import (
+    LEAST_RUNGS,
     Rules,
     choose_rungs,
     convex_hull,
@@ -40,8 +41,6 @@ BESIDE = 1 / 16
 """Part of the search range around a measured knob in which none is tried for the hull's sake."""
 SHUN = 1 / 16
 """Part of the search range around a failed knob in which no rung is planned."""
-LEAST = 2
-"""Rungs, unless a number is asked for, that are worth leaving the hull for."""
 GIVE_UP = 4
 """Failures after which a size that never succeeded is left alone."""
 
@@ -58,7 +57,7 @@ def propose(
     most: int,
 ) -> list[Point]:
     """What to try next, given all that is known; empty when there is nothing left to learn."""
-    tried = {(p.width, p.height, p.knob) for p in points} | set(failed)
+    tried = {p.key for p in points} | set(failed)
     anchors = belief.anchors(failed)
     waiting = [point for point in anchors if point not in tried]
     if waiting:
@@ -67,7 +66,7 @@ def propose(
         return []
     dense = _hopeful(space, belief.dense(points), points, failed)
     chosen = plan(rules, points, dense)
-    wanted = [(p.width, p.height, p.knob) for p in chosen if not p.measured]
+    wanted = [p.key for p in chosen if not p.measured]
     wanted = [point for point in wanted if point not in tried]
     if not points and len(wanted) > 2:
         # one at each end of the ladder tells most of a title
@@ -76,7 +75,7 @@ def propose(
         wanted = [wanted[i * len(wanted) // BATCH] for i in range(BATCH)]
     elif not wanted and len(chosen) > 1 and len(tried) < MOST_A_RUNG * len(chosen):
         wanted = _improvement(space, rules, points, dense, chosen)
-    elif not wanted and len(chosen) < LEAST:
+    elif not wanted and len(chosen) < LEAST_RUNGS:
         # no ladder, it seems: which only the ends of what can be made may say
         ends = [(*space.sizes[-1], space.knob_at(0.0)), (*space.sizes[0], space.knob_at(1.0))]
         wanted = [point for point in ends if point not in tried]
@@ -109,7 +108,7 @@ def rungs_of(
     # those that a required size or the lowest rung brought in lie below the hull, and stay
     there = front({*near, *planned})
     chosen = choose_rungs(rising_front(there), rules) if len(there) > 1 else there
-    if len(chosen) < (rules.count or LEAST):
+    if len(chosen) < (rules.count or LEAST_RUNGS):
         chosen = max(chosen, _chosen(points, rules), key=len)
     chosen = with_required_sizes(chosen, points, rules)
     chosen = with_smaller_bottom(chosen, points, rules)
@@ -125,7 +124,7 @@ def _chosen(
     """
     rising = rising_front(every)
     chosen = choose_rungs(convex_hull(rising), rules, measured)
-    if len(chosen) < (rules.count or LEAST):
+    if len(chosen) < (rules.count or LEAST_RUNGS):
         return max(chosen, choose_rungs(rising, rules, measured), key=len)
     return chosen
 
@@ -148,7 +147,7 @@ def explore(
     failed: list[Point] = []
     predicted: dict[Point, float] = {}
     while batch := propose(space, rules, points, failed, belief, most):
-        expected = {(p.width, p.height, p.knob): p.score for p in belief.dense(points).points}
+        expected = {p.key: p.score for p in belief.dense(points).points}
         results = evaluate(batch)
         if not results:
             break
@@ -171,19 +170,17 @@ def _hopeful(
     shunned = (high - low) * SHUN
     rates: dict[tuple[int, int], list[float]] = {}
     for point in points:
-        rates.setdefault((point.width, point.height), []).append(point.bitrate_kbps)
-    alive = {(p.width, p.height) for p in points}
+        rates.setdefault(point.size, []).append(point.bitrate_kbps)
+    alive = {p.size for p in points}
     losses = [(w, h) for w, h, _ in failed if (w, h) not in alive]
     dead = {size for size in losses if losses.count(size) >= GIVE_UP}
     keep = [
-        (p.width, p.height) not in dead
+        p.size not in dead
         and all(
             max(rate, p.bitrate_kbps) > CLOSE * min(rate, p.bitrate_kbps)
-            for rate in rates.get((p.width, p.height), ())
+            for rate in rates.get(p.size, ())
         )
-        and all(
-            (w, h) != (p.width, p.height) or abs(knob - p.knob) > shunned for w, h, knob in failed
-        )
+        and all((w, h) != p.size or abs(knob - p.knob) > shunned for w, h, knob in failed)
         for p in dense.points
     ]
     kept = [point for point, kept in zip(dense.points, keep, strict=True) if kept]
@@ -193,9 +190,7 @@ def _hopeful(
 def _beside(space: Space, point: RDPoint, points: Sequence[RDPoint]) -> bool:
     low, high = space.knob.search
     return any(
-        (p.width, p.height) == (point.width, point.height)
-        and abs(p.knob - point.knob) <= (high - low) * BESIDE
-        for p in points
+        p.size == point.size and abs(p.knob - point.knob) <= (high - low) * BESIDE for p in points
     )
 
 
@@ -224,4 +219,4 @@ def _improvement(
     if gain[first] < GAIN * rules.min_step:
         return []
     found = dense.points[first]
-    return [(found.width, found.height, found.knob)]
+    return [found.key]
