@@ -16,29 +16,22 @@ from vqaloop.page import html_page
 from vqaloop.plot import rd_png
 from vqaloop.process import quoted
 from vqaloop.records import Ladder, Rung
-from vqaloop.terminal import printable
+from vqaloop.shape import every, finite, read_document
 
 SCHEMA = "vqaloop.ladder/1"
 REPORTS = ("ladder.csv", "rd.png", "report.html", "ladder.json")
 """In the order they are put in place: where ladder.json is, the others are."""
-LARGEST_JSON = 1 << 26
-"""Bytes beyond which a ladder.json is refused; real ones are some hundred kilobytes."""
 
-
-def _all(kind: type, names: str) -> dict[str, Any]:
-    return dict.fromkeys(names.split(), kind)
-
-
-_SIZE = _all(int, "width height")
+_SIZE = every(int, "width height")
 _SHAPE: dict[str, Any] = {
-    **_all(str, "vqaloop codec"),
-    "source": {"path": str, **_SIZE, **_all(float, "fps duration")},
-    "encoder": _all(str, "name library_version preset"),
-    "metric": {**_all(str, "name mode"), "label": (str, None)},
+    **every(str, "vqaloop codec"),
+    "source": {"path": str, **_SIZE, **every(float, "fps duration")},
+    "encoder": every(str, "name library_version preset"),
+    "metric": {**every(str, "name mode"), "label": (str, None)},
     "rungs": [
         {
             **_SIZE,
-            **_all(float, "bitrate_kbps peak_kbps score score_predicted"),
+            **every(float, "bitrate_kbps peak_kbps score score_predicted"),
             "guard": {str: (float, None)},
             "knob": {"name": str, "value": float},
             "params": {str: str},
@@ -46,7 +39,7 @@ _SHAPE: dict[str, Any] = {
             "file": str,
         }
     ],
-    "hull": [_all(float, "bitrate_kbps score")],
+    "hull": [every(float, "bitrate_kbps score")],
     "trials": [
         {
             **_SIZE,
@@ -57,15 +50,14 @@ _SHAPE: dict[str, Any] = {
         }
     ],
     "cost": {
-        **_all(int, "encodes encoded_frames encoded_pixels"),
-        **_all(float, "encode_cpu_s score_s wall_s"),
+        **every(int, "encodes encoded_frames encoded_pixels"),
+        **every(float, "encode_cpu_s score_s wall_s"),
         "guard_s": (float, None),
     },
     "warnings": ([str], None),
     "trusted": bool,
 }
 """What of ladder.json the reports rely on: a pair with None may be missing, str as key is any."""
-_WORDS = {str: "text", int: "a whole number", float: "a number", bool: "true or false"}
 
 
 def write_reports(ladder: Ladder) -> None:
@@ -74,7 +66,7 @@ def write_reports(ladder: Ladder) -> None:
     Rung files that an older ladder.json there lists and this ladder does not have are removed.
     Raises InputError when the folder cannot be written; the older reports then stay.
     """
-    document = json.dumps(_finite(ladder.to_json()), indent=1, allow_nan=False) + "\n"
+    document = json.dumps(finite(ladder.to_json()), indent=1, allow_nan=False) + "\n"
     content = {
         "ladder.json": document.encode("ascii"),
         "ladder.csv": _utf8(ladder.to_frame().to_csv(index=False)),
@@ -110,14 +102,13 @@ def read_ladder(folder: str | os.PathLike[str]) -> Ladder:
     outside the folder.
     """
     path = Path(folder) / "ladder.json"
-    document = _parsed(path)
-    schema = document.get("schema") if isinstance(document, dict) else None
-    if schema != SCHEMA:
-        raise InputError(
-            f"{quoted(path)} is of schema {str(schema)[:80]!r} and this reads {SCHEMA}; make the "
-            "ladder again with this version"
-        )
-    _check(document, _SHAPE, "", path)
+    document = read_document(
+        path,
+        SCHEMA,
+        _SHAPE,
+        give="give the folder that `vqaloop ladder` wrote",
+        remedy="make the ladder again",
+    )
     rungs = document.pop("rungs")
     if not rungs:
         raise InputError(f"{quoted(path)} holds no rungs; make the ladder again")
@@ -131,61 +122,6 @@ def read_ladder(folder: str | os.PathLike[str]) -> Ladder:
             raise InputError(f"{quoted(path)}: rungs[{index}].bitrate_kbps is not above 0")
     trusted = document.pop("trusted")
     return Ladder(Path(folder), tuple(_rung(rung) for rung in rungs), document, trusted)
-
-
-def _parsed(path: Path) -> Any:
-    try:
-        with open(path, "rb") as file:
-            text = file.read(LARGEST_JSON + 1)
-        if len(text) > LARGEST_JSON:
-            raise InputError(f"{quoted(path)} is larger than any ladder.json; is it one?")
-        return json.loads(text)
-    except OSError as error:
-        raise InputError(
-            f"could not read {quoted(path)}: {error.strerror or error}; give the folder that "
-            "`vqaloop ladder` wrote"
-        ) from error
-    except InputError:
-        raise
-    except (ValueError, RecursionError) as error:
-        raise InputError(
-            f"{quoted(path)} is not JSON ({printable(str(error)[:100])}); make the ladder again"
-        ) from error
-
-
-def _check(value: Any, shape: Any, where: str, path: Path) -> None:
-    """Refuse a document that is not of the form `shape`, naming the first place at fault."""
-    if isinstance(shape, tuple):
-        if value is not None:
-            _check(value, shape[0], where, path)
-    elif isinstance(shape, dict):
-        if not isinstance(value, dict):
-            raise _wrong(value, "an object", where, path)
-        inner = {key: shape[str] for key in value} if str in shape else shape
-        for key, part in inner.items():
-            _check(value.get(key), part, f"{where}.{key}".lstrip("."), path)
-    elif isinstance(shape, list):
-        if not isinstance(value, list):
-            raise _wrong(value, "a list", where, path)
-        for index, item in enumerate(value):
-            _check(item, shape[0], f"{where}[{index}]", path)
-    elif not _is_a(value, shape):
-        raise _wrong(value, _WORDS[shape], where, path)
-
-
-def _is_a(value: Any, kind: type) -> bool:
-    if kind not in (int, float):
-        return type(value) is kind
-    # bounds rather than isfinite, which fails on the largest integers
-    return type(value) in (int, kind) and bool(-1e15 < value < 1e15)
-
-
-def _wrong(value: Any, wanted: str, where: str, path: Path) -> InputError:
-    found = "missing" if value is None else printable(repr(value)[:60])
-    return InputError(
-        f"{quoted(path)}: {printable(where)[:80]} should be {wanted} and is {found}; make the "
-        "ladder again"
-    )
 
 
 def _rung(rung: dict[str, Any]) -> Rung:
@@ -206,15 +142,6 @@ def _listed(folder: Path) -> set[str]:
         return {rung.file for rung in read_ladder(folder).rungs}
     except InputError:
         return set()
-
-
-def _finite(value: Any) -> Any:
-    """A document without the numbers that JSON does not have."""
-    if isinstance(value, dict):
-        return {key: _finite(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_finite(item) for item in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _utf8(text: str) -> bytes:

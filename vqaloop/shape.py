@@ -1,0 +1,100 @@
+"""Reading back JSON documents of ours, which others may have edited: checked before it is used.
+
+A shape is a type, `[shape]` for a list, `(shape, None)` for what may be missing, a dict of what
+must be there (more may be), or `{str: shape}` for any keys.
+"""
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+from vqaloop.errors import InputError
+from vqaloop.process import quoted
+from vqaloop.terminal import printable
+
+LARGEST_JSON = 1 << 26
+"""Bytes beyond which a document is refused; real ones are some hundred kilobytes."""
+_WORDS = {str: "text", int: "a whole number", float: "a number", bool: "true or false"}
+
+
+def every(kind: type, names: str) -> dict[str, Any]:
+    """The shape of an object whose `names`, with spaces between, are all of one type."""
+    return dict.fromkeys(names.split(), kind)
+
+
+def read_document(path: Path, schema: str, shape: Any, *, give: str, remedy: str) -> Any:
+    """The JSON object in a file, of that schema and shape.
+
+    `give` says in an error which file is wanted, `remedy` what to do about a wrong one. Raises
+    InputError naming the first place at fault.
+    """
+    document = _parsed(path, give, remedy)
+    found = document.get("schema") if isinstance(document, dict) else None
+    if found != schema:
+        raise InputError(
+            f"{quoted(path)} is of schema {printable(repr(str(found)[:80]))} and this reads "
+            f"{schema}; {remedy}"
+        )
+    _check(document, shape, "", path, remedy)
+    return document
+
+
+def _parsed(path: Path, give: str, remedy: str) -> Any:
+    try:
+        with open(path, "rb") as file:
+            text = file.read(LARGEST_JSON + 1)
+        if len(text) <= LARGEST_JSON:
+            return json.loads(text)
+    except OSError as error:
+        raise InputError(
+            f"could not read {quoted(path)}: {error.strerror or error}; {give}"
+        ) from error
+    except (ValueError, RecursionError) as error:
+        why = printable(str(error)[:100])
+        raise InputError(f"{quoted(path)} is not JSON ({why}); {remedy}") from error
+    raise InputError(f"{quoted(path)} is larger than any document of vqaloop; {give}")
+
+
+def _check(value: Any, shape: Any, where: str, path: Path, remedy: str) -> None:
+    """Refuse what is not of the form `shape`, naming the first place at fault."""
+    wanted = None
+    if isinstance(shape, tuple):
+        if value is not None:
+            _check(value, shape[0], where, path, remedy)
+    elif isinstance(shape, dict):
+        if isinstance(value, dict):
+            inner = {key: shape[str] for key in value} if str in shape else shape
+            for key, part in inner.items():
+                _check(value.get(key), part, f"{where}.{key}".lstrip("."), path, remedy)
+        else:
+            wanted = "an object"
+    elif isinstance(shape, list):
+        if isinstance(value, list):
+            for index, item in enumerate(value):
+                _check(item, shape[0], f"{where}[{index}]", path, remedy)
+        else:
+            wanted = "a list"
+    elif not _is_a(value, shape):
+        wanted = _WORDS[shape]
+    if wanted:
+        found = "missing" if value is None else printable(repr(value)[:60])
+        raise InputError(
+            f"{quoted(path)}: {printable(where)[:80]} should be {wanted} and is {found}; {remedy}"
+        )
+
+
+def _is_a(value: Any, kind: type) -> bool:
+    if kind not in (int, float):
+        return type(value) is kind
+    # bounds rather than isfinite, which fails on the largest integers
+    return type(value) in (int, kind) and bool(-1e15 < value < 1e15)
+
+
+def finite(value: Any) -> Any:
+    """A document without the numbers that JSON does not have."""
+    if isinstance(value, dict):
+        return {key: finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
