@@ -14,7 +14,8 @@ import pytest
 
 from tests.commandline import SMALL, Room, children, fake_ffmpeg, running
 from tests.media import REPOSITORY, make_clip
-from vqaloop.cli import main, make_parser
+from vqaloop.cli import main
+from vqaloop.parser import make_parser
 from vqaloop.studies import is_study_file
 
 SIZES = ("--resolutions", "160x96,112x64")

@@ -149,6 +149,22 @@ def test_ten_bit_is_offered_where_the_encoder_has_it() -> None:
         check_rendition(avs2, replace(rendition_of(avs2), bit_depth=10))
 
 
+def test_own_programs_and_rates_are_told_of() -> None:
+    programs = {n: spec.standalone.program for n, spec in SPECS.items() if spec.standalone}
+    assert programs == {
+        "libaom-av1": "aomenc",
+        "librav1e": "rav1e",
+        "libsvtav1": "SvtAv1EncApp",
+        "libvpx-vp9": "vpxenc",
+        "libx264": "x264",
+        "libx265": "x265",
+    }
+    assert {name for name, spec in SPECS.items() if spec.bitrate_option} == set(SOFTWARE)
+    for spec in SPECS.values():
+        assert all("{threads}" in value for _, value in spec.thread_options)
+        assert not spec.standalone or spec.standalone.bitrate
+
+
 def test_too_short_a_source_is_refused() -> None:
     avs2 = get_encoder("libxavs2")
     with pytest.raises(InputError, match="needs 2"):
@@ -181,6 +197,20 @@ def test_unknown_names_list_the_known_ones() -> None:
         ('default = "0.6"', 'default = "7"', r"tunable\[3\].default: must lie between"),
         ('g = "{gop}"', "g = 48", "options.g: 48 must be a string"),
         ("[knob]", "[knob", "cannot be read as TOML"),
+        ('program = "x264"', "program = 264", "standalone.program: 264 is of the wrong type"),
+        ('program = "x264"', 'name = "x264"', "standalone.program: is missing"),
+        ('suffix = ".264"', 'suffix = "264"', "standalone.suffix: '264' must be a dot"),
+        ('suffix = ".264"', 'suffix = ".264"\nquiet = []', "standalone.quiet: is not a key"),
+        ("--crf {knob}", "--crf {crf}", "standalone.knob: {crf} stands for nothing here"),
+        ("--crf {knob}", "--crf", "standalone.knob: {knob} is missing"),
+        ('knob = ["--crf {knob}"]', "knob = []", "standalone.knob: is missing"),
+        ("{output} {input}", "{output}", "standalone.arguments: {input} is missing"),
+        ("{output} {input}", "{output", "standalone.arguments: has braces"),
+        ("'^x264 (", "'^x264 ((", "standalone.version_pattern: is no regular expression"),
+        ("'^x264 (", "'^x264 ()(", "standalone.version_pattern: must have one group"),
+        ("--bitrate {kbps}", "--bitrate 800", "bitrate.arguments: {kbps} is missing"),
+        ('option = "b:v"', "option = 1", "bitrate.option: 1 is of the wrong type"),
+        ('option = "b:v"', 'options = "b:v"', "bitrate.options: is not a key"),
     ],
 )
 def test_a_wrong_file_is_named_with_its_key(tmp_path: Path, old: str, new: str, said: str) -> None:

@@ -9,6 +9,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 from vqaloop.errors import (
+    Cancelled,
     DecodeFailed,
     EncodeFailed,
     EncoderMissing,
@@ -19,38 +20,53 @@ from vqaloop.errors import (
 )
 
 if TYPE_CHECKING:
+    from vqaloop.comparison import Comparison, compare_builds
+    from vqaloop.job import Job
     from vqaloop.ladder import build_ladder, build_ladders
     from vqaloop.models import create_model
+    from vqaloop.ratecontrol import RateController
     from vqaloop.records import Event, Ladder, Rung, Score
     from vqaloop.report import read_ladder
     from vqaloop.score import Scorer
+    from vqaloop.target import Encoded, encode_to_target
     from vqaloop.tune import tune_encoder
     from vqaloop.tuning import Tuning
 
 __version__ = "0.1.0"
 
 _HOMES = {
+    "Comparison": "comparison",
+    "Encoded": "target",
     "Event": "records",
+    "Job": "job",
     "Ladder": "records",
+    "RateController": "ratecontrol",
     "Rung": "records",
     "Score": "records",
     "Scorer": "score",
     "Tuning": "tuning",
     "build_ladder": "ladder",
     "build_ladders": "ladder",
+    "compare_builds": "comparison",
     "create_model": "models",
+    "encode_to_target": "target",
     "read_ladder": "report",
     "tune_encoder": "tune",
 }
 """Names loaded on first use, so that `import vqaloop` stays quick."""
 
 __all__ = [
+    "Cancelled",
+    "Comparison",
     "DecodeFailed",
     "EncodeFailed",
+    "Encoded",
     "EncoderMissing",
     "Event",
     "InputError",
+    "Job",
     "Ladder",
+    "RateController",
     "Rung",
     "Score",
     "Scorer",
@@ -61,7 +77,9 @@ __all__ = [
     "__version__",
     "build_ladder",
     "build_ladders",
+    "compare_builds",
     "create_model",
+    "encode_to_target",
     "read_ladder",
     "tune_encoder",
 ]

@@ -5,6 +5,8 @@ adds one without Python. A wrong file is refused with its name and the key at fa
 """
 
 import math
+import re
+import string
 import tomllib
 from dataclasses import dataclass
 from pathlib import Path
@@ -68,6 +70,34 @@ class Tunable:
 
 
 @dataclass(frozen=True)
+class Standalone:
+    """The encoder's own program, which reads a Y4M file; its arguments, split at spaces.
+
+    Before they are given, {input}, {output}, {preset}, {knob}, {kbps}, {gop} (frames), {bits} (a
+    sample) and {threads} are replaced.
+    """
+
+    program: str
+    """What it is called."""
+    version: tuple[str, ...]
+    """Arguments that make it tell its version."""
+    version_pattern: str
+    """Regular expression, multi-line, with the version as its group; no other program fits it."""
+    suffix: str
+    """Of the file it writes, with its dot."""
+    arguments: tuple[str, ...]
+    """Those that are always given."""
+    knob: tuple[str, ...]
+    """Those of the quality knob."""
+    bitrate: tuple[str, ...]
+    """Those of a mean rate in place of the knob; none where it has no such mode."""
+    threads: tuple[str, ...]
+    """Those of a number of threads."""
+    ten_bit: tuple[str, ...]
+    """Those needed beside {bits} at 10 bits a sample."""
+
+
+@dataclass(frozen=True)
 class EncoderSpec:
     """One encoder, as its file in encoders/ describes it."""
 
@@ -77,8 +107,8 @@ class EncoderSpec:
     """h264, hevc, vp9, av1 or avs2."""
     ffmpeg: str
     """ffmpeg's name of the encoder."""
-    standalone: str | None
-    """Name of the encoder's own program, if it has one."""
+    standalone: Standalone | None
+    """The encoder's own program, if it has one."""
     default: bool
     """True for the one encoder that its codec stands for."""
     hardware: bool
@@ -94,6 +124,10 @@ class EncoderSpec:
     """Options that are always given; {gop} stands for the GOP's length in frames."""
     gop_s: float
     """Seconds between IDR frames."""
+    bitrate_option: str | None
+    """ffmpeg option of a mean rate in bits a second, in place of the knob; None: no such mode."""
+    thread_options: tuple[tuple[str, str], ...]
+    """Options that set the number of threads; {threads} stands for it."""
     pixel_formats: tuple[tuple[int, str], ...]
     """Bits a sample, and the pixel format the encoder takes for it."""
     min_size: tuple[int, int]
@@ -185,6 +219,7 @@ def read_spec(file: Path) -> EncoderSpec:
         raise InputError(f"{file}: cannot be read as TOML: {error}") from error
     root = _Table(file, values)
     gop, container = root.table("gop"), root.table("container")
+    bitrate, threads = root.table("bitrate", {}), root.table("threads", {})
     presets, limits = root.table("presets"), root.table("limits")
     formats, version = root.table("pixel_formats"), root.table("version")
     names = presets.strings("names")
@@ -196,7 +231,7 @@ def read_spec(file: Path) -> EncoderSpec:
         name=file.stem,
         codec=root.take("codec", str),
         ffmpeg=root.take("ffmpeg", str),
-        standalone=root.take("standalone", str, None),
+        standalone=_standalone(root, bitrate),
         default=root.take("default", bool, False),
         hardware=root.take("hardware", bool, False),
         knob=_knob(root.table("knob")),
@@ -206,6 +241,8 @@ def read_spec(file: Path) -> EncoderSpec:
         cost=presets.pair("cost"),
         options=root.options("options") + gop.options("options") + container.options("options"),
         gop_s=gop.number("seconds"),
+        bitrate_option=bitrate.take("option", str, None),
+        thread_options=threads.options("options") or (("threads", "{threads}"),),
         pixel_formats=_pixel_formats(formats),
         min_size=(int(least[0]), int(least[1])),
         max_size=(int(largest[0]), int(largest[1])),
@@ -220,7 +257,7 @@ def read_spec(file: Path) -> EncoderSpec:
         ),
         quirks=root.strings("quirks", []),
     )
-    for table in (root, gop, container, presets, limits, version):
+    for table in (root, gop, bitrate, threads, container, presets, limits, version):
         table.end()
     if spec.decoder not in ("pyav", "ffmpeg"):
         raise container.refuse("decoder", f"{spec.decoder!r} is neither pyav nor ffmpeg")
@@ -245,6 +282,65 @@ def _knob(table: _Table) -> Knob:
     if not knob.min <= knob.search[0] < knob.search[1] <= knob.max:
         raise table.refuse("search", f"must lie inside {knob.min:g}..{knob.max:g}")
     return knob
+
+
+_PLACES = {
+    "arguments": {"input", "output", "preset", "gop", "bits"},
+    "knob": {"knob"},
+    "bitrate": {"kbps"},
+    "threads": {"threads"},
+}
+"""What may stand between braces in the program's arguments."""
+_OPTIONAL_PLACES = {"bits", "preset"}
+"""All others must be there."""
+
+
+def _standalone(root: _Table, bitrate: _Table) -> Standalone | None:
+    if "standalone" not in root.values:
+        return None
+    table = root.table("standalone")
+    program = Standalone(
+        program=table.take("program", str),
+        version=table.strings("version"),
+        version_pattern=_pattern(table, "version_pattern"),
+        suffix=table.take("suffix", str),
+        arguments=_arguments(table, "arguments"),
+        knob=_arguments(table, "knob"),
+        bitrate=_arguments(bitrate, "arguments", "bitrate"),
+        threads=_arguments(table, "threads"),
+        ten_bit=table.strings("ten_bit", []),
+    )
+    table.end()
+    if not re.fullmatch(r"\.\w+", program.suffix):
+        raise table.refuse("suffix", f"{program.suffix!r} must be a dot and letters")
+    return program
+
+
+def _pattern(table: _Table, key: str) -> str:
+    pattern = str(table.take(key, str))
+    try:
+        groups = re.compile(pattern).groups
+    except re.error as error:
+        raise table.refuse(key, f"is no regular expression: {error}") from error
+    if groups != 1:
+        raise table.refuse(key, "must have one group, the version")
+    return pattern
+
+
+def _arguments(table: _Table, key: str, kind: str = "") -> tuple[str, ...]:
+    """Arguments with places in braces, as _PLACES of `kind` (by default `key`) has them."""
+    values, wanted = table.strings(key, []), _PLACES[kind or key]
+    try:
+        found = {name for v in values for _, name, _, _ in string.Formatter().parse(v) if name}
+    except ValueError as error:
+        raise table.refuse(key, f"has braces that do not match: {error}") from error
+    if found - wanted:
+        raise table.refuse(key, f"{{{min(found - wanted)}}} stands for nothing here")
+    if values and (missing := wanted - found - _OPTIONAL_PLACES):
+        raise table.refuse(key, f"{{{min(missing)}}} is missing")
+    if not values and kind == "" and key != "threads":
+        raise table.refuse(key, "is missing")
+    return values
 
 
 def _pixel_formats(table: _Table) -> tuple[tuple[int, str], ...]:

@@ -9,6 +9,9 @@
     │   ├── EncodeFailed     an encoder crashed, hung or wrote something undecodable
     │   └── DecodeFailed     a file could not be decoded to the end
     └── TargetUnreachable    the work was done and the answer is no (exit 1)
+
+    KeyboardInterrupt
+    └── Cancelled            the work was called off by the program that asked for it
 """
 
 
@@ -42,3 +45,7 @@ class TargetUnreachable(VqaloopError):
     """All went well and the answer is no: too few rungs, a target out of reach."""
 
     exit_code = 1
+
+
+class Cancelled(KeyboardInterrupt):
+    """Called off through a Job: an interruption, and cleaned up after like one."""

@@ -110,8 +110,8 @@ class Judge:
         trial = self.shop.try_one(source, self.rendition(params, knob))
         if trial.error or trial.encode is None:
             raise ParamsFailed(trial.error or "nothing was encoded")
-        score = self.shop.score(source, trial.encode)
-        guard = self.shop.guard(source, trial.encode)
+        score = self.shop.score(source, trial.encode.path)
+        guard = self.shop.guard(source, trial.encode.path)
         made = trial.encode
         return Measured(
             knob,

@@ -224,7 +224,7 @@ class Loop:
 
     def _looked_at(self, title: Source, point: RDPoint) -> RDPoint:
         made = self.shop.encode(title, self.rendition(point.key))
-        return replace(point, score=self.shop.score(title, made, self._finer).value)
+        return replace(point, score=self.shop.score(title, made.path, self._finer).value)
 
     def _roomier(self) -> Rules:
         """For an excerpt, whose title will differ a little: room between the rungs."""
@@ -296,7 +296,7 @@ class Loop:
             try:
                 # from the cache, unless another machine made it and keeps its own
                 made = self.shop.encode(source, self.rendition(key))
-                score = self.shop.score(source, made, metric)
+                score = self.shop.score(source, made.path, metric)
             except (EncodeFailed, DecodeFailed) as error:
                 return str(error)
             return Checked(found.predicted.get(key, score.value), made, score)
@@ -322,7 +322,7 @@ class Loop:
     ) -> list[Rung]:
         """Guard each rung and place its file in the folder; `placed` gets those that are new."""
         spec = self.shop.spec
-        guards = self.shop.map(lambda c: self.shop.guard(source, c.encode), checked)
+        guards = self.shop.map(lambda c: self.shop.guard(source, c.encode.path), checked)
         folder.mkdir(parents=True, exist_ok=True)
         rungs = []
         for item, guard in zip(checked, guards, strict=True):

@@ -14,22 +14,31 @@ from vqaloop.terminal import cost_line, printable, shown, shown_rate
 
 
 def html_page(ladder: Ladder) -> str:
-    template = Template(Path(__file__).with_name("report.html").read_text(encoding="utf-8"))
-    return template.substitute(
-        title=_safe(ladder_title(ladder)),
-        summary=_safe(_summary(ladder)),
+    return filled(
+        "report.html",
+        title=safe(ladder_title(ladder)),
+        summary=safe(_summary(ladder)),
         doubts=_doubts(ladder),
         rungs=_rung_table(ladder),
-        metric=_safe(metric_words(ladder)),
+        metric=safe(metric_words(ladder)),
         plot=rd_svg(ladder),
         commands=_commands(ladder),
         trials=_trial_table(ladder),
-        cost=_safe(cost_line(ladder)),
-        version=_safe(ladder.about["vqaloop"]),
+        cost=safe(cost_line(ladder)),
+        version=safe(ladder.about["vqaloop"]),
     )
 
 
-def _safe(text: str) -> str:
+def filled(template: str, **parts: str) -> str:
+    """A page: `template`, a file beside this one, with its parts (HTML) and the style of all."""
+    here = Path(__file__)
+    style = here.with_name("page.css").read_text(encoding="utf-8")
+    text = here.with_name(template).read_text(encoding="utf-8")
+    return Template(text).substitute(parts, style=style)
+
+
+def safe(text: str) -> str:
+    """Text of others for HTML: on one line, control characters as escapes."""
     return html.escape(printable(text))
 
 
@@ -47,15 +56,18 @@ def _summary(ladder: Ladder) -> str:
 
 
 def _doubts(ladder: Ladder) -> str:
-    lines = [f"<li>{_safe(line)}</li>" for line in ladder.about.get("warnings") or ()]
+    lines = [f"<li>{safe(line)}</li>" for line in ladder.about.get("warnings") or ()]
     found = "<h2>Warnings</h2>\n<ul>" + "\n".join(lines) + "</ul>" if lines else ""
     if ladder.trusted:
         return found
     return '<p class="alarm">Not to be trusted: a score missed its prediction.</p>\n' + found
 
 
-def _table(kind: str, headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A table of cells that are HTML already."""
+def table(kind: str, headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A table of cells that are HTML already.
+
+    On a phone a row of kind "cards" is a list of what it holds; "dense" stays a table.
+    """
     head = "".join(f"<th>{heading}</th>" for heading in headings)
     body = "\n".join(
         "<tr>"
@@ -73,7 +85,7 @@ def _table(kind: str, headings: Sequence[str], rows: Sequence[Sequence[str]]) ->
 
 
 def _rung_table(ladder: Ladder) -> str:
-    knob = _safe(ladder.rungs[0].knob[0])
+    knob = safe(ladder.rungs[0].knob[0])
     headings = ["rung", "size", "kb/s", "peak kb/s", knob, "score", "predicted", "VMAF", "PSNR-Y"]
     rows = [
         [
@@ -87,11 +99,11 @@ def _rung_table(ladder: Ladder) -> str:
             shown(rung.guard.get("vmaf"), 2),
             shown(rung.guard.get("psnr_y"), 2),
             _file_size(ladder.folder, rung.file),
-            f'<a href="{quote(rung.file, errors="replace")}">{_safe(rung.file)}</a>',
+            f'<a href="{quote(rung.file, errors="replace")}">{safe(rung.file)}</a>',
         ]
         for number, rung in enumerate(ladder.rungs, 1)
     ]
-    return _table("rungs", [*headings, "bytes", "file"], rows)
+    return table("cards", [*headings, "bytes", "file"], rows)
 
 
 def _file_size(folder: Path, name: str) -> str:
@@ -112,11 +124,11 @@ def _commands(ladder: Ladder) -> str:
         ["ffmpeg", *before, "-i", source, *rung.ffmpeg_args, _as_ffmpeg_file(rung.file)]
         for rung in ladder.rungs
     ]
-    lines = [" ".join(map(_shell_word, command)) for command in commands]
+    lines = [" ".join(map(shell_word, command)) for command in commands]
     return "\n".join(f"<pre>{html.escape(line)}</pre>" for line in lines)
 
 
-def _shell_word(word: str) -> str:
+def shell_word(word: str) -> str:
     """A word quoted for the shell; one with control characters so that it is safe to paste."""
     if word.isprintable():
         return shlex.quote(word)
@@ -148,8 +160,8 @@ def _trial_table(ladder: Ladder) -> str:
                 f"{trial['knob']:g}",
                 shown_rate(trial["bitrate_kbps"]),
                 shown(trial["score"], 2),
-                _safe(outcome),
+                safe(outcome),
             ]
         )
-    knob = _safe(ladder.rungs[0].knob[0])
-    return _table("trials", ["size", knob, "kb/s", "score", "outcome"], rows)
+    knob = safe(ladder.rungs[0].knob[0])
+    return table("dense", ["size", knob, "kb/s", "score", "outcome"], rows)

@@ -4,6 +4,7 @@ import contextlib
 import io
 import math
 import os
+import re
 import warnings
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
@@ -41,17 +42,28 @@ def rd_png(ladder: Ladder) -> bytes:
 
 def rd_svg(ladder: Ladder) -> str:
     """The plot for the page, in the page's own text colour."""
+    with style(10, INK):
+        return as_svg(_figure(ladder, (7.6, 5.4)), "Score over bitrate")
+
+
+def as_svg(figure: "Figure", label: str, salt: str = "vqaloop") -> str:
+    """A figure drawn within `style` in INK, for a page to hold; INK takes the page's text colour.
+
+    `label`, which is no data of others, says what it shows to those who cannot see it. Figures of
+    one page need a `salt` each, from which their identifiers are made.
+    """
+    import matplotlib
     from matplotlib.backends.backend_svg import FigureCanvasSVG
 
     buffer = io.StringIO()
     nameless = dict.fromkeys(("Creator", "Date", "Format", "Type"))
-    with style(10, INK):
-        figure = _figure(ladder, (7.6, 5.4))
-        figure.set_facecolor("none")
+    figure.set_facecolor("none")
+    with matplotlib.rc_context({"svg.hashsalt": salt}):
         FigureCanvasSVG(figure).print_svg(buffer, metadata=nameless)  # type: ignore[no-untyped-call]
-    drawing = buffer.getvalue()
+    # groups are named alike in every figure, and nothing refers to them
+    drawing = re.sub(r'<g id="[\w.]+"', "<g", buffer.getvalue())
     drawing = drawing[drawing.index("<svg") + 4 :].replace(INK, "currentColor")
-    return f'<svg role="img" aria-label="Score over bitrate"{drawing}'
+    return f'<svg role="img" aria-label="{label}"{drawing}'
 
 
 @contextlib.contextmanager
@@ -65,7 +77,6 @@ def style(points: float, ink: str) -> Iterator[None]:
         "text.parse_math": False,
         "text.usetex": False,
         "svg.fonttype": "none",
-        "svg.hashsalt": "vqaloop",
         "axes.facecolor": "none",
         "legend.facecolor": "none",
         **dict.fromkeys(inked, ink),
@@ -93,7 +104,7 @@ def _figure(ladder: Ladder, inches: tuple[float, float], title: str = "") -> "Fi
     hull = [(p["bitrate_kbps"], p["score"]) for p in ladder.about["hull"]]
     axes.plot(*_columns(hull), color=ink, linestyle="--", linewidth=1, label="hull")
     _draw_rungs(axes, ladder)
-    _label_octaves(axes)
+    label_octaves(axes)
     axes.legend(loc="lower right", framealpha=0, ncols=1 + (len(axes.get_lines()) > 10))
     return figure
 
@@ -164,7 +175,7 @@ def _columns(points: Sequence[tuple[Any, float]]) -> tuple[list[float], list[flo
     return [rate for rate, _ in kept], [score for _, score in kept]
 
 
-def _label_octaves(axes: "Axes") -> None:
+def label_octaves(axes: "Axes") -> None:
     """Ticks at 125, 250, 500, 1000 kb/s and so on: powers of two apart, and round."""
     low, high = (math.log2(rate / 125) for rate in axes.get_xlim())
     step = math.ceil((high - low) / 12)

@@ -16,13 +16,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
-from vqaloop.errors import InputError, ToolError
+from vqaloop.errors import Cancelled, InputError, ToolError
 
 STDERR_KEPT = 16_384
 """Bytes of a program's last words kept for error messages."""
 
 _running: dict[subprocess.Popen[bytes], int] = {}
 _running_lock = threading.Lock()
+_cancelled: set[int] = set()
 _spent = threading.local()
 
 
@@ -134,8 +135,10 @@ def run(
     """Run a program to its end, its time limit, or an exception in this thread.
 
     `max_stdout` bounds the bytes of stdout held in memory; a program that writes more is stopped.
-    Raises ToolError when the program cannot be started or writes more than that.
+    Raises ToolError when the program cannot be started or writes more than that, Cancelled where
+    this thread's work was called off.
     """
+    check_cancelled()
     start = time.monotonic()
     try:
         process = subprocess.Popen(
@@ -194,6 +197,7 @@ def run(
         for pipe in (process.stdout, process.stderr):
             if pipe is not None:
                 pipe.close()
+    check_cancelled()
     cpu_s = usage.ru_utime + usage.ru_stime
     _spent.cpu_s = spent_cpu_s() + cpu_s
     if too_much.is_set():
@@ -228,3 +232,21 @@ def kill_all(threads: Collection[int] | None = None) -> None:
         for process, thread in _running.items():
             if threads is None or thread in threads:
                 kill(process)
+
+
+def cancel(thread: int) -> None:
+    """Call off the work of a thread (by ident): what it runs is stopped, and it runs no more."""
+    with _running_lock:
+        _cancelled.add(thread)
+    kill_all([thread])
+
+
+def check_cancelled() -> None:
+    """Raises Cancelled in a thread whose work was called off."""
+    if threading.get_ident() in _cancelled:
+        raise Cancelled("called off; what was finished is kept, and the same call goes on")
+
+
+def forget_cancelled() -> None:
+    """To be called last by a thread that may have been called off: idents are used again."""
+    _cancelled.discard(threading.get_ident())

@@ -105,7 +105,7 @@ def _si(value: float) -> str:
 
 def print_ladder(ladder: Ladder) -> None:
     """Table, warnings, what it cost and where it is, on stdout."""
-    console = _console(sys.stdout)
+    console = console_for(sys.stdout)
     console.print(ladder_table(ladder), width=min(console.width, WIDTH))
     _say(console, "")
     for warning in ladder.about.get("warnings") or ():
@@ -151,7 +151,7 @@ def survey_encoders() -> list[dict[str, Any]]:
 
 def print_encoders(found: Sequence[dict[str, Any]], verbose: bool = False) -> None:
     """What `survey_encoders` found, by codec, on stdout; a star marks a codec's default."""
-    console = _console(sys.stdout)
+    console = console_for(sys.stdout)
     for item in sorted(found, key=lambda item: (item["codec"], not item["default"])):
         head = f"{item['codec']:5} {item['name'] + '*' * item['default']:13} "
         state = item["version"] if item["available"] else "not here"
@@ -170,7 +170,7 @@ def print_encoders(found: Sequence[dict[str, Any]], verbose: bool = False) -> No
                 _say(console, f"      {line}")
 
 
-def _console(stream: TextIO) -> "Console":
+def console_for(stream: TextIO) -> "Console":
     """A console that colours for a terminal alone, whatever FORCE_COLOR says."""
     from rich.console import Console
 
@@ -219,7 +219,7 @@ class Progress:
 
     def __enter__(self) -> "Progress":
         if not self.quiet and _is_terminal(self._stream):
-            self._bar = _make_bar(_console(self._stream))
+            self._bar = _make_bar(console_for(self._stream))
             self._bar.start()
         return self
 

@@ -8,7 +8,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -88,9 +88,13 @@ class Workshop:
         with ThreadPoolExecutor(self.workers) as pool:
             jobs = [pool.submit(known, item) for item in items]
             try:
-                # in the order in which they end: the first may take long, and another have failed
-                for job in as_completed(jobs):
-                    job.result()
+                left = set(jobs)
+                while left:
+                    # in the order in which they end: the first may take long, another have failed
+                    ended, left = wait(left, timeout=0.2, return_when=FIRST_COMPLETED)
+                    process.check_cancelled()
+                    for job in ended:
+                        job.result()
                 return [job.result() for job in jobs]
             except BaseException:
                 self._stopping = True
@@ -105,7 +109,7 @@ class Workshop:
         """Encode and score; a failed encode or decode becomes a trial with its reason."""
         try:
             made = self.encode(source, rendition)
-            score = self.score(source, made)
+            score = self.score(source, made.path)
         except (EncodeFailed, DecodeFailed) as error:
             if self._stopping:
                 raise
@@ -146,18 +150,18 @@ class Workshop:
                 del meta[derived]
             return replace(made, path=self.cache.put_file(key, made.path, meta))
 
-    def score(self, source: Source, made: Encode, metric: Metric | None = None) -> Score:
+    def score(self, source: Source, path: Path, metric: Metric | None = None) -> Score:
         """The score of an encode of `source`, by the workshop's metric or another."""
         metric = metric or self.metric
         identity = metric.identity()
-        key = score_key(source, process.file_sha256(made.path), identity.pop("metric"), **identity)
+        key = score_key(source, process.file_sha256(path), identity.pop("metric"), **identity)
         return self._remembered(
-            key, lambda: metric.measure(source, made.path, self.spec.decoder), "score_s"
+            key, lambda: metric.measure(source, path, self.spec.decoder), "score_s"
         )
 
-    def guard(self, source: Source, made: Encode) -> dict[str, float]:
+    def guard(self, source: Source, path: Path) -> dict[str, float]:
         """VMAF and PSNR-Y of an encode, in one run of ffmpeg, by their names in ladder.json."""
-        decoder, sha256 = process.file_sha256(self.ffmpeg), process.file_sha256(made.path)
+        decoder, sha256 = process.file_sha256(self.ffmpeg), process.file_sha256(path)
         keys = {
             name: score_key(
                 source,
@@ -171,7 +175,7 @@ class Workshop:
         missing = [name for name, key in keys.items() if self.cache.get_json(key) is None]
         fresh: dict[str, Score] = {}
         if missing:
-            fresh = metrics.measure(source, made.path, missing, ffmpeg=self.ffmpeg)
+            fresh = metrics.measure(source, path, missing, ffmpeg=self.ffmpeg)
         return {
             GUARDS[name]: self._remembered(key, partial(fresh.__getitem__, name), "guard_s").value
             for name, key in keys.items()

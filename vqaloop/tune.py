@@ -218,7 +218,7 @@ def tune_encoder(
             "source": source_json(source),
             "codec": codec,
             "encoder": encoder_json(spec, encoder_version(spec, binary), binary, preset),
-            "metric": metric_json(shop.score(source, made)),
+            "metric": metric_json(shop.score(source, made.path)),
             "target": {"score": target_score, "bitrate_kbps": bitrate},
             "vmaf_saving": rounded(check.vmaf_saving) if check else 0.0,
             "size": {"width": size[0], "height": size[1]},

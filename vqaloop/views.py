@@ -23,7 +23,6 @@ from vqaloop.errors import InputError, VqaloopError
 from vqaloop.files import renamed_to
 from vqaloop.frames import Frames, cut
 from vqaloop.process import quoted
-from vqaloop.shards import read_about, write_shard
 from vqaloop.watch import Measured, measure, watch
 
 VIEWS = ("native", "squeezed", "fragments")
@@ -238,6 +237,8 @@ def _is_made(path: Path, dataset: Dataset, videos: Sequence[Video], view: dict[s
     """Whether the shard is there and up to date. Raises InputError when it is of another view."""
     if not path.exists():
         return False
+    from vqaloop.shards import read_about
+
     about = read_about(path)
     scene = about.get("scene", {})
     if scene.get("view") != view or scene.get("dataset") != dataset.name:
@@ -317,6 +318,8 @@ def _make(
         del row["content"]
         row["path"] = _shown(dataset, video.path)
         encodes.append({key: value for key, value in row.items() if value is not None})
+    from vqaloop.shards import write_shard
+
     if stop.is_set():
         raise InputError("interrupted")
     if not encodes:
@@ -371,6 +374,8 @@ def _write_report(
     view: dict[str, Any],
 ) -> None:
     """What was found, what was missing and what did not decode, over all runs so far."""
+    from vqaloop.shards import read_about
+
     scenes = {shard.name: read_about(shard)["scene"] for shard in shards}
     document = {
         "dataset": dataset.name,

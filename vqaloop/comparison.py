@@ -1,0 +1,377 @@
+"""Comparing two builds of an encoder: what to run, what was saved, and the document of it all."""
+
+import datetime
+import hashlib
+import json
+import os
+import platform
+import shlex
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from vqaloop import __version__, process, request
+from vqaloop.builds import Build, Point, open_build
+from vqaloop.cache import Cache
+from vqaloop.encoder import codecs, default_encoder, get_encoder
+from vqaloop.encoderspec import EncoderSpec
+from vqaloop.errors import InputError
+from vqaloop.paired import Plan, run_clips
+from vqaloop.process import quoted
+from vqaloop.records import Event, Source
+from vqaloop.regression import BASELINE, CANDIDATE, Limits
+from vqaloop.saved import Journal, Saved, differing, read_saved, write_saved
+from vqaloop.score import CLASSICAL, DEFAULT_METRIC, Metric, open_metric
+from vqaloop.source import probe_source
+from vqaloop.trials import GUARDS, Workshop
+from vqaloop.weighed import weigh
+
+POINTS = (0.2, 0.4, 0.6, 0.8)
+"""Where on the knob's search range the curves are measured."""
+LEAST_POINTS = 4
+"""PCHIP through fewer says little of a curve; JVET-T2010 takes 4, the conditions of AOM take 6."""
+Watcher = Callable[[Event], None]
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Two builds compared."""
+
+    document: dict[str, Any]
+    """vqaloop.regress/1, as --json writes it."""
+
+    @property
+    def verdict(self) -> str:
+        """regression, improvement, no change, cannot tell; or saved, without a candidate."""
+        return str(self.document["verdict"])
+
+    @property
+    def regressed(self) -> bool:
+        return self.verdict == "regression"
+
+    @property
+    def exit_code(self) -> int:
+        """0, or 1 for a regression, or 2 where nothing could be compared."""
+        return {"regression": 1, "cannot tell": 2}.get(self.verdict, 0)
+
+    @property
+    def summary(self) -> str:
+        """The verdict in a sentence or two."""
+        return str(self.document["summary"])
+
+
+def compare_builds(
+    baseline: str | os.PathLike[str],
+    candidate: str | os.PathLike[str] | None = None,
+    *,
+    codec: str,
+    clips: Sequence[str | os.PathLike[str]],
+    encoder: str | None = None,
+    preset: str | None = None,
+    knobs: Sequence[float] = (),
+    bitrates: Sequence[float] = (),
+    resolutions: Sequence[tuple[int, int]] = (),
+    frames: int | None = None,
+    bit_depth: int | None = None,
+    baseline_args: Sequence[str] = (),
+    candidate_args: Sequence[str] = (),
+    threshold: float = 0.5,
+    clip_threshold: float = 5.0,
+    time_threshold: float | None = None,
+    memory_threshold: float | None = None,
+    rate_threshold: float | None = None,
+    metric: str = DEFAULT_METRIC,
+    gate: Sequence[str] = (),
+    save: str | os.PathLike[str] | None = None,
+    timeout_s: float | None = None,
+    device: str = "auto",
+    workers: int = 1,
+    seed: int = 0,
+    cache: bool = True,
+    ffmpeg: str | os.PathLike[str] | None = None,
+    weights: str | os.PathLike[str] | None = None,
+    allow_hdr: bool = False,
+    progress: Watcher = lambda event: None,
+) -> Comparison:
+    """Is the candidate worse than the baseline? Both are an ffmpeg, a standalone encoder of the
+    codec, or a result that `save` wrote.
+
+    Each clip is encoded at every point (`knobs`, values of the encoder's quality knob, or
+    `bitrates` in kb/s; by default four knobs) and size (`resolutions`; by default the clip's own),
+    by the baseline twice and by the candidate once, in turns. Arguments are added to those that
+    vqaloop gives. Thresholds are in percent; those of time, memory and rate are not judged unless
+    given. `metric` leads; `gate` names the metrics that may call a regression (by default the
+    leading one, VMAF and PSNR-Y). `save` keeps the baseline's runs; without a candidate that is
+    all. `timeout_s` is one run's. Raises InputError for what cannot be compared.
+    """
+    started = time.monotonic()
+    request.check_run(workers, seed, device, timeout_s)
+    limits = _limits(threshold, clip_threshold, time_threshold, memory_threshold, rate_threshold)
+    binary = process.ffmpeg_path(ffmpeg)
+    spec = _encoder(codec, encoder)
+    lead = open_metric(metric, ffmpeg=binary, device=device, seed=seed, weights=weights)
+    request.check_metric(lead, weights)
+    student = (
+        lead
+        if metric not in CLASSICAL
+        else open_metric(DEFAULT_METRIC, ffmpeg=binary, device=device, seed=seed)
+    )
+    plan = Plan(
+        spec,
+        request.checked_preset(spec, preset),
+        _points(spec, knobs, bitrates),
+        tuple(resolutions),
+        bit_depth,
+        _checked_frames(frames),
+        timeout_s,
+        (student, lead),
+    )
+    gated = _gated(gate, plan, lead)
+    one = _opened(baseline, spec, baseline_args, "--baseline-args")
+    other = None
+    if candidate is not None:
+        other = _opened(candidate, spec, candidate_args, "--candidate-args")
+    if other is None and save is None:
+        raise InputError("there is nothing to compare with; give --candidate, or --save FILE")
+    if save is not None:
+        request.check_writable(Path(save).absolute().parent, "save to another folder")
+    settings = _settings(plan)
+    for result, role in ((one, BASELINE), (other, CANDIDATE)):
+        if isinstance(result, Saved) and (why := differing(result.settings, settings)):
+            raise InputError(f"the saved {role} was made otherwise: {'; '.join(why)}")
+    titles = _probed(clips, spec, plan, binary, allow_hdr, progress)
+    with Workshop(
+        # raw streams of standalone encoders have no times by which PyAV would find a frame
+        replace(spec, decoder="ffmpeg"),
+        lead,
+        Cache(enabled=cache),
+        ffmpeg=binary,
+        workers=workers,
+    ) as shop:
+        about = [
+            {"role": role, **_described(build)}
+            for role, build in ((BASELINE, one), (CANDIDATE, other))
+            if isinstance(build, Build)
+        ]
+        journal = Journal(about, settings, _machine(), enabled=cache and bool(about))
+        measured = run_clips(titles, one, other, plan, shop, journal, progress)
+        cost = {
+            "encodes": shop.cost.encodes,
+            "encode_cpu_s": round(shop.cost.encode_cpu_s, 3),
+            "score_s": round(shop.cost.score_s + shop.cost.guard_s, 3),
+            "wall_s": round(time.monotonic() - started, 3),
+        }
+    if save is not None:
+        own = [
+            replace(
+                clip,
+                runs=tuple(run for run in clip.runs if run.build != CANDIDATE),
+                failures=tuple(f for f in clip.failures if f.build != CANDIDATE),
+            )
+            for clip in measured
+        ]
+        kept = one if isinstance(one, Saved) else Saved(_build_json(one), {}, _machine(), ())
+        write_saved(replace(kept, settings=settings, clips=tuple(own)), Path(save))
+    same_machine = all(
+        not isinstance(result, Saved) or result.machine == _machine() for result in (one, other)
+    )
+    head = {
+        "schema": "vqaloop.regress/1",
+        "vqaloop": __version__,
+        "when": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "machine": _machine(),
+        "codec": codec,
+        "encoder": spec.name,
+        "preset": plan.preset,
+        "points": [str(point) for point in plan.points],
+        "sizes": [f"{w}x{h}" for w, h in plan.sizes] or ["source"],
+        "metric": _metric_json(lead),
+        "baseline": _described(one),
+        "candidate": _described(other) if other is not None else None,
+    }
+    found = weigh(
+        measured,
+        limits,
+        metrics=_names(plan),
+        lead=_named(lead),
+        gate=gated,
+        targets=bool(bitrates),
+        timed=same_machine,
+        seed=seed,
+    )
+    if other is None:
+        failed = sum(f.build == BASELINE for clip in measured for f in clip.failures)
+        count = f"{len(measured)} clip{'s' * (len(measured) != 1)}"
+        told = f"The baseline's runs on {count} are kept in {quoted(save or '')}."
+        found |= {"verdict": "saved", "summary": told + f" {failed} runs failed." * bool(failed)}
+    return Comparison({**head, **found, "cost": cost})
+
+
+def _limits(
+    threshold: float, clip: float, time: float | None, memory: float | None, rate: float | None
+) -> Limits:
+    for name, value in (
+        ("threshold", threshold),
+        ("clip-threshold", clip),
+        ("time-threshold", time),
+        ("memory-threshold", memory),
+        ("rate-threshold", rate),
+    ):
+        if value is not None and not value >= 0:
+            raise InputError(f"--{name} is in percent and not below 0; it is {value:g}")
+    return Limits(threshold, clip, time, memory, rate)
+
+
+def _encoder(codec: str, encoder: str | None) -> EncoderSpec:
+    """Whether it runs is for the builds to show."""
+    if codec not in codecs():
+        raise InputError(f"unknown codec {codec!r}; choose one of {', '.join(codecs())}")
+    spec = get_encoder(encoder) if encoder else default_encoder(codec)
+    if spec.codec != codec:
+        raise InputError(f"{spec.name} makes {spec.codec}, not {codec}; leave out one of the two")
+    return spec
+
+
+def _points(
+    spec: EncoderSpec, knobs: Sequence[float], bitrates: Sequence[float]
+) -> tuple[Point, ...]:
+    knob = spec.knob
+    if knobs and bitrates:
+        raise InputError("--knobs and --bitrates are two ways to say the same; give one")
+    low, high = knob.search
+    values = [*bitrates] or [*knobs] or [knob.snap(low + (high - low) * part) for part in POINTS]
+    if len(set(values)) < LEAST_POINTS or len(set(values)) < len(values):
+        raise InputError(
+            f"a curve needs at least {LEAST_POINTS} different points, and these are "
+            f"{', '.join(f'{value:g}' for value in values)}"
+        )
+    for value in values:
+        if bitrates and not 0 < value <= 1e6:
+            raise InputError(f"--bitrates: {value:g} kb/s is not a bitrate to encode at")
+        if not bitrates and not (
+            knob.min <= value <= knob.max and abs(knob.snap(value) - value) < 1e-6
+        ):
+            raise InputError(
+                f"--knobs: {spec.name} takes {knob.name} from {knob.min:g} to {knob.max:g} in "
+                f"steps of {knob.step:g}, not {value:g}"
+            )
+    return tuple(Point("bitrate" if bitrates else knob.name, value) for value in sorted(values))
+
+
+def _checked_frames(frames: int | None) -> int | None:
+    if frames is not None and frames < 2:
+        raise InputError(f"--frames must be at least 2; it is {frames}")
+    return frames
+
+
+def _named(metric: Metric) -> str:
+    return GUARDS.get(metric.name, metric.name)
+
+
+def _names(plan: Plan) -> list[str]:
+    """Of all that is measured, the learned one first."""
+    return list(dict.fromkeys([*map(_named, plan.metrics), *GUARDS.values()]))
+
+
+def _gated(gate: Sequence[str], plan: Plan, lead: Metric) -> list[str]:
+    aliases = {"internvqa": plan.metrics[0].name, "psnr": "psnr_y"}
+    wanted = [aliases.get(name, name) for name in gate]
+    known = _names(plan)
+    if unknown := [name for name in wanted if name not in known]:
+        raise InputError(
+            f"--gate: {', '.join(unknown)} is not measured here; choose from {', '.join(known)}"
+        )
+    return wanted or list(dict.fromkeys([_named(lead), *GUARDS.values()]))
+
+
+def _opened(
+    path: str | os.PathLike[str], spec: EncoderSpec, args: Sequence[str], option: str
+) -> Build | Saved:
+    place = Path(path)
+    if place.suffix.lower() == ".json" and not os.access(place, os.X_OK):
+        if args:
+            raise InputError(f"{quoted(place)} is a saved result, to which {option} do nothing")
+        return read_saved(place)
+    return open_build(path, spec, args)
+
+
+def _settings(plan: Plan) -> dict[str, str]:
+    """What must be equal for two results to be comparable, as people would say it."""
+    identities = json.dumps([metric.identity() for metric in plan.metrics], sort_keys=True)
+    return {
+        "encoder": plan.spec.name,
+        "preset": plan.preset,
+        "points": " ".join(f"{point}" for point in plan.points),
+        "sizes": " ".join(f"{w}x{h}" for w, h in plan.sizes) or "source",
+        "bit depth": str(plan.bit_depth or "source"),
+        "frames": str(plan.frames or "all"),
+        "metrics": hashlib.sha256(identities.encode()).hexdigest()[:12],
+    }
+
+
+def _probed(
+    clips: Sequence[str | os.PathLike[str]],
+    spec: EncoderSpec,
+    plan: Plan,
+    binary: str,
+    allow_hdr: bool,
+    progress: Watcher,
+) -> dict[str, Source]:
+    """The clips by the names that the answer gives them."""
+    if not clips:
+        raise InputError("there are no clips to compare on; name one or more")
+    times = Counter(Path(clip).name for clip in clips)
+    found: dict[str, Source] = {}
+    for index, clip in enumerate(clips):
+        progress(Event("probe", f"{quoted(clip)}", index, len(clips)))
+        name = Path(clip).name if times[Path(clip).name] == 1 else os.fspath(clip)
+        source = probe_source(clip, allow_hdr=allow_hdr, ffmpeg=binary)
+        if name in found or source.sha256 in {other.sha256 for other in found.values()}:
+            raise InputError(f"{quoted(clip)} is there twice; a clip counts once")
+        request.checked_depth(source, spec, plan.bit_depth)
+        request.choose_sizes(source, spec, plan.sizes or (source.canvas,))
+        found[name] = source
+    return found
+
+
+def _build_json(build: Build) -> dict[str, Any]:
+    return {
+        "name": os.fsencode(Path(build.path).name).decode("utf-8", "replace"),
+        "kind": build.kind,
+        "version": build.version,
+        "sha256": build.sha256,
+        "args": list(build.args),
+    }
+
+
+def _described(build: object) -> dict[str, Any]:
+    if isinstance(build, Saved):
+        return {**build.build, "saved": True}
+    assert isinstance(build, Build)
+    return {**_build_json(build), "saved": False}
+
+
+def _metric_json(metric: Metric) -> dict[str, Any]:
+    return {"name": _named(metric), "weights_sha256": metric.identity().get("weights_sha256")}
+
+
+def split_args(text: str, option: str) -> tuple[str, ...]:
+    """Arguments as a shell would split them; raises InputError where a quote is left open."""
+    try:
+        return tuple(shlex.split(text))
+    except ValueError as error:
+        raise InputError(f"{option} {text!r}: {error}") from error
+
+
+def _machine() -> str:
+    """Processor and number of cores: what times depend on."""
+    model = platform.processor() or platform.machine()
+    try:
+        with open("/proc/cpuinfo", encoding="utf-8", errors="replace") as lines:
+            model = next(line.split(":", 1)[1].strip() for line in lines if "model name" in line)
+    except (OSError, StopIteration):
+        pass
+    return f"{model}, {len(os.sched_getaffinity(0))} cores"

@@ -1,0 +1,77 @@
+"""`vqaloop encode`: its options, and what it does with them."""
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from vqaloop.commands import emit, say
+from vqaloop.options import encoding_of, metric_option, raw_options
+
+if TYPE_CHECKING:
+    from vqaloop.parser import Command
+
+
+def add_encode(command: "Command") -> None:
+    """The command with its options."""
+    parser = command("encode", encode, "encode a title to a score, scene by scene")
+    parser.add_argument("input", metavar="INPUT", type=Path)
+    parser.add_argument("output", metavar="OUTPUT", type=Path, help=".mp4, .mkv, .webm or .avs2")
+    parser.add_argument("--codec", required=True, metavar="h264|hevc|vp9|av1|avs2")
+    parser.add_argument("--encoder", metavar="NAME", help="another than the codec's default")
+    parser.add_argument("--target-score", type=float, metavar="S", help="of the whole title")
+    parser.add_argument(
+        "--bitrate", type=float, metavar="K", help="instead: the best score at K kb/s"
+    )
+    parser.add_argument(
+        "--allocation",
+        metavar="target|equal-slope",
+        help="every scene at the target, or bits where they buy most (default: target; of "
+        "--bitrate equal-slope)",
+    )
+    parser.add_argument("--max-bitrate", type=float, metavar="K", help="cap of every scene, kb/s")
+    parser.add_argument("--max-encodes", type=int, metavar="N", help="in all")
+    parser.add_argument("--preset", metavar="P", help="the encoder's preset")
+    parser.add_argument("--bit-depth", type=int, metavar="8|10", help="default: the source's")
+    parser.add_argument("--time-limit", type=float, metavar="S", help="of one encode")
+    metric_option(parser)
+    raw_options(parser)
+
+
+def encode(options: argparse.Namespace) -> int:
+    """Exit status 1 where the target was not reached, 3 where the whole is not what its scenes
+    were."""
+    from vqaloop.target import encode_to_target
+    from vqaloop.terminal import Progress
+
+    with Progress(quiet=options.quiet) as progress:
+        made = encode_to_target(
+            options.input,
+            options.output,
+            codec=options.codec,
+            target_score=options.target_score,
+            bitrate=options.bitrate,
+            allocation=options.allocation,
+            max_bitrate=options.max_bitrate,
+            max_encodes=options.max_encodes,
+            progress=progress,
+            **encoding_of(options),
+        )
+    about = made.document
+    scenes = about["scenes"]
+    for number, scene in enumerate(scenes, 1):
+        say(
+            options,
+            f"{number:4}  {scene['start_frame']:6}..{scene['end_frame'] - 1:<6} "
+            f"{scene['knob']:6g}  {scene['score']:6.2f}  {scene['bitrate_kbps']:9.1f} kb/s",
+        )
+    guard = about["guard"]
+    say(
+        options,
+        f"{made.path}: {about['metric']['name']} {made.score:.2f} (VMAF {guard['vmaf']:.2f}, "
+        f"PSNR-Y {guard['psnr_y']:.2f}), {about['bitrate_kbps']:.1f} kb/s, "
+        f"{len(scenes)} scene{'s' * (len(scenes) != 1)}, {about['cost']['encodes']} encodes",
+    )
+    for line in about["warnings"]:
+        say(options, f"warning: {line}")
+    emit(options, about)
+    return made.exit_code

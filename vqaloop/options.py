@@ -1,0 +1,38 @@
+"""Options that several commands share."""
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+
+def metric_option(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--metric",
+        default="internvqa",
+        metavar="NAME",
+        help="internvqa (default), internvqa-NAME, vmaf, xpsnr, psnr or ssim",
+    )
+    parser.add_argument("--weights", type=Path, metavar="FILE", help="other student weights")
+
+
+def raw_options(parser: argparse.ArgumentParser) -> None:
+    raw = parser.add_argument_group("raw and HDR input")
+    raw.add_argument("--video-size", metavar="WxH")
+    raw.add_argument("--pix-fmt", metavar="NAME", help="such as yuv420p")
+    raw.add_argument("--framerate", metavar="N[/D]")
+    raw.add_argument(
+        "--allow-hdr",
+        action="store_true",
+        help="take PQ and HLG, though SDR metrics do not hold for them",
+    )
+
+
+def encoding_of(options: argparse.Namespace) -> dict[str, Any]:
+    """What every command that encodes a title is told alike, as the functions take it."""
+    alike = ["encoder", "metric", "weights", "preset", "bit_depth", "device", "workers", "seed"]
+    raw = ["video_size", "pix_fmt", "framerate", "allow_hdr"]
+    return {
+        **{name: getattr(options, name) for name in (*alike, *raw)},
+        "cache": not options.no_cache,
+        "timeout_s": options.time_limit,
+    }

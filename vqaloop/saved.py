@@ -1,0 +1,168 @@
+"""What a build did on its clips, kept in a file: a baseline that need not be built again.
+
+The same form keeps the clips that an interrupted comparison had finished.
+"""
+
+import contextlib
+import hashlib
+import json
+import math
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from vqaloop.cache import default_folder
+from vqaloop.errors import InputError
+from vqaloop.files import renamed_to
+from vqaloop.process import quoted
+from vqaloop.records import Source
+from vqaloop.regression import BASELINE, CANDIDATE, REPEAT, ClipRuns, Failure, Run
+from vqaloop.shape import every, finite, read_document
+
+SCHEMA = "vqaloop.build/1"
+JOURNAL_S = 86_400
+"""Age at which what an interrupted comparison had finished is no longer taken up."""
+
+_SHAPE: dict[str, Any] = {
+    "build": {**every(str, "name kind version sha256"), "args": [str]},
+    "settings": {str: (str, None)},
+    "machine": str,
+    "clips": [
+        {
+            **every(str, "clip sha256 fps"),
+            **every(int, "width height frames"),
+            "runs": [
+                {
+                    **every(str, "build point stream_sha256 decoded_md5"),
+                    **every(int, "width height peak_bytes"),
+                    **every(float, "value bitrate_kbps cpu_s wall_s"),
+                    "scores": {str: float},
+                }
+            ],
+            "failures": [{**every(str, "build point kind message"), **every(int, "width height")}],
+        }
+    ],
+}
+
+
+@dataclass(frozen=True)
+class Saved:
+    """A build's runs, and under which settings they were made."""
+
+    build: Mapping[str, Any]
+    """name, kind, version, sha256, args."""
+    settings: Mapping[str, str]
+    """All that must be equal for two results to be comparable."""
+    machine: str
+    """Times compare on the same one only."""
+    clips: tuple[ClipRuns, ...]
+
+
+def write_saved(saved: Saved, path: Path) -> None:
+    """Raises InputError when it cannot be written; what was there then stays."""
+    document = {
+        "schema": SCHEMA,
+        "build": dict(saved.build),
+        "settings": dict(saved.settings),
+        "machine": saved.machine,
+        "clips": [asdict(clip) for clip in saved.clips],
+    }
+    text = json.dumps(finite(document), indent=1, allow_nan=False) + "\n"
+    try:
+        with renamed_to(path) as part:
+            part.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise InputError(f"could not write {quoted(path)}: {error.strerror or error}") from error
+
+
+def read_saved(path: Path) -> Saved:
+    """Raises InputError for a file that is not such a result, or damaged."""
+    document = read_document(
+        path,
+        SCHEMA,
+        _SHAPE,
+        give="give an encoder or what `vqaloop regress --save` wrote",
+        remedy="save the baseline again",
+    )
+    clips = tuple(_clip(clip, path) for clip in document["clips"])
+    if not clips:
+        raise InputError(f"{quoted(path)} holds no clips; save the baseline again")
+    build = {key: document["build"][key] for key in _SHAPE["build"]}
+    return Saved(build, document["settings"], document["machine"], clips)
+
+
+def _clip(clip: Mapping[str, Any], path: Path) -> ClipRuns:
+    shape = _SHAPE["clips"][0]
+    runs = tuple(Run(**{key: run[key] for key in shape["runs"][0]}) for run in clip["runs"])
+    failures = tuple(
+        Failure(**{key: failure[key] for key in shape["failures"][0]})
+        for failure in clip["failures"]
+    )
+    for run in runs:
+        if run.build not in (BASELINE, REPEAT, CANDIDATE) or not 0 < run.bitrate_kbps < math.inf:
+            raise InputError(
+                f"{quoted(path)} holds a run of {run.build[:40]!r} at {run.bitrate_kbps:g} kb/s, "
+                "which no comparison wrote; save the baseline again"
+            )
+    known = {key: clip[key] for key in shape if key not in ("runs", "failures")}
+    return ClipRuns(**known, runs=runs, failures=failures)
+
+
+def differing(one: Mapping[str, str], other: Mapping[str, str]) -> Sequence[str]:
+    """Settings that differ, as "preset medium here and fast there"."""
+    return [
+        f"{key} {other.get(key)} here and {one.get(key)} there"
+        for key in {**one, **other}
+        if one.get(key) != other.get(key)
+    ]
+
+
+class Journal:
+    """The clips that a comparison has finished, kept until it ends well.
+
+    The builds' files and versions are part of the name it goes by, but what a script runs in its
+    turn is not known: so nothing is remembered beyond the comparison itself.
+    """
+
+    def __init__(
+        self,
+        builds: Sequence[Mapping[str, Any]],
+        settings: Mapping[str, str],
+        machine: str,
+        *,
+        enabled: bool,
+    ) -> None:
+        key = hashlib.sha256(json.dumps([builds, settings, machine]).encode()).hexdigest()
+        self.path = default_folder() / "regress" / f"{key[:32]}.json"
+        self.enabled = enabled
+        self._empty = Saved(builds[0] if builds else {}, settings, machine, ())
+        self._clips: tuple[ClipRuns, ...] = ()
+        self._lock = threading.Lock()
+        with contextlib.suppress(OSError, InputError):
+            if enabled and time.time() - self.path.stat().st_mtime < JOURNAL_S:
+                self._clips = read_saved(self.path).clips
+
+    def finished(self, source: Source) -> ClipRuns | None:
+        """The runs on that clip, if the comparison had come so far."""
+        return next((clip for clip in self._clips if clip.sha256 == source.sha256), None)
+
+    def keep(self, clip: ClipRuns) -> None:
+        """Safe from any thread."""
+        with self._lock:
+            self._clips += (clip,)
+            if not self.enabled:
+                return
+            try:
+                self.path.parent.mkdir(parents=True, exist_ok=True)
+                write_saved(replace(self._empty, clips=self._clips), self.path)
+            except (OSError, InputError):
+                # a comparison that cannot be taken up again is still one
+                self.enabled = False
+
+    def close(self) -> None:
+        """It ended well: the next one starts anew."""
+        if self.enabled:
+            self.path.unlink(missing_ok=True)

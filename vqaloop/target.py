@@ -1,0 +1,364 @@
+"""Encoding a title to a score: scene by scene, joined, and verified as a whole.
+
+A scene's encode that landed is its part of the result: nothing is encoded twice. What was encoded
+stays in the cache, so an interrupted call goes on where it was.
+"""
+
+import os
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from vqaloop import __version__, process, request
+from vqaloop.cache import Cache
+from vqaloop.document import cost_json, encoder_json, metric_json, source_json
+from vqaloop.encode import peak_kbps, stream_packets
+from vqaloop.encoder import encoder_version
+from vqaloop.encoderspec import EncoderSpec
+from vqaloop.errors import InputError, TargetUnreachable
+from vqaloop.excerpt import excerpt
+from vqaloop.history import current_prior
+from vqaloop.join import Joined, join, output_muxer
+from vqaloop.process import quoted
+from vqaloop.ratecontrol import RateController
+from vqaloop.records import Encode, Event, Rendition, Score, Source, Trial, rounded
+from vqaloop.scenegoals import Allocation
+from vqaloop.scenes import Scene, find_scenes
+from vqaloop.score import DEFAULT_METRIC, DEFAULT_STUDENT, STUDENT_PREFIX, Metric, open_metric
+from vqaloop.source import probe_source
+from vqaloop.trials import Workshop
+
+EXCERPTS_BYTES = 8 << 30
+"""Disk that the lossless excerpts of scenes may take at a time."""
+FAR, SCENE_FAR = 1 / 8, 1 / 2
+"""Parts of a metric's step (4 points of VMAF) by which title and scene may miss the target."""
+LEARNED_FAR = 1 / 4
+"""The same of the title by a learned metric, which looks at a sample of the frames."""
+
+Watcher = Callable[[Event], None]
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """A title encoded to a target."""
+
+    path: Path
+    score: float
+    """Measured on the whole file."""
+    document: dict[str, Any]
+    """vqaloop.encode/1, as --json writes it."""
+    reached: bool
+    """False when the target is out of reach, or bounds held the encodes back from it."""
+    trusted: bool
+    """False when the whole file does not score what its scenes do."""
+
+    @property
+    def exit_code(self) -> int:
+        """0; 1 when the target was not reached; 3 when the score is not to be trusted."""
+        return 1 if not self.reached else 0 if self.trusted else 3
+
+
+def encode_to_target(
+    input: str | os.PathLike[str],
+    output: str | os.PathLike[str],
+    *,
+    codec: str,
+    target_score: float | None = None,
+    bitrate: float | None = None,
+    allocation: str | None = None,
+    max_bitrate: float | None = None,
+    max_encodes: int | None = None,
+    encoder: str | None = None,
+    preset: str | None = None,
+    bit_depth: int | None = None,
+    metric: str = DEFAULT_METRIC,
+    weights: str | os.PathLike[str] | None = None,
+    device: str = "auto",
+    workers: int = 1,
+    seed: int = 0,
+    cache: bool = True,
+    timeout_s: float | None = None,
+    ffmpeg: str | os.PathLike[str] | None = None,
+    video_size: str | None = None,
+    pix_fmt: str | None = None,
+    framerate: str | None = None,
+    allow_hdr: bool = False,
+    progress: Watcher = lambda event: None,
+) -> Encoded:
+    """Encode `input` to `output` such that it scores `target_score`, or best at `bitrate` kb/s.
+
+    The title is split at its cuts. With the allocation "target" every scene is brought to the
+    score; with "equal-slope" (the only one for a bitrate, and its default) bits go where they buy
+    most, and the mean is the target. `max_bitrate` bounds each scene's mean rate in kb/s and, with
+    encoders that can, any second of it; `max_encodes` all encodes. `output` is an .mp4, .mkv or
+    .webm (VP9 and AV1) with the sound and all else of the input, .avs2 for AVS2; it appears when
+    all is done, replacing what is there.
+
+    Raises InputError for what is refused before any work, TargetUnreachable when some scene has no
+    encode at all. A target that was missed is told by the result.
+    """
+    started = time.monotonic()
+    binary = process.ffmpeg_path(ffmpeg)
+    out = Path(output)
+    request.check_run(workers, seed, device, timeout_s)
+    spec = request.choose_encoder(codec, encoder, binary)
+    preset = request.checked_preset(spec, preset)
+    meter = open_metric(metric, ffmpeg=binary, device=device, seed=seed, weights=weights)
+    how = _allocation(target_score, bitrate, allocation)
+    _check_place(Path(input), out, codec)
+    source = probe_source(
+        Path(input),
+        video_size=video_size,
+        pix_fmt=pix_fmt,
+        framerate=framerate,
+        allow_hdr=allow_hdr,
+        ffmpeg=binary,
+    )
+    request.choose_sizes(source, spec, [source.canvas])
+    depth = request.checked_depth(source, spec, bit_depth)
+    request.check_metric(meter, weights)
+    progress(Event("scenes", f"looking for the cuts of {quoted(input)}"))
+    scenes = find_scenes(source, ffmpeg=binary, gop_s=spec.gop_s)
+    names = [meter.name] + [DEFAULT_STUDENT] * meter.name.startswith(STUDENT_PREFIX)
+    width, height = source.canvas
+    prior = current_prior(spec.name, preset, names, source.sha256)
+
+    def controlled(aim: float | None) -> RateController:
+        return RateController(
+            scenes,
+            spec.knob,
+            width=width,
+            height=height,
+            fps=float(source.fps),
+            target=aim,
+            bitrate_kbps=bitrate,
+            allocation=how,
+            prior=prior,
+            top=meter.top,
+            tolerance=far,
+            scene_tolerance=SCENE_FAR * meter.step,
+            max_encodes=max_encodes,
+            max_kbps=max_bitrate,
+        )
+
+    far = tolerance_of(meter)
+    controller = controlled(target_score)
+    plain = Rendition(width, height, spec.name, spec.knob.min, preset, depth)
+    with (
+        Cache(enabled=cache) as store,
+        Workshop(spec, meter, store, ffmpeg=binary, workers=workers, timeout_s=timeout_s) as shop,
+    ):
+        trials: list[tuple[Scene, Trial]] = []
+        _drive(controller, trials, source, scenes, plain, shop, progress)
+        joined, score = _joined(controller, trials, source, scenes, out, shop, progress)
+        missed = 0.0 if target_score is None else score.value - target_score
+        if far < abs(missed) <= SCENE_FAR * meter.step and not controller.remarks():
+            # the whole is looked at in other places than its scenes, and may stand apart from them
+            apart = score.value - controller.mean_score
+            again = controlled((target_score or 0.0) - apart)
+            for scene, trial in trials:
+                _report(again, scene, trial)
+            _drive(again, trials, source, scenes, plain, shop, progress)
+            if again.choices != controller.choices:
+                controller = again
+                joined, score = _joined(controller, trials, source, scenes, out, shop, progress)
+        guard = shop.guard(source, out)
+        cost = cost_json(shop.cost, time.monotonic() - started)
+    aim = controller.target_score
+    # a bitrate is the bound that was asked for, and its score whatever it buys
+    missed = 0.0 if target_score is None else score.value - target_score
+    reached = missed >= -far
+    remarks = list(controller.remarks())
+    if not reached:
+        remarks.append(f"the target {target_score:g} was not reached: {score.value:.2f}")
+    trusted = abs(score.value - controller.mean_score) <= SCENE_FAR * meter.step
+    if not trusted:
+        remarks.append(
+            f"the whole scores {score.value:.2f} where its scenes score "
+            f"{controller.mean_score:.2f} on average"
+        )
+    document = {
+        "schema": "vqaloop.encode/1",
+        "vqaloop": __version__,
+        "source": source_json(source),
+        "codec": codec,
+        "encoder": encoder_json(spec, encoder_version(spec, binary), binary, preset),
+        "metric": metric_json(score),
+        "target": {
+            "score": target_score,
+            "bitrate_kbps": bitrate,
+            "allocation": how,
+            "aim": rounded(aim),
+            "tolerance": far,
+        },
+        "file": os.fsencode(out).decode("utf-8", "replace"),
+        "score": rounded(score.value),
+        "score_of_scenes": rounded(controller.mean_score),
+        "guard": {name: rounded(value) for name, value in guard.items()},
+        "bitrate_kbps": rounded(joined.video_kbps),
+        "peak_kbps": rounded(_peak(joined, spec, source)),
+        "frames": joined.frames,
+        "duration": joined.duration_s,
+        "scenes": [
+            _scene_json(scene, probe.knob, probe.score, probe.bits, source)
+            for scene, probe in controller.choices.items()
+        ],
+        "trials": [
+            {"start_frame": scene.start_frame, "end_frame": scene.end_frame, **trial.to_json()}
+            for scene, trial in trials
+        ],
+        "cost": cost,
+        "warnings": [*source.notes, *joined.notes, *remarks],
+        "reached": reached,
+        "trusted": trusted,
+    }
+    return Encoded(out, score.value, document, reached, trusted)
+
+
+def tolerance_of(metric: Metric) -> float:
+    """By how much a title may miss its target, in the metric's points: 0.5 of VMAF."""
+    return metric.step * (LEARNED_FAR if metric.mode == "anchored" else FAR)
+
+
+def _allocation(target: float | None, bitrate: float | None, allocation: str | None) -> Allocation:
+    if (target is None) == (bitrate is None):
+        raise InputError("give --target-score S, or --bitrate K to spend best; one of the two")
+    how = allocation or ("target" if bitrate is None else "equal-slope")
+    if how == "target":
+        return "target"
+    if how == "equal-slope":
+        return "equal-slope"
+    raise InputError(f"--allocation {how!r} is neither target nor equal-slope")
+
+
+def _check_place(input: Path, out: Path, codec: str) -> None:
+    output_muxer(out, codec)
+    if out.is_dir():
+        raise InputError(f"{quoted(out)} is a folder; name a file")
+    if not out.parent.is_dir():
+        raise InputError(f"the folder {quoted(out.parent)} does not exist; create it first")
+    if out.exists() and input.exists() and out.samefile(input):
+        raise InputError(f"{quoted(out)} is the source itself; choose another name for the output")
+    request.check_writable(out.parent, "choose another folder for the output")
+
+
+class _Excerpts:
+    """Lossless files of single scenes, the oldest going when they take too much room."""
+
+    def __init__(self, source: Source, folder: Path, ffmpeg: str) -> None:
+        self.source, self.folder, self.ffmpeg = source, folder, ffmpeg
+        self._made: dict[Scene, Source] = {}
+
+    def of(self, scene: Scene) -> Source:
+        if scene not in self._made:
+            path = self.folder / f"scene{scene.start_frame}.mkv"
+            window = (scene.start_frame, scene.frames)
+            self._made[scene] = excerpt(self.source, [window], path, ffmpeg=self.ffmpeg)
+        return self._made[scene]
+
+    def prune(self, done: Sequence[Scene]) -> None:
+        """Between batches: those of scenes that are done, and then the oldest, go."""
+        for scene in [*done, *list(self._made)]:
+            there = sum(part.path.stat().st_size for part in self._made.values())
+            if scene in self._made and (scene in done or there > EXCERPTS_BYTES):
+                self._made.pop(scene).path.unlink(missing_ok=True)
+
+
+def _drive(
+    controller: RateController,
+    trials: list[tuple[Scene, Trial]],
+    source: Source,
+    scenes: Sequence[Scene],
+    plain: Rendition,
+    shop: Workshop,
+    progress: Watcher,
+) -> None:
+    """Encode and score what the controller asks for until it has what it wants.
+
+    Appends to `trials`. Raises TargetUnreachable when a scene is left without an encode.
+    """
+    excerpts = _Excerpts(source, shop.scratch, shop.ffmpeg)
+
+    def attempt(asked: tuple[Scene, float]) -> Trial:
+        scene, knob = asked
+        return shop.try_one(excerpts.of(scene), replace(plain, knob=knob))
+
+    while asked := controller.next_trials(shop.workers):
+        made = list(zip(asked, shop.map(attempt, asked), strict=True))
+        for (scene, _), trial in made:
+            trials.append((scene, trial))
+            _report(controller, scene, trial)
+        done = [scene for scene in scenes if controller.is_done(scene)]
+        for (scene, knob), trial in made:
+            told = trial.error or f"{plain.encoder} {knob:g}: {trial.score:.2f}"
+            where = f"frames {scene.start_frame} to {scene.end_frame - 1}"
+            progress(Event("encode", f"{where}, {told}", len(done), len(scenes), trial))
+        excerpts.prune(done)
+    excerpts.prune(scenes)
+    if bare := [scene for scene in scenes if scene not in controller.choices]:
+        raise TargetUnreachable(_nothing_made(bare, trials))
+
+
+def _report(controller: RateController, scene: Scene, trial: Trial) -> None:
+    knob = trial.rendition.knob
+    if trial.encode is None or trial.score is None:
+        controller.report(scene, knob, failed=True)
+    else:
+        controller.report(scene, knob, trial.encode.size_bytes * 8, trial.score)
+
+
+def _joined(
+    controller: RateController,
+    trials: Sequence[tuple[Scene, Trial]],
+    source: Source,
+    scenes: Sequence[Scene],
+    out: Path,
+    shop: Workshop,
+    progress: Watcher,
+) -> tuple[Joined, Score]:
+    """The chosen encodes as one file, and its score as a whole."""
+    chosen = [_made(trials, scene, controller).path for scene in scenes]
+    progress(Event("join", f"{len(scenes)} scene{'s' * (len(scenes) != 1)} to {quoted(out)}"))
+    joined = join(chosen, source, out, spec=shop.spec, ffmpeg=shop.ffmpeg)
+    progress(Event("verify", f"scoring {quoted(out)} as a whole"))
+    return joined, shop.score(source, out)
+
+
+def _made(
+    trials: Sequence[tuple[Scene, Trial]], scene: Scene, controller: RateController
+) -> Encode:
+    """The encode that the controller chose for a scene."""
+    knob = controller.choices[scene].knob
+    return next(
+        trial.encode
+        for tried, trial in trials
+        if tried == scene and trial.rendition.knob == knob and trial.encode is not None
+    )
+
+
+def _nothing_made(scenes: Sequence[Scene], trials: Sequence[tuple[Scene, Trial]]) -> str:
+    first = scenes[0]
+    why = next((t.error for scene, t in trials if scene == first and t.error), "it was not tried")
+    return (
+        f"no encode of frames {first.start_frame} to {first.end_frame - 1} succeeded"
+        f"{f' (and of {len(scenes) - 1} scenes more)' if len(scenes) > 1 else ''}: {why}"
+    )
+
+
+def _scene_json(
+    scene: Scene, knob: float, score: float, bits: float, source: Source
+) -> dict[str, Any]:
+    return {
+        "start_frame": scene.start_frame,
+        "end_frame": scene.end_frame,
+        "knob": knob,
+        "score": rounded(score),
+        "bitrate_kbps": rounded(bits / 1000 / float(scene.frames / source.fps)),
+    }
+
+
+def _peak(joined: Joined, spec: EncoderSpec, source: Source) -> float:
+    packets = stream_packets(joined.path, spec, source.fps)
+    return max(joined.video_kbps, peak_kbps(packets, joined.duration_s))

@@ -1,0 +1,318 @@
+"""Trends as people see them: a table of 80 columns, what changed in words, and a plot."""
+
+import html
+import io
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from vqaloop import __version__
+from vqaloop.errors import InputError
+from vqaloop.files import renamed_to
+from vqaloop.page import filled, safe
+from vqaloop.plot import COLOURS, INK, as_svg, style
+from vqaloop.process import quoted
+from vqaloop.terminal import WIDTH, printable, shown
+from vqaloop.trend import Change, Trend, read_trend
+from vqaloop.trendstore import Name
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+    from rich.table import Table
+
+VERDICTS = {
+    "regression": "worse",
+    "improvement": "better",
+    "no change": "same",
+    "cannot tell": "unknown",
+}
+ROWS = 20
+"""Of a table, the newest."""
+PANELS = 8
+"""Of a plot, the newest trends."""
+TICKS = 8
+STEPS = 3
+"""Heights at which changes are named, one below the other."""
+
+
+def show_trend(
+    store: Path,
+    out: Path | None = None,
+    *,
+    codec: str | None = None,
+    metric: str | None = None,
+    seed: int = 0,
+    say: Callable[[str], None] = print,
+) -> list[Trend]:
+    """Say the trends of a store, line by line, and draw them to `out` (.png, .svg, .html).
+
+    Raises InputError for a store that is missing or not ours, or an `out` that cannot be written.
+    """
+    trends = read_trend(store, codec, metric=metric, seed=seed)
+    if out is not None and trends:
+        write_trend(trends, out)
+    for trend in trends:
+        for line in trend_text(trend).splitlines():
+            say(line)
+        say("")
+    if not trends:
+        say(f"nothing in the history {quoted(store)} yet" + " for these options" * bool(codec))
+    elif out is not None:
+        say(f"wrote {out}")
+    return trends
+
+
+def write_trend(trends: Sequence[Trend], out: Path) -> None:
+    """The trends as a plot or a page, whole or not at all. Raises InputError."""
+    makers: dict[str, Callable[[Sequence[Trend]], bytes | str]] = {
+        ".png": trend_png,
+        ".svg": trend_svg,
+        ".html": trend_page,
+    }
+    if out.suffix.lower() not in makers:
+        raise InputError(f"the trend {quoted(out)} must end in {', '.join(makers)}")
+    made = makers[out.suffix.lower()](trends)
+    data = made if isinstance(made, bytes) else made.encode("utf-8", "backslashreplace")
+    try:
+        with renamed_to(out) as part:
+            part.write_bytes(data)
+    except OSError as error:
+        why = error.strerror or error
+        raise InputError(f"could not write {quoted(out)}: {why}") from error
+
+
+def trend_page(trends: Sequence[Trend]) -> str:
+    """A page that opens offline, the newest trend first."""
+    parts = [
+        f"{trend_svg([trend], f'trend{number}')}\n<pre>{html.escape(trend_text(trend))}</pre>"
+        for number, trend in enumerate(reversed(trends))
+    ]
+    return filled("trend.html", trends="\n".join(parts), version=safe(__version__))
+
+
+def trend_text(trend: Trend) -> str:
+    """Heading, table and changes, in lines of at most 80 columns."""
+    from rich.console import Console
+
+    buffer = io.StringIO()
+    console = Console(file=buffer, width=WIDTH, color_system=None, highlight=False, markup=False)
+    console.print(trend_title(trend), markup=False)
+    console.print(trend_table(trend))
+    for line in change_lines(trend):
+        console.print(line, markup=False)
+    return "\n".join(line.rstrip() for line in buffer.getvalue().splitlines())
+
+
+def trend_title(trend: Trend) -> str:
+    words = [trend.codec, trend.encoder, trend.preset]
+    count = len(trend.rows)
+    return printable(
+        f"{', '.join(word for word in words if word)}: {count} comparison{'s' * (count != 1)} "
+        f"by {trend.metric}"
+    )
+
+
+def trend_table(trend: Trend) -> "Table":
+    """The newest rows, within 80 columns. BD-rate and level in percent, + is worse; * changes."""
+    from rich import box
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=box.SIMPLE_HEAD, padding=0, pad_edge=False, show_edge=False)
+    for heading, side in _COLUMNS.items():
+        table.add_column(Text(heading), justify=side, no_wrap=True)  # type: ignore[arg-type]
+    changed = {change.row for change in trend.changes}
+    start = max(len(trend.rows) - ROWS, 0)
+    for index, row in list(enumerate(trend.rows))[start:]:
+        ends = row.interval or (None, None)
+        cells = [
+            "*" if index in changed else "",
+            f"{row.when:%Y-%m-%d}",
+            short_name(row.candidate, 26),
+            _signed(row.bd_rate),
+            " ".join(_signed(end) for end in ends) if row.interval else "-",
+            _signed(trend.levels[index]),
+            shown(row.cpu_ratio, 2),
+            VERDICTS.get(row.overall, row.overall),
+        ]
+        table.add_row(*(Text(printable(cell)) for cell in cells))
+    return table
+
+
+_COLUMNS = {
+    "": "left",
+    "when": "left",
+    "candidate": "left",
+    "BD %": "right",
+    "interval": "right",
+    "in all": "right",
+    "CPU": "right",
+    "verdict": "left",
+}
+
+
+def change_lines(trend: Trend) -> list[str]:
+    """What changed and where, in words."""
+    lines = []
+    hidden = len(trend.rows) - ROWS
+    if hidden > 0:
+        lines.append(f"({hidden} older comparison{'s' * (hidden != 1)} not shown)")
+    for change in trend.changes:
+        row = trend.rows[change.row]
+        lines.append(
+            f"* {row.when:%Y-%m-%d}: {'worse' if change.step > 0 else 'better'} by "
+            f"{abs(change.step):.2f} % at {_full_name(row.candidate)}, {_since(trend, change)}"
+        )
+    known = [level for level in trend.levels if level is not None]
+    if not trend.changes:
+        lines.append("no change found")
+    if known:
+        lines.append(f"in all {_signed(known[-1])} % against {_full_name(trend.rows[0].baseline)}")
+    return lines
+
+
+def _since(trend: Trend, change: Change) -> str:
+    row = trend.rows[change.row]
+    if change.p_value is None:
+        return f"by its own comparison with {_full_name(row.baseline)}"
+    before = [
+        earlier
+        for earlier in trend.rows[: change.row]
+        if earlier.baseline == row.baseline and earlier.bd_rate is not None
+    ]
+    return f"after {_full_name(before[-1].candidate)} (p = {change.p_value:.2g})"
+
+
+def short_name(build: Name, width: int = 24) -> str:
+    """Version, cut in its middle, and the start of the hash: at most `width` characters."""
+    room = width - 8
+    version = printable(build.version)
+    if len(version) > room:
+        version = f"{version[: (room - 2) // 2]}..{version[len(version) - (room - 1) // 2 :]}"
+    return f"{version} {build.sha256[:7]}"
+
+
+def _full_name(build: Name) -> str:
+    args = printable(" ".join(json.loads(build.args)))
+    return short_name(build, 68) + (f" {args[:60]}" if args else "")
+
+
+def _signed(value: float | None) -> str:
+    return "-" if value is None else f"{value:+.2f}"
+
+
+def trend_png(trends: Sequence[Trend]) -> bytes:
+    """A panel for each of the newest trends."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+    buffer = io.BytesIO()
+    with style(11, "black"):
+        FigureCanvasAgg(_figure(trends)).print_png(buffer)  # type: ignore[no-untyped-call]
+    return buffer.getvalue()
+
+
+def trend_svg(trends: Sequence[Trend], salt: str = "trend") -> str:
+    """As `trend_png`, in the text colour of the page it is put into."""
+    with style(10, INK):
+        return as_svg(_figure(trends), "Bitrate at equal score over time", salt)
+
+
+def _figure(trends: Sequence[Trend]) -> "Figure":
+    from matplotlib.figure import Figure
+
+    trends = trends[-PANELS:]
+    figure = Figure(figsize=(10, 1 + 3.5 * len(trends)), dpi=100, layout="constrained")
+    for axes, trend in zip(figure.subplots(len(trends), squeeze=False).flat, trends, strict=True):
+        _draw(axes, trend)
+    return figure
+
+
+def _draw(axes: "Axes", trend: Trend) -> None:
+    import matplotlib
+
+    ink = matplotlib.rcParams["text.color"]
+    axes.set_title(trend_title(trend))
+    axes.set_ylabel("bitrate at equal score,\n% against the first baseline")
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(color="#888888", alpha=0.3)
+    axes.axhline(0, color=ink, linewidth=0.8)
+    places = [i for i, level in enumerate(trend.levels) if level is not None]
+    levels = [level for level in trend.levels if level is not None]
+    if places:
+        axes.errorbar(
+            places,
+            levels,
+            yerr=_bars(trend, places, levels),
+            color=COLOURS[0],
+            marker="o",
+            markersize=4,
+            linewidth=1,
+            elinewidth=0.8,
+            label="candidates, with the interval over clips",
+        )
+    floors = [trend.rows[i].noise_floor or 0.0 for i in places]
+    if any(floors):
+        low = [level - floor for level, floor in zip(levels, floors, strict=True)]
+        high = [level + floor for level, floor in zip(levels, floors, strict=True)]
+        axes.fill_between(
+            places, low, high, color=COLOURS[0], alpha=0.15, linewidth=0, label="noise floor"
+        )
+    lost = [i for i in range(len(trend.rows)) if i not in set(places)]
+    if lost:
+        axes.plot(
+            lost,
+            [0] * len(lost),
+            color=ink,
+            marker="x",
+            linestyle="none",
+            label="could not be told",
+        )
+    # room for the words at the changes
+    bottom, top = axes.get_ylim()
+    axes.set_ylim(bottom, top + (top - bottom) * 0.08 * min(len(trend.changes), STEPS))
+    for number, change in enumerate(trend.changes):
+        _mark(axes, trend, change, number % STEPS)
+    count = len(trend.rows)
+    ticks = range(0, count, max(1, -(-count // TICKS)))
+    axes.set_xticks(list(ticks), [f"{trend.rows[i].when:%Y-%m-%d}" for i in ticks])
+    axes.set_xlim(-0.7, max(count - 0.3, 1.7))
+    below: Any = {"loc": "upper left", "bbox_to_anchor": (0, -0.1), "ncols": 3}
+    axes.legend(**below, framealpha=0, fontsize="small")
+
+
+def _bars(
+    trend: Trend, places: Sequence[int], levels: Sequence[float]
+) -> tuple[list[float], list[float]]:
+    """How far each row's interval reaches below and above its level."""
+    below, above = [], []
+    for place, level in zip(places, levels, strict=True):
+        row = trend.rows[place]
+        value = row.bd_rate or 0.0
+        low, high = row.interval or (value, value)
+        # a row's own baseline is itself at some level
+        scale = (1 + level / 100) / (1 + value / 100)
+        below.append(max(value - low, 0.0) * scale)
+        above.append(max(high - value, 0.0) * scale)
+    return below, above
+
+
+def _mark(axes: "Axes", trend: Trend, change: Change, step: int) -> None:
+    import matplotlib
+
+    colour = COLOURS[1] if change.step > 0 else COLOURS[2]
+    axes.axvline(change.row - 0.5, color=colour, linestyle="--", linewidth=1.2)
+    # beyond the middle the words stand left of their line, so that they stay inside
+    right = change.row > len(trend.rows) / 2
+    axes.annotate(
+        f"{change.step:+.2f} %: {short_name(trend.rows[change.row].candidate, 32)}",
+        (change.row - 0.5, 1.0),
+        (-4 if right else 4, -4 - 1.3 * step * matplotlib.rcParams["font.size"]),
+        xycoords=("data", "axes fraction"),
+        textcoords="offset points",
+        ha="right" if right else "left",
+        va="top",
+        size="small",
+        color=colour,
+    )

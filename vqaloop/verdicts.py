@@ -1,0 +1,392 @@
+"""What a comparison of two builds amounts to: for a terminal, and for a pull request.
+
+All of it is made from the document that `vqaloop regress --json` writes. Names and messages in it
+come from others: they reach a terminal as `printable` text and Markdown as text without markup.
+"""
+
+import html
+import math
+import re
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from vqaloop.junit import junit_xml
+from vqaloop.terminal import WIDTH, console_for, printable
+from vqaloop.weighed import STEPS
+
+if TYPE_CHECKING:
+    from rich.console import Group
+    from rich.table import Table
+
+__all__ = ["junit_xml", "markdown", "print_verdict", "regress_table"]
+
+Document = Mapping[str, Any]
+
+STYLES = {"regression": "bold red", "improvement": "green", "cannot tell": "yellow"}
+"""Beside the word, never instead of it."""
+ACROSS = 3
+"""Metrics beside each other in 80 columns."""
+LONGEST_MESSAGE = 300
+LONGEST_COMMENT = 60_000
+"""Characters; GitHub takes 65,536."""
+LONGEST_LIST = 20
+"""Reasons, failures or refusals in a comment; the rest is counted."""
+
+
+def metric_name(name: str) -> str:
+    return {"vmaf": "VMAF", "psnr_y": "PSNR-Y"}.get(name, printable(name))
+
+
+def change(percent: float | None, unit: str = "") -> str:
+    """A difference in percent with its sign; "-" where there is none."""
+    if percent is None or not math.isfinite(percent):
+        return "-"
+    return f"{percent:+.{2 if abs(percent) < 99.995 else 0}f}{unit}"
+
+
+def times(ratio: float | None) -> str:
+    """Candidate over baseline."""
+    return "-" if ratio is None or not math.isfinite(ratio) else f"{ratio:.2f}x"
+
+
+def span(interval: Sequence[float | None] | None) -> str:
+    return " to ".join(change(end) for end in interval) if interval else "-"
+
+
+def margin(percent: float | None) -> str:
+    """Noise, a width to both sides, in percent."""
+    return change(percent).lstrip("+")
+
+
+def builds_line(document: Document) -> str:
+    """Which build against which."""
+    words = [
+        " ".join([about["version"] or about["name"], *about["args"]]) if about else "nothing"
+        for about in (document["candidate"], document["baseline"])
+    ]
+    return printable(f"{words[0]} against {words[1]}, {document['codec']}")
+
+
+def overall_rows(document: Document) -> list[list[str]]:
+    """For each metric: name, BD-rate, Akima, 95 % interval, noise floor, clips, verdict."""
+    clips = len(document["clips"])
+    return [
+        [
+            metric_name(name),
+            change(found["bd_rate_percent"]),
+            change(found["akima_percent"]),
+            span(found["interval_percent"]),
+            margin(found["noise_floor_percent"]),
+            f"{found['clips']} of {clips}",
+            found["verdict"],
+        ]
+        for name, found in document["metrics"].items()
+    ]
+
+
+def other_rows(document: Document) -> list[list[str]]:
+    """What else was measured: what, value, noise, verdict."""
+    time, memory, rate = (document.get(key) or {} for key in ("time", "memory", "rate"))
+    bits = change(rate.get("mean_percent"), " %")
+    if rate.get("baseline_percent") is not None:
+        bits += f" (baseline {change(rate['baseline_percent'])})"
+    rows = [
+        ["encode time, CPU", times(time.get("cpu_ratio")), margin(time.get("noise_percent"))],
+        ["encode time, clock", times(time.get("wall_ratio")), "-"],
+        ["peak memory", times(memory.get("peak_ratio")), "-"],
+        [printable(rate.get("what") or "bitrate"), bits, "-"],
+    ]
+    verdicts = (time.get("verdict"), None, memory.get("verdict"), rate.get("verdict"))
+    rows = [[*row, verdict or "-"] for row, verdict in zip(rows, verdicts, strict=True)]
+    for key, what in (
+        ("bit_exact", "streams equal bit by bit"),
+        ("decoded_equal", "decoded frames equal"),
+    ):
+        told = {True: "yes", False: "no", None: "-"}[document.get(key)]
+        rows.append([what, told, "-", "-"])
+    return rows
+
+
+def clip_cells(document: Document, clip: Mapping[str, Any]) -> dict[str, str]:
+    """By check: each BD-rate, time, memory and rate of a clip, with "!" where it failed."""
+    failed = {
+        check["check"]
+        for check in document["checks"]
+        if check["clip"] == clip["clip"] and check["status"] == "failed"
+    }
+    cells = {}
+    for name in document["metrics"]:
+        found = clip["bd_rate"].get(name) or {}
+        cells[f"bd-rate {name}"] = (
+            "refused" if found.get("refused") else change(found.get("pchip"))
+        )
+    cells["time"] = times(clip.get("cpu_ratio"))
+    cells["memory"] = times(clip.get("peak_ratio"))
+    cells["rate"] = change(clip.get("rate_percent"))
+    return {check: cell + "!" * (check in failed) for check, cell in cells.items()}
+
+
+def headline(document: Document, cells: Mapping[str, str]) -> str:
+    """The BD-rate of a clip by the metric that leads."""
+    cell = cells.get(f"bd-rate {document['metric']['name']}", "-")
+    return f"BD-rate {cell} %" if cell[0] in "+-" and len(cell) > 1 else f"BD-rate {cell}"
+
+
+def clip_line(clip: Mapping[str, Any]) -> str:
+    """What the clip is, and whether the builds gave the same."""
+    same = ", equal as decoded" if clip.get("decoded_equal") else ""
+    if clip.get("bit_exact"):
+        same = ", streams equal bit by bit"
+    size, frames = f"{clip['width']}x{clip['height']}", f"{clip['frames']} frames"
+    return f"{size}, {frames} at {clip['fps']} a second{same}"
+
+
+def failure_rows(document: Document) -> list[list[str]]:
+    """Clip, build, kind, where, message; the points of a clip that failed alike are one row."""
+    found: dict[tuple[str, str, str], list[Mapping[str, Any]]] = {}
+    for clip in document["clips"]:
+        for failure in clip["failures"]:
+            key = (clip["clip"], failure["build"], failure["kind"])
+            found.setdefault(key, []).append(failure)
+    rows = []
+    for key, failures in found.items():
+        by_size: dict[str, list[str]] = {}
+        for failure in failures:
+            size = f"{failure['width']}x{failure['height']}"
+            by_size.setdefault(size, []).append(str(failure["point"]))
+        where = "; ".join(f"{size} at {', '.join(points)}" for size, points in by_size.items())
+        rows.append([*key, where, cut(failures[0]["message"])])
+    return rows
+
+
+def untold_failures(document: Document) -> list[str]:
+    """The failures that are no reason of the verdict: the baseline's, and those of both."""
+    reasons = {
+        (check["clip"], check["check"])
+        for check in document["checks"]
+        if check["status"] == "failed"
+    }
+    steps = {kind: check for check, kinds in STEPS.items() for kind in kinds}
+    return [
+        f"{clip}: {build}: {kind}, {where}: {message}"
+        for clip, build, kind, where, message in failure_rows(document)
+        if build != "candidate" or (clip, steps.get(kind)) not in reasons
+    ]
+
+
+def refusals(document: Document) -> list[tuple[str, str, str]]:
+    """Clip, metrics, and the reason why they give no BD-rate."""
+    found: dict[tuple[str, str], list[str]] = {}
+    for clip in document["clips"]:
+        for name, gap in clip["bd_rate"].items():
+            if gap and gap.get("refused"):
+                found.setdefault((clip["clip"], gap["refused"]), []).append(metric_name(name))
+    return [(clip, ", ".join(names), cut(why)) for (clip, why), names in found.items()]
+
+
+def cut(text: str, longest: int = LONGEST_MESSAGE) -> str:
+    """A long text without its middle: the end of what a program says is often what matters."""
+    half = longest // 2 - 2
+    return text if len(text) <= longest else f"{text[:half]}...{text[-half:]}"
+
+
+def price_line(document: Document) -> str:
+    """What the comparison took; seconds of encoding are CPU seconds, those in all on the clock."""
+    cost = document["cost"]
+    spent = {
+        "encode_cpu_s": "encoding {} s CPU",
+        "score_s": "scoring {} s",
+        "wall_s": "{} s in all",
+    }
+    told = [
+        words.format(f"{cost[key]:.1f}")
+        for key, words in spent.items()
+        if cost.get(key) is not None
+    ]
+    return ", ".join([f"{cost['encodes']} encode{'s' * (cost['encodes'] != 1)}", *told])
+
+
+def regress_table(document: Document) -> "Group":
+    """The verdict in words, then clip by clip, then overall, within 80 columns."""
+    from rich.console import Group
+    from rich.text import Text
+
+    verdict = document["verdict"]
+    parts: list[Any] = [
+        Text(printable(verdict), STYLES.get(verdict, "bold")),
+        _line(document["summary"]),
+    ]
+    names = list(document["metrics"])
+    groups = [names[i : i + ACROSS] for i in range(0, len(names), ACROSS)] or [[]]
+    for number, group in enumerate(groups):
+        parts += ["", _clip_table(document, group, last=number == len(groups) - 1)]
+    parts += ["BD-rate in %: + needs more bits; time, memory over the baseline's; !: failed.", ""]
+    headings = ("overall", "BD-rate", "Akima", "95 % interval", "noise", "clips", "verdict")
+    parts += [_plain_table(headings, overall_rows(document)), ""]
+    parts += [_plain_table(("", "", "noise", "verdict"), other_rows(document)), ""]
+    parts += [_line(f"failed: {reason}", "red") for reason in document["reasons"]]
+    parts += [_line(f"also failed: {line}") for line in untold_failures(document)]
+    parts += [
+        _line(f"no BD-rate: {clip}, {names}: {why}", "yellow")
+        for clip, names, why in refusals(document)
+    ]
+    return Group(*parts, _line(price_line(document)))
+
+
+def print_verdict(document: Document) -> None:
+    """The whole table on stdout; letters that stdout cannot hold as escapes."""
+    console = console_for(sys.stdout)
+    shown = regress_table(_encodable(document, console.encoding))
+    console.print(shown, width=min(console.width, WIDTH))
+
+
+def _encodable(value: Any, encoding: str) -> Any:
+    if isinstance(value, str):
+        return value.encode(encoding, "backslashreplace").decode(encoding)
+    if isinstance(value, Mapping):
+        return {_encodable(key, encoding): _encodable(v, encoding) for key, v in value.items()}
+    return [_encodable(v, encoding) for v in value] if isinstance(value, list) else value
+
+
+def _line(text: str, style: str = "") -> Any:
+    from rich.text import Text
+
+    return Text(printable(text), style, overflow="fold")
+
+
+def _plain_table(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> "Table":
+    """Numbers to the right, names and verdicts to the left; verdicts, the last ones, in colour."""
+    from rich import box
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 0, 0, 1), pad_edge=False, show_edge=False)
+    last = len(headings) - 1
+    for number, heading in enumerate(headings):
+        side = "right" if 0 < number < last else "left"
+        table.add_column(Text(heading), justify=side, no_wrap=True, overflow="fold")  # type: ignore[arg-type]
+    for row in rows:
+        *cells, verdict = (printable(cell) for cell in row)
+        table.add_row(*map(Text, cells), Text(verdict, STYLES.get(verdict, "")))
+    return table
+
+
+def _clip_table(document: Document, names: Sequence[str], last: bool) -> "Table":
+    """BD-rates of some metrics by clip; the last such table holds time, memory and rate too."""
+    # a long name on two lines, and a clip's on as many as it needs
+    checks = {f"bd-rate {name}": _LONG.sub("-\n", cut(metric_name(name), 20)) for name in names}
+    if last:
+        checks |= {"time": "time", "memory": "memory", "rate": "bits %"}
+    table = _plain_table(("clip", *checks.values(), ""), [])
+    table.columns[0].no_wrap = False
+    broken = {(clip, build) for clip, build, *_ in failure_rows(document)}
+    for clip in document["clips"]:
+        cells = clip_cells(document, clip)
+        failed = (clip["clip"], "candidate") in broken
+        table.add_row(
+            _line(cut(clip["clip"], 80)),
+            *(
+                _line(cells[check], "red" if cells[check].endswith("!") else "")
+                for check in checks
+            ),
+            _line("failed", "bold red") if failed else _line(""),
+        )
+    return table
+
+
+def markdown(document: Document) -> str:
+    """The comparison as a comment of at most LONGEST_COMMENT characters, clips folded away."""
+    verdict = document["verdict"]
+    blocks = [f"### vqaloop regress: {_prose(verdict)}", _prose(cut(document["summary"], 1000))]
+    blocks += _listed([_prose(cut(reason)) for reason in document["reasons"]])
+    headings = ("metric", "BD-rate %", "Akima %", "95 % interval", "noise floor", "clips")
+    blocks.append(_pipes((*headings, "verdict"), overall_rows(document)))
+    others = ("candidate to baseline", "value", "noise", "verdict")
+    blocks.append(_pipes(others, other_rows(document)))
+    refused = [
+        f"{_code(clip)}, {_prose(names)}: {_prose(why)}" for clip, names, why in refusals(document)
+    ]
+    untold = [_prose(line) for line in untold_failures(document)]
+    blocks += ["#### Failures besides"] * bool(untold) + _listed(untold)
+    blocks += ["#### No BD-rate"] * bool(refused) + _listed(refused)
+    blocks += [_folded(document, clip) for clip in document["clips"]]
+    foot = f"{_prose(cut(builds_line(document), 1000))}. {_prose(price_line(document))}. "
+    foot += f"vqaloop {_prose(document['vqaloop'])}. BD-rate: + needs more bits at equal score, "
+    foot += "! failed its check."
+    return _within(blocks, foot)
+
+
+def _within(blocks: Sequence[str], foot: str) -> str:
+    """As many of the blocks as the longest comment holds; that some are left out is said."""
+    left_out = "The rest is left out: too long for a comment."
+    room = LONGEST_COMMENT - len(foot) - len(left_out) - 5
+    kept: list[str] = []
+    for block in blocks:
+        room -= len(block) + 2
+        if room < 0:
+            kept.append(left_out)
+            break
+        kept.append(block)
+    return "\n\n".join([*kept, foot]) + "\n"
+
+
+def _folded(document: Document, clip: Mapping[str, Any]) -> str:
+    """One clip behind its name and the BD-rate of the headline metric."""
+    cells = clip_cells(document, clip)
+    rows = [
+        [
+            metric_name(name),
+            cells[f"bd-rate {name}"],
+            *(change((clip["bd_rate"].get(name) or {}).get(key)) for key in ("akima", "noise")),
+        ]
+        for name in document["metrics"]
+    ]
+    name = html.escape(printable(cut(clip["clip"], 120)))
+    facts = f"{clip_line(clip)}; time {cells['time']}, memory {cells['memory']}, bits "
+    return "\n\n".join(
+        [
+            f"<details><summary><code>{name}</code>: {headline(document, cells)}</summary>",
+            _pipes(("metric", "BD-rate %", "Akima %", "noise %"), rows),
+            f"{_prose(facts + cells['rate'])} %",
+            "</details>",
+        ]
+    )
+
+
+def _listed(lines: Sequence[str]) -> list[str]:
+    """A block of bullets, or none."""
+    more = [f"{len(lines) - LONGEST_LIST} more"] if len(lines) > LONGEST_LIST else []
+    bullets = "\n".join(f"- {line}" for line in [*lines[:LONGEST_LIST], *more])
+    return [bullets] if lines else []
+
+
+def _pipes(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A table of numbers between what they are of and what they mean, which are words."""
+    lines: list[Sequence[str]] = [headings, ["---", *["---:"] * (len(headings) - 2), "---"]]
+    for first, *numbers, last in rows:
+        lines.append([_prose(first), *numbers, last if last == "-" else _prose(last)])
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def _code(name: str) -> str:
+    """A name as code, in which no site looks for mentions or addresses; in tables too."""
+    text = printable(cut(name, 120)).replace("`", "\\x60").replace("|", "\\x7c")
+    return f"`{text}`" if text.strip() else "(no name)"
+
+
+def _prose(text: str) -> str:
+    """Words of others as Markdown that shows them as they are.
+
+    What could be markup becomes a character reference, which CommonMark never takes for structure.
+    Sites look for @people, #issues and addresses in what is rendered; a space of no width within
+    them keeps these from being found.
+    """
+    words = printable(text).strip()
+    words = _MARKUP.sub(lambda found: f"&#{ord(found[0])};", words)
+    return _LINKED.sub(lambda found: f"{found[0]}&#8203;", words)
+
+
+_MARKUP = re.compile(r"^[-+](?![\d.])|^\d(?=\d*[.)](?:\s|$))|[^\w\s.,;:/'()+%-]|_")
+_LONG = re.compile("(?<=.{6})-")
+_LINKED = re.compile(r"&#(?:33|35|36|38|64|126);(?=\S)|%(?=\w)|:(?=//)|\bwww(?=\.)", re.IGNORECASE)
