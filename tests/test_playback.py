@@ -69,7 +69,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def delivered(site: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def shown(site: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """H.264 as HLS and DASH, and VP9 and H.264 together, inside the site."""
     place = tmp_path_factory.mktemp("ladders")
     source = make_title(place / "title.mkv")
@@ -149,19 +149,20 @@ def play(site: Path, kind: str, url: str, profile: Path) -> dict[str, Any]:
     ],
 )
 def test_a_browser_plays_to_the_end_through_all_rungs(
-    kind: str, codec: str, url: str, delivered: Path, tmp_path: Path
+    kind: str, codec: str, url: str, shown: Path, tmp_path: Path
 ) -> None:
-    answer = play(delivered, kind, url, tmp_path / "profile")
+    answer = play(shown, kind, url, tmp_path / "profile")
     print(json.dumps(answer))
     assert answer["errors"] == [] and answer["fault"] is None
     assert answer["ended"], answer
     assert answer["rungs"] == len(RUNGS[codec])
     # it showed every rung, and came back to one that it had left
-    shown = [f"{width}x{height}" for width, height, _ in RUNGS[codec]]
-    assert set(answer["sizes"]) == set(shown)
-    assert len(answer["sizes"]) > len(shown)
+    wanted = [f"{width}x{height}" for width, height, _ in RUNGS[codec]]
+    assert set(answer["sizes"]) == set(wanted)
+    assert len(answer["sizes"]) > len(wanted)
     assert answer["corrupted"] == 0
-    assert answer["frames"] > 0
+    # a browser without a GPU draws few of them, and each change of rung begins anew
+    assert answer["frames"] > FRAMES // 10
     # the sound was decoded too, and the time is that of the title
     assert answer["sound"] > 0
     assert abs(answer["duration"] - FRAMES * 1001 / 30000) < 0.1

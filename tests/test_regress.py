@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import sys
 import textwrap
 import xml.etree.ElementTree as ET
@@ -109,6 +110,31 @@ def test_a_build_wrapped_to_a_faster_preset_is_a_regression_of_the_right_size(
     assert "regression" in note.read_text() and "<html" in page.read_text().lower()
     assert run_main(["regress", "--history", history, "--quiet"]) == 0
     assert "h264" in capsys.readouterr().out
+
+
+@pytest.mark.programs
+@pytest.mark.parametrize(
+    ("program", "codec", "worse"),
+    [
+        ("x264", "h264", "--subme 1 --me dia --ref 1 --trellis 0"),
+        ("x265", "hevc", "--rd 1 --me 0 --ref 1 --subme 0"),
+        ("SvtAv1EncApp", "av1", "--preset 12"),
+        ("vpxenc", "vp9", "--cpu-used=5 --auto-alt-ref=0"),
+    ],
+)
+def test_an_encoder_s_own_program_against_itself_and_against_worse_arguments(
+    clips: dict[str, Path], program: str, codec: str, worse: str
+) -> None:
+    build = shutil.which(program)
+    if build is None:
+        pytest.skip(f"{program} is not installed")
+    asked: dict[str, Any] = dict(codec=codec, clips=[clips["good"]])
+    same = compare_builds(build, build, **asked)
+    assert same.verdict == "no change" and same.document["baseline"]["kind"] == "standalone"
+    assert same.document["metrics"]["psnr_y"]["bd_rate_percent"] == 0
+    other = compare_builds(build, build, candidate_args=worse.split(), **asked)
+    assert other.verdict == "regression", other.summary
+    assert other.document["metrics"]["psnr_y"]["bd_rate_percent"] > 1
 
 
 def test_builds_that_misbehave_on_one_clip_are_named_as_what_they_did(

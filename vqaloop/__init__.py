@@ -21,6 +21,7 @@ from vqaloop.errors import (
 
 if TYPE_CHECKING:
     from vqaloop.comparison import Comparison, compare_builds
+    from vqaloop.deliver import Delivery, package_ladder
     from vqaloop.job import Job
     from vqaloop.ladder import build_ladder, build_ladders
     from vqaloop.models import create_model
@@ -37,6 +38,7 @@ __version__ = "0.1.0"
 _HOMES = {
     "Comparison": "comparison",
     "Encoded": "target",
+    "Delivery": "deliver",
     "Event": "records",
     "Job": "job",
     "Ladder": "records",
@@ -50,6 +52,7 @@ _HOMES = {
     "compare_builds": "comparison",
     "create_model": "models",
     "encode_to_target": "target",
+    "package_ladder": "deliver",
     "read_ladder": "report",
     "tune_encoder": "tune",
 }
@@ -59,6 +62,7 @@ __all__ = [
     "Cancelled",
     "Comparison",
     "DecodeFailed",
+    "Delivery",
     "EncodeFailed",
     "Encoded",
     "EncoderMissing",
@@ -80,6 +84,7 @@ __all__ = [
     "compare_builds",
     "create_model",
     "encode_to_target",
+    "package_ladder",
     "read_ladder",
     "tune_encoder",
 ]

@@ -24,8 +24,8 @@ from vqaloop.process import quoted
 class Bitstream:
     """What a file holds, as far as it shows without decoding."""
 
-    size: tuple[int, int] | None
-    """Coded width and height in pixels; None where only the decoder knows (AVS2)."""
+    size: tuple[int, int]
+    """Width and height in pixels."""
     frames: int
     """Coded frames that are shown, one a packet."""
     size_bytes: int
@@ -43,9 +43,9 @@ def read_bitstream(path: Path, spec: EncoderSpec) -> Bitstream:
     if spec.codec == "avs2":
         # PyAV lacks AVS2; the raw stream is all frames, and the rate does not matter here
         packets = stream_packets(path, spec, Fraction(25))
-        size = path.stat().st_size
-        sha256 = process.file_sha256(path)
-        return Bitstream(None, len(packets), size, sha256, False, size - packets[-1].size_bytes)
+        length, sha256 = path.stat().st_size, process.file_sha256(path)
+        last = length - packets[-1].size_bytes
+        return Bitstream(_avs2_size(path), len(packets), length, sha256, False, last)
     try:
         with av.open(process.file_url(path)) as container:
             if not container.streams.video:
@@ -56,7 +56,8 @@ def read_bitstream(path: Path, spec: EncoderSpec) -> Bitstream:
             if codec != spec.codec:
                 raise ToolError(f"{quoted(path)} holds {codec}, not {spec.codec}")
             coded = _splitter(codec, bytes(context.extradata or b""))
-            digest, frames, total, cut, last_at = hashlib.sha256(), 0, 0, False, None
+            digest, frames, total, cut = hashlib.sha256(), 0, 0, False
+            last_at: int | None = None
             for packet in container.demux(stream):
                 if not packet.size:
                     continue
@@ -73,6 +74,16 @@ def read_bitstream(path: Path, spec: EncoderSpec) -> Bitstream:
     if not frames:
         raise ToolError(f"{quoted(path)} holds no frame")
     return Bitstream(size_px, frames, total, digest.hexdigest(), cut, last_at if raw else None)
+
+
+def _avs2_size(path: Path) -> tuple[int, int]:
+    """Width and height of the first sequence header (GB/T 33475.2, 7.1.2.2).
+
+    After the start code: profile and level of 8 bits, two flags, and the sides, 14 bits each.
+    """
+    with path.open("rb") as file:
+        bits = int.from_bytes(file.read(10)[6:])
+    return bits >> 16 & 0x3FFF, bits >> 2 & 0x3FFF
 
 
 def is_cut_mp4(path: Path) -> bool:

@@ -238,8 +238,8 @@ def make(
             raise BuildFailed("crash", str(error)) from error
         _check_finished(spec, done, part, out)
         stream = parse(part, spec)
-        if stream.size not in (None, (view.width, view.height)):
-            size = "x".join(map(str, stream.size or ()))
+        if stream.size != (view.width, view.height):
+            size = f"{stream.size[0]}x{stream.size[1]}"
             raise BuildFailed(
                 "undecodable", f"the file holds {size} pictures, not {view.width}x{view.height}"
             )

@@ -22,8 +22,10 @@ THUMB = (32, 18)
 """Width and height of the small grey pictures by which frames are told apart."""
 _REORDER = 16
 """Frames that any codec here may hold back: near a cut, so many before it may be gone too."""
+_NEAR = 8
+"""A gap is believed where moving it by up to so many frames either way adds at least ..."""
 _CLEAR = 0.3
-"""A gap is believed where moving it by a frame adds this share of the mean coding error, ..."""
+"""... this share of the mean coding error, ..."""
 _LEAST = 0.2
 """... and at least so many grey levels."""
 
@@ -49,6 +51,8 @@ class Decoded:
     """Over the samples of all frames, planar, as `ffmpeg -i FILE -f md5 -` tells it."""
     complaint: str
     """The decoder's first complaint; empty when it had none."""
+    hung: bool
+    """True when it was stopped at its time limit, as libdavs2 must be at some cut streams."""
 
 
 def decode_md5(path: Path, spec: EncoderSpec, *, ffmpeg: str, frames: int) -> str:
@@ -56,10 +60,10 @@ def decode_md5(path: Path, spec: EncoderSpec, *, ffmpeg: str, frames: int) -> st
 
     Raises BuildFailed of the kind truncated, undecodable or frame-count.
     """
-    decoded = decode(path, ffmpeg=ffmpeg, frames=frames)
+    stream = parse(path, spec)
+    decoded = decode(path, stream, ffmpeg=ffmpeg, frames=frames)
     if decoded.frames == frames and not decoded.complaint:
         return decoded.md5
-    stream = parse(path, spec)
     raise _failure(path, stream, decoded, frames, None, ffmpeg)
 
 
@@ -84,11 +88,11 @@ def check_count(
     """
     if stream.frames == frames and not stream.cut:
         return
-    decoded = decode(path, ffmpeg=ffmpeg, frames=frames)
+    decoded = decode(path, stream, ffmpeg=ffmpeg, frames=frames)
     if decoded.frames == frames and not decoded.complaint and not stream.cut:
         return  # an encoder may hand out a hidden frame as a packet of its own
     missing = None
-    if 0 < decoded.frames < frames:
+    if 0 < decoded.frames < frames and not decoded.hung:
         missing = missing_frames(original, path, ffmpeg=ffmpeg, frames=frames)
     raise _failure(path, stream, decoded, frames, missing, ffmpeg)
 
@@ -113,7 +117,7 @@ def _failure(
     if count and (missing or not decoded.complaint):
         return BuildFailed("frame-count", f"the stream decodes to {told}{said}")
     if _whole_but_for_the_last(path, stream, ffmpeg):
-        return BuildFailed("truncated", f"the stream ends inside a frame: {told}{said}")
+        return BuildFailed("truncated", f"the stream ends early, inside a frame: {told}{said}")
     return BuildFailed("undecodable", f"the stream does not decode: {told}{said}")
 
 
@@ -137,17 +141,19 @@ def _whole_but_for_the_last(path: Path, stream: Bitstream, ffmpeg: str) -> bool:
         with path.open("rb") as whole, part.open("wb") as file:
             shutil.copyfileobj(whole, file)
             file.truncate(stream.last_at)
-        decoded = decode(part, ffmpeg=ffmpeg, frames=stream.frames)
+        decoded = decode(part, stream, ffmpeg=ffmpeg, frames=stream.frames)
     return decoded.frames > 0 and not decoded.complaint
 
 
-def decode(path: Path, *, ffmpeg: str, frames: int) -> Decoded:
+def decode(path: Path, stream: Bitstream, *, ffmpeg: str, frames: int) -> Decoded:
     """Decode all of a file; `frames`, the number hoped for, only sets the time limit."""
     source = ffmpeg_graph.input("INPUT")["v:0"]
     whole = source.output("pipe:1", f="md5", fps_mode="passthrough")
     each = source.output("pipe:1", f="framecrc", fps_mode="passthrough", **{"c:v": "rawvideo"})
     argv = process.compiled(ffmpeg_graph.merge_outputs(whole, each), ffmpeg, {"INPUT": path})
-    done = process.run(argv, timeout_s=120 + 2.0 * frames)
+    megapixels = stream.size[0] * stream.size[1] / 1e6
+    # far slower than any machine decodes, however busy
+    done = process.run(argv, timeout_s=10 + frames * (0.2 + 0.4 * megapixels))
     text = done.stdout.decode("ascii", "replace")
     count = len(re.findall(r"^0, ", text, re.MULTILINE))
     md5 = re.search(r"^MD5=(\w{32})$", text, re.MULTILINE)
@@ -155,7 +161,7 @@ def decode(path: Path, *, ffmpeg: str, frames: int) -> Decoded:
     # libdavs2 introduces itself whatever the log level
     said = [line.strip()[:300] for line in words if line.strip() and "[davs2 info]" not in line]
     complaint = said[0] if said else done.reason() if done.returncode or not md5 else ""
-    return Decoded(count, md5[1] if md5 else "", complaint)
+    return Decoded(count, md5[1] if md5 else "", complaint, done.timed_out)
 
 
 def missing_frames(
@@ -182,11 +188,10 @@ def missing_frames(
     steps = [0, *shifts, gap]
     for at in range(len(have) + 1):
         before, after = steps[at], steps[at + 1]
-        if before == after:
-            continue
-        if at and cost[at - 1, after] - cost[at - 1, before] < margin:
-            return None
-        if at < len(have) and cost[at, before] - cost[at, after] < margin:
+        dearer = cost[:, after] - cost[:, before]
+        earlier = np.cumsum(dearer[max(0, at - _NEAR) : at][::-1])
+        later = np.cumsum(-dearer[at : at + _NEAR])
+        if before != after and min([*earlier, *later]) < margin:
             return None
     kept = {at + shift for at, shift in enumerate(shifts)}
     return tuple(index for index in range(len(wanted)) if index not in kept)

@@ -77,7 +77,7 @@ def run_clip(
     """
     runs: list[Run] = []
     failures: list[Failure] = []
-    known: dict[str, tuple[str, dict[str, float]]] = {}
+    known: dict[str, dict[str, float]] = {}
     hung: set[str] = set()
     with tempfile.TemporaryDirectory(dir=shop.scratch) as folder:
         source = clip
@@ -147,24 +147,32 @@ def _one(
     plan: Plan,
     shop: Workshop,
     limit_s: float,
-    known: dict[str, tuple[str, dict[str, float]]],
+    known: dict[str, dict[str, float]],
 ) -> Run:
-    """One run, decoded and scored; equal streams are decoded and scored once."""
+    """One run, decoded and scored; equal pictures are scored once."""
     try:
-        made = make(build, plan.spec, view, point, out, preset=plan.preset, timeout_s=limit_s)
+        made = make(
+            build,
+            plan.spec,
+            view,
+            point,
+            out,
+            timeout_s=limit_s,
+            preset=plan.preset,
+            ffmpeg=shop.ffmpeg,
+        )
         shop.count(
             encodes=1,
             encoded_frames=made.frames,
             encoded_pixels=made.frames * view.width * view.height,
             encode_cpu_s=made.cpu_s,
         )
-        if made.stream_sha256 not in known:
-            decoded = decode_md5(out, plan.spec, ffmpeg=shop.ffmpeg, frames=view.frames)
+        decoded = decode_md5(out, plan.spec, ffmpeg=shop.ffmpeg, frames=view.frames)
+        if decoded not in known:
             try:
-                known[made.stream_sha256] = decoded, _scores(source, out, plan, shop)
+                known[decoded] = _scores(source, out, plan, shop)
             except DecodeFailed as error:
                 raise BuildFailed("not-scored", str(error)) from error
-        decoded, scores = known[made.stream_sha256]
     finally:
         out.unlink(missing_ok=True)
     return Run(
@@ -174,7 +182,7 @@ def _one(
         str(point),
         point.value,
         made.size_bytes * 8 / 1000 / float(view.frames / view.fps),
-        scores,
+        known[decoded],
         made.cpu_s,
         made.wall_s,
         made.peak_bytes,
