@@ -113,10 +113,11 @@ def served(folder: Path) -> Iterator[tuple[int, "queue.Queue[dict[str, Any]]"]]:
         thread.join(timeout=10)
 
 
-def play(site: Path, kind: str, url: str, profile: Path) -> dict[str, Any]:
+def play(site: Path, kind: str, url: str, profile: Path, *, climb: bool = True) -> dict[str, Any]:
     """What the page says after it has played a manifest to its end, or given up."""
     with served(site) as (port, answers):
-        query = urllib.parse.urlencode({"kind": kind, "url": url, "limit": LIMIT_S})
+        asked = {"kind": kind, "url": url, "limit": LIMIT_S, "climb": "yes" if climb else "no"}
+        query = urllib.parse.urlencode(asked)
         browser = subprocess.Popen(
             [
                 chromium(),
@@ -166,3 +167,18 @@ def test_a_browser_plays_to_the_end_through_all_rungs(
     # the sound was decoded too, and the time is that of the title
     assert answer["sound"] > 0
     assert abs(answer["duration"] - FRAMES * 1001 / 30000) < 0.1
+
+
+@pytest.mark.parametrize(
+    ("kind", "url"), [("hls", "h264/master.m3u8"), ("dash", "vp9/manifest.mpd")]
+)
+def test_a_browser_decodes_every_frame_of_a_rung(
+    kind: str, url: str, shown: Path, tmp_path: Path
+) -> None:
+    answer = play(shown, kind, url, tmp_path / "profile", climb=False)
+    print(json.dumps(answer))
+    assert answer["errors"] == [] and answer["fault"] is None and answer["ended"]
+    assert len(answer["sizes"]) == 1 and len(answer["buffered"]) == 1
+    assert answer["frames"] == FRAMES and answer["corrupted"] == 0
+    # no stall after the one at the start
+    assert all(time < 0.5 for time in answer["stalls"])

@@ -7,6 +7,7 @@ better, frame rates exact fractions.
 from __future__ import annotations
 
 import math
+import os
 import shlex
 from dataclasses import dataclass, field
 from fractions import Fraction
@@ -207,6 +208,13 @@ class Event:
     trial: Trial | None = None
 
 
+_NOT_THE_ENCODER_S = frozenset(
+    ("c:v", "f", "map", "map_metadata", "map_chapters", "vf", "fps_mode", "r")
+    + ("fflags", "movflags", "tag:v")
+)
+"""Options of a rung that ffmpeg itself, its filters or its muxers take."""
+
+
 @dataclass(frozen=True)
 class Rung:
     """One step of a ladder: a delivered file, with what was measured on it."""
@@ -231,6 +239,46 @@ class Rung:
     """Complete output options; `to_ffmpeg` and a command line take them alike."""
     file: str
     """Relative to the ladder's folder."""
+
+    @property
+    def _options(self) -> dict[str, str]:
+        names, values = self.ffmpeg_args[::2], self.ffmpeg_args[1::2]
+        return {name.removeprefix("-"): value for name, value in zip(names, values, strict=True)}
+
+    def to_ffmpeg(self, input: Any, output: Any = None, **input_options: Any) -> Any:
+        """An ffmpeg-python stream that makes the rung of `input` again: `.run()`, or go on.
+
+        `input` is a path, before which `input_options` go (raw video), or an ffmpeg-python input;
+        `output` a path, by default `file` in the current folder.
+        """
+        import ffmpeg
+
+        from vqaloop.process import file_url
+
+        if isinstance(input, str | os.PathLike):
+            input = ffmpeg.input(file_url(input), **input_options)
+        return input.output(file_url(output or self.file), **self._options)
+
+    def to_pyav(self) -> dict[str, Any]:
+        """The rung for PyAV: codec, rate (Fraction), width, height, pix_fmt, and the encoder's
+        options, as `add_stream(codec, rate=rate, options=options)` takes them.
+
+        What filters and muxer are told is not in it: scale the frames to width and height, and
+        set their pict_type to NONE. PyAV's own libraries encode, so the bytes may differ; AVS2 it
+        has not.
+        """
+        options = self._options
+        filters = options["vf"].split(",")
+        formats = [f.removeprefix("format=") for f in filters if f.startswith("format=")]
+        own = {k.removesuffix(":v"): v for k, v in options.items() if k not in _NOT_THE_ENCODER_S}
+        return {
+            "codec": options["c:v"],
+            "rate": Fraction(options["r"]),
+            "width": self.width,
+            "height": self.height,
+            "pix_fmt": formats[-1],
+            "options": own,
+        }
 
     def to_json(self) -> dict[str, Any]:
         return {
