@@ -94,6 +94,34 @@ def test_what_was_finished_is_not_encoded_again(title: Path, tmp_path: Path) -> 
     assert again.document["scenes"] == made.document["scenes"]
 
 
+@pytest.mark.parametrize("codec", ["h264", "hevc"])
+def test_one_run_takes_the_scenes_knobs_as_zones(title: Path, tmp_path: Path, codec: str) -> None:
+    made = encode_to_target(
+        title,
+        tmp_path / "out.mp4",
+        codec=codec,
+        target_score=TARGET,
+        metric="vmaf",
+        preset="ultrafast",
+        one_run=True,
+    )
+    about = made.document
+    knobs = [scene["knob"] for scene in about["scenes"]]
+    assert max(knobs) - min(knobs) > 2 and abs(made.score - TARGET) <= 2
+    # what the scenes weigh in the one run is what they weighed alone, not what one CRF gives them
+    with av.open(os.fspath(made.path)) as container:
+        sizes = [packet.size for packet in container.demux(video=0) if packet.size]
+    alone = [scene["bitrate_kbps"] for scene in about["scenes"]]
+    for index, kbps in enumerate(alone):
+        part = sum(sizes[50 * index : 50 * index + 50]) * 8 / 1000 / 2
+        assert part == pytest.approx(kbps, rel=0.35)
+
+
+def test_one_run_is_refused_where_the_encoder_takes_no_zones(title: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="takes no zones"):
+        encode_to_target(title, tmp_path / "o.mp4", codec="av1", target_score=80, one_run=True)
+
+
 def test_several_workers_come_to_the_target_too(title: Path, tmp_path: Path) -> None:
     made = encode_to_target(
         title,

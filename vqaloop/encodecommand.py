@@ -30,6 +30,11 @@ def add_encode(command: "Command") -> None:
     )
     parser.add_argument("--max-bitrate", type=float, metavar="K", help="cap of every scene, kb/s")
     parser.add_argument("--max-encodes", type=int, metavar="N", help="in all")
+    parser.add_argument(
+        "--one-run",
+        action="store_true",
+        help="the knobs found as zones of one run over the whole (x264, x265)",
+    )
     parser.add_argument("--preset", metavar="P", help="the encoder's preset")
     parser.add_argument("--bit-depth", type=int, metavar="8|10", help="default: the source's")
     parser.add_argument("--time-limit", type=float, metavar="S", help="of one encode")
@@ -53,6 +58,7 @@ def encode(options: argparse.Namespace) -> int:
             allocation=options.allocation,
             max_bitrate=options.max_bitrate,
             max_encodes=options.max_encodes,
+            one_run=options.one_run,
             progress=progress,
             **encoding_of(options),
         )

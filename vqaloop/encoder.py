@@ -16,6 +16,8 @@ from vqaloop.errors import EncoderMissing, InputError, ToolError
 from vqaloop.records import Rendition, Source
 
 __all__ = [
+    "CAP",
+    "ZONES",
     "EncoderSpec",
     "Knob",
     "Tunable",
@@ -33,6 +35,9 @@ __all__ = [
 
 DOWNSCALER = "lanczos+accurate_rnd+full_chroma_int"
 """Flags of ffmpeg's scaler for every rendition; they are watched through metrics.SCALER."""
+
+ZONES, CAP = "zones", "cap"
+"""Parameters of encoders that can: several knobs in one run, and a bound of kb/s on the rate."""
 
 _TRIAL_WIDTH, _TRIAL_HEIGHT = 256, 144
 _TRIAL_TIMEOUT_S = 60.0
@@ -180,6 +185,8 @@ def _param_problems(spec: EncoderSpec, params: tuple[tuple[str, str], ...]) -> l
     tunables = {tunable.name: tunable for tunable in spec.tunables}
     problems = []
     for name, value in params:
+        if (name == ZONES and spec.zones) or (name == CAP and spec.cap):
+            continue
         if name not in tunables:
             problems.append(f"unknown parameter {name!r}, known are {', '.join(sorted(tunables))}")
         elif why := tunables[name].refusal(value):
@@ -210,7 +217,13 @@ def output_options(spec: EncoderSpec, rendition: Rendition, source: Source) -> d
     settings = {key: value.format(gop=gop_frames(spec, source.fps)) for key, value in spec.options}
     settings[spec.preset_option] = rendition.preset
     settings[spec.knob.option] = f"{rendition.knob:.10g}"
-    settings |= {tunables[name].option: value for name, value in sorted(rendition.params)}
+    for name, value in sorted(rendition.params):
+        if name == CAP:
+            settings |= {key: text.format(kbps=value) for key, text in spec.cap}
+        elif name == ZONES and spec.zones:
+            settings[spec.zones] = value
+        else:
+            settings[tunables[name].option] = value
     return {
         # one mapped stream leaves no audio, subtitles or data behind
         "map": "0:v:0",

@@ -145,6 +145,10 @@ class EncoderSpec:
     """Regular expression with the library's version as its group, for ffmpeg's log; or empty."""
     tunables: tuple[Tunable, ...]
     quirks: tuple[str, ...]
+    zones: str | None
+    """Option (as in Knob) that takes START,END,b=FACTOR of the bits, with slashes between."""
+    cap: tuple[tuple[str, str], ...]
+    """Options that bound the bitrate besides the knob; {kbps} stands for kb/s."""
 
     @property
     def bit_depths(self) -> tuple[int, ...]:
@@ -256,6 +260,8 @@ def read_spec(file: Path) -> EncoderSpec:
             for i, entry in enumerate(root.take("tunable", list, []))
         ),
         quirks=root.strings("quirks", []),
+        zones=root.take("zones", str, None),
+        cap=root.options("cap"),
     )
     for table in (root, gop, bitrate, threads, container, presets, limits, version):
         table.end()

@@ -15,7 +15,7 @@ from vqaloop import __version__, process, request
 from vqaloop.cache import Cache
 from vqaloop.document import cost_json, encoder_json, metric_json, source_json
 from vqaloop.encode import peak_kbps, stream_packets
-from vqaloop.encoder import encoder_version
+from vqaloop.encoder import CAP, ZONES, encoder_version
 from vqaloop.encoderspec import EncoderSpec
 from vqaloop.errors import InputError, TargetUnreachable
 from vqaloop.excerpt import excerpt
@@ -23,7 +23,7 @@ from vqaloop.history import current_prior
 from vqaloop.join import Joined, join, output_muxer
 from vqaloop.process import quoted
 from vqaloop.ratecontrol import RateController
-from vqaloop.records import Encode, Event, Rendition, Score, Source, Trial, rounded
+from vqaloop.records import Event, Rendition, Score, Source, Trial, rounded
 from vqaloop.scenegoals import Allocation
 from vqaloop.scenes import Scene, find_scenes
 from vqaloop.score import DEFAULT_METRIC, DEFAULT_STUDENT, STUDENT_PREFIX, Metric, open_metric
@@ -70,6 +70,7 @@ def encode_to_target(
     allocation: str | None = None,
     max_bitrate: float | None = None,
     max_encodes: int | None = None,
+    one_run: bool = False,
     encoder: str | None = None,
     preset: str | None = None,
     bit_depth: int | None = None,
@@ -92,9 +93,11 @@ def encode_to_target(
     The title is split at its cuts. With the allocation "target" every scene is brought to the
     score; with "equal-slope" (the only one for a bitrate, and its default) bits go where they buy
     most, and the mean is the target. `max_bitrate` bounds each scene's mean rate in kb/s and, with
-    encoders that can, any second of it; `max_encodes` all encodes. `output` is an .mp4, .mkv or
-    .webm (VP9 and AV1) with the sound and all else of the input, .avs2 for AVS2; it appears when
-    all is done, replacing what is there.
+    encoders that can, its buffer of a second; `max_encodes` bounds the encodes of scenes. With
+    `one_run` the knobs found become zones of one more run over the whole (x264, x265), instead of
+    the scenes' own files being joined. `output` is an .mp4, .mkv or .webm (VP9 and AV1) with the
+    sound and all else of the input, .avs2 for AVS2; it appears when all is done, replacing what is
+    there.
 
     Raises InputError for what is refused before any work, TargetUnreachable when some scene has no
     encode at all. A target that was missed is told by the result.
@@ -108,6 +111,8 @@ def encode_to_target(
     meter = open_metric(metric, ffmpeg=binary, device=device, seed=seed, weights=weights)
     how = _allocation(target_score, bitrate, allocation)
     _check_place(Path(input), out, codec)
+    if one_run and not spec.zones:
+        raise InputError(f"{spec.name} takes no zones in one run; leave out --one-run")
     source = probe_source(
         Path(input),
         video_size=video_size,
@@ -145,16 +150,21 @@ def encode_to_target(
 
     far = tolerance_of(meter)
     controller = controlled(target_score)
-    plain = Rendition(width, height, spec.name, spec.knob.min, preset, depth)
+    capped = ((CAP, f"{max_bitrate:.0f}"),) if max_bitrate is not None and spec.cap else ()
+    plain = Rendition(width, height, spec.name, spec.knob.min, preset, depth, capped)
     with (
         Cache(enabled=cache) as store,
         Workshop(spec, meter, store, ffmpeg=binary, workers=workers, timeout_s=timeout_s) as shop,
     ):
         trials: list[tuple[Scene, Trial]] = []
         _drive(controller, trials, source, scenes, plain, shop, progress)
-        joined, score = _joined(controller, trials, source, scenes, out, shop, progress)
+        files = _files(controller, trials, scenes)
+        if one_run:
+            files = [_in_one_run(controller, plain, source, shop, progress)]
+        joined, score = _joined(files, source, out, shop, progress)
         missed = 0.0 if target_score is None else score.value - target_score
-        if far < abs(missed) <= SCENE_FAR * meter.step and not controller.remarks():
+        near = far < abs(missed) <= SCENE_FAR * meter.step
+        if near and not one_run and not controller.remarks():
             # the whole is looked at in other places than its scenes, and may stand apart from them
             apart = score.value - controller.mean_score
             again = controlled((target_score or 0.0) - apart)
@@ -163,7 +173,8 @@ def encode_to_target(
             _drive(again, trials, source, scenes, plain, shop, progress)
             if again.choices != controller.choices:
                 controller = again
-                joined, score = _joined(controller, trials, source, scenes, out, shop, progress)
+                files = _files(controller, trials, scenes)
+                joined, score = _joined(files, source, out, shop, progress)
         guard = shop.guard(source, out)
         cost = cost_json(shop.cost, time.monotonic() - started)
     aim = controller.target_score
@@ -192,6 +203,7 @@ def encode_to_target(
             "allocation": how,
             "aim": rounded(aim),
             "tolerance": far,
+            "one_run": one_run,
         },
         "file": os.fsencode(out).decode("utf-8", "replace"),
         "score": rounded(score.value),
@@ -309,33 +321,46 @@ def _report(controller: RateController, scene: Scene, trial: Trial) -> None:
         controller.report(scene, knob, trial.encode.size_bytes * 8, trial.score)
 
 
+def _files(
+    controller: RateController, trials: Sequence[tuple[Scene, Trial]], scenes: Sequence[Scene]
+) -> list[Path]:
+    """The encodes that the controller chose, in order."""
+    made = {(scene, t.rendition.knob): t.encode.path for scene, t in trials if t.encode}
+    return [made[scene, controller.choices[scene].knob] for scene in scenes]
+
+
+def _in_one_run(
+    controller: RateController, plain: Rendition, source: Source, shop: Workshop, tell: Watcher
+) -> Path:
+    """The whole by one run of the encoder, with the scenes' knobs as zones of it."""
+    choices = controller.choices
+    frames = sum(scene.frames for scene in choices)
+    mean = sum(scene.frames * probe.knob for scene, probe in choices.items()) / frames
+    knob = shop.spec.knob.snap(mean)
+    tell(Event("encode", f"one run over the whole, {len(choices)} zones about {knob:g}"))
+    zones = zones_of([(s.start_frame, s.end_frame, p.knob) for s, p in choices.items()], knob)
+    params = (*plain.params, (ZONES, zones))
+    return shop.encode(source, replace(plain, knob=knob, params=params)).path
+
+
+def zones_of(scenes: Sequence[tuple[int, int, float]], crf: float) -> str:
+    """Zones of x264 and x265 for (start, end, CRF) of scenes, within a run at `crf`.
+
+    A step of 6 in QP halves the rate, as the quantiser's step then doubles (ITU-T H.264, 8.5.9).
+    """
+    return "/".join(
+        f"{start},{end - 1},b={2 ** ((crf - own) / 6):.4f}" for start, end, own in scenes
+    )
+
+
 def _joined(
-    controller: RateController,
-    trials: Sequence[tuple[Scene, Trial]],
-    source: Source,
-    scenes: Sequence[Scene],
-    out: Path,
-    shop: Workshop,
-    progress: Watcher,
+    files: Sequence[Path], source: Source, out: Path, shop: Workshop, progress: Watcher
 ) -> tuple[Joined, Score]:
     """The chosen encodes as one file, and its score as a whole."""
-    chosen = [_made(trials, scene, controller).path for scene in scenes]
-    progress(Event("join", f"{len(scenes)} scene{'s' * (len(scenes) != 1)} to {quoted(out)}"))
-    joined = join(chosen, source, out, spec=shop.spec, ffmpeg=shop.ffmpeg)
+    progress(Event("join", f"{len(files)} part{'s' * (len(files) != 1)} to {quoted(out)}"))
+    joined = join(files, source, out, spec=shop.spec, ffmpeg=shop.ffmpeg)
     progress(Event("verify", f"scoring {quoted(out)} as a whole"))
     return joined, shop.score(source, out)
-
-
-def _made(
-    trials: Sequence[tuple[Scene, Trial]], scene: Scene, controller: RateController
-) -> Encode:
-    """The encode that the controller chose for a scene."""
-    knob = controller.choices[scene].knob
-    return next(
-        trial.encode
-        for tried, trial in trials
-        if tried == scene and trial.rendition.knob == knob and trial.encode is not None
-    )
 
 
 def _nothing_made(scenes: Sequence[Scene], trials: Sequence[tuple[Scene, Trial]]) -> str:
