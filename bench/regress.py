@@ -43,8 +43,6 @@ PLANTED = {
     "ipratio 1.4 to 1.2": "ipratio=1.2",
     "qcomp 0.6 to 0.62": "qcomp=0.62",
     "qcomp 0.6 to 0.65": "qcomp=0.65",
-    "pbratio 1.3 to 1.25": "pbratio=1.25",
-    "pbratio 1.3 to 1.15": "pbratio=1.15",
     "ref 3 to 2": "ref=2",
     "subme 7 to 6": "subme=6",
     "trellis off": "trellis=0",
@@ -136,7 +134,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="bench.regress")
     parser.add_argument("folder", type=Path, help="of clips, with MANIFEST.csv")
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--clips", type=int, default=18)
+    parser.add_argument("--clips", type=int, default=16)
     parser.add_argument("--draws", type=int, default=10)
     parser.add_argument("--csv", type=Path)
     parser.add_argument("--share", default="0/1")

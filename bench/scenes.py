@@ -12,7 +12,7 @@ import argparse
 import math
 import sys
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -104,9 +104,12 @@ def drive(
     title: Title, target: float, allocation: Allocation, prior: Prior | None
 ) -> RateController:
     """The controller after a plain loop over the scenes, again until nothing is left."""
+    knob_range = title.oracles[0].knob
+    low, high = knob_range.search
     control = RateController(
         title.scenes,
-        title.oracles[0].knob,
+        # the grid ends where the search range does
+        replace(knob_range, min=low, max=high),
         width=WIDTH,
         height=HEIGHT,
         fps=FPS,

@@ -187,7 +187,7 @@ def test_builds_that_misbehave_on_one_clip_are_named_as_what_they_did(
 def test_a_saved_baseline_stands_in_for_its_build(
     clips: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    base = tmp_path / "base.json"
+    base = tmp_path / "base"  # what it is, its content tells
     argv: list[Path | str] = ["regress", "--codec", "h264", clips["good"], "--quiet"]
     assert run_main([*argv, "--baseline", FFMPEG, "--save", base]) == 0
     out = tmp_path / "out.json"
@@ -201,6 +201,21 @@ def test_a_saved_baseline_stands_in_for_its_build(
     other = [clips["crash"] if word is clips["good"] else word for word in compared]
     assert run_main(other) == 2
     assert "not among the clips" in capsys.readouterr().err
+
+
+def test_a_baseline_that_fails_at_everything_is_not_saved(
+    clips: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    broken = wrapper(tmp_path / "broken", """
+        if "good.y4m" in " ".join(args):
+            sys.exit("no such thing")
+        """)  # fmt: skip
+    base = tmp_path / "base.json"
+    argv: list[Path | str] = ["regress", "--codec", "h264", clips["good"], "--quiet"]
+    assert run_main([*argv, "--baseline", broken, "--save", base]) == 2
+    err = capsys.readouterr().err
+    assert "every run of the baseline failed" in err and "no such thing" in err
+    assert not base.exists()
 
 
 def test_an_interrupted_comparison_goes_on_with_the_clips_it_lacks(
@@ -260,6 +275,7 @@ def test_several_sizes_are_compared_as_hulls_and_bitrates_as_targets(
     )
     assert aimed.document["rate"]["what"] == "distance from the target bitrate"
     assert aimed.document["rate"]["mean_percent"] is not None
+    assert aimed.document["points"] == ["150 kb/s", "250 kb/s", "400 kb/s", "700 kb/s"]
 
 
 @pytest.mark.parametrize(
@@ -272,6 +288,7 @@ def test_several_sizes_are_compared_as_hulls_and_bitrates_as_targets(
         ({"--gate": "colour"}, "not measured here"),
         ({"--threshold": "-1"}, "not below 0"),
         ({"--junit": "/nowhere/x.xml"}, "/nowhere"),
+        ({"--html": "/"}, "is a folder"),
         ({"--frames": "1"}, "at least 2"),
         ({"--candidate-args": "'open"}, "--candidate-args"),
     ],

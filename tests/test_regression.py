@@ -211,6 +211,68 @@ def test_what_fails_in_the_baseline_too_is_no_regression() -> None:
     assert check["status"] == "skipped" and "baseline" in check["message"]
 
 
+def test_what_fails_at_more_points_than_the_baseline_is_a_regression() -> None:
+    failures = [
+        Failure(BASELINE, 640, 360, "crf 32", "crash", "as ever"),
+        *(Failure(CANDIDATE, 640, 360, f"crf {k}", "crash", "worse") for k in (27, 32)),
+    ]
+    document = weighed([clip("bad", failures=failures), clip("good")])
+    assert failed(document) == {("bad", "encode")}
+    assert "crf 27" in document["summary"] and "crf 32" not in document["summary"]
+
+
+def test_what_fails_in_one_of_the_baseline_s_two_runs_is_nothing_new() -> None:
+    failures = [
+        Failure(build, 640, 360, "crf 32", "hang", "at times") for build in (REPEAT, CANDIDATE)
+    ]
+    assert weighed([clip("bad", failures=failures), clip("good")])["verdict"] == "no change"
+
+
+def test_a_point_that_one_build_lacks_moves_the_curve_of_neither() -> None:
+    failure = Failure(CANDIDATE, 640, 360, "crf 32", "crash", "no")
+    gap = clip_gap(clip("bad", failures=[failure]), "vmaf")
+    assert gap.pchip == 0 and gap.noise == 0
+    lost = [replace(failure, point=f"crf {k}") for k in (27, 32)]
+    document = weighed([clip("bad", failures=lost)])
+    assert "in common at 2 points" in document["clips"][0]["bd_rate"]["vmaf"]["refused"]
+    assert document["bit_exact"] is None
+
+
+def ruined(name: str, *builds: str) -> ClipRuns:
+    """A clip on which these builds give the same poor picture at all points."""
+    whole = clip(name, 1.001)
+    poor = {"student": 9.0, "vmaf": 0.0, "psnr_y": 12.0}
+    runs = tuple(replace(r, scores=poor) if r.build in builds else r for r in whole.runs)
+    return replace(whole, runs=runs)
+
+
+def test_a_build_that_ruins_a_clip_does_not_pass_by_being_left_out_there() -> None:
+    document = weighed([ruined("bad", CANDIDATE), *(clip(n) for n in "abc")])
+    assert document["verdict"] == "cannot tell"
+    assert "bad" in document["summary"] and "does not rise" in document["summary"]
+
+
+def test_a_clip_that_the_baseline_cannot_be_measured_on_is_left_out() -> None:
+    both = [ruined("bad", CANDIDATE, BASELINE, REPEAT), *(clip(n) for n in "abc")]
+    assert weighed(both)["verdict"] == "no change"
+
+
+def test_equal_streams_are_no_change_though_no_curve_can_be_told() -> None:
+    whole = clip("black")
+    flat = tuple(replace(r, scores=dict.fromkeys(r.scores, 100.0)) for r in whole.runs)
+    document = weighed([replace(whole, runs=flat)])
+    assert document["bd_rate_percent"] is None and document["bit_exact"] is True
+    assert document["verdict"] == "no change" and "bit for bit" in document["summary"]
+
+
+def test_a_clip_whose_second_run_failed_leaves_the_noise_of_the_others() -> None:
+    noisy = [clip(n, 1.01, again) for n, again in zip("abc", (1.02, 0.98, 1.02), strict=True)]
+    lost = [Failure(REPEAT, 640, 360, f"crf {k:g}", "crash", "no") for k, _, _ in CURVE]
+    document = weighed([*noisy, clip("d", 1.01, failures=lost)])
+    assert document["noise_floor_percent"] > 1
+    assert document["verdict"] == "no change"
+
+
 def test_without_any_clip_to_compare_nothing_is_claimed() -> None:
     failures = [
         Failure(build, 640, 360, f"crf {k:g}", "crash", "no")
@@ -236,7 +298,8 @@ def test_time_is_told_and_judged_only_against_a_limit() -> None:
 def test_a_shift_of_the_rate_at_equal_knobs_fails_only_where_it_is_limited() -> None:
     moved = [clip(n, 0.9) for n in "abcd"]
     assert weighed(moved)["rate"]["mean_percent"] == pytest.approx(-10)
-    assert (ALL, "rate") in failed(weighed(moved, limits=Limits(rate=5)))
+    judged = weighed(moved, limits=Limits(rate=5))
+    assert (ALL, "rate") in failed(judged) and judged["rate"]["verdict"] == "regression"
 
 
 def test_missing_the_target_bitrate_is_told_for_both_builds() -> None:
@@ -245,6 +308,11 @@ def test_missing_the_target_bitrate_is_told_for_both_builds() -> None:
         aimed += [run(build, kbps, kbps * factor, score) for _, kbps, score in CURVE]
     one = ClipRuns("a", "a", 640, 360, 50, "25/1", tuple(aimed))
     rate = weighed([one], targets=True, limits=Limits(clip=20, threshold=20))["rate"]
+    assert rate["mean_percent"] == pytest.approx(8) and rate["baseline_percent"] == 0
+    # a clip on which the candidate has no run tells of neither
+    lost = replace(one, clip="b", runs=tuple(r for r in aimed if r.build != CANDIDATE))
+    astray = tuple(replace(r, bitrate_kbps=2 * r.bitrate_kbps) for r in lost.runs)
+    rate = weighed([one, replace(lost, runs=astray)], targets=True)["rate"]
     assert rate["mean_percent"] == pytest.approx(8) and rate["baseline_percent"] == 0
     bad = weighed([one], targets=True, limits=Limits(clip=20, threshold=20, rate=5))
     assert failed(bad) == {(ALL, "rate")}
@@ -260,6 +328,20 @@ def test_several_sizes_are_compared_by_their_hulls() -> None:
             runs.append(run(build, knob, small[1], small[0], size=(320, 180)))
     both = ClipRuns("a", "a", 640, 360, 50, "25/1", tuple(runs))
     assert clip_gap(both, "student").pchip == pytest.approx(5.0, abs=1e-6)
+
+
+def test_the_words_are_those_of_a_metric_that_may_judge() -> None:
+    document = weighed([clip(n, 1.03) for n in "abc"], gate=["psnr_y"], limits=Limits(4))
+    assert document["verdict"] == "no change" and "psnr_y" in document["summary"]
+    better = weighed([clip(n, 0.9) for n in "abc"], gate=["vmaf"])
+    assert better["verdict"] == "improvement" and "vmaf" in better["summary"]
+
+
+def test_a_mean_that_hangs_on_which_clips_were_taken_is_no_clear_change() -> None:
+    clips = [clip(n, f) for n, f in zip("abcd", (1.04, 0.98, 0.99, 1.03), strict=True)]
+    document = weighed(clips)
+    assert document["bd_rate_percent"] > 0.5 and document["verdict"] == "no change"
+    assert "No clear change" in document["summary"]
 
 
 def test_the_noise_floor_holds_what_two_runs_of_one_build_do() -> None:

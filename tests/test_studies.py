@@ -255,18 +255,19 @@ def dead_process() -> int:
 @pytest.mark.parametrize(
     ("host", "age", "process", "gone"),
     [
-        ("elsewhere", 5.0, 1, False),
-        ("elsewhere", studies.STALE_S + 5, 1, True),
-        ("here", 5.0, os.getpid(), False),
-        ("here", 5.0, None, True),
-        ("here", studies.STALE_S + 5, os.getpid(), True),
+        ("elsewhere", 5.0, "first", False),
+        ("elsewhere", studies.STALE_S + 5, "first", True),
+        ("here", 5.0, "ours", False),
+        ("here", 5.0, "dead", True),
+        ("here", studies.STALE_S + 5, "ours", True),
     ],
 )
 def test_who_counts_as_gone(
-    tmp_path: Path, host: str, age: float, process: int | None, gone: bool
+    tmp_path: Path, host: str, age: float, process: str, gone: bool
 ) -> None:
+    ident = {"ours": os.getpid, "first": lambda: 1, "dead": dead_process}[process]()
     where = studies._host() if host == "here" else host
-    beat = {"host": where, "process": process or dead_process(), "at": time.time() - age}
+    beat = {"host": where, "process": ident, "at": time.time() - age}
     study = left_by(open_storage(default_storage(tmp_path)), beat)
     assert study.release_lost() == gone
     assert study.release_lost() == 0

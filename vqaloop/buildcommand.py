@@ -61,7 +61,7 @@ class Point(NamedTuple):
     """The knob's value, or kb/s."""
 
     def __str__(self) -> str:
-        return f"{self.name} {self.value:g}"
+        return f"{self.value:g} kb/s" if self.name == "bitrate" else f"{self.name} {self.value:g}"
 
 
 @dataclass(frozen=True)

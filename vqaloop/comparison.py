@@ -23,7 +23,17 @@ from vqaloop.paired import Plan, run_clips
 from vqaloop.process import quoted
 from vqaloop.records import Event, Source
 from vqaloop.regression import BASELINE, CANDIDATE, Limits
-from vqaloop.saved import Journal, Saved, differing, read_saved, write_saved
+from vqaloop.saved import (
+    Journal,
+    Saved,
+    check_any_run,
+    differing,
+    is_saved,
+    read_saved,
+    told_saved,
+    without_candidate,
+    write_saved,
+)
 from vqaloop.score import CLASSICAL, DEFAULT_METRIC, Metric, open_metric
 from vqaloop.source import probe_source
 from vqaloop.trials import GUARDS, Workshop
@@ -156,7 +166,9 @@ def compare_builds(
             for role, build in ((BASELINE, one), (CANDIDATE, other))
             if isinstance(build, Build)
         ]
-        journal = Journal(about, settings, _machine(), enabled=cache and bool(about))
+        # what hung by another limit need not hang by this one
+        limited = {**settings, "time limit": str(timeout_s)}
+        journal = Journal(about, limited, _machine(), enabled=cache and bool(about))
         measured = run_clips(titles, one, other, plan, shop, journal, progress)
         cost = {
             "encodes": shop.cost.encodes,
@@ -165,16 +177,11 @@ def compare_builds(
             "wall_s": round(time.monotonic() - started, 3),
         }
     if save is not None:
-        own = [
-            replace(
-                clip,
-                runs=tuple(run for run in clip.runs if run.build != CANDIDATE),
-                failures=tuple(f for f in clip.failures if f.build != CANDIDATE),
-            )
-            for clip in measured
-        ]
+        if other is None:
+            check_any_run(measured)
         kept = one if isinstance(one, Saved) else Saved(_build_json(one), {}, _machine(), ())
-        write_saved(replace(kept, settings=settings, clips=tuple(own)), Path(save))
+        own = tuple(map(without_candidate, measured))
+        write_saved(replace(kept, settings=settings, clips=own), Path(save))
     same_machine = all(
         not isinstance(result, Saved) or result.machine == _machine() for result in (one, other)
     )
@@ -203,10 +210,7 @@ def compare_builds(
         seed=seed,
     )
     if other is None:
-        failed = sum(f.build == BASELINE for clip in measured for f in clip.failures)
-        count = f"{len(measured)} clip{'s' * (len(measured) != 1)}"
-        told = f"The baseline's runs on {count} are kept in {quoted(save or '')}."
-        found |= {"verdict": "saved", "summary": told + f" {failed} runs failed." * bool(failed)}
+        found |= {"verdict": "saved", "summary": told_saved(measured, save or "")}
     return Comparison({**head, **found, "cost": cost})
 
 
@@ -291,7 +295,7 @@ def _opened(
     path: str | os.PathLike[str], spec: EncoderSpec, args: Sequence[str], option: str
 ) -> Build | Saved:
     place = Path(path)
-    if place.suffix.lower() == ".json" and not os.access(place, os.X_OK):
+    if is_saved(place):
         if args:
             raise InputError(f"{quoted(place)} is a saved result, to which {option} do nothing")
         return read_saved(place)
@@ -308,7 +312,10 @@ def _settings(plan: Plan) -> dict[str, str]:
         "sizes": " ".join(f"{w}x{h}" for w, h in plan.sizes) or "source",
         "bit depth": str(plan.bit_depth or "source"),
         "frames": str(plan.frames or "all"),
-        "metrics": hashlib.sha256(identities.encode()).hexdigest()[:12],
+        "vqaloop": __version__,
+        "metric, weights, ffmpeg, device or seed": hashlib.sha256(identities.encode()).hexdigest()[
+            :12
+        ],
     }
 
 

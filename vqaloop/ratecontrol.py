@@ -11,7 +11,8 @@ where all scenes' curves have the same slope of score over bits, so that no bit 
 score in another scene: the Lagrangian of Everett (1963), as Ortega & Ramchandran (1998) use it for
 coding. As the mean over frames is linear, what the scenes done miss of their goals is made good by
 those still open, within the scenes' own tolerance. Scores are 0..`top`, higher better; a scene's
-weight is its share of the frames. Only knobs of the search range are used.
+weight is its share of the frames. Knobs beyond the search range are used where its end, once
+tried, is not enough.
 """
 
 from __future__ import annotations

@@ -99,6 +99,8 @@ def regress(options: argparse.Namespace) -> int:
     outputs = {name: getattr(options, name) for name in ("junit", "markdown", "html")}
     for option, path in {**outputs, "history": options.history}.items():
         if path is not None:
+            if path.is_dir():
+                raise InputError(f"--{option}: {process.quoted(path)} is a folder; name a file")
             check_writable(path.absolute().parent, f"name another file with --{option}")
     if options.history:
         from vqaloop.trendstore import check_store
@@ -127,7 +129,7 @@ def regress(options: argparse.Namespace) -> int:
             rate_threshold=options.rate_threshold,
             metric=options.metric,
             weights=options.weights,
-            gate=options.gate.split(",") if options.gate else (),
+            gate=[name for word in (options.gate or "").split(",") if (name := word.strip())],
             save=options.save,
             timeout_s=options.time_limit,
             device=options.device,
@@ -174,8 +176,10 @@ def _write_outputs(document: dict[str, Any], paths: dict[str, Path | None]) -> N
 def _trend(options: argparse.Namespace) -> int:
     from vqaloop.trendview import show_trend
 
-    if options.clips:
-        raise InputError("clips need a --baseline and a --candidate to compare on")
+    if options.clips or options.candidate:
+        raise InputError(
+            "to compare, give a --baseline too; for the trend of a history give --history alone"
+        )
     trends = show_trend(
         options.history, options.html, codec=options.codec, say=lambda line: say(options, line)
     )

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from vqaloop.bdrate import Curve, Method, NotComparable, bd_rate
+from vqaloop.bdrate import MIN_POINTS, Curve, Method, NotComparable, bd_rate
 from vqaloop.hull import convex_hull
 from vqaloop.records import RDPoint
 
@@ -55,6 +55,15 @@ class Run:
         return self.width, self.height, self.value
 
 
+RUN_KINDS: dict[str, Callable[[Run], float]] = {
+    # by what of a run the builds are compared, besides its curve
+    "cpu": lambda run: run.cpu_s,
+    "wall": lambda run: run.wall_s,
+    "peak": lambda run: run.peak_bytes,
+    "rate": lambda run: run.bitrate_kbps,
+}
+
+
 @dataclass(frozen=True)
 class Failure:
     """One run of a build that gave nothing to be scored."""
@@ -66,6 +75,10 @@ class Failure:
     kind: str
     """crash, hang, no-output, truncated, undecodable, frame-count or not-scored."""
     message: str
+
+    @property
+    def where(self) -> tuple[int, int, str]:
+        return self.width, self.height, self.point
 
 
 @dataclass(frozen=True)
@@ -130,13 +143,26 @@ class Mean:
     verdict: str = "cannot tell"
 
 
+@dataclass(frozen=True)
+class Ratio:
+    """Candidate over baseline of something that each run has, in percent of change."""
+
+    by_clip: Mapping[str, float]
+    value: float | None
+    noise_floor: float | None
+    verdict: str
+    """not judged, where no limit was given."""
+
+
 def clip_gap(clip: ClipRuns, metric: str) -> Gap:
     """BD-rate of the candidate against the baseline on one clip, PCHIP with Akima beside it.
 
-    With several sizes, of the two hulls. Points at which either build has no run are left out of
-    its own curve only.
+    With several sizes, of the two hulls.
     """
-    baseline, candidate = (rate_curve(clip.of(build), metric) for build in (BASELINE, CANDIDATE))
+    if clip.failures and (both := len(clip.pairs(BASELINE, CANDIDATE))) < MIN_POINTS:
+        points = f"{both} point{'s' * (both != 1)}"
+        return Gap(refused=f"the two have runs in common at {points}; {MIN_POINTS} are needed")
+    baseline, candidate = curve_pair(clip, CANDIDATE, metric)
     try:
         pchip = bd_rate(baseline, candidate)
     except NotComparable as error:
@@ -144,8 +170,24 @@ def clip_gap(clip: ClipRuns, metric: str) -> Gap:
     return Gap(
         pchip,
         akima=_or_none(baseline, candidate, "akima"),
-        noise=_or_none(baseline, rate_curve(clip.of(REPEAT), metric), "pchip"),
+        noise=_or_none(*curve_pair(clip, REPEAT, metric), "pchip"),
     )
+
+
+def curve_pair(clip: ClipRuns, build: str, metric: str) -> tuple[Curve, Curve]:
+    """The baseline's curve and that of `build`, through the sizes and points that both have.
+
+    A point less would move a curve between its neighbours, or a hull, though the build is as good.
+    """
+    pairs = clip.pairs(BASELINE, build)
+    ours, theirs = [one for one, _ in pairs], [other for _, other in pairs]
+    return rate_curve(ours, metric), rate_curve(theirs, metric)
+
+
+def is_comparable(runs: Sequence[Run], metric: str) -> bool:
+    """Whether a curve through these runs could be compared with another."""
+    curve = rate_curve(runs, metric)
+    return _or_none(curve, curve, "pchip") is not None
 
 
 def _or_none(one: Curve, other: Curve, method: Method) -> float | None:
@@ -184,7 +226,9 @@ def mean_gap(gaps: Mapping[str, Gap], threshold: float, *, seed: int = 0) -> Mea
     mean = float(np.mean(list(values.values())))
     akimas = [gap.akima for gap in gaps.values() if gap.pchip is not None]
     noises = [gap.noise for gap in gaps.values() if gap.pchip is not None]
-    floor = noise_floor([n for n in noises if n is not None]) if None not in noises else None
+    known = [noise for noise in noises if noise is not None]
+    # of clips whose second run failed the others' noise tells, as the mean is over all of them
+    floor = noise_floor(known, len(values)) if known else None
     interval = bootstrap(list(values.values()), seed=seed)
     return Mean(
         values,
@@ -205,12 +249,13 @@ def judged(value: float, limit: float, interval: tuple[float, float] | None) -> 
     return "improvement" if value < -limit and high < 0 else "no change"
 
 
-def noise_floor(differences: Sequence[float]) -> float:
-    """How far a mean over clips strays between two runs of the same build, in percent.
+def noise_floor(differences: Sequence[float], clips: int | None = None) -> float:
+    """How far a mean over `clips` strays between two runs of the same build, in percent.
 
-    `differences` are those of one such pair of runs, by clip. Taken as draws about 0, whose
-    spread they tell: a mean of n stays within t s / sqrt(n) in CONFIDENCE of the cases, with s
-    their root mean square and t Student's quantile of n degrees of freedom.
+    `differences` are those of one such pair of runs, by clip (of all clips unless told). Taken as
+    draws about 0, whose spread they tell: a mean of m stays within t s / sqrt(m) in CONFIDENCE of
+    the cases, with s the root mean square of the n differences and t Student's quantile of n
+    degrees of freedom.
     """
     if not differences or not any(differences):
         return 0.0
@@ -218,7 +263,7 @@ def noise_floor(differences: Sequence[float]) -> float:
 
     n = len(differences)
     spread = math.sqrt(sum(d * d for d in differences) / n)
-    return float(t.ppf((1 + CONFIDENCE) / 2, n)) * spread / math.sqrt(n)
+    return float(t.ppf((1 + CONFIDENCE) / 2, n)) * spread / math.sqrt(clips or n)
 
 
 def bootstrap(values: Sequence[float], *, seed: int = 0) -> tuple[float, float] | None:
@@ -258,6 +303,41 @@ def overall(ratios: Mapping[str, float]) -> float | None:
 
 def percent(ratio: float) -> float:
     return 100 * (ratio - 1)
+
+
+def compare_ratio(clips: Sequence[ClipRuns], kind: str, limit: float | None, seed: int) -> Ratio:
+    """By a key of RUN_KINDS; `limit` in percent, None to leave it unjudged."""
+    what = RUN_KINDS[kind]
+    ratios = mean_ratio(clips, BASELINE, CANDIDATE, what)
+    by_clip = {clip: percent(ratio) for clip, ratio in ratios.items()}
+    mean = overall(ratios)
+    if mean is None:
+        return Ratio({}, None, None, "cannot tell")
+    again = mean_ratio(clips, BASELINE, REPEAT, what)
+    floor = noise_floor([percent(ratio) for ratio in again.values()]) if again else None
+    value = percent(mean)
+    verdict = "not judged"
+    if limit is not None:
+        interval = bootstrap(list(by_clip.values()), seed=seed)
+        verdict = judged(value, max(limit, floor or 0.0), interval)
+        if kind == "rate" and verdict == "improvement":
+            # at the same knob neither more nor less is better: it has moved
+            verdict = "regression"
+    return Ratio(by_clip, value, floor, verdict)
+
+
+def rate_errors(clips: Sequence[ClipRuns], index: int) -> dict[str, float]:
+    """Mean distance of the bitrate from the one asked for, in percent of it, by clip.
+
+    `index` 0 is the baseline, 1 the candidate; over the points at which both have a run.
+    """
+    found = {}
+    for clip in clips:
+        runs = [pair[index] for pair in clip.pairs(BASELINE, CANDIDATE)]
+        misses = [abs(run.bitrate_kbps / run.value - 1) for run in runs if run.value > 0]
+        if misses:
+            found[clip.clip] = 100 * sum(misses) / len(misses)
+    return found
 
 
 def rounded_all(value: Any) -> Any:

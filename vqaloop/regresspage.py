@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from vqaloop.bdrate import Curve, Values
+    from vqaloop.regression import ClipRuns
 
 Document = Mapping[str, Any]
 
@@ -182,7 +183,7 @@ def _pair(clip: Mapping[str, Any], metric: str) -> str:
 
 
 def curves_figure(clip: Mapping[str, Any], metric: str) -> "Figure | None":
-    """Score over log rate: every run, and the curves that are compared. None without a run."""
+    """Score over log rate: every run, and the curves through them. None without a run."""
     curves = _curves(clip, metric)
     if not curves:
         return None
@@ -210,12 +211,11 @@ def difference_figure(clip: Mapping[str, Any], metric: str) -> "Figure | None":
     The curve of which BD-rate is a mean (see bdrate): it shows where on the range a build loses.
     The baseline's second run shows what is noise. None where the curves cannot be compared.
     """
-    curves = _curves(clip, metric)
-    gaps = {
-        build: _gap(curves["baseline"], curves[build])
-        for build in ("repeat", "candidate")
-        if build in curves and "baseline" in curves
-    }
+    from vqaloop.regression import curve_pair
+
+    runs = _drawn(clip, metric)
+    pairs = {build: curve_pair(runs, build, metric) for build in ("repeat", "candidate")}
+    gaps = {build: _gap(*pair) for build, pair in pairs.items() if all(pair)}
     if gaps.get("candidate") is None:
         return None
     figure, axes = _panel(_axis(metric), "bitrate difference (%)")
@@ -260,25 +260,28 @@ def _is_drawn(run: Mapping[str, Any], metric: str) -> bool:
 
 
 def _curves(clip: Mapping[str, Any], metric: str) -> "dict[str, Curve]":
-    """The curves that were compared, by build: of several sizes the hull."""
-    from vqaloop.regression import Run, rate_curve
+    """The curve of each build that has any: of several sizes the hull."""
+    from vqaloop.regression import rate_curve
 
-    curves = {}
-    for build in WORDS:
-        runs = [
-            Run(
-                **{key: run[key] for key in ("build", "width", "height", "point", "bitrate_kbps")},
-                **{key: run[key] for key in ("cpu_s", "wall_s", "peak_bytes", "stream_sha256")},
-                value=run["knob"],
-                scores=run["scores"],
-                decoded_md5=run["decoded_md5"],
-            )
-            for run in clip["runs"]
-            if run["build"] == build and _is_drawn(run, metric)
-        ]
-        if runs:
-            curves[build] = rate_curve(runs, metric)
-    return curves
+    found = {build: rate_curve(_drawn(clip, metric).of(build), metric) for build in WORDS}
+    return {build: curve for build, curve in found.items() if curve}
+
+
+def _drawn(clip: Mapping[str, Any], metric: str) -> "ClipRuns":
+    """The clip with those of its runs that can be drawn."""
+    from vqaloop.regression import ClipRuns, Run
+
+    names = ("build", "width", "height", "point", "bitrate_kbps", "scores", "cpu_s", "wall_s")
+    runs = tuple(
+        Run(
+            **{key: run[key] for key in (*names, "peak_bytes", "stream_sha256", "decoded_md5")},
+            value=run["knob"],
+        )
+        for run in clip["runs"]
+        if _is_drawn(run, metric)
+    )
+    about = {key: clip[key] for key in ("clip", "sha256", "width", "height", "frames", "fps")}
+    return ClipRuns(**about, runs=runs)
 
 
 def _fit(curve: "Curve") -> "Callable[[Values], Values] | None":

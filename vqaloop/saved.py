@@ -7,6 +7,8 @@ import contextlib
 import hashlib
 import json
 import math
+import os
+import re
 import threading
 import time
 from collections.abc import Mapping, Sequence
@@ -78,6 +80,49 @@ def write_saved(saved: Saved, path: Path) -> None:
         raise InputError(f"could not write {quoted(path)}: {error.strerror or error}") from error
 
 
+def without_candidate(clip: ClipRuns) -> ClipRuns:
+    """What of a comparison is kept."""
+    return replace(
+        clip,
+        runs=tuple(run for run in clip.runs if run.build != CANDIDATE),
+        failures=tuple(f for f in clip.failures if f.build != CANDIDATE),
+    )
+
+
+def check_any_run(clips: Sequence[ClipRuns]) -> None:
+    """Raises InputError where not a single run of the baseline came about."""
+    if not any(clip.of(BASELINE) for clip in clips):
+        why = next(f"{f.kind}: {f.message}" for clip in clips for f in clip.failures)
+        raise InputError(
+            f"every run of the baseline failed, so there is nothing to save; the first: {why}"
+        )
+
+
+def told_saved(clips: Sequence[ClipRuns], path: str | os.PathLike[str]) -> str:
+    """What was kept where, and which of it failed, for people."""
+    count = f"{len(clips)} clip{'s' * (len(clips) != 1)}"
+    told = f"The baseline's runs on {count} are kept in {quoted(path)}."
+    failures = [(clip.clip, f) for clip in clips for f in clip.failures if f.build == BASELINE]
+    if failures:
+        clip, first = failures[0]
+        runs = f"{len(failures)} run{'s' * (len(failures) != 1)}"
+        told += f" {runs} failed, the first on {clip}, {first.point}: {first.message}."
+    return told
+
+
+def is_saved(place: Path) -> bool:
+    """Whether this is a saved result, or is meant to be one, rather than a program."""
+    if place.suffix.lower() == ".json" and not os.access(place, os.X_OK):
+        return True
+    try:
+        if place.is_file():
+            with place.open("rb") as file:
+                return file.read(1) == b"{"
+    except OSError:
+        pass
+    return False
+
+
 def read_saved(path: Path) -> Saved:
     """Raises InputError for a file that is not such a result, or damaged."""
     document = read_document(
@@ -107,6 +152,11 @@ def _clip(clip: Mapping[str, Any], path: Path) -> ClipRuns:
                 f"{quoted(path)} holds a run of {run.build[:40]!r} at {run.bitrate_kbps:g} kb/s, "
                 "which no comparison wrote; save the baseline again"
             )
+    if not re.fullmatch(r"[1-9]\d{0,9}/[1-9]\d{0,9}", clip["fps"]):
+        raise InputError(
+            f"{quoted(path)} holds a clip of {clip['fps'][:40]!r} frames a second; save the "
+            "baseline again"
+        )
     known = {key: clip[key] for key in shape if key not in ("runs", "failures")}
     return ClipRuns(**known, runs=runs, failures=failures)
 

@@ -24,6 +24,8 @@ LEARNT_FROM = 24
 """Latest scenes that are learnt from."""
 GROWTH = 1.25
 """Times as many scenes as before that are worth learning from again."""
+BEYOND = 0.25
+"""Part of the search range that may be tried beyond either end, once the end itself was."""
 LARGEST_RATE = 40.0
 """Log2 of bits a pixel that nothing exceeds."""
 LEAST_RISE = 0.5
@@ -67,10 +69,14 @@ class SceneCurves:
     ) -> None:
         space = Space(((width, height),), knob)
         self.top, self._pixels, self.quality = top, width * height, space.quality
-        self.knobs = sorted(space.grid(), key=space.quality)
+        steps = round((knob.max - knob.min) / knob.step)
+        every = {knob.snap(knob.min + knob.step * index) for index in range(steps + 1)}
+        self.knobs = sorted(
+            (k for k in every if -BEYOND <= space.quality(k) <= 1 + BEYOND), key=space.quality
+        )
         """All that may be tried, from worst to best quality."""
         self.q = np.array([space.quality(k) for k in self.knobs])
-        """Their places in the search range, 0..1."""
+        """Their places: the search range is 0..1."""
         self._prior = self._start = prior or vague_prior()
         nothing = self._start.given(Titles(*np.zeros((4, 0))))
         usual = nothing.at(np.zeros_like(self.q), self.q)[1]
@@ -118,6 +124,15 @@ class SceneCurves:
             above = curve[high] + np.cumsum(steps[high:])
             curve = np.concatenate([below, curve[low : high + 1], above])
         return curve
+
+    def in_reach(self, state: SceneState) -> npt.NDArray[np.bool_]:
+        """Which knobs may be tried: the search range, and beyond an end of it that was tried."""
+        places = [self.quality(knob) for knob in state.probes]
+        inside = (self.q >= 0) & (self.q <= 1)
+        worst, best = self.q[inside][0], self.q[inside][-1]
+        below = (self.q < 0) & (min(places, default=1.0) <= worst)
+        above = (self.q > 1) & (max(places, default=0.0) >= best)
+        return np.asarray(inside | below | above)
 
     def forget(self, scene: Scene) -> None:
         """What was believed of a scene, after a change of its encodes."""

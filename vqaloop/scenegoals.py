@@ -128,7 +128,7 @@ def pick_knob(goals: Goals, curves: SceneCurves, state: SceneState, aim: float) 
     """
     q = curves.q
     scores, bits = curves.of(state)
-    able = np.array([k not in state.probes for k in curves.knobs])
+    able = curves.in_reach(state) & np.array([k not in state.probes for k in curves.knobs])
     for knob in state.failed:
         able &= np.abs(q - curves.quality(knob)) > SHUN
     low, high = -1.0, 2.0

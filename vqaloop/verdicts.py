@@ -9,6 +9,7 @@ import math
 import re
 import sys
 from collections.abc import Iterable, Mapping, Sequence
+from fractions import Fraction
 from typing import TYPE_CHECKING, Any
 
 from vqaloop.junit import junit_xml
@@ -139,7 +140,7 @@ def clip_line(clip: Mapping[str, Any]) -> str:
     if clip.get("bit_exact"):
         same = ", streams equal bit by bit"
     size, frames = f"{clip['width']}x{clip['height']}", f"{clip['frames']} frames"
-    return f"{size}, {frames} at {clip['fps']} a second{same}"
+    return f"{size}, {frames} at {float(Fraction(clip['fps'])):.6g} a second{same}"
 
 
 def failure_rows(document: Document) -> list[list[str]]:

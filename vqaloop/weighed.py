@@ -2,27 +2,25 @@
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from typing import Any
 
 from vqaloop.regression import (
     BASELINE,
     CANDIDATE,
-    REPEAT,
     ClipRuns,
     Failure,
     Gap,
     Limits,
     Mean,
+    Ratio,
     Run,
-    bootstrap,
     clip_gap,
+    compare_ratio,
+    is_comparable,
     judged,
     mean_gap,
-    mean_ratio,
-    noise_floor,
-    overall,
-    percent,
+    rate_errors,
     rounded_all,
 )
 
@@ -34,23 +32,6 @@ STEPS = {
     "frames": ("frame-count",),
 }
 """What can go wrong with a run, by the check that it fails."""
-RUN_KINDS: dict[str, Callable[[Run], float]] = {
-    "cpu": lambda run: run.cpu_s,
-    "wall": lambda run: run.wall_s,
-    "peak": lambda run: run.peak_bytes,
-    "rate": lambda run: run.bitrate_kbps,
-}
-
-
-@dataclass(frozen=True)
-class Ratio:
-    """Candidate over baseline of something that each run has, in percent of change."""
-
-    by_clip: Mapping[str, float]
-    value: float | None
-    noise_floor: float | None
-    verdict: str
-    """not judged, where no limit was given."""
 
 
 def weigh(
@@ -69,7 +50,7 @@ def weigh(
     gaps = {name: {clip.clip: clip_gap(clip, name) for clip in clips} for name in metrics}
     means = {name: mean_gap(gaps[name], limits.threshold, seed=seed) for name in metrics}
     ratios = {
-        kind: _ratio(clips if timed or kind == "rate" else (), kind, limit, seed)
+        kind: compare_ratio(clips if timed or kind == "rate" else (), kind, limit, seed)
         for kind, limit in (
             ("cpu", limits.time),
             ("wall", None),
@@ -77,7 +58,7 @@ def weigh(
             ("rate", limits.rate if not targets else None),
         )
     }
-    errors = [_rate_errors(clips, build) for build in (BASELINE, CANDIDATE)] if targets else None
+    errors = [rate_errors(clips, index) for index in (0, 1)] if targets else None
     checks = [check for clip in clips for check in _run_checks(clip)]
     checks += [
         check
@@ -89,9 +70,7 @@ def weigh(
     checks += (
         _error_checks(errors, limits)
         if errors
-        else _ratio_checks(
-            "rate", "bitrate at the same knob", ratios["rate"], limits.rate, both_ways=True
-        )
+        else _ratio_checks("rate", "bitrate at the same knob", ratios["rate"], limits.rate)
     )
     failed = [check for check in checks if check["status"] == "failed"]
     # runs that failed, then the means, then single clips
@@ -100,9 +79,12 @@ def weigh(
         check["message"] if check["clip"] == ALL else f"{check['clip']}: {check['message']}"
         for check in failed
     ]
-    verdict = _verdict(reasons, [means[name] for name in gate], means[lead])
     exact = [_equal(clip, lambda run: run.stream_sha256) for clip in clips]
     equal = [_equal(clip, lambda run: run.decoded_md5) for clip in clips]
+    untold = _untold(clips, gaps, gate)
+    # what a metric says that may not judge is no part of the verdict, nor of its words
+    judge = lead if lead in gate else gate[0]
+    verdict = _verdict(reasons, [means[name] for name in gate], means[judge], untold, _all(exact))
     head = means[lead]
     found = {
         "threshold_percent": limits.threshold,
@@ -112,7 +94,9 @@ def weigh(
         "interval_percent": head.interval,
         "noise_floor_percent": head.noise_floor,
         "verdict": verdict,
-        "summary": _summary(verdict, reasons, lead, head, limits, _all(exact), len(clips)),
+        "summary": _cannot_tell(untold, len(clips))
+        if verdict == "cannot tell"
+        else _summary(verdict, reasons, judge, means[judge], limits, _all(exact), len(clips)),
         "reasons": reasons,
         "metrics": {name: _mean_json(mean) for name, mean in means.items()},
         "time": {
@@ -150,33 +134,6 @@ def weigh(
     return dict(rounded_all(found))
 
 
-def _ratio(clips: Sequence[ClipRuns], kind: str, limit: float | None, seed: int) -> Ratio:
-    what = RUN_KINDS[kind]
-    ratios = mean_ratio(clips, BASELINE, CANDIDATE, what)
-    by_clip = {clip: percent(ratio) for clip, ratio in ratios.items()}
-    mean = overall(ratios)
-    if mean is None:
-        return Ratio({}, None, None, "cannot tell")
-    again = mean_ratio(clips, BASELINE, REPEAT, what)
-    floor = noise_floor([percent(ratio) for ratio in again.values()]) if again else None
-    value = percent(mean)
-    verdict = "not judged"
-    if limit is not None:
-        interval = bootstrap(list(by_clip.values()), seed=seed)
-        verdict = judged(value, max(limit, floor or 0.0), interval)
-    return Ratio(by_clip, value, floor, verdict)
-
-
-def _rate_errors(clips: Sequence[ClipRuns], build: str) -> dict[str, float]:
-    """Mean distance of the bitrate from the one asked for, in percent of it, by clip."""
-    found = {}
-    for clip in clips:
-        misses = [abs(run.bitrate_kbps / run.value - 1) for run in clip.of(build)]
-        if misses:
-            found[clip.clip] = 100 * sum(misses) / len(misses)
-    return found
-
-
 def _rate_json(
     ratio: Ratio, errors: Sequence[Mapping[str, float]] | None, limits: Limits
 ) -> dict[str, Any]:
@@ -205,16 +162,20 @@ def _check(clip: str, check: str, status: str, message: str, kind: str = "") -> 
 def _run_checks(clip: ClipRuns) -> list[dict[str, str]]:
     """Whether the candidate's runs came about, were decoded, and have all frames."""
     failed = [failure for failure in clip.failures if failure.build == CANDIDATE]
-    before = [failure for failure in clip.failures if failure.build == BASELINE]
+    before = [failure for failure in clip.failures if failure.build != CANDIDATE]
+    sound = {(run.width, run.height, run.point) for run in clip.of(BASELINE)}
     checks = []
     for check, kinds in STEPS.items():
         own = [failure for failure in failed if failure.kind in kinds]
         theirs = [failure for failure in before if failure.kind in kinds]
-        if own and theirs:
-            text = f"the baseline fails too: {_told(theirs)}"
-            checks.append(_check(clip.clip, check, "skipped", text))
+        # nothing is new where either of the baseline's runs failed alike, or none came about
+        alike = {failure.where for failure in theirs}
+        new = [f for f in own if f.where in sound - alike]
+        if new:
+            checks.append(_check(clip.clip, check, "failed", _told(new), new[0].kind))
         elif own:
-            checks.append(_check(clip.clip, check, "failed", _told(own), own[0].kind))
+            text = f"the baseline fails too: {_told(theirs or before or own)}"
+            checks.append(_check(clip.clip, check, "skipped", text))
         elif failed and not clip.of(CANDIDATE):
             checks.append(_check(clip.clip, check, "skipped", "no run came so far"))
         elif theirs:
@@ -261,9 +222,7 @@ def _gap_checks(
     return checks
 
 
-def _ratio_checks(
-    name: str, what: str, ratio: Ratio, limit: float | None, *, both_ways: bool = False
-) -> list[dict[str, str]]:
+def _ratio_checks(name: str, what: str, ratio: Ratio, limit: float | None) -> list[dict[str, str]]:
     if ratio.value is None:
         why = "not measured on the same machine, or no clip has runs of both"
         return [_check(ALL, name, "skipped", why)]
@@ -271,7 +230,7 @@ def _ratio_checks(
         _check(clip, name, "passed", f"{what} {value:+.1f} %")
         for clip, value in ratio.by_clip.items()
     ]
-    bad = ratio.verdict == "regression" or (both_ways and ratio.verdict == "improvement")
+    bad = ratio.verdict == "regression"
     text = f"{what} {ratio.value:+.1f} %"
     if bad and limit is not None:
         text += f"; the limit is {max(limit, ratio.noise_floor or 0.0):.2g} %"
@@ -285,7 +244,7 @@ def _error_checks(errors: Sequence[Mapping[str, float]], limits: Limits) -> list
             clip,
             "rate",
             "passed",
-            f"{error:.1f} % off the target bitrate (baseline {before.get(clip, math.nan):.1f} %)",
+            f"{error:.1f} % off the target bitrate (baseline {before[clip]:.1f} %)",
         )
         for clip, error in after.items()
     ]
@@ -297,12 +256,46 @@ def _error_checks(errors: Sequence[Mapping[str, float]], limits: Limits) -> list
     return [*checks, _check(ALL, "rate", "failed" if bad else "passed", text, "rate")]
 
 
-def _verdict(reasons: Sequence[str], gated: Sequence[Mean], lead: Mean) -> str:
+def _untold(
+    clips: Sequence[ClipRuns], gaps: Mapping[str, Mapping[str, Gap]], gate: Sequence[str]
+) -> dict[str, str]:
+    """Clips of which no metric that counts can tell anything, though the baseline's curve is a
+    good one, and the reason: a build that ruins one clip must not pass by that."""
+    found = {}
+    for clip in clips:
+        refused = [gaps[name][clip.clip].refused for name in gate]
+        sound = any(is_comparable(clip.of(BASELINE), name) for name in gate)
+        if all(refused) and sound and not _equal(clip, lambda run: run.stream_sha256):
+            found[clip.clip] = refused[0] or ""
+    return found
+
+
+def _verdict(
+    reasons: Sequence[str],
+    gated: Sequence[Mean],
+    lead: Mean,
+    untold: Mapping[str, str],
+    exact: bool | None,
+) -> str:
     if reasons:
         return "regression"
-    if all(mean.value is None for mean in gated):
+    if exact:
+        return "no change"
+    if untold or all(mean.value is None for mean in gated):
         return "cannot tell"
     return "improvement" if lead.verdict == "improvement" else "no change"
+
+
+def _cannot_tell(untold: Mapping[str, str], clips: int) -> str:
+    if len(untold) in (0, clips):
+        why = f": {next(iter(untold.values()))}" if untold else ""
+        return f"Nothing can be said: by no metric could any of {_count(clips)} be compared{why}."
+    more = f" (and {len(untold) - 1} more)" if len(untold) > 1 else ""
+    clip, why = next(iter(untold.items()))
+    return (
+        f"Cannot tell: by no metric could {clip}{more} be compared, though the baseline's curve "
+        f"is sound there: {why}."
+    )
 
 
 def _summary(
@@ -314,8 +307,6 @@ def _summary(
     exact: bool | None,
     clips: int,
 ) -> str:
-    if verdict == "cannot tell":
-        return f"Nothing can be said: by no metric could any of {_count(clips)} be compared."
     if verdict == "regression":
         more = f" (and {len(reasons) - 1} more)" if len(reasons) > 1 else ""
         return f"Worse: {reasons[0]}{more}."
@@ -327,7 +318,10 @@ def _summary(
         told += f" ({mean.refused} left out)" if mean.refused else ""
     if verdict == "improvement":
         return f"Better: {told}."
-    return f"No change beyond {max(limits.threshold, mean.noise_floor or 0.0):.2g} %: {told}."
+    limit = max(limits.threshold, mean.noise_floor or 0.0)
+    if mean.value is not None and abs(mean.value) > limit:
+        return f"No clear change, as the interval over clips holds 0: {told}."
+    return f"No change beyond {limit:.2g} %: {told}."
 
 
 def _count(clips: int) -> str:
@@ -363,8 +357,12 @@ def _factor(change: float | None) -> float | None:
 
 
 def _equal(clip: ClipRuns, what: Callable[[Run], str]) -> bool | None:
+    """None where nothing differs so far, but one of the two lacks a run, or both all."""
     pairs = clip.pairs(BASELINE, CANDIDATE)
-    return all(what(a) == what(b) for a, b in pairs) if pairs else None
+    if any(what(a) != what(b) for a, b in pairs):
+        return False
+    whole = len(pairs) == len(clip.of(BASELINE)) == len(clip.of(CANDIDATE))
+    return True if pairs and whole else None
 
 
 def _all(parts: Sequence[bool | None]) -> bool | None:
