@@ -81,7 +81,8 @@ def children() -> dict[int, str]:
             if int(parent) == os.getpid() and state != "Z":
                 words = entry.joinpath("cmdline").read_bytes().split(b"\0")
                 found[int(entry.name)] = b" ".join(words).decode("utf-8", "replace")
-    return found
+    # Python's own, which lives as long as this process once anything has shared memory
+    return {pid: line for pid, line in found.items() if "resource_tracker" not in line}
 
 
 def running(pid: int) -> bool:

@@ -247,7 +247,13 @@ def ruined(name: str, *builds: str) -> ClipRuns:
 
 
 def test_a_build_that_ruins_a_clip_does_not_pass_by_being_left_out_there() -> None:
-    document = weighed([ruined("bad", CANDIDATE), *(clip(n) for n in "abc")])
+    """Fewer bits for a picture that is poor everywhere: no curve, and not worse at every point."""
+    bad = ruined("bad", CANDIDATE)
+    runs = tuple(
+        replace(r, bitrate_kbps=r.bitrate_kbps / 20) if r.build == CANDIDATE else r
+        for r in bad.runs
+    )
+    document = weighed([replace(bad, runs=runs), *(clip(n) for n in "abc")])
     assert document["verdict"] == "cannot tell"
     assert "bad" in document["summary"] and "does not rise" in document["summary"]
 
@@ -273,6 +279,20 @@ def test_a_clip_whose_second_run_failed_leaves_the_noise_of_the_others() -> None
     assert document["verdict"] == "no change"
 
 
+def test_a_clip_that_is_ruined_beyond_any_common_score_is_a_regression() -> None:
+    ruined = clip("ruined", 1.1)
+    runs = tuple(
+        replace(r, scores={name: score / 4 for name, score in r.scores.items()})
+        if r.build == CANDIDATE
+        else r
+        for r in ruined.runs
+    )
+    document = weighed([replace(ruined, runs=runs), *(clip(n) for n in "abc")])
+    assert document["verdict"] == "regression"
+    assert ("ruined", "bd-rate vmaf") in failed(document)
+    assert document["metrics"]["vmaf"]["clips"] == 3
+
+
 def test_without_any_clip_to_compare_nothing_is_claimed() -> None:
     failures = [
         Failure(build, 640, 360, f"crf {k:g}", "crash", "no")
@@ -293,6 +313,7 @@ def test_time_is_told_and_judged_only_against_a_limit() -> None:
     assert judged["verdict"] == "regression" and (ALL, "time") in failed(judged)
     elsewhere = weighed(slow, limits=Limits(time=10), timed=False)
     assert elsewhere["time"]["cpu_ratio"] is None and elsewhere["verdict"] == "no change"
+    assert "CPU time could not be judged" in elsewhere["summary"]
 
 
 def test_a_shift_of_the_rate_at_equal_knobs_fails_only_where_it_is_limited() -> None:

@@ -516,7 +516,8 @@ def test_nothing_measured_is_said_and_not_drawn() -> None:
     document = emptied(make_document())
     assert rendered(document)[0] == "cannot tell"
     assert markdown(document).startswith("### vqaloop regress: cannot tell\n")
-    assert parsed(document).get("tests") == "0"
+    suite = parsed(document)
+    assert (suite.get("tests"), suite.get("errors")) == ("1", "1")
     assert "<svg" not in regress_page(document)
     clip = make_clip("dark.y4m")
     clip["runs"] = []

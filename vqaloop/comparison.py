@@ -168,7 +168,9 @@ def compare_builds(
         ]
         # what hung by another limit need not hang by this one
         limited = {**settings, "time limit": str(timeout_s)}
-        journal = Journal(about, limited, _machine(), enabled=cache and bool(about))
+        journal = Journal(
+            about, limited, _machine(), list(titles.values()), enabled=cache and bool(about)
+        )
         measured = run_clips(titles, one, other, plan, shop, journal, progress)
         cost = {
             "encodes": shop.cost.encodes,

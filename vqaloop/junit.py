@@ -24,6 +24,13 @@ def junit_xml(document: Mapping[str, Any]) -> bytes:
         ET.SubElement(properties, "property", name=name, value=_text(value))
     for check in document["checks"]:
         _add_case(suite, document, check)
+    if document["verdict"] == "cannot tell":
+        # a job that fails should show a case that says why
+        case = ET.SubElement(
+            suite, "testcase", classname="all clips", name="verdict", time="0.000"
+        )
+        why = _text(document["summary"])
+        ET.SubElement(case, "error", type="cannot tell", message=why).text = why
     ET.SubElement(suite, "system-out").text = _text(document["summary"])
     ET.SubElement(suite, "system-err").text = "\n".join(map(_text, document["reasons"]))
     suite.attrib |= {
@@ -32,7 +39,7 @@ def junit_xml(document: Mapping[str, Any]) -> bytes:
         "id": "0",
         "tests": str(len(suite.findall("testcase"))),
         "failures": str(len(suite.findall("testcase/failure"))),
-        "errors": "0",
+        "errors": str(len(suite.findall("testcase/error"))),
         "skipped": str(len(suite.findall("testcase/skipped"))),
         "time": _seconds(document["cost"].get("wall_s")),
         # Ant's schema wants neither a zone nor parts of seconds

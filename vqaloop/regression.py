@@ -127,6 +127,8 @@ class Gap:
     noise: float | None = None
     """Of the baseline against itself; None where it was not run twice or cannot be compared."""
     refused: str | None = None
+    worse: bool = False
+    """Refused, and the candidate is worse at every point."""
 
 
 @dataclass(frozen=True)
@@ -166,11 +168,23 @@ def clip_gap(clip: ClipRuns, metric: str) -> Gap:
     try:
         pchip = bd_rate(baseline, candidate)
     except NotComparable as error:
-        return Gap(refused=str(error).replace("anchor", "baseline").replace("test", "candidate"))
+        why = str(error).replace("anchor", "baseline").replace("test", "candidate")
+        return Gap(refused=why, worse=_worse_everywhere(baseline, candidate))
     return Gap(
         pchip,
         akima=_or_none(baseline, candidate, "akima"),
         noise=_or_none(*curve_pair(clip, REPEAT, metric), "pchip"),
+    )
+
+
+def _worse_everywhere(baseline: Curve, candidate: Curve) -> bool:
+    """Whether the baseline has, for every point of the candidate, a better one for no more bits.
+
+    So much can be said of curves that have no score in common, and so no BD-rate.
+    """
+    return bool(candidate) and all(
+        any(bits <= kbps and better > score for bits, better in baseline)
+        for kbps, score in candidate
     )
 
 

@@ -173,8 +173,8 @@ def differing(one: Mapping[str, str], other: Mapping[str, str]) -> Sequence[str]
 class Journal:
     """The clips that a comparison has finished, kept until it ends well.
 
-    The builds' files and versions are part of the name it goes by, but what a script runs in its
-    turn is not known: so nothing is remembered beyond the comparison itself.
+    The builds' files and versions and the clips are part of the name it goes by, but what a script
+    runs in its turn is not known: so nothing is remembered beyond the comparison itself.
     """
 
     def __init__(
@@ -182,10 +182,12 @@ class Journal:
         builds: Sequence[Mapping[str, Any]],
         settings: Mapping[str, str],
         machine: str,
+        clips: Sequence[Source],
         *,
         enabled: bool,
     ) -> None:
-        key = hashlib.sha256(json.dumps([builds, settings, machine]).encode()).hexdigest()
+        named = [builds, settings, machine, sorted(clip.sha256 for clip in clips)]
+        key = hashlib.sha256(json.dumps(named).encode()).hexdigest()
         self.path = default_folder() / "regress" / f"{key[:32]}.json"
         self.enabled = enabled
         self._empty = Saved(builds[0] if builds else {}, settings, machine, ())

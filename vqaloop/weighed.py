@@ -96,7 +96,8 @@ def weigh(
         "verdict": verdict,
         "summary": _cannot_tell(untold, len(clips))
         if verdict == "cannot tell"
-        else _summary(verdict, reasons, judge, means[judge], limits, _all(exact), len(clips)),
+        else _summary(verdict, reasons, judge, means[judge], limits, _all(exact), len(clips))
+        + _unjudged(limits, ratios),
         "reasons": reasons,
         "metrics": {name: _mean_json(mean) for name, mean in means.items()},
         "time": {
@@ -202,6 +203,10 @@ def _gap_checks(
     limit = max(limits.clip, noise)
     checks = []
     for clip, gap in gaps.items():
+        if gap.pchip is None and gated and gap.worse:
+            text = f"every point is worse by {metric}, too far for a BD-rate"
+            checks.append(_check(clip, name, "failed", text, "bd-rate"))
+            continue
         if gap.pchip is None:
             checks.append(_check(clip, name, "skipped", gap.refused or "not measured"))
             continue
@@ -322,6 +327,13 @@ def _summary(
     if mean.value is not None and abs(mean.value) > limit:
         return f"No clear change, as the interval over clips holds 0: {told}."
     return f"No change beyond {limit:.2g} %: {told}."
+
+
+def _unjudged(limits: Limits, ratios: Mapping[str, Ratio]) -> str:
+    """A limit that was asked for and could not be held against anything must not pass silently."""
+    asked = {"cpu": (limits.time, "CPU time"), "peak": (limits.memory, "peak memory")}
+    names = [name for kind, (limit, name) in asked.items() if limit and ratios[kind].value is None]
+    return f" {' and '.join(names)} could not be judged." if names else ""
 
 
 def _count(clips: int) -> str:
