@@ -19,8 +19,8 @@ from vqaloop.ratecontrol import MOST_A_SCENE, RateController
 from vqaloop.scenes import Scene
 from vqaloop.source import probe_source
 
-LEAST, MOST = 9, 51
-"""A quarter of the search range beyond its ends, as far as the encoder goes."""
+LEAST, MOST = 1, 51
+"""The encoder's own range; beyond the search range only where its end was not enough."""
 SIZE = {"width": 1920, "height": 1080, "fps": 25.0}
 Encoder = Callable[[Scene, float], tuple[float, float]]
 
@@ -144,9 +144,9 @@ def test_a_target_out_of_reach_gets_the_best_knob_and_is_told() -> None:
         return 1e6 / knob, 90 - knob
 
     control = drive(controller(scenes, target=95.0), scenes, poor)
-    assert {p.knob for p in control.choices.values()} == {9}
+    assert {p.knob for p in control.choices.values()} == {1}
     assert "at the best knob" in control.remarks()[0]
-    assert "the whole title is -14.00 points" in control.remarks()[-1]
+    assert "the whole title is -6.00 points" in control.remarks()[-1]
 
 
 def test_of_scores_that_are_all_perfect_a_cheap_one_is_taken() -> None:

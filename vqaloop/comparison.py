@@ -43,6 +43,9 @@ POINTS = (0.2, 0.4, 0.6, 0.8)
 """Where on the knob's search range the curves are measured."""
 LEAST_POINTS = 4
 """PCHIP through fewer says little of a curve; JVET-T2010 takes 4, the conditions of AOM take 6."""
+BUNDLED = "bundled"
+"""Stands for the ffmpeg that vqaloop itself runs, in the place of a build's path."""
+
 Watcher = Callable[[Event], None]
 
 
@@ -86,8 +89,8 @@ def compare_builds(
     resolutions: Sequence[tuple[int, int]] = (),
     frames: int | None = None,
     bit_depth: int | None = None,
-    baseline_args: Sequence[str] = (),
-    candidate_args: Sequence[str] = (),
+    baseline_args: str | Sequence[str] = (),
+    candidate_args: str | Sequence[str] = (),
     threshold: float = 0.5,
     clip_threshold: float = 5.0,
     time_threshold: float | None = None,
@@ -112,10 +115,11 @@ def compare_builds(
     Each clip is encoded at every point (`knobs`, values of the encoder's quality knob, or
     `bitrates` in kb/s; by default four knobs) and size (`resolutions`; by default the clip's own),
     by the baseline twice and by the candidate once, in turns. Arguments are added to those that
-    vqaloop gives. Thresholds are in percent; those of time, memory and rate are not judged unless
-    given. `metric` leads; `gate` names the metrics that may call a regression (by default the
-    leading one, VMAF and PSNR-Y). `save` keeps the baseline's runs; without a candidate that is
-    all. `timeout_s` is one run's. Raises InputError for what cannot be compared.
+    vqaloop gives; a text is split as a shell would. Thresholds are in percent; those of time,
+    memory and rate are not judged unless given. `metric` leads; `gate` names the metrics that may
+    call a regression (by default the leading one, VMAF and PSNR-Y). `save` keeps the baseline's
+    runs; without a candidate that is all. `timeout_s` is one run's. Raises InputError for what
+    cannot be compared.
     """
     started = time.monotonic()
     request.check_run(workers, seed, device, timeout_s)
@@ -140,10 +144,12 @@ def compare_builds(
         (student, lead),
     )
     gated = _gated(gate, plan, lead)
-    one = _opened(baseline, spec, baseline_args, "--baseline-args")
+    one = _opened(baseline, spec, split_args(baseline_args, "--baseline-args"), "--baseline-args")
     other = None
     if candidate is not None:
-        other = _opened(candidate, spec, candidate_args, "--candidate-args")
+        other = _opened(
+            candidate, spec, split_args(candidate_args, "--candidate-args"), "--candidate-args"
+        )
     if other is None and save is None:
         raise InputError("there is nothing to compare with; give --candidate, or --save FILE")
     if save is not None:
@@ -296,6 +302,8 @@ def _gated(gate: Sequence[str], plan: Plan, lead: Metric) -> list[str]:
 def _opened(
     path: str | os.PathLike[str], spec: EncoderSpec, args: Sequence[str], option: str
 ) -> Build | Saved:
+    if os.fspath(path) == BUNDLED:
+        path = process.ffmpeg_path()
     place = Path(path)
     if is_saved(place):
         if args:
@@ -330,6 +338,8 @@ def _probed(
     progress: Watcher,
 ) -> dict[str, Source]:
     """The clips by the names that the answer gives them."""
+    if isinstance(clips, str | os.PathLike):
+        raise InputError(f"clips are a list, and this is one name: {quoted(clips)}")
     if not clips:
         raise InputError("there are no clips to compare on; name one or more")
     times = Counter(Path(clip).name for clip in clips)
@@ -342,6 +352,8 @@ def _probed(
             raise InputError(f"{quoted(clip)} is there twice; a clip counts once")
         request.checked_depth(source, spec, plan.bit_depth)
         request.choose_sizes(source, spec, plan.sizes or (source.canvas,))
+        for note in source.notes:
+            progress(Event("probe", f"{name}: {note}", index, len(clips)))
         found[name] = source
     return found
 
@@ -367,12 +379,14 @@ def _metric_json(metric: Metric) -> dict[str, Any]:
     return {"name": _named(metric), "weights_sha256": metric.identity().get("weights_sha256")}
 
 
-def split_args(text: str, option: str) -> tuple[str, ...]:
-    """Arguments as a shell would split them; raises InputError where a quote is left open."""
+def split_args(args: str | Sequence[str], option: str) -> tuple[str, ...]:
+    """Arguments one by one, a text split as a shell would; InputError where a quote is open."""
+    if not isinstance(args, str):
+        return tuple(args)
     try:
-        return tuple(shlex.split(text))
+        return tuple(shlex.split(args))
     except ValueError as error:
-        raise InputError(f"{option} {text!r}: {error}") from error
+        raise InputError(f"{option} {args!r}: {error}") from error
 
 
 def _machine() -> str:

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vqaloop.commands import emit, say
+from vqaloop.encoder import get_encoder
 from vqaloop.options import encoding_of, metric_option, raw_options
 
 if TYPE_CHECKING:
@@ -64,18 +65,23 @@ def encode(options: argparse.Namespace) -> int:
         )
     about = made.document
     scenes = about["scenes"]
+    knob = get_encoder(about["encoder"]["name"]).knob.name
+    say(options, f"{'#':>4}  {'frames':>14}  {knob:>6}  {'score':>6}  {'kb/s':>9}")
     for number, scene in enumerate(scenes, 1):
         say(
             options,
-            f"{number:4}  {scene['start_frame']:6}..{scene['end_frame'] - 1:<6} "
-            f"{scene['knob']:6g}  {scene['score']:6.2f}  {scene['bitrate_kbps']:9.1f} kb/s",
+            f"{number:4}  {scene['start_frame']:6}..{scene['end_frame'] - 1:<6}  "
+            f"{scene['knob']:6g}  {scene['score']:6.2f}  {scene['bitrate_kbps']:9.1f}",
         )
-    guard = about["guard"]
+    again = sum(trial["cached"] for trial in about["trials"])
+    name = about["metric"]["name"]
+    scores = [f"{name} {made.score:.2f}"]
+    scores += [f"{key} {value:.2f}" for key, value in about["guard"].items() if key != name]
     say(
         options,
-        f"{made.path}: {about['metric']['name']} {made.score:.2f} (VMAF {guard['vmaf']:.2f}, "
-        f"PSNR-Y {guard['psnr_y']:.2f}), {about['bitrate_kbps']:.1f} kb/s, "
-        f"{len(scenes)} scene{'s' * (len(scenes) != 1)}, {about['cost']['encodes']} encodes",
+        f"{made.path}: {', '.join(scores)}, {about['bitrate_kbps']:.1f} kb/s; "
+        f"{len(scenes)} scene{'s' * (len(scenes) != 1)}, {about['cost']['encodes']} encodes"
+        f"{f' and {again} from the cache' if again else ''}",
     )
     for line in about["warnings"]:
         say(options, f"warning: {line}")

@@ -8,10 +8,8 @@
     ├── ToolError            a program we called failed
     │   ├── EncodeFailed     an encoder crashed, hung or wrote something undecodable
     │   └── DecodeFailed     a file could not be decoded to the end
-    └── TargetUnreachable    the work was done and the answer is no (exit 1)
-
-    KeyboardInterrupt
-    └── Cancelled            the work was called off by the program that asked for it
+    ├── TargetUnreachable    the work was done and the answer is no (exit 1)
+    └── Cancelled            the work was called off through a Job (130)
 """
 
 
@@ -47,5 +45,11 @@ class TargetUnreachable(VqaloopError):
     exit_code = 1
 
 
-class Cancelled(KeyboardInterrupt):
-    """Called off through a Job: an interruption, and cleaned up after like one."""
+class Cancelled(VqaloopError):
+    """The work was called off by the program that asked for it."""
+
+    exit_code = 130
+
+
+class CalledOff(KeyboardInterrupt):
+    """Cancelled, as the work itself sees it: an interruption, cleaned up after like Ctrl-C."""

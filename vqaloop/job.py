@@ -16,7 +16,7 @@ from collections.abc import AsyncIterator, Callable, Generator, Iterator
 from typing import Any, Generic, TypeVar
 
 from vqaloop import process
-from vqaloop.errors import Cancelled
+from vqaloop.errors import CalledOff, Cancelled
 from vqaloop.records import Event
 
 Result = TypeVar("Result")
@@ -41,6 +41,10 @@ class Job(Generic[Result]):
     def _run(self, call: Callable[..., Result], args: Any, options: dict[str, Any]) -> None:
         try:
             self._answer.append(call(*args, progress=self._told, **options))
+        except CalledOff:
+            self._error = Cancelled(
+                "called off; what was finished is kept, and the same call goes on"
+            )
         except BaseException as error:
             self._error = error
         finally:
@@ -117,5 +121,3 @@ class Job(Generic[Result]):
 
 _POLL_S = 0.05
 """Seconds between looks at a job from asyncio: far less than any encode takes."""
-
-__all__ = ["Cancelled", "Job"]

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
-from vqaloop.errors import Cancelled, InputError, ToolError
+from vqaloop.errors import CalledOff, InputError, ToolError
 
 STDERR_KEPT = 16_384
 """Bytes of a program's last words kept for error messages."""
@@ -135,7 +135,7 @@ def run(
     """Run a program to its end, its time limit, or an exception in this thread.
 
     `max_stdout` bounds the bytes of stdout held in memory; a program that writes more is stopped.
-    Raises ToolError when the program cannot be started or writes more than that, Cancelled where
+    Raises ToolError when the program cannot be started or writes more than that, CalledOff where
     this thread's work was called off.
     """
     check_cancelled()
@@ -242,9 +242,9 @@ def cancel(thread: int) -> None:
 
 
 def check_cancelled() -> None:
-    """Raises Cancelled in a thread whose work was called off."""
+    """Raises CalledOff in a thread whose work was called off."""
     if threading.get_ident() in _cancelled:
-        raise Cancelled("called off; what was finished is kept, and the same call goes on")
+        raise CalledOff("called off")
 
 
 def forget_cancelled() -> None:

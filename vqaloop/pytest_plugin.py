@@ -57,6 +57,8 @@ OPTIONS = {
     "time_threshold": Option(float, "PERCENT", "the same of CPU time"),
     "memory_threshold": Option(float, "PERCENT", "the same of peak memory"),
     "rate_threshold": Option(float, "PERCENT", "the same of bitrate at the same knob"),
+    "baseline_args": Option(str, "TEXT", "further arguments of the baseline"),
+    "candidate_args": Option(str, "TEXT", "further arguments of the candidate"),
     "timeout_s": Option(float, "SECONDS", "of one run"),
     "history": Option(Path, "FILE", "a store that every comparison is added to"),
 }
@@ -100,10 +102,14 @@ def vqaloop_regress(request: pytest.FixtureRequest) -> Regress:
         from vqaloop import VqaloopError
 
         given = {**dict(zip(("baseline", "candidate"), args, strict=False)), **options}
+        found, refused = None, ""
         try:
             found = _compared({**settings, **given})
         except VqaloopError as error:
-            pytest.fail(f"vqaloop: {error}", pytrace=False)
+            refused = f"vqaloop: {error}"
+        if found is None:
+            # outside of the except, or the report would have the whole chain of errors
+            pytest.fail(refused, pytrace=False)
         for key in ("verdict", "bd_rate_percent"):
             # as record_property does, which warns of schemas that most readers do not heed
             request.node.user_properties.append((f"vqaloop_{key}", found.document[key]))

@@ -18,13 +18,13 @@ if TYPE_CHECKING:
 def add_regress(command: "Command") -> None:
     """The command with its options."""
     parser = command("regress", regress, "tell whether a build of an encoder got worse")
-    parser.add_argument("clips", metavar="CLIP", type=Path, nargs="*")
+    parser.add_argument("clips", metavar="CLIP", type=Path, nargs="*", help="what is encoded")
     parser.add_argument(
         "--baseline",
         metavar="BUILD",
         type=Path,
-        help="an ffmpeg, a standalone encoder (x264, x265, SvtAv1EncApp, aomenc, vpxenc, rav1e), "
-        "or a result that --save wrote",
+        help="an ffmpeg ('bundled' for vqaloop's own), a standalone encoder (x264, x265, "
+        "SvtAv1EncApp, aomenc, vpxenc, rav1e), or a result that --save wrote",
     )
     parser.add_argument("--candidate", metavar="BUILD", type=Path, help="the build in question")
     parser.add_argument("--codec", metavar="h264|hevc|vp9|av1|avs2")
@@ -32,7 +32,7 @@ def add_regress(command: "Command") -> None:
     runs = parser.add_argument_group("what is run")
     runs.add_argument("--preset", metavar="P", help="the encoder's preset")
     runs.add_argument(
-        "--knobs", metavar="V,...", help="values of the quality knob (default: four of its range)"
+        "--knobs", metavar="V,...", help="four or more of the quality knob (default: of its range)"
     )
     runs.add_argument("--bitrates", metavar="K,...", help="target bitrates in kb/s instead")
     runs.add_argument(

@@ -163,6 +163,8 @@ def _clip(clip: Mapping[str, Any], path: Path) -> ClipRuns:
 
 def differing(one: Mapping[str, str], other: Mapping[str, str]) -> Sequence[str]:
     """Settings that differ, as "preset medium here and fast there"."""
+    if one.get("vqaloop") != other.get("vqaloop") or set(one) != set(other):
+        return [f"by vqaloop {one.get('vqaloop', 'of another kind')}; save it again with this one"]
     return [
         f"{key} {other.get(key)} here and {one.get(key)} there"
         for key in {**one, **other}

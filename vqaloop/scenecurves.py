@@ -24,7 +24,7 @@ LEARNT_FROM = 24
 """Latest scenes that are learnt from."""
 GROWTH = 1.25
 """Times as many scenes as before that are worth learning from again."""
-BEYOND = 0.25
+BEYOND = 0.6
 """Part of the search range that may be tried beyond either end, once the end itself was."""
 LARGEST_RATE = 40.0
 """Log2 of bits a pixel that nothing exceeds."""

@@ -9,14 +9,16 @@ and most of what shakes. Dissolves and fades are no cuts, and stay inside a scen
 import bisect
 import math
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from pathlib import Path
 
 import ffmpeg as ffmpeg_graph
 
 from vqaloop import process
 from vqaloop.errors import DecodeFailed, InputError
-from vqaloop.excerpt import GOP_S
+from vqaloop.excerpt import GOP_S, excerpt
 from vqaloop.process import quoted
 from vqaloop.records import Source
 
@@ -30,6 +32,9 @@ MOST_CUTS = 1000
 """The strongest are kept where more are found; a film of two hours has about that many."""
 LEAST_S, MOST_S = 1.0, 20.0
 """Shortest and longest scene, in seconds, unless said otherwise."""
+
+EXCERPTS_BYTES = 8 << 30
+"""Disk that lossless excerpts of scenes may take at a time."""
 
 _FOUND = re.compile(r"^frame:\d+\s+pts:(\d+)\b.*\n+lavfi\.scd\.score=([0-9.]+)", re.M)
 
@@ -143,3 +148,26 @@ def split(scene: Scene, gop: int, most: int) -> list[Scene]:
 
 def _parts(whole: int, parts: int) -> list[int]:
     return [whole * (i + 1) // parts - whole * i // parts for i in range(parts)]
+
+
+class SceneExcerpts:
+    """Lossless files of single scenes, the oldest going when they take too much room."""
+
+    def __init__(self, source: Source, folder: Path, ffmpeg: str) -> None:
+        self.source, self.folder, self.ffmpeg = source, folder, ffmpeg
+        self._made: dict[Scene, Source] = {}
+
+    def of(self, scene: Scene) -> Source:
+        """The scene as a source of its own, cut out unless it lies there."""
+        if scene not in self._made:
+            path = self.folder / f"scene{scene.start_frame}.mkv"
+            window = (scene.start_frame, scene.frames)
+            self._made[scene] = excerpt(self.source, [window], path, ffmpeg=self.ffmpeg)
+        return self._made[scene]
+
+    def prune(self, done: Sequence[Scene]) -> None:
+        """Between batches: those of scenes that are done, and then the oldest, go."""
+        for scene in [*done, *list(self._made)]:
+            there = sum(part.path.stat().st_size for part in self._made.values())
+            if scene in self._made and (scene in done or there > EXCERPTS_BYTES):
+                self._made.pop(scene).path.unlink(missing_ok=True)

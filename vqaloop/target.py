@@ -18,20 +18,17 @@ from vqaloop.encode import peak_kbps, stream_packets
 from vqaloop.encoder import CAP, ZONES, encoder_version
 from vqaloop.encoderspec import EncoderSpec
 from vqaloop.errors import InputError, TargetUnreachable
-from vqaloop.excerpt import excerpt
 from vqaloop.history import current_prior
 from vqaloop.join import Joined, join, output_muxer
 from vqaloop.process import quoted
 from vqaloop.ratecontrol import RateController
 from vqaloop.records import Event, Rendition, Score, Source, Trial, rounded
-from vqaloop.scenegoals import Allocation
-from vqaloop.scenes import Scene, find_scenes
+from vqaloop.scenegoals import CAP_USED, Allocation
+from vqaloop.scenes import Scene, SceneExcerpts, find_scenes
 from vqaloop.score import DEFAULT_METRIC, DEFAULT_STUDENT, STUDENT_PREFIX, Metric, open_metric
 from vqaloop.source import probe_source
 from vqaloop.trials import Workshop
 
-EXCERPTS_BYTES = 8 << 30
-"""Disk that the lossless excerpts of scenes may take at a time."""
 FAR, SCENE_FAR = 1 / 8, 1 / 2
 """Parts of a metric's step (4 points of VMAF) by which title and scene may miss the target."""
 LEARNED_FAR = 1 / 4
@@ -124,6 +121,10 @@ def encode_to_target(
     request.choose_sizes(source, spec, [source.canvas])
     depth = request.checked_depth(source, spec, bit_depth)
     request.check_metric(meter, weights)
+    if target_score is not None and not 0 < target_score <= meter.top:
+        raise InputError(
+            f"the target score must lie between 0 and {meter.top:g}, not {target_score:g}"
+        )
     progress(Event("scenes", f"looking for the cuts of {quoted(input)}"))
     scenes = find_scenes(source, ffmpeg=binary, gop_s=spec.gop_s)
     names = [meter.name] + [DEFAULT_STUDENT] * meter.name.startswith(STUDENT_PREFIX)
@@ -169,7 +170,7 @@ def encode_to_target(
             apart = score.value - controller.mean_score
             again = controlled((target_score or 0.0) - apart)
             for scene, trial in trials:
-                _report(again, scene, trial)
+                _report(again, scene, trial, spec, source)
             _drive(again, trials, source, scenes, plain, shop, progress)
             if again.choices != controller.choices:
                 controller = again
@@ -181,9 +182,15 @@ def encode_to_target(
     # a bitrate is the bound that was asked for, and its score whatever it buys
     missed = 0.0 if target_score is None else score.value - target_score
     reached = missed >= -far
-    remarks = list(controller.remarks())
-    if not reached:
-        remarks.append(f"the target {target_score:g} was not reached: {score.value:.2f}")
+    # of the whole the controller knows the mean of its scenes only
+    remarks = [line for line in controller.remarks() if not line.startswith("the whole")]
+    if abs(missed) > far:
+        held = _held_back(controller, max_encodes, max_bitrate, source)
+        not_reached = "" if reached else ", not reached"
+        remarks.append(
+            f"the whole scores {score.value:.2f}, {missed:+.2f} from the target "
+            f"{target_score:g}{not_reached}{held}"
+        )
     trusted = abs(score.value - controller.mean_score) <= SCENE_FAR * meter.step
     if not trusted:
         remarks.append(
@@ -234,6 +241,24 @@ def tolerance_of(metric: Metric) -> float:
     return metric.step * (LEARNED_FAR if metric.mode == "anchored" else FAR)
 
 
+def _held_back(
+    controller: RateController, max_encodes: int | None, max_bitrate: float | None, source: Source
+) -> str:
+    """What kept the title from its target, as far as can be told."""
+    held = []
+    if max_encodes is not None and controller.encodes >= max_encodes:
+        held.append("--max-encodes")
+    rates = [
+        probe.bits / 1000 / float(scene.frames / source.fps)
+        for scene, probe in controller.choices.items()
+    ]
+    if max_bitrate is not None and max(rates) > CAP_USED * max_bitrate:
+        held.append("--max-bitrate")
+    if any("est knob" in line for line in controller.remarks()):
+        held.append("the range of the knob")
+    return f"; held back by {' and '.join(held)}" if held else ""
+
+
 def _allocation(target: float | None, bitrate: float | None, allocation: str | None) -> Allocation:
     if (target is None) == (bitrate is None):
         raise InputError("give --target-score S, or --bitrate K to spend best; one of the two")
@@ -256,28 +281,6 @@ def _check_place(input: Path, out: Path, codec: str) -> None:
     request.check_writable(out.parent, "choose another folder for the output")
 
 
-class _Excerpts:
-    """Lossless files of single scenes, the oldest going when they take too much room."""
-
-    def __init__(self, source: Source, folder: Path, ffmpeg: str) -> None:
-        self.source, self.folder, self.ffmpeg = source, folder, ffmpeg
-        self._made: dict[Scene, Source] = {}
-
-    def of(self, scene: Scene) -> Source:
-        if scene not in self._made:
-            path = self.folder / f"scene{scene.start_frame}.mkv"
-            window = (scene.start_frame, scene.frames)
-            self._made[scene] = excerpt(self.source, [window], path, ffmpeg=self.ffmpeg)
-        return self._made[scene]
-
-    def prune(self, done: Sequence[Scene]) -> None:
-        """Between batches: those of scenes that are done, and then the oldest, go."""
-        for scene in [*done, *list(self._made)]:
-            there = sum(part.path.stat().st_size for part in self._made.values())
-            if scene in self._made and (scene in done or there > EXCERPTS_BYTES):
-                self._made.pop(scene).path.unlink(missing_ok=True)
-
-
 def _drive(
     controller: RateController,
     trials: list[tuple[Scene, Trial]],
@@ -291,7 +294,7 @@ def _drive(
 
     Appends to `trials`. Raises TargetUnreachable when a scene is left without an encode.
     """
-    excerpts = _Excerpts(source, shop.scratch, shop.ffmpeg)
+    excerpts = SceneExcerpts(source, shop.scratch, shop.ffmpeg)
 
     def attempt(asked: tuple[Scene, float]) -> Trial:
         scene, knob = asked
@@ -301,7 +304,7 @@ def _drive(
         made = list(zip(asked, shop.map(attempt, asked), strict=True))
         for (scene, _), trial in made:
             trials.append((scene, trial))
-            _report(controller, scene, trial)
+            _report(controller, scene, trial, shop.spec, source)
         done = [scene for scene in scenes if controller.is_done(scene)]
         for (scene, knob), trial in made:
             told = trial.error or f"{plain.encoder} {knob:g}: {trial.score:.2f}"
@@ -313,12 +316,17 @@ def _drive(
         raise TargetUnreachable(_nothing_made(bare, trials))
 
 
-def _report(controller: RateController, scene: Scene, trial: Trial) -> None:
+def _report(
+    controller: RateController, scene: Scene, trial: Trial, spec: EncoderSpec, source: Source
+) -> None:
     knob = trial.rendition.knob
     if trial.encode is None or trial.score is None:
         controller.report(scene, knob, failed=True)
     else:
-        controller.report(scene, knob, trial.encode.size_bytes * 8, trial.score)
+        # of the frames alone: a scene's container is no part of the joined file
+        packets = stream_packets(trial.encode.path, spec, source.fps)
+        bits = 8 * sum(packet.size_bytes for packet in packets)
+        controller.report(scene, knob, bits, trial.score)
 
 
 def _files(

@@ -129,8 +129,8 @@ def trend_table(trend: Trend) -> "Table":
         ends = row.interval or (None, None)
         cells = [
             "*" if index in changed else "",
-            f"{row.when:%Y-%m-%d}",
-            short_name(row.candidate, 26),
+            f"{row.when:%y-%m-%d %H:%M}",
+            _told(row.candidate, 22),
             _signed(row.bd_rate),
             " ".join(_signed(end) for end in ends) if row.interval else "-",
             _signed(trend.levels[index]),
@@ -192,6 +192,12 @@ def short_name(build: Name, width: int = 24) -> str:
     if len(version) > room:
         version = f"{version[: (room - 2) // 2]}..{version[len(version) - (room - 1) // 2 :]}"
     return f"{version} {build.sha256[:7]}"
+
+
+def _told(build: Name, width: int) -> str:
+    """What tells a build from its neighbours: its version, or its arguments where it has some."""
+    args = printable(" ".join(json.loads(build.args)))
+    return f"{build.sha256[:7]} {args}"[:width] if args else short_name(build, width)
 
 
 def _full_name(build: Name) -> str:

@@ -24,6 +24,7 @@ __all__ = ["junit_xml", "markdown", "print_verdict", "regress_table"]
 
 Document = Mapping[str, Any]
 
+MOST_REASONS = 8  # told one by one in a terminal; the other outputs have all
 STYLES = {"regression": "bold red", "improvement": "green", "cannot tell": "yellow"}
 """Beside the word, never instead of it."""
 ACROSS = 3
@@ -80,7 +81,7 @@ def overall_rows(document: Document) -> list[list[str]]:
             span(found["interval_percent"]),
             margin(found["noise_floor_percent"]),
             f"{found['clips']} of {clips}",
-            found["verdict"],
+            found["verdict"] if name in document["gate"] else "not judged",
         ]
         for name, found in document["metrics"].items()
     ]
@@ -222,11 +223,14 @@ def regress_table(document: Document) -> "Group":
     groups = [names[i : i + ACROSS] for i in range(0, len(names), ACROSS)] or [[]]
     for number, group in enumerate(groups):
         parts += ["", _clip_table(document, group, last=number == len(groups) - 1)]
-    parts += ["BD-rate in %: + needs more bits; time, memory over the baseline's; !: failed.", ""]
+    parts += ["BD-rate: + needs more bits; bits: at equal knob; time, memory: times; !: bad", ""]
     headings = ("overall", "BD-rate", "Akima", "95 % interval", "noise", "clips", "verdict")
     parts += [_plain_table(headings, overall_rows(document)), ""]
     parts += [_plain_table(("", "", "noise", "verdict"), other_rows(document)), ""]
-    parts += [_line(f"failed: {reason}", "red") for reason in document["reasons"]]
+    reasons = document["reasons"]
+    parts += [_line(f"failed: {reason}", "red") for reason in reasons[:MOST_REASONS]]
+    if len(reasons) > MOST_REASONS:
+        parts.append(_line(f"and {len(reasons) - MOST_REASONS} more, marked ! above", "red"))
     parts += [_line(f"also failed: {line}") for line in untold_failures(document)]
     parts += [
         _line(f"no BD-rate: {clip}, {names}: {why}", "yellow")
@@ -239,7 +243,8 @@ def print_verdict(document: Document) -> None:
     """The whole table on stdout; letters that stdout cannot hold as escapes."""
     console = console_for(sys.stdout)
     shown = regress_table(_encodable(document, console.encoding))
-    console.print(shown, width=min(console.width, WIDTH))
+    # a log is searched line by line; the tables have no more than WIDTH in any case
+    console.print(shown, width=min(console.width, WIDTH) if console.is_terminal else 4000)
 
 
 def _encodable(value: Any, encoding: str) -> Any:

@@ -160,6 +160,15 @@ def _check(clip: str, check: str, status: str, message: str, kind: str = "") -> 
     return {"clip": clip, "check": check, "status": status, "message": message, "kind": kind}
 
 
+def _judged_check(
+    clip: str, check: str, judged: bool, bad: bool, text: str, kind: str
+) -> dict[str, str]:
+    """One that fails, passes, or is told alone because nothing limits it."""
+    if not judged:
+        return _check(clip, check, "skipped", f"not judged: {text}")
+    return _check(clip, check, "failed" if bad else "passed", text, kind)
+
+
 def _run_checks(clip: ClipRuns) -> list[dict[str, str]]:
     """Whether the candidate's runs came about, were decoded, and have all frames."""
     failed = [failure for failure in clip.failures if failure.build == CANDIDATE]
@@ -214,7 +223,7 @@ def _gap_checks(
         text = f"{_bits(gap.pchip)} at equal {metric}"
         if bad:
             text += f"; the limit of one clip is {limit:.2g} %"
-        checks.append(_check(clip, name, "failed" if bad else "passed", text, "bd-rate"))
+        checks.append(_judged_check(clip, name, gated, bad, text, "bd-rate"))
     if mean.value is None:
         checks.append(_check(ALL, name, "skipped", "no clip could be compared"))
     else:
@@ -223,7 +232,7 @@ def _gap_checks(
         if bad:
             above = max(limits.threshold, mean.noise_floor or 0.0)
             text += f"; the limit is {above:.2g} %"
-        checks.append(_check(ALL, name, "failed" if bad else "passed", text, "bd-rate"))
+        checks.append(_judged_check(ALL, name, gated, bad, text, "bd-rate"))
     return checks
 
 
@@ -231,25 +240,28 @@ def _ratio_checks(name: str, what: str, ratio: Ratio, limit: float | None) -> li
     if ratio.value is None:
         why = "not measured on the same machine, or no clip has runs of both"
         return [_check(ALL, name, "skipped", why)]
+    given = limit is not None
     checks = [
-        _check(clip, name, "passed", f"{what} {value:+.1f} %")
+        _judged_check(clip, name, given, False, f"{what} {value:+.1f} %", name)
         for clip, value in ratio.by_clip.items()
     ]
     bad = ratio.verdict == "regression"
     text = f"{what} {ratio.value:+.1f} %"
     if bad and limit is not None:
         text += f"; the limit is {max(limit, ratio.noise_floor or 0.0):.2g} %"
-    return [*checks, _check(ALL, name, "failed" if bad else "passed", text, name)]
+    return [*checks, _judged_check(ALL, name, given, bad, text, name)]
 
 
 def _error_checks(errors: Sequence[Mapping[str, float]], limits: Limits) -> list[dict[str, str]]:
     before, after = errors
     checks = [
-        _check(
+        _judged_check(
             clip,
             "rate",
-            "passed",
+            limits.rate is not None,
+            False,
             f"{error:.1f} % off the target bitrate (baseline {before[clip]:.1f} %)",
+            "rate",
         )
         for clip, error in after.items()
     ]
@@ -258,7 +270,7 @@ def _error_checks(errors: Sequence[Mapping[str, float]], limits: Limits) -> list
     means = [sum(part.values()) / len(part) for part in errors]
     bad = limits.rate is not None and means[1] - means[0] > limits.rate
     text = f"{means[1]:.1f} % off the target bitrate, where the baseline is {means[0]:.1f} %"
-    return [*checks, _check(ALL, "rate", "failed" if bad else "passed", text, "rate")]
+    return [*checks, _judged_check(ALL, "rate", limits.rate is not None, bad, text, "rate")]
 
 
 def _untold(
