@@ -99,7 +99,7 @@ def row(title: Path, codec: str, options: argparse.Namespace) -> dict[str, Any]:
             "title": title.stem,
             "codec": codec,
             "scenes": len(about["scenes"]),
-            "encodes": about["cost"]["encodes"],
+            "encodes": len(about["trials"]),
             "score": about["score"],
             "off": about["score"] - options.target,
             "worst_scene": max(abs(s["score"] - options.target) for s in about["scenes"]),

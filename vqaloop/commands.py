@@ -168,23 +168,12 @@ def score(options: argparse.Namespace) -> int:
     return 0
 
 
-def report(options: argparse.Namespace) -> int:
-    from vqaloop.report import read_ladder, write_reports
-    from vqaloop.terminal import print_ladder
-
-    ladder = read_ladder(options.folder)
-    write_reports(ladder)
-    if options.json != "-":
-        print_ladder(ladder)
-    emit(options, ladder.to_json())
-    return 0
-
-
 def encoders(options: argparse.Namespace) -> int:
     from vqaloop.terminal import print_encoders, survey_encoders
 
     found = survey_encoders()
     if options.json != "-":
+        say(options, f"of {process.ffmpeg_path()}:")
         print_encoders(found, verbose=options.verbose)
     emit(options, found)
     return 0

@@ -1,0 +1,487 @@
+"""The readers of files from elsewhere, each as a function of bytes, with small files to begin with.
+
+A reader gives a value or raises a VqaloopError, whatever the bytes. Used by `bench.fuzz` and by
+the tests of hostile input.
+"""
+
+import itertools
+import json
+import os
+import sqlite3
+import struct
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+from vqaloop import boxes, codecstrings, process, rawvideo, records, regression, shape, tables
+from vqaloop.bitstream import _splitter, is_cut_mp4, read_bitstream
+from vqaloop.datasets import find, read_dataset
+from vqaloop.encoder import get_encoder
+from vqaloop.encoderspec import read_spec
+from vqaloop.join import _hevc_sets
+from vqaloop.recipe import bundled_recipes, read_recipe
+from vqaloop.report import SCHEMA, read_ladder
+from vqaloop.saved import Saved, read_saved, write_saved
+from vqaloop.trend import read_trend
+from vqaloop.trendstore import append
+
+Read = Callable[[bytes, Path], object]
+"""Gives the bytes to a reader, by a file in a folder where it wants one; what it made of them."""
+Seeds = Callable[[Path], list[bytes]]
+"""Small valid files, made in a folder."""
+
+
+@dataclass(frozen=True)
+class Target:
+    """A reader under test."""
+
+    read: Read
+    seeds: Seeds
+    form: str = ""
+    """json, toml, csv, sqlite or safetensors: how it is changed besides byte by byte."""
+    longest: int = 8192
+    """Bytes of the longest input tried."""
+
+
+def _written(data: bytes, folder: Path, name: str) -> Path:
+    path = folder / name
+    path.write_bytes(data)
+    return path
+
+
+# ------------------------------------------------------------------------------ raw video
+
+
+def _y4m(data: bytes, folder: Path) -> object:
+    return rawvideo.count_y4m_frames(_written(data, folder, "a.y4m"))
+
+
+def _y4m_seeds(folder: Path) -> list[bytes]:
+    del folder
+    return [
+        b"YUV4MPEG2 W64 H64 F%s %s\n" % (rate, tags) + (b"FRAME\n" + bytes(size)) * 2
+        for rate, tags, size in (
+            (b"25:1", b"Ip A1:1 Cmono", 4096),
+            (b"30000:1001", b"C420jpeg XYSCSS=420JPEG", 6144),
+            (b"50:1", b"C411", 6144),
+        )
+    ]
+
+
+def _yuv(data: bytes, folder: Path) -> object:
+    """A first line of "pix_fmt width height", then the file."""
+    head, _, body = data.partition(b"\n")
+    words = head.decode("utf-8", "surrogateescape").split(" ")
+    sides = [int(w) if w.isascii() and w.isdigit() and len(w) < 5 else 64 for w in words[1:3]]
+    width, height = (min(max(side, 64), 8192) for side in [*sides, 64, 64][:2])
+    path = _written(body, folder, "a.yuv")
+    return rawvideo.count_raw_frames(path, words[0], width, height)
+
+
+def _yuv_seeds(folder: Path) -> list[bytes]:
+    del folder
+    return [b"gray 64 64\n" + bytes(8192), b"yuv420p 64 66\n" + bytes(100), b"nv12 64 64\n"]
+
+
+# ---------------------------------------------------------------------- JSON documents
+
+
+def _ladder(data: bytes, folder: Path) -> object:
+    _written(data, folder, "ladder.json")
+    # what `vqaloop report` writes again
+    return json.dumps(shape.finite(read_ladder(folder).to_json()), allow_nan=False)
+
+
+def _ladder_seeds(folder: Path) -> list[bytes]:
+    size = {"width": 64, "height": 64}
+    rungs = [
+        records.Rung(
+            **size,
+            bitrate_kbps=rate,
+            peak_kbps=rate,
+            score=score,
+            score_predicted=score,
+            guard={"vmaf": score},
+            knob=("crf", 30.0),
+            params={"aq-mode": "1"},
+            ffmpeg_args=("-c:v", "libx264"),
+            file=f"{rate:g}.mp4",
+        )
+        for rate, score in ((10.0, 40.0), (20.0, 60.0))
+    ]
+    about: dict[str, Any] = {
+        "schema": SCHEMA,
+        "vqaloop": "0.1.0",
+        "source": {"path": "a.y4m", **size, "fps": 25.0, "duration": 1.0},
+        "codec": "h264",
+        "encoder": {"name": "libx264", "library_version": "x264", "preset": "medium"},
+        "metric": {"name": "vmaf", "mode": "full-reference", "label": None},
+        "hull": [{"bitrate_kbps": 10.0, "score": 40.0}],
+        "trials": [{**size, "knob": 30.0, "bitrate_kbps": 10.0, "score": 40.0, "error": None}],
+        "cost": {
+            **dict.fromkeys(("encodes", "encoded_frames", "encoded_pixels"), 1),
+            **dict.fromkeys(("encode_cpu_s", "score_s", "wall_s"), 1.0),
+        },
+        "warnings": ["none"],
+    }
+    ladder = records.Ladder(folder, tuple(rungs), about)
+    return [json.dumps(shape.finite(ladder.to_json())).encode()]
+
+
+def _saved(data: bytes, folder: Path) -> object:
+    return read_saved(_written(data, folder, "saved.json"))
+
+
+def _saved_seeds(folder: Path) -> list[bytes]:
+    run = regression.Run("baseline", "30", "0" * 8, "0" * 8, 64, 64, 1, 30.0, 9.0, 1.0, 1.0, {})
+    run_named = {
+        "build": "baseline",
+        "point": "crf 30",
+        "width": 64,
+        "height": 64,
+        "value": 30.0,
+        "bitrate_kbps": 10.0,
+        "scores": {"vmaf": 50.0},
+        "cpu_s": 1.0,
+        "wall_s": 1.0,
+        "peak_bytes": 1000,
+        "stream_sha256": "0" * 8,
+        "decoded_md5": "0" * 8,
+    }
+    del run
+    failure = {"build": "baseline", "point": "a", "width": 64, "height": 64}
+    clip = regression.ClipRuns(
+        clip="a.y4m",
+        sha256="0" * 8,
+        width=64,
+        height=64,
+        frames=2,
+        fps="25/1",
+        runs=(regression.Run(**run_named),),  # type: ignore[arg-type]
+        failures=(regression.Failure(**failure, kind="crash", message="-"),),  # type: ignore[arg-type]
+    )
+    build = {"name": "a", "kind": "standalone", "version": "1", "sha256": "0", "args": ["-a"]}
+    path = folder / "saved.json"
+    write_saved(Saved(build, {"preset": "medium"}, "here", (clip,)), path)
+    return [path.read_bytes()]
+
+
+def _comparison(data: bytes, folder: Path) -> object:
+    """A document of `vqaloop regress --json`, put into a new history and read from it."""
+    path = folder / "comparison.sqlite"
+    path.unlink(missing_ok=True)
+    try:
+        document = json.loads(data)
+    except (ValueError, RecursionError):
+        return None
+    if not isinstance(document, dict):
+        return None
+    append(document, path)
+    return [trend.to_json() for trend in read_trend(path)]
+
+
+def _comparison_document(day: int = 0) -> dict[str, Any]:
+    gap = {"pchip": 1.0, "akima": 1.1, "noise": 0.1, "refused": None}
+    found = {
+        "bd_rate_percent": 1.0,
+        "akima_percent": 1.1,
+        "interval_percent": [0.5, 1.5],
+        "noise_floor_percent": 0.1,
+        "clips": 1,
+        "refused": 0,
+        "verdict": "regression",
+    }
+    return {
+        "schema": "vqaloop.regress/1",
+        "when": (datetime(2026, 1, 1, tzinfo=UTC) + timedelta(days=day)).isoformat(),
+        **{"codec": "h264", "encoder": "libx264", "preset": "medium"},
+        "points": ["crf 30"],
+        "sizes": [[64, 64]],
+        "clips": [{"clip": "a", "sha256": "0", "frames": 2, "bd_rate": {"vmaf": gap}}],
+        "metric": {"name": "vmaf", "weights_sha256": None},
+        "metrics": {"vmaf": found},
+        "threshold_percent": 0.5,
+        "baseline": {"version": "1", "sha256": "0", "args": []},
+        "candidate": {"version": f"2.{day}", "sha256": str(day), "args": ["-a"]},
+        "time": {"cpu_ratio": 1.0, "wall_ratio": 1.0},
+        "memory": {"peak_ratio": 1.0},
+        "rate": {"mean_percent": 1.0},
+        **{"verdict": "regression", "summary": "worse"},
+    }
+
+
+def _comparison_seeds(folder: Path) -> list[bytes]:
+    del folder
+    return [json.dumps(_comparison_document()).encode()]
+
+
+# --------------------------------------------------------------------- history of builds
+
+
+def _history(data: bytes, folder: Path) -> object:
+    for suffix in ("-wal", "-shm", "-journal"):
+        (folder / f"history.sqlite{suffix}").unlink(missing_ok=True)
+    path = _written(data, folder, "history.sqlite")
+    found = [trend.to_json() for trend in read_trend(path)]
+    append(_comparison_document(9), path)
+    return found
+
+
+def _history_seeds(folder: Path) -> list[bytes]:
+    path = folder / "history-seed.sqlite"
+    # small pages, so that there is more in a small file
+    db = sqlite3.connect(path)
+    db.execute("PRAGMA page_size = 512")
+    db.execute("VACUUM")
+    db.close()
+    for day in range(2):
+        append(_comparison_document(day), path)
+    data = path.read_bytes()
+    # journal_mode in the header: DELETE, so that a copy stands alone
+    return [data[:18] + b"\x01\x01" + data[20:], b""]
+
+
+# ----------------------------------------------------------------------- tables of scores
+
+_TABLES = {
+    "csv": "path,score,content,width,reference\na.mp4,50,one,64,one.y4m\nb.mp4,7.5,two,,\n",
+    "waterloo": "HEVC,1,540p,1,50\nAVC 2 1080p 2 75\n",
+    "bvi-hd": "Name,dmos,encoder\nBookcase_1920x1080_60fps_HEVC_QP22.yuv,12.5,HEVC\n",
+    "avt-vqdb": "video;mos\nwater_netflix_200kbps_360p_60fps_h264.mp4;2.5\n",
+}
+
+
+def _table(data: bytes, folder: Path) -> object:
+    """A first line that names the kind of data set, then its table."""
+    head, _, body = data.partition(b"\n")
+    kind = head.decode("ascii", "replace")
+    if kind not in _TABLES:
+        kind = "csv"
+    root = folder / "table"
+    root.mkdir(exist_ok=True)
+    path = _written(body, root, "table.csv")
+    if kind == "waterloo":
+        os.replace(path, root / "scores.txt")
+        return find(read_dataset(kind, root))
+    (root / "scores.txt").unlink(missing_ok=True)
+    return find(read_dataset(kind, path if kind == "csv" else root))
+
+
+def _table_seeds(folder: Path) -> list[bytes]:
+    del folder
+    assert tables.SUFFIXES
+    return [f"{kind}\n{text}".encode() for kind, text in _TABLES.items()] + [
+        b"waterloo\nHEVC 1 540p 1 50\nAVC 2 1080p 2 75.0\n",
+        b"avt-vqdb\nwater_400kbps_360p_60fps_vp9.mp4 2.5\n",
+    ]
+
+
+# ---------------------------------------------------------------------------------- TOML
+
+
+def _recipe(data: bytes, folder: Path) -> object:
+    return read_recipe(_written(data, folder, "recipe.toml"))
+
+
+def _recipe_seeds(folder: Path) -> list[bytes]:
+    del folder
+    return [path.read_bytes() for path in bundled_recipes().values()]
+
+
+def _encoder(data: bytes, folder: Path) -> object:
+    return read_spec(_written(data, folder, "own.toml"))
+
+
+def _encoder_seeds(folder: Path) -> list[bytes]:
+    del folder
+    from vqaloop.encoder import __file__ as module
+
+    here = Path(module).resolve().parent
+    folders = (here / "encoders", here.parent / "encoders")
+    found = [path for place in folders for path in sorted(place.glob("*.toml"))]
+    return [path.read_bytes() for path in found if path.stem in ("libx264", "libxavs2")]
+
+
+# ------------------------------------------------------------------------------- weights
+
+
+def with_zeros(data: bytes, most: int = 1 << 22) -> bytes:
+    """A header that begins with a brace, as a whole safetensors file: its tensors are zeros."""
+    if data[:1] != b"{":
+        return data
+    ends = []
+    try:
+        for about in json.loads(data).values():
+            end = about["data_offsets"][1]
+            ends.append(end if type(end) is int and 0 <= end <= most else 0)
+    except (ValueError, RecursionError, TypeError, KeyError, IndexError, AttributeError):
+        pass
+    return struct.pack("<Q", len(data)) + data + bytes(max(ends, default=0))
+
+
+def header_of(data: bytes) -> bytes:
+    """The JSON of a safetensors file."""
+    return data[8 : 8 + int(struct.unpack_from("<Q", data)[0])].rstrip()
+
+
+def _weights(data: bytes, folder: Path) -> object:
+    from vqaloop.weights import load_student
+
+    return load_student(_written(with_zeros(data), folder, "a.safetensors"))
+
+
+def _weights_seeds(folder: Path) -> list[bytes]:
+    from vqaloop.models import create_student
+    from vqaloop.weights import save_student
+
+    path = folder / "weights.safetensors"
+    save_student(create_student("internvqa-mini"), path, "internvqa-mini", "VMAF", {"a": "b"})
+    header = header_of(path.read_bytes())
+    few = b'{"__metadata__":{"model":"internvqa-mini"},"a":{"dtype":"F32","shape":[1],'
+    return [header, few + b'"data_offsets":[0,4]}}', with_zeros(few + b'"data_offsets":[0,4]}}')]
+
+
+def _shard(data: bytes, folder: Path) -> object:
+    from vqaloop.shards import load_shard, title_of
+
+    path = _written(with_zeros(data), folder, "a.safetensors")
+    shard = load_shard(path)
+    return title_of(path), shard.scores
+
+
+def _shard_seeds(folder: Path) -> list[bytes]:
+    import numpy as np
+
+    from vqaloop.shards import write_shard
+
+    path = folder / "shard.safetensors"
+    arrays = {"distorted": np.zeros((1, 1, 1, 6, 4), np.uint8)}
+    write_shard(path, arrays, {"content": "film"}, [{"score": 1.0}], "VMAF")
+    whole = path.read_bytes()
+    return [header_of(whole), whole]
+
+
+# ---------------------------------------------------------------------- coded video
+
+
+def _small_files(folder: Path) -> dict[str, bytes]:
+    """A tiny file of each codec, and the beginning of a fragmented MP4."""
+    made = {}
+    fragmented = ("-movflags", "+frag_keyframe+empty_moov+default_base_moof")
+    for name, options in {
+        "h264.mp4": ("-c:v", "libx264"),
+        "hevc.mp4": ("-c:v", "libx265", "-x265-params", "log-level=none", "-tag:v", "hvc1"),
+        "vp9.mp4": ("-c:v", "libvpx-vp9"),
+        "av1.mp4": ("-c:v", "libsvtav1", "-preset", "12"),
+        "av1.ivf": ("-c:v", "libsvtav1", "-preset", "12"),
+        "h264.h264": ("-c:v", "libx264"),
+    }.items():
+        for kind, more in (("", ()), ("fragments-", fragmented)):
+            if kind and not name.endswith(".mp4"):
+                continue
+            path = folder / f"{kind}{name}"
+            argv = [process.ffmpeg_path(), "-nostdin", "-v", "error", "-y", "-f", "lavfi"]
+            argv += ["-i", "testsrc2=s=64x64:r=25", "-frames:v", "2", "-pix_fmt", "yuv420p"]
+            argv += [*options, *more, process.file_url(path)]
+            process.run(argv, timeout_s=60)
+            if path.is_file():
+                made[path.name] = path.read_bytes()
+    return made
+
+
+def _boxes(data: bytes, folder: Path) -> object:
+    del folder
+    starts = boxes.fragment_starts(data)
+    entry = boxes.read_video_entry(data)
+    return starts, codecstrings.codec_string(entry), codecstrings.video_range(entry)
+
+
+def _boxes_seeds(folder: Path) -> list[bytes]:
+    return [data for name, data in _small_files(folder).items() if "fragments" in name]
+
+
+_CODECS = ("h264", "hevc", "vp9", "av1")
+
+
+def _packets(data: bytes, folder: Path) -> object:
+    """One byte for the codec, one for the length of its configuration, that, then a packet."""
+    del folder
+    if len(data) < 2:
+        return None
+    codec, length = _CODECS[data[0] % 4], data[1]
+    config, packet = data[2 : 2 + length], data[2 + length :]
+    anew = codecstrings.starts_anew(codec, config, packet)
+    if len(config) > 21 or codec in ("vp9", "av1"):
+        # `_splitter` is given what a demuxer has checked; the sets of a record are read unchecked
+        return anew, sum(map(len, _splitter(codec, config)(packet))), _hevc_sets(config + packet)
+    return anew
+
+
+def _packets_seeds(folder: Path) -> list[bytes]:
+    import av
+
+    seeds = []
+    for name, data in _small_files(folder).items():
+        if "fragments" in name or not name.endswith(".mp4"):
+            continue
+        path = _written(data, folder, name)
+        with av.open(process.file_url(path)) as container:
+            stream = container.streams.video[0]
+            config = bytes(stream.codec_context.extradata or b"")[:255]
+            packets = [bytes(packet) for packet in container.demux(stream) if packet.size]
+        head = bytes((_CODECS.index(name.split(".")[0]), len(config)))
+        seeds += [head + config + packet[:1024] for packet in packets]
+    return seeds
+
+
+_SPECS = {"h264": "libx264", "hevc": "libx265", "vp9": "libvpx-vp9", "av1": "libsvtav1"}
+
+
+def _bitstream(data: bytes, folder: Path) -> object:
+    """One byte for the codec that is expected, then the file."""
+    codec = _CODECS[data[0] % 4] if data else "h264"
+    path = _written(data[1:], folder, "a.mp4")
+    cut = is_cut_mp4(path)
+    return cut, read_bitstream(path, get_encoder(_SPECS[codec]))
+
+
+def _bitstream_seeds(folder: Path) -> list[bytes]:
+    return [
+        bytes([_CODECS.index(name.split(".")[0])]) + data
+        for name, data in _small_files(folder).items()
+        if "fragments" not in name
+    ]
+
+
+TARGETS = {
+    "y4m": Target(_y4m, _y4m_seeds, longest=16384),
+    "yuv": Target(_yuv, _yuv_seeds, longest=16384),
+    "ladder": Target(_ladder, _ladder_seeds, "json"),
+    "saved": Target(_saved, _saved_seeds, "json"),
+    "comparison": Target(_comparison, _comparison_seeds, "json"),
+    "history": Target(_history, _history_seeds, "sqlite", 32768),
+    "table": Target(_table, _table_seeds, "csv"),
+    "recipe": Target(_recipe, _recipe_seeds, "toml"),
+    "encoder": Target(_encoder, _encoder_seeds, "toml"),
+    "weights": Target(_weights, _weights_seeds, "json", 32768),
+    "shard": Target(_shard, _shard_seeds, "json"),
+    "boxes": Target(_boxes, _boxes_seeds),
+    "packets": Target(_packets, _packets_seeds),
+    "bitstream": Target(_bitstream, _bitstream_seeds),
+}
+"""By name."""
+
+
+def seeds_of(target: Target, folder: Path) -> Sequence[bytes]:
+    """The target's seeds, each once."""
+    return list(itertools.compress(*_unique(target.seeds(folder))))
+
+
+def _unique(seeds: list[bytes]) -> tuple[list[bytes], list[bool]]:
+    return seeds, [seed not in seeds[:index] for index, seed in enumerate(seeds)]
+
+
+_ = Fraction
