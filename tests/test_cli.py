@@ -19,7 +19,10 @@ from vqaloop.parser import make_parser
 from vqaloop.studies import is_study_file
 
 SIZES = ("--resolutions", "160x96,112x64")
-COMMANDS = ("sample", "ladder", "score", "report", "corpus", "distill", "evaluate", "encoders")
+COMMANDS = (
+    *("sample", "ladder", "score", "tune", "encode", "deliver", "regress", "report"),
+    *("corpus", "distill", "evaluate", "encoders"),
+)
 SCRIPT = """
 import signal, sys
 signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored in a shell's background jobs

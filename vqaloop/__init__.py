@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from vqaloop.deliver import Delivery, package_ladder
     from vqaloop.job import Job
     from vqaloop.ladder import build_ladder, build_ladders
+    from vqaloop.ladderpair import LadderComparison, compare_ladders
     from vqaloop.models import create_model
     from vqaloop.ratecontrol import RateController
     from vqaloop.records import Event, Ladder, Rung, Score
@@ -42,6 +43,7 @@ _HOMES = {
     "Event": "records",
     "Job": "job",
     "Ladder": "records",
+    "LadderComparison": "ladderpair",
     "RateController": "ratecontrol",
     "Rung": "records",
     "Score": "records",
@@ -50,6 +52,7 @@ _HOMES = {
     "build_ladder": "ladder",
     "build_ladders": "ladder",
     "compare_builds": "comparison",
+    "compare_ladders": "ladderpair",
     "create_model": "models",
     "encode_to_target": "target",
     "package_ladder": "deliver",
@@ -70,6 +73,7 @@ __all__ = [
     "InputError",
     "Job",
     "Ladder",
+    "LadderComparison",
     "RateController",
     "Rung",
     "Score",
@@ -82,6 +86,7 @@ __all__ = [
     "build_ladder",
     "build_ladders",
     "compare_builds",
+    "compare_ladders",
     "create_model",
     "encode_to_target",
     "package_ladder",

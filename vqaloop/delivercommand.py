@@ -53,7 +53,7 @@ def deliver(options: argparse.Namespace) -> int:
         say(
             options,
             f"{track['id']}  {track['codecs']}  {track['average_bandwidth'] / 1000:.0f} kb/s, "
-            f"peak {track['bandwidth'] / 1000:.0f}, {track['segments']} segment{'s' * (track['segments'] != 1)}",
+            f"peak {track['bandwidth'] / 1000:.0f}, segments: {track['segments']}",
         )
     for part in about["plain"]:
         say(options, f"{part['codec']}: {len(part['rungs'])} files, listed in {part['manifest']}")

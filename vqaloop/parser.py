@@ -11,6 +11,7 @@ from vqaloop.encodecommand import add_encode
 from vqaloop.errors import InputError
 from vqaloop.options import metric_option, raw_options
 from vqaloop.regresscommand import add_regress
+from vqaloop.reportcommand import add_report
 
 Command = Callable[[str, Callable[..., int], str], "Parser"]
 """Adds a command: its name, what runs it, what it does in a line."""
@@ -54,7 +55,7 @@ def make_parser() -> argparse.ArgumentParser:
         made.set_defaults(run=run)
         return made
 
-    added = (_sample, _ladder, _score, _tune, add_encode, add_deliver, add_regress, _report)
+    added = (_sample, _ladder, _score, _tune, add_encode, add_deliver, add_regress, add_report)
     for add in (*added, _corpus, _distill, _evaluate, _encoders):
         add(command)
     return parser
@@ -200,13 +201,6 @@ def _tune(command: Command) -> None:
     metric_option(tune)
     raw_options(tune)
     tune.add_argument("-o", "--output", type=Path, metavar="DIR", help="default: NAME.CODEC.tune")
-
-
-def _report(command: Command) -> None:
-    report = command(
-        "report", commands.report, "make a ladder's reports again from its ladder.json"
-    )
-    report.add_argument("folder", metavar="DIR", type=Path)
 
 
 def _corpus(command: Command) -> None:

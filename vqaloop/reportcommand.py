@@ -1,0 +1,86 @@
+"""`vqaloop report`: a ladder's reports again, or two ladders compared."""
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from vqaloop.commands import emit, say
+from vqaloop.errors import InputError
+from vqaloop.files import renamed_to
+from vqaloop.process import quoted
+
+if TYPE_CHECKING:
+    from vqaloop.parser import Command
+
+
+def add_report(command: "Command") -> None:
+    """The command with its options."""
+    parser = command(
+        "report", report, "make a ladder's reports again from its ladder.json, or compare two"
+    )
+    parser.add_argument("folder", metavar="DIR", type=Path, help="a ladder")
+    parser.add_argument(
+        "other",
+        metavar="OTHER",
+        type=Path,
+        nargs="?",
+        help="another ladder of the same title, to compare with the first by BD-rate",
+    )
+    outputs = parser.add_argument_group("outputs of a comparison, besides the tables and --json")
+    outputs.add_argument("--html", type=Path, metavar="FILE", help="a page with plot and tables")
+    outputs.add_argument("--png", type=Path, metavar="FILE", help="the plot alone")
+
+
+def report(options: argparse.Namespace) -> int:
+    """Exit status 2 where the ladders cannot be compared, 3 where one is not to be trusted."""
+    from vqaloop.report import read_ladder, write_reports
+    from vqaloop.terminal import print_ladder
+
+    if options.other is not None:
+        return _compare(options)
+    for option in ("html", "png"):
+        if getattr(options, option) is not None:
+            raise InputError(
+                f"--{option} is of a comparison: give two ladders; report.html and rd.png of one "
+                "are written into its folder"
+            )
+    ladder = read_ladder(options.folder)
+    write_reports(ladder)
+    if options.json != "-":
+        print_ladder(ladder)
+    emit(options, ladder.to_json())
+    return 0
+
+
+def _compare(options: argparse.Namespace) -> int:
+    from vqaloop.ladderpair import compare_ladders
+    from vqaloop.ladderpairpage import pair_page, pair_png
+    from vqaloop.ladderpairtable import print_pair
+    from vqaloop.request import check_writable
+    from vqaloop.shape import finite
+
+    for option in ("html", "png"):
+        path = getattr(options, option)
+        if path is not None:
+            if path.is_dir():
+                raise InputError(f"--{option}: {quoted(path)} is a folder; name a file")
+            check_writable(path.absolute().parent, f"name another file with --{option}")
+    compared = compare_ladders(options.folder, options.other)
+    if options.json != "-":
+        print_pair(compared)
+    if options.html is not None:
+        _write(options.html, pair_page(compared).encode("utf-8", "backslashreplace"))
+        say(options, f"wrote {options.html}")
+    if options.png is not None:
+        _write(options.png, pair_png(compared))
+        say(options, f"wrote {options.png}")
+    emit(options, finite(compared.to_json()))
+    return compared.exit_code
+
+
+def _write(path: Path, data: bytes) -> None:
+    try:
+        with renamed_to(path) as part:
+            part.write_bytes(data)
+    except OSError as error:
+        raise InputError(f"could not write {quoted(path)}: {error.strerror or error}") from error
