@@ -4,25 +4,24 @@ A reader gives a value or raises a VqaloopError, whatever the bytes. Used by `be
 the tests of hostile input.
 """
 
-import itertools
 import json
 import os
 import sqlite3
 import struct
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
-from vqaloop import boxes, codecstrings, process, rawvideo, records, regression, shape, tables
+from vqaloop import boxes, codecstrings, process, rawvideo, records, shape
 from vqaloop.bitstream import _splitter, is_cut_mp4, read_bitstream
 from vqaloop.datasets import find, read_dataset
 from vqaloop.encoder import get_encoder
 from vqaloop.encoderspec import read_spec
 from vqaloop.join import _hevc_sets
 from vqaloop.recipe import bundled_recipes, read_recipe
+from vqaloop.regression import ClipRuns, Failure, Run
 from vqaloop.report import SCHEMA, read_ladder
 from vqaloop.saved import Saved, read_saved, write_saved
 from vqaloop.trend import read_trend
@@ -136,33 +135,10 @@ def _saved(data: bytes, folder: Path) -> object:
 
 
 def _saved_seeds(folder: Path) -> list[bytes]:
-    run = regression.Run("baseline", "30", "0" * 8, "0" * 8, 64, 64, 1, 30.0, 9.0, 1.0, 1.0, {})
-    run_named = {
-        "build": "baseline",
-        "point": "crf 30",
-        "width": 64,
-        "height": 64,
-        "value": 30.0,
-        "bitrate_kbps": 10.0,
-        "scores": {"vmaf": 50.0},
-        "cpu_s": 1.0,
-        "wall_s": 1.0,
-        "peak_bytes": 1000,
-        "stream_sha256": "0" * 8,
-        "decoded_md5": "0" * 8,
-    }
-    del run
-    failure = {"build": "baseline", "point": "a", "width": 64, "height": 64}
-    clip = regression.ClipRuns(
-        clip="a.y4m",
-        sha256="0" * 8,
-        width=64,
-        height=64,
-        frames=2,
-        fps="25/1",
-        runs=(regression.Run(**run_named),),  # type: ignore[arg-type]
-        failures=(regression.Failure(**failure, kind="crash", message="-"),),  # type: ignore[arg-type]
-    )
+    scores = {"vmaf": 50.0}
+    run = Run("baseline", 64, 64, "crf 30", 30.0, 10.0, scores, 1.0, 1.0, 1000, "0" * 8, "0" * 8)
+    failure = Failure("baseline", 64, 64, "crf 50", "crash", "-")
+    clip = ClipRuns("a.y4m", "0" * 8, 64, 64, 2, "25/1", (run,), (failure,))
     build = {"name": "a", "kind": "standalone", "version": "1", "sha256": "0", "args": ["-a"]}
     path = folder / "saved.json"
     write_saved(Saved(build, {"preset": "medium"}, "here", (clip,)), path)
@@ -272,7 +248,6 @@ def _table(data: bytes, folder: Path) -> object:
 
 def _table_seeds(folder: Path) -> list[bytes]:
     del folder
-    assert tables.SUFFIXES
     return [f"{kind}\n{text}".encode() for kind, text in _TABLES.items()] + [
         b"waterloo\nHEVC 1 540p 1 50\nAVC 2 1080p 2 75.0\n",
         b"avt-vqdb\nwater_400kbps_360p_60fps_vp9.mp4 2.5\n",
@@ -473,15 +448,3 @@ TARGETS = {
     "bitstream": Target(_bitstream, _bitstream_seeds),
 }
 """By name."""
-
-
-def seeds_of(target: Target, folder: Path) -> Sequence[bytes]:
-    """The target's seeds, each once."""
-    return list(itertools.compress(*_unique(target.seeds(folder))))
-
-
-def _unique(seeds: list[bytes]) -> tuple[list[bytes], list[bool]]:
-    return seeds, [seed not in seeds[:index] for index, seed in enumerate(seeds)]
-
-
-_ = Fraction

@@ -144,6 +144,8 @@ def _ffmpeg_command(build: Build, spec: EncoderSpec, job: Job) -> list[str]:
             args[at + 1] = f"{ours}:{args[at + 1]}"
     graph = ffmpeg_graph.input("INPUT").output("OUTPUT", **options)
     argv = process.compiled(graph, build.path, {"INPUT": view.path, "OUTPUT": job.out})
+    # plain names, absolute and ours: a script around the encoder may want to read or check them
+    argv = [arg.removeprefix("file:") if arg.startswith("file:/") else arg for arg in argv]
     return [*argv[:-1], *args, argv[-1]]
 
 

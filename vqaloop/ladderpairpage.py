@@ -33,8 +33,8 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-LOOKS = {"A": (COLOURS[0], "o"), "B": (COLOURS[1], "s")}
-"""Colour and marker: told apart by shape as well."""
+LOOKS = {"A": (COLOURS[0], "o", "full"), "B": (COLOURS[1], "s", "none")}
+"""Colour, marker, filling: told apart by shape as well, and where one lies on the other."""
 
 
 def pair_page(compared: LadderComparison) -> str:
@@ -53,7 +53,7 @@ def pair_page(compared: LadderComparison) -> str:
         caption=safe(_caption(compared)),
         rungs=_rung_table(compared),
         sizes=_size_table(compared),
-        made=table("dense words", ["", "A", "B"], _escaped(made)),
+        made=table("cards words", ["", "A", "B"], _escaped(made)),
         version=safe(__version__),
     )
 
@@ -106,7 +106,7 @@ def _draw(axes: "Axes", ladder: Ladder, name: str, metric: str, above: bool) -> 
     """Hull and rungs of one ladder; its first rung of each size bears the size."""
     import matplotlib
 
-    colour, marker = LOOKS[name]
+    colour, marker, filling = LOOKS[name]
     points = matplotlib.rcParams["font.size"]
     look: dict[str, Any] = {"color": colour, "linewidth": 1.2}
     words = cut(printable(f"{name}: {ladder.about['codec']}, {settings(ladder)['preset']}"), 40)
@@ -118,7 +118,7 @@ def _draw(axes: "Axes", ladder: Ladder, name: str, metric: str, above: bool) -> 
     rungs = curve_of(ladder, metric)
     axes.plot(
         *zip(*rungs, strict=True), **look, linestyle="none", marker=marker,
-        markersize=0.7 * points, label=f"{words}, rungs",
+        fillstyle=filling, markersize=0.7 * points, label=f"{words}, rungs",
     )  # fmt: skip
     seen: set[tuple[int, int]] = set()
     for rung, (rate, value) in zip(ladder.rungs, rungs, strict=True):
