@@ -9,7 +9,6 @@ from vqaloop import __version__
 from vqaloop.ladderpair import (
     LadderComparison,
     curve_of,
-    metric_name,
     own_metric,
     settings,
     size_ranges,
@@ -89,8 +88,8 @@ def _figure(compared: LadderComparison, inches: tuple[float, float], title: str 
     axes.set_xscale("log", base=2)
     axes.set_xlabel("bitrate (kb/s, log scale)")
     metric = _plotted(compared)
-    words = metric_name(metric) + " (dB)" * (metric == "psnr_y")
-    axes.set_ylabel(cut(metric_words(compared.a) if _is_own(compared.a, metric) else words, 60))
+    guards = {"vmaf": "VMAF", "psnr_y": "PSNR-Y (dB)"}
+    axes.set_ylabel(cut(guards.get(metric) or metric_words(compared.a), 60))
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(color="#888888", alpha=0.3)
     # what lies above has its labels above
@@ -109,7 +108,7 @@ def _draw(axes: "Axes", ladder: Ladder, name: str, metric: str, above: bool) -> 
     colour, marker, filling = LOOKS[name]
     points = matplotlib.rcParams["font.size"]
     look: dict[str, Any] = {"color": colour, "linewidth": 1.2}
-    words = cut(printable(f"{name}: {ladder.about['codec']}, {settings(ladder)['preset']}"), 40)
+    made = f"{ladder.about['codec']}, preset {ladder.about['encoder']['preset']}"
     if _is_own(ladder, metric):
         hull = sorted((p["bitrate_kbps"], p["score"]) for p in ladder.about["hull"])
         hull = [point for point in hull if point[0] > 0]
@@ -118,7 +117,7 @@ def _draw(axes: "Axes", ladder: Ladder, name: str, metric: str, above: bool) -> 
     rungs = curve_of(ladder, metric)
     axes.plot(
         *zip(*rungs, strict=True), **look, linestyle="none", marker=marker,
-        fillstyle=filling, markersize=0.7 * points, label=f"{words}, rungs",
+        fillstyle=filling, markersize=0.7 * points, label=f"{name}: rungs, {cut(printable(made), 40)}",
     )  # fmt: skip
     seen: set[tuple[int, int]] = set()
     for rung, (rate, value) in zip(ladder.rungs, rungs, strict=True):
