@@ -117,7 +117,8 @@ def _draw(axes: "Axes", ladder: Ladder, name: str, metric: str, above: bool) -> 
     rungs = curve_of(ladder, metric)
     axes.plot(
         *zip(*rungs, strict=True), **look, linestyle="none", marker=marker,
-        fillstyle=filling, markersize=0.7 * points, label=f"{name}: rungs, {cut(printable(made), 40)}",
+        fillstyle=filling, markersize=0.7 * points,
+        label=f"{name}: rungs, {cut(printable(made), 40)}",
     )  # fmt: skip
     seen: set[tuple[int, int]] = set()
     for rung, (rate, value) in zip(ladder.rungs, rungs, strict=True):

@@ -131,7 +131,7 @@ def encode_to_target(
     width, height = source.canvas
     prior = current_prior(spec.name, preset, names, source.sha256)
 
-    def controlled(aim: float | None) -> RateController:
+    def controlled(aim: float | None, moved: float = 0.0) -> RateController:
         return RateController(
             scenes,
             spec.knob,
@@ -144,7 +144,8 @@ def encode_to_target(
             prior=prior,
             top=meter.top,
             tolerance=far,
-            scene_tolerance=SCENE_FAR * meter.step,
+            # of an aim that was moved a scene may be as far only as keeps it near the target
+            scene_tolerance=max(far, SCENE_FAR * meter.step - abs(moved)),
             max_encodes=max_encodes,
             max_kbps=max_bitrate,
         )
@@ -168,7 +169,7 @@ def encode_to_target(
         if near and not one_run and not controller.remarks():
             # the whole is looked at in other places than its scenes, and may stand apart from them
             apart = score.value - controller.mean_score
-            again = controlled((target_score or 0.0) - apart)
+            again = controlled((target_score or 0.0) - apart, apart)
             for scene, trial in trials:
                 _report(again, scene, trial, spec, source)
             _drive(again, trials, source, scenes, plain, shop, progress)
