@@ -47,7 +47,8 @@ class Hang(BaseException):
 
 def kind_of(error: BaseException) -> str:
     """What tells a finding from others: the exception and where in our code it left."""
-    frames = traceback.extract_tb(error.__traceback__)
+    stack = traceback.extract_tb(error.__traceback__)
+    frames = [frame for frame in stack if frame.name != "_hang"] or list(stack)
     ours = [frame for frame in frames if any(name in frame.filename for name in OWN_NAMES)]
     frame = (ours or frames)[-1]
     # a hang or a full memory may show anywhere in a loop

@@ -18,7 +18,8 @@ _VALUES: tuple[Any, ...] = (
     1e308, 5e-324, float("nan"), float("inf"), float("-inf"), "", "0", "a", "../a", "/a", "a\0b",
     "\ud800", "\u202e", "\x1b[31m", "\U0001f600" * 60, "a" * 300, "1/0", "25/1", "nan", "-c",
     "internvqa-1b", "fastvqa-base", "F64", "I64", "BOOL", "U8", "2026-01-01T00:00:00",
-    [], {}, [[]], [None], ["a"], [0], [1.5, "a"], {"a": None}, {"": ""}, "deep list", "deep object",
+    [], {}, [[]], [None], ["a"], [0], [1.5, "a"], {"a": None}, {"": ""},
+    "deep list", "deep object",
 )  # fmt: skip
 _TOML = (
     "true", "0", "-1", "1", "1e400", "nan", "-inf", "0.5", '""', '"a"', '"\\u0000"', "[]", "{}",
@@ -71,13 +72,14 @@ def _json(data: bytes, draw: random.Random) -> bytes | None:
         else:
             holder[key] = _value(draw)
         return json.dumps(document).encode()
-    except (ValueError, RecursionError, LookupError):
+    except (ValueError, RecursionError, LookupError, TypeError):
         return None
 
 
 def _places(value: Any) -> list[tuple[Any, Any]]:
     """Every (container, key) in a document; not those of what was put in."""
-    found, waiting = [], [value]
+    found: list[tuple[Any, Any]] = []
+    waiting = [value] if isinstance(value, dict | list) else []
     while waiting and len(found) < 2000:
         holder = waiting.pop()
         keys = list(holder) if isinstance(holder, dict) else range(len(holder))
@@ -108,7 +110,9 @@ def _toml(data: bytes, draw: random.Random) -> bytes | None:
     elif equals:
         lines[at] = f"{key}= {draw.choice(_TOML)}"
     else:
-        lines[at] = draw.choice(("", "[a]", "[[tunable]]", "a = 1", "[teacher]", "[gop]", "[" * 50))
+        lines[at] = draw.choice(
+            ("", "[a]", "[[tunable]]", "a = 1", "[teacher]", "[gop]", "[" * 50)
+        )
     return "\n".join(lines).encode()
 
 
@@ -160,7 +164,8 @@ def _sqlite(data: bytes, draw: random.Random) -> bytes | None:
                 db.execute(f"UPDATE {table} SET {draw.choice(columns)} = ?", (value,))
         db.commit()
         return db.serialize()
-    except (sqlite3.Error, IndexError, OverflowError):
+    # MemoryError is what `deserialize` makes of no bytes
+    except (sqlite3.Error, IndexError, OverflowError, ValueError, MemoryError):
         return None
     finally:
         db.close()

@@ -1,4 +1,4 @@
-"""The readers of files from elsewhere, each as a function of bytes, with small files to begin with.
+"""The readers of files from elsewhere, as functions of bytes, with small files to begin with.
 
 A reader gives a value or raises a VqaloopError, whatever the bytes. Used by `bench.fuzz` and by
 the tests of hostile input.
@@ -14,12 +14,10 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from vqaloop import boxes, codecstrings, process, rawvideo, records, shape
-from vqaloop.bitstream import _splitter, is_cut_mp4, read_bitstream
+from bench import coded
+from vqaloop import rawvideo, records, shape
 from vqaloop.datasets import find, read_dataset
-from vqaloop.encoder import get_encoder
 from vqaloop.encoderspec import read_spec
-from vqaloop.join import _hevc_sets
 from vqaloop.recipe import bundled_recipes, read_recipe
 from vqaloop.regression import ClipRuns, Failure, Run
 from vqaloop.report import SCHEMA, read_ladder
@@ -287,13 +285,12 @@ def with_zeros(data: bytes, most: int = 1 << 22) -> bytes:
     """A header that begins with a brace, as a whole safetensors file: its tensors are zeros."""
     if data[:1] != b"{":
         return data
-    ends = []
     try:
-        for about in json.loads(data).values():
-            end = about["data_offsets"][1]
-            ends.append(end if type(end) is int and 0 <= end <= most else 0)
+        tensors = [about for name, about in json.loads(data).items() if name != "__metadata__"]
+        ends = [about["data_offsets"][1] for about in tensors]
     except (ValueError, RecursionError, TypeError, KeyError, IndexError, AttributeError):
-        pass
+        return struct.pack("<Q", len(data)) + data
+    ends = [end if type(end) is int and 0 <= end <= most else 0 for end in ends]
     return struct.pack("<Q", len(data)) + data + bytes(max(ends, default=0))
 
 
@@ -339,98 +336,6 @@ def _shard_seeds(folder: Path) -> list[bytes]:
     return [header_of(whole), whole]
 
 
-# ---------------------------------------------------------------------- coded video
-
-
-def _small_files(folder: Path) -> dict[str, bytes]:
-    """A tiny file of each codec, and the beginning of a fragmented MP4."""
-    made = {}
-    fragmented = ("-movflags", "+frag_keyframe+empty_moov+default_base_moof")
-    for name, options in {
-        "h264.mp4": ("-c:v", "libx264"),
-        "hevc.mp4": ("-c:v", "libx265", "-x265-params", "log-level=none", "-tag:v", "hvc1"),
-        "vp9.mp4": ("-c:v", "libvpx-vp9"),
-        "av1.mp4": ("-c:v", "libsvtav1", "-preset", "12"),
-        "av1.ivf": ("-c:v", "libsvtav1", "-preset", "12"),
-        "h264.h264": ("-c:v", "libx264"),
-    }.items():
-        for kind, more in (("", ()), ("fragments-", fragmented)):
-            if kind and not name.endswith(".mp4"):
-                continue
-            path = folder / f"{kind}{name}"
-            argv = [process.ffmpeg_path(), "-nostdin", "-v", "error", "-y", "-f", "lavfi"]
-            argv += ["-i", "testsrc2=s=64x64:r=25", "-frames:v", "2", "-pix_fmt", "yuv420p"]
-            argv += [*options, *more, process.file_url(path)]
-            process.run(argv, timeout_s=60)
-            if path.is_file():
-                made[path.name] = path.read_bytes()
-    return made
-
-
-def _boxes(data: bytes, folder: Path) -> object:
-    del folder
-    starts = boxes.fragment_starts(data)
-    entry = boxes.read_video_entry(data)
-    return starts, codecstrings.codec_string(entry), codecstrings.video_range(entry)
-
-
-def _boxes_seeds(folder: Path) -> list[bytes]:
-    return [data for name, data in _small_files(folder).items() if "fragments" in name]
-
-
-_CODECS = ("h264", "hevc", "vp9", "av1")
-
-
-def _packets(data: bytes, folder: Path) -> object:
-    """One byte for the codec, one for the length of its configuration, that, then a packet."""
-    del folder
-    if len(data) < 2:
-        return None
-    codec, length = _CODECS[data[0] % 4], data[1]
-    config, packet = data[2 : 2 + length], data[2 + length :]
-    anew = codecstrings.starts_anew(codec, config, packet)
-    if len(config) > 21 or codec in ("vp9", "av1"):
-        # `_splitter` is given what a demuxer has checked; the sets of a record are read unchecked
-        return anew, sum(map(len, _splitter(codec, config)(packet))), _hevc_sets(config + packet)
-    return anew
-
-
-def _packets_seeds(folder: Path) -> list[bytes]:
-    import av
-
-    seeds = []
-    for name, data in _small_files(folder).items():
-        if "fragments" in name or not name.endswith(".mp4"):
-            continue
-        path = _written(data, folder, name)
-        with av.open(process.file_url(path)) as container:
-            stream = container.streams.video[0]
-            config = bytes(stream.codec_context.extradata or b"")[:255]
-            packets = [bytes(packet) for packet in container.demux(stream) if packet.size]
-        head = bytes((_CODECS.index(name.split(".")[0]), len(config)))
-        seeds += [head + config + packet[:1024] for packet in packets]
-    return seeds
-
-
-_SPECS = {"h264": "libx264", "hevc": "libx265", "vp9": "libvpx-vp9", "av1": "libsvtav1"}
-
-
-def _bitstream(data: bytes, folder: Path) -> object:
-    """One byte for the codec that is expected, then the file."""
-    codec = _CODECS[data[0] % 4] if data else "h264"
-    path = _written(data[1:], folder, "a.mp4")
-    cut = is_cut_mp4(path)
-    return cut, read_bitstream(path, get_encoder(_SPECS[codec]))
-
-
-def _bitstream_seeds(folder: Path) -> list[bytes]:
-    return [
-        bytes([_CODECS.index(name.split(".")[0])]) + data
-        for name, data in _small_files(folder).items()
-        if "fragments" not in name
-    ]
-
-
 TARGETS = {
     "y4m": Target(_y4m, _y4m_seeds, longest=16384),
     "yuv": Target(_yuv, _yuv_seeds, longest=16384),
@@ -443,8 +348,8 @@ TARGETS = {
     "encoder": Target(_encoder, _encoder_seeds, "toml"),
     "weights": Target(_weights, _weights_seeds, "json", 32768),
     "shard": Target(_shard, _shard_seeds, "json"),
-    "boxes": Target(_boxes, _boxes_seeds),
-    "packets": Target(_packets, _packets_seeds),
-    "bitstream": Target(_bitstream, _bitstream_seeds),
+    "boxes": Target(coded.read_boxes, coded.boxes_seeds),
+    "packets": Target(coded.read_packets, coded.packets_seeds),
+    "bitstream": Target(coded.read_bitstream, coded.bitstream_seeds),
 }
 """By name."""

@@ -52,6 +52,8 @@ def read_bitstream(path: Path, spec: EncoderSpec) -> Bitstream:
                 raise ToolError(f"{quoted(path)} holds no video")
             stream = container.streams.video[0]
             context = stream.codec_context
+            if context is None:
+                raise ToolError(f"{quoted(path)} holds a codec that is not known here")
             codec = context.codec.canonical_name
             if codec != spec.codec:
                 raise ToolError(f"{quoted(path)} holds {codec}, not {spec.codec}")
@@ -69,7 +71,7 @@ def read_bitstream(path: Path, spec: EncoderSpec) -> Bitstream:
                 last_at = packet.pos
             raw = container.format.name in ("h264", "hevc", "obu")
             size_px = (context.width, context.height)
-    except (OSError, av.FFmpegError) as error:
+    except (OSError, av.FFmpegError, ValueError, MemoryError, OverflowError) as error:
         raise ToolError(f"{quoted(path)} cannot be parsed: {error}") from error
     if not frames:
         raise ToolError(f"{quoted(path)} holds no frame")
@@ -93,7 +95,7 @@ def is_cut_mp4(path: Path) -> bool:
     more bytes hold it, size 0 that the box reaches to the end.
     """
     end = path.stat().st_size
-    at, kinds = 0, []
+    at, index = 0, False
     with path.open("rb") as file:
         while at < end:
             file.seek(at)
@@ -103,11 +105,11 @@ def is_cut_mp4(path: Path) -> bool:
                 return False
             if size == 1:
                 size = int.from_bytes(head[8:16])
-            kinds.append(kind)
+            index = index or kind == b"moov"
             at = at + size if size else end
             if 0 < size < 8:
                 return False
-    return at > end or b"moov" not in kinds
+    return at > end or not index
 
 
 def _splitter(codec: str, extradata: bytes) -> Callable[[bytes], Iterator[bytes]]:
@@ -146,7 +148,7 @@ def _length_units(data: bytes, width: int) -> Iterator[bytes]:
 def _start_code_units(data: bytes) -> Iterator[bytes]:
     begins = [match.end() for match in re.finditer(b"\x00\x00\x01", data)]
     ends = [begin - 3 for begin in begins[1:]] + [len(data)]
-    for begin, end in zip(begins, ends, strict=True):
+    for begin, end in zip(begins, ends, strict=False):
         # a unit never ends in a zero byte: those belong to the next start code
         yield data[begin:end].rstrip(b"\x00")
 
@@ -162,12 +164,12 @@ def _av1_frames(data: bytes) -> Iterator[bytes]:
         at += 2 if head & 4 else 1
         size = len(data) - at
         if head & 2:
-            size, shift = 0, 0
-            while at < len(data):
-                byte = data[at]
+            size = 0
+            # leb128() of section 4.10.5: eight bytes at most
+            for shift in range(0, 56, 7):
+                byte = data[at] if at < len(data) else 0
                 at += 1
                 size |= (byte & 127) << shift
-                shift += 7
                 if byte < 128:
                     break
         if head >> 3 & 15 in _AV1_FRAME_PARTS:

@@ -6,6 +6,7 @@ possible, so that correlations are those of the published values.
 """
 
 import math
+import os
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -128,7 +129,8 @@ def read_dataset(kind: str, source: Path, scale: str | None = None) -> Dataset:
 
 def find(dataset: Dataset) -> Found:
     """Which of the listed files are there; nothing is decoded."""
-    there = tuple(video for video in dataset.videos if video.path.is_file())
+    # unlike Path.is_file, false rather than an error for a name that is too long
+    there = tuple(video for video in dataset.videos if os.path.isfile(video.path))
     listed = Counter(video.encoder or "unknown" for video in dataset.videos)
     found = Counter(video.encoder or "unknown" for video in there)
     have = {video.path for video in there}
@@ -335,7 +337,7 @@ def read_csv(table: Path, scale: tuple[float, float] = (0.0, 100.0)) -> Dataset:
             path = table.parent / word(row["reference"], at, "reference")
             if sources.setdefault(content, path) != path:
                 raise InputError(f"{at}: content {content!r} has another reference above")
-    there = {content: path for content, path in sources.items() if path.is_file()}
+    there = {content: path for content, path in sources.items() if os.path.isfile(path)}
     label = f"opinion scores of {table.stem}"
     return _checked(Dataset("csv", label, table.parent, tuple(videos), len(videos), there), table)
 

@@ -108,6 +108,9 @@ def stream_packets(path: Path, spec: EncoderSpec, fps: Fraction) -> list[Packet]
             if not container.streams.video:
                 raise ToolError(f"{quoted(path)} holds no video")
             stream = container.streams.video[0]
+            # of a codec without a decoder there is none, whatever the types say
+            if stream.codec_context is None:
+                raise ToolError(f"{quoted(path)} holds a codec that is not known here")
             codec = stream.codec_context.codec.canonical_name
             if codec != spec.codec:
                 raise ToolError(f"{quoted(path)} holds {codec}, not {spec.codec}")
@@ -116,7 +119,7 @@ def stream_packets(path: Path, spec: EncoderSpec, fps: Fraction) -> list[Packet]
                 if packet.size and packet.pts is not None and packet.time_base is not None:
                     time_s = float(packet.pts * packet.time_base)
                     packets.append(Packet(time_s, packet.size, packet.is_keyframe))
-    except (OSError, av.FFmpegError) as error:
+    except (OSError, av.FFmpegError, ValueError, MemoryError, OverflowError) as error:
         raise ToolError(f"{quoted(path)} cannot be parsed: {error}") from error
     return sorted(packets)
 

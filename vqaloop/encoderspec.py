@@ -7,12 +7,12 @@ adds one without Python. A wrong file is refused with its name and the key at fa
 import math
 import re
 import string
-import tomllib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from vqaloop.errors import InputError
+from vqaloop.shape import read_toml
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ class Tunable:
         low, high = self.range or (-math.inf, math.inf)
         try:
             number = float(int(value)) if self.type == "int" else float(value)
-        except ValueError:
+        except (ValueError, OverflowError):
             return f"must be {'an integer' if self.type == 'int' else 'a number'}"
         return None if low <= number <= high else f"must lie between {low:g} and {high:g}"
 
@@ -189,6 +189,8 @@ class _Table:
         numbers = all(isinstance(v, int | float) and not isinstance(v, bool) for v in value)
         if len(value) != 2 or not numbers:
             raise self.refuse(key, f"{value!r} must be two numbers")
+        if not all(map(math.isfinite, value)):
+            raise self.refuse(key, "must be finite")
         return float(value[0]), float(value[1])
 
     def ascending(self, key: str) -> tuple[float, float]:
@@ -217,11 +219,7 @@ class _Table:
 
 def read_spec(file: Path) -> EncoderSpec:
     """Read one encoder's file; raises InputError naming the file and the key at fault."""
-    try:
-        values = tomllib.loads(file.read_text("utf-8"))
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise InputError(f"{file}: cannot be read as TOML: {error}") from error
-    root = _Table(file, values)
+    root = _Table(file, read_toml(file, f"{file}:"))
     gop, container = root.table("gop"), root.table("container")
     bitrate, threads = root.table("bitrate", {}), root.table("threads", {})
     presets, limits = root.table("presets"), root.table("limits")
@@ -254,11 +252,8 @@ def read_spec(file: Path) -> EncoderSpec:
         muxer=container.take("muxer", str),
         suffix=container.take("suffix", str),
         decoder=container.take("decoder", str),
-        version_pattern=version.take("pattern", str),
-        tunables=tuple(
-            _tunable(_Table(file, entry, f"tunable[{i}]."))
-            for i, entry in enumerate(root.take("tunable", list, []))
-        ),
+        version_pattern=_version_pattern(version),
+        tunables=_tunables(root),
         quirks=root.strings("quirks", []),
         zones=root.take("zones", str, None),
         cap=root.options("cap"),
@@ -283,8 +278,8 @@ def _knob(table: _Table) -> Knob:
         lower_is_better=table.take("lower_is_better", bool),
     )
     table.end()
-    if knob.step <= 0:
-        raise table.refuse("step", "must be above 0")
+    if knob.step <= 0 or (knob.max - knob.min) / knob.step > 1e6:
+        raise table.refuse("step", "must be above 0, and a millionth of the range or more")
     if not knob.min <= knob.search[0] < knob.search[1] <= knob.max:
         raise table.refuse("search", f"must lie inside {knob.min:g}..{knob.max:g}")
     return knob
@@ -322,11 +317,18 @@ def _standalone(root: _Table, bitrate: _Table) -> Standalone | None:
     return program
 
 
+def _version_pattern(table: _Table) -> str:
+    """The pattern for ffmpeg's log, which may be empty."""
+    return (
+        _pattern(table, "pattern") if table.values.get("pattern") else table.take("pattern", str)
+    )
+
+
 def _pattern(table: _Table, key: str) -> str:
     pattern = str(table.take(key, str))
     try:
         groups = re.compile(pattern).groups
-    except re.error as error:
+    except (re.error, OverflowError, RecursionError) as error:
         raise table.refuse(key, f"is no regular expression: {error}") from error
     if groups != 1:
         raise table.refuse(key, "must have one group, the version")
@@ -358,6 +360,15 @@ def _pixel_formats(table: _Table) -> tuple[tuple[int, str], ...]:
     if not formats:
         raise table.refuse("8", "is missing")
     return tuple(formats)
+
+
+def _tunables(root: _Table) -> tuple[Tunable, ...]:
+    entries = root.take("tunable", list, [])
+    if not all(isinstance(entry, dict) for entry in entries):
+        raise root.refuse("tunable", "must be tables")
+    return tuple(
+        _tunable(_Table(root.file, entry, f"tunable[{i}].")) for i, entry in enumerate(entries)
+    )
 
 
 def _tunable(table: _Table) -> Tunable:

@@ -201,15 +201,20 @@ def _headers(path: Path, codec: str) -> bytes:
 def _hevc_sets(record: bytes) -> bytes:
     """An HEVC decoder configuration record (ISO/IEC 14496-15, 8.3.3) without its SEI messages.
 
-    x265 writes its settings there, the knob among them, for people to read.
+    x265 writes its settings there, the knob among them, for people to read. Raises ToolError for
+    a record that is cut short.
     """
     kept, at = record[:22], 23
     for _ in range(record[22] if len(record) > 22 else 0):
+        if at + 3 > len(record):
+            raise ToolError("an HEVC decoder configuration is cut short")
         kind, units = record[at] & 63, int.from_bytes(record[at + 1 : at + 3], "big")
         start = at
         at += 3
         for _ in range(units):
             at += 2 + int.from_bytes(record[at : at + 2], "big")
+            if at > len(record):
+                raise ToolError("an HEVC decoder configuration is cut short")
         if kind not in (39, 40):
             kept += record[start:at]
     return kept

@@ -1,6 +1,5 @@
 """A training recipe: its TOML, checked."""
 
-import tomllib
 from collections.abc import Mapping
 from dataclasses import MISSING, dataclass, fields
 from pathlib import Path
@@ -8,6 +7,7 @@ from typing import Any, TypeVar, get_args, get_origin
 
 from vqaloop.errors import InputError
 from vqaloop.models import MODELS
+from vqaloop.shape import read_toml
 
 T = TypeVar("T")
 
@@ -122,11 +122,7 @@ def read_recipe(path: Path) -> Recipe:
         path = bundled[str(path)]
     elif path.is_dir():
         path = path / "recipe.toml"
-    try:
-        data = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise InputError(f"recipe {path} cannot be read: {error}") from error
-    recipe = _table(Recipe, data, f"recipe {path}: ")
+    recipe = _table(Recipe, read_toml(path, f"recipe {path}"), f"recipe {path}: ")
     if recipe.engine:
         # beside the recipe, wherever that is
         recipe = Recipe(**{**vars(recipe), "engine": str(path.parent / recipe.engine)})

@@ -1,4 +1,4 @@
-"""Reading back JSON documents of ours, which others may have edited: checked before it is used.
+"""Reading back JSON and TOML of ours, which others may have edited: checked before it is used.
 
 A shape is a type, `[shape]` for a list, `(shape, None)` for what may be missing, a dict of what
 must be there (more may be), or `{str: shape}` for any keys.
@@ -6,6 +6,8 @@ must be there (more may be), or `{str: shape}` for any keys.
 
 import json
 import math
+import reprlib
+import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +15,12 @@ from vqaloop.errors import InputError
 from vqaloop.process import quoted
 from vqaloop.terminal import printable
 
-LARGEST_JSON = 1 << 26
+LARGEST_JSON = 1 << 23
 """Bytes beyond which a document is refused; real ones are some hundred kilobytes."""
+LARGEST_TOML = 1 << 18
+"""The same of TOML; real ones are some kilobytes."""
+DEEPEST = 32
+"""Levels of nesting; what recurses over a document stays far from Python's own limit."""
 _WORDS = {str: "text", int: "a whole number", float: "a number", bool: "true or false"}
 
 
@@ -32,12 +38,59 @@ def read_document(path: Path, schema: str, shape: Any, *, give: str, remedy: str
     document = _parsed(path, give, remedy)
     found = document.get("schema") if isinstance(document, dict) else None
     if found != schema:
+        told = found[:80] if isinstance(found, str) else reprlib.repr(found)
         raise InputError(
-            f"{quoted(path)} is of schema {printable(repr(str(found)[:80]))} and this reads "
+            f"{quoted(path)} is of schema {printable(repr(told))} and this reads "
             f"{schema}; {remedy}"
         )
     _check(document, shape, "", path, remedy)
     return document
+
+
+def read_toml(path: Path, name: str) -> dict[str, Any]:
+    """The TOML of a file, with no number beyond 64 bits and no zero byte in a string.
+
+    `name` is for the message of the InputError.
+    """
+    try:
+        with open(path, "rb") as file:
+            text = file.read(LARGEST_TOML + 1)
+        if len(text) > LARGEST_TOML:
+            raise InputError(f"{name} is larger than {LARGEST_TOML} bytes; that is no such file")
+        values = tomllib.loads(text.decode("utf-8"))
+        check_depth(values)
+    except InputError:
+        raise
+    except (OSError, ValueError, RecursionError) as error:
+        raise InputError(f"{name} cannot be read as TOML: {str(error)[:200]}") from error
+    waiting: list[Any] = [values]
+    while waiting:
+        value = waiting.pop()
+        if isinstance(value, dict):
+            waiting += [*value, *value.values()]
+        elif isinstance(value, list):
+            waiting += value
+        elif isinstance(value, int) and not -(2**63) <= value < 2**63:
+            raise InputError(f"{name} holds a whole number of more than 64 bits; correct it")
+        elif isinstance(value, str) and "\0" in value:
+            raise InputError(f"{name} holds a zero byte in a text; take it out")
+    return values
+
+
+def check_depth(value: Any) -> None:
+    """Raise ValueError where lists and objects nest deeper than DEEPEST."""
+    level, depth = [value], 0
+    while level:
+        depth += 1
+        if depth > DEEPEST + 1:
+            raise ValueError(f"nested deeper than {DEEPEST} levels")
+        level = [
+            inner
+            for item in level
+            if isinstance(item, dict | list)
+            for inner in (item.values() if isinstance(item, dict) else item)
+            if isinstance(inner, dict | list)
+        ]
 
 
 def _parsed(path: Path, give: str, remedy: str) -> Any:
@@ -45,7 +98,9 @@ def _parsed(path: Path, give: str, remedy: str) -> Any:
         with open(path, "rb") as file:
             text = file.read(LARGEST_JSON + 1)
         if len(text) <= LARGEST_JSON:
-            return json.loads(text)
+            document = json.loads(text)
+            check_depth(document)
+            return document
     except OSError as error:
         raise InputError(
             f"could not read {quoted(path)}: {error.strerror or error}; {give}"
@@ -78,7 +133,7 @@ def _check(value: Any, shape: Any, where: str, path: Path, remedy: str) -> None:
     elif not _is_a(value, shape):
         wanted = _WORDS[shape]
     if wanted:
-        found = "missing" if value is None else printable(repr(value)[:60])
+        found = "missing" if value is None else printable(reprlib.repr(value)[:60])
         raise InputError(
             f"{quoted(path)}: {printable(where)[:80]} should be {wanted} and is {found}; {remedy}"
         )

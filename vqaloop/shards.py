@@ -5,7 +5,6 @@ opinion scores of whole videos); training and evaluation read nothing else.
 """
 
 import json
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +21,7 @@ from torch import Tensor
 from vqaloop.errors import InputError
 from vqaloop.files import renamed_to
 from vqaloop.models.student import OUTPUTS
+from vqaloop.shape import check_depth
 
 
 @dataclass(frozen=True)
@@ -83,7 +83,7 @@ def trained_titles(about: Mapping[str, str]) -> frozenset[str]:
     """
     try:
         titles = json.loads(about.get("titles", "[]"))
-    except ValueError:
+    except (ValueError, RecursionError):
         titles = None
     if not isinstance(titles, list) or not all(isinstance(title, str) for title in titles):
         raise InputError("the weights' header does not say which titles they were trained on")
@@ -119,7 +119,8 @@ def _fits(shard: Shard) -> bool:
     if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
         return False
     scores = [row.get("score") for row in rows]
-    if not all(isinstance(s, int | float) and math.isfinite(s) for s in scores):
+    # bounds rather than isfinite, which fails on the largest integers
+    if not all(isinstance(s, int | float) and -1e9 < s < 1e9 for s in scores):
         return False
     if clips.dtype != torch.uint8 or clips.ndim != 5 or 0 in clips.shape:
         return False
@@ -154,6 +155,8 @@ def read_about(path: Path) -> dict[str, Any]:
     """What a shard says of itself: `scene`, `encodes`, `label`, `outputs`. Raises InputError."""
     try:
         with safe_open(path, "np") as file:
-            return {key: json.loads(text) for key, text in file.metadata().items()}
-    except (OSError, SafetensorError, ValueError, AttributeError) as error:
+            about = {key: json.loads(text) for key, text in file.metadata().items()}
+        check_depth(about)
+        return about
+    except (OSError, SafetensorError, ValueError, AttributeError, RecursionError) as error:
         raise InputError(f"{path} is not a shard of a labelled set: {error}") from error

@@ -17,8 +17,10 @@ from vqaloop.process import quoted
 
 SUFFIXES = (".mp4", ".mkv", ".webm", ".mov", ".avs2", ".avs", ".y4m", ".yuv")
 """Of video files; of two that differ in nothing else, the first of these is taken."""
-MAX_TABLE_BYTES = 1 << 26
-"""Largest table read: 64 MiB, a thousand times the largest known."""
+MAX_TABLE_BYTES = 1 << 24
+"""Largest table read: 16 MiB, hundreds of times the largest known."""
+MAX_ROWS = 100_000
+"""Rows of a table; the largest known set has some thousand videos."""
 MAX_FILES = 200_000
 """Files looked at below a data set's folder."""
 MAX_DEPTH = 6
@@ -32,8 +34,15 @@ def rows(path: Path) -> Iterator[tuple[str, list[str]]]:
     """("'file' line N", fields) of each line that is not blank; fields are stripped.
 
     Commas, semicolons, tabs or spaces part the fields, whichever of them comes first in this list
-    and is in the first line. Raises InputError for a file that is no such text.
+    and is in the first line. Raises InputError for a file that is no such text, or too large.
     """
+    for count, row in enumerate(_rows(path)):
+        if count > MAX_ROWS:
+            raise InputError(f"table {quoted(path)} has more than {MAX_ROWS} rows; part it")
+        yield row
+
+
+def _rows(path: Path) -> Iterator[tuple[str, list[str]]]:
     name = quoted(path)
     try:
         with open(path, "rb") as file:

@@ -23,6 +23,13 @@ APPLICATION = 0x76716C74
 """SQLite's application_id of our files: "vqlt"."""
 VERSION = 1
 """SQLite's user_version: that of the tables."""
+MAX_ROWS = 100_000
+"""Comparisons read; a build every hour for ten years."""
+MAX_STEPS = 1 << 24
+"""Instructions of SQLite's machine: several times what reading MAX_ROWS takes. A damaged file may
+lead it round in circles."""
+LONGEST = 1 << 20
+"""Bytes of a cell."""
 WAIT_S = 60.0
 """How long another process that writes is waited for."""
 
@@ -148,19 +155,27 @@ def read_rows(store: Path, wanted: Mapping[str, str | None]) -> dict[Series, lis
             AND c.preset = coalesce(:preset, c.preset) ORDER BY c.made, c.id""",
             wanted,
         )
-        for row in cursor:
+        for count, row in enumerate(cursor):
+            if count >= MAX_ROWS:
+                raise InputError(
+                    f"the history {quoted(store)} holds more than {MAX_ROWS} comparisons; name "
+                    "another file"
+                )
             found.setdefault(Series(*map(str, row[:5])), []).append(_row(row[5:]))
     return found
 
 
 def _row(cells: Sequence[Any]) -> Row:
-    made, low, high = cells[0], cells[8], cells[9]
+    made, low, high = datetime.fromisoformat(cells[0]), _number(cells[8]), _number(cells[9])
+    for args in (cells[3], cells[6]):
+        if not isinstance(json.loads(args), list):
+            raise ValueError(f"arguments {str(args)[:40]!r}")
     return Row(
-        datetime.fromisoformat(made),
+        made.replace(tzinfo=made.tzinfo or UTC),
         Name(*map(str, cells[1:4])),
         Name(*map(str, cells[4:7])),
         _percent(cells[7]),
-        None if low is None or high is None else (float(low), float(high)),
+        None if low is None or high is None else (low, high),
         _number(cells[10]),
         str(cells[11]),
         str(cells[12]),
@@ -183,6 +198,8 @@ def _opened(store: Path, mode: str) -> Iterator[sqlite3.Connection]:
             timeout=WAIT_S,
             isolation_level=None,
         )
+        db.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, LONGEST)
+        db.set_progress_handler(lambda: 1, MAX_STEPS)
         db.execute("PRAGMA trusted_schema = OFF")
         if not _is_empty(db):
             _check_ours(db, name)
@@ -195,7 +212,7 @@ def _opened(store: Path, mode: str) -> Iterator[sqlite3.Connection]:
         raise InputError(
             f"the history {name} cannot be used: {error}; try again, or name another file"
         ) from error
-    except (ValueError, TypeError, OverflowError) as error:
+    except (ValueError, TypeError, OverflowError, RecursionError) as error:
         if isinstance(error, InputError):
             raise
         raise InputError(f"the history {name} is damaged: {error}; name another file") from error
@@ -220,6 +237,18 @@ def _check_ours(db: sqlite3.Connection, name: str) -> None:
             f"the history {name} has tables of version {version}, and this vqaloop knows "
             f"{VERSION}; update vqaloop or name another file"
         )
+    # a view under a table's name, a trigger or a computed column would run whatever they say
+    kept = {_plain(sql) for kind, sql in _schema(db) if kind == "table"}
+    if not kept.issuperset(map(_plain, _TABLES)) or any(k == "trigger" for k, _ in _schema(db)):
+        raise InputError(f"the tables of the history {name} were altered; name another file")
+
+
+def _schema(db: sqlite3.Connection) -> list[tuple[str, str]]:
+    return list(db.execute("SELECT type, sql FROM sqlite_master WHERE sql IS NOT NULL"))
+
+
+def _plain(sql: str) -> str:
+    return " ".join(sql.split())
 
 
 def _insert(db: sqlite3.Connection, table: str, row: Mapping[str, Any]) -> int:
@@ -244,7 +273,7 @@ def _flat(document: Mapping[str, Any]) -> tuple[Cells, list[Cells], list[Cells]]
         raise InputError(f"not a comparison of builds: its schema is not {DOCUMENT}")
     try:
         return _comparison(document), _measurements(document), _clips(document)
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
         raise InputError(f"the comparison of builds is not whole: {error}") from error
 
 

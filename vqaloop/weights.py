@@ -1,6 +1,5 @@
 """Student weights on disk: safetensors with their story in the header, never pickle."""
 
-import hashlib
 import os
 from pathlib import Path
 
@@ -12,6 +11,12 @@ from vqaloop.errors import InputError
 from vqaloop.files import renamed_to
 from vqaloop.models import MODELS, create_student
 from vqaloop.models.student import Student
+from vqaloop.process import file_sha256
+
+_SMALL = ("internvqa-mini", "internvqa-tiny")
+"""Models of a few megabytes."""
+_LARGE = 10_000_000
+"""Parameters that any other model has."""
 
 
 def save_student(
@@ -45,8 +50,13 @@ def load_student(path: Path) -> tuple[Student, dict[str, str]]:
     if about.get("model") not in MODELS:
         raise InputError(f"weights {os.fspath(path)!r} are of no model known here")
     heads = any(name.startswith("anchored.") for name in data)
-    # meta tensors cost no memory but a second of imports, which small models do without
-    small = sum(value.numel() for value in data.values()) < 10_000_000
+    # meta tensors cost no memory but a second of imports, which small models do without; of a
+    # large one the memory is not spent on the word of a small file
+    small = about["model"] in _SMALL
+    if not small and sum(value.numel() for value in data.values()) < _LARGE:
+        raise InputError(
+            f"weights {os.fspath(path)!r} do not fit {about['model']}: too few values"
+        )
     with torch.device("cpu" if small else "meta"):
         student = create_student(about["model"], heads)
     expected = {name: value.shape for name, value in student.state_dict().items()}
@@ -56,7 +66,15 @@ def load_student(path: Path) -> tuple[Student, dict[str, str]]:
         raise InputError(
             f"weights {os.fspath(path)!r} do not fit {about['model']}: {', '.join(wrong[:5])}"
         )
-    wide = {k: v.float() if v.is_floating_point() else v for k, v in data.items()}
+    kinds = {name: value.is_floating_point() for name, value in student.state_dict().items()}
+    wide = {k: v.float() if kinds[k] and v.is_floating_point() else v for k, v in data.items()}
+    wrong = [k for k, v in wide.items() if v.is_floating_point() != kinds[k] or v.is_complex()]
+    wrong += [k for k, v in wide.items() if kinds[k] and k not in wrong and not v.isfinite().all()]
+    if wrong:
+        raise InputError(
+            f"weights {os.fspath(path)!r} hold what is no finite number of the right kind: "
+            + ", ".join(sorted(wrong)[:5])
+        )
     student.load_state_dict(wide, assign=True)
-    about["sha256"] = hashlib.sha256(path.read_bytes()).hexdigest()
+    about["sha256"] = file_sha256(path)
     return student.eval(), about

@@ -1,0 +1,103 @@
+"""The readers of coded video, each as a function of bytes, with small files to begin with."""
+
+from pathlib import Path
+
+from vqaloop import bitstream, boxes, codecstrings, process
+from vqaloop.bitstream import _splitter, is_cut_mp4
+from vqaloop.encoder import get_encoder
+from vqaloop.join import _hevc_sets
+
+
+def _written(data: bytes, folder: Path, name: str) -> Path:
+    path = folder / name
+    path.write_bytes(data)
+    return path
+
+
+def _small_files(folder: Path) -> dict[str, bytes]:
+    """A tiny file of each codec, and the beginning of a fragmented MP4."""
+    made = {}
+    fragmented = ("-movflags", "+frag_keyframe+empty_moov+default_base_moof")
+    for name, options in {
+        "h264.mp4": ("-c:v", "libx264"),
+        "hevc.mp4": ("-c:v", "libx265", "-x265-params", "log-level=none", "-tag:v", "hvc1"),
+        "vp9.mp4": ("-c:v", "libvpx-vp9"),
+        "av1.mp4": ("-c:v", "libsvtav1", "-preset", "12"),
+        "av1.ivf": ("-c:v", "libsvtav1", "-preset", "12"),
+        "h264.h264": ("-c:v", "libx264"),
+    }.items():
+        for kind, more in (("", ()), ("fragments-", fragmented)):
+            if kind and not name.endswith(".mp4"):
+                continue
+            path = folder / f"{kind}{name}"
+            argv = [process.ffmpeg_path(), "-nostdin", "-v", "error", "-y", "-f", "lavfi"]
+            argv += ["-i", "testsrc2=s=64x64:r=25", "-frames:v", "2", "-pix_fmt", "yuv420p"]
+            argv += [*options, *more, process.file_url(path)]
+            process.run(argv, timeout_s=60)
+            if path.is_file():
+                made[path.name] = path.read_bytes()
+    return made
+
+
+def read_boxes(data: bytes, folder: Path) -> object:
+    del folder
+    starts = boxes.fragment_starts(data)
+    entry = boxes.read_video_entry(data)
+    return starts, codecstrings.codec_string(entry), codecstrings.video_range(entry)
+
+
+def boxes_seeds(folder: Path) -> list[bytes]:
+    return [data for name, data in _small_files(folder).items() if "fragments" in name]
+
+
+_CODECS = ("h264", "hevc", "vp9", "av1")
+
+
+def read_packets(data: bytes, folder: Path) -> object:
+    """A byte for the codec, one for the 16 bytes of its configuration, that, then a packet."""
+    del folder
+    if len(data) < 2:
+        return None
+    codec, length = _CODECS[data[0] % 4], 16 * data[1]
+    config, packet = data[2 : 2 + length], data[2 + length :]
+    anew = codecstrings.starts_anew(codec, config, packet)
+    # an encoder's configuration, which `_splitter` takes, comes through a demuxer: never so short
+    parts = sum(map(len, _splitter(codec, config.ljust(22, b"\0"))(packet)))
+    return anew, parts, _hevc_sets(config) if codec == "hevc" else b""
+
+
+def packets_seeds(folder: Path) -> list[bytes]:
+    import av
+
+    seeds = []
+    for name, data in _small_files(folder).items():
+        if "fragments" in name or not name.endswith(".mp4"):
+            continue
+        path = _written(data, folder, name)
+        with av.open(process.file_url(path)) as container:
+            stream = container.streams.video[0]
+            config = bytes(stream.codec_context.extradata or b"")
+            packets = [bytes(packet) for packet in container.demux(stream) if packet.size]
+        config += bytes(-len(config) % 16)
+        head = bytes((_CODECS.index(name.split(".")[0]), len(config) // 16))
+        seeds += [head + config + packet[:1024] for packet in packets]
+    return seeds
+
+
+_SPECS = {"h264": "libx264", "hevc": "libx265", "vp9": "libvpx-vp9", "av1": "libsvtav1"}
+
+
+def read_bitstream(data: bytes, folder: Path) -> object:
+    """One byte for the codec that is expected, then the file."""
+    codec = _CODECS[data[0] % 4] if data else "h264"
+    path = _written(data[1:], folder, "a.mp4")
+    cut = is_cut_mp4(path)
+    return cut, bitstream.read_bitstream(path, get_encoder(_SPECS[codec]))
+
+
+def bitstream_seeds(folder: Path) -> list[bytes]:
+    return [
+        bytes([_CODECS.index(name.split(".")[0])]) + data
+        for name, data in _small_files(folder).items()
+        if "fragments" not in name
+    ]
