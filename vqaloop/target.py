@@ -145,7 +145,7 @@ def encode_to_target(
             top=meter.top,
             tolerance=far,
             # of an aim that was moved a scene may be as far only as keeps it near the target
-            scene_tolerance=max(far, SCENE_FAR * meter.step - abs(moved)),
+            scene_tolerance=SCENE_FAR * meter.step - abs(moved),
             max_encodes=max_encodes,
             max_kbps=max_bitrate,
         )
@@ -168,7 +168,8 @@ def encode_to_target(
         near = far < abs(missed) <= SCENE_FAR * meter.step
         if near and not one_run and not controller.remarks():
             # the whole is looked at in other places than its scenes, and may stand apart from them
-            apart = score.value - controller.mean_score
+            most = (SCENE_FAR - FAR) * meter.step
+            apart = min(max(score.value - controller.mean_score, -most), most)
             again = controlled((target_score or 0.0) - apart, apart)
             for scene, trial in trials:
                 _report(again, scene, trial, spec, source)
