@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from tests.media import make_clip, run_ffmpeg
 from vqaloop import process
 from vqaloop.errors import DecodeFailed, InputError
-from vqaloop.scenes import MOST_CUTS, Scene, find_cuts, find_scenes, keep_cuts, split
+from vqaloop.scenes import MOST_CUTS, Scene, even_gop, find_cuts, find_scenes, keep_cuts, split
 from vqaloop.source import probe_source
 
 PARTS = {
@@ -145,3 +145,11 @@ def test_parts_of_a_scene_cover_it_in_whole_gops(
     assert all(part.frames % gop == 0 and part.frames <= most for part in parts[:-1])
     assert len(parts) == 1 or gop <= parts[-1].frames < most + gop
     assert length > most or len(parts) == 1
+
+
+@pytest.mark.parametrize(
+    ("frames", "gop"), [(73, 73), (75, 38), (50, 50), (51, 51), (24, 24), (130, 44), (1, 1)]
+)
+def test_a_scene_is_made_of_whole_gops_about_as_long_as_usual(frames: int, gop: int) -> None:
+    assert even_gop(frames, 50) == gop
+    assert gop <= 75

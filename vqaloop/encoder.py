@@ -165,6 +165,8 @@ def check_rendition(spec: EncoderSpec, rendition: Rendition) -> None:
         problems.append(f"{r.bit_depth} bit is not possible, only {depths} bit")
     if r.preset not in spec.presets:
         problems.append(f"unknown preset {r.preset!r}, known are {', '.join(spec.presets)}")
+    if r.gop is not None and r.gop < 1:
+        problems.append(f"a GOP of {r.gop} frames is none")
     if r.width % 2 or r.height % 2:
         problems.append("width and height must be even")
     for name, size, low, high in zip(
@@ -214,7 +216,8 @@ def output_options(spec: EncoderSpec, rendition: Rendition, source: Source) -> d
             f"{spec.min_frames}; choose another codec or a longer source"
         )
     tunables = {tunable.name: tunable for tunable in spec.tunables}
-    settings = {key: value.format(gop=gop_frames(spec, source.fps)) for key, value in spec.options}
+    gop = rendition.gop or gop_frames(spec, source.fps)
+    settings = {key: value.format(gop=gop) for key, value in spec.options}
     settings[spec.preset_option] = rendition.preset
     settings[spec.knob.option] = f"{rendition.knob:.10g}"
     for name, value in sorted(rendition.params):

@@ -77,6 +77,8 @@ class Rendition:
     """Bits a sample in the encode."""
     params: tuple[tuple[str, str], ...] = ()
     """Further encoder parameters, sorted by name."""
+    gop: int | None = None
+    """Frames between IDR frames; None: the encoder file's seconds."""
 
     def __str__(self) -> str:
         return f"{self.width}x{self.height} {self.encoder} {self.knob:g}"

@@ -150,6 +150,14 @@ def _parts(whole: int, parts: int) -> list[int]:
     return [whole * (i + 1) // parts - whole * i // parts for i in range(parts)]
 
 
+def even_gop(frames: int, usual: int) -> int:
+    """Frames of a GOP such that a scene has whole ones, about as long as usual.
+
+    A last GOP of a few frames would cost a key frame that nothing asks for.
+    """
+    return math.ceil(frames / max(1, round(frames / usual)))
+
+
 class SceneExcerpts:
     """Lossless files of single scenes, the oldest going when they take too much room."""
 

@@ -15,7 +15,7 @@ from vqaloop import __version__, process, request
 from vqaloop.cache import Cache
 from vqaloop.document import cost_json, encoder_json, metric_json, source_json
 from vqaloop.encode import peak_kbps, stream_packets
-from vqaloop.encoder import CAP, ZONES, encoder_version
+from vqaloop.encoder import CAP, ZONES, encoder_version, gop_frames
 from vqaloop.encoderspec import EncoderSpec
 from vqaloop.errors import InputError, TargetUnreachable
 from vqaloop.history import current_prior
@@ -24,7 +24,7 @@ from vqaloop.process import quoted
 from vqaloop.ratecontrol import RateController
 from vqaloop.records import Event, Rendition, Score, Source, Trial, rounded
 from vqaloop.scenegoals import CAP_USED, Allocation
-from vqaloop.scenes import Scene, SceneExcerpts, find_scenes
+from vqaloop.scenes import Scene, SceneExcerpts, even_gop, find_scenes
 from vqaloop.score import DEFAULT_METRIC, DEFAULT_STUDENT, STUDENT_PREFIX, Metric, open_metric
 from vqaloop.source import probe_source
 from vqaloop.trials import Workshop
@@ -300,7 +300,8 @@ def _drive(
 
     def attempt(asked: tuple[Scene, float]) -> Trial:
         scene, knob = asked
-        return shop.try_one(excerpts.of(scene), replace(plain, knob=knob))
+        gop = even_gop(scene.frames, gop_frames(shop.spec, source.fps))
+        return shop.try_one(excerpts.of(scene), replace(plain, knob=knob, gop=gop))
 
     while asked := controller.next_trials(shop.workers):
         made = list(zip(asked, shop.map(attempt, asked), strict=True))
