@@ -11,10 +11,8 @@ from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 
-import av
-
 from vqaloop import process
-from vqaloop.encode import stream_packets
+from vqaloop.encode import opened_encode, stream_packets
 from vqaloop.encoderspec import EncoderSpec
 from vqaloop.errors import ToolError
 from vqaloop.process import quoted
@@ -46,33 +44,22 @@ def read_bitstream(path: Path, spec: EncoderSpec) -> Bitstream:
         length, sha256 = path.stat().st_size, process.file_sha256(path)
         last = length - packets[-1].size_bytes
         return Bitstream(_avs2_size(path), len(packets), length, sha256, False, last)
-    try:
-        with av.open(process.file_url(path)) as container:
-            if not container.streams.video:
-                raise ToolError(f"{quoted(path)} holds no video")
-            stream = container.streams.video[0]
-            context = stream.codec_context
-            if context is None:
-                raise ToolError(f"{quoted(path)} holds a codec that is not known here")
-            codec = context.codec.canonical_name
-            if codec != spec.codec:
-                raise ToolError(f"{quoted(path)} holds {codec}, not {spec.codec}")
-            coded = _splitter(codec, bytes(context.extradata or b""))
-            digest, frames, total, cut = hashlib.sha256(), 0, 0, False
-            last_at: int | None = None
-            for packet in container.demux(stream):
-                if not packet.size:
-                    continue
-                for part in coded(bytes(packet)):
-                    digest.update(part)
-                    total += len(part)
-                frames += 1
-                cut = cut or bool(packet.is_corrupt)
-                last_at = packet.pos
-            raw = container.format.name in ("h264", "hevc", "obu")
-            size_px = (context.width, context.height)
-    except (OSError, av.FFmpegError, ValueError, MemoryError, OverflowError) as error:
-        raise ToolError(f"{quoted(path)} cannot be parsed: {error}") from error
+    with opened_encode(path, spec) as (container, stream):
+        context = stream.codec_context
+        coded = _splitter(spec.codec, bytes(context.extradata or b""))
+        digest, frames, total, cut = hashlib.sha256(), 0, 0, False
+        last_at: int | None = None
+        for packet in container.demux(stream):
+            if not packet.size:
+                continue
+            for part in coded(bytes(packet)):
+                digest.update(part)
+                total += len(part)
+            frames += 1
+            cut = cut or bool(packet.is_corrupt)
+            last_at = packet.pos
+        raw = container.format.name in ("h264", "hevc", "obu")
+        size_px = (context.width, context.height)
     if not frames:
         raise ToolError(f"{quoted(path)} holds no frame")
     return Bitstream(size_px, frames, total, digest.hexdigest(), cut, last_at if raw else None)

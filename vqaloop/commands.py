@@ -11,7 +11,7 @@ from typing import Any
 
 from vqaloop import process
 from vqaloop.errors import InputError
-from vqaloop.files import renamed_to
+from vqaloop.files import write_whole
 from vqaloop.options import encoding_of
 from vqaloop.terminal import printable
 
@@ -27,13 +27,12 @@ def emit(options: argparse.Namespace, document: Any) -> None:
         sys.stdout.write(text)
         return
     path = Path(options.json)
+    if not path.exists() or path.is_file():
+        write_whole(path, text)
+        return
     try:
-        if path.exists() and not path.is_file():
-            # a pipe or a device is written to, never replaced
-            path.write_text(text, encoding="utf-8")
-            return
-        with renamed_to(path) as part:
-            part.write_text(text, encoding="utf-8")
+        # a pipe or a device is written to, never replaced
+        path.write_text(text, encoding="utf-8")
     except OSError as error:
         raise InputError(
             f"could not write {process.quoted(path)}: {error.strerror or error}"

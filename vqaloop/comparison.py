@@ -16,7 +16,6 @@ from typing import Any
 from vqaloop import __version__, process, request
 from vqaloop.builds import Build, Point, open_build
 from vqaloop.cache import Cache
-from vqaloop.encoder import codecs, default_encoder, get_encoder
 from vqaloop.encoderspec import EncoderSpec
 from vqaloop.errors import InputError
 from vqaloop.paired import Plan, run_clips
@@ -125,7 +124,7 @@ def compare_builds(
     request.check_run(workers, seed, device, timeout_s)
     limits = _limits(threshold, clip_threshold, time_threshold, memory_threshold, rate_threshold)
     binary = process.ffmpeg_path(ffmpeg)
-    spec = _encoder(codec, encoder)
+    spec = request.named_encoder(codec, encoder)  # whether it runs, the builds show
     lead = open_metric(metric, ffmpeg=binary, device=device, seed=seed, weights=weights)
     request.check_metric(lead, weights)
     student = (
@@ -235,16 +234,6 @@ def _limits(
         if value is not None and not value >= 0:
             raise InputError(f"--{name} is in percent and not below 0; it is {value:g}")
     return Limits(threshold, clip, time, memory, rate)
-
-
-def _encoder(codec: str, encoder: str | None) -> EncoderSpec:
-    """Whether it runs is for the builds to show."""
-    if codec not in codecs():
-        raise InputError(f"unknown codec {codec!r}; choose one of {', '.join(codecs())}")
-    spec = get_encoder(encoder) if encoder else default_encoder(codec)
-    if spec.codec != codec:
-        raise InputError(f"{spec.name} makes {spec.codec}, not {codec}; leave out one of the two")
-    return spec
 
 
 def _points(

@@ -17,6 +17,8 @@ from typing import NamedTuple
 
 import av
 import ffmpeg as ffmpeg_graph
+from av.container import InputContainer
+from av.video.stream import VideoStream
 
 from vqaloop import process
 from vqaloop.encoder import EncoderSpec, complaint, encoder_version, get_encoder, output_options
@@ -103,6 +105,21 @@ def stream_packets(path: Path, spec: EncoderSpec, fps: Fraction) -> list[Packet]
     """
     if spec.codec == "avs2":
         return _avs2_packets(path, fps)
+    with opened_encode(path, spec) as (container, stream):
+        packets = []
+        for packet in container.demux(stream):
+            if packet.size and packet.pts is not None and packet.time_base is not None:
+                time_s = float(packet.pts * packet.time_base)
+                packets.append(Packet(time_s, packet.size, packet.is_keyframe))
+    return sorted(packets)
+
+
+@contextmanager
+def opened_encode(path: Path, spec: EncoderSpec) -> Iterator[tuple[InputContainer, VideoStream]]:
+    """A file that this encoder should have written, and its video; not for AVS2.
+
+    Raises ToolError where it holds something else, or fails while it is read.
+    """
     try:
         with av.open(process.file_url(path)) as container:
             if not container.streams.video:
@@ -114,14 +131,9 @@ def stream_packets(path: Path, spec: EncoderSpec, fps: Fraction) -> list[Packet]
             codec = stream.codec_context.codec.canonical_name
             if codec != spec.codec:
                 raise ToolError(f"{quoted(path)} holds {codec}, not {spec.codec}")
-            packets = []
-            for packet in container.demux(stream):
-                if packet.size and packet.pts is not None and packet.time_base is not None:
-                    time_s = float(packet.pts * packet.time_base)
-                    packets.append(Packet(time_s, packet.size, packet.is_keyframe))
+            yield container, stream
     except (OSError, av.FFmpegError, ValueError, MemoryError, OverflowError) as error:
         raise ToolError(f"{quoted(path)} cannot be parsed: {error}") from error
-    return sorted(packets)
 
 
 def _avs2_packets(path: Path, fps: Fraction) -> list[Packet]:

@@ -53,6 +53,19 @@ def move_file(path: Path, target: Path) -> None:
         path.unlink()
 
 
+def write_whole(path: Path, data: bytes | str) -> None:
+    """Write a file of ours, all or nothing; letters that UTF-8 lacks as escapes.
+
+    Raises InputError when it cannot be written; what was there then stays.
+    """
+    content = data.encode("utf-8", "backslashreplace") if isinstance(data, str) else data
+    try:
+        with renamed_to(path) as part:
+            part.write_bytes(content)
+    except OSError as error:
+        raise InputError(f"could not write {quoted(path)}: {error.strerror or error}") from error
+
+
 @contextlib.contextmanager
 def renamed_to(path: Path) -> Iterator[Path]:
     """A name beside `path` to write to; takes its place if all went well, else goes away."""

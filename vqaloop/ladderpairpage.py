@@ -1,6 +1,5 @@
 """Two ladders as one plot, and as one page that opens offline; what is data in it is escaped."""
 
-import io
 import os
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
@@ -22,8 +21,8 @@ from vqaloop.ladderpairtable import (
     rung_headings,
     side_by_side,
 )
-from vqaloop.page import filled, safe, table
-from vqaloop.plot import COLOURS, INK, as_svg, label_octaves, metric_words, style
+from vqaloop.page import bullets, escaped, filled, safe, table
+from vqaloop.plot import COLOURS, INK, as_png, as_svg, label_octaves, metric_words, style
 from vqaloop.records import Ladder
 from vqaloop.terminal import printable
 from vqaloop.verdicts import cut
@@ -46,13 +45,13 @@ def pair_page(compared: LadderComparison) -> str:
         title=safe(pair_title(compared)),
         kind="calm" if compared.exit_code == 0 else "alarm",
         summary=safe(_sentence(compared.summary)),
-        doubts=_bullets(doubts),
-        gaps=table("cards", GAP_HEADINGS, _escaped(gap_rows(compared))),
+        doubts=_doubts(doubts),
+        gaps=table("cards", GAP_HEADINGS, escaped(gap_rows(compared))),
         plot=pair_svg(compared),
         caption=safe(_caption(compared)),
         rungs=_rung_table(compared),
         sizes=_size_table(compared),
-        made=table("cards words", ["", "A", "B"], _escaped(made)),
+        made=table("cards words", ["", "A", "B"], escaped(made)),
         version=safe(__version__),
     )
 
@@ -64,13 +63,8 @@ def pair_title(compared: LadderComparison) -> str:
 
 
 def pair_png(compared: LadderComparison) -> bytes:
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-
-    buffer = io.BytesIO()
     with style(14, "black"):
-        figure = _figure(compared, (12, 8), pair_title(compared))
-        FigureCanvasAgg(figure).print_png(buffer)  # type: ignore[no-untyped-call]
-    return buffer.getvalue()
+        return as_png(_figure(compared, (12, 8), pair_title(compared)))
 
 
 def pair_svg(compared: LadderComparison) -> str:
@@ -157,13 +151,9 @@ def _sentence(text: str) -> str:
     return text[:1].upper() + text[1:] + "."
 
 
-def _bullets(lines: Iterable[str]) -> str:
-    items = "\n".join(f"<li>{safe(_sentence(line))}</li>" for line in lines)
-    return f"<h2>Doubts</h2>\n<ul>{items}</ul>" if items else ""
-
-
-def _escaped(rows: Iterable[Iterable[str]]) -> list[list[str]]:
-    return [list(map(safe, row)) for row in rows]
+def _doubts(lines: Iterable[str]) -> str:
+    found = bullets(safe(_sentence(line)) for line in lines)
+    return f"<h2>Doubts</h2>\n{found}" if found else ""
 
 
 def _rung_table(compared: LadderComparison) -> str:
@@ -173,7 +163,7 @@ def _rung_table(compared: LadderComparison) -> str:
         for one, other in side_by_side(a.rungs, b.rungs)
     ]
     headings = [*rung_headings(a, "A"), *rung_headings(b, "B")]
-    return table("dense numbers", headings, _escaped(rows))
+    return table("dense numbers", headings, escaped(rows))
 
 
 def _size_table(compared: LadderComparison) -> str:

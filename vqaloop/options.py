@@ -1,8 +1,12 @@
 """Options that several commands share."""
 
 import argparse
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+
+from vqaloop.errors import InputError
+from vqaloop.process import quoted
 
 
 def metric_option(parser: argparse.ArgumentParser) -> None:
@@ -25,6 +29,20 @@ def raw_options(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="take PQ and HLG, though SDR metrics do not hold for them",
     )
+
+
+def check_outputs(paths: Mapping[str, Path | None]) -> None:
+    """Raises InputError, before any work, for a file to be written that has no place.
+
+    `paths` by the option that names them, without dashes.
+    """
+    from vqaloop.request import check_writable
+
+    for option, path in paths.items():
+        if path is not None:
+            if path.is_dir():
+                raise InputError(f"--{option}: {quoted(path)} is a folder; name a file")
+            check_writable(path.absolute().parent, f"name another file with --{option}")
 
 
 def encoding_of(options: argparse.Namespace) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 import contextlib
 import html
 import shlex
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from string import Template
 from urllib.parse import quote
@@ -29,12 +29,27 @@ def html_page(ladder: Ladder) -> str:
     )
 
 
-def filled(template: str, **parts: str) -> str:
-    """A page: `template`, a file beside this one, with its parts (HTML) and the style of all."""
-    here = Path(__file__)
-    style = here.with_name("page.css").read_text(encoding="utf-8")
-    text = here.with_name(template).read_text(encoding="utf-8")
-    return Template(text).substitute(parts, style=style)
+def filled(body: str, *, title: str, **parts: str) -> str:
+    """A page: `body`, a file beside this one, with its parts (HTML), in the frame of all."""
+
+    def beside(name: str) -> str:
+        return Path(__file__).with_name(name).read_text(encoding="utf-8")
+
+    inner = Template(beside(body)).substitute(parts, title=title)
+    return Template(beside("page.html")).substitute(
+        title=title, style=beside("page.css"), body=inner
+    )
+
+
+def bullets(lines: Iterable[str]) -> str:
+    """A list of lines that are HTML already; nothing where there are none."""
+    items = "\n".join(f"<li>{line}</li>" for line in lines)
+    return f"<ul>{items}</ul>" if items else ""
+
+
+def escaped(rows: Iterable[Iterable[str]]) -> list[list[str]]:
+    """Cells of others for `table`."""
+    return [list(map(safe, row)) for row in rows]
 
 
 def safe(text: str) -> str:
@@ -56,8 +71,8 @@ def _summary(ladder: Ladder) -> str:
 
 
 def _doubts(ladder: Ladder) -> str:
-    lines = [f"<li>{safe(line)}</li>" for line in ladder.about.get("warnings") or ()]
-    found = "<h2>Warnings</h2>\n<ul>" + "\n".join(lines) + "</ul>" if lines else ""
+    lines = bullets(map(safe, ladder.about.get("warnings") or ()))
+    found = f"<h2>Warnings</h2>\n{lines}" if lines else ""
     if ladder.trusted:
         return found
     return '<p class="alarm">Not to be trusted: a score missed its prediction.</p>\n' + found

@@ -31,19 +31,23 @@ def ladder_title(ladder: Ladder) -> str:
 
 
 def rd_png(ladder: Ladder) -> bytes:
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-
-    buffer = io.BytesIO()
     with style(14, "black"):
-        figure = _figure(ladder, (12, 8), ladder_title(ladder))
-        FigureCanvasAgg(figure).print_png(buffer)  # type: ignore[no-untyped-call]
-    return buffer.getvalue()
+        return as_png(_figure(ladder, (12, 8), ladder_title(ladder)))
 
 
 def rd_svg(ladder: Ladder) -> str:
     """The plot for the page, in the page's own text colour."""
     with style(10, INK):
         return as_svg(_figure(ladder, (7.6, 5.4)), "Score over bitrate")
+
+
+def as_png(figure: "Figure") -> bytes:
+    """A figure drawn within `style`, for a file."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+    buffer = io.BytesIO()
+    FigureCanvasAgg(figure).print_png(buffer)  # type: ignore[no-untyped-call]
+    return buffer.getvalue()
 
 
 def as_svg(figure: "Figure", label: str, salt: str = "vqaloop") -> str:

@@ -5,11 +5,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from vqaloop import process
 from vqaloop.commands import emit, say
 from vqaloop.errors import InputError
-from vqaloop.files import renamed_to
-from vqaloop.options import metric_option
+from vqaloop.files import write_whole
+from vqaloop.options import check_outputs, metric_option
 
 if TYPE_CHECKING:
     from vqaloop.parser import Command
@@ -88,7 +87,7 @@ def add_regress(command: "Command") -> None:
 
 def regress(options: argparse.Namespace) -> int:
     from vqaloop.comparison import compare_builds, split_args
-    from vqaloop.request import check_writable, parse_resolutions
+    from vqaloop.request import parse_resolutions
     from vqaloop.terminal import Progress
     from vqaloop.verdicts import print_verdict
 
@@ -97,11 +96,7 @@ def regress(options: argparse.Namespace) -> int:
     if not options.baseline or not options.codec:
         raise InputError("--baseline and --codec are needed; see `vqaloop regress --help`")
     outputs = {name: getattr(options, name) for name in ("junit", "markdown", "html")}
-    for option, path in {**outputs, "history": options.history}.items():
-        if path is not None:
-            if path.is_dir():
-                raise InputError(f"--{option}: {process.quoted(path)} is a folder; name a file")
-            check_writable(path.absolute().parent, f"name another file with --{option}")
+    check_outputs({**outputs, "history": options.history})
     if options.history:
         from vqaloop.trendstore import check_store
 
@@ -159,18 +154,11 @@ def _write_outputs(document: dict[str, Any], paths: dict[str, Path | None]) -> N
     from vqaloop.regresspage import regress_page
     from vqaloop.verdicts import markdown
 
+    forms: dict[str, Callable[[dict[str, Any]], str | bytes]]
+    forms = {"junit": junit_xml, "markdown": markdown, "html": regress_page}
     for name, path in paths.items():
         if path is not None:
-            forms: dict[str, Callable[[dict[str, Any]], str | bytes]]
-            forms = {"junit": junit_xml, "markdown": markdown, "html": regress_page}
-            made = forms[name](document)
-            data = made if isinstance(made, bytes) else made.encode("utf-8", "backslashreplace")
-            try:
-                with renamed_to(path) as part:
-                    part.write_bytes(data)
-            except OSError as error:
-                why = error.strerror or error
-                raise InputError(f"could not write {process.quoted(path)}: {why}") from error
+            write_whole(path, forms[name](document))
 
 
 def _trend(options: argparse.Namespace) -> int:

@@ -4,10 +4,10 @@ Made from the document that `vqaloop regress --json` writes; everything that is 
 """
 
 import html
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from vqaloop.page import filled, safe, shell_word, table
+from vqaloop.page import bullets, escaped, filled, safe, shell_word, table
 from vqaloop.plot import COLOURS, INK, as_svg, label_octaves, style
 from vqaloop.terminal import shown, shown_rate
 from vqaloop.verdicts import (
@@ -48,13 +48,15 @@ STEPS = 100
 
 def regress_page(document: Document) -> str:
     verdict = document["verdict"]
+    headline, builds = safe(verdict.capitalize()), safe(builds_line(document))
     return filled(
         "regress.html",
-        verdict=safe(verdict.capitalize()),
+        title=f"{headline}: {builds}",
+        verdict=headline,
         kind="alarm" if verdict in ("regression", "cannot tell") else "calm",
         summary=safe(document["summary"]),
-        builds=safe(builds_line(document)),
-        reasons=_bullets(map(safe, document["reasons"])),
+        builds=builds,
+        reasons=bullets(map(safe, document["reasons"])),
         overall=_overall(document),
         failures=_failures(document),
         clips="\n".join(_clip(document, clip) for clip in document["clips"]),
@@ -65,31 +67,22 @@ def regress_page(document: Document) -> str:
     )
 
 
-def _bullets(lines: Iterable[str]) -> str:
-    items = "\n".join(f"<li>{line}</li>" for line in lines)
-    return f"<ul>{items}</ul>" if items else ""
-
-
-def _escaped(rows: Iterable[Sequence[str]]) -> list[list[str]]:
-    return [list(map(safe, row)) for row in rows]
-
-
 def _overall(document: Document) -> str:
     headings = ["metric", "BD-rate %", "Akima %", "95 % interval", "noise floor", "clips"]
-    metrics = table("cards", [*headings, "verdict"], _escaped(overall_rows(document)))
+    metrics = table("cards", [*headings, "verdict"], escaped(overall_rows(document)))
     others = ["candidate to baseline", "value", "noise", "verdict"]
-    return metrics + "\n" + table("dense", others, _escaped(other_rows(document)))
+    return metrics + "\n" + table("dense", others, escaped(other_rows(document)))
 
 
 def _failures(document: Document) -> str:
-    rows = _escaped(failure_rows(document))
+    rows = escaped(failure_rows(document))
     found = (
         table("cards words", ["clip", "build", "kind", "where", "message"], rows) if rows else ""
     )
     lines = [
         f"{safe(clip)}, {safe(names)}: {safe(why)}" for clip, names, why in refusals(document)
     ]
-    refused = "<h3>No BD-rate</h3>\n" + _bullets(lines) if lines else ""
+    refused = "<h3>No BD-rate</h3>\n" + bullets(lines) if lines else ""
     return "\n".join(filter(None, [found, refused])) or "<p>None.</p>"
 
 
@@ -111,7 +104,7 @@ def _clip(document: Document, clip: Mapping[str, Any]) -> str:
         [
             f'<details class="clip"{unfolded}><summary>{title}</summary>',
             f"<p>{safe(facts)}, bits {cells['rate']} %.</p>",
-            table("dense numbers", ["metric", "BD-rate %", "Akima %", "noise %"], _escaped(rows)),
+            table("dense numbers", ["metric", "BD-rate %", "Akima %", "noise %"], escaped(rows)),
             *(_pair(clip, name) for name in document["metrics"]),
             "<details><summary>All runs</summary>",
             _runs(document, clip),
@@ -135,7 +128,7 @@ def _runs(document: Document, clip: Mapping[str, Any]) -> str:
         ]
         for run in clip["runs"]
     ]
-    return table("dense numbers", [*headings, "CPU s", "peak MiB"], _escaped(rows))
+    return table("dense numbers", [*headings, "CPU s", "peak MiB"], escaped(rows))
 
 
 def _about(document: Document) -> str:
@@ -162,7 +155,7 @@ def _about(document: Document) -> str:
         f"machine {document['machine']}",
     ]
     headings = ["build", "file", "kind", "version", "saved", "arguments", "sha256"]
-    return table("cards words", headings, rows) + "\n" + _bullets(map(safe, said))
+    return table("cards words", headings, rows) + "\n" + bullets(map(safe, said))
 
 
 def _pair(clip: Mapping[str, Any], metric: str) -> str:

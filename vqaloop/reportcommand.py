@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 
 from vqaloop.commands import emit, say
 from vqaloop.errors import InputError
-from vqaloop.files import renamed_to
-from vqaloop.process import quoted
+from vqaloop.files import write_whole
+from vqaloop.options import check_outputs
 
 if TYPE_CHECKING:
     from vqaloop.parser import Command
@@ -56,31 +56,17 @@ def _compare(options: argparse.Namespace) -> int:
     from vqaloop.ladderpair import compare_ladders
     from vqaloop.ladderpairpage import pair_page, pair_png
     from vqaloop.ladderpairtable import print_pair
-    from vqaloop.request import check_writable
     from vqaloop.shape import finite
 
-    for option in ("html", "png"):
-        path = getattr(options, option)
-        if path is not None:
-            if path.is_dir():
-                raise InputError(f"--{option}: {quoted(path)} is a folder; name a file")
-            check_writable(path.absolute().parent, f"name another file with --{option}")
+    check_outputs({"html": options.html, "png": options.png})
     compared = compare_ladders(options.folder, options.other)
     if options.json != "-":
         print_pair(compared)
     if options.html is not None:
-        _write(options.html, pair_page(compared).encode("utf-8", "backslashreplace"))
+        write_whole(options.html, pair_page(compared))
         say(options, f"wrote {options.html}")
     if options.png is not None:
-        _write(options.png, pair_png(compared))
+        write_whole(options.png, pair_png(compared))
         say(options, f"wrote {options.png}")
     emit(options, finite(compared.to_json()))
     return compared.exit_code
-
-
-def _write(path: Path, data: bytes) -> None:
-    try:
-        with renamed_to(path) as part:
-            part.write_bytes(data)
-    except OSError as error:
-        raise InputError(f"could not write {quoted(path)}: {error.strerror or error}") from error

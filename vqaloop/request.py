@@ -31,13 +31,22 @@ LONGEST_ENCODE_S = 1e7
 """Seconds, some months: more than a timer of the system takes is beyond it."""
 
 
-def choose_encoder(codec: str, encoder: str | None, ffmpeg: str) -> EncoderSpec:
-    """The encoder asked for, or the codec's default. Raises InputError or EncoderMissing."""
+def named_encoder(codec: str, encoder: str | None) -> EncoderSpec:
+    """The encoder asked for, or the codec's default, whether it runs here or not.
+
+    Raises InputError.
+    """
     if codec not in codecs():
         raise InputError(f"unknown codec {codec!r}; choose one of {', '.join(codecs())}")
     spec = get_encoder(encoder) if encoder else default_encoder(codec)
     if spec.codec != codec:
         raise InputError(f"{spec.name} makes {spec.codec}, not {codec}; leave out one of the two")
+    return spec
+
+
+def choose_encoder(codec: str, encoder: str | None, ffmpeg: str) -> EncoderSpec:
+    """`named_encoder`, if this ffmpeg runs it. Raises InputError or EncoderMissing."""
+    spec = named_encoder(codec, encoder)
     encoder_version(spec, ffmpeg)  # raises EncoderMissing, saying why
     return spec
 

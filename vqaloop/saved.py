@@ -18,7 +18,7 @@ from typing import Any
 
 from vqaloop.cache import default_folder
 from vqaloop.errors import InputError
-from vqaloop.files import renamed_to
+from vqaloop.files import write_whole
 from vqaloop.process import quoted
 from vqaloop.records import Source
 from vqaloop.regression import BASELINE, CANDIDATE, REPEAT, ClipRuns, Failure, Run
@@ -72,12 +72,7 @@ def write_saved(saved: Saved, path: Path) -> None:
         "machine": saved.machine,
         "clips": [asdict(clip) for clip in saved.clips],
     }
-    text = json.dumps(finite(document), indent=1, allow_nan=False) + "\n"
-    try:
-        with renamed_to(path) as part:
-            part.write_text(text, encoding="utf-8")
-    except OSError as error:
-        raise InputError(f"could not write {quoted(path)}: {error.strerror or error}") from error
+    write_whole(path, json.dumps(finite(document), indent=1, allow_nan=False) + "\n")
 
 
 def without_candidate(clip: ClipRuns) -> ClipRuns:

@@ -1,6 +1,5 @@
 """What an evaluation leaves behind: tables, figures, scatter plots, and the worst encodes."""
 
-import io
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,12 +11,12 @@ import pandas as pd
 
 from vqaloop.evaluate import HEADS, Judgement, Miss
 from vqaloop.files import renamed_to
-from vqaloop.plot import COLOURS, MARKERS, style
+from vqaloop.plot import COLOURS, MARKERS, as_png, style
 from vqaloop.stats import Logistic
 from vqaloop.terminal import printable, shown
 
 if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+    pass
 
 WORST = 10
 """Encodes shown as the worst, one a title."""
@@ -147,7 +146,7 @@ def scatter_png(table: pd.DataFrame, head: str, found: dict[str, Any]) -> bytes:
         axes.spines[["top", "right"]].set_visible(False)
         axes.grid(color="#888888", alpha=0.3)
         axes.legend(loc="upper left", framealpha=0.6)
-        return _png(figure)
+        return as_png(figure)
 
 
 def worst_png(worst: Sequence[Miss]) -> bytes:
@@ -173,15 +172,7 @@ def worst_png(worst: Sequence[Miss]) -> bytes:
                 f"label {row['label']:.1f}, score {score:.1f}",
                 loc="left",
             )
-        return _png(figure)
-
-
-def _png(figure: "Figure") -> bytes:
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-
-    buffer = io.BytesIO()
-    FigureCanvasAgg(figure).print_png(buffer)  # type: ignore[no-untyped-call]
-    return buffer.getvalue()
+        return as_png(figure)
 
 
 def _rgb(planes: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:

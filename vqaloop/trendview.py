@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 from vqaloop import __version__
 from vqaloop.errors import InputError
-from vqaloop.files import renamed_to
+from vqaloop.files import write_whole
 from vqaloop.page import filled, safe
-from vqaloop.plot import COLOURS, INK, as_svg, style
+from vqaloop.plot import COLOURS, INK, as_png, as_svg, style
 from vqaloop.process import quoted
 from vqaloop.terminal import WIDTH, printable, shown
 from vqaloop.trend import Change, Trend, read_trend
@@ -73,14 +73,7 @@ def write_trend(trends: Sequence[Trend], out: Path) -> None:
     }
     if out.suffix.lower() not in makers:
         raise InputError(f"the trend {quoted(out)} must end in {', '.join(makers)}")
-    made = makers[out.suffix.lower()](trends)
-    data = made if isinstance(made, bytes) else made.encode("utf-8", "backslashreplace")
-    try:
-        with renamed_to(out) as part:
-            part.write_bytes(data)
-    except OSError as error:
-        why = error.strerror or error
-        raise InputError(f"could not write {quoted(out)}: {why}") from error
+    write_whole(out, makers[out.suffix.lower()](trends))
 
 
 def trend_page(trends: Sequence[Trend]) -> str:
@@ -89,7 +82,12 @@ def trend_page(trends: Sequence[Trend]) -> str:
         f"{trend_svg([trend], f'trend{number}')}\n<pre>{html.escape(trend_text(trend))}</pre>"
         for number, trend in enumerate(reversed(trends))
     ]
-    return filled("trend.html", trends="\n".join(parts), version=safe(__version__))
+    return filled(
+        "trend.html",
+        title="Trend of builds",
+        trends="\n".join(parts),
+        version=safe(__version__),
+    )
 
 
 def trend_text(trend: Trend) -> str:
@@ -211,12 +209,8 @@ def _signed(value: float | None) -> str:
 
 def trend_png(trends: Sequence[Trend]) -> bytes:
     """A panel for each of the newest trends."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-
-    buffer = io.BytesIO()
     with style(11, "black"):
-        FigureCanvasAgg(_figure(trends)).print_png(buffer)  # type: ignore[no-untyped-call]
-    return buffer.getvalue()
+        return as_png(_figure(trends))
 
 
 def trend_svg(trends: Sequence[Trend], salt: str = "trend") -> str:

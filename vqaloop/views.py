@@ -20,7 +20,7 @@ import numpy.typing as npt
 from vqaloop import process
 from vqaloop.datasets import AUTHORS, Dataset, Found, Video, find
 from vqaloop.errors import InputError, VqaloopError
-from vqaloop.files import renamed_to
+from vqaloop.files import write_whole
 from vqaloop.frames import Frames, cut
 from vqaloop.process import quoted
 from vqaloop.watch import Measured, measure, watch
@@ -390,8 +390,4 @@ def _write_report(
         "contents_left_out": failed,
         "shards": list(scenes),
     }
-    try:
-        with renamed_to(path) as part:
-            part.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
-    except OSError as error:
-        raise InputError(f"could not write {quoted(path)}: {error.strerror}") from error
+    write_whole(path, json.dumps(document, indent=1) + "\n")
