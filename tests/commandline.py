@@ -81,8 +81,9 @@ def children() -> dict[int, str]:
             if int(parent) == os.getpid() and state != "Z":
                 words = entry.joinpath("cmdline").read_bytes().split(b"\0")
                 found[int(entry.name)] = b" ".join(words).decode("utf-8", "replace")
-    # Python's own, which lives as long as this process once anything has shared memory
-    return {pid: line for pid, line in found.items() if "resource_tracker" not in line}
+    # two live as long as this process: Python's own, once anything has shared memory, and ours
+    lasting = ("resource_tracker", "guardian.py")
+    return {pid: line for pid, line in found.items() if not any(word in line for word in lasting)}
 
 
 def running(pid: int) -> bool:

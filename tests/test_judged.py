@@ -9,8 +9,9 @@ from torch import Tensor
 
 from vqaloop import process
 from vqaloop.errors import InputError
+from vqaloop.judged import judged
 from vqaloop.models import create_student
-from vqaloop.students import StudentMetric, _judged
+from vqaloop.students import StudentMetric
 from vqaloop.weights import save_student
 
 
@@ -48,11 +49,11 @@ def test_one_crop_a_time_is_averaged_over_time() -> None:
         return (sums / weights).square()
 
     sums, weights = torch.tensor([[0.1], [0.8], [0.3]]), torch.tensor([[1.0], [1.0], [2.0]])
-    found = _judged(answers, (sums, weights), [1, 1, 1], 0)
+    found = judged(answers, (sums, weights), [1, 1, 1], 0)
     each = np.array([0.1**2, 0.8**2, 0.15**2])
     assert found.value == pytest.approx(100 * each.mean(), rel=1e-5)
     assert found.clips == pytest.approx(100 * each, rel=1e-5)
     low, high = found.interval
     assert low < found.value < high
-    together = _judged(answers, (sums, weights), [3], 0)
+    together = judged(answers, (sums, weights), [3], 0)
     assert together.value == pytest.approx(100 * (1.2 / 4) ** 2, rel=1e-5)

@@ -1,6 +1,8 @@
 """Reports: what is written is read back, is safe to open, and looks as it should."""
 
+import base64
 import csv
+import io
 import json
 import math
 import shlex
@@ -11,8 +13,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 
 from vqaloop import plot, process, report
+from vqaloop.crops import Pictures, Place
 from vqaloop.errors import InputError
 from vqaloop.records import Ladder, Rung
 from vqaloop.report import read_ladder, write_reports
@@ -40,9 +44,33 @@ def make_ladder(
             Rung(
                 width, height, rate, peak, score, predicted, {"vmaf": vmaf, "psnr_y": psnr},
                 ("crf", crf), {"aq-mode": "3"}, (*options, "-crf", f"{crf:g}"), file,
+                over_time={
+                    "step_s": 1.0, "kbps": [rate * (1 + 0.1 * (n % 3)) for n in range(10)],
+                    "span_s": 0.0667, "scores": [[1.2 * n, score + n % 4 - 2] for n in range(9)],
+                },
             )
         )  # fmt: skip
     return Ladder(folder, tuple(rungs), make_about(path, metric))
+
+
+def make_pictures(ladder: Ladder) -> Pictures:
+    """As they would be taken, of one grey each."""
+    places = [
+        Place(
+            found["frame"],
+            (2 * found["left"], found["top"], 48, 32),
+            tuple(found["scores"]),
+            {n: grey_webp(40 * n) for n in range(len(ladder.rungs) + 1)},
+        )
+        for found in ladder.about["worst"]
+    ]
+    return Pictures(tuple(places))
+
+
+def grey_webp(level: int) -> str:
+    buffer = io.BytesIO()
+    Image.new("RGB", (48, 32), (level, level, level)).save(buffer, "WEBP")
+    return base64.b64encode(buffer.getvalue()).decode()
 
 
 def make_about(path: str, metric: str) -> dict[str, Any]:
@@ -85,6 +113,19 @@ def make_about(path: str, metric: str) -> dict[str, Any]:
             "encode_cpu_s": 41.2, "score_s": 6.1, "guard_s": 5.0, "cache_hits": 4, "wall_s": 32.1,
         },
         "windows": [[0, 300]],
+        "worst": [
+            {"frame": frame, "left": 40 * frame, "top": frame, "size": 112,
+             "scores": [row[4] - 9 for row in MADE_UP]}
+            for frame in (14, 28)
+        ],
+        "tuning": {
+            "trials": [
+                {"number": n, "saving_percent": (n * 7) % 5 - 1.0, "feasible": n % 3 > 0}
+                for n in range(9)
+            ],
+            "importance": {"aq-mode": 0.7, "bframes": 0.299, "rc-lookahead": 0.001},
+        },
+        "asked": {"preset": "medium", "rungs": 4, "resolutions": [[1280, 720], [320, 180]]},
         "warnings": ["a trial failed and was left out: killed by SIGSEGV"],
     }  # fmt: skip
 
@@ -95,6 +136,8 @@ class Page(HTMLParser):
     def __init__(self, text: str) -> None:
         super().__init__()
         self.tags: list[str] = []
+        self.outer: list[str] = []
+        self.in_svg = False
         self.attributes: list[tuple[str, str | None]] = []
         self.pre: list[str] = []
         self.in_pre = False
@@ -104,12 +147,16 @@ class Page(HTMLParser):
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         self.tags.append(tag)
         self.attributes += attrs
+        self.in_svg = self.in_svg or tag == "svg"
+        if not self.in_svg:
+            self.outer.append(tag)
         if tag == "pre":
             self.pre.append("")
             self.in_pre = True
 
     def handle_endtag(self, tag: str) -> None:
         self.in_pre = self.in_pre and tag != "pre"
+        self.in_svg = self.in_svg and tag != "svg"
 
     def handle_data(self, data: str) -> None:
         if self.in_pre:
@@ -117,7 +164,7 @@ class Page(HTMLParser):
 
 
 def page_of(ladder: Ladder) -> tuple[str, Page]:
-    write_reports(ladder)
+    write_reports(ladder, make_pictures(ladder) if ladder.about["worst"] else None)
     text = (ladder.folder / "report.html").read_text(encoding="utf-8")
     return text, Page(text)
 
@@ -314,22 +361,28 @@ HOSTILE = [
 
 
 @pytest.fixture(scope="module")
-def plain_tags(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
-    return page_of(make_ladder(tmp_path_factory.mktemp("plain")))[1].tags
+def plain(tmp_path_factory: pytest.TempPathFactory) -> Page:
+    return page_of(make_ladder(tmp_path_factory.mktemp("plain")))[1]
 
 
 @pytest.mark.parametrize("name", HOSTILE)
-def test_names_are_data(tmp_path: Path, plain_tags: list[str], name: str) -> None:
+def test_names_are_data(tmp_path: Path, plain: Page, name: str) -> None:
     ladder = make_ladder(tmp_path, path=f"a dir/{name}")
     ladder.about["metric"]["label"] = name
     ladder.about["warnings"] = [name]
     ladder.about["trials"][0]["error"] = name
+    ladder.about["tuning"]["importance"] = {name: 0.6, f"{name}2": 0.4}
+    ladder.about["asked"] = {"encoder": name, "weights": name}
+    ladder.rungs[0].params.update({"x": name})
     text, page = page_of(ladder)
-    assert page.tags == plain_tags
-    assert not {"script", "iframe", "img", "object", "link"} & set(page.tags)
+    assert page.outer == plain.outer
+    # how many ticks an axis has room for depends on the words beside it
+    assert set(page.tags) == set(plain.tags)
+    assert not {"iframe", "object", "link"} & set(page.tags)
+    assert page.tags.count("script") == 1 and page.tags.count("img") == 2 * 5
     assert not [key for key, _ in page.attributes if key.startswith("on")]
     assert all(c.isprintable() for c in text.replace("\n", ""))
-    assert len(page.pre) == 4 and not [line for line in page.pre if "\n" in line]
+    assert len(page.pre) == 4 + 2 and not [line for line in page.pre if "\n" in line]
     assert read_ladder(tmp_path).about["source"]["path"] == f"a dir/{name}"
 
 
@@ -337,10 +390,12 @@ def test_the_page_stands_alone(tmp_path: Path) -> None:
     text, page = page_of(make_ladder(tmp_path))
     sources = [value for key, value in page.attributes if key in ("src", "href", "xlink:href")]
     files = {rung.file for rung in make_ladder(tmp_path).rungs}
-    assert all(value and (value in files or value.startswith("#")) for value in sources)
+    known = (*files, "#", "data:image/webp;base64,")
+    assert all(value and value.startswith(known) for value in sources)
     assert "@import" not in text and "url(http" not in text
     assert "prefers-color-scheme: dark" in text and 'name="viewport"' in text
-    assert page.tags.count("svg") == 1 and plot.INK not in text
+    # rate and score twice, over time, promise and guard, the search, tuning, cost
+    assert page.tags.count("svg") == 2 + 2 + 2 + 2 + 2 + 1 and plot.INK not in text
     for words in ("2905", "4711", "94.00", "41.30", "1,200", "killed by SIGSEGV", "32.1 s in"):
         assert words in text
     assert "Not to be trusted" not in text
@@ -354,8 +409,16 @@ def test_the_page_stands_alone(tmp_path: Path) -> None:
 def test_commands_can_be_copied(tmp_path: Path, path: str, given: str) -> None:
     ladder = make_ladder(tmp_path, path=path)
     _, page = page_of(ladder)
-    assert [shlex.split(line) for line in page.pre] == [
+    commands = [shlex.split(line) for line in page.pre]
+    assert commands[:-2] == [
         ["ffmpeg", "-i", given, *rung.ffmpeg_args, rung.file] for rung in ladder.rungs
+    ]
+    asked = "--preset medium --rungs 4 --resolutions 1280x720,320x180"
+    # what would be taken for an option is a file for all that
+    own = f"./{path}" if path.startswith("-") else path
+    assert commands[-2:] == [
+        ["vqaloop", "ladder", own, "--codec", "h264", *asked.split(), "-o", tmp_path.name],
+        ["vqaloop", "report", tmp_path.name],
     ]
 
 
@@ -369,8 +432,9 @@ def test_commands_with_control_characters_are_safe_to_paste(tmp_path: Path) -> N
 
 def test_the_least_that_can_be_drawn(tmp_path: Path) -> None:
     ladder = make_ladder(tmp_path)
-    ladder.about.update(trials=[], hull=[], warnings=[])
-    one = replace(ladder.rungs[0], file="gone.mp4", bitrate_kbps=0.4, guard={})
+    ladder.about.update(trials=[], hull=[], warnings=[], worst=[], tuning=None)
+    ladder.about.pop("asked")
+    one = replace(ladder.rungs[0], file="gone.mp4", bitrate_kbps=0.4, guard={}, over_time={})
     text, _ = page_of(replace(ladder, rungs=(one,)))
     assert "missing" in text
     assert read_ladder(tmp_path).rungs == (one,)

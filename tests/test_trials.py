@@ -58,8 +58,9 @@ def test_a_failing_size_is_recorded_and_left_out(room: Room, clip: str, failure:
     assert len(told) == len({trial["error"] for trial in failed})
     assert all(REASONS[failure] in note for note in told)
     assert {rung["width"] for rung in document["rungs"]} == {160}
-    # a run that failed was a run
-    assert document["cost"]["encodes"] == len(document["trials"])
+    # a run that failed was a run; those of the first trials that failed were made twice
+    twice = document["cost"]["encodes"] - len(document["trials"])
+    assert 1 <= twice <= 4
     assert not children()
     # the failure is not remembered for the truth: a sound ffmpeg is asked again
     again = room.ladder(clip, *SMALL, *SIZES, "--ffmpeg", process.ffmpeg_path())
@@ -95,7 +96,7 @@ def test_an_encoder_that_dies_of_the_whole_group_leaves_nobody(room: Room, clip:
     fake = fake_ffmpeg(room.folder / "ffmpeg", {SMALLER: action})
     room.ladder(clip, *SMALL, *SIZES, "--time-limit", "2", "--ffmpeg", fake, "--workers", "4")
     started = [int(line) for line in pids.read_text().split()]
-    assert 1 <= len(started) <= GIVE_UP + 2
+    assert 1 <= len(started) <= 2 * (GIVE_UP + 2)
     for pid in started:
         assert not running(pid)
 

@@ -7,7 +7,6 @@ checked, and whatever goes wrong in it is a BuildFailed of its own kind.
 import os
 import re
 import shutil
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,7 +27,7 @@ from vqaloop.encoder import DOWNSCALER, complaint, encoder_version, load_encoder
 from vqaloop.encoderspec import EncoderSpec
 from vqaloop.errors import DecodeFailed, EncoderMissing, InputError, ToolError
 from vqaloop.faults import BuildFailed, check_count, decode_md5, parse
-from vqaloop.files import renamed_to
+from vqaloop.files import renamed_to, scratch
 from vqaloop.measured import run_measured
 from vqaloop.process import quoted
 from vqaloop.rawvideo import count_y4m_frames
@@ -228,7 +227,7 @@ def make(
     if not out.parent.is_dir():
         raise InputError(f"the folder {quoted(out.parent)} does not exist; create it first")
     # a folder of its own: some programs ask before they overwrite, or write statistics beside
-    with tempfile.TemporaryDirectory(dir=out.parent, prefix=".vqaloop-") as folder:
+    with scratch(out.parent) as folder:
         part = Path(folder).absolute() / f"out{file_suffix(build, spec)}"
         job = Job(view, point, preset or spec.default_preset, threads, part)
         argv = command(build, spec, job)

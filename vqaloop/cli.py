@@ -11,6 +11,7 @@ import os
 import signal
 import sys
 import threading
+import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -20,6 +21,8 @@ from vqaloop.parser import make_parser
 from vqaloop.terminal import printable
 
 INTERRUPTED = 130
+TWICE_S = 0.5
+"""Seconds in which a signal that comes twice was sent once: to us, and to our group."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -53,25 +56,36 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 @contextlib.contextmanager
 def _ended_by_signals() -> Iterator[None]:
-    """SIGTERM and SIGHUP end a command as Ctrl-C does, with no program left behind."""
+    """SIGTERM and SIGHUP end a command as Ctrl-C does, with no program left behind; the second
+    time any of them comes, at once."""
+    first: list[float] = []
 
     def interrupt(*_: object) -> None:
+        if first and time.monotonic() - first[0] < TWICE_S:
+            return
+        if first:
+            # the cursor may be hidden; the guardian stops the programs and removes what is left
+            shown = b"\x1b[?25h" if os.isatty(2) else b""
+            os.write(2, shown + b"\nvqaloop: stopped at once; the same command goes on from there\n")
+            os._exit(INTERRUPTED)
+        first.append(time.monotonic())
         raise KeyboardInterrupt
 
     # whoever ignores them (nohup) or handles them, or calls from a thread, is left alone
     ours = threading.current_thread() is threading.main_thread()
-    ends = [
-        number
-        for number in (signal.SIGTERM, signal.SIGHUP)
-        if ours and signal.getsignal(number) is signal.SIG_DFL
-    ]
+    ends = {
+        number: before
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+        if ours
+        and (before := signal.getsignal(number)) in (signal.SIG_DFL, signal.default_int_handler)
+    }
     for number in ends:
         signal.signal(number, interrupt)
     try:
         yield
     finally:
-        for number in ends:
-            signal.signal(number, signal.SIG_DFL)
+        for number, before in ends.items():
+            signal.signal(number, before)
 
 
 @contextlib.contextmanager

@@ -1,6 +1,6 @@
 """Which parts of a title are looked at, and how they are cut out of its frames."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 import numpy as np
 
@@ -41,23 +41,24 @@ def spots(frames: int, size: tuple[int, int], seed: int = 0, positions: int = PO
     return chosen
 
 
-def read_clips(where: Where, count: int, read: Callable[[list[int]], Frames]) -> Frames:
-    """(B, T, rows, S) crops at `where`; `read` gives frames by ascending index."""
-    indices = sorted({min(t + i, count - 1) for t in where for i in range(CLIP_FRAMES)})
-    frames = _padded(read(indices))
-    row = {index: i for i, index in enumerate(indices)}
-    return np.stack(
-        [
-            cut(
-                frames[[row[min(t + i, count - 1)] for i in range(CLIP_FRAMES)]],
-                top,
-                left,
-                CLIP_SIZE,
-            )
-            for t, places in where.items()
-            for top, left in places
-        ]
-    )
+def read_clips(where: Where, count: int, read: Callable[[list[int]], Iterable[Frames]]) -> Frames:
+    """(B, T, rows, S) crops at `where`; `read` gives frames by ascending index, (H·3/2, W) each.
+
+    No more than one frame is held at a time, unless `read` holds them.
+    """
+    wanted: dict[int, list[tuple[int, int, int, int]]] = {}
+    places = [(start, *place) for start, group in where.items() for place in group]
+    for clip, (start, top, left) in enumerate(places):
+        for step in range(CLIP_FRAMES):
+            row = wanted.setdefault(min(start + step, count - 1), [])
+            row.append((clip, step, top, left))
+    clips = np.empty((len(places), CLIP_FRAMES, CLIP_SIZE * 3 // 2, CLIP_SIZE), np.uint8)
+    indices = sorted(wanted)
+    for index, frame in zip(indices, read(indices), strict=True):
+        padded = _padded(frame[None])
+        for clip, step, top, left in wanted[index]:
+            clips[clip, step] = cut(padded, top, left, CLIP_SIZE)[0]
+    return clips
 
 
 def _padded(frames: Frames) -> Frames:

@@ -12,7 +12,7 @@ from typing import Any
 from vqaloop import process
 from vqaloop.errors import InputError
 from vqaloop.files import write_whole
-from vqaloop.options import encoding_of
+from vqaloop.options import encoding_of, opened_executor
 from vqaloop.terminal import printable
 
 UNTRUSTED = 3
@@ -64,12 +64,14 @@ def sample(options: argparse.Namespace) -> int:
 
 
 def ladder(options: argparse.Namespace) -> int:
+    from vqaloop.cataloguecommand import are_many, build, tell
     from vqaloop.ladder import build_ladder, build_ladders
+    from vqaloop.records import Ladder
     from vqaloop.request import parse_duration, parse_resolutions, parse_rungs, parse_size
     from vqaloop.terminal import Progress, print_ladder
 
     codecs = options.codec.split(",")
-    with Progress(quiet=options.quiet) as progress:
+    with opened_executor(options) as workers, Progress(quiet=options.quiet) as progress:
         asked: dict[str, Any] = dict(
             resolutions=parse_resolutions(options.resolutions),
             rungs=parse_rungs(options.rungs),
@@ -86,12 +88,17 @@ def ladder(options: argparse.Namespace) -> int:
             progress=progress,
             storage=options.storage,
             out=options.output,
-            **encoding_of(options),
+            **encoding_of(options, workers),
         )
-        if len(codecs) == 1:
-            made = {codecs[0]: build_ladder(options.input, codec=codecs[0], **asked)}
+        made: dict[str, Ladder] = {}
+        if many := are_many(options.input):
+            catalogue = build(options, progress, asked)
+        elif len(codecs) == 1:
+            made[codecs[0]] = build_ladder(options.input[0], codec=codecs[0], **asked)
         else:
-            made = build_ladders(options.input, codecs=codecs, **asked)
+            made = build_ladders(options.input[0], codecs=codecs, **asked)
+    if many:
+        return tell(options, catalogue)
     for codec, ladder in made.items() if options.json != "-" else ():
         if len(made) > 1:
             say(options, "")
@@ -109,7 +116,7 @@ def tune(options: argparse.Namespace) -> int:
     from vqaloop.tune import tune_encoder
     from vqaloop.tuning import told
 
-    with Progress(quiet=options.quiet) as progress:
+    with opened_executor(options) as workers, Progress(quiet=options.quiet) as progress:
         tuning = tune_encoder(
             options.input,
             codec=options.codec,
@@ -122,7 +129,7 @@ def tune(options: argparse.Namespace) -> int:
             progress=progress,
             storage=options.storage,
             out=options.output,
-            **encoding_of(options),
+            **encoding_of(options, workers),
         )
     for line in told(tuning):
         say(options, line)
@@ -140,6 +147,7 @@ def score(options: argparse.Namespace) -> int:
         device=options.device,
         seed=options.seed,
         weights=options.weights,
+        score_precision=options.score_precision,
         allow_hdr=options.allow_hdr,
     )
     check_metric(scorer.metric, options.weights, options.reference is not None)

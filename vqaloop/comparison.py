@@ -105,6 +105,7 @@ def compare_builds(
     cache: bool = True,
     ffmpeg: str | os.PathLike[str] | None = None,
     weights: str | os.PathLike[str] | None = None,
+    score_precision: float | None = None,
     allow_hdr: bool = False,
     progress: Watcher = lambda event: None,
 ) -> Comparison:
@@ -125,7 +126,9 @@ def compare_builds(
     limits = _limits(threshold, clip_threshold, time_threshold, memory_threshold, rate_threshold)
     binary = process.ffmpeg_path(ffmpeg)
     spec = request.named_encoder(codec, encoder)  # whether it runs, the builds show
-    lead = open_metric(metric, ffmpeg=binary, device=device, seed=seed, weights=weights)
+    lead = open_metric(
+        metric, ffmpeg=binary, device=device, seed=seed, weights=weights, precision=score_precision
+    )
     request.check_metric(lead, weights)
     student = (
         lead

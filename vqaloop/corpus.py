@@ -5,7 +5,6 @@ run goes on where it stopped. Pictures become scenes by a camera moving over the
 """
 
 import csv
-import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
@@ -22,6 +21,7 @@ from vqaloop import process
 from vqaloop.encode import encode
 from vqaloop.encoder import available, codecs, default_encoder, get_encoder
 from vqaloop.errors import InputError, VqaloopError
+from vqaloop.files import scratch
 from vqaloop.frames import CLIP_FRAMES, CLIP_SIZE, Frames, cut, read_encode, read_source
 from vqaloop.limits import MAX_PIXELS
 from vqaloop.metrics import vmaf_of_pairs
@@ -204,7 +204,7 @@ def _make_shard(scene: Scene, path: Path, plan: Plan, ffmpeg: str) -> int:
         )
         for _ in range(plan.crops)
     ]
-    with tempfile.TemporaryDirectory(prefix="vqaloop-") as folder:
+    with scratch() as folder:
         raw = Path(folder) / "scene.yuv"
         raw.write_bytes(frames.tobytes())
         source = probe_source(

@@ -8,7 +8,6 @@ import contextlib
 import json
 import os
 import shutil
-import uuid
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
@@ -31,7 +30,7 @@ from vqaloop.deliverable import (
     segment_length,
 )
 from vqaloop.errors import InputError, ToolError
-from vqaloop.files import place_file
+from vqaloop.files import place_file, unfinished
 from vqaloop.playlists import (
     IFRAMES,
     MASTER,
@@ -185,7 +184,7 @@ def _listed(folder: Path) -> set[str]:
 @contextlib.contextmanager
 def _placed(target: Path) -> Iterator[Path]:
     """A new folder beside `target` that takes its place if all goes well, and else goes away."""
-    part = target.with_name(f".{uuid.uuid4().hex}.part")
+    part = unfinished(target.parent)
     try:
         part.mkdir()
         yield part
@@ -203,7 +202,7 @@ def _replace(part: Path, target: Path) -> None:
         part.rename(target)
         return
     # a folder that is not empty cannot be renamed over
-    old = target.with_name(f".{uuid.uuid4().hex}.part")
+    old = unfinished(target.parent)
     target.rename(old)
     try:
         part.rename(target)

@@ -1,6 +1,7 @@
 """Where the networks run, and in which precision."""
 
 import contextlib
+import threading
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from typing import Any
@@ -19,16 +20,31 @@ def pick_device(name: str = "auto") -> torch.device:
     return torch.device("cuda" if name != "cpu" and torch.cuda.is_available() else "cpu")
 
 
+_exact_lock = threading.Lock()
+_exact_inside = 0
+_exact_before = (False, False)
+
+
 @contextlib.contextmanager
 def exact() -> Iterator[None]:
-    """Full fp32 in it, also on GPUs that would round to TF32, so that all devices agree."""
+    """Full fp32 in it, also on GPUs that would round to TF32, so that all devices agree.
+
+    The setting is the whole process's: of several threads inside, the last to leave restores it.
+    """
+    global _exact_inside, _exact_before
     linear, convolution = torch.backends.cuda.matmul, torch.backends.cudnn
-    before = linear.allow_tf32, convolution.allow_tf32
-    linear.allow_tf32 = convolution.allow_tf32 = False
+    with _exact_lock:
+        if not _exact_inside:
+            _exact_before = linear.allow_tf32, convolution.allow_tf32
+            linear.allow_tf32 = convolution.allow_tf32 = False
+        _exact_inside += 1
     try:
         yield
     finally:
-        linear.allow_tf32, convolution.allow_tf32 = before
+        with _exact_lock:
+            _exact_inside -= 1
+            if not _exact_inside:
+                linear.allow_tf32, convolution.allow_tf32 = _exact_before
 
 
 def autocast(device: torch.device) -> AbstractContextManager[Any]:

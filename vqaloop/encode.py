@@ -8,7 +8,6 @@ import math
 import mmap
 import os
 import re
-import secrets
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from fractions import Fraction
@@ -23,12 +22,15 @@ from av.video.stream import VideoStream
 from vqaloop import process
 from vqaloop.encoder import EncoderSpec, complaint, encoder_version, get_encoder, output_options
 from vqaloop.errors import EncodeFailed, InputError, ToolError
+from vqaloop.files import unfinished
 from vqaloop.process import quoted
 from vqaloop.records import Encode, Rendition, Source
 
 _AVS2_STARTS = re.compile(rb"\x00\x00\x01([\xb0\xb3\xb6])")
 _AVS2_SEQUENCE, _AVS2_INTRA = b"\xb0", b"\xb3"
 
+IDLE_S = 60.0
+"""Seconds without any work after which an encoder is held to hang."""
 _SLOWER_MACHINE = 50.0
 """How many times the encoder's rough cost a run may take before it is held to hang."""
 _SOURCE_COST = 0.02
@@ -65,11 +67,10 @@ def encode(
     _check_place(source, out)
     with _temporary_beside(out, spec.suffix) as partial:
         argv, ffmpeg_args = _command(source, options, partial, ffmpeg)
-        if timeout_s is None:
-            timeout_s = default_timeout_s(spec, rendition, source)
-        done = process.run(argv, timeout_s=timeout_s)
+        limit_s = timeout_s or default_timeout_s(spec, rendition, source)
+        done = process.run(argv, timeout_s=limit_s, idle_s=IDLE_S)
         if done.timed_out or done.returncode:
-            raise _failure(spec, rendition, done, out)
+            raise _failure(spec, rendition, done, out, chance=timeout_s is None)
         packets = _checked_packets(partial, spec, rendition, source)
         size_bytes = partial.stat().st_size
         os.replace(partial, out)
@@ -201,7 +202,7 @@ def _check_place(source: Source, out: Path) -> None:
 @contextmanager
 def _temporary_beside(out: Path, suffix: str) -> Iterator[Path]:
     """A new empty file in the folder of `out`, gone at the end unless it was renamed."""
-    partial = out.parent / f".vqaloop-{secrets.token_hex(8)}{suffix}"
+    partial = unfinished(out.parent, suffix)
     try:
         try:
             partial.open("xb").close()
@@ -216,28 +217,33 @@ def _temporary_beside(out: Path, suffix: str) -> Iterator[Path]:
 
 
 def _failure(
-    spec: EncoderSpec, rendition: Rendition, done: process.Finished, out: Path
+    spec: EncoderSpec, rendition: Rendition, done: process.Finished, out: Path, chance: bool
 ) -> ToolError:
+    """Why it failed. `chance`: running into the time limit need not happen again."""
     if "No space left on device" in done.stderr or "Disk quota exceeded" in done.stderr:
         return ToolError(
             f"{rendition}: the disk of the folder {quoted(out.parent)} is full; free some"
         )
-    return EncodeFailed(f"{rendition} failed: {complaint(spec, done)}")
+    again = done.returncode < 0 if not done.timed_out else chance or done.idle
+    return EncodeFailed(f"{rendition} failed: {complaint(spec, done)}", again=again)
 
 
 def _checked_packets(
     path: Path, spec: EncoderSpec, rendition: Rendition, source: Source
 ) -> list[Packet]:
     if not path.stat().st_size:
-        raise EncodeFailed(f"{rendition} failed: the encoder ended well but wrote nothing")
+        raise EncodeFailed(
+            f"{rendition} failed: the encoder ended well but wrote nothing", again=True
+        )
     try:
         packets = stream_packets(path, spec, source.fps)
     except ToolError as error:
         why = str(error).removeprefix(f"{quoted(path)} ")
-        raise EncodeFailed(f"{rendition} failed: the file it wrote {why}") from error
+        raise EncodeFailed(f"{rendition} failed: the file it wrote {why}", again=True) from error
     if len(packets) != source.frames:
         raise EncodeFailed(
-            f"{rendition} failed: {len(packets)} frames in the file, {source.frames} expected"
+            f"{rendition} failed: {len(packets)} frames in the file, {source.frames} expected",
+            again=True,
         )
     if not packets[0].keyframe or not all(math.isfinite(p.time_s) for p in packets):
         raise EncodeFailed(f"{rendition} failed: its first frame is not a keyframe")

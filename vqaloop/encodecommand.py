@@ -6,7 +6,13 @@ from typing import TYPE_CHECKING
 
 from vqaloop.commands import emit, say
 from vqaloop.encoder import get_encoder
-from vqaloop.options import encoding_of, metric_option, raw_options
+from vqaloop.options import (
+    encoding_of,
+    executor_options,
+    metric_option,
+    opened_executor,
+    raw_options,
+)
 
 if TYPE_CHECKING:
     from vqaloop.parser import Command
@@ -41,6 +47,7 @@ def add_encode(command: "Command") -> None:
     parser.add_argument("--time-limit", type=float, metavar="S", help="of one encode")
     metric_option(parser)
     raw_options(parser)
+    executor_options(parser)
 
 
 def encode(options: argparse.Namespace) -> int:
@@ -49,7 +56,7 @@ def encode(options: argparse.Namespace) -> int:
     from vqaloop.target import encode_to_target
     from vqaloop.terminal import Progress
 
-    with Progress(quiet=options.quiet) as progress:
+    with opened_executor(options) as workers, Progress(quiet=options.quiet) as progress:
         made = encode_to_target(
             options.input,
             options.output,
@@ -61,7 +68,7 @@ def encode(options: argparse.Namespace) -> int:
             max_encodes=options.max_encodes,
             one_run=options.one_run,
             progress=progress,
-            **encoding_of(options),
+            **encoding_of(options, workers),
         )
     about = made.document
     scenes = about["scenes"]

@@ -32,7 +32,14 @@ class ToolError(VqaloopError, RuntimeError):
 
 
 class EncodeFailed(ToolError):
-    """One encode crashed, hung, or wrote a stream that does not decode."""
+    """One encode crashed, hung, or wrote a stream that does not decode.
+
+    `again`: what happened may have been chance, so that another attempt makes sense.
+    """
+
+    def __init__(self, message: str, *, again: bool = False) -> None:
+        super().__init__(message)
+        self.again = again
 
 
 class DecodeFailed(ToolError):

@@ -4,7 +4,6 @@ import contextlib
 import hashlib
 import json
 import os
-import uuid
 from collections.abc import Sequence
 from dataclasses import replace
 from fractions import Fraction
@@ -16,6 +15,7 @@ import ffmpeg as ffmpeg_graph
 from vqaloop import process
 from vqaloop.container import opened
 from vqaloop.errors import DecodeFailed, InputError, ToolError
+from vqaloop.files import unfinished
 from vqaloop.process import quoted
 from vqaloop.records import Source
 
@@ -42,7 +42,7 @@ def excerpt(
     windows = tuple((int(start), int(count)) for start, count in windows)
     _check_windows(source, windows)
     wanted = sum(count for _, count in windows)
-    part = out.with_name(f".{uuid.uuid4().hex}.part")
+    part = unfinished(out.parent)
     pix_fmt = None
     try:
         # raw video has no places to seek to: ffmpeg would read its way to each

@@ -5,7 +5,6 @@ Decoding is always done by one trusted ffmpeg, never by the build under test.
 
 import re
 import shutil
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,6 +16,7 @@ from vqaloop import process
 from vqaloop.bitstream import Bitstream, is_cut_mp4, read_bitstream
 from vqaloop.encoderspec import EncoderSpec
 from vqaloop.errors import ToolError, VqaloopError
+from vqaloop.files import scratch
 
 THUMB = (32, 18)
 """Width and height of the small grey pictures by which frames are told apart."""
@@ -138,7 +138,7 @@ def _whole_but_for_the_last(path: Path, stream: Bitstream, ffmpeg: str) -> bool:
     """Whether a raw stream decodes without complaint once its last coded frame is taken away."""
     if not stream.last_at:
         return False
-    with tempfile.TemporaryDirectory(dir=path.parent, prefix=".vqaloop-") as folder:
+    with scratch(path.parent) as folder:
         part = Path(folder) / f"part{path.suffix}"
         with path.open("rb") as whole, part.open("wb") as file:
             shutil.copyfileobj(whole, file)

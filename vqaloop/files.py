@@ -3,13 +3,18 @@
 import contextlib
 import errno
 import os
+import secrets
 import shutil
-import uuid
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+from vqaloop import guardian
 from vqaloop.errors import InputError
 from vqaloop.process import quoted
+
+PART = ".part"
+"""End of the name of a file that is still being written."""
 
 
 def place_file(source: Path, destination: Path) -> Path:
@@ -66,10 +71,24 @@ def write_whole(path: Path, data: bytes | str) -> None:
         raise InputError(f"could not write {quoted(path)}: {error.strerror or error}") from error
 
 
+def unfinished(folder: Path, suffix: str = PART) -> Path:
+    """A new name in `folder` for what is not finished; it goes even if this process is killed."""
+    guardian.watch(folder)
+    return folder / f".{guardian.mark()}-{secrets.token_hex(8)}{suffix}"
+
+
+def scratch(folder: Path | None = None) -> "tempfile.TemporaryDirectory[str]":
+    """A new folder for what is needed a while, in `folder` or where temporary files lie."""
+    place = Path(tempfile.gettempdir()) if folder is None else folder
+    guardian.watch(place)
+    hidden = "." if folder else ""
+    return tempfile.TemporaryDirectory(dir=folder, prefix=f"{hidden}vqaloop-{guardian.mark()}-")
+
+
 @contextlib.contextmanager
 def renamed_to(path: Path) -> Iterator[Path]:
     """A name beside `path` to write to; takes its place if all went well, else goes away."""
-    part = path.with_name(f".{uuid.uuid4().hex}.part")
+    part = unfinished(path.parent)
     try:
         yield part
         os.replace(part, path)

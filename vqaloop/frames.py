@@ -4,13 +4,11 @@ Frames are numpy arrays (N, H·3/2, W) of uint8: planar 4:2:0, the U and V plane
 stacked as rows below luma. Rungs are scaled to the source's size with one fixed scaler.
 """
 
-from collections import deque
-from collections.abc import Iterator, Sequence
+import contextlib
+from collections.abc import Iterable, Iterator, Sequence
 from fractions import Fraction
 from pathlib import Path
-from typing import Any
 
-import av
 import ffmpeg as ffmpeg_graph
 import numpy as np
 import numpy.typing as npt
@@ -20,6 +18,7 @@ from av.video.reformatter import Interpolation, VideoReformatter
 from vqaloop import process
 from vqaloop.errors import DecodeFailed
 from vqaloop.metrics import SCALER
+from vqaloop.picking import SOURCES, TROUBLE, frames_at, is_plain
 from vqaloop.records import Source
 
 Frames = npt.NDArray[np.uint8]
@@ -30,22 +29,35 @@ CLIP_FRAMES = 2
 CLIP_SIZE = 112
 """Height and width of a clip in luma pixels."""
 
-SEEK_WORTH_S = 4.0
-"""Skip ahead by seeking only over gaps longer than this; keyframes come every 2 s."""
-
 _FLAGS = int(Interpolation.BICUBIC | Interpolation.ACCURATE_RND | Interpolation.FULL_CHR_H_INT)
 """SCALER, as PyAV takes it."""
 
 
-def read_source(source: Source, indices: Sequence[int], *, ffmpeg: str) -> Frames:
+def read_source(
+    source: Source,
+    indices: Sequence[int],
+    *,
+    ffmpeg: str,
+    size: tuple[int, int] | None = None,
+) -> Frames:
     """Frames of the source on its canvas (see `Source.canvas`), by index after `prep`.
 
-    `indices` ascend. Raises DecodeFailed when the source ends before the last of them.
+    Or scaled to `size`. `indices` ascend. Raises DecodeFailed when the source ends before the last
+    of them.
     """
+    size = size or source.canvas
+    if not (source.prep or source.input_options) and is_plain(
+        source.path, source.frames, source.canvas, source.fps
+    ):
+        # through ffmpeg after all where that fails: it says best why
+        with contextlib.suppress(DecodeFailed):
+            return _stacked(
+                _with_pyav(source.path, indices, source.canvas, source.fps, 1, SOURCES)
+            )
     return read_with_ffmpeg(
         source.path,
         indices,
-        source.canvas,
+        size,
         ffmpeg=ffmpeg,
         input_options=source.input_options,
         prep=source.prep,
@@ -65,9 +77,7 @@ def read_encode(
 
     `decoder` is "pyav", or "ffmpeg" for streams that PyAV cannot decode. Raises DecodeFailed.
     """
-    if decoder == "ffmpeg":
-        return read_with_ffmpeg(path, indices, size, ffmpeg=ffmpeg)
-    return _read_with_pyav(path, indices, size, fps)
+    return _stacked(each_of_encode(path, indices, size, fps, decoder=decoder, ffmpeg=ffmpeg))
 
 
 def read_with_ffmpeg(
@@ -127,52 +137,49 @@ def _runs(indices: Sequence[int]) -> Iterator[tuple[int, int]]:
     yield first, last
 
 
-def _read_with_pyav(
-    path: Path, indices: Sequence[int], size: tuple[int, int], fps: Fraction
-) -> Frames:
-    out = np.empty((len(indices), size[1] * 3 // 2, size[0]), np.uint8)
-    scaler = VideoReformatter()
-    filled = 0
+def each_of_encode(
+    path: Path,
+    indices: Sequence[int],
+    size: tuple[int, int],
+    fps: Fraction,
+    *,
+    decoder: str,
+    ffmpeg: str,
+    threads: int = 1,
+) -> Iterator[Frames]:
+    """`read_encode`, frame by frame: each (H·3/2, W). `threads` is how many decode."""
+    if decoder == "ffmpeg":
+        yield from read_with_ffmpeg(path, indices, size, ffmpeg=ffmpeg)
+        return
+    yield from _with_pyav(path, indices, size, fps, threads)
+
+
+def _with_pyav(
+    path: Path,
+    indices: Sequence[int],
+    size: tuple[int, int],
+    fps: Fraction,
+    threads: int,
+    formats: str | None = None,
+) -> Iterator[Frames]:
+    """`formats` are those of a source, which unlike an encode of ours may ask to be turned."""
+    scaler, found = VideoReformatter(), 0
     try:
-        with av.open(process.file_url(path)) as container:
-            stream = container.streams.video[0]
-            stream.thread_type = "AUTO"
-            for frame in _decoded(container, stream, indices, fps):
-                out[filled] = _scaled(scaler, frame, size)
-                filled += 1
-    except (av.FFmpegError, OSError, IndexError, ValueError) as error:
+        for frame in frames_at(path, indices, fps, threads=threads, formats=formats):
+            if formats and frame.side_data.get("DISPLAYMATRIX"):
+                raise ValueError("it is to be turned")
+            yield _scaled(scaler, frame, size)
+            found += 1
+    except TROUBLE as error:
         raise DecodeFailed(f"{_name(path)} could not be decoded: {error}") from error
-    if filled < len(indices):
+    if found < len(indices):
         raise DecodeFailed(
-            f"{_name(path)} has no frame {indices[filled]}; it is cut short or lost a frame"
+            f"{_name(path)} has no frame {indices[found]}; it is cut short or lost a frame"
         )
-    return out
 
 
-def _decoded(
-    container: Any, stream: Any, indices: Sequence[int], fps: Fraction
-) -> Iterator[VideoFrame]:
-    """Frames by ascending index, found by their times; ends at the first that is not there."""
-    base, start = stream.time_base, stream.start_time or 0
-    left = deque(indices)
-    position = 0
-    while left:
-        if left[0] - position > SEEK_WORTH_S * fps:
-            container.seek(start + int(left[0] / fps / base), stream=stream)
-        for frame in container.decode(stream):
-            if frame.pts is None:
-                return
-            position = round((frame.pts - start) * base * fps)
-            if position < left[0]:
-                continue
-            if position > left[0]:
-                return
-            yield frame
-            left.popleft()
-            if not left or left[0] - position > SEEK_WORTH_S * fps:
-                break
-        else:
-            return
+def _stacked(frames: Iterable[Frames]) -> Frames:
+    return np.stack(list(frames))
 
 
 def _scaled(scaler: VideoReformatter, frame: VideoFrame, size: tuple[int, int]) -> Frames:
@@ -182,6 +189,8 @@ def _scaled(scaler: VideoReformatter, frame: VideoFrame, size: tuple[int, int]) 
     swscale called from here would move it by a quarter sample, which the filter does not.
     """
     name = frame.format.name.replace("yuvj", "yuv")
+    if name == "yuv420p" and (frame.width, frame.height) == size:
+        return frame.to_ndarray().astype(np.uint8, copy=False)
     bare = VideoFrame.from_ndarray(frame.to_ndarray(), format=name)
     bare.color_range = frame.color_range
     made = scaler.reformat(bare, *size, "yuv420p", interpolation=_FLAGS)

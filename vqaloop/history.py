@@ -8,7 +8,8 @@ Delete the folder, or run with --no-prior, and nothing is kept or used.
 import contextlib
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
 
@@ -33,11 +34,31 @@ LEAST_POINTS = 5
 LARGEST = 64.0
 """Beyond any number that is kept."""
 
+Kind = tuple[str, str, str]
+"""Encoder, preset and metric: titles of one kind tell of each other."""
+
+_snapshot: ContextVar[Mapping[str, Any] | None] = ContextVar("snapshot", default=None)
+
 
 def shipped_prior(encoder: str, metric: str) -> Prior | None:
     """What came with the package for an encoder and a metric."""
     found = json.loads(SHIPPED.read_text("utf-8"))["encoders"].get(encoder, {}).get(metric)
     return prior_of(found) if found else None
+
+
+def snapshot(kinds: Iterable[Kind]) -> dict[str, dict[str, Any]]:
+    """This machine's own titles as they are now, as JSON: tables by name, by kind."""
+    return {"/".join(kind): _tables(kind) for kind in kinds}
+
+
+@contextlib.contextmanager
+def as_of(taken: Mapping[str, Any]) -> Iterator[None]:
+    """While inside, in this thread, the titles of a snapshot count, whatever was learnt since."""
+    token = _snapshot.set(taken)
+    try:
+        yield
+    finally:
+        _snapshot.reset(token)
 
 
 def current_prior(encoder: str, preset: str, metrics: Sequence[str], but: str) -> Prior | None:
@@ -48,7 +69,7 @@ def current_prior(encoder: str, preset: str, metrics: Sequence[str], but: str) -
     """
     for metric in metrics:
         start = shipped_prior(encoder, metric)
-        own = [title for name, title in _kept(encoder, preset, metric) if name != _name(but)]
+        own = [title for name, title in _kept((encoder, preset, metric)) if name != _name(but)]
         if start is not None:
             return learn(own, start, ROUNDS) if own else start
         if len(own) >= LEAST_TITLES:
@@ -83,19 +104,34 @@ def remember(
 _COLUMNS = ("u", "q", "rate", "score")
 
 
-def _kept(encoder: str, preset: str, metric: str) -> list[tuple[str, Titles]]:
+def _kept(kind: Kind) -> list[tuple[str, Titles]]:
     """This machine's own titles, by name; those that cannot be read are passed over."""
-    found = []
+    taken = _snapshot.get()
+    tables = _tables(kind) if taken is None else taken.get("/".join(kind))
+    return _sane(tables) if isinstance(tables, Mapping) else []
+
+
+def _tables(kind: Kind) -> dict[str, Any]:
+    """The files of a kind, by name; those that are no JSON are passed over."""
+    found = {}
     with contextlib.suppress(OSError):
-        for path in sorted(_folder(encoder, preset, metric).glob("*.json"))[:MOST_TITLES]:
-            with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
-                table = json.loads(path.read_text("utf-8"))
-                columns = [np.asarray(table[key], float) for key in _COLUMNS]
-                whole = {c.shape for c in columns} == {(columns[0].size,)}
-                # logarithms and shares: what is larger, or no number, is not ours
-                sane = whole and all((np.abs(c) < LARGEST).all() for c in columns)
-                if sane and columns[0].size >= LEAST_POINTS:
-                    found.append((path.stem, Titles(*(c[:100] for c in columns))))
+        for path in sorted(_folder(*kind).glob("*.json"))[:MOST_TITLES]:
+            with contextlib.suppress(OSError, ValueError, RecursionError):
+                found[path.stem] = json.loads(path.read_text("utf-8"))
+    return found
+
+
+def _sane(tables: Mapping[str, Any]) -> list[tuple[str, Titles]]:
+    """The tables that are what `remember` writes, by name."""
+    found = []
+    for name, table in list(tables.items())[:MOST_TITLES]:
+        with contextlib.suppress(ValueError, KeyError, TypeError, OverflowError):
+            columns = [np.asarray(table[key], float) for key in _COLUMNS]
+            whole = {c.shape for c in columns} == {(columns[0].size,)}
+            # logarithms and shares: what is larger, or no number, is not ours
+            sane = whole and all((np.abs(c) < LARGEST).all() for c in columns)
+            if sane and columns[0].size >= LEAST_POINTS:
+                found.append((name, Titles(*(c[:100] for c in columns))))
     return found
 
 

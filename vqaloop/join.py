@@ -8,7 +8,6 @@ result takes its name only once it decodes, without a word, to the very frames o
 import os
 import re
 import shutil
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
@@ -21,7 +20,7 @@ from vqaloop.container import opened
 from vqaloop.encode import stream_packets
 from vqaloop.encoderspec import EncoderSpec
 from vqaloop.errors import DecodeFailed, InputError, ToolError
-from vqaloop.files import renamed_to
+from vqaloop.files import renamed_to, scratch
 from vqaloop.process import quoted
 from vqaloop.records import Source
 from vqaloop.tracks import tracks_of
@@ -156,7 +155,7 @@ def _mux(
     """Write the joined file to `part`, check its sound; the notes."""
     alike = len({_headers(path, spec.codec) for path in segments}) == 1
     late_s = _late_s(source, ffmpeg)
-    with tempfile.TemporaryDirectory() as name:
+    with scratch() as name:
         folder = Path(name)
         tracks = tracks_of(source, muxer, folder)
         listing = _listing(segments, counts, source.fps, folder)

@@ -18,6 +18,7 @@ from typing import Any, Literal
 from vqaloop import __version__, process, request
 from vqaloop.belief import Belief, Fits, Learnt
 from vqaloop.cache import Cache
+from vqaloop.crops import take_pictures, worst_json
 from vqaloop.document import (
     cost_json,
     doubts,
@@ -30,9 +31,11 @@ from vqaloop.document import (
 from vqaloop.encoder import EncoderSpec, encoder_version
 from vqaloop.errors import InputError, TargetUnreachable
 from vqaloop.excerpt import excerpt
+from vqaloop.executor import Executor
 from vqaloop.history import current_prior, prior_json, prior_of, remember
 from vqaloop.loop import Budget, Loop, Watcher
 from vqaloop.records import Event, Ladder, Source
+from vqaloop.remake import asked_json
 from vqaloop.report import SCHEMA, write_reports
 from vqaloop.score import DEFAULT_METRIC, DEFAULT_STUDENT, STUDENT_PREFIX, Metric, open_metric
 from vqaloop.source import probe_source
@@ -81,7 +84,7 @@ def build_ladder(
     bit_depth: int | None = None,
     out: str | os.PathLike[str] | None = None,
     device: str = "auto",
-    workers: int = 1,
+    workers: int | Executor = 1,
     seed: int = 0,
     cache: bool = True,
     storage: str | None = None,
@@ -90,6 +93,7 @@ def build_ladder(
     timeout_s: float | None = None,
     ffmpeg: str | os.PathLike[str] | None = None,
     weights: str | os.PathLike[str] | None = None,
+    score_precision: float | None = None,
     video_size: str | None = None,
     pix_fmt: str | None = None,
     framerate: str | None = None,
@@ -98,27 +102,32 @@ def build_ladder(
 ) -> Ladder:
     """The per-title ladder of a video, its files and reports written to `out`.
 
-    `min_step` is the least difference in score between neighbouring rungs (by default the
-    metric's own), `min_ratio` the least ratio of their bitrates, bitrates are in kb/s, `min_score`
-    and `max_score` the floor of the ladder and where its top rung may stop, `require` sizes that
-    must have a rung, `rungs` a number or None for as many as pay. `budget_s` bounds the wall time
-    of the search, `timeout_s` one encode. `out` is a folder (by default NAME.CODEC.ladder here).
-    `storage` names an Optuna storage that several processes may share (by default a file in
-    `out`; without the cache, none); `prior` lets what was learnt of other titles steer the search
-    and keeps this one for the next. With `tune_trials` the encoder's own parameters are tuned on
-    the title first, by as many trials (see `tune_encoder`). `video_size`, `pix_fmt` and
+    `min_step` is the least difference in score between neighbouring rungs (by default the metric's
+    own), `min_ratio` the least ratio of their bitrates, bitrates are in kb/s, `min_score` and
+    `max_score` the floor of the ladder and where its top rung may stop, `require` sizes that must
+    have a rung, `rungs` a number or None for as many as pay. `budget_s` bounds the wall time of
+    the search, `timeout_s` one encode. `out` is a folder (by default NAME.CODEC.ladder here).
+    `workers` is how many encodes are made at once on this machine, or an Executor that makes them
+    elsewhere. With `score_precision` a student looks at no more of an encode than tells its score
+    to ± that. `storage` names an Optuna storage that several processes may share (by default a
+    file in `out`; without the cache, none); `prior` lets what was learnt of other titles steer the
+    search and keeps this one for the next. With `tune_trials` the encoder's own parameters are
+    tuned on the title first, by as many trials (see `tune_encoder`). `video_size`, `pix_fmt` and
     `framerate` describe raw video.
 
     Raises InputError for anything refused before work starts, TargetUnreachable when too few rungs
     could be made. What was encoded until then, or until an interruption, stays in the cache, so
     the same call goes on from there.
     """
+    given = dict(locals())
     started = time.monotonic()
     binary = process.ffmpeg_path(ffmpeg)
     request.check_run(workers, seed, device, timeout_s)
     spec = request.choose_encoder(codec, encoder, binary)
     preset = request.checked_preset(spec, preset)
-    meter = open_metric(metric, ffmpeg=binary, device=device, seed=seed, weights=weights)
+    meter = open_metric(
+        metric, ffmpeg=binary, device=device, seed=seed, weights=weights, precision=score_precision
+    )
     rules = request.make_rules(
         meter, rungs, min_step, min_ratio, min_bitrate, max_bitrate, min_score, max_score
     )
@@ -167,6 +176,7 @@ def build_ladder(
             progress(Event("excerpt", f"{len(windows)} windows stand for the title"))
             title = excerpt(source, windows, shop.scratch / "excerpt.mkv", ffmpeg=binary)
 
+        tuning: dict[str, Any] = {}
         if tune_trials is not None:
             loop.params = best_params(
                 shop,
@@ -178,6 +188,7 @@ def build_ladder(
                 storage=where,
                 seed=seed,
                 progress=progress,
+                learnt=tuning.update,
             )
             told = " ".join(f"{name}={value}" for name, value in loop.params)
             progress(Event("tune", f"encoder parameters: {told or 'the defaults'}"))
@@ -222,11 +233,17 @@ def build_ladder(
             "rules": rules_json(rules),
             "windows": [list(window) for window in windows],
             "estimate": loop.estimate,
-            "warnings": [*source.notes, *loop.warnings, *doubts(rungs_made, missed, astray)],
+            "tuning": tuning or None,
+            "worst": worst_json(source, [item.score for item in checked]),
+            "asked": asked_json(build_ladder, given),
+            "warnings": [
+                *(*source.notes, *shop.remarks, *loop.warnings),
+                *doubts(rungs_made, missed, astray),
+            ],
         }
         ladder = Ladder(folder, tuple(rungs_made), document, trusted=not missed and not astray)
         progress(Event("write", f"writing {process.quoted(folder)}"))
-        write_reports(ladder)
+        write_reports(ladder, take_pictures(ladder, source, ffmpeg=binary))
         mark.unlink(missing_ok=True)
         return ladder
 

@@ -13,6 +13,7 @@ from vqaloop.belief import Belief, Shifted
 from vqaloop.cache import place_file
 from vqaloop.errors import DecodeFailed, EncodeFailed, TargetUnreachable
 from vqaloop.hull import LEAST_RUNGS, Rules, keep_rules, with_fillers
+from vqaloop.overtime import over_time
 from vqaloop.records import Encode, Event, RDPoint, Rendition, Rung, Score, Source, Trial, rounded
 from vqaloop.search import Measured, explore, rungs_of
 from vqaloop.space import Point, Space, params_of, point_of
@@ -345,6 +346,7 @@ class Loop:
                     params=dict(rendition.params),
                     ffmpeg_args=item.encode.ffmpeg_args,
                     file=name,
+                    over_time=over_time(item.encode.path, spec, source, item.score),
                 )
             )
         return rungs

@@ -20,7 +20,6 @@ import math
 import os
 import shlex
 import statistics
-import tempfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,6 +30,7 @@ import ffmpeg as ffmpeg_graph
 
 from vqaloop import process
 from vqaloop.errors import DecodeFailed, InputError, ToolError
+from vqaloop.files import scratch
 from vqaloop.process import quoted
 from vqaloop.records import Score, Source
 from vqaloop.vmaf import read_vmaf, require_filter, require_size, vmaf_of_pairs, vmaf_options
@@ -111,7 +111,7 @@ def measure(
     threads = threads or _processors()
     width, height = source.canvas
     limit_s = timeout_s or 60 + source.frames * width * height / 1e6
-    with tempfile.TemporaryDirectory(prefix="vqaloop-") as name:
+    with scratch() as name:
         folder = Path(name)
         graph = _graph(source, distorted_options, wanted, bits, threads, folder)
         files = {"DISTORTED": distorted, "REFERENCE": source.path}
@@ -171,7 +171,7 @@ def measure_clips(
         require_filter(ffmpeg, _DEFINITIONS[name].filter)
     size = ("video_size", f"{shape[3]}x{shape[2] // 3 * 2}")
     raw = process.input_options([("f", "rawvideo"), ("pix_fmt", "yuv420p"), size])
-    with tempfile.TemporaryDirectory(prefix="vqaloop-") as folder:
+    with scratch() as folder:
         files = {"DISTORTED": Path(folder, "distorted"), "REFERENCE": Path(folder, "reference")}
         for path, clips in zip(files.values(), (distorted, reference), strict=True):
             np.concatenate([clips[:, :1], clips], 1).tofile(path)

@@ -1,12 +1,16 @@
 """Options that several commands share."""
 
 import argparse
-from collections.abc import Mapping
+import contextlib
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from vqaloop.errors import InputError
 from vqaloop.process import quoted
+
+if TYPE_CHECKING:
+    from vqaloop.executor import Executor
 
 
 def metric_option(parser: argparse.ArgumentParser) -> None:
@@ -17,6 +21,12 @@ def metric_option(parser: argparse.ArgumentParser) -> None:
         help="internvqa (default), internvqa-NAME, vmaf, xpsnr, psnr or ssim",
     )
     parser.add_argument("--weights", type=Path, metavar="FILE", help="other student weights")
+    parser.add_argument(
+        "--score-precision",
+        type=float,
+        metavar="P",
+        help="look at no more of a video than tells a student's score to ±P (95 %%)",
+    )
 
 
 def raw_options(parser: argparse.ArgumentParser) -> None:
@@ -29,6 +39,50 @@ def raw_options(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="take PQ and HLG, though SDR metrics do not hold for them",
     )
+
+
+class Named(argparse.Action):
+    """Stores a value, and that it was given: NAME_named."""
+
+    def __call__(self, parser: Any, namespace: Any, values: Any, _: Any = None) -> None:
+        setattr(namespace, self.dest, values)
+        setattr(namespace, f"{self.dest}_named", True)
+
+
+def executor_options(parser: argparse.ArgumentParser) -> None:
+    """Where encodes are made; see `opened_executor`."""
+    group = parser.add_argument_group("where encodes are made")
+    group.add_argument(
+        "--ray",
+        metavar="ADDRESS",
+        help="on a Ray cluster: auto, local, HOST:PORT or ray://HOST:PORT; --workers is then by "
+        "default what it has room for",
+    )
+    group.add_argument(
+        "--processors",
+        type=int,
+        metavar="N",
+        help="of each encode (default: an equal share of this machine's; with --ray 1)",
+    )
+
+
+@contextlib.contextmanager
+def opened_executor(options: argparse.Namespace) -> "Iterator[Executor]":
+    """Whoever makes the encodes, as --ray, --workers and --processors say, while inside.
+
+    Raises InputError.
+    """
+    if options.ray is None:
+        from vqaloop.executor import Local
+
+        yield Local(options.workers, processors=options.processors)
+        return
+    from vqaloop.rayexecutor import RayCluster
+
+    workers = options.workers if getattr(options, "workers_named", False) else None
+    processors = 1 if options.processors is None else options.processors
+    with RayCluster(options.ray, processors=processors, workers=workers) as cluster:
+        yield cluster
 
 
 def check_outputs(paths: Mapping[str, Path | None]) -> None:
@@ -45,12 +99,14 @@ def check_outputs(paths: Mapping[str, Path | None]) -> None:
             check_writable(path.absolute().parent, f"name another file with --{option}")
 
 
-def encoding_of(options: argparse.Namespace) -> dict[str, Any]:
+def encoding_of(options: argparse.Namespace, workers: "Executor") -> dict[str, Any]:
     """What every command that encodes a title is told alike, as the functions take it."""
-    alike = ["encoder", "metric", "weights", "preset", "bit_depth", "device", "workers", "seed"]
+    alike = ["encoder", "metric", "weights", "score_precision"]
+    alike += ["preset", "bit_depth", "device", "seed"]
     raw = ["video_size", "pix_fmt", "framerate", "allow_hdr"]
     return {
         **{name: getattr(options, name) for name in (*alike, *raw)},
+        "workers": workers,
         "cache": not options.no_cache,
         "timeout_s": options.time_limit,
     }

@@ -6,7 +6,6 @@ source is part of what is compared.
 """
 
 import re
-import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -25,6 +24,7 @@ from vqaloop.builds import (
 from vqaloop.encoderspec import EncoderSpec
 from vqaloop.errors import DecodeFailed, InputError
 from vqaloop.excerpt import excerpt
+from vqaloop.files import scratch
 from vqaloop.process import quoted
 from vqaloop.records import Event, Source
 from vqaloop.regression import BASELINE, CANDIDATE, REPEAT, ClipRuns, Failure, Run
@@ -79,7 +79,7 @@ def run_clip(
     failures: list[Failure] = []
     known: dict[str, dict[str, float]] = {}
     hung: set[str] = set()
-    with tempfile.TemporaryDirectory(dir=shop.scratch) as folder:
+    with scratch(shop.scratch) as folder:
         source = clip
         if plan.frames is not None and plan.frames < clip.frames:
             part = Path(folder) / "part.mkv"

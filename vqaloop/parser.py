@@ -9,7 +9,7 @@ from vqaloop import __version__, commands, traincommands
 from vqaloop.delivercommand import add_deliver
 from vqaloop.encodecommand import add_encode
 from vqaloop.errors import InputError
-from vqaloop.options import metric_option, raw_options
+from vqaloop.options import Named, executor_options, metric_option, raw_options
 from vqaloop.regresscommand import add_regress
 from vqaloop.reportcommand import add_report
 
@@ -40,7 +40,9 @@ def make_parser() -> argparse.ArgumentParser:
     group.add_argument(
         "--device", default="auto", metavar="auto|cpu|cuda", help="where the network runs"
     )
-    group.add_argument("--workers", type=int, default=1, metavar="N", help="trials at a time")
+    group.add_argument(
+        "--workers", type=int, default=1, action=Named, metavar="N", help="trials at a time"
+    )
     group.add_argument(
         "--seed", type=int, default=0, metavar="N", help="the same seed gives the same answer"
     )
@@ -74,7 +76,13 @@ def _ladder(command: Command) -> None:
     ladder = command(
         "ladder", commands.ladder, "find and make the best bitrate ladder for a title"
     )
-    ladder.add_argument("input", metavar="INPUT", type=Path)
+    ladder.add_argument(
+        "input",
+        metavar="INPUT",
+        type=Path,
+        nargs="+",
+        help="a video; several, or a .csv that lists them, make a catalogue",
+    )
     ladder.add_argument(
         "--codec",
         required=True,
@@ -154,8 +162,13 @@ def _ladder(command: Command) -> None:
         help="neither use what was learnt of other titles nor keep this one for the next",
     )
     raw_options(ladder)
+    executor_options(ladder)
     ladder.add_argument(
-        "-o", "--output", type=Path, metavar="DIR", help="default: NAME.CODEC.ladder"
+        "-o",
+        "--output",
+        type=Path,
+        metavar="DIR",
+        help="default: NAME.CODEC.ladder; of a catalogue: catalogue.ladders",
     )
 
 
@@ -200,6 +213,7 @@ def _tune(command: Command) -> None:
     tune.add_argument("--time-limit", type=float, metavar="S")
     metric_option(tune)
     raw_options(tune)
+    executor_options(tune)
     tune.add_argument("-o", "--output", type=Path, metavar="DIR", help="default: NAME.CODEC.tune")
 
 

@@ -5,6 +5,7 @@ import io
 import math
 import os
 import re
+import threading
 import warnings
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
@@ -23,6 +24,8 @@ MARKERS = "osv^PX*"
 INK = "#010203"
 """Stands for the text colour in the page's plot, until CSS decides what that is."""
 
+_one_at_a_time = threading.RLock()
+
 
 def ladder_title(ladder: Ladder) -> str:
     return (
@@ -35,10 +38,11 @@ def rd_png(ladder: Ladder) -> bytes:
         return as_png(_figure(ladder, (12, 8), ladder_title(ladder)))
 
 
-def rd_svg(ladder: Ladder) -> str:
-    """The plot for the page, in the page's own text colour."""
+def rd_svg(ladder: Ladder, narrow: bool = False) -> str:
+    """The plot for the page, in the page's own text colour; `narrow` for a phone."""
     with style(10, INK):
-        return as_svg(_figure(ladder, (7.6, 5.4)), "Score over bitrate")
+        figure = _figure(ladder, (4.2, 5.4) if narrow else (7.6, 5.4), narrow=narrow)
+        return as_svg(figure, "Score over bitrate", "narrow" if narrow else "vqaloop")
 
 
 def as_png(figure: "Figure") -> bytes:
@@ -72,7 +76,10 @@ def as_svg(figure: "Figure", label: str, salt: str = "vqaloop") -> str:
 
 @contextlib.contextmanager
 def style(points: float, ink: str) -> Iterator[None]:
-    """Matplotlib's settings for plots that carry words of others, in one colour of text."""
+    """Matplotlib's settings for plots that carry words of others, in one colour of text.
+
+    They are the whole process's: threads that draw take turns.
+    """
     import matplotlib
 
     inked = ("text.color", "axes.edgecolor", "axes.labelcolor", "xtick.color", "ytick.color")
@@ -85,13 +92,15 @@ def style(points: float, ink: str) -> Iterator[None]:
         "legend.facecolor": "none",
         **dict.fromkeys(inked, ink),
     }
-    with matplotlib.rc_context(settings), warnings.catch_warnings():
+    with _one_at_a_time, matplotlib.rc_context(settings), warnings.catch_warnings():
         # a file name may hold letters that the font lacks; a box for them is good enough
         warnings.filterwarnings("ignore", "Glyph .* missing", UserWarning)
         yield
 
 
-def _figure(ladder: Ladder, inches: tuple[float, float], title: str = "") -> "Figure":
+def _figure(
+    ladder: Ladder, inches: tuple[float, float], title: str = "", narrow: bool = False
+) -> "Figure":
     import matplotlib
     from matplotlib.figure import Figure
 
@@ -104,12 +113,15 @@ def _figure(ladder: Ladder, inches: tuple[float, float], title: str = "") -> "Fi
     axes.set_ylabel(metric_words(ladder))
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(color="#888888", alpha=0.3)
-    _draw_trials(axes, ladder.about["trials"])
+    _draw_trials(axes, ladder)
     hull = [(p["bitrate_kbps"], p["score"]) for p in ladder.about["hull"]]
     axes.plot(*_columns(hull), color=ink, linestyle="--", linewidth=1, label="hull")
     _draw_rungs(axes, ladder)
-    label_octaves(axes)
-    axes.legend(loc="lower right", framealpha=0, ncols=1 + (len(axes.get_lines()) > 10))
+    label_octaves(axes, most=6 if narrow else 12)
+    if narrow:
+        figure.legend(loc="outside lower center", framealpha=0, ncols=2, fontsize=8)
+    else:
+        axes.legend(loc="lower right", framealpha=0, ncols=1 + (len(axes.get_lines()) > 10))
     return figure
 
 
@@ -143,7 +155,7 @@ def _draw_rungs(axes: "Axes", ladder: Ladder) -> None:
     guard = [(rung.bitrate_kbps, rung.guard.get("vmaf", math.nan)) for rung in ladder.rungs]
     if ladder.about["metric"]["name"] != "vmaf":
         # decibels have a scale of their own
-        other = axes.twinx() if _in_db(ladder) else axes
+        other = axes.twinx() if in_db(ladder) else axes
         if other is not axes:
             other.set_ylabel("VMAF")
             other.spines["top"].set_visible(False)
@@ -152,9 +164,19 @@ def _draw_rungs(axes: "Axes", ladder: Ladder) -> None:
         axes.plot([], [], **ring, marker="D", label="VMAF of the rungs")
 
 
-def _draw_trials(axes: "Axes", trials: Sequence[dict[str, Any]]) -> None:
-    sizes = sorted({(t["width"], t["height"]) for t in trials}, key=lambda s: -s[0] * s[1])
-    for index, (width, height) in enumerate(sizes):
+def size_looks(ladder: Ladder) -> dict[tuple[int, int], tuple[str, str]]:
+    """Colour and marker of each size, largest first: the same in all plots of a ladder."""
+    sizes = {(trial["width"], trial["height"]) for trial in ladder.about["trials"]}
+    sizes |= {(rung.width, rung.height) for rung in ladder.rungs}
+    return {
+        size: (COLOURS[index % len(COLOURS)], MARKERS[index % len(MARKERS)])
+        for index, size in enumerate(sorted(sizes, key=lambda s: (-s[0] * s[1], s)))
+    }
+
+
+def _draw_trials(axes: "Axes", ladder: Ladder) -> None:
+    trials = ladder.about["trials"]
+    for (width, height), (colour, marker) in size_looks(ladder).items():
         for whole in (True, False):
             points = [
                 (trial["bitrate_kbps"], trial["score"])
@@ -166,8 +188,8 @@ def _draw_trials(axes: "Axes", trials: Sequence[dict[str, Any]]) -> None:
             if points:
                 axes.plot(
                     *_columns(points),
-                    color=COLOURS[index % len(COLOURS)],
-                    marker=MARKERS[index % len(MARKERS)],
+                    color=colour,
+                    marker=marker,
                     linestyle="-" if whole else ":",
                     fillstyle="full" if whole else "none",
                     label=f"{width}x{height}" + ("" if whole else ", excerpt"),
@@ -179,22 +201,34 @@ def _columns(points: Sequence[tuple[Any, float]]) -> tuple[list[float], list[flo
     return [rate for rate, _ in kept], [score for _, score in kept]
 
 
-def label_octaves(axes: "Axes") -> None:
-    """Ticks at 125, 250, 500, 1000 kb/s and so on: powers of two apart, and round."""
-    low, high = (math.log2(rate / 125) for rate in axes.get_xlim())
-    step = math.ceil((high - low) / 12)
+def label_octaves(axes: "Axes", which: str = "x", most: int = 12) -> None:
+    """Ticks at 125, 250, 500, 1000 kb/s and so on: powers of two apart, and round.
+
+    On the x or the y axis, `most` at a time.
+    """
+    ends = axes.get_xlim() if which == "x" else axes.get_ylim()
+    low, high = (math.log2(rate / 125) for rate in ends)
+    step = math.ceil((high - low) / most)
     ticks = [125 * 2.0**n for n in range(math.floor(low), math.ceil(high) + 1, step)]
-    axes.set_xlim(min(ticks), max(ticks))
-    axes.set_xticks(ticks, [f"{tick:.3g}" if tick < 125 else f"{tick:.0f}" for tick in ticks])
+    words = [f"{tick:.3g}" if tick < 125 else f"{tick:.0f}" for tick in ticks]
+    if which == "x":
+        axes.set_xlim(min(ticks), max(ticks))
+        axes.set_xticks(ticks, words)
+    else:
+        axes.set_ylim(min(ticks), max(ticks))
+        axes.set_yticks(ticks, words)
     axes.minorticks_off()
 
 
-def _in_db(ladder: Ladder) -> bool:
+def in_db(ladder: Ladder) -> bool:
     return ladder.about["metric"]["name"] in ("psnr", "xpsnr")
 
 
 def metric_words(ladder: Ladder) -> str:
     metric = ladder.about["metric"]
     label = metric["label"] and printable(metric["label"])
-    said = ["dB"] * _in_db(ladder) + [f"fitted to {label}"] * bool(label)
+    if metric["mode"] == "full-reference" and label:
+        # what it is, rather than what it was taught
+        return f"{printable(metric['name'])} ({label})"
+    said = ["dB"] * in_db(ladder) + [f"fitted to {label}"] * bool(label)
     return printable(metric["name"]) + (f" ({', '.join(said)})" if said else "")

@@ -4,11 +4,14 @@ Every program runs in a process group of its own, without a shell, with a time l
 seconds and peak memory are read from the kernel when it ends.
 """
 
+import contextlib
 import functools
 import hashlib
+import math
 import os
 import signal
 import subprocess
+import tempfile
 import threading
 import time
 from collections.abc import Collection, Iterable, Mapping, Sequence
@@ -16,8 +19,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
+from vqaloop import guardian
 from vqaloop.errors import CalledOff, InputError, ToolError
 
+LOOK_S = 5.0
+"""Seconds between looks at whether a program still works."""
 STDERR_KEPT = 16_384
 """Bytes of a program's last words kept for error messages."""
 
@@ -44,14 +50,17 @@ class Finished:
     peak_bytes: int
     """Largest resident set."""
     timed_out: bool
-    """True when we stopped it at its time limit."""
+    """True when we stopped it: at its time limit, or because it hung."""
+    idle: bool = False
+    """True when it did nothing at the time we stopped it."""
 
     def reason(self) -> str:
         """In one line, why it failed: the time limit, the signal, or its last words."""
         last = [line.strip() for line in self.stderr.splitlines() if line.strip()]
         said = f": {last[-1][:300]}" if last else ""
         if self.timed_out:
-            return f"stopped at its time limit after {self.wall_s:.0f} s"
+            doing = ", doing nothing" if self.idle else ""
+            return f"stopped at its time limit after {self.wall_s:.0f} s{doing}"
         if self.returncode < 0:
             try:
                 name = signal.Signals(-self.returncode).name
@@ -128,21 +137,29 @@ def run(
     argv: Sequence[str],
     *,
     timeout_s: float,
+    idle_s: float = math.inf,
     stdin: int | IO[bytes] = subprocess.DEVNULL,
     stdout: int | IO[bytes] = subprocess.PIPE,
     max_stdout: int = 1 << 34,
 ) -> Finished:
     """Run a program to its end, its time limit, or an exception in this thread.
 
+    A program that uses no processor for `idle_s` is held to hang and stopped as at its limit.
     `max_stdout` bounds the bytes of stdout held in memory; a program that writes more is stopped.
     Raises ToolError when the program cannot be started or writes more than that, CalledOff where
     this thread's work was called off.
     """
     check_cancelled()
+    guardian.watch(tempfile.gettempdir())
     start = time.monotonic()
     try:
         process = subprocess.Popen(
-            list(argv), stdin=stdin, stdout=stdout, stderr=subprocess.PIPE, start_new_session=True
+            list(argv),
+            stdin=stdin,
+            stdout=stdout,
+            stderr=subprocess.PIPE,
+            start_new_session=True,
+            env=guardian.environment(),
         )
     except OSError as error:
         raise ToolError(f"could not start {argv[0]}: {error.strerror}") from error
@@ -168,18 +185,11 @@ def run(
     threads = [threading.Thread(target=keep_tail, args=(process.stderr,), daemon=True)]
     if process.stdout is not None:
         threads.append(threading.Thread(target=keep_all, args=(process.stdout,), daemon=True))
-    timed_out = threading.Event()
-
-    def stop_late() -> None:
-        timed_out.set()
-        kill(process)
-
-    timer = threading.Timer(timeout_s, stop_late)
-    timer.daemon = True
+    watch = _Watch(process, timeout_s, idle_s)
     try:
         for thread in threads:
             thread.start()
-        timer.start()
+        watch.start()
         # wait4 rather than wait: it is the only one that tells this one child's CPU time
         _, status, usage = os.wait4(process.pid, 0)
         process.returncode = os.waitstatus_to_exitcode(status)
@@ -188,7 +198,7 @@ def run(
         process.wait()
         raise
     finally:
-        timer.cancel()
+        watch.over.set()
         with _running_lock:
             _running.pop(process, None)
         for thread in threads:
@@ -209,8 +219,50 @@ def run(
         cpu_s=cpu_s,
         wall_s=time.monotonic() - start,
         peak_bytes=usage.ru_maxrss * 1024,
-        timed_out=timed_out.is_set(),
+        timed_out=watch.timed_out,
+        idle=watch.idle,
     )
+
+
+class _Watch(threading.Thread):
+    """Stops a program at its time limit, or when it has done nothing for too long."""
+
+    def __init__(
+        self, process: "subprocess.Popen[bytes]", timeout_s: float, idle_s: float
+    ) -> None:
+        super().__init__(daemon=True)
+        self.process, self.idle_s = process, idle_s
+        self.end = time.monotonic() + timeout_s
+        self.step = min(LOOK_S, timeout_s / 4, idle_s / 4)
+        self.over = threading.Event()
+        self.timed_out = self.idle = False
+
+    def run(self) -> None:
+        worked, since = -1, time.monotonic()
+        while not self.over.wait(min(self.step, max(0.0, self.end - time.monotonic()))):
+            now = time.monotonic()
+            ticks = _group_ticks(self.process.pid)
+            self.idle = ticks == worked
+            if not self.idle:
+                worked, since = ticks, now
+            if now >= self.end or now - since >= self.idle_s:
+                self.timed_out = True
+                kill(self.process)
+                return
+        self.idle = False
+
+
+def _group_ticks(group: int) -> int:
+    """Processor time that the programs of a process group have used, in the kernel's ticks."""
+    ticks = 0
+    for entry in os.scandir("/proc"):
+        if entry.name.isdigit():
+            with contextlib.suppress(OSError, IndexError, ValueError):
+                with open(f"/proc/{entry.name}/stat", "rb") as file:
+                    words = file.read().rpartition(b")")[2].split()
+                if int(words[2]) == group:
+                    ticks += int(words[11]) + int(words[12])
+    return ticks
 
 
 def spent_cpu_s() -> float:
@@ -247,6 +299,8 @@ def check_cancelled() -> None:
         raise CalledOff("called off")
 
 
-def forget_cancelled() -> None:
-    """To be called last by a thread that may have been called off: idents are used again."""
-    _cancelled.discard(threading.get_ident())
+def forget_cancelled(threads: Collection[int] = ()) -> None:
+    """To be called last by a thread that may have been called off, or for threads that have ended:
+    idents are used again."""
+    with _running_lock:
+        _cancelled.difference_update(threads or [threading.get_ident()])

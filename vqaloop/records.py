@@ -130,6 +130,10 @@ class Score:
     """Value of each scored clip (learned) or frame (classical)."""
     interval: tuple[float, float] | None = None
     """95 % interval of the value over the choice of clips; None where all frames were used."""
+    places: tuple[tuple[int, int, int], ...] = ()
+    """First frame, top and left of each clip, where clips are crops."""
+    moments: tuple[tuple[int, float], ...] = ()
+    """First frame and score of each time that was looked at; the value is their mean."""
     weights_sha256: str | None = None
     """Hash of the weights file, for learned metrics."""
     label: str | None = None
@@ -241,6 +245,8 @@ class Rung:
     """Complete output options; `to_ffmpeg` and a command line take them alike."""
     file: str
     """Relative to the ladder's folder."""
+    over_time: dict[str, Any] = field(default_factory=dict)
+    """Bitrate and score over the time of the file; see overtime.py. Empty where not known."""
 
     @property
     def _options(self) -> dict[str, str]:
@@ -295,6 +301,7 @@ class Rung:
             "params": self.params,
             "ffmpeg_args": list(self.ffmpeg_args),
             "file": self.file,
+            **({"over_time": self.over_time} if self.over_time else {}),
         }
 
 
@@ -329,6 +336,7 @@ class Ladder:
         for rung in self.rungs:
             row = rung.to_json()
             guard, knob = row.pop("guard"), row.pop("knob")
+            row.pop("over_time", None)
             row["ffmpeg_args"] = shlex.join(row["ffmpeg_args"])
             row["params"] = ",".join(f"{k}={v}" for k, v in rung.params.items())
             rows.append({**row, **guard, knob["name"]: knob["value"]})

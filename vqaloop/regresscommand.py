@@ -124,6 +124,7 @@ def regress(options: argparse.Namespace) -> int:
             rate_threshold=options.rate_threshold,
             metric=options.metric,
             weights=options.weights,
+            score_precision=options.score_precision,
             gate=[name for word in (options.gate or "").split(",") if (name := word.strip())],
             save=options.save,
             timeout_s=options.time_limit,

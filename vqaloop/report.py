@@ -8,14 +8,16 @@ import json
 import math
 import os
 import uuid
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from vqaloop.crops import Pictures, find_pictures
 from vqaloop.errors import InputError
-from vqaloop.page import html_page
 from vqaloop.plot import rd_png
 from vqaloop.process import quoted
 from vqaloop.records import Ladder, Rung
+from vqaloop.reportpage import html_page
 from vqaloop.shape import every, finite, read_document
 
 SCHEMA = "vqaloop.ladder/1"
@@ -23,9 +25,30 @@ REPORTS = ("ladder.csv", "rd.png", "report.html", "ladder.json")
 """In the order they are put in place: where ladder.json is, the others are."""
 
 _SIZE = every(int, "width height")
+_OVER_TIME = {
+    "step_s": (float, None),
+    "kbps": ([float], None),
+    "span_s": (float, None),
+    "scores": ([[float]], None),
+}
+_PLACE = {
+    "frame": int,
+    **dict.fromkeys(("left", "top", "size"), (int, None)),
+    "scores": [(float, None)],
+}
+_TUNING = {
+    "trials": [{"number": int, "saving_percent": (float, None), "feasible": bool}],
+    "importance": {str: float},
+}
 _SHAPE: dict[str, Any] = {
     **every(str, "vqaloop codec"),
-    "source": {"path": str, **_SIZE, **every(float, "fps duration")},
+    "source": {
+        "path": str,
+        "sha256": (str, None),
+        **_SIZE,
+        **every(float, "fps duration"),
+        "input_options": ({str: str}, None),
+    },
     "encoder": every(str, "name library_version preset"),
     "metric": {**every(str, "name mode"), "label": (str, None)},
     "rungs": [
@@ -37,6 +60,7 @@ _SHAPE: dict[str, Any] = {
             "params": {str: str},
             "ffmpeg_args": [str],
             "file": str,
+            "over_time": (_OVER_TIME, None),
         }
     ],
     "hull": [every(float, "bitrate_kbps score")],
@@ -54,24 +78,32 @@ _SHAPE: dict[str, Any] = {
         **every(float, "encode_cpu_s score_s wall_s"),
         "guard_s": (float, None),
     },
+    "worst": ([_PLACE], None),
+    "tuning": (_TUNING, None),
+    "asked": ({}, None),
     "warnings": ([str], None),
     "trusted": bool,
 }
 """What of ladder.json the reports rely on: a pair with None may be missing, str as key is any."""
 
 
-def write_reports(ladder: Ladder) -> None:
+def write_reports(ladder: Ladder, pictures: Pictures | None = None) -> None:
     """Write ladder.json, ladder.csv, rd.png and report.html into the ladder's folder.
 
-    Rung files that an older ladder.json there lists and this ladder does not have are removed.
-    Raises InputError when the folder cannot be written; the older reports then stay.
+    Without `pictures` those of the report.html that lies there are kept, or new ones are taken
+    of the source (see crops.py). Rung files that an older ladder.json there lists and this ladder
+    does not have are removed. Raises InputError when the folder cannot be written; the older
+    reports then stay.
     """
-    document = json.dumps(finite(ladder.to_json()), indent=1, allow_nan=False) + "\n"
+    facts = finite(ladder.to_json())
+    document = json.dumps(facts, indent=1, allow_nan=False) + "\n"
+    # from the very figures that ladder.json holds, as whoever makes them again will have them
+    ladder = replace(ladder, rungs=tuple(map(_rung, facts["rungs"])))
     content = {
         "ladder.json": document.encode("ascii"),
         "ladder.csv": _utf8(ladder.to_frame().to_csv(index=False)),
         "rd.png": rd_png(ladder),
-        "report.html": _utf8(html_page(ladder)),
+        "report.html": _utf8(html_page(ladder, pictures or find_pictures(ladder))),
     }
     folder = ladder.folder
     stale = _listed(folder) - {rung.file for rung in ladder.rungs} - set(REPORTS)
@@ -126,9 +158,10 @@ def read_ladder(folder: str | os.PathLike[str]) -> Ladder:
 
 def _rung(rung: dict[str, Any]) -> Rung:
     guard = {name: math.nan if v is None else v for name, v in rung["guard"].items()}
-    known = {key: rung[key] for key in _SHAPE["rungs"][0]}
+    known: dict[str, Any] = {key: rung.get(key) for key in _SHAPE["rungs"][0]}
     known["knob"] = (rung["knob"]["name"], rung["knob"]["value"])
     known["ffmpeg_args"] = tuple(rung["ffmpeg_args"])
+    known["over_time"] = rung.get("over_time") or {}
     return Rung(**{**known, "guard": guard})
 
 

@@ -33,6 +33,7 @@ def add_report(command: "Command") -> None:
 
 def report(options: argparse.Namespace) -> int:
     """Exit status 2 where the ladders cannot be compared, 3 where one is not to be trusted."""
+    from vqaloop.crops import find_pictures
     from vqaloop.report import read_ladder, write_reports
     from vqaloop.terminal import print_ladder
 
@@ -45,9 +46,12 @@ def report(options: argparse.Namespace) -> int:
                 "are written into its folder"
             )
     ladder = read_ladder(options.folder)
-    write_reports(ladder)
+    pictures = find_pictures(ladder)
+    write_reports(ladder, pictures)
     if options.json != "-":
         print_ladder(ladder)
+    if pictures.trouble:
+        say(options, f"no pictures in report.html: {pictures.trouble}")
     emit(options, ladder.to_json())
     return 0
 

@@ -15,6 +15,7 @@ from vqaloop.encoder import (
     get_encoder,
 )
 from vqaloop.errors import InputError
+from vqaloop.executor import Executor, executor_of
 from vqaloop.hull import LEAST_RUNGS, Rules
 from vqaloop.process import quoted
 from vqaloop.records import Source
@@ -236,12 +237,13 @@ def check_writable(folder: Path, remedy: str) -> None:
         ) from error
 
 
-def check_run(workers: int, seed: int, device: str, timeout_s: float | None = None) -> None:
+def check_run(
+    workers: int | Executor, seed: int, device: str, timeout_s: float | None = None
+) -> None:
     """Raises InputError unless these are words and numbers to work with."""
     if device not in DEVICES:
         raise InputError(f"unknown device {device!r}; choose one of {', '.join(DEVICES)}")
-    if workers < 1:
-        raise InputError(f"there must be at least one worker, not {workers}")
+    executor_of(workers)
     if seed < 0:
         raise InputError(f"the seed must not be negative; it is {seed}")
     if timeout_s is not None and not 0 < timeout_s <= LONGEST_ENCODE_S:

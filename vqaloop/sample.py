@@ -2,7 +2,6 @@
 
 import os
 import random
-import uuid
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +9,7 @@ import ffmpeg as ffmpeg_graph
 
 from vqaloop import process
 from vqaloop.errors import InputError, ToolError
+from vqaloop.files import unfinished
 from vqaloop.limits import MAX_SIDE, MIN_SIDE
 from vqaloop.process import quoted
 
@@ -52,7 +52,7 @@ def write_sample(
         for scene, start, end in zip(scenes, edges, edges[1:], strict=False)
     ]
     # hidden and short, so that it is taken for no result and any name has room for it
-    part = out.with_name(f".{uuid.uuid4().hex}.part")
+    part = unfinished(out.parent)
     joined = ffmpeg_graph.concat(*cut)
     graph = joined.output("OUTPUT", **_OUTPUTS[out.suffix.lower()], pix_fmt="yuv420p")
     argv = process.compiled(graph, process.ffmpeg_path(ffmpeg), {"OUTPUT": part})

@@ -5,7 +5,7 @@ loop calls `measure` once a rung; whatever belongs to the source is computed onc
 """
 
 import os
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -14,6 +14,7 @@ from vqaloop.encode import stream_packets
 from vqaloop.encoder import default_encoder
 from vqaloop.errors import InputError, ToolError
 from vqaloop.frames import read_source
+from vqaloop.precision import check_precision
 from vqaloop.records import Score, Source
 from vqaloop.source import probe_source
 from vqaloop.students import StudentMetric
@@ -116,27 +117,35 @@ def open_metric(
     device: str = "auto",
     seed: int = 0,
     weights: str | os.PathLike[str] | None = None,
+    precision: float | None = None,
 ) -> Metric:
     """The metric of that name; `weights` puts another file in the place of the shipped ones.
 
-    Raises InputError listing the names there are. Nothing heavy is loaded before the first score.
+    With `precision` a student looks at no more of a video than makes the 95 % interval of
+    its score narrower than ± that. Raises InputError listing the names there are, and for a
+    precision of a metric that looks at all frames. Nothing heavy is loaded before the first score.
     """
+    check_precision(precision)
+    if name in CLASSICAL and precision is not None:
+        raise InputError(f"{name} looks at all frames; leave out --score-precision")
     if name in CLASSICAL:
         return ClassicalMetric(name, ffmpeg, *CLASSICAL[name])
+    told: dict[str, Any] = dict(ffmpeg=ffmpeg, device=device, seed=seed, precision=precision)
     known = {path.stem: path for path in shipped_weights()}
     full = DEFAULT_STUDENT if name == DEFAULT_METRIC else name
     if weights is not None and full.startswith(STUDENT_PREFIX):
-        return StudentMetric(full, Path(weights), ffmpeg=ffmpeg, device=device, seed=seed)
+        return StudentMetric(full, Path(weights), **told)
     if full not in known:
         hint = "; another student needs --weights FILE" if full.startswith(STUDENT_PREFIX) else ""
         raise InputError(f"unknown metric {name!r}; choose from {', '.join(metric_names())}{hint}")
-    return StudentMetric(full, known[full], ffmpeg=ffmpeg, device=device, seed=seed)
+    return StudentMetric(full, known[full], **told)
 
 
 class Scorer:
     """Scores of finished videos: `Scorer().score(video, reference=...)`.
 
-    `metric` is internvqa (the default student), internvqa-NAME, vmaf, xpsnr, psnr or ssim.
+    `metric` is internvqa (the default student), internvqa-NAME, vmaf, xpsnr, psnr or ssim;
+    `score_precision` is the `precision` of `open_metric`.
     """
 
     def __init__(
@@ -146,12 +155,18 @@ class Scorer:
         device: str = "auto",
         seed: int = 0,
         weights: str | os.PathLike[str] | None = None,
+        score_precision: float | None = None,
         ffmpeg: str | os.PathLike[str] | None = None,
         allow_hdr: bool = False,
     ) -> None:
         self.ffmpeg = process.ffmpeg_path(ffmpeg)
         self.metric = open_metric(
-            metric, ffmpeg=self.ffmpeg, device=device, seed=seed, weights=weights
+            metric,
+            ffmpeg=self.ffmpeg,
+            device=device,
+            seed=seed,
+            weights=weights,
+            precision=score_precision,
         )
         self.allow_hdr = allow_hdr
 
@@ -184,9 +199,11 @@ class Scorer:
                 "frames are matched one to one, so cut both to the same ones"
             )
         if isinstance(self.metric, StudentMetric):
-            view = replace(other, width=source.canvas[0], height=source.canvas[1])
             return self.metric.compare(
-                source, lambda indices: read_source(view, indices, ffmpeg=self.ffmpeg)
+                source,
+                lambda indices: read_source(
+                    other, indices, ffmpeg=self.ffmpeg, size=source.canvas
+                ),
             )
         if other.prep or other.input_options:
             raise InputError(

@@ -47,7 +47,7 @@ def probe_source(
     the file, what is wrong with it and what to do.
     """
     source_path = Path(path)
-    head = _read_head(source_path)
+    head = read_head(source_path)
     name = quoted(path)
     if video_size or pix_fmt or framerate:
         if not (video_size and pix_fmt and framerate):
@@ -73,7 +73,7 @@ def probe_source(
     return _probe_container(source_path, expected, allow_hdr, process.ffmpeg_path(ffmpeg))
 
 
-def _read_head(path: Path) -> bytes:
+def read_head(path: Path) -> bytes:
     """First bytes of a readable, regular, non-empty file; InputError otherwise."""
     name = quoted(path)
     head = b""

@@ -2,11 +2,11 @@
 
 import copy
 import json
+import os
 import threading
-import time
 from collections import OrderedDict
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,8 +17,11 @@ import numpy as np
 from vqaloop import process
 from vqaloop.clips import CLIPS_EACH, POSITIONS, Where, read_clips, spots
 from vqaloop.errors import InputError
-from vqaloop.frames import Frames, read_encode, read_source
+from vqaloop.frames import Frames, each_of_encode, read_source
+from vqaloop.judged import Judged, judged
+from vqaloop.meter import METER, Spent
 from vqaloop.metrics import SCALER
+from vqaloop.precision import is_enough, rounds, widened
 from vqaloop.records import Score, Source
 from vqaloop.views import View, clips_of
 
@@ -26,19 +29,22 @@ if TYPE_CHECKING:
     import torch
 
     from vqaloop.models.student import Anchor, Student
+    from vqaloop.network import Network
 
 REVISION = 3
 """Raised whenever the same file and weights would get another score; part of cache keys."""
 FINER = 4
 """Times as many places in time that are looked at where scores are in doubt."""
-RESAMPLES = 200
-"""Bootstrap draws behind an interval."""
+DECODING_THREADS = 4
+"""Most threads that decode one rung: more cost memory and bring little."""
 
 
 class StudentMetric:
     """A student that compares crops of a rung with those of the source.
 
-    Safe to call from several threads: the network runs one rung at a time.
+    Safe to call from several threads: each decodes for itself, the network runs what they ask for
+    in common batches. With `precision` it looks at no more places in time than make the 95 %
+    interval of a score narrower than ± that.
     """
 
     mode = "anchored"
@@ -46,13 +52,23 @@ class StudentMetric:
     step, ceiling, floor = 4.0, 95.0, 30.0  # the weights speak VMAF's scale
 
     def __init__(
-        self, name: str, weights: Path, *, ffmpeg: str, device: str = "auto", seed: int = 0
+        self,
+        name: str,
+        weights: Path,
+        *,
+        ffmpeg: str,
+        device: str = "auto",
+        seed: int = 0,
+        precision: float | None = None,
     ) -> None:
         self.name, self.weights, self.ffmpeg, self.seed = name, weights, ffmpeg, seed
+        self.precision = precision
         self._device_name = device
         self._positions = POSITIONS
         self._anchors: OrderedDict[str, tuple[Where, Anchor]] = OrderedDict()
-        self._lock = threading.Lock()
+        self._anchoring = threading.Lock()
+        self._locks: dict[str, threading.Lock] = {}
+        self._networks: list[Network] = []  # one, once it was needed; shared with copies
 
     @cached_property
     def device(self) -> "torch.device":
@@ -60,12 +76,18 @@ class StudentMetric:
 
         return pick_device(self._device_name)
 
-    @cached_property
-    def _loaded(self) -> "tuple[Student, dict[str, str]]":
-        from vqaloop.weights import load_student
+    @property
+    def _network(self) -> "Network":
+        from vqaloop.network import Network
 
-        student, about = load_student(self.weights)
-        return student.to(self.device), about
+        with self._anchoring:
+            if not self._networks:
+                self._networks.append(Network(self.weights, self.device))
+            return self._networks[0]
+
+    @property
+    def _loaded(self) -> "tuple[Student, dict[str, str]]":
+        return self._network.loaded
 
     @cached_property
     def _view(self) -> View | None:
@@ -92,169 +114,193 @@ class StudentMetric:
             )
 
     def identity(self) -> dict[str, Any]:
+        sampling: dict[str, Any] = {
+            "positions": self._positions,
+            "clips": CLIPS_EACH,
+            "seed": self.seed,
+        }
+        if self.precision is not None:
+            sampling["precision"] = self.precision
+        halved = " bf16" if self._is_halved() else ""
         return {
             "metric": self.name,
             "weights_sha256": process.file_sha256(self.weights),
-            "preprocessing": f"student {REVISION} {SCALER}",
+            "preprocessing": f"student {REVISION} {SCALER}{halved}",
             "decoder": f"pyav {av.__version__}, ffmpeg {process.file_sha256(self.ffmpeg)}",
             "device": self.device.type,
-            "sampling": {"positions": self._positions, "clips": CLIPS_EACH, "seed": self.seed},
+            "sampling": sampling,
         }
+
+    def _is_halved(self) -> bool:
+        if self.device.type == "cpu":
+            return False
+        return self._network.halved
 
     def finer(self) -> "StudentMetric":
         """The same student looking at FINER times as many places in time."""
+        return self.looking_at(self._positions * FINER)
+
+    @property
+    def positions(self) -> int:
+        """How many places in time it looks at."""
+        return self._positions
+
+    def looking_at(self, positions: int) -> "StudentMetric":
+        """The same student looking at that many places in time."""
         other = copy.copy(self)
-        other._positions = self._positions * FINER
-        other._anchors = OrderedDict()
+        other._positions = positions
+        other._anchors, other._locks = OrderedDict(), {}
+        return other
+
+    @property
+    def may_choose(self) -> bool:
+        """Whether it was left to it where the network runs."""
+        return self._device_name == "auto"
+
+    def on(self, device: str) -> "StudentMetric":
+        """The same student for another machine, where it is to run on that device."""
+        import torch
+
+        other = self.looking_at(self._positions)
+        other._networks = []
+        other.__dict__["device"] = torch.device(device)
         return other
 
     def measure(self, source: Source, path: Path, decoder: str) -> Score:
-        def read(indices: list[int]) -> Frames:
-            return read_encode(
-                path, indices, source.canvas, source.fps, decoder=decoder, ffmpeg=self.ffmpeg
+        def read(indices: list[int]) -> Iterator[Frames]:
+            return each_of_encode(
+                path,
+                indices,
+                source.canvas,
+                source.fps,
+                decoder=decoder,
+                ffmpeg=self.ffmpeg,
+                threads=max(1, min(DECODING_THREADS, _processors() // METER.active)),
             )
 
-        return self.compare(source, read)
+        # a decoder that starts from the beginning each time had better do so once
+        return self.compare(source, read, in_rounds=decoder != "ffmpeg")
 
-    def compare(self, source: Source, read: Callable[[list[int]], Frames]) -> Score:
+    def compare(
+        self,
+        source: Source,
+        read: Callable[[list[int]], Iterable[Frames]],
+        *,
+        in_rounds: bool = True,
+    ) -> Score:
         """Anchored score of anything that gives frames on the source's canvas by index.
 
         Raises InputError for weights that cannot judge against a source.
         """
-        import torch
-
-        from vqaloop.colour import to_clips
-        from vqaloop.device import exact
-
-        with self._lock, torch.inference_mode(), exact():
-            cpu, wall = _cpu_s(), time.monotonic()
+        with METER.measured() as spent:
             self.check(anchored=True)
             where, anchor = self._anchor(source)
-            clips = torch.from_numpy(read_clips(where, source.frames, read))
-            student, about = self._loaded
-            seen = student.look(to_clips(clips.to(self.device)), anchor).anchored
-            assert seen is not None
-            counts = [len(places) for places in where.values()]
-            found = _judged(student.anchored_answers, seen, counts, self.seed)
-            return self._score(self.mode, found, about, _cpu_s() - cpu, time.monotonic() - wall)
+            found = self._looked(
+                where,
+                source.frames,
+                read,
+                lambda clips, rows: self._network.compare(clips, _part_of(anchor, rows)),
+                True,
+                in_rounds,
+            )
+        return self._score(self.mode, found, spent)
 
-    def _score(
-        self, mode: str, found: "_Judged", about: dict[str, str], cpu_s: float, wall_s: float
-    ) -> Score:
+    def _looked(
+        self,
+        where: Where,
+        count: int,
+        read: Callable[[list[int]], Iterable[Frames]],
+        judge: "Callable[[Frames, list[int]], tuple[torch.Tensor, torch.Tensor]]",
+        anchored: bool,
+        in_rounds: bool = True,
+    ) -> Judged:
+        """Look at crops until the score is as precise as was asked, or at all of them.
+
+        `judge` gives sums and weights of clips, which are those of `where` in rows.
+        """
+        import torch
+
+        firsts = dict(zip(where, np.cumsum([0, *map(len, where.values())]), strict=False))
+        seen: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
+        for starts in rounds(list(where), self.precision if in_rounds else None):
+            some = {start: where[start] for start in starts}
+            counts = [len(places) for places in some.values()]
+            rows = [
+                int(firsts[t]) + i for t, n in zip(some, counts, strict=True) for i in range(n)
+            ]
+            sums, weights = judge(read_clips(some, count, read), rows)
+            parts = zip(torch.split(sums, counts), torch.split(weights, counts), strict=True)
+            seen |= zip(starts, parts, strict=True)
+            seen = dict(sorted(seen.items()))
+            pair = tuple(torch.cat(x) for x in zip(*seen.values(), strict=True))
+            counts = [len(where[start]) for start in seen]
+            with self._network.settled() as student:
+                answers = student.anchored_answers if anchored else student.alone_answers
+                found = judged(answers, (pair[0], pair[1]), counts, self.seed)
+            interval = widened(found.value, found.interval, found.times, len(where))
+            if is_enough(interval, self.precision):
+                break
+        return replace(
+            found,
+            interval=interval,
+            places=tuple((t, *place) for t in seen for place in where[t]),
+            moments=tuple(zip(seen, found.times, strict=True)),
+        )
+
+    def _score(self, mode: str, found: Judged, spent: Spent) -> Score:
+        about = self._loaded[1]
         return Score(
             value=found.value,
             metric=self.name,
             mode=mode,
             clips=found.clips,
             interval=found.interval,
+            places=found.places,
+            moments=found.moments,
             weights_sha256=about["sha256"],
             label=about.get("label"),
-            cpu_s=cpu_s,
-            wall_s=wall_s,
+            cpu_s=spent.cpu_s,
+            wall_s=spent.wall_s,
         )
 
     def _anchor(self, source: Source) -> "tuple[Where, Anchor]":
-        import torch
-
-        from vqaloop.colour import to_clips
-
+        """What is computed of a title once, whoever asks first."""
         key = f"{source.sha256} {source.prep} {source.input_options}"
-        if key not in self._anchors:
-            where = spots(source.frames, source.canvas, self.seed, self._positions)
-            clips = read_clips(
-                where, source.frames, lambda i: read_source(source, i, ffmpeg=self.ffmpeg)
-            )
-            pixels = to_clips(torch.from_numpy(clips).to(self.device))
-            self._anchors[key] = where, self._loaded[0].anchor(pixels)
-            while len(self._anchors) > 2:  # an excerpt and its title
-                self._anchors.popitem(last=False)
-        return self._anchors[key]
+        with self._anchoring:
+            one_at_a_time = self._locks.setdefault(key, threading.Lock())
+        with one_at_a_time:
+            if key not in self._anchors:
+                where = spots(source.frames, source.canvas, self.seed, self._positions)
+                clips = read_clips(
+                    where, source.frames, lambda i: read_source(source, i, ffmpeg=self.ffmpeg)
+                )
+                made = where, self._network.anchor(clips)
+                with self._anchoring:
+                    self._anchors[key] = made
+                    while len(self._anchors) > 2:  # an excerpt and its title
+                        self._locks.pop(self._anchors.popitem(last=False)[0], None)
+                return made
+            return self._anchors[key]
 
     def alone(self, source: Source) -> Score:
         """No-reference score, of the video at its own size."""
-        import torch
-
-        from vqaloop.colour import to_clips
-        from vqaloop.device import exact
 
         def read(indices: list[int]) -> Frames:
             return read_source(source, indices, ffmpeg=self.ffmpeg)
 
-        with self._lock, torch.inference_mode(), exact():
-            cpu, wall = _cpu_s(), time.monotonic()
-            student, about = self._loaded
-            view = self._view
+        with METER.measured() as spent:
+            network, view = self._network, self._view
             if view is None:
                 where = spots(source.frames, source.canvas, self.seed)
-                clips = read_clips(where, source.frames, read)
-                counts = [len(places) for places in where.values()]
+                found = self._looked(
+                    where, source.frames, read, lambda clips, _: network.alone(clips), False
+                )
             else:
                 clips = clips_of(view, source.canvas, source.frames, read, self.seed)
-                counts = [1] * len(clips)
-            seen = student.look(to_clips(torch.from_numpy(clips).to(self.device))).alone
-            found = _judged(student.alone_answers, seen, counts, self.seed)
-            return self._score(
-                "no-reference", found, about, _cpu_s() - cpu, time.monotonic() - wall
-            )
-
-
-@dataclass(frozen=True)
-class _Judged:
-    value: float
-    clips: tuple[float, ...]
-    interval: tuple[float, float]
-
-
-def _judged(
-    answers: "Callable[..., torch.Tensor]",
-    seen: "tuple[torch.Tensor, torch.Tensor]",
-    counts: list[int],
-    seed: int,
-) -> _Judged:
-    """Score of a title from (B, K) sums and weights of its crops, and of each crop.
-
-    `counts` says how many crops each time has. With a 95 % bootstrap interval over the choice of
-    crops at each time, or over times where each has but one.
-    """
-    import torch
-
-    sums, weights = seen
-    rng = np.random.default_rng(seed)
-    among = [len(counts)] if set(counts) == {1} else counts
-    firsts = np.cumsum([0, *among[:-1]])
-    draw = np.concatenate(
-        [
-            first + rng.integers(0, n, (RESAMPLES, n))
-            for first, n in zip(firsts, among, strict=True)
-        ],
-        axis=1,
-    )
-    picked = torch.from_numpy(draw).to(sums.device)
-    drawn = _pooled(answers, sums[picked], weights[picked], counts)
-    low, high = np.percentile(drawn.float().cpu().numpy(), [2.5, 97.5])
-    return _Judged(
-        float(_pooled(answers, sums, weights, counts)),
-        tuple((100 * answers(sums, weights)[:, 0]).clamp(0, 100).tolist()),
-        (float(low), float(high)),
-    )
-
-
-def _pooled(
-    answers: "Callable[..., torch.Tensor]",
-    sums: "torch.Tensor",
-    weights: "torch.Tensor",
-    counts: list[int],
-) -> "torch.Tensor":
-    """Scores 0..100 (...) of (..., B, K) sums: crops of one time as one picture, times averaged.
-
-    `counts` says how many crops each time has. Averaging over time, as VMAF does, keeps a scene of
-    strong contrasts from speaking for all others.
-    """
-    import torch
-
-    parts = zip(torch.split(sums, counts, -2), torch.split(weights, counts, -2), strict=True)
-    scores = [answers(s.sum(-2), w.sum(-2))[..., 0] for s, w in parts]
-    return (100 * torch.stack(scores).mean(0)).clamp(0, 100)
+                seen = network.alone(clips)
+                with network.settled() as student:
+                    found = judged(student.alone_answers, seen, [1] * len(clips), self.seed)
+        return self._score("no-reference", found, spent)
 
 
 def _read_view(text: str) -> View | None:
@@ -274,6 +320,18 @@ def _read_view(text: str) -> View | None:
     raise InputError("the weights' header has no view that is known")
 
 
-def _cpu_s() -> float:
-    """CPU seconds of this process and of the programs this thread ran to decode for it."""
-    return time.process_time() + process.spent_cpu_s()
+def _part_of(anchor: "Anchor", rows: list[int]) -> "Anchor":
+    """The anchor of some crops; itself where it is all of them."""
+    from vqaloop.network import part_of
+
+    if len(rows) == len(anchor.weights):
+        return anchor
+    import torch
+
+    return part_of(anchor, torch.tensor(rows, device=anchor.weights.device))
+
+
+def _processors() -> int:
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1

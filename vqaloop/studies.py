@@ -31,7 +31,7 @@ from sqlalchemy import make_url
 from sqlalchemy.exc import ArgumentError, IntegrityError, OperationalError, SQLAlchemyError
 
 from vqaloop.errors import InputError, ToolError
-from vqaloop.process import quoted
+from vqaloop.process import check_cancelled, quoted
 
 FILE_NAME = "study.db"
 """SQLite file in the output folder, where the studies of a command are kept by default."""
@@ -215,6 +215,7 @@ class SharedStudy:
             if len(done) == len(wanted):
                 return done
             self.release_lost()
+            check_cancelled()
             time.sleep(POLL_S)
 
     def begun(self, name: str, make: Callable[[], Any]) -> Any:
@@ -304,7 +305,8 @@ class SharedStudy:
     def _beat(self, at: float) -> None:
         host = _host()
         self.study.set_user_attr(
-            f"alive {self._me}", {"host": host, "process": os.getpid(), "at": at}
+            f"alive {self._me}",
+            {"host": host, "process": os.getpid(), "born": _born(os.getpid()), "at": at},
         )
 
 
@@ -342,15 +344,20 @@ def _host() -> str:
     return socket.gethostname()
 
 
+def _born(process: int) -> int | None:
+    """When a process of this machine began, in the kernel's ticks; None when there is none."""
+    try:
+        with open(f"/proc/{process}/stat", "rb") as file:
+            return int(file.read().rpartition(b")")[2].split()[19])
+    except (OSError, IndexError, ValueError):
+        return None
+
+
 def _is_alive(beat: Mapping[str, Any] | None) -> bool:
-    if not beat or time.time() - beat["at"] > STALE_S:
+    if not beat or not beat["at"]:
         return False
     if beat["host"] != _host():
-        return True
-    try:
-        os.kill(beat["process"], 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True
+        return bool(time.time() - beat["at"] <= STALE_S)
+    # of a process here the kernel tells, whatever the clock says
+    born = _born(beat["process"])
+    return born is not None and born == beat.get("born", born)

@@ -30,19 +30,20 @@ _NUMBER = re.compile(r"[+-]?([0-9]+([.][0-9]*)?|[.][0-9]+)([eE][+-]?[0-9]{1,3})?
 _SOURCE_FOLDERS = {"source", "sources", "orig", "original", "originals", "reference", "references"}
 
 
-def rows(path: Path) -> Iterator[tuple[str, list[str]]]:
+def rows(path: Path, *, spaces: bool = True) -> Iterator[tuple[str, list[str]]]:
     """("'file' line N", fields) of each line that is not blank; fields are stripped.
 
-    Commas, semicolons, tabs or spaces part the fields, whichever of them comes first in this list
-    and is in the first line. Raises InputError for a file that is no such text, or too large.
+    Commas, semicolons, tabs or (unless told otherwise) spaces part the fields, whichever of them
+    comes first in this list and is in the first line. Raises InputError for a file that is no such
+    text, or too large.
     """
-    for count, row in enumerate(_rows(path)):
+    for count, row in enumerate(_rows(path, spaces)):
         if count > MAX_ROWS:
             raise InputError(f"table {quoted(path)} has more than {MAX_ROWS} rows; part it")
         yield row
 
 
-def _rows(path: Path) -> Iterator[tuple[str, list[str]]]:
+def _rows(path: Path, spaces: bool) -> Iterator[tuple[str, list[str]]]:
     name = quoted(path)
     try:
         with open(path, "rb") as file:
@@ -56,7 +57,7 @@ def _rows(path: Path) -> Iterator[tuple[str, list[str]]]:
         count = text.count("\n", 0, strange.start()) + 1
         raise InputError(f"{name} line {count} holds a control character; save it as plain text")
     first = text.lstrip().partition("\n")[0]
-    comma = next((sign for sign in ",;\t" if sign in first), None)
+    comma = next((sign for sign in ",;\t" if sign in first), None if spaces else ",")
     if comma is None:
         for count, line in enumerate(text.splitlines(), 1):
             if line.strip():
@@ -77,16 +78,21 @@ def _rows(path: Path) -> Iterator[tuple[str, list[str]]]:
 
 
 def records(
-    path: Path, needed: Mapping[str, Sequence[str]], bare: Sequence[str] = ()
+    path: Path,
+    needed: Mapping[str, Sequence[str]],
+    bare: Sequence[str] = (),
+    *,
+    spaces: bool = True,
 ) -> Iterator[tuple[str, dict[str, str]]]:
     """("'file' line N", {column: field}) below a header; columns in lower case.
 
     `needed` are the columns that must be there, each with other names it may have. `bare` are the
     columns of a table without a header, which is one whose first line ends in a number: its first
-    field is the first of them, its last field the second. Raises InputError.
+    field is the first of them, its last field the second. `spaces` as for `rows`. Raises
+    InputError.
     """
     columns: list[str] = []
-    for at, fields in rows(path):
+    for at, fields in rows(path, spaces=spaces):
         if not columns and not (bare and is_number(fields[-1])):
             columns = _columns(fields, needed, at)
         elif not columns or columns == list(bare):

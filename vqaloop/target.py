@@ -18,6 +18,7 @@ from vqaloop.encode import peak_kbps, stream_packets
 from vqaloop.encoder import CAP, ZONES, encoder_version, gop_frames
 from vqaloop.encoderspec import EncoderSpec
 from vqaloop.errors import InputError, TargetUnreachable
+from vqaloop.executor import Executor
 from vqaloop.history import current_prior
 from vqaloop.join import Joined, join, output_muxer
 from vqaloop.process import quoted
@@ -73,8 +74,9 @@ def encode_to_target(
     bit_depth: int | None = None,
     metric: str = DEFAULT_METRIC,
     weights: str | os.PathLike[str] | None = None,
+    score_precision: float | None = None,
     device: str = "auto",
-    workers: int = 1,
+    workers: int | Executor = 1,
     seed: int = 0,
     cache: bool = True,
     timeout_s: float | None = None,
@@ -105,7 +107,9 @@ def encode_to_target(
     request.check_run(workers, seed, device, timeout_s)
     spec = request.choose_encoder(codec, encoder, binary)
     preset = request.checked_preset(spec, preset)
-    meter = open_metric(metric, ffmpeg=binary, device=device, seed=seed, weights=weights)
+    meter = open_metric(
+        metric, ffmpeg=binary, device=device, seed=seed, weights=weights, precision=score_precision
+    )
     how = _allocation(target_score, bitrate, allocation)
     _check_place(Path(input), out, codec)
     if one_run and not spec.zones:
@@ -231,7 +235,7 @@ def encode_to_target(
             for scene, trial in trials
         ],
         "cost": cost,
-        "warnings": [*source.notes, *joined.notes, *remarks],
+        "warnings": [*source.notes, *shop.remarks, *joined.notes, *remarks],
         "reached": reached,
         "trusted": trusted,
     }

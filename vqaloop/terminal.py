@@ -228,6 +228,11 @@ class Progress:
             self._bar.stop()
             self._bar = None
 
+    @property
+    def live(self) -> bool:
+        """Whether there is a bar."""
+        return self._bar is not None
+
     def __call__(self, event: "Event") -> None:
         """Show an event; on a terminal a failed trial leaves a line that stays."""
         if self._bar is None:

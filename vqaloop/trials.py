@@ -3,8 +3,8 @@
 Nothing is encoded or scored twice: not in this run, not in another, not by two processes at once.
 """
 
+import logging
 import math
-import tempfile
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -16,11 +16,14 @@ from typing import Any, TypeVar
 
 from vqaloop import metrics, process
 from vqaloop.cache import Cache, encode_key, score_key
-from vqaloop.encode import encode
 from vqaloop.encoder import EncoderSpec, encoder_version, output_options
 from vqaloop.errors import DecodeFailed, EncodeFailed
+from vqaloop.executor import Executor, executor_of
+from vqaloop.files import scratch
 from vqaloop.records import Encode, Rendition, Score, Source, Trial
 from vqaloop.score import Metric
+
+log = logging.getLogger(__name__)
 
 Item = TypeVar("Item")
 Made = TypeVar("Made")
@@ -52,15 +55,18 @@ class Workshop:
         cache: Cache,
         *,
         ffmpeg: str,
-        workers: int = 1,
+        workers: int | Executor = 1,
         timeout_s: float | None = None,
     ) -> None:
         self.spec, self.metric, self.ffmpeg = spec, metric, ffmpeg
-        self.workers, self.timeout_s = workers, timeout_s
+        self.executor, self.timeout_s = executor_of(workers), timeout_s
         self.cost = Cost()
+        self.remarks: list[str] = []
+        """What happened and was mended."""
+        self._hopeless: set[tuple[int, int]] = set()
         self._counting = threading.Lock()
         self._stopping = False
-        self._folder = tempfile.TemporaryDirectory(prefix="vqaloop-")
+        self._folder = scratch()
         # without a cache a run still remembers what it did itself
         self.cache = cache if cache.enabled else Cache(self.scratch / "cache")
 
@@ -69,6 +75,11 @@ class Workshop:
 
     def __exit__(self, *_: object) -> None:
         self._folder.cleanup()
+
+    @property
+    def workers(self) -> int:
+        """How many encodes or scores are made at a time."""
+        return self.executor.workers
 
     @property
     def scratch(self) -> Path:
@@ -99,10 +110,13 @@ class Workshop:
             except BaseException:
                 self._stopping = True
                 pool.shutdown(wait=False, cancel_futures=True)
-                # again and again: a worker may just be about to start another program
+                # again and again: a worker may just be about to begin
                 while any(job.running() for job in jobs):
-                    process.kill_all(threads)
+                    for thread in list(threads):
+                        process.cancel(thread)
                     time.sleep(0.02)
+                pool.shutdown()
+                process.forget_cancelled(threads)
                 raise
 
     def try_one(self, source: Source, rendition: Rendition) -> Trial:
@@ -134,11 +148,7 @@ class Workshop:
                     **meta, rendition=rendition, path=path, ffmpeg_args=args, cached=True
                 )
             out = self.scratch / f"{abs(hash(rendition))}-{source.sha256[:12]}{self.spec.suffix}"
-            try:
-                made = encode(source, rendition, out, ffmpeg=self.ffmpeg, timeout_s=self.timeout_s)
-            except EncodeFailed:
-                self.count(encodes=1)
-                raise
+            made = self._encoded(source, rendition, out)
             self.count(
                 encodes=1,
                 encoded_frames=made.frames,
@@ -150,13 +160,48 @@ class Workshop:
                 del meta[derived]
             return replace(made, path=self.cache.put_file(key, made.path, meta))
 
+    def _encoded(self, source: Source, rendition: Rendition, out: Path) -> Encode:
+        """A new encode; one that failed by what may be chance is made a second time."""
+
+        def attempt() -> Encode:
+            try:
+                return self.executor.encode(
+                    source,
+                    rendition,
+                    out,
+                    ffmpeg=self.ffmpeg,
+                    timeout_s=self.timeout_s,
+                    whose=id(self),
+                )
+            except EncodeFailed:
+                self.count(encodes=1)
+                raise
+
+        size = rendition.width, rendition.height
+        try:
+            return attempt()
+        except EncodeFailed as error:
+            if not error.again or self._stopping or size in self._hopeless:
+                raise
+            remark = f"{error}; it was made again"
+        try:
+            made = attempt()
+        except EncodeFailed:
+            self._hopeless.add(size)
+            raise
+        self.remarks.append(remark)
+        log.warning("%s", remark)
+        return made
+
     def score(self, source: Source, path: Path, metric: Metric | None = None) -> Score:
         """The score of an encode of `source`, by the workshop's metric or another."""
         metric = metric or self.metric
         identity = metric.identity()
         key = score_key(source, process.file_sha256(path), identity.pop("metric"), **identity)
         return self._remembered(
-            key, lambda: metric.measure(source, path, self.spec.decoder), "score_s"
+            key,
+            lambda: self.executor.measure(metric, source, path, self.spec.decoder, id(self)),
+            "score_s",
         )
 
     def guard(self, source: Source, path: Path) -> dict[str, float]:
@@ -175,7 +220,7 @@ class Workshop:
         missing = [name for name, key in keys.items() if self.cache.get_json(key) is None]
         fresh: dict[str, Score] = {}
         if missing:
-            fresh = metrics.measure(source, path, missing, ffmpeg=self.ffmpeg)
+            fresh = self.executor.guard(source, path, missing, ffmpeg=self.ffmpeg, whose=id(self))
         return {
             GUARDS[name]: self._remembered(key, partial(fresh.__getitem__, name), "guard_s").value
             for name, key in keys.items()
@@ -187,6 +232,8 @@ class Workshop:
             self.count(cache_hits=1)
             stored["clips"] = tuple(stored["clips"])
             stored["interval"] = tuple(stored["interval"]) if stored["interval"] else None
+            for name in ("places", "moments"):
+                stored[name] = tuple(map(tuple, stored.get(name, ())))
             return Score(**stored)
         score: Score = work()
         self.count(**{counter: score.cpu_s})

@@ -24,7 +24,9 @@ from vqaloop.document import cost_json, encoder_json, metric_json, source_json
 from vqaloop.encoder import encoder_version
 from vqaloop.errors import InputError
 from vqaloop.excerpt import excerpt
+from vqaloop.executor import Executor
 from vqaloop.hull import fit_curve
+from vqaloop.importance import tuning_json
 from vqaloop.judge import Judge, ParamsFailed, Rules, Setting, Target
 from vqaloop.paramsearch import ParamSearch, trial_json
 from vqaloop.process import quoted
@@ -60,11 +62,13 @@ def best_params(
     slowdown: float = 1.1,
     seed: int = 0,
     progress: Watcher = lambda event: None,
+    learnt: Callable[[dict[str, Any]], object] = lambda about: None,
 ) -> Params:
     """Parameters for all rungs of a ladder: tuned on `title` at the middle of the knob's range.
 
-    `title` is the whole or its excerpt. Empty where nothing better than the defaults was
-    confirmed. Raises InputError, and TargetUnreachable when the defaults cannot be encoded.
+    `title` is the whole or its excerpt; `learnt` is told of the study (see importance.py). Empty
+    where nothing better than the defaults was confirmed. Raises InputError, and TargetUnreachable
+    when the defaults cannot be encoded.
     """
     rules = _checked_rules(trials, slowdown)
     check_sampler(sampler)
@@ -79,6 +83,7 @@ def best_params(
         trials,
         lambda e: progress(Event("tune", e.message, e.done, e.total)),
     )
+    learnt(tuning_json([trial_json(t, _told_params(search, t)) for t in found], found))
     candidates = [encoder_params(shop.spec, t.params) for t in search.candidates(found)]
 
     def confirmed() -> list[list[str]]:
@@ -112,12 +117,13 @@ def tune_encoder(
     bit_depth: int | None = None,
     out: str | os.PathLike[str] | None = None,
     device: str = "auto",
-    workers: int = 1,
+    workers: int | Executor = 1,
     seed: int = 0,
     cache: bool = True,
     timeout_s: float | None = None,
     ffmpeg: str | os.PathLike[str] | None = None,
     weights: str | os.PathLike[str] | None = None,
+    score_precision: float | None = None,
     video_size: str | None = None,
     pix_fmt: str | None = None,
     framerate: str | None = None,
@@ -145,7 +151,9 @@ def tune_encoder(
     check_sampler(sampler, 2 if front else 1)
     spec = request.choose_encoder(codec, encoder, binary)
     preset = request.checked_preset(spec, preset)
-    meter = open_metric(metric, ffmpeg=binary, device=device, seed=seed, weights=weights)
+    meter = open_metric(
+        metric, ffmpeg=binary, device=device, seed=seed, weights=weights, precision=score_precision
+    )
     if target_score is not None and not 0 < target_score < meter.top:
         raise InputError(
             f"the target score must lie between 0 and {meter.top:g}, not {target_score:g}"
@@ -239,7 +247,7 @@ def tune_encoder(
             "trials": [trial_json(t, _told_params(search, t)) for t in found],
             "windows": [list(window) for window in windows],
             "cost": cost_json(shop.cost, time.monotonic() - started),
-            "warnings": [*source.notes, *warnings],
+            "warnings": [*source.notes, *shop.remarks, *warnings],
         }
         tuning = Tuning(
             folder,

@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import json
 import os
-import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +12,7 @@ import ffmpeg as ffmpeg_graph
 
 from vqaloop import process
 from vqaloop.errors import InputError, ToolError
+from vqaloop.files import scratch
 
 if TYPE_CHECKING:
     import numpy as np
@@ -55,7 +55,7 @@ def vmaf_of_pairs(
     require_filter(ffmpeg, "libvmaf")
     size = ("video_size", f"{width}x{height}")
     raw = process.input_options([("f", "rawvideo"), ("pix_fmt", "yuv420p"), size])
-    with tempfile.TemporaryDirectory(prefix="vqaloop-") as name:
+    with scratch() as name:
         files = {"DISTORTED": Path(name, "distorted"), "REFERENCE": Path(name, "reference")}
         distorted.tofile(files["DISTORTED"])
         reference.tofile(files["REFERENCE"])

@@ -182,6 +182,16 @@ class Student(nn.Module):
                 anchored = (values * anchor.weights).sum(1), anchor.weights.sum(1)
         return Look(alone, anchored, feature, projected)
 
+    def compare(self, clips: Tensor, anchor: Anchor) -> tuple[Tensor, Tensor]:
+        """`look(clips, anchor).anchored`, without what else a look tells."""
+        assert self.anchored is not None and isinstance(self.backbone, InternVideo2)
+        _, (embedding, *deep) = self.backbone.tokens(clips, self.taps)
+        with torch.autocast(clips.device.type, enabled=False):
+            deep = [x.to(self._head_type) for x in deep]
+            projected = [p(x) for p, x in zip(self.anchored.project, deep, strict=True)]
+            values = self.anchored.statistics(anchor, embedding, projected)
+            return (values * anchor.weights).sum(1), anchor.weights.sum(1)
+
     @property
     def _head_type(self) -> torch.dtype:
         """fp32, unless a training engine has cast the whole module."""

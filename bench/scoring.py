@@ -1,0 +1,234 @@
+"""What a score costs: the default student beside VMAF, XPSNR and PSNR on the same encodes.
+
+    python -m bench.scoring CLIP... --out DIR [--csv FILE] [--threads N] [--ladders LADDER.json...]
+
+The clips are scaled to each height and joined to a title of 10 s, which is encoded by x264 and
+SVT-AV1 at its own height and, at 1080 and above, at a half of it. Each judge runs in a process of
+its own, on as many cores as asked for. Seconds are of one rung, decoding and scaling included;
+"once" is what a student computes of a title (weights, features of the source) besides. Share of a
+ladder: what ladder.json tells of its cost. Classical metrics run once, the student several times,
+of which the least counts. With a GPU also how near the networks come to the matrix peak measured
+there; `wall_s` of a student is then the time from a bitstream to its score.
+"""
+
+import argparse
+import json
+import os
+import resource
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from vqaloop import metrics, process
+from vqaloop.encode import encode
+from vqaloop.encoder import get_encoder
+from vqaloop.records import Rendition, Source
+from vqaloop.score import open_metric
+from vqaloop.source import probe_source
+from vqaloop.students import StudentMetric
+
+SECONDS, FPS = 10, 25
+ENCODES = (("libx264", "veryfast", 26.0), ("libsvtav1", "10", 35.0))
+"""Encoder, preset, knob."""
+JUDGES = ("internvqa", "vmaf", "xpsnr", "psnr")
+
+
+def make_title(clips: list[Path], height: int, folder: Path, ffmpeg: str) -> Source:
+    """A title of 10 s of that height, 16:9, from equal parts of the clips."""
+    path = folder / f"title-{height}.mp4"
+    if not path.exists():
+        width, frames = height * 16 // 9, SECONDS * FPS // len(clips)
+        parts = [
+            f"[{i}:v]fps={FPS},scale={width}:{height}:force_original_aspect_ratio=increase:"
+            f"flags=lanczos,crop={width}:{height},setsar=1,tpad=stop=-1:stop_mode=clone,"
+            f"trim=end_frame={frames},setpts=PTS-STARTPTS,format=yuv420p[v{i}]"
+            for i in range(len(clips))
+        ]
+        joined = "".join(f"[v{i}]" for i in range(len(clips)))
+        graph = ";".join([*parts, f"{joined}concat=n={len(clips)}:v=1[out]"])
+        inputs = [word for clip in clips for word in ("-i", process.file_url(clip))]
+        part = path.with_name(f"part-{path.name}")
+        done = process.run(
+            [ffmpeg, "-nostdin", "-v", "error", "-y", *inputs, "-filter_complex", graph]
+            + ["-map", "[out]", "-c:v", "libx264", "-preset", "ultrafast", "-crf", "6"]
+            + ["-g", str(FPS), process.file_url(part)],
+            timeout_s=3600,
+        )
+        if done.returncode:
+            raise SystemExit(f"the title could not be made: {done.reason()}")
+        part.rename(path)
+    return probe_source(path, ffmpeg=ffmpeg)
+
+
+def make_rungs(source: Source, folder: Path, ffmpeg: str) -> list[Path]:
+    """Encodes of the title at its height and, if that is large, at a half of it."""
+    height = source.height
+    rungs = []
+    for size in (height, height // 2)[: 1 + (height >= 1080)]:
+        for name, preset, knob in ENCODES:
+            path = folder / f"{height}-at-{size}-{name}{get_encoder(name).suffix}"
+            if not path.exists():
+                rendition = Rendition(size * 16 // 9, size, name, knob, preset)
+                encode(source, rendition, path, ffmpeg=ffmpeg)
+            rungs.append(path)
+    return rungs
+
+
+def judged(title: Path, rung: Path, judge: str, threads: int, repeats: int) -> dict[str, Any]:
+    """One judge on one rung, in this process; the least of the repeats."""
+    ffmpeg = process.ffmpeg_path()
+    source = probe_source(title, ffmpeg=ffmpeg)
+    found: dict[str, Any] = {}
+    if judge != "internvqa":
+        runs = [metrics.measure(source, rung, [judge], ffmpeg=ffmpeg, threads=threads)[judge]]
+        found["peak_mb"] = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024
+    else:
+        import torch
+
+        torch.set_num_threads(threads)
+        metric = open_metric(judge, ffmpeg=ffmpeg, device="auto")
+        assert isinstance(metric, StudentMetric)
+        cpu, wall = time.process_time(), time.monotonic()
+        first = metric.measure(source, rung, "pyav")
+        once = time.process_time() - cpu, time.monotonic() - wall
+        runs = [metric.measure(source, rung, "pyav") for _ in range(repeats)]
+        least = min(runs, key=lambda run: run.cpu_s)
+        found["once_cpu_s"], found["once_wall_s"] = (
+            max(0.0, once[0] - least.cpu_s),
+            max(0.0, once[1] - least.wall_s),
+        )
+        found["peak_mb"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+        assert first.value == runs[0].value
+    best = min(runs, key=lambda run: run.cpu_s)
+    return {**found, "score": best.value, "cpu_s": best.cpu_s, "wall_s": best.wall_s}
+
+
+def in_its_own_process(*words: str, threads: int) -> dict[str, Any]:
+    environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
+    cores = sorted(os.sched_getaffinity(0))[:threads]
+    command = [sys.executable, "-m", "bench.scoring", "--one", *words]
+
+    def keep_to_cores() -> None:
+        os.sched_setaffinity(0, cores)
+
+    done = subprocess.run(
+        command, env=environment, capture_output=True, text=True, preexec_fn=keep_to_cores
+    )
+    if done.returncode:
+        raise SystemExit(f"{' '.join(words)}: {done.stderr[-2000:]}")
+    return dict(json.loads(done.stdout))
+
+
+def ladder_shares(paths: list[Path]) -> pd.DataFrame:
+    """Part of a ladder's CPU seconds that went into scoring, of the guard and of encoding."""
+    rows = []
+    for path in paths:
+        made = json.loads(path.read_text())
+        cost = made["cost"]
+        encoding, scoring, guard = (
+            cost.get(k, 0.0) for k in ("encode_cpu_s", "score_s", "guard_s")
+        )
+        rows.append(
+            {
+                "ladder": f"{made['codec']} {made['source']['width']}x{made['source']['height']}",
+                "encodes": cost["encodes"],
+                "rungs": len(made["rungs"]),
+                "encoding_s": encoding,
+                "scoring_s": scoring,
+                "guard_s": guard,
+                "scoring_share": scoring / (encoding + scoring + guard),
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def on_gpu(name: str, half: bool, batch: int = 256) -> dict[str, float]:
+    """Throughput of a network on the GPU, beside the matrix peak measured there."""
+    import torch
+    from torch.utils.flop_counter import FlopCounterMode
+
+    from vqaloop.models import config_of, create_student
+
+    def seconds(work: Any, repeats: int) -> float:
+        work()
+        torch.cuda.synchronize()
+        begun = time.perf_counter()
+        for _ in range(repeats):
+            work()
+        torch.cuda.synchronize()
+        return (time.perf_counter() - begun) / repeats
+
+    device, size = torch.device("cuda"), 8192
+    a, b = (torch.randn(size, size, device=device, dtype=torch.bfloat16) for _ in range(2))
+    peak = 2 * size**3 / seconds(lambda: a @ b, 20)
+    config = config_of(name)
+    student = create_student(name).to(device).eval()
+    shape = (batch, 3, config.frames, config.size, config.size)
+    clips = torch.randn(shape, device=device)
+    with torch.inference_mode(), torch.autocast("cuda", torch.bfloat16, enabled=half):
+        anchor = student.anchor(clips)
+        with FlopCounterMode(display=False) as counter:
+            student.compare(clips, anchor)
+        took = seconds(lambda: student.compare(clips, anchor), 10)
+    achieved = counter.get_total_flops() / took
+    return {
+        "clips_per_s": batch / took,
+        "tflops": achieved / 1e12,
+        "peak_tflops": peak / 1e12,
+        "share_of_peak": achieved / peak,
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("clips", nargs="*", type=Path)
+    parser.add_argument("--out", type=Path)
+    parser.add_argument("--csv", type=Path)
+    parser.add_argument("--heights", default="540,1080,2160")
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--ladders", nargs="*", default=[], type=Path)
+    parser.add_argument("--one", nargs=5, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.one:
+        title, rung, judge, threads, repeats = options.one
+        print(json.dumps(judged(Path(title), Path(rung), judge, int(threads), int(repeats))))
+        return
+    rows = []
+    if options.clips:
+        options.out.mkdir(parents=True, exist_ok=True)
+        ffmpeg = process.ffmpeg_path()
+        for height in map(int, options.heights.split(",")):
+            source = make_title(options.clips, height, options.out, ffmpeg)
+            for rung in make_rungs(source, options.out, ffmpeg):
+                for judge in JUDGES:
+                    words = (str(source.path), str(rung), judge)
+                    numbers = (str(options.threads), str(options.repeats))
+                    found = in_its_own_process(*words, *numbers, threads=options.threads)
+                    load = os.getloadavg()[0]
+                    row = {"title": height, "rung": rung.stem, "judge": judge, **found}
+                    rows.append({**row, "threads": options.threads, "load": load})
+                    print(rows[-1], flush=True)
+                    if options.csv:
+                        table = pd.DataFrame(rows)
+                        table.to_csv(options.csv, index=False, float_format="%.3f")
+        table = pd.DataFrame(rows)
+        vmaf = table[table.judge == "vmaf"].set_index("rung").cpu_s
+        table["of_vmaf"] = table.cpu_s / table.rung.map(vmaf)
+        print(table.to_string(index=False, float_format=lambda v: f"{v:.2f}"))
+    if options.ladders:
+        shares = ladder_shares(options.ladders)
+        print(shares.to_string(index=False, float_format=lambda v: f"{v:.2f}"))
+    import torch
+
+    if torch.cuda.is_available():
+        for name, half in (("internvqa-mini", False), ("internvqa-small", True)):
+            print(name, "bf16" if half else "fp32", on_gpu(name, half))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,410 @@
+"""What makes scoring cheap must not change a score: no clock is read here."""
+
+import threading
+from collections.abc import Callable, Sequence
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import av
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor
+
+from tests.media import make_clip, remux
+from vqaloop import frames, picking, process
+from vqaloop.clips import spots
+from vqaloop.encode import encode
+from vqaloop.encoder import get_encoder
+from vqaloop.errors import DecodeFailed, InputError, ToolError
+from vqaloop.frames import Frames, read_encode, read_source, read_with_ffmpeg
+from vqaloop.leaves import Leaves
+from vqaloop.meter import Meter
+from vqaloop.models import create_student
+from vqaloop.models.internvideo2 import InternVideo2
+from vqaloop.models.student import Anchor, Student, start_from_cosines
+from vqaloop.network import Network
+from vqaloop.precision import FIRST, is_enough, rounds, widened
+from vqaloop.records import Rendition, Source
+from vqaloop.score import open_metric
+from vqaloop.source import probe_source
+from vqaloop.students import StudentMetric
+from vqaloop.weights import save_student
+
+FFMPEG = process.ffmpeg_path()
+FPS = Fraction(25)
+
+
+@pytest.fixture(scope="module")
+def title(tmp_path_factory: pytest.TempPathFactory) -> Source:
+    """6 s: three GOPs and a seek's worth."""
+    path = tmp_path_factory.mktemp("title") / "title.mkv"
+    clip = make_clip(path, size="160x96", frames=150, codec="ffv1")
+    return probe_source(clip, ffmpeg=FFMPEG)
+
+
+def coded(source: Source, name: str, out: Path, knob: float) -> Path:
+    spec = get_encoder(name)
+    rendition = Rendition(*source.canvas, name, knob, spec.presets[-3])
+    return encode(source, rendition, out, ffmpeg=FFMPEG).path
+
+
+@pytest.fixture(scope="module")
+def rungs(title: Source) -> dict[str, Path]:
+    """Encodes with pyramids, so that there are frames that no other refers to."""
+    names = {"libx264": 30.0, "libx265": 30.0, "libsvtav1": 40.0, "libvpx-vp9": 40.0}
+    folder = title.path.parent
+    return {
+        name: coded(title, name, folder / f"{name}{get_encoder(name).suffix}", knob)
+        for name, knob in names.items()
+    }
+
+
+# --- decoding ------------------------------------------------------------------------------------
+
+
+class Counted:
+    """Packets that reach the decoders."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.packets = 0
+        fed = picking._Decoder.fed
+
+        def counting(decoder: Any, packet: Any, wanted: bool) -> Any:
+            self.packets += 1
+            return fed(decoder, packet, wanted)
+
+        monkeypatch.setattr(picking._Decoder, "fed", counting)
+
+
+@pytest.mark.parametrize("name", ["libx264", "libx265", "libsvtav1", "libvpx-vp9"])
+@pytest.mark.parametrize("threads", [1, 3])
+def test_frames_picked_are_those_of_a_full_decode(
+    rungs: dict[str, Path], title: Source, name: str, threads: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = read_with_ffmpeg(rungs[name], range(150), title.canvas, ffmpeg=FFMPEG)
+    monkeypatch.delattr(picking, "_in_full")  # it must do without
+    for indices in ([0], [7, 8], [49, 50], [3, 60, 61, 149], [148, 149], [51, 99, 100]):
+        each = frames.each_of_encode(
+            rungs[name], indices, title.canvas, FPS, decoder="pyav", ffmpeg=FFMPEG, threads=threads
+        )
+        assert (np.stack(list(each)) == whole[indices]).all()
+
+
+def test_only_what_is_needed_is_decoded(
+    rungs: dict[str, Path], title: Source, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    counted = Counted(monkeypatch)
+    read_encode(rungs["libx264"], [50, 51], title.canvas, FPS, decoder="pyav", ffmpeg=FFMPEG)
+    assert 2 <= counted.packets < 10  # of the 50 before it, none
+
+
+def test_frames_that_nobody_needs_are_left_out_of_av1(rungs: dict[str, Path]) -> None:
+    leaves, sizes = Leaves(), []
+    with av.open(str(rungs["libsvtav1"])) as container:
+        for packet in container.demux(container.streams.video[0]):
+            if packet.size:
+                data = bytes(packet)
+                slim = leaves.pruned(data, wanted=False)
+                assert leaves.pruned(data, wanted=True) == data
+                sizes.append(-1 if slim is None else len(data) - len(slim))
+    assert sizes[0] == 0  # a key frame
+    assert sizes.count(-1) > 10  # nothing was left of these
+    assert sum(size > 0 for size in sizes) > 5  # of these what others need
+
+
+@given(st.binary(max_size=80))
+def test_bytes_of_any_kind_are_given_back(data: bytes) -> None:
+    assert Leaves().pruned(data, wanted=False) == data
+    begun = Leaves()
+    begun.pruned(b"\x12\x00\x0a\x0b\x00\x00\x00\x42\xab\xbf\xc3\x70\x08\x40\x08", wanted=False)
+    found = begun.pruned(data, wanted=False)
+    assert found is None or len(found) <= len(data)
+
+
+def test_gops_that_lean_on_each_other_are_decoded_in_full(title: Source, tmp_path: Path) -> None:
+    options = {"x264-params": "open_gop=1:keyint=20:scenecut=0:bframes=3:b-adapt=0"}
+    path = make_clip(tmp_path / "open.mkv", size="160x96", frames=100, **options)
+    whole = read_with_ffmpeg(path, range(100), title.canvas, ffmpeg=FFMPEG)
+    for indices in ([18, 19, 20], [38, 78], [99]):
+        found = read_encode(path, indices, title.canvas, FPS, decoder="pyav", ffmpeg=FFMPEG)
+        assert (found == whole[indices]).all()
+
+
+def test_a_source_is_picked_from_only_where_its_times_tell_its_frames(
+    title: Source, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    through: list[str] = []
+    slow = frames.read_with_ffmpeg
+
+    def noted(*args: Any, **options: Any) -> Frames:
+        through.append("ffmpeg")
+        return slow(*args, **options)
+
+    monkeypatch.setattr(frames, "read_with_ffmpeg", noted)
+    indices = [0, 75, 149]
+    plain = make_clip(tmp_path / "plain.mp4", size="160x96", frames=150)
+    gap = make_clip(tmp_path / "gap.mkv", size="160x96", frames=150, vf="select='not(eq(n,9))'")
+    turned = remux(plain, tmp_path / "turned.mp4", "-display_rotation:v:0", "180")
+    flipped = remux(plain, tmp_path / "flipped.mp4", "-display_vflip:v:0")
+    for path, slowly in ((plain, False), (gap, True), (turned, True), (flipped, True)):
+        through.clear()
+        source = probe_source(path, ffmpeg=FFMPEG)
+        at = [i for i in indices if i < source.frames]
+        found = read_source(source, at, ffmpeg=FFMPEG)
+        expected = slow(path, at, source.canvas, ffmpeg=FFMPEG, prep=source.prep)
+        assert not source.input_options and (found == expected).all()
+        assert bool(through) == slowly, path.name
+    half = tmp_path / "half.mp4"
+    half.write_bytes(plain.read_bytes()[:-2000])
+    cut = Source(half, "0", 160, 96, FPS, 150, "yuv420p")
+    with pytest.raises(DecodeFailed, match="half"):
+        read_source(cut, [149], ffmpeg=FFMPEG)
+
+
+# --- the network ---------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    torch.manual_seed(0)
+    student = create_student("internvqa-mini")
+    assert isinstance(student.backbone, InternVideo2) and student.anchored is not None
+    start_from_cosines(student.backbone)
+    with torch.no_grad():
+        for parameter in student.anchored.fuse.parameters():
+            parameter.mul_(3)
+    path = tmp_path_factory.mktemp("weights") / "internvqa-mine.safetensors"
+    save_student(student, path, "internvqa-mini", "nothing: random", {})
+    return path
+
+
+def metric_of(weights: Path, **options: Any) -> StudentMetric:
+    return StudentMetric("internvqa-mine", weights, ffmpeg=FFMPEG, device="cpu", **options)
+
+
+def clips(count: int, seed: int) -> Frames:
+    shape = (count, 2, 168, 112)
+    return np.random.default_rng(seed).integers(16, 236, shape, np.uint8)
+
+
+def test_comparing_is_looking_without_the_rest(weights: Path) -> None:
+    network = Network(weights, torch.device("cpu"))
+    with network.settled() as student:
+        from vqaloop.colour import to_clips
+
+        one, other = (to_clips(torch.from_numpy(clips(3, seed))) for seed in (0, 1))
+        anchor = student.anchor(one)
+        whole = student.look(other, anchor).anchored
+        assert whole is not None
+        for found, expected in zip(student.compare(other, anchor), whole, strict=True):
+            assert torch.equal(found, expected)
+
+
+def test_what_a_batch_holds_does_not_change_a_score(weights: Path) -> None:
+    network = Network(weights, torch.device("cpu"))
+    reference = network.anchor(clips(20, 0))
+    scores = []
+    for size in (20, 7, 1):
+        network._most = size
+        sums, weighed = network.compare(clips(20, 1), reference)
+        with network.settled() as student:
+            scores.append(100 * student.anchored_answers(sums.sum(0), weighed.sum(0))[0].item())
+    assert scores == pytest.approx([scores[0]] * 3, abs=1e-3)
+
+
+def test_threads_share_batches_and_get_their_own_answers(
+    weights: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    network = Network(weights, torch.device("cpu"))
+    wanted, alone = {}, {}
+    for i in range(5):
+        reference, other = network.anchor(clips(3 + i, i)), clips(3 + i, 50 + i)
+        wanted[i] = other, reference
+        alone[i] = network.compare(other, reference)
+    batches: list[int] = []
+    compare = Student.compare
+
+    def noted(student: Student, pixels: Tensor, anchor: Anchor) -> tuple[Tensor, Tensor]:
+        batches.append(len(pixels))
+        return compare(student, pixels, anchor)
+
+    monkeypatch.setattr(Student, "compare", noted)
+    found: dict[int, tuple[Tensor, Tensor]] = {}
+
+    def work(i: int) -> None:
+        found[i] = network.compare(*wanted[i])
+
+    threads = [threading.Thread(target=work, args=(i,)) for i in range(5)]
+    with network.settled():  # nobody runs before all wait
+        for thread in threads:
+            thread.start()
+        while len(network._waiting) < 5:
+            pass
+    for thread in threads:
+        thread.join(60)
+    assert batches == [25]  # 3 + 4 + 5 + 6 + 7, in one batch of at most 32
+    for i in range(5):
+        for mine, expected in zip(found[i], alone[i], strict=True):
+            torch.testing.assert_close(mine, expected, rtol=1e-5, atol=1e-5)
+
+
+def short_of_memory(limit: int) -> Callable[..., tuple[Tensor, Tensor]]:
+    """`Student.compare` on a device that holds `limit` clips."""
+    compare = Student.compare
+
+    def forward(student: Student, pixels: Tensor, anchor: Anchor) -> tuple[Tensor, Tensor]:
+        if len(pixels) > limit:
+            raise torch.OutOfMemoryError("out of memory")
+        return compare(student, pixels, anchor)
+
+    return forward
+
+
+def test_a_batch_that_does_not_fit_is_halved(
+    weights: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    network = Network(weights, torch.device("cpu"))
+    reference, other = network.anchor(clips(20, 0)), clips(20, 1)
+    expected = network.compare(other, reference)
+    monkeypatch.setattr(Student, "compare", short_of_memory(3))
+    found = network.compare(other, reference)
+    for mine, whole in zip(found, expected, strict=True):
+        torch.testing.assert_close(mine, whole, rtol=1e-5, atol=1e-5)
+    assert network.most == 2  # of 20, 10, 5, 2
+    monkeypatch.setattr(Student, "compare", short_of_memory(0))
+    with pytest.raises(ToolError, match="too little free memory for one clip.*--device cpu"):
+        network.compare(other, reference)
+    assert not network._waiting
+
+
+def test_a_failure_reaches_all_who_wait(weights: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    network = Network(weights, torch.device("cpu"))
+    reference = network.anchor(clips(2, 0))
+
+    def fails(*_: Any) -> None:
+        raise RuntimeError("broken")
+
+    monkeypatch.setattr(Student, "compare", fails)
+    said: list[str] = []
+
+    def work() -> None:
+        try:
+            network.compare(clips(2, 1), reference)
+        except RuntimeError as error:
+            said.append(str(error))
+
+    threads = [threading.Thread(target=work) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    assert said == ["broken"] * 3 and not network._waiting
+
+
+def test_a_title_is_looked_at_once_by_many_threads(
+    weights: Path, title: Source, rungs: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reads: list[int] = []
+
+    def noted(*args: Any, **options: Any) -> Frames:
+        reads.append(1)
+        return read_source(*args, **options)
+
+    monkeypatch.setattr("vqaloop.students.read_source", noted)
+    metric = metric_of(weights)
+    found: dict[str, float] = {}
+
+    def work(name: str) -> None:
+        found[name] = metric.measure(title, rungs[name], "pyav").value
+
+    threads = [threading.Thread(target=work, args=(name,)) for name in rungs]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(120)
+    assert len(reads) == 1
+    alone = {name: metric_of(weights).measure(title, rungs[name], "pyav").value for name in rungs}
+    assert found == pytest.approx(alone, abs=1e-3)
+
+
+# --- precision -----------------------------------------------------------------------------------
+
+
+@given(st.integers(1, 40))
+def test_rounds_look_at_every_place_once(count: int) -> None:
+    places = [10 * i for i in range(count)]
+    found = list(rounds(places, 1.0))
+    assert sorted(sum(found, [])) == places and all(part == sorted(part) for part in found)
+    assert len(found[0]) == min(FIRST, count)
+    assert list(rounds(places, None)) == [places]
+
+
+def test_rounds_spread() -> None:
+    assert list(rounds(range(8), 1.0)) == [[0, 4], [2, 6], [1, 3, 5, 7]]
+
+
+def test_the_interval_over_places_by_hand() -> None:
+    # two of eight places, 70 and 74: t = 12.706, s = 2.828, and 6 of 8 are still unknown
+    low, high = widened(72.0, (71.0, 72.5), [70.0, 74.0], 8)
+    between = 12.7062 * 2.8284 / 2**0.5 * (6 / 8) ** 0.5
+    assert 72 - low == pytest.approx((between**2 + 1) ** 0.5, rel=1e-3)
+    assert 72 + (between**2 + 0.25) ** 0.5 == pytest.approx(high, rel=1e-3)
+    assert widened(72.0, (71.0, 73.0), [70.0, 74.0], 2) == (71.0, 73.0)
+    assert widened(72.0, (71.0, 73.0), [72.0], 2) == (0.0, 100.0)
+    assert is_enough((71.0, 73.0), 1.0) and not is_enough((71.0, 73.1), 1.0)
+    assert not is_enough((72.0, 72.0), None)
+
+
+def test_a_coarse_precision_looks_at_less_and_a_fine_one_at_all(
+    weights: Path, title: Source, rungs: dict[str, Path]
+) -> None:
+    def score(precision: float | None, decoder: str = "pyav") -> Any:
+        return metric_of(weights, precision=precision).measure(title, rungs["libx264"], decoder)
+
+    whole, coarse, fine = score(None), score(90.0), score(1e-6)
+    all_of = spots(title.frames, title.canvas)
+    count = sum(map(len, all_of.values()))
+    assert len(whole.clips) == len(fine.clips) == count
+    assert fine.value == pytest.approx(whole.value)
+    assert fine.interval == pytest.approx(whole.interval)
+    assert fine.clips == pytest.approx(whole.clips, abs=1e-3)
+    assert len(coarse.clips) == count * FIRST // len(all_of)
+    low, high = coarse.interval
+    assert low <= coarse.value <= high and high - low <= 180
+    assert [start for start, _ in coarse.moments] == list(all_of)[:: len(all_of) // FIRST]
+    assert set(coarse.places) < set(whole.places)
+    # a decoder that begins anew each time is asked once, for all
+    assert len(score(90.0, "ffmpeg").clips) == count
+
+
+def test_precision_is_part_of_what_a_score_is(weights: Path) -> None:
+    plain, precise = metric_of(weights), metric_of(weights, precision=1.0)
+    assert plain.identity() != precise.identity()
+    assert "precision" not in plain.identity()["sampling"]
+    assert precise.finer().precision == 1.0
+
+
+def test_precisions_that_make_no_sense_are_refused() -> None:
+    for precision in (0.0, -1.0, float("nan"), float("inf")):
+        with pytest.raises(InputError, match="--score-precision must be above 0"):
+            open_metric("internvqa", ffmpeg=FFMPEG, precision=precision)
+    with pytest.raises(InputError, match="vmaf looks at all frames; leave out --score-precision"):
+        open_metric("vmaf", ffmpeg=FFMPEG, precision=1.0)
+
+
+# --- what it took --------------------------------------------------------------------------------
+
+
+def test_seconds_are_split_among_those_who_work(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = iter([0.0, 10.0, 16.0, 20.0])
+    monkeypatch.setattr("vqaloop.meter.time.process_time", lambda: next(clock))
+    meter = Meter()
+    with meter.measured() as one, meter.measured() as other:
+        assert meter.active == 2
+    found: Sequence[float] = (one.cpu_s, other.cpu_s)
+    assert found == pytest.approx((10 + 3 + 4, 3))
+    assert meter.active == 0

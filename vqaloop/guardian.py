@@ -1,0 +1,204 @@
+"""What a process of ours leaves when it is killed outright, another process cleans up.
+
+The guardian is started with the first program that is run. It waits for the end of its stdin,
+which the kernel closes however the process that held it dies. Then it stops the programs that
+carry the mark of that process in their environment, and removes the unfinished files that carry it
+in their names, in the folders it was told of. So SIGKILL leaves nothing running that writes to
+nowhere, and no temporary file.
+
+Run as a program of its own (by path) it imports nothing of the package.
+"""
+
+import atexit
+import contextlib
+import os
+import secrets
+import select
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+VARIABLE = "VQALOOP_RUN"
+"""In the environment of every program that is run: the mark of the process that runs it."""
+
+GIVE_UP_S = 10.0
+"""Seconds after which programs that cannot be stopped are left."""
+
+
+class _State:
+    """Of this process; a fork starts afresh."""
+
+    def __init__(self) -> None:
+        self.mark = f"{os.getpid()}-{secrets.token_hex(6)}"
+        self.lock = threading.Lock()
+        self.told: dict[bytes, None] = {}
+        self.process: subprocess.Popen[bytes] | None = None
+        # once is enough to know that there is no Python to run
+        self.possible = bool(sys.executable)
+
+
+_state = _State()
+_apart = False
+
+
+def live_apart() -> None:
+    """Have the guardian, once it is started, be no child of this process.
+
+    For processes of which another kills the children, as Ray does with its workers'.
+    """
+    global _apart
+    _apart = True
+
+
+class _Apart(subprocess.Popen[bytes]):
+    """A guardian whose parent is gone: it lives as long as its end of our pipe is open."""
+
+    def __init__(self, argv: list[str]) -> None:
+        super().__init__(
+            [*argv, "apart"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+            cwd="/",
+        )
+        super().wait()
+
+    def poll(self) -> int | None:
+        return 0 if self._ended(0) else None
+
+    def wait(self, timeout: float | None = None) -> int:
+        if not self._ended(timeout):
+            raise subprocess.TimeoutExpired(self.args, timeout or 0)
+        return 0
+
+    def _ended(self, timeout: float | None) -> bool:
+        life = [] if self.stdout is None else [self.stdout]
+        return bool(select.select(life, [], [], timeout)[0])
+
+
+def _afresh() -> None:
+    global _state
+    if _state.process is not None and _state.process.stdin is not None:
+        # ours would keep the parent's guardian waiting after the parent is gone
+        with contextlib.suppress(OSError):
+            os.close(_state.process.stdin.fileno())
+        _state.process.returncode = 0
+    _state = _State()
+
+
+os.register_at_fork(after_in_child=_afresh)
+
+
+def mark() -> str:
+    """What the names of this process's unfinished files hold, and its programs' environment."""
+    return _state.mark
+
+
+def environment() -> dict[str, str]:
+    """For a program of this process, so that it does not outlive it."""
+    return {**os.environ, VARIABLE: _state.mark}
+
+
+def watch(folder: str | os.PathLike[str]) -> None:
+    """Have unfinished files in this folder, if they carry our mark, removed after our end."""
+    state, path = _state, os.fsencode(os.path.abspath(folder))
+    with state.lock:
+        if path in state.told and state.process is not None and state.process.poll() is None:
+            return
+        state.told[path] = None
+        _tell(state, path)
+
+
+def _tell(state: _State, path: bytes) -> None:
+    if not state.possible:
+        return
+    for news in ([path], list(state.told)):
+        if state.process is None or state.process.poll() is not None:
+            news = list(state.told)
+            _start(state)
+        if state.process is None or state.process.stdin is None:
+            return
+        try:
+            state.process.stdin.write(b"".join(each + b"\0" for each in news))
+            state.process.stdin.flush()
+            return
+        except OSError:  # it was just killed
+            state.process.wait()
+
+
+def _start(state: _State) -> None:
+    argv = [sys.executable, "-I", "-S", os.path.abspath(__file__), state.mark]
+    try:
+        if _apart:
+            state.process = _Apart(argv)
+            return
+        # a session of its own: what ends us, Ctrl-C or a closed terminal, shall not end it
+        state.process = subprocess.Popen(
+            argv,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+            cwd="/",
+        )
+    except OSError:
+        state.possible, state.process = False, None
+
+
+@atexit.register
+def _leave() -> None:
+    process = _state.process
+    if process is not None and process.stdin is not None:
+        with contextlib.suppress(OSError, subprocess.TimeoutExpired):
+            process.stdin.close()
+            process.wait(timeout=GIVE_UP_S)
+
+
+def _marked(text: bytes) -> Iterator[int]:
+    """Processes that carry the mark in their environment."""
+    for entry in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            if text in (entry / "environ").read_bytes().split(b"\0"):
+                yield int(entry.name)
+
+
+def _clean(own: str, folders: list[str]) -> None:
+    """Stop what carries the mark, then remove the files that do."""
+    text = f"{VARIABLE}={own}".encode()
+    end = time.monotonic() + GIVE_UP_S
+    while time.monotonic() < end:
+        left = list(_marked(text))
+        if not left:
+            break
+        for pid in left:
+            with contextlib.suppress(OSError):
+                os.kill(pid, signal.SIGKILL)
+        time.sleep(0.02)
+    for folder in folders:
+        with contextlib.suppress(OSError):
+            for name in os.listdir(folder):
+                if own in name:
+                    path = os.path.join(folder, name)
+                    if os.path.isdir(path) and not os.path.islink(path):
+                        shutil.rmtree(path, ignore_errors=True)
+                    else:
+                        os.unlink(path)
+
+
+def _main() -> None:
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
+    if sys.argv[2:] and os.fork():
+        os._exit(0)
+    told = sys.stdin.buffer.read()
+    _clean(sys.argv[1], [os.fsdecode(path) for path in told.split(b"\0") if path])
+
+
+if __name__ == "__main__":
+    _main()

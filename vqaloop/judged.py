@@ -1,0 +1,88 @@
+"""From the sums of crops to the score of a title, with its interval."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    import torch
+
+RESAMPLES = 200
+"""Bootstrap draws behind an interval."""
+
+
+@dataclass(frozen=True)
+class Judged:
+    """What the crops that were looked at say of a title."""
+
+    value: float
+    clips: tuple[float, ...]
+    interval: tuple[float, float]
+    times: tuple[float, ...]
+    """Of each time that was looked at."""
+    places: tuple[tuple[int, int, int], ...] = ()
+    moments: tuple[tuple[int, float], ...] = ()
+
+
+def judged(
+    answers: "Callable[..., torch.Tensor]",
+    seen: "tuple[torch.Tensor, torch.Tensor]",
+    counts: list[int],
+    seed: int,
+) -> Judged:
+    """Score of a title from (B, K) sums and weights of its crops, and of each crop.
+
+    `counts` says how many crops each time has. With a 95 % bootstrap interval over the choice of
+    crops at each time, or over times where each has but one.
+    """
+    import torch
+
+    sums, weights = seen
+    rng = np.random.default_rng(seed)
+    among = [len(counts)] if set(counts) == {1} else counts
+    firsts = np.cumsum([0, *among[:-1]])
+    draw = np.concatenate(
+        [
+            first + rng.integers(0, n, (RESAMPLES, n))
+            for first, n in zip(firsts, among, strict=True)
+        ],
+        axis=1,
+    )
+    picked = torch.from_numpy(draw).to(sums.device)
+    drawn = _pooled(answers, sums[picked], weights[picked], counts)
+    low, high = np.percentile(drawn.float().cpu().numpy(), [2.5, 97.5])
+    return Judged(
+        float(_pooled(answers, sums, weights, counts)),
+        tuple((100 * answers(sums, weights)[:, 0]).clamp(0, 100).tolist()),
+        (float(low), float(high)),
+        tuple(_of_times(answers, sums, weights, counts).clamp(0, 100).tolist()),
+    )
+
+
+def _pooled(
+    answers: "Callable[..., torch.Tensor]",
+    sums: "torch.Tensor",
+    weights: "torch.Tensor",
+    counts: list[int],
+) -> "torch.Tensor":
+    """Scores 0..100 (...) of (..., B, K) sums: crops of one time as one picture, times averaged.
+
+    `counts` says how many crops each time has. Averaging over time, as VMAF does, keeps a scene of
+    strong contrasts from speaking for all others.
+    """
+    return _of_times(answers, sums, weights, counts).mean(0).clamp(0, 100)
+
+
+def _of_times(
+    answers: "Callable[..., torch.Tensor]",
+    sums: "torch.Tensor",
+    weights: "torch.Tensor",
+    counts: list[int],
+) -> "torch.Tensor":
+    """(T, ...) scores, not clamped, of each time."""
+    import torch
+
+    parts = zip(torch.split(sums, counts, -2), torch.split(weights, counts, -2), strict=True)
+    return 100 * torch.stack([answers(s.sum(-2), w.sum(-2))[..., 0] for s, w in parts])
