@@ -297,6 +297,8 @@ def run_python(words: list[str], folder: Path) -> None:
     assert done.returncode == 0, f"{shlex.join(words)}\n{done.stdout}\n{done.stderr}"
 
 
+# DeepSpeed and what it imports are of many versions
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
 @pytest.mark.parametrize(
     ("page", "quick"),
     [(page, True) for page in PAGES if runnable(page) and page not in HEAVY_PAGES]

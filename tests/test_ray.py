@@ -252,7 +252,12 @@ def test_a_student_scores_as_it_does_here(
             there = list(pool.map(measure, made))
         here = [meter.measure(source, path, "pyav") for path in made]
         for score, other in zip(there, here, strict=True):
-            assert replace(score, cpu_s=0, wall_s=0) == replace(other, cpu_s=0, wall_s=0)
+            # what is batched together rounds a little differently
+            assert score.clips == pytest.approx(other.clips, abs=1e-3)
+            for name in ("value", "interval"):
+                assert getattr(score, name) == pytest.approx(getattr(other, name), abs=1e-3)
+            alike: Any = dict(value=0, interval=None, clips=(), moments=(), cpu_s=0, wall_s=0)
+            assert replace(score, **alike) == replace(other, **alike)
 
 
 @pytest.mark.slow
@@ -425,8 +430,28 @@ def test_a_scoring_process_that_dies_is_made_anew(
         after = list(
             pool.map(lambda _: cluster.measure(metric, source, out, "pyav", "a"), range(3))
         )
-    assert {score.value for score in after} == {before.value}
+    assert [score.value for score in after] == pytest.approx([before.value] * 3, abs=1e-3)
     assert len(warnings(caplog)) == 1 and "given out again" in warnings(caplog)[0]
+
+
+@pytest.mark.slow
+def test_a_node_lost_with_its_scoring_process_is_done_without(
+    nodes: Nodes, source: Source, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    metric = open_metric("internvqa", ffmpeg=process.ffmpeg_path(), device="cpu")
+    out = encoded(Local(1), source, tmp_path / "a.mp4").path
+    with (
+        nodes.another(num_cpus=1) as node,
+        RayCluster(nodes.address, workers=2) as cluster,
+    ):
+        cluster._scorers._homes["a"] = node.node_id, 0
+        before = cluster.measure(metric, source, out, "pyav", "a")
+        assert list(cluster._scorers._made) == [(node.node_id, 0)]
+        nodes.cluster.remove_node(node, allow_graceful=False)
+        after = cluster.measure(metric, source, out, "pyav", "a")
+    assert after.value == before.value
+    # Ray tells of the process at once, and of the node some seconds later
+    assert ["given out again" in line for line in warnings(caplog)] == [True]
 
 
 @pytest.mark.slow
@@ -451,7 +476,7 @@ def test_gpus_score_and_batch_what_comes_at_once(
         assert ray.available_resources().get("GPU", 0) == 0
         with cluster._scorers.taken("a") as handle:
             assert 1 < ray.get(handle.most_at_once.remote()) <= len(made)
-    assert [score.value for score in there] == here
+    assert [score.value for score in there] == pytest.approx(here, abs=1e-3)
 
 
 def is_of(note: Path, raylet: int) -> bool:

@@ -66,7 +66,9 @@ def _ended_by_signals() -> Iterator[None]:
         if first:
             # the cursor may be hidden; the guardian stops the programs and removes what is left
             shown = b"\x1b[?25h" if os.isatty(2) else b""
-            os.write(2, shown + b"\nvqaloop: stopped at once; the same command goes on from there\n")
+            os.write(
+                2, shown + b"\nvqaloop: stopped at once; the same command goes on from there\n"
+            )
             os._exit(INTERRUPTED)
         first.append(time.monotonic())
         raise KeyboardInterrupt

@@ -57,6 +57,14 @@ class Executor(Protocol):
         """As `metrics.measure`."""
 
 
+@runtime_checkable
+class Suiting(Protocol):
+    """An executor on whose machines a metric may be another: with GPUs, say."""
+
+    def suited(self, metric: Metric) -> Metric:
+        """The metric as it will score there, so that scores are remembered as what they are."""
+
+
 class Turns:
     """Places 0, 1, ... given to titles in turns: to the one that holds fewest, then to the one
     that has waited longest since it was last given one."""

@@ -1,6 +1,6 @@
 """From the sums of crops to the score of a title, with its interval."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -31,11 +31,13 @@ def judged(
     seen: "tuple[torch.Tensor, torch.Tensor]",
     counts: list[int],
     seed: int,
+    shares: Sequence[float] | None = None,
 ) -> Judged:
     """Score of a title from (B, K) sums and weights of its crops, and of each crop.
 
-    `counts` says how many crops each time has. With a 95 % bootstrap interval over the choice of
-    crops at each time, or over times where each has but one.
+    `counts` says how many crops each time has, `shares` what part of the title each time stands
+    for (default: equal ones). With a 95 % bootstrap interval over the choice of crops at each
+    time, or over times where each has but one.
     """
     import torch
 
@@ -51,28 +53,26 @@ def judged(
         axis=1,
     )
     picked = torch.from_numpy(draw).to(sums.device)
-    drawn = _pooled(answers, sums[picked], weights[picked], counts)
+    of_times = _of_times(answers, sums, weights, counts)
+    share = of_times.new_tensor(shares or [1.0] * len(counts))
+    drawn = _mean(_of_times(answers, sums[picked], weights[picked], counts), share)
     low, high = np.percentile(drawn.float().cpu().numpy(), [2.5, 97.5])
     return Judged(
-        float(_pooled(answers, sums, weights, counts)),
+        float(_mean(of_times, share)),
         tuple((100 * answers(sums, weights)[:, 0]).clamp(0, 100).tolist()),
         (float(low), float(high)),
-        tuple(_of_times(answers, sums, weights, counts).clamp(0, 100).tolist()),
+        tuple(of_times.clamp(0, 100).tolist()),
     )
 
 
-def _pooled(
-    answers: "Callable[..., torch.Tensor]",
-    sums: "torch.Tensor",
-    weights: "torch.Tensor",
-    counts: list[int],
-) -> "torch.Tensor":
-    """Scores 0..100 (...) of (..., B, K) sums: crops of one time as one picture, times averaged.
+def _mean(of_times: "torch.Tensor", share: "torch.Tensor") -> "torch.Tensor":
+    """Scores 0..100 (...) from (T, ...) of times that stand for (T,) shares of the title.
 
-    `counts` says how many crops each time has. Averaging over time, as VMAF does, keeps a scene of
-    strong contrasts from speaking for all others.
+    Averaging over time, as VMAF does, keeps a scene of strong contrasts from speaking for all
+    others.
     """
-    return _of_times(answers, sums, weights, counts).mean(0).clamp(0, 100)
+    weight = (share / share.sum()).reshape(-1, *[1] * (of_times.dim() - 1))
+    return (of_times * weight).sum(0).clamp(0, 100)
 
 
 def _of_times(
@@ -81,7 +81,7 @@ def _of_times(
     weights: "torch.Tensor",
     counts: list[int],
 ) -> "torch.Tensor":
-    """(T, ...) scores, not clamped, of each time."""
+    """(T, ...) scores, not clamped, of each time, its crops as one picture."""
     import torch
 
     parts = zip(torch.split(sums, counts, -2), torch.split(weights, counts, -2), strict=True)

@@ -271,21 +271,25 @@ class RayCluster:
 
     def _lost_node(self, error: BaseException) -> bool:
         """Whether an order was lost with its node; tells of each that is gone, once."""
-        said = str(error)
+        said, exceptions = str(error), self._ray.exceptions
         named = set(re.findall(r"\b[0-9a-f]{56}\b", said))
-        if not named:
+        kinds = (getattr(exceptions, name, ()) for name in _NODE_GONE)
+        died = isinstance(error, tuple(kinds)) or "node has died" in said
+        if not died:
             time.sleep(SETTLE_S)
         with self._lock:
             dead = dead_nodes()
+            if died:
+                # Ray may know it here before it does everywhere
+                dead |= {node.id: node.name for node in nodes() if node.id in named}
             fresh = dead.keys() - self._told
             self._told |= fresh
         for id in fresh:
             log.warning(
                 "node %s left the Ray cluster; what it was doing is given out again", dead[id]
             )
-        if fresh and not any(node.cpus >= self.processors for node in nodes()):
+        if fresh and not any(n.cpus >= self.processors for n in nodes() if n.id not in fresh):
             log.warning("the Ray cluster has no node left; waiting for one to join")
-        died = isinstance(error, getattr(self._ray.exceptions, "NodeDiedError", ()))
         return died or bool(named & dead.keys()) or bool(fresh and not named)
 
     def _kept(self, made: Any, out: Path) -> Encode:
@@ -306,6 +310,10 @@ class RayCluster:
                 "choose another folder or free it"
             ) from error
         return replace(made.record, path=out)
+
+
+_NODE_GONE = ("NodeDiedError", "ActorUnschedulableError")
+"""Ray's errors that speak of a node."""
 
 
 class _Echo(Exception):

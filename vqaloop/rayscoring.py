@@ -8,7 +8,9 @@ that an encode could have had.
 """
 
 import contextlib
+import math
 import threading
+import time
 from collections import Counter, OrderedDict
 from collections.abc import Hashable, Iterator
 from typing import Any
@@ -19,6 +21,9 @@ from vqaloop.rayworker import Scoring
 
 AT_ONCE = 8
 """Encodes that one process scores at once."""
+DOUBT_S = 30.0
+"""Seconds for which a place whose process died is the last choice: its node may be dying too, and
+Ray takes a while to know."""
 TITLES_KEPT = 4096
 """Titles of which it is known where they were scored."""
 
@@ -34,6 +39,7 @@ class Scorers:
         self._made: dict[Place, Any] = {}
         self._busy: Counter[Place] = Counter()
         self._homes: OrderedDict[Hashable, Place] = OrderedDict()
+        self._died: dict[Place, float] = {}
 
     @contextlib.contextmanager
     def taken(self, whose: Hashable) -> Iterator[Any]:
@@ -56,9 +62,11 @@ class Scorers:
     def dropped(self, handle: Any) -> bool:
         """Not to be given out again: it is dead. False where that was known."""
         with self._lock:
-            before = len(self._made)
-            self._made = {place: made for place, made in self._made.items() if made is not handle}
-            return len(self._made) < before
+            found = [place for place, made in self._made.items() if made is handle]
+            for place in found:
+                del self._made[place]
+                self._died[place] = time.monotonic()
+            return bool(found)
 
     def close(self) -> None:
         ray = import_ray()
@@ -74,6 +82,9 @@ class Scorers:
                 "the Ray cluster has no node left that can score; start some, and the same call "
                 "goes on from here"
             )
+        now = time.monotonic()
+        sound = [p for p in places if now - self._died.get(p, -math.inf) > DOUBT_S]
+        places = {place: places[place] for place in sound or places}
         home = self._homes.get(whose)
         if home is None or home not in places:
             home = min(places, key=self._load)

@@ -5,6 +5,7 @@ loop calls `measure` once a rung; whatever belongs to the source is computed onc
 """
 
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -61,6 +62,9 @@ class Metric(Protocol):
     def finer(self) -> "Metric | None":
         """The same metric looking at more of the title; None when it sees all of it already."""
 
+    def scene_by_scene(self, scenes: Sequence[tuple[int, int]]) -> "Metric":
+        """The same metric looking into each scene (first frame, number of frames) of the title."""
+
 
 @dataclass(frozen=True)
 class ClassicalMetric:
@@ -88,6 +92,9 @@ class ClassicalMetric:
 
     def finer(self) -> None:
         return None
+
+    def scene_by_scene(self, scenes: Sequence[tuple[int, int]]) -> "ClassicalMetric":
+        return self
 
 
 CLASSICAL = {

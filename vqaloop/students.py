@@ -5,7 +5,7 @@ import json
 import os
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -33,6 +33,8 @@ if TYPE_CHECKING:
 
 REVISION = 3
 """Raised whenever the same file and weights would get another score; part of cache keys."""
+MOST_POSITIONS = 96
+"""Places in time that a title of many scenes is looked at."""
 FINER = 4
 """Times as many places in time that are looked at where scores are in doubt."""
 DECODING_THREADS = 4
@@ -65,6 +67,7 @@ class StudentMetric:
         self.precision = precision
         self._device_name = device
         self._positions = POSITIONS
+        self._scenes: tuple[tuple[int, int], ...] = ()
         self._anchors: OrderedDict[str, tuple[Where, Anchor]] = OrderedDict()
         self._anchoring = threading.Lock()
         self._locks: dict[str, threading.Lock] = {}
@@ -121,6 +124,8 @@ class StudentMetric:
         }
         if self.precision is not None:
             sampling["precision"] = self.precision
+        if self._scenes:
+            sampling["scenes"] = [list(scene) for scene in self._scenes]
         halved = " bf16" if self._is_halved() else ""
         return {
             "metric": self.name,
@@ -151,6 +156,35 @@ class StudentMetric:
         other._positions = positions
         other._anchors, other._locks = OrderedDict(), {}
         return other
+
+    def scene_by_scene(self, scenes: Sequence[tuple[int, int]]) -> "StudentMetric":
+        """The same student looking into each scene (first frame, number of frames) of a title.
+
+        Where it would look were the scene a title of its own, in fewer places if scenes are many;
+        each counts by its length.
+        """
+        places = min(self._positions, MOST_POSITIONS // len(scenes))
+        if not places:
+            return self.looking_at(MOST_POSITIONS)
+        other = self.looking_at(places)
+        other._scenes = tuple(scenes)
+        return other
+
+    def _spots(self, source: Source) -> Where:
+        where: dict[int, list[tuple[int, int]]] = {}
+        for first, count in self._scenes or [(0, source.frames)]:
+            own = spots(count, source.canvas, self.seed, self._positions)
+            where |= {first + start: places for start, places in own.items()}
+        return where
+
+    def _shares(self, times: Sequence[int]) -> list[float] | None:
+        """Which part of the title each time stands for; None for equal ones."""
+        if not self._scenes:
+            return None
+        scene_of = [
+            next(scene for scene in reversed(self._scenes) if scene[0] <= time) for time in times
+        ]
+        return [scene[1] / scene_of.count(scene) for scene in scene_of]
 
     @property
     def may_choose(self) -> bool:
@@ -236,7 +270,8 @@ class StudentMetric:
             counts = [len(where[start]) for start in seen]
             with self._network.settled() as student:
                 answers = student.anchored_answers if anchored else student.alone_answers
-                found = judged(answers, (pair[0], pair[1]), counts, self.seed)
+                shares = self._shares(list(seen))
+                found = judged(answers, (pair[0], pair[1]), counts, self.seed, shares)
             interval = widened(found.value, found.interval, found.times, len(where))
             if is_enough(interval, self.precision):
                 break
@@ -270,7 +305,7 @@ class StudentMetric:
             one_at_a_time = self._locks.setdefault(key, threading.Lock())
         with one_at_a_time:
             if key not in self._anchors:
-                where = spots(source.frames, source.canvas, self.seed, self._positions)
+                where = self._spots(source)
                 clips = read_clips(
                     where, source.frames, lambda i: read_source(source, i, ffmpeg=self.ffmpeg)
                 )

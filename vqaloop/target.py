@@ -134,28 +134,23 @@ def encode_to_target(
     names = [meter.name] + [DEFAULT_STUDENT] * meter.name.startswith(STUDENT_PREFIX)
     width, height = source.canvas
     prior = current_prior(spec.name, preset, names, source.sha256)
-
-    def controlled(aim: float | None, moved: float = 0.0) -> RateController:
-        return RateController(
-            scenes,
-            spec.knob,
-            width=width,
-            height=height,
-            fps=float(source.fps),
-            target=aim,
-            bitrate_kbps=bitrate,
-            allocation=how,
-            prior=prior,
-            top=meter.top,
-            tolerance=far,
-            # of an aim that was moved a scene may be as far only as keeps it near the target
-            scene_tolerance=SCENE_FAR * meter.step - abs(moved),
-            max_encodes=max_encodes,
-            max_kbps=max_bitrate,
-        )
-
     far = tolerance_of(meter)
-    controller = controlled(target_score)
+    controller = RateController(
+        scenes,
+        spec.knob,
+        width=width,
+        height=height,
+        fps=float(source.fps),
+        target=target_score,
+        bitrate_kbps=bitrate,
+        allocation=how,
+        prior=prior,
+        top=meter.top,
+        tolerance=far,
+        scene_tolerance=SCENE_FAR * meter.step,
+        max_encodes=max_encodes,
+        max_kbps=max_bitrate,
+    )
     capped = ((CAP, f"{max_bitrate:.0f}"),) if max_bitrate is not None and spec.cap else ()
     plain = Rendition(width, height, spec.name, spec.knob.min, preset, depth, capped)
     with (
@@ -167,21 +162,7 @@ def encode_to_target(
         files = _files(controller, trials, scenes)
         if one_run:
             files = [_in_one_run(controller, plain, source, shop, progress)]
-        joined, score = _joined(files, source, out, shop, progress)
-        missed = 0.0 if target_score is None else score.value - target_score
-        near = far < abs(missed) <= SCENE_FAR * meter.step
-        if near and not one_run and not controller.remarks():
-            # the whole is looked at in other places than its scenes, and may stand apart from them
-            most = (SCENE_FAR - FAR) * meter.step
-            apart = min(max(score.value - controller.mean_score, -most), most)
-            again = controlled((target_score or 0.0) - apart, apart)
-            for scene, trial in trials:
-                _report(again, scene, trial, spec, source)
-            _drive(again, trials, source, scenes, plain, shop, progress)
-            if again.choices != controller.choices:
-                controller = again
-                files = _files(controller, trials, scenes)
-                joined, score = _joined(files, source, out, shop, progress)
+        joined, score = _joined(files, scenes, source, out, shop, progress)
         guard = shop.guard(source, out)
         cost = cost_json(shop.cost, time.monotonic() - started)
     aim = controller.target_score
@@ -369,13 +350,19 @@ def zones_of(scenes: Sequence[tuple[int, int, float]], crf: float) -> str:
 
 
 def _joined(
-    files: Sequence[Path], source: Source, out: Path, shop: Workshop, progress: Watcher
+    files: Sequence[Path],
+    scenes: Sequence[Scene],
+    source: Source,
+    out: Path,
+    shop: Workshop,
+    progress: Watcher,
 ) -> tuple[Joined, Score]:
     """The chosen encodes as one file, and its score as a whole."""
     progress(Event("join", f"{len(files)} part{'s' * (len(files) != 1)} to {quoted(out)}"))
     joined = join(files, source, out, spec=shop.spec, ffmpeg=shop.ffmpeg)
     progress(Event("verify", f"scoring {quoted(out)} as a whole"))
-    return joined, shop.score(source, out)
+    meter = shop.metric.scene_by_scene([(scene.start_frame, scene.frames) for scene in scenes])
+    return joined, shop.score(source, out, meter)
 
 
 def _nothing_made(scenes: Sequence[Scene], trials: Sequence[tuple[Scene, Trial]]) -> str:

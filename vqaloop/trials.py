@@ -18,7 +18,7 @@ from vqaloop import metrics, process
 from vqaloop.cache import Cache, encode_key, score_key
 from vqaloop.encoder import EncoderSpec, encoder_version, output_options
 from vqaloop.errors import DecodeFailed, EncodeFailed
-from vqaloop.executor import Executor, executor_of
+from vqaloop.executor import Executor, Suiting, executor_of
 from vqaloop.files import scratch
 from vqaloop.records import Encode, Rendition, Score, Source, Trial
 from vqaloop.score import Metric
@@ -60,6 +60,8 @@ class Workshop:
     ) -> None:
         self.spec, self.metric, self.ffmpeg = spec, metric, ffmpeg
         self.executor, self.timeout_s = executor_of(workers), timeout_s
+        if isinstance(self.executor, Suiting):
+            self.metric = self.executor.suited(metric)
         self.cost = Cost()
         self.remarks: list[str] = []
         """What happened and was mended."""
