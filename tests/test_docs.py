@@ -49,12 +49,15 @@ NOT_RUN = {
     "cp x264": "as above",
     "bash recipes/internvqa-mini/make.sh": "hours; each of its steps is a command run here",
     "optuna-dashboard": "another program, which serves until it is stopped",
+    "ray ": "starts and stops a Ray cluster; tests/test_ray.py has one",
+    "vqaloop ladder TITLE...": "as above",
+    "python -m bench.regress": "hundreds of encodes are scored, and no option makes them few",
     "python -m bench.fuzz": "needs Atheris; tests/test_hostile.py runs what it found",
 }
 """Beginnings of commands, and why nobody runs them here."""
 
-ELSEWHERE = {"docs/pipeline.md": "tests/test_pipeline.py"}
-"""Pages whose programs another test runs, each by the comment above it."""
+ELSEWHERE = {"docs/pipeline.md": "tests/test_pipeline.py", "docs/cluster.md": "tests/test_ray.py"}
+"""Pages whose programs another test runs, by the comment above each, or call by call."""
 
 
 SAMPLE = ("--seconds", "1", "--size", "160x90")
@@ -90,16 +93,26 @@ BENCHES = {
     "cuts": "--titles 2",
     "scenes": "--titles 2",
     "targets": "--titles 1 --codecs h264",
-    "regress": "--clips 6 --draws 1",
-    "students": "",
+    "students": "--clips",
 }
 """Benches, and what makes them small."""
 
-STANDS_FOR = {"INPUT": "input.y4m", "CLIP...": "coffee.mp4", "DIR": "runs/bench"}
+STANDS_FOR = {"INPUT": "input.y4m", "CLIP...": "A.mp4 B.mp4 C.mp4 coffee.mp4", "DIR": "runs/bench"}
 """Words of the pages that the reader replaces."""
 FOREIGN = (
     *("--end-usage", "--cq-level", "--target-bitrate", "--threads", "--quantizer", "--bitrate"),
-    *("--crf", "--rc", "--tbr", "--lp", "--pools", "--nproc_per_node", "--strict", "--version"),
+    *(
+        "--object-store-memory",
+        "--num-cpus",
+        "--crf",
+        "--rc",
+        "--tbr",
+        "--lp",
+        "--pools",
+        "--nproc_per_node",
+        "--strict",
+        "--version",
+    ),
 )
 """Options of other programs, and of vqaloop itself."""
 
@@ -161,10 +174,12 @@ def test_every_block_is_run_or_listed(page: str) -> None:
             assert not re.match(r"\$|vqaloop |python ", block.text), f"{place}: a command in no sh"
         if block.language == "python" and page in ELSEWHERE:
             marker = docpages.read(page).splitlines()[block.line - 2].strip("<!-> ")
-            assert f'run("{marker}"' in docpages.read(ELSEWHERE[page]), f"{place}: nobody runs it"
+            calls, test = re.findall(r"(\w+)\(", block.text), docpages.read(ELSEWHERE[page])
+            by_call = not marker and all(f"{call}(" in test for call in calls)
+            assert f'run("{marker}"' in test or by_call, f"{place}: nobody runs it"
     for command in docpages.commands(page):
         program, _, bench = command.partition(" -m bench.")
-        known = program == "python" and bench.split()[0] in BENCHES
+        known = program == "python" and bench.split(" ")[0] in BENCHES
         ours = command.split()[0] == "vqaloop" or command.startswith("pytest --vqaloop")
         assert ours or known or listed(command), (
             f"{page}: add {command!r} to NOT_RUN, with a reason"
@@ -206,6 +221,8 @@ def test_every_option_in_a_sentence_is_there() -> None:
             else:
                 known = {*ours, *others, *FOREIGN}
             assert set(named) <= known, f"{page}: {code}"
+            for bench in re.findall(r"-m bench\.(\w+)", code):
+                assert (REPOSITORY / "bench" / f"{bench}.py").is_file(), f"{page}: {code}"
 
 
 # ---- the options of docs/commands.md
@@ -258,9 +275,11 @@ def words_of(command: str, folder: Path, quick: bool) -> list[str]:
     moved = re.sub(r"/(tmp|data|shared)/", rf"{folder}/\1/", command)
     found = []
     for word in shlex.split(moved):
-        word = STANDS_FOR.get(word, word)
-        files = sorted(glob.glob(word)) if "*" in word and "=" not in word else [word]
-        found += files[:1] if quick else files
+        if "*" in word and "=" not in word:
+            files = sorted(glob.glob(word))
+            found += files[:1] if quick else files
+        else:
+            found += STANDS_FOR[word].split() if word in STANDS_FOR else [word]
     return found
 
 

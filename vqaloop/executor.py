@@ -71,8 +71,8 @@ class Turns:
 
     def __init__(self, places: int) -> None:
         self._free = list(range(places))
-        self._change = threading.Condition()
-        self._waiting: dict[object, Hashable] = {}
+        self._lock = threading.Lock()
+        self._waiting: dict[_Ticket, None] = {}
         self._held: Counter[Hashable] = Counter()
         self._given: dict[Hashable, int] = {}
         self._grants = 0
@@ -80,37 +80,46 @@ class Turns:
     @contextlib.contextmanager
     def taken(self, whose: Hashable) -> Iterator[int]:
         """Waits for a place, and holds it while inside. Raises CalledOff as `process.run` does."""
-        ticket = object()
-        with self._change:
-            self._waiting[ticket] = whose
-            try:
-                while not self._free or self._next() is not ticket:
-                    self._change.wait(POLL_S)
-                    process.check_cancelled()
-            finally:
-                del self._waiting[ticket]
-                self._change.notify_all()
-            place = self._free.pop(0)
-            self._held[whose] += 1
-            self._grants += 1
-            self._given[whose] = self._grants
+        ticket = _Ticket(whose)
+        with self._lock:
+            self._waiting[ticket] = None
+            self._give()
         try:
-            yield place
+            while not ticket.called.wait(POLL_S):
+                process.check_cancelled()
+            yield ticket.place
         finally:
-            with self._change:
-                self._free.append(place)
-                self._held[whose] -= 1
-                if not self._held[whose]:
-                    del self._held[whose]
-                self._change.notify_all()
+            with self._lock:
+                if ticket.called.is_set():
+                    self._free.append(ticket.place)
+                    self._held[whose] -= 1
+                    if not self._held[whose]:
+                        del self._held[whose]
+                else:
+                    del self._waiting[ticket]
+                self._give()
 
-    def _next(self) -> object:
-        def order(ticket: object) -> tuple[int, int]:
-            whose = self._waiting[ticket]
-            return self._held[whose], self._given.get(whose, 0)
+    def _give(self) -> None:
+        def order(ticket: _Ticket) -> tuple[int, int]:
+            return self._held[ticket.whose], self._given.get(ticket.whose, 0)
 
-        # of equals the first that came
-        return min(self._waiting, key=order)
+        while self._free and self._waiting:
+            # of equals the first that came
+            ticket = min(self._waiting, key=order)
+            del self._waiting[ticket]
+            ticket.place = self._free.pop(0)
+            self._held[ticket.whose] += 1
+            self._grants += 1
+            self._given[ticket.whose] = self._grants
+            ticket.called.set()
+
+
+class _Ticket:
+    """Of a thread that waits for a place."""
+
+    def __init__(self, whose: Hashable) -> None:
+        self.whose, self.place = whose, -1
+        self.called = threading.Event()
 
 
 class Local:

@@ -190,7 +190,7 @@ class Loop:
         return Found(*found)
 
     def _crew(self, drain: Callable[[int], None]) -> object:
-        return self.shop.map(drain, range(self.shop.workers))
+        return self.shop.map(drain, range(min(self.shop.workers, MOST_TRIALS)))
 
     def _recalled(self, trial: FrozenTrial, point: Point, whole: bool) -> Trial:
         """A trial that another run made, as its study has it."""

@@ -5,7 +5,7 @@ made. A batch that does not fit into memory is halved.
 """
 
 import threading
-from collections import deque
+from collections import OrderedDict, deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -25,11 +25,32 @@ from vqaloop.weights import load_student
 
 BATCH = {"cpu": 32, "cuda": 256}
 """Most clips at a time: on a CPU what its caches hold, on a GPU what keeps it busy."""
+MOST_SHARED = 2
+"""Networks kept for whoever asks next."""
 SMALL_BYTES = 10_000_000
 """Weights files below this are of networks that gain nothing from many threads, nor from bf16."""
 
 Made = TypeVar("Made")
 Pair = tuple[Tensor, Tensor]
+
+
+_shared: "OrderedDict[tuple[object, ...], Network]" = OrderedDict()
+_sharing = threading.Lock()
+
+
+def network_of(weights: Path, device: torch.device) -> "Network":
+    """The network of these weights: one for all who ask, so that their clips share batches."""
+    try:
+        status = weights.stat()
+    except OSError:  # who loads it says so
+        return Network(weights, device)
+    key = str(weights.absolute()), status.st_mtime_ns, status.st_size, str(device)
+    with _sharing:
+        network = _shared.setdefault(key, Network(weights, device))
+        _shared.move_to_end(key)
+        while len(_shared) > MOST_SHARED:
+            _shared.popitem(last=False)
+        return network
 
 
 @dataclass

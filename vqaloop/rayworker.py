@@ -274,11 +274,13 @@ class Recipe:
     seed: int
     precision: float | None
     positions: int
+    scenes: tuple[tuple[int, int], ...]
 
     @classmethod
     def of(cls, metric: StudentMetric) -> "Recipe":
         device, precision = metric.device.type, metric.precision
-        return cls(metric.name, device, metric.seed, precision, metric.positions)
+        places = metric.positions, metric.scenes
+        return cls(metric.name, device, metric.seed, precision, *places)
 
     def made(self, weights: Path, ffmpeg: str) -> StudentMetric:
         student = StudentMetric(
@@ -289,7 +291,7 @@ class Recipe:
             seed=self.seed,
             precision=self.precision,
         )
-        return student.looking_at(self.positions)
+        return student.looking_at(self.positions, self.scenes)
 
 
 def _metric(order: Order, files: Mapping[str, Path], ffmpeg: str) -> Metric:

@@ -67,7 +67,7 @@ class StudentMetric:
         self.precision = precision
         self._device_name = device
         self._positions = POSITIONS
-        self._scenes: tuple[tuple[int, int], ...] = ()
+        self.scenes: tuple[tuple[int, int], ...] = ()
         self._anchors: OrderedDict[str, tuple[Where, Anchor]] = OrderedDict()
         self._anchoring = threading.Lock()
         self._locks: dict[str, threading.Lock] = {}
@@ -81,11 +81,11 @@ class StudentMetric:
 
     @property
     def _network(self) -> "Network":
-        from vqaloop.network import Network
+        from vqaloop.network import network_of
 
         with self._anchoring:
             if not self._networks:
-                self._networks.append(Network(self.weights, self.device))
+                self._networks.append(network_of(self.weights, self.device))
             return self._networks[0]
 
     @property
@@ -124,8 +124,8 @@ class StudentMetric:
         }
         if self.precision is not None:
             sampling["precision"] = self.precision
-        if self._scenes:
-            sampling["scenes"] = [list(scene) for scene in self._scenes]
+        if self.scenes:
+            sampling["scenes"] = [list(scene) for scene in self.scenes]
         halved = " bf16" if self._is_halved() else ""
         return {
             "metric": self.name,
@@ -150,10 +150,12 @@ class StudentMetric:
         """How many places in time it looks at."""
         return self._positions
 
-    def looking_at(self, positions: int) -> "StudentMetric":
-        """The same student looking at that many places in time."""
+    def looking_at(
+        self, positions: int, scenes: Sequence[tuple[int, int]] = ()
+    ) -> "StudentMetric":
+        """The same student looking at that many places in time, of a title or of each scene."""
         other = copy.copy(self)
-        other._positions = positions
+        other._positions, other.scenes = positions, tuple(scenes)
         other._anchors, other._locks = OrderedDict(), {}
         return other
 
@@ -166,23 +168,21 @@ class StudentMetric:
         places = min(self._positions, MOST_POSITIONS // len(scenes))
         if not places:
             return self.looking_at(MOST_POSITIONS)
-        other = self.looking_at(places)
-        other._scenes = tuple(scenes)
-        return other
+        return self.looking_at(places, scenes)
 
     def _spots(self, source: Source) -> Where:
         where: dict[int, list[tuple[int, int]]] = {}
-        for first, count in self._scenes or [(0, source.frames)]:
+        for first, count in self.scenes or [(0, source.frames)]:
             own = spots(count, source.canvas, self.seed, self._positions)
             where |= {first + start: places for start, places in own.items()}
         return where
 
     def _shares(self, times: Sequence[int]) -> list[float] | None:
         """Which part of the title each time stands for; None for equal ones."""
-        if not self._scenes:
+        if not self.scenes:
             return None
         scene_of = [
-            next(scene for scene in reversed(self._scenes) if scene[0] <= time) for time in times
+            next(scene for scene in reversed(self.scenes) if scene[0] <= time) for time in times
         ]
         return [scene[1] / scene_of.count(scene) for scene in scene_of]
 
@@ -195,7 +195,7 @@ class StudentMetric:
         """The same student for another machine, where it is to run on that device."""
         import torch
 
-        other = self.looking_at(self._positions)
+        other = self.looking_at(self._positions, self.scenes)
         other._networks = []
         other.__dict__["device"] = torch.device(device)
         return other

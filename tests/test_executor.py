@@ -1,0 +1,199 @@
+"""Turns among titles, processors of encoders, programs that do nothing, and the guardian."""
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.commandline import Room, fake_ffmpeg, running
+from tests.media import REPOSITORY, make_clip
+from vqaloop import process
+from vqaloop.errors import CalledOff, InputError
+from vqaloop.executor import Local, Turns
+from vqaloop.records import Rendition
+from vqaloop.source import probe_source
+
+PATIENCE_S = 30
+
+
+def wait(until: Callable[[], object]) -> None:
+    end = time.monotonic() + PATIENCE_S
+    while not until():
+        assert time.monotonic() < end
+        time.sleep(0.01)
+
+
+# --- turns --------------------------------------------------------------------------------------
+
+
+def test_titles_take_turns_whatever_each_asks_for() -> None:
+    turns, order = Turns(1), list[str]()
+    threads = []
+
+    def ask(whose: str) -> None:
+        with turns.taken(whose):
+            order.append(whose)
+
+    with turns.taken("first"):
+        # one title asks for five places before the others ask for one
+        for whose in ["greedy"] * 5 + ["modest", "late"]:
+            threads.append(threading.Thread(target=ask, args=(whose,)))
+            threads[-1].start()
+            wait(lambda: len(turns._waiting) == len(threads))
+    for thread in threads:
+        thread.join(PATIENCE_S)
+    assert order[:3] == ["greedy", "modest", "late"] and order[3:] == ["greedy"] * 4
+
+
+def test_no_place_is_held_twice_and_all_come_back() -> None:
+    turns, busy, most = Turns(3), Counter[int](), list[tuple[int, int, int]]()
+    lock = threading.Lock()
+
+    def work(whose: int) -> None:
+        for _ in range(20):
+            with turns.taken(whose) as place:
+                with lock:
+                    busy[place] += 1
+                    most.append((busy[place], sum(busy.values()), place))
+                time.sleep(0.0005)
+                with lock:
+                    busy[place] -= 1
+
+    threads = [threading.Thread(target=work, args=(n % 4,)) for n in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(PATIENCE_S)
+    assert max(one for one, _, _ in most) == 1
+    assert {place for _, _, place in most} == {0, 1, 2} and max(n for _, n, _ in most) == 3
+    assert sorted(turns._free) == [0, 1, 2] and not turns._held
+
+
+def test_who_is_called_off_while_waiting_gives_up_the_turn() -> None:
+    turns, ended = Turns(1), list[str]()
+
+    def ask() -> None:
+        try:
+            with turns.taken("title"):
+                ended.append("served")
+        except CalledOff:
+            ended.append("called off")
+        finally:
+            process.forget_cancelled()
+
+    with turns.taken("other"):
+        thread = threading.Thread(target=ask)
+        thread.start()
+        wait(lambda: turns._waiting)
+        assert thread.ident is not None
+        process.cancel(thread.ident)
+        thread.join(PATIENCE_S)
+    assert ended == ["called off"] and not turns._waiting
+    with turns.taken("next") as place:
+        assert place == 0
+
+
+# --- processors ---------------------------------------------------------------------------------
+
+
+def test_each_encoder_keeps_to_its_processors(room: Room) -> None:
+    have = sorted(os.sched_getaffinity(0))
+    make_clip(room.folder / "a.y4m", size="160x96")
+    seen = room.folder / "seen"
+    watch = f"grep Cpus_allowed_list /proc/self/status >> {seen}"
+    ffmpeg = str(fake_ffmpeg(room.folder / "ffmpeg", {"*libx264*": watch}))
+    source = probe_source(room.folder / "a.y4m")
+    rendition = Rendition(160, 96, "libx264", 30, "ultrafast")
+    Local(2, processors=1).encode(
+        source, rendition, room.folder / "a.mp4", ffmpeg=ffmpeg, timeout_s=None, whose="a"
+    )
+    assert {line.split()[1] for line in seen.read_text().splitlines()} == {str(have[0])}
+    assert sorted(os.sched_getaffinity(0)) == have
+
+
+@pytest.mark.parametrize("wrong", [{"workers": 0}, {"workers": 1, "processors": 0}])
+def test_numbers_that_make_no_workers(wrong: dict[str, int]) -> None:
+    with pytest.raises(InputError, match="at least one"):
+        Local(**wrong)
+
+
+# --- programs that do nothing -------------------------------------------------------------------
+
+
+def test_a_program_that_does_nothing_is_stopped() -> None:
+    done = process.run(["sh", "-c", "sleep 60; :"], timeout_s=PATIENCE_S, idle_s=1)
+    assert done.timed_out and done.idle and done.wall_s < PATIENCE_S / 2
+    assert "doing nothing" in done.reason()
+
+
+def test_a_program_that_works_may_do_so_until_its_limit() -> None:
+    done = process.run(["sh", "-c", "while :; do :; done"], timeout_s=3, idle_s=1)
+    assert done.timed_out and not done.idle and done.wall_s > 2.5
+    assert "doing nothing" not in done.reason()
+
+
+# --- the guardian -------------------------------------------------------------------------------
+
+CHILD = """
+import os, sys, threading, time
+from pathlib import Path
+from vqaloop import files, process
+folder = files.scratch()
+part = files.unfinished(Path(sys.argv[1]))
+part.write_text("half")
+say = f"echo $$ > {sys.argv[1]}/pid; trap '' TERM INT HUP; sleep 600 & sleep 600"
+thread = threading.Thread(target=process.run, args=(["sh", "-c", say],), kwargs={"timeout_s": 900})
+thread.daemon = True
+thread.start()
+while not Path(sys.argv[1], "pid").exists():
+    time.sleep(0.01)
+print(folder.name, part, flush=True)
+exec(sys.argv[2])
+"""
+
+
+@pytest.mark.parametrize(
+    ("end", "number"), [("time.sleep(600)", signal.SIGKILL), ("os._exit(7)", None)]
+)
+def test_what_a_process_leaves_is_cleaned_up(
+    tmp_path: Path, end: str, number: signal.Signals | None
+) -> None:
+    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY), "TMPDIR": str(tmp_path)}
+    with subprocess.Popen(
+        [sys.executable, "-c", CHILD, str(tmp_path), end],
+        env=environment, stdout=subprocess.PIPE, text=True,
+    ) as child:  # fmt: skip
+        assert child.stdout is not None
+        folder, part = map(Path, child.stdout.readline().split())
+        pid = int((tmp_path / "pid").read_text())
+        kept = tmp_path / ".another-0123.part"
+        kept.touch()
+        if number:
+            assert folder.is_dir() and part.is_file() and running(pid)
+            child.send_signal(number)
+    wait(lambda: not (running(pid) or folder.exists() or part.exists()))
+    # of others nothing is touched
+    assert kept.exists()
+
+
+def test_a_guardian_that_was_killed_is_replaced(tmp_path: Path) -> None:
+    code = (
+        "import os; from vqaloop import guardian, process\n"
+        "process.run(['true'], timeout_s=9)\n"
+        "first = guardian._state.process.pid; os.kill(first, 9)\n"
+        "guardian._state.process.wait()\n"
+        "process.run(['true'], timeout_s=9)\n"
+        "print(first != guardian._state.process.pid, guardian._state.process.poll())"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY), "TMPDIR": str(tmp_path)}
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=60
+    )
+    assert (done.stdout, done.stderr) == ("True None\n", "")
