@@ -93,7 +93,7 @@ def _ladder(data: bytes, folder: Path) -> object:
 
 
 def _ladder_seeds(folder: Path) -> list[bytes]:
-    size = {"width": 64, "height": 64}
+    size: dict[str, Any] = {"width": 64, "height": 64}
     rungs = [
         records.Rung(
             **size,

@@ -30,13 +30,14 @@ from typing import Any
 import pandas as pd
 
 import vqaloop
+from vqaloop.catalogue import MOST_OPEN
 from vqaloop.executor import Local
 from vqaloop.studies import SharedStudy
 from vqaloop.trials import Workshop
 
 WORKERS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
 OPEN_A_WORKER = 2
-"""Titles open at a time for every worker, as build_catalogue has it."""
+"""Titles open at a time for every worker, up to MOST_OPEN, as build_catalogue has it."""
 
 
 class Recorder(Local):
@@ -124,6 +125,9 @@ class Simulation:
     """Seconds of the driver's Python for each task."""
     latency_s: float
     """Seconds that a task takes beyond its own work, its worker held."""
+    waiting_s: float
+    """Seconds of the driver's Python that a thread which waits for a task takes every second."""
+    most_open: int = MOST_OPEN
     now: float = 0.0
     driver_free: float = 0.0
     driver_busy_s: float = 0.0
@@ -137,7 +141,8 @@ class Simulation:
         """Seconds until the last title is done."""
         chosen = random.Random(0).choices(self.traces, k=self.titles)
         self.idle, self.waiting = self.workers, iter(chosen)
-        for _ in range(max(1, OPEN_A_WORKER * self.workers if self.workers > 1 else 1)):
+        most = min(self.most_open, OPEN_A_WORKER * self.workers if self.workers > 1 else 1)
+        for _ in range(most):
             self._open()
         while self._events:
             self.now, _, then = heapq.heappop(self._events)
@@ -149,6 +154,8 @@ class Simulation:
 
     def _drive(self, cpu_s: float, then: Callable[[], None], wait_s: float = 0.0) -> None:
         """Have the driver's Python for so long, then wait for its programs."""
+        # what waits takes its share of every second
+        cpu_s /= max(0.05, 1 - self.waiting_s * (self.workers - self.idle))
         self.driver_free = max(self.now, self.driver_free) + cpu_s
         self.driver_busy_s += cpu_s
         self._at(self.driver_free + wait_s, then)
@@ -206,10 +213,13 @@ class Simulation:
             self._at(self.now + seconds + self.latency_s, done)
 
 
-def table(traces: list[dict[str, Any]], titles: int, costs: dict[str, float]) -> pd.DataFrame:
+def table(
+    traces: list[dict[str, Any]], titles: int, costs: dict[str, float], most_open: int
+) -> pd.DataFrame:
     rows = []
     for workers in WORKERS:
-        sim = Simulation(traces, workers, titles, costs["driver_cpu_s"], costs["latency_s"])
+        measured = costs["driver_cpu_s"], costs["latency_s"], costs["waiting_cpu_s"]
+        sim = Simulation(traces, workers, titles, *measured, most_open=most_open)
         wall = sim.run()
         rows.append(
             {
@@ -236,6 +246,7 @@ def main() -> None:
     running.add_argument("tasks", type=Path, help="as record wrote them")
     running.add_argument("overhead", type=Path, help="as bench.rayoverhead wrote it")
     running.add_argument("--titles", type=int, default=1000)
+    running.add_argument("--most-open", type=int, default=MOST_OPEN)
     running.add_argument("--csv", type=Path)
     options = parser.parse_args()
     if options.command == "record":
@@ -250,7 +261,7 @@ def main() -> None:
         return
     traces = json.loads(options.tasks.read_text())
     costs = json.loads(options.overhead.read_text())
-    found = table(traces, options.titles, costs)
+    found = table(traces, options.titles, costs, options.most_open)
     print(found.to_string(index=False, float_format=lambda value: f"{value:.3g}"))
     if options.csv:
         found.to_csv(options.csv, index=False, float_format="%.5g")

@@ -53,12 +53,16 @@ def make_title(clips: list[Path], out: Path) -> Path:
     return out
 
 
-def constant(title: Path, codec: str, knob: float, metric: str) -> list[tuple[float, float]]:
+def constant(
+    title: Path, codec: str, knob: float, metric: str, scenes: list[tuple[int, int]]
+) -> list[tuple[float, float]]:
     """(kb/s, score) of the whole title at several single knobs about one."""
     ffmpeg = process.ffmpeg_path()
     spec, source = default_encoder(codec), probe_source(title, ffmpeg=ffmpeg)
     found = {}
-    with Workshop(spec, open_metric(metric, ffmpeg=ffmpeg), Cache(), ffmpeg=ffmpeg) as shop:
+    # a student looks where it looked for the encode of scenes
+    meter = open_metric(metric, ffmpeg=ffmpeg).scene_by_scene(scenes)
+    with Workshop(spec, meter, Cache(), ffmpeg=ffmpeg) as shop:
         for step in AROUND:
             value = spec.knob.snap(knob + step)
             rendition = Rendition(*source.canvas, spec.name, value, spec.default_preset)
@@ -95,6 +99,7 @@ def row(title: Path, codec: str, options: argparse.Namespace) -> dict[str, Any]:
         about = made.document
         knob = float(np.mean([scene["knob"] for scene in about["scenes"]]))
         source, result = probe_source(title), probe_source(made.path)
+        spans = [(s["start_frame"], s["end_frame"] - s["start_frame"]) for s in about["scenes"]]
         figures = {
             "title": title.stem,
             "codec": codec,
@@ -104,7 +109,7 @@ def row(title: Path, codec: str, options: argparse.Namespace) -> dict[str, Any]:
             "off": about["score"] - options.target,
             "worst_scene": max(abs(s["score"] - options.target) for s in about["scenes"]),
             "kbps": about["bitrate_kbps"],
-            "saving": saving(made, constant(title, codec, knob, options.metric)),
+            "saving": saving(made, constant(title, codec, knob, options.metric, spans)),
             "frames_kept": source.frames == result.frames,
             "reached": made.reached,
             "trusted": made.trusted,

@@ -20,6 +20,7 @@ import pytest
 from tests.commandline import FAILURES, Room, children, fake_ffmpeg
 from tests.media import REPOSITORY, make_clip
 from vqaloop import process
+from vqaloop.errors import ToolError
 
 WORDS = (
     *("--codec", "h264", "--metric", "psnr", "--preset", "ultrafast", "--min-step", "0.5"),
@@ -47,7 +48,7 @@ def environment(room: Room) -> dict[str, str]:
 def begun(room: Room, *words: str | Path, code: str = MAIN) -> "subprocess.Popen[str]":
     """`vqaloop WORDS` as a program of its own, in the room."""
     return subprocess.Popen(
-        [sys.executable, "-c", code, *map(os.fspath, words)],
+        [sys.executable, "-c", code, *(os.fspath(word) for word in words)],
         cwd=room.folder, env=environment(room), text=True,
         stdout=subprocess.PIPE, stderr=subprocess.PIPE,
     )  # fmt: skip
@@ -56,8 +57,8 @@ def begun(room: Room, *words: str | Path, code: str = MAIN) -> "subprocess.Popen
 @pytest.fixture(scope="module")
 def calm(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """The ladder of that clip when nothing comes in between."""
-    places = [tmp_path_factory.mktemp(name) for name in ("calm", "temp", "cache")]
-    room = Room(*places, capture=None)  # type: ignore[arg-type]
+    folder, temp, cache = (tmp_path_factory.mktemp(name) for name in ("calm", "temp", "cache"))
+    room = Room(folder, temp, cache, capture=None)  # type: ignore[arg-type]
     make_clip(room.folder / "a.y4m", size="160x96")
     started = time.monotonic()
     child = begun(room, "ladder", "a.y4m", *WORDS, "-o", "out")
@@ -240,7 +241,7 @@ def spoil(room: Room) -> int:
         content = bytearray(path.read_bytes())
         if number % 3 == 0:
             content[len(content) // 2] ^= 1
-        path.write_bytes([content, content[: len(content) // 2], b""][number % 3])
+        path.write_bytes((content, content[: len(content) // 2], b"")[number % 3])
     return len(files)
 
 
@@ -261,7 +262,7 @@ def can_mount() -> bool:
     probe = ["unshare", "-rm", "mount", "-t", "tmpfs", "tmpfs", "/mnt"]
     try:
         return process.run(probe, timeout_s=10).returncode == 0
-    except process.ToolError:
+    except ToolError:
         return False
 
 

@@ -14,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
+from tests.commandline import Room
 from tests.media import make_clip, remux
 from vqaloop import frames, picking, process
 from vqaloop.clips import spots
@@ -310,11 +311,11 @@ def test_a_title_is_looked_at_once_by_many_threads(
 ) -> None:
     reads: list[int] = []
 
-    def noted(*args: Any, **options: Any) -> Frames:
+    def noted(*args: Any, **options: Any) -> Any:
         reads.append(1)
-        return read_source(*args, **options)
+        return frames.each_of_source(*args, **options)
 
-    monkeypatch.setattr("vqaloop.students.read_source", noted)
+    monkeypatch.setattr("vqaloop.students.each_of_source", noted)
     metric = metric_of(weights)
     found: dict[str, float] = {}
 
@@ -394,6 +395,22 @@ def test_precisions_that_make_no_sense_are_refused() -> None:
             open_metric("internvqa", ffmpeg=FFMPEG, precision=precision)
     with pytest.raises(InputError, match="vmaf looks at all frames; leave out --score-precision"):
         open_metric("vmaf", ffmpeg=FFMPEG, precision=1.0)
+
+
+@pytest.mark.parametrize("command", ["score", "ladder", "encode", "tune", "regress"])
+def test_every_command_with_a_student_takes_a_precision(command: str, room: Room) -> None:
+    made = make_clip(room.folder / "a.mp4", size="160x96")
+    words: dict[str, list[str | Path]] = {
+        "score": [made, "--reference", made],
+        "ladder": [made, "--codec", "h264"],
+        "encode": [made, "b.mp4", "--codec", "h264", "--target-score", "80"],
+        "tune": [made, "--codec", "h264", "--target-score", "80"],
+        "regress": ["--baseline", FFMPEG, "--candidate", FFMPEG, "--codec", "h264", made],
+    }
+    said = room.run(command, *words[command], "--score-precision", "0")
+    assert said.status == 2 and "--score-precision must be above 0" in said.err
+    said = room.run(command, *words[command], "--metric", "vmaf", "--score-precision", "1")
+    assert said.status == 2 and "leave out --score-precision" in said.err
 
 
 # --- what it took --------------------------------------------------------------------------------

@@ -45,23 +45,35 @@ def read_source(
     Or scaled to `size`. `indices` ascend. Raises DecodeFailed when the source ends before the last
     of them.
     """
-    size = size or source.canvas
+    return _stacked(each_of_source(source, indices, ffmpeg=ffmpeg, size=size))
+
+
+def each_of_source(
+    source: Source,
+    indices: Sequence[int],
+    *,
+    ffmpeg: str,
+    size: tuple[int, int] | None = None,
+) -> Iterator[Frames]:
+    """`read_source`, frame by frame: each (H·3/2, W)."""
+    size, found = size or source.canvas, 0
     if not (source.prep or source.input_options) and is_plain(
         source.path, source.frames, source.canvas, source.fps
     ):
         # through ffmpeg after all where that fails: it says best why
         with contextlib.suppress(DecodeFailed):
-            return _stacked(
-                _with_pyav(source.path, indices, source.canvas, source.fps, 1, SOURCES)
-            )
-    return read_with_ffmpeg(
-        source.path,
-        indices,
-        size,
-        ffmpeg=ffmpeg,
-        input_options=source.input_options,
-        prep=source.prep,
-    )
+            for frame in _with_pyav(source.path, indices, size, source.fps, 1, SOURCES):
+                yield frame
+                found += 1
+    if found < len(indices):
+        yield from read_with_ffmpeg(
+            source.path,
+            indices[found:],
+            size,
+            ffmpeg=ffmpeg,
+            input_options=source.input_options,
+            prep=source.prep,
+        )
 
 
 def read_encode(

@@ -14,7 +14,7 @@ from vqaloop import metrics, process
 from vqaloop.encode import stream_packets
 from vqaloop.encoder import default_encoder
 from vqaloop.errors import InputError, ToolError
-from vqaloop.frames import read_source
+from vqaloop.frames import each_of_source
 from vqaloop.precision import check_precision
 from vqaloop.records import Score, Source
 from vqaloop.source import probe_source
@@ -208,7 +208,7 @@ class Scorer:
         if isinstance(self.metric, StudentMetric):
             return self.metric.compare(
                 source,
-                lambda indices: read_source(
+                lambda indices: each_of_source(
                     other, indices, ffmpeg=self.ffmpeg, size=source.canvas
                 ),
             )

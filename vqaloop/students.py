@@ -17,7 +17,7 @@ import numpy as np
 from vqaloop import process
 from vqaloop.clips import CLIPS_EACH, POSITIONS, Where, read_clips, spots
 from vqaloop.errors import InputError
-from vqaloop.frames import Frames, each_of_encode, read_source
+from vqaloop.frames import Frames, each_of_encode, each_of_source, read_source
 from vqaloop.judged import Judged, judged
 from vqaloop.meter import METER, Spent
 from vqaloop.metrics import SCALER
@@ -307,7 +307,7 @@ class StudentMetric:
             if key not in self._anchors:
                 where = self._spots(source)
                 clips = read_clips(
-                    where, source.frames, lambda i: read_source(source, i, ffmpeg=self.ffmpeg)
+                    where, source.frames, lambda i: each_of_source(source, i, ffmpeg=self.ffmpeg)
                 )
                 made = where, self._network.anchor(clips)
                 with self._anchoring:
@@ -320,8 +320,8 @@ class StudentMetric:
     def alone(self, source: Source) -> Score:
         """No-reference score, of the video at its own size."""
 
-        def read(indices: list[int]) -> Frames:
-            return read_source(source, indices, ffmpeg=self.ffmpeg)
+        def read(indices: list[int]) -> Iterator[Frames]:
+            return each_of_source(source, indices, ffmpeg=self.ffmpeg)
 
         with METER.measured() as spent:
             network, view = self._network, self._view
@@ -331,7 +331,13 @@ class StudentMetric:
                     where, source.frames, read, lambda clips, _: network.alone(clips), False
                 )
             else:
-                clips = clips_of(view, source.canvas, source.frames, read, self.seed)
+                clips = clips_of(
+                    view,
+                    source.canvas,
+                    source.frames,
+                    lambda i: read_source(source, i, ffmpeg=self.ffmpeg),
+                    self.seed,
+                )
                 seen = network.alone(clips)
                 with network.settled() as student:
                     found = judged(student.alone_answers, seen, [1] * len(clips), self.seed)
