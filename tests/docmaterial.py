@@ -11,7 +11,7 @@ from vqaloop.sample import write_sample
 
 BENCH_CLIPS = (
     *("slide_talk", "woman_park", "bedroom_kids", "two_men_office"),
-    *("cups", "surfer", "coffee"),
+    *("cups", "surfer", "coffee", "climber"),
 )
 
 

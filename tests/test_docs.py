@@ -94,6 +94,8 @@ BENCHES = {
     "scenes": "--titles 2",
     "targets": "--titles 1 --codecs h264",
     "students": "--clips",
+    "scoring": "--heights 144 --repeats 1 --ladders",
+    "cheaper": "",
 }
 """Benches, and what makes them small."""
 

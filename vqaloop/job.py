@@ -33,6 +33,8 @@ class Job(Generic[Result]):
         self._events: queue.SimpleQueue[Event | None] = queue.SimpleQueue()
         self._answer: list[Result] = []
         self._error: BaseException | None = None
+        # an event of our own: a join that is interrupted may take a thread for ended
+        self._over, self._ending = threading.Event(), threading.Lock()
         self._thread = threading.Thread(
             target=self._run, args=(call, args, options), name="vqaloop job", daemon=True
         )
@@ -48,7 +50,9 @@ class Job(Generic[Result]):
         except BaseException as error:
             self._error = error
         finally:
-            process.forget_cancelled()
+            with self._ending:
+                self._over.set()
+                process.forget_cancelled()
             self._events.put(None)
 
     def _told(self, event: Event) -> None:
@@ -57,23 +61,23 @@ class Job(Generic[Result]):
 
     @property
     def running(self) -> bool:
-        return self._thread.is_alive()
+        return not self._over.is_set()
 
     def cancel(self) -> None:
         """Call it off: programs are stopped at once. Wait for `result` to know that all is clean.
 
         What was encoded stays in the cache, and the same call goes on from there.
         """
-        if self._thread.ident is not None and self.running:
-            process.cancel(self._thread.ident)
+        with self._ending:
+            if self._thread.ident is not None and self.running:
+                process.cancel(self._thread.ident)
 
     def result(self, timeout_s: float | None = None) -> Result:
         """What the call returned, waiting for it; raises what it raised.
 
         Cancelled where it was called off, TimeoutError when it is not done in time.
         """
-        self._thread.join(timeout_s)
-        if self._thread.is_alive():
+        if not self._over.wait(timeout_s):
             raise TimeoutError(f"not done after {timeout_s:g} s")
         if self._error is not None:
             raise self._error
