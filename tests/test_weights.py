@@ -8,9 +8,11 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from vqaloop import weights
 from vqaloop.errors import InputError
 from vqaloop.models import create_student
 from vqaloop.models.student import Student
+from vqaloop.score import shipped_weights
 from vqaloop.weights import load_student, save_student
 
 
@@ -173,3 +175,30 @@ def test_weights_of_another_size_are_refused(saved: Path, tmp_path: Path) -> Non
     save_file(load_file(saved), path, {"model": "internvqa-small"})
     with pytest.raises(InputError, match="do not fit internvqa-small"):
         load_student(path)
+
+
+def test_a_single_bit_of_the_values_is_noticed(saved: Path, tmp_path: Path) -> None:
+    content = bytearray(saved.read_bytes())
+    content[-1000] ^= 1
+    path = tmp_path / "flipped.safetensors"
+    path.write_bytes(content)
+    with pytest.raises(InputError, match="are damaged: their values are not those"):
+        load_student(path)
+
+
+def test_shipped_weights_are_those_of_the_list(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lines = (weights.SHIPPED / "SHA256SUMS").read_text().splitlines()
+    names = {path.name for path in shipped_weights()}
+    assert {line.split()[1] for line in lines} == names
+    for name in names:
+        load_student(weights.SHIPPED / name)
+    # another file under the name of one that was shipped, whole in itself
+    monkeypatch.setattr(weights, "SHIPPED", tmp_path)
+    (tmp_path / "SHA256SUMS").write_text("\n".join(lines))
+    torch.manual_seed(5)
+    student = create_student("internvqa-mini")
+    save_student(student, tmp_path / "internvqa-mini.safetensors", "internvqa-mini", "x", {})
+    with pytest.raises(InputError, match="are not those that came with vqaloop .*; reinstall"):
+        load_student(tmp_path / "internvqa-mini.safetensors")

@@ -1,6 +1,12 @@
-"""Student weights on disk: safetensors with their story in the header, never pickle."""
+"""Student weights on disk: safetensors with their story in the header, never pickle.
 
+The header holds a SHA-256 of the values; of the weights that come with the package SHA256SUMS holds
+that of the file. Weights that do not match are refused.
+"""
+
+import hashlib
 import os
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -12,6 +18,10 @@ from vqaloop.files import renamed_to
 from vqaloop.models import MODELS, create_student
 from vqaloop.models.student import Student
 from vqaloop.process import file_sha256
+
+CONTENT = "content_sha256"
+"""Key in the header."""
+SHIPPED = Path(__file__).parent.absolute() / "weights"
 
 _SMALL = ("internvqa-mini", "internvqa-tiny")
 """Models of a few megabytes."""
@@ -32,14 +42,44 @@ def save_student(
     tensors = {
         name: slim(name, value).cpu().contiguous() for name, value in student.state_dict().items()
     }
+    told = {"model": model, "label": label, **about, CONTENT: content_sha256(tensors)}
     with renamed_to(path) as part:
-        part.write_bytes(save(tensors, {"model": model, "label": label, **about}))
+        part.write_bytes(save(tensors, told))
+
+
+def content_sha256(tensors: Mapping[str, torch.Tensor]) -> str:
+    """SHA-256 of values, kinds, shapes and names, whatever the order they are in."""
+    digest = hashlib.sha256()
+    for name, value in sorted(tensors.items()):
+        digest.update(f"{name} {value.dtype} {tuple(value.shape)}\n".encode())
+        digest.update(value.contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _check_hashes(
+    path: Path, about: Mapping[str, str], data: Mapping[str, torch.Tensor], sha256: str
+) -> None:
+    """Raises InputError for weights that are not what was saved, or not what was shipped."""
+    if CONTENT in about and about[CONTENT] != content_sha256(data):
+        raise InputError(
+            f"weights {os.fspath(path)!r} are damaged: their values are not those that were "
+            "saved; fetch or train them again"
+        )
+    if path.absolute().parent == SHIPPED:
+        lines = (line.split() for line in (SHIPPED / "SHA256SUMS").read_text("ascii").splitlines())
+        sums = {name: known for known, name in lines}
+        if sums.get(path.name, sha256) != sha256:
+            raise InputError(
+                f"weights {os.fspath(path)!r} are not those that came with vqaloop (SHA-256 "
+                f"{sha256[:12]}..., not {sums[path.name][:12]}...); reinstall vqaloop"
+            )
 
 
 def load_student(path: Path) -> tuple[Student, dict[str, str]]:
     """A student and what its file says of itself; `sha256` of the file is added to that.
 
-    Raises InputError when the file is missing, damaged, or not of a model we know.
+    Raises InputError when the file is missing, damaged, not what was saved or shipped, or not of
+    a model we know.
     """
     try:
         with safe_open(path, "pt") as file:
@@ -49,6 +89,8 @@ def load_student(path: Path) -> tuple[Student, dict[str, str]]:
         raise InputError(f"weights {os.fspath(path)!r} cannot be read: {error}") from error
     if about.get("model") not in MODELS:
         raise InputError(f"weights {os.fspath(path)!r} are of no model known here")
+    sha256 = file_sha256(path)
+    _check_hashes(path, about, data, sha256)
     heads = any(name.startswith("anchored.") for name in data)
     # meta tensors cost no memory but a second of imports, which small models do without; of a
     # large one the memory is not spent on the word of a small file
@@ -76,5 +118,5 @@ def load_student(path: Path) -> tuple[Student, dict[str, str]]:
             + ", ".join(sorted(wrong)[:5])
         )
     student.load_state_dict(wide, assign=True)
-    about["sha256"] = file_sha256(path)
+    about["sha256"] = sha256
     return student.eval(), about
