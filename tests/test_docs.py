@@ -52,6 +52,7 @@ NOT_RUN = {
     "ray ": "starts and stops a Ray cluster; tests/test_ray.py has one",
     "vqaloop ladder TITLE...": "as above",
     "python -m bench.regress": "hundreds of encodes are scored, and no option makes them few",
+    "python -m bench.cheaper": "as above",
     "python -m bench.fuzz": "needs Atheris; tests/test_hostile.py runs what it found",
 }
 """Beginnings of commands, and why nobody runs them here."""
@@ -95,7 +96,6 @@ BENCHES = {
     "targets": "--titles 1 --codecs h264",
     "students": "--clips",
     "scoring": "--heights 144 --repeats 1 --ladders",
-    "cheaper": "",
 }
 """Benches, and what makes them small."""
 
