@@ -67,6 +67,10 @@ def main() -> int:
     names = sorted(set(groups.values()))
     random.Random(1).shuffle(names)
     half = set(names[: len(names) // 2])
+    if not half:
+        parser.error("give clips of two groups at least: half of them are held out")
+    if options.titles < 1:
+        parser.error("--titles must be 1 or more")
     pixels = {clip: small(clip, ffmpeg) for clip in options.clips}
     print("| clips | singles | found in them | titles | cuts | recall | precision |")
     print("| --- | --- | --- | --- | --- | --- | --- |")
@@ -83,8 +87,10 @@ def main() -> int:
             there, found = cuts_of([pixels[clip] for clip in chosen.values()], ffmpeg)
             total, right = total + len(there), right + len(there & found)
             wrong += len(found - there)
+        # of a single group every title is one clip, without a cut to find
+        recall = f"{right / total:.3f}" if total else "no cuts"
         figures = [name, len(own), said or "none", options.titles, total]
-        figures += [f"{right / total:.3f}", f"{right / max(1, right + wrong):.3f}"]
+        figures += [recall, f"{right / max(1, right + wrong):.3f}"]
         print(f"| {' | '.join(map(str, figures))} |", flush=True)
     return 0
 

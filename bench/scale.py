@@ -7,10 +7,10 @@
 `record` builds ladders with one worker and one processor an encoder, and writes down how long each
 encode, score and guard took, which of them could have run at the same time, and what the driver
 did in between. `run` replays that in a simulation of events: titles drawn from those recorded, a
-bounded number open at a time as `build_catalogue` has it, workers that take tasks in turn, and one
-driver whose Python does one thing at a time: the search between batches, and what Ray takes of it
-for every task, which is measured by bench.rayoverhead. Efficiency is the workers' useful time over
-all their time.
+bounded number open at a time as `build_catalogue` has it, workers that take tasks first come first
+served, and one driver whose Python does one thing at a time: the search between batches, and what
+Ray takes of it for every task, which is measured by bench.rayoverhead. Efficiency is the workers'
+useful time over all their time.
 """
 
 import argparse

@@ -26,7 +26,7 @@ def described(action: argparse.Action) -> str:
             str(action.nargs), takes
         )
     needed = "needed" if action.option_strings and action.required else ""
-    help = (action.help or "").replace("%(default)s", str(action.default))
+    help = (action.help or "") % vars(action)
     # options are code, and nothing else in a help is Markdown or HTML
     help = re.sub(r"(?<![`\w])(--[\w-]+)(?![`\w])", r"`\1`", help).replace("<", "&lt;")
     numbers = isinstance(action.default, int | float) and not isinstance(action.default, bool)

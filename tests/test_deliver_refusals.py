@@ -20,7 +20,7 @@ from tests.deliveries import (
     write,
 )
 from tests.media import run_ffmpeg
-from vqaloop import process, segments
+from vqaloop import deliver, guardian, process, segments
 from vqaloop.deliver import package_ladder
 from vqaloop.errors import InputError, ToolError
 from vqaloop.records import Ladder, Source
@@ -210,6 +210,24 @@ def test_an_earlier_delivery_is_replaced_and_nothing_else(
         with pytest.raises(InputError):
             package_ladder(own_ladder.folder, out=place)
     assert read_ladder(own_ladder.folder).rungs
+
+
+def test_a_replacement_that_was_cut_off_loses_nothing(own_ladder: Ladder, tmp_path: Path) -> None:
+    out, aside = tmp_path / "out", tmp_path / ".out.before"
+    package_ladder(own_ladder.folder, out=out, audio=False, dash=False)
+    # killed after the earlier delivery was set aside, and before the new one had its place: no
+    # guardian may take it for something unfinished
+    assert deliver._set_aside(out) == aside and guardian.mark() not in aside.name
+    out.rename(aside)
+    with pytest.raises(InputError, match="ladder"):
+        package_ladder(tmp_path / "none", out=out)
+    package_ladder(own_ladder.folder, out=out, audio=False, hls=False)
+    assert (out / "manifest.mpd").exists() and not aside.exists()
+    deliver._put_back(out)
+    assert (out / "manifest.mpd").exists()
+    out.rename(aside)
+    deliver._put_back(out)
+    assert (out / "manifest.mpd").exists() and not aside.exists()
 
 
 # the command

@@ -15,6 +15,7 @@ import pytest
 from tests.commandline import Room, fake_ffmpeg, running
 from tests.media import REPOSITORY, make_clip
 from vqaloop import process
+from vqaloop.encoder import get_encoder
 from vqaloop.errors import CalledOff, InputError
 from vqaloop.executor import Local, Turns
 from vqaloop.records import Rendition
@@ -108,14 +109,41 @@ def test_each_encoder_keeps_to_its_processors(room: Room) -> None:
     make_clip(room.folder / "a.y4m", size="160x96")
     seen = room.folder / "seen"
     watch = f"grep Cpus_allowed_list /proc/self/status >> {seen}"
-    ffmpeg = str(fake_ffmpeg(room.folder / "ffmpeg", {"*libx264*": watch}))
+    ffmpeg = str(fake_ffmpeg(room.folder / "ffmpeg", {"*a.y4m*' -crf '*": watch}))
     source = probe_source(room.folder / "a.y4m")
     rendition = Rendition(160, 96, "libx264", 30, "ultrafast")
-    Local(2, processors=1).encode(
-        source, rendition, room.folder / "a.mp4", ffmpeg=ffmpeg, timeout_s=None, whose="a"
-    )
-    assert {line.split()[1] for line in seen.read_text().splitlines()} == {str(have[0])}
+    local = Local(2, processors=1)
+
+    def encode() -> None:
+        out = room.folder / "a.mp4"
+        local.encode(source, rendition, out, ffmpeg=ffmpeg, timeout_s=None, whose="a")
+
+    encode()
+    with local._turns.taken("another"):
+        encode()
+    # the first place's processor, then the second's, if there is another
+    first, second = (line.split()[1] for line in seen.read_text().splitlines())
+    assert (first, second) == (str(have[0]), str(have[1 % len(have)]))
     assert sorted(os.sched_getaffinity(0)) == have
+
+
+@pytest.mark.parametrize(
+    "name", ["libx264", "libx265", "libvpx-vp9", "libsvtav1", "libaom-av1", "libxavs2"]
+)
+def test_what_an_encoder_writes_does_not_depend_on_its_processors(room: Room, name: str) -> None:
+    if len(os.sched_getaffinity(0)) < 2:
+        pytest.skip("there is one processor only")
+    make_clip(room.folder / "a.y4m", size="320x192", frames=30)
+    spec = get_encoder(name)
+    source, ffmpeg = probe_source(room.folder / "a.y4m"), process.ffmpeg_path()
+    knob = spec.knob.snap(sum(spec.knob.search) / 2)
+    rendition = Rendition(320, 192, name, knob, spec.presets[-1])
+    for processors in (1, 2):
+        Local(1, processors=processors).encode(
+            source, rendition, room.folder / f"{processors}", ffmpeg=ffmpeg, timeout_s=None,
+            whose="a",
+        )  # fmt: skip
+    assert (room.folder / "1").read_bytes() == (room.folder / "2").read_bytes()
 
 
 @pytest.mark.parametrize("wrong", [{"workers": 0}, {"workers": 1, "processors": 0}])

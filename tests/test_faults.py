@@ -203,10 +203,14 @@ def test_a_second_ctrl_c_ends_it_at_once(room: Room, clip: str) -> None:
 
 
 def test_two_drivers_in_one_folder(room: Room, clip: str, calm: dict[str, Any]) -> None:
-    pair = [begun(room, "ladder", clip, *WORDS, "-o", "out") for _ in range(2)]
+    log = room.folder / "encodes"
+    fake = fake_ffmpeg(room.folder / "ffmpeg", {"*' -crf '*": f"echo $$ >> {log}"})
+    words = ("ladder", clip, *WORDS, "-o", "out", "--ffmpeg", fake)
+    pair = [begun(room, *words) for _ in range(2)]
     said = [child.communicate(timeout=PATIENCE_S)[1] for child in pair]
     assert [child.returncode for child in pair] == [0, 0], said
     assert answer(room.document()) == answer(calm)
+    assert len(log.read_text().split()) == len(calm["trials"])
     settled(room)
 
 

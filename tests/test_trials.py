@@ -211,3 +211,46 @@ def test_signals_are_as_before(room: Room) -> None:
     handlers = [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP)]
     room.run("encoders")
     assert handlers == [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP)]
+
+
+def test_calling_off_one_title_leaves_the_threads_of_others_alone(room: Room) -> None:
+    """The system gives the number of a thread that ended to the next one that begins."""
+    first, others = threading.Event(), list[str]()
+    with workshop(room, workers=3) as shop:
+
+        def work(item: int) -> None:
+            if item == 0:
+                first.set()
+                return
+            # still at work, and deaf, while the map is stopped
+            end = time.monotonic() + 0.6
+            while time.monotonic() < end:
+                time.sleep(0.01)
+            if item == 1:
+                raise ValueError("stop")
+            time.sleep(0.6)
+
+        def stranger() -> None:
+            try:
+                end = time.monotonic() + 1.2
+                while time.monotonic() < end:
+                    process.check_cancelled()
+                    time.sleep(0.005)
+                others.append("done")
+            except KeyboardInterrupt:
+                others.append("called off")
+
+        def strangers() -> None:
+            first.wait(10)
+            made = [threading.Thread(target=stranger) for _ in range(4)]
+            for thread in made:
+                thread.start()
+            for thread in made:
+                thread.join(10)
+
+        helper = threading.Thread(target=strangers)
+        helper.start()
+        with pytest.raises(ValueError, match="stop"):
+            shop.map(work, [0, 1, 2])
+        helper.join(20)
+    assert others == ["done"] * 4 and not process._cancelled

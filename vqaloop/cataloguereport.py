@@ -25,6 +25,8 @@ COLUMNS = (
     *("encode_cpu_s", "wall_s"),
 )
 """Of catalogue.csv."""
+FORMULA = ("=", "+", "-", "@", "\t", "\r")
+"""Beginnings of what a spreadsheet would work out; an apostrophe before it makes it text."""
 STATUS = {"done": "done", "untrusted": "not to be trusted", "failed": "failed"}
 
 
@@ -53,8 +55,13 @@ def catalogue_csv(catalogue: "Catalogue") -> str:
             row |= {"rungs": len(about["rungs"]), "top_kbps": top["bitrate_kbps"]}
             row |= {"lowest_kbps": low["bitrate_kbps"], "lowest_score": low["score"]}
             row |= {key: about["cost"].get(key) for key in COLUMNS[-3:]}
-        writer.writerow(row)
+        writer.writerow({key: _plain(value) for key, value in row.items()})
     return text.getvalue()
+
+
+def _plain(value: Any) -> Any:
+    """A field that no spreadsheet takes for a formula."""
+    return f"'{value}" if isinstance(value, str) and value.startswith(FORMULA) else value
 
 
 def catalogue_page(catalogue: "Catalogue") -> str:

@@ -73,10 +73,14 @@ def note_made(ladder: Ladder, request: str | None) -> None:
 def made_before(folder: Path, request: str | None) -> Ladder | None:
     """The ladder in the folder, where this request made it and it is all there, unchanged."""
     with contextlib.suppress(InputError, OSError, ValueError, RecursionError):
-        note = json.loads((folder / MADE).read_bytes()[:LARGEST_NOTE])
+        if not (folder / MADE).is_file():
+            return None
+        with open(folder / MADE, "rb") as file:
+            note = json.loads(file.read(LARGEST_NOTE))
         if isinstance(note, dict) and request is not None and note.get("request") == request:
             ladder = read_ladder(folder)
-            whole = all((folder / name).is_file() for name in REPORTS)
+            names = (*REPORTS, *(rung.file for rung in ladder.rungs))
+            whole = all((folder / name).is_file() for name in names)
             if whole and _files(ladder) == note.get("files"):
                 return ladder
     return None

@@ -9,7 +9,9 @@ import binascii
 import hashlib
 import io
 import json
-from collections.abc import Sequence
+import os
+import stat
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from html.parser import HTMLParser
 from pathlib import Path
@@ -36,6 +38,8 @@ QUALITIES = (92, 85, 75, 60, 40)
 NO_PLACES = "the scores of this ladder were not kept by time and place"
 LARGEST_PAGE = 1 << 24
 """Bytes of a report.html beyond which it is none of ours."""
+FARTHEST = 1 << 20
+"""Pixels from a corner of a frame beyond which no box of ours lies."""
 
 PREFIX = "data:image/webp;base64,"
 
@@ -118,6 +122,8 @@ def take_pictures(ladder: Ladder, source: Source, *, ffmpeg: str) -> Pictures:
     def of_rung(rung: Rung) -> Frames | None:
         path, size = ladder.folder / rung.file, source.canvas
         try:
+            if not path.is_file():
+                raise InputError(f"{quoted(path)} is not there, or is no file")
             return read_encode(path, indices, size, source.fps, decoder=decoder, ffmpeg=ffmpeg)
         except (InputError, ToolError) as error:
             missing.append(str(error))
@@ -161,7 +167,7 @@ def find_pictures(ladder: Ladder) -> Pictures:
 
     New ones need the source where ladder.json says it was, and unchanged.
     """
-    from vqaloop.process import ffmpeg_path, file_sha256
+    from vqaloop.process import ffmpeg_path
     from vqaloop.source import probe_source
 
     kept = kept_pictures(ladder)
@@ -170,7 +176,7 @@ def find_pictures(ladder: Ladder) -> Pictures:
     about = ladder.about["source"]
     path = Path(about["path"])
     try:
-        if file_sha256(path) != about.get("sha256"):
+        if not _is_source(path, about):
             return Pictures(trouble=f"the source {quoted(path)} is not the file it was")
         ffmpeg = ffmpeg_path()
         raw = about.get("input_options") or {}
@@ -192,13 +198,31 @@ def find_pictures(ladder: Ladder) -> Pictures:
     return take_pictures(ladder, source, ffmpeg=ffmpeg)
 
 
+def _is_source(path: Path, about: Mapping[str, Any]) -> bool:
+    """Whether that file is the one a ladder tells of. Raises OSError and ValueError.
+
+    Others may have written what it tells: a pipe would be waited for, a device read without end,
+    and so both are told apart before anything is opened.
+    """
+    from vqaloop.process import file_sha256
+
+    status, size = os.stat(path), about.get("size_bytes")
+    # what the kernel makes up has a size of 0, and may be endless for all that
+    if not stat.S_ISREG(status.st_mode) or not status.st_size:
+        return False
+    return size in (None, status.st_size) and file_sha256(path) == about.get("sha256")
+
+
 def kept_pictures(ladder: Ladder) -> Pictures:
     """The pictures in the report.html beside a ladder, where it is a page of this very ladder."""
     worst = _worst(ladder)
     if not worst:
         return Pictures(trouble=NO_PLACES)
+    path = ladder.folder / "report.html"
     try:
-        with open(ladder.folder / "report.html", encoding="utf-8") as file:
+        if not path.is_file():
+            return Pictures()
+        with open(path, encoding="utf-8") as file:
             text = file.read(LARGEST_PAGE)
         page = _Page()
         page.feed(text)
@@ -244,6 +268,10 @@ class _Page(HTMLParser):
             self.digest = found["data-ladder"]
         if "data-box" in found:
             left, top, width, height = map(int, found["data-box"].split())
+            if not (0 < width <= WIDTH and 0 < height <= HEIGHT):
+                raise ValueError("a box without area, or larger than ours")
+            if not (0 <= left <= FARTHEST and 0 <= top <= FARTHEST):
+                raise ValueError("a box outside of any frame")
             self.boxes[len(self.boxes)] = left, top, width, height
         source = found.get("src", "")
         if tag == "img" and self.boxes and source.startswith(PREFIX) and "data-rung" in found:

@@ -186,6 +186,7 @@ def _placed(target: Path) -> Iterator[Path]:
     """A new folder beside `target` that takes its place if all goes well, and else goes away."""
     part = unfinished(target.parent)
     try:
+        _put_back(target)
         part.mkdir()
         yield part
         _replace(part, _checked_place(target))
@@ -197,12 +198,26 @@ def _placed(target: Path) -> Iterator[Path]:
         shutil.rmtree(part, ignore_errors=True)
 
 
+def _set_aside(target: Path) -> Path:
+    """Where an earlier delivery is while another takes its place; whole, so never cleaned up."""
+    return target.with_name(f".{target.name}.before")
+
+
+def _put_back(target: Path) -> None:
+    """Undo a replacement of which the end was cut off, or end it."""
+    old = _set_aside(target)
+    if old.is_dir() and not target.exists():
+        old.rename(target)
+    else:
+        shutil.rmtree(old, ignore_errors=True)
+
+
 def _replace(part: Path, target: Path) -> None:
     if not target.exists():
         part.rename(target)
         return
     # a folder that is not empty cannot be renamed over
-    old = unfinished(target.parent)
+    old = _set_aside(target)
     target.rename(old)
     try:
         part.rename(target)

@@ -53,6 +53,7 @@ def source_json(source: Source) -> dict[str, Any]:
     return {
         "path": os.fsencode(source.path).decode("utf-8", "replace"),
         "sha256": source.sha256,
+        "size_bytes": source.path.stat().st_size if source.path.is_file() else None,
         "width": source.width,
         "height": source.height,
         "fps": float(source.fps),

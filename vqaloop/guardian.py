@@ -78,8 +78,12 @@ class _Apart(subprocess.Popen[bytes]):
         return 0
 
     def _ended(self, timeout: float | None) -> bool:
-        life = [] if self.stdout is None else [self.stdout]
-        return bool(select.select(life, [], [], timeout)[0])
+        if self.stdout is None:
+            return True
+        # select would refuse descriptors from 1024 on
+        life = select.poll()
+        life.register(self.stdout, select.POLLIN)
+        return bool(life.poll(None if timeout is None else timeout * 1000))
 
 
 def _afresh() -> None:
@@ -181,14 +185,15 @@ def _clean(own: str, folders: list[str]) -> None:
                 os.kill(pid, signal.SIGKILL)
         time.sleep(0.02)
     for folder in folders:
+        names: list[str] = []
         with contextlib.suppress(OSError):
-            for name in os.listdir(folder):
-                if own in name:
-                    path = os.path.join(folder, name)
-                    if os.path.isdir(path) and not os.path.islink(path):
-                        shutil.rmtree(path, ignore_errors=True)
-                    else:
-                        os.unlink(path)
+            names = os.listdir(folder)
+        for path in (os.path.join(folder, name) for name in names if own in name):
+            if os.path.isdir(path) and not os.path.islink(path):
+                shutil.rmtree(path, ignore_errors=True)
+            else:
+                with contextlib.suppress(OSError):
+                    os.unlink(path)
 
 
 def _main() -> None:

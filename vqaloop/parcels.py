@@ -83,7 +83,10 @@ class Sender:
         return Parcel(os.fspath(path.absolute()), size, sha256)
 
     def sent(self, parcel: Parcel) -> Parcel:
-        """With its chunks, which are put now unless they were. Raises InputError."""
+        """With its chunks, which are put now unless they were.
+
+        Raises InputError, and ToolError for a file that is no longer what the parcel says.
+        """
         with self._lock:
             turn = self._turn.setdefault(parcel.sha256, threading.Lock())
         with turn:
@@ -91,16 +94,28 @@ class Sender:
                 if parcel.sha256 in self._sent:
                     return replace(self._sent[parcel.sha256], path=parcel.path)
             try:
-                chunks = tuple(map(self._put, _read(parcel.path)))
+                hashed, chunks = hashlib.sha256(), []
+                for chunk in _read(parcel.path):
+                    hashed.update(chunk)
+                    chunks.append(self._put(chunk))
             except OSError as error:
                 why = error.strerror or error
                 raise InputError(f"cannot read {quoted(parcel.path)}: {why}") from error
-            made = replace(parcel, chunks=chunks)
+            if hashed.hexdigest() != parcel.sha256:
+                # not kept, or it would be refused wherever it is sent from now on
+                raise _changed(parcel)
+            made = replace(parcel, chunks=tuple(chunks))
             with self._lock:
                 self._sent[parcel.sha256] = made
                 while len(self._sent) > 1 and _total(self._sent.values()) > KEPT_BYTES:
                     self._turn.pop(self._sent.popitem(last=False)[0], None)
         return made
+
+
+def _changed(parcel: Parcel) -> ToolError:
+    return ToolError(
+        f"{quoted(parcel.path)} changed while it was sent; leave it alone, and try again"
+    )
 
 
 def _total(parcels: Iterable[Parcel]) -> int:
@@ -192,9 +207,7 @@ def _fetch(parcel: Parcel, target: Path, get: Callable[[Any], bytes]) -> None:
             file.write(data)
         file.flush()
         if hashed.hexdigest() != parcel.sha256:
-            raise ToolError(
-                f"{quoted(parcel.path)} changed while it was sent; leave it alone, and try again"
-            )
+            raise _changed(parcel)
 
 
 def _trim(folder: Path, but: Path) -> None:

@@ -1,9 +1,9 @@
 """What the command line takes: every command with its options."""
 
 import argparse
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from vqaloop import __version__, commands, traincommands
 from vqaloop.delivercommand import add_deliver
@@ -18,7 +18,20 @@ Command = Callable[[str, Callable[..., int], str], "Parser"]
 
 
 class Parser(argparse.ArgumentParser):
-    """Refuses as everything else does: with one message."""
+    """Refuses as everything else does: with one message. Inputs may have options between them."""
+
+    _anew = False
+
+    def parse_known_args(self, args: Sequence[str] | None = None, namespace: Any = None) -> Any:
+        found, left = super().parse_known_args(args, namespace)
+        # only then: of what is missing the plain way tells better
+        if not left or self._anew or self._subparsers is not None:
+            return found, left
+        self._anew = True
+        try:
+            return self.parse_known_intermixed_args(args)
+        finally:
+            self._anew = False
 
     def error(self, message: str) -> NoReturn:
         raise InputError(f"{message}; see `{self.prog} --help`")

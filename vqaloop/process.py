@@ -90,7 +90,7 @@ def ffmpeg_path(path: str | os.PathLike[str] | None = None) -> str:
     return os.path.abspath(chosen)
 
 
-@functools.lru_cache(maxsize=64)
+@functools.lru_cache(maxsize=4096)
 def _file_sha256(path: str, size: int, mtime_ns: int) -> str:
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
@@ -190,6 +190,11 @@ def run(
         for thread in threads:
             thread.start()
         watch.start()
+        # reaped only once it is out of the list, or who kills it might kill another of its number
+        os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
+        watch.over.set()
+        with _running_lock:
+            _running.pop(process, None)
         # wait4 rather than wait: it is the only one that tells this one child's CPU time
         _, status, usage = os.wait4(process.pid, 0)
         process.returncode = os.waitstatus_to_exitcode(status)
@@ -299,8 +304,8 @@ def check_cancelled() -> None:
         raise CalledOff("called off")
 
 
-def forget_cancelled(threads: Collection[int] = ()) -> None:
+def forget_cancelled(threads: Collection[int] | None = None) -> None:
     """To be called last by a thread that may have been called off, or for threads that have ended:
     idents are used again."""
     with _running_lock:
-        _cancelled.difference_update(threads or [threading.get_ident()])
+        _cancelled.difference_update([threading.get_ident()] if threads is None else threads)

@@ -7,6 +7,7 @@ within a moment, and whatever kills the process leaves the rest to its guardian.
 
 import contextlib
 import fcntl
+import hashlib
 import json
 import os
 import socket
@@ -21,11 +22,12 @@ import vqaloop
 from vqaloop import errors, guardian, metrics, process
 from vqaloop.cache import default_folder
 from vqaloop.encode import encode
-from vqaloop.errors import EncodeFailed, EncoderMissing, ToolError, VqaloopError
+from vqaloop.encoder import encoder_version, get_encoder, output_options
+from vqaloop.errors import EncodeFailed, EncoderMissing, InputError, ToolError, VqaloopError
 from vqaloop.files import scratch
 from vqaloop.parcels import CHUNK_BYTES, Missing, Parcel, received
 from vqaloop.rayconnection import import_ray
-from vqaloop.records import Encode, Score
+from vqaloop.records import Encode, Rendition, Score, Source
 from vqaloop.score import ClassicalMetric, Metric
 from vqaloop.students import StudentMetric
 
@@ -46,6 +48,23 @@ class Tools:
     sha256: str
     """Of its content."""
     version: str = vqaloop.__version__
+
+
+@dataclass(frozen=True)
+class Terms:
+    """What an encode must be made with, besides ffmpeg's own file."""
+
+    version: str
+    """Of the encoder, which may be a library of its own."""
+    options: str
+    """SHA-256 of all that ffmpeg is told about the output."""
+
+    @classmethod
+    def of(cls, source: Source, rendition: Rendition, ffmpeg: str) -> "Terms":
+        """Those of this machine. Raises InputError for what it cannot make."""
+        spec = get_encoder(rendition.encoder)
+        told = json.dumps(output_options(spec, rendition, source)).encode()
+        return cls(encoder_version(spec, ffmpeg), hashlib.sha256(told).hexdigest())
 
 
 @dataclass(frozen=True)
@@ -196,6 +215,32 @@ def _same_ffmpeg(tools: Tools, node: str) -> str:
     return own
 
 
+def _check_terms(terms: Terms, source: Source, rendition: Rendition, ffmpeg: str) -> None:
+    """Raises ToolError where this node's encoder is another, or is called in another way."""
+    remedy = "install the same there"
+    try:
+        own = Terms.of(source, rendition, ffmpeg)
+    except EncoderMissing:
+        raise
+    except InputError as error:
+        # the driver's own files allow it, or it would not have been ordered
+        raise ToolError(
+            f"node {node_name()} has other files under encoders/ than this machine ({error}), "
+            f"and its encodes would not be the same; {remedy}"
+        ) from error
+    if own.version != terms.version:
+        raise ToolError(
+            f"node {node_name()} has {own.version} and this machine {terms.version}, and its "
+            f"encodes would not be the same; {remedy}: the library that ffmpeg loads, or an "
+            "ffmpeg that contains it"
+        )
+    if own.options != terms.options:
+        raise ToolError(
+            f"node {node_name()} calls {rendition.encoder} with other options than this machine, "
+            f"and its encodes would not be the same; {remedy}: the files under encoders/"
+        )
+
+
 @contextlib.contextmanager
 def pinned(count: int) -> Iterator[None]:
     """The programs this thread starts run on that many processors of their own.
@@ -205,18 +250,20 @@ def pinned(count: int) -> Iterator[None]:
     before = os.sched_getaffinity(0)
     with contextlib.ExitStack() as stack:
         own: set[int] = set()
-        with contextlib.suppress(OSError):
+        # too few are let go again at once, or an encode that has no use for them keeps them
+        with contextlib.suppress(OSError), contextlib.ExitStack() as locks:
             # a machine's own folder: that of the cache may be shared by several
             folder = default_folder() / "processors" / socket.gethostname()
             folder.mkdir(parents=True, exist_ok=True)
             for number in sorted(before):
                 # the lock is the kernel's, and goes with its holder
-                file = stack.enter_context(open(folder / str(number), "wb"))
+                file = locks.enter_context(open(folder / str(number), "wb"))
                 with contextlib.suppress(BlockingIOError):
                     fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
                     own.add(number)
                 if len(own) == count:
                     os.sched_setaffinity(0, own)
+                    stack.enter_context(locks.pop_all())
                     stack.callback(os.sched_setaffinity, 0, before)
                     break
         yield
@@ -228,6 +275,7 @@ def _encode(order: Order, files: Mapping[str, Path], ffmpeg: str) -> Encoded:
         out = Path(folder, "encode" + facts["suffix"])
         source = replace(facts["source"], path=files["source"])
         limit_s = facts["timeout_s"]
+        _check_terms(facts["terms"], source, facts["rendition"], ffmpeg)
         with pinned(facts["processors"]):
             made = encode(source, facts["rendition"], out, ffmpeg=ffmpeg, timeout_s=limit_s)
         with out.open("rb") as file:
@@ -254,10 +302,18 @@ def _score(order: Order, files: Mapping[str, Path], ffmpeg: str) -> Score:
     return metric.measure(source, files["encode"], order.facts["decoder"])
 
 
+def _device() -> str:
+    """cuda or cpu: where a network would run."""
+    from vqaloop.device import pick_device
+
+    return pick_device().type
+
+
 WORK: dict[str, Callable[[Order, Mapping[str, Path], str], Any]] = {
     "encode": _encode,
     "guard": _guard,
     "score": _score,
+    "device": lambda order, files, ffmpeg: _device(),
     "nothing": lambda order, files, ffmpeg: None,
 }
 
@@ -339,12 +395,6 @@ class Scoring:
     def most_at_once(self) -> int:
         """Orders that were at work at the same time, at most."""
         return self._most
-
-    def device(self) -> str:
-        """cuda or cpu: where a network would run."""
-        from vqaloop.device import pick_device
-
-        return pick_device().type
 
     def score(self, number: int, order: Order) -> Answer:
         """`carry_out`; `number` is what `call_off` knows it by."""

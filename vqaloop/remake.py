@@ -4,13 +4,15 @@ import inspect
 import math
 import os
 from collections.abc import Callable, Mapping
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
 from vqaloop.records import Ladder
 
 KEPT = (
-    *("encoder", "resolutions", "metric", "weights", "rungs", "min_step", "min_ratio"),
+    *("encoder", "resolutions", "metric", "weights", "score_precision"),
+    *("rungs", "min_step", "min_ratio"),
     *("min_bitrate", "max_bitrate", "min_score", "max_score", "require", "budget_s", "preset"),
     *("bit_depth", "device", "seed", "prior", "tune_trials", "timeout_s"),
     *("video_size", "pix_fmt", "framerate", "allow_hdr"),
@@ -77,8 +79,14 @@ def _option(name: str, value: Any) -> list[str]:
     if lists:
         return [option, ",".join("x".join(map(str, size)) for size in value)]
     # a value that begins with a dash would be taken for an option
-    text = f"{value:g}" if isinstance(value, float) else str(value)
+    text = _written(value) if isinstance(value, float) else str(value)
     return [f"{option}={text}"] if text.startswith("-") else [option, text]
+
+
+def _written(value: float) -> str:
+    """A number as every option takes it: without an exponent, and with all its digits."""
+    text = format(Decimal(repr(value)), "f")
+    return text.removesuffix(".0")
 
 
 def _as_path(name: str) -> str:

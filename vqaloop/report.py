@@ -7,13 +7,13 @@ import contextlib
 import json
 import math
 import os
-import uuid
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from vqaloop.crops import Pictures, find_pictures
 from vqaloop.errors import InputError
+from vqaloop.files import unfinished
 from vqaloop.plot import rd_png
 from vqaloop.process import quoted
 from vqaloop.records import Ladder, Rung
@@ -45,6 +45,7 @@ _SHAPE: dict[str, Any] = {
     "source": {
         "path": str,
         "sha256": (str, None),
+        "size_bytes": (int, None),
         **_SIZE,
         **every(float, "fps duration"),
         "input_options": ({str: str}, None),
@@ -107,7 +108,7 @@ def write_reports(ladder: Ladder, pictures: Pictures | None = None) -> None:
     }
     folder = ladder.folder
     stale = _listed(folder) - {rung.file for rung in ladder.rungs} - set(REPORTS)
-    parts = {name: folder / f".{uuid.uuid4().hex}.part" for name in REPORTS}
+    parts = {name: unfinished(folder) for name in REPORTS}
     try:
         for name, part in parts.items():
             part.write_bytes(content[name])

@@ -134,7 +134,7 @@ def _place(ladder: Ladder, place: Place, number: int) -> str:
         f'<input type="range" min="0" max="100" value="50" aria-label="Place {number}: share of '
         'the picture that shows the left side, in percent">\n'
         f'<div class="sides">{_side(ladder, place, 0, "left")}\n'
-        f"{_side(ladder, place, len(ladder.rungs) // 2 + 1, 'right')}</div>\n"
+        f"{_side(ladder, place, other, 'right')}</div>\n"
         f"<figcaption>{at_s:.2f} s, frame {place.frame}, {width}x{height} pixels from "
         f"({left}, {top})</figcaption>\n</figure>"
     )

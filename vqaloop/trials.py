@@ -92,11 +92,19 @@ class Workshop:
         """`work` of every item, in their order; several at a time with several workers."""
         if self.workers == 1 or len(items) <= 1:
             return [work(item) for item in items]
-        threads: set[int] = set()
+        threads, changing = set[int](), threading.Lock()
 
         def known(item: Item) -> Made:
-            threads.add(threading.get_ident())
-            return work(item)
+            me = threading.get_ident()
+            with changing:
+                threads.add(me)
+            try:
+                return work(item)
+            finally:
+                # before another's thread may have the ident
+                with changing:
+                    threads.discard(me)
+                    process.forget_cancelled()
 
         with ThreadPoolExecutor(self.workers) as pool:
             jobs = [pool.submit(known, item) for item in items]
@@ -114,11 +122,10 @@ class Workshop:
                 pool.shutdown(wait=False, cancel_futures=True)
                 # again and again: a worker may just be about to begin
                 while any(job.running() for job in jobs):
-                    for thread in list(threads):
-                        process.cancel(thread)
+                    with changing:
+                        for thread in threads:
+                            process.cancel(thread)
                     time.sleep(0.02)
-                pool.shutdown()
-                process.forget_cancelled(threads)
                 raise
 
     def try_one(self, source: Source, rendition: Rendition) -> Trial:

@@ -1,7 +1,7 @@
 """Student weights on disk: safetensors with their story in the header, never pickle.
 
-The header holds a SHA-256 of the values; of the weights that come with the package SHA256SUMS holds
-that of the file. Weights that do not match are refused.
+The header holds a SHA-256 of the values; of the weights that come with the package SHA256SUMS
+holds that of the file. Weights that do not match are refused.
 """
 
 import hashlib
