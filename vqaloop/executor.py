@@ -5,6 +5,7 @@ runs, how much runs at once, and whose turn it is among several titles. `Local` 
 `rayexecutor.RayCluster` spreads the work over machines.
 """
 
+import bisect
 import contextlib
 import os
 import threading
@@ -91,7 +92,7 @@ class Turns:
         finally:
             with self._lock:
                 if ticket.called.is_set():
-                    self._free.append(ticket.place)
+                    bisect.insort(self._free, ticket.place)
                     self._held[whose] -= 1
                     if not self._held[whose]:
                         del self._held[whose]

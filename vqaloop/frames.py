@@ -29,6 +29,9 @@ CLIP_FRAMES = 2
 CLIP_SIZE = 112
 """Height and width of a clip in luma pixels."""
 
+ENCODES = f"{SOURCES},ivf,obu,h264,hevc,vvc,avs2,mpegts,avi,nut"
+"""ffmpeg's names of the formats in which a rung may come; none of them opens other files."""
+
 _FLAGS = int(Interpolation.BICUBIC | Interpolation.ACCURATE_RND | Interpolation.FULL_CHR_H_INT)
 """SCALER, as PyAV takes it."""
 
@@ -57,12 +60,10 @@ def each_of_source(
 ) -> Iterator[Frames]:
     """`read_source`, frame by frame: each (H·3/2, W)."""
     size, found = size or source.canvas, 0
-    if not (source.prep or source.input_options) and is_plain(
-        source.path, source.frames, source.canvas, source.fps
-    ):
+    if picks_from(source):
         # through ffmpeg after all where that fails: it says best why
         with contextlib.suppress(DecodeFailed):
-            for frame in _with_pyav(source.path, indices, size, source.fps, 1, SOURCES):
+            for frame in _with_pyav(source.path, indices, size, source.fps, upright=True):
                 yield frame
                 found += 1
     if found < len(indices):
@@ -74,6 +75,13 @@ def each_of_source(
             input_options=source.input_options,
             prep=source.prep,
         )
+
+
+def picks_from(source: Source) -> bool:
+    """Whether frames are picked out of a source; else all of it up to the last is decoded."""
+    return not (source.prep or source.input_options) and is_plain(
+        source.path, source.frames, source.canvas, source.fps
+    )
 
 
 def read_encode(
@@ -161,7 +169,8 @@ def each_of_encode(
 ) -> Iterator[Frames]:
     """`read_encode`, frame by frame: each (H·3/2, W). `threads` is how many decode."""
     if decoder == "ffmpeg":
-        yield from read_with_ffmpeg(path, indices, size, ffmpeg=ffmpeg)
+        only = [("format_whitelist", ENCODES)]
+        yield from read_with_ffmpeg(path, indices, size, ffmpeg=ffmpeg, input_options=only)
         return
     yield from _with_pyav(path, indices, size, fps, threads)
 
@@ -171,14 +180,15 @@ def _with_pyav(
     indices: Sequence[int],
     size: tuple[int, int],
     fps: Fraction,
-    threads: int,
-    formats: str | None = None,
+    threads: int = 1,
+    upright: bool = False,
 ) -> Iterator[Frames]:
-    """`formats` are those of a source, which unlike an encode of ours may ask to be turned."""
+    """`upright` is for a source, which unlike an encode of ours may ask to be turned: refused."""
+    formats = SOURCES if upright else ENCODES
     scaler, found = VideoReformatter(), 0
     try:
         for frame in frames_at(path, indices, fps, threads=threads, formats=formats):
-            if formats and frame.side_data.get("DISPLAYMATRIX"):
+            if upright and frame.side_data.get("DISPLAYMATRIX"):
                 raise ValueError("it is to be turned")
             yield _scaled(scaler, frame, size)
             found += 1

@@ -21,7 +21,9 @@ class Judged:
     clips: tuple[float, ...]
     interval: tuple[float, float]
     times: tuple[float, ...]
-    """Of each time that was looked at."""
+    """Of each time that was looked at, not clipped to 0..100."""
+    apart: tuple[float, float]
+    """How far below and above the value the interval's ends are, before it is clipped."""
     places: tuple[tuple[int, int, int], ...] = ()
     moments: tuple[tuple[int, float], ...] = ()
 
@@ -55,24 +57,33 @@ def judged(
     picked = torch.from_numpy(draw).to(sums.device)
     of_times = _of_times(answers, sums, weights, counts)
     share = of_times.new_tensor(shares or [1.0] * len(counts))
+    mean = _mean(of_times, share)
     drawn = _mean(_of_times(answers, sums[picked], weights[picked], counts), share)
-    low, high = np.percentile(drawn.float().cpu().numpy(), [2.5, 97.5])
+    low, high = _middle(drawn.clamp(0, 100))
+    lowest, highest = _middle(drawn)
     return Judged(
-        float(_mean(of_times, share)),
+        float(mean.clamp(0, 100)),
         tuple((100 * answers(sums, weights)[:, 0]).clamp(0, 100).tolist()),
-        (float(low), float(high)),
-        tuple(of_times.clamp(0, 100).tolist()),
+        (low, high),
+        tuple(of_times.tolist()),
+        (float(mean) - lowest, highest - float(mean)),
     )
 
 
+def _middle(drawn: "torch.Tensor") -> tuple[float, float]:
+    """Between which 95 % of (RESAMPLES,) draws are."""
+    low, high = np.percentile(drawn.float().cpu().numpy(), [2.5, 97.5])
+    return float(low), float(high)
+
+
 def _mean(of_times: "torch.Tensor", share: "torch.Tensor") -> "torch.Tensor":
-    """Scores 0..100 (...) from (T, ...) of times that stand for (T,) shares of the title.
+    """Scores (...), not clipped, from (T, ...) of times that stand for (T,) shares of the title.
 
     Averaging over time, as VMAF does, keeps a scene of strong contrasts from speaking for all
     others.
     """
     weight = (share / share.sum()).reshape(-1, *[1] * (of_times.dim() - 1))
-    return (of_times * weight).sum(0).clamp(0, 100)
+    return (of_times * weight).sum(0)
 
 
 def _of_times(

@@ -18,9 +18,10 @@ from torch import Tensor
 
 from vqaloop.colour import to_clips
 from vqaloop.device import exact
-from vqaloop.errors import ToolError
+from vqaloop.errors import InputError, ToolError
 from vqaloop.frames import Frames
 from vqaloop.models.student import Anchor, Student
+from vqaloop.process import file_sha256, quoted
 from vqaloop.weights import load_student
 
 BATCH = {"cpu": 32, "cuda": 256}
@@ -39,14 +40,14 @@ _sharing = threading.Lock()
 
 
 def network_of(weights: Path, device: torch.device) -> "Network":
-    """The network of these weights: one for all who ask, so that their clips share batches."""
-    try:
-        status = weights.stat()
-    except OSError:  # who loads it says so
-        return Network(weights, device)
-    key = str(weights.absolute()), status.st_mtime_ns, status.st_size, str(device)
+    """The network of these weights: one for all who ask, so that their clips share batches.
+
+    Raises InputError for weights that cannot be read.
+    """
+    network = Network(weights, device)
+    key = str(weights.absolute()), network.sha256, str(device)
     with _sharing:
-        network = _shared.setdefault(key, Network(weights, device))
+        network = _shared.setdefault(key, network)
         _shared.move_to_end(key)
         while len(_shared) > MOST_SHARED:
             _shared.popitem(last=False)
@@ -66,10 +67,19 @@ class _Asked:
 
 
 class Network:
-    """A student's weights, loaded when first needed. Safe to call from several threads."""
+    """A student's weights, loaded when first needed. Safe to call from several threads.
+
+    They are those that the file held at first: `sha256` and `size_bytes` are taken then, and
+    another file that has come into its place is refused. Raises InputError for one that cannot be
+    read.
+    """
 
     def __init__(self, weights: Path, device: torch.device) -> None:
         self.weights, self.device = weights, device
+        try:
+            self.size_bytes, self.sha256 = weights.stat().st_size, file_sha256(weights)
+        except OSError as error:
+            raise InputError(f"weights {quoted(weights)} cannot be read: {error}") from error
         self._waiting: deque[_Asked] = deque()
         self._queue = threading.Lock()
         self._running = threading.RLock()
@@ -82,6 +92,11 @@ class Network:
             if "loaded" in self.__dict__:  # while this thread waited
                 return self.__dict__["loaded"]  # type: ignore[no-any-return]
             student, about = load_student(self.weights)
+            if about["sha256"] != self.sha256:
+                raise InputError(
+                    f"weights {quoted(self.weights)} were changed while they were in use (SHA-256 "
+                    f"{about['sha256'][:12]}..., at first {self.sha256[:12]}...); start again"
+                )
             made = student.to(self.device), about
             self.__dict__["loaded"] = made
             return made
@@ -89,7 +104,7 @@ class Network:
     @property
     def small(self) -> bool:
         """Whether the network is one of few parameters."""
-        return self.weights.stat().st_size < SMALL_BYTES
+        return self.size_bytes < SMALL_BYTES
 
     @property
     def halved(self) -> bool:
@@ -165,14 +180,13 @@ class Network:
                 if asked.taken == len(asked.clips):
                     self._waiting.popleft()
         try:
-            pixels = _cat([asked.clips[part] for asked, part in pieces])
+            # putting them side by side reads them, so each has to have arrived before
+            pixels = _cat([self._arrived(asked.clips[part]) for asked, part in pieces])
             anchor = joined([part_of(asked.anchor, part) for asked, part in pieces])
 
             def work(part: slice) -> Pair:
                 with self._precision():
-                    return student.compare(
-                        to_clips(self._arrived(pixels[part])), part_of(anchor, part)
-                    )
+                    return student.compare(to_clips(pixels[part]), part_of(anchor, part))
 
             sums, weights = (
                 torch.cat(x) for x in zip(*self._in_batches(work, len(pixels)), strict=True)
@@ -251,6 +265,12 @@ class Network:
 
 def _cat(parts: list[Tensor]) -> Tensor:
     return parts[0] if len(parts) == 1 else torch.cat(parts)
+
+
+def bytes_of(anchor: Anchor) -> int:
+    """What an anchor takes of its device's memory."""
+    held = anchor.embedding, *anchor.deep, anchor.context, anchor.weights
+    return sum(values.nbytes for values in held)
 
 
 def part_of(anchor: Anchor, part: slice | Tensor) -> Anchor:

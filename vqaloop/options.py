@@ -25,7 +25,8 @@ def metric_option(parser: argparse.ArgumentParser) -> None:
         "--score-precision",
         type=float,
         metavar="P",
-        help="look at no more of a video than tells a student's score to ±P (95 %%)",
+        help="stop looking at a video once a student's score is estimated to ±P, which is no "
+        "guarantee; rungs are then not judged on the same crops",
     )
 
 

@@ -94,7 +94,7 @@ class Sender:
                 if parcel.sha256 in self._sent:
                     return replace(self._sent[parcel.sha256], path=parcel.path)
             try:
-                hashed, chunks = hashlib.sha256(), []
+                hashed, chunks = hashlib.sha256(), list[Any]()
                 for chunk in _read(parcel.path):
                     hashed.update(chunk)
                     chunks.append(self._put(chunk))

@@ -1,8 +1,13 @@
-"""Looking at more of a title until its score is known well enough.
+"""Looking at more of a title until its score is estimated well enough.
 
 Decoding is what a score costs, so whole places in time are added, not crops of a place. How far
 the mean of k of n places may be from that of all is told by Student's t (n is finite: Cochran
 1977, section 2.8); what all n leave open is told by the bootstrap over crops, as without this.
+
+Both are made for a number of places that was fixed before. Who looks, and stops as soon as places
+happen to agree, is sure too often (Chow and Robbins 1965 show that it comes right only as the
+places become many): what is called 95 % here is an estimate, no guarantee, and FIRST is not
+smaller because with two or three places agreement is mostly luck.
 """
 
 import math
@@ -10,8 +15,8 @@ from collections.abc import Iterator, Sequence
 
 from vqaloop.errors import InputError
 
-FIRST = 2
-"""Places looked at first: the fewest whose difference tells anything."""
+FIRST = 4
+"""Places looked at first; part of cache keys of scores that may stop early."""
 
 
 def check_precision(precision: float | None) -> None:
@@ -38,27 +43,31 @@ def rounds(places: Sequence[int], precision: float | None) -> Iterator[list[int]
         done = upto
 
 
-def widened(
-    value: float, interval: tuple[float, float], times: Sequence[float], count: int
-) -> tuple[float, float]:
-    """A 95 % interval over crops made one over places as well, of which `times` are the scores.
+def reach(apart: tuple[float, float], times: Sequence[float], count: int) -> tuple[float, float]:
+    """How far below and above the mean of `times` that of all `count` places may be, about 95 %.
 
-    `count` is how many there are in all; once all were looked at the interval stays what it was.
+    `times` are the scores of the places seen, each standing for as much of the title, and `apart`
+    how far below and above the mean the ends of an interval over crops are; neither is clipped to
+    0..100, where they would seem nearer than they are.
     """
     seen = len(times)
     if seen >= count:
-        return interval
+        return apart
     if seen < 2:
-        return 0.0, 100.0
+        return math.inf, math.inf
     from scipy.stats import t
 
     mean = math.fsum(times) / seen
     variance = math.fsum((x - mean) ** 2 for x in times) / (seen - 1)
     between = float(t.ppf(0.975, seen - 1)) * math.sqrt(variance / seen * (1 - seen / count))
-    low, high = (math.hypot(between, value - end) for end in interval)
-    return max(0.0, value - low), min(100.0, value + high)
+    return math.hypot(between, apart[0]), math.hypot(between, apart[1])
 
 
-def is_enough(interval: tuple[float, float], precision: float | None) -> bool:
-    """Whether an interval is narrower than ± `precision`."""
-    return precision is not None and (interval[1] - interval[0]) / 2 <= precision
+def around(value: float, apart: tuple[float, float]) -> tuple[float, float]:
+    """The interval within 0..100 that goes so far below and above a score."""
+    return max(0.0, value - apart[0]), min(100.0, value + apart[1])
+
+
+def is_enough(apart: tuple[float, float], precision: float | None) -> bool:
+    """Whether neither end is farther away than `precision`."""
+    return precision is not None and max(apart) <= precision

@@ -7,7 +7,6 @@ within a moment, and whatever kills the process leaves the rest to its guardian.
 
 import contextlib
 import fcntl
-import hashlib
 import json
 import os
 import socket
@@ -18,16 +17,15 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
-import vqaloop
 from vqaloop import errors, guardian, metrics, process
 from vqaloop.cache import default_folder
 from vqaloop.encode import encode
-from vqaloop.encoder import encoder_version, get_encoder, output_options
-from vqaloop.errors import EncodeFailed, EncoderMissing, InputError, ToolError, VqaloopError
+from vqaloop.errors import EncodeFailed, EncoderMissing, ToolError, VqaloopError
 from vqaloop.files import scratch
 from vqaloop.parcels import CHUNK_BYTES, Missing, Parcel, received
 from vqaloop.rayconnection import import_ray
-from vqaloop.records import Encode, Rendition, Score, Source
+from vqaloop.rayterms import Tools, check_terms, check_version, same_ffmpeg
+from vqaloop.records import Encode, Score
 from vqaloop.score import ClassicalMetric, Metric
 from vqaloop.students import StudentMetric
 
@@ -37,34 +35,6 @@ METRICS_KEPT = 4
 """Networks that a process keeps loaded."""
 LOOK_S = 0.1
 """Seconds between looks at whether an order was called off."""
-
-
-@dataclass(frozen=True)
-class Tools:
-    """What a node must have for its results to be those of any other."""
-
-    ffmpeg: str
-    """Path of the driver's."""
-    sha256: str
-    """Of its content."""
-    version: str = vqaloop.__version__
-
-
-@dataclass(frozen=True)
-class Terms:
-    """What an encode must be made with, besides ffmpeg's own file."""
-
-    version: str
-    """Of the encoder, which may be a library of its own."""
-    options: str
-    """SHA-256 of all that ffmpeg is told about the output."""
-
-    @classmethod
-    def of(cls, source: Source, rendition: Rendition, ffmpeg: str) -> "Terms":
-        """Those of this machine. Raises InputError for what it cannot make."""
-        spec = get_encoder(rendition.encoder)
-        told = json.dumps(output_options(spec, rendition, source)).encode()
-        return cls(encoder_version(spec, ffmpeg), hashlib.sha256(told).hexdigest())
 
 
 @dataclass(frozen=True)
@@ -137,12 +107,12 @@ def carry_out(order: Order) -> Answer:
     node, there = node_name(), dict[str, str]()
     try:
         with contextlib.ExitStack() as stack:
-            _check_version(order.tools, node)
+            check_version(order.tools, node)
             files = {}
             for name, parcel in order.parcels.items():
                 path = stack.enter_context(received(parcel, ray.get, look=order.look))
                 files[name], there[os.fspath(path)] = path, parcel.path
-            ffmpeg = _same_ffmpeg(order.tools, node)
+            ffmpeg = same_ffmpeg(order.tools, node)
             return Answer(node, _interruptibly(lambda: WORK[order.kind](order, files, ffmpeg)))
     except Missing as missing:
         return Answer(node, missing=missing.sha256)
@@ -190,57 +160,6 @@ def _interruptibly(work: Callable[[], Made]) -> Made:
     return answer[0]
 
 
-def _check_version(tools: Tools, node: str) -> None:
-    if tools.version != vqaloop.__version__:
-        raise ToolError(
-            f"node {node} has vqaloop {vqaloop.__version__} and this is {tools.version}; "
-            f"install the same there: pip install vqaloop=={tools.version}"
-        )
-
-
-def _same_ffmpeg(tools: Tools, node: str) -> str:
-    """An ffmpeg of this node that is the driver's, byte for byte. Raises ToolError."""
-    try:
-        if process.file_sha256(tools.ffmpeg) == tools.sha256:
-            return tools.ffmpeg
-    except OSError:
-        pass  # it lies elsewhere on this node
-    own = process.ffmpeg_path()
-    if process.file_sha256(own) != tools.sha256:
-        raise ToolError(
-            f"node {node} has another ffmpeg ({own}) than this machine ({tools.ffmpeg}), and its "
-            "encodes would not be the same; copy yours there and name it in VQALOOP_FFMPEG before "
-            "`ray start`, or install the same imageio-ffmpeg on both"
-        )
-    return own
-
-
-def _check_terms(terms: Terms, source: Source, rendition: Rendition, ffmpeg: str) -> None:
-    """Raises ToolError where this node's encoder is another, or is called in another way."""
-    remedy = "install the same there"
-    try:
-        own = Terms.of(source, rendition, ffmpeg)
-    except EncoderMissing:
-        raise
-    except InputError as error:
-        # the driver's own files allow it, or it would not have been ordered
-        raise ToolError(
-            f"node {node_name()} has other files under encoders/ than this machine ({error}), "
-            f"and its encodes would not be the same; {remedy}"
-        ) from error
-    if own.version != terms.version:
-        raise ToolError(
-            f"node {node_name()} has {own.version} and this machine {terms.version}, and its "
-            f"encodes would not be the same; {remedy}: the library that ffmpeg loads, or an "
-            "ffmpeg that contains it"
-        )
-    if own.options != terms.options:
-        raise ToolError(
-            f"node {node_name()} calls {rendition.encoder} with other options than this machine, "
-            f"and its encodes would not be the same; {remedy}: the files under encoders/"
-        )
-
-
 @contextlib.contextmanager
 def pinned(count: int) -> Iterator[None]:
     """The programs this thread starts run on that many processors of their own.
@@ -275,7 +194,7 @@ def _encode(order: Order, files: Mapping[str, Path], ffmpeg: str) -> Encoded:
         out = Path(folder, "encode" + facts["suffix"])
         source = replace(facts["source"], path=files["source"])
         limit_s = facts["timeout_s"]
-        _check_terms(facts["terms"], source, facts["rendition"], ffmpeg)
+        check_terms(facts["terms"], source, facts["rendition"], ffmpeg, node_name())
         with pinned(facts["processors"]):
             made = encode(source, facts["rendition"], out, ffmpeg=ffmpeg, timeout_s=limit_s)
         with out.open("rb") as file:

@@ -14,7 +14,7 @@ from vqaloop import metrics, process
 from vqaloop.encode import stream_packets
 from vqaloop.encoder import default_encoder
 from vqaloop.errors import InputError, ToolError
-from vqaloop.frames import each_of_source
+from vqaloop.frames import each_of_source, picks_from
 from vqaloop.precision import check_precision
 from vqaloop.records import Score, Source
 from vqaloop.source import probe_source
@@ -128,8 +128,8 @@ def open_metric(
 ) -> Metric:
     """The metric of that name; `weights` puts another file in the place of the shipped ones.
 
-    With `precision` a student looks at no more of a video than makes the 95 % interval of
-    its score narrower than ± that. Raises InputError listing the names there are, and for a
+    With `precision` a student stops looking at further places of a video once its score is
+    estimated to ± that (see precision.py for what that is worth). Raises InputError listing the names there are, and for a
     precision of a metric that looks at all frames. Nothing heavy is loaded before the first score.
     """
     check_precision(precision)
@@ -211,6 +211,8 @@ class Scorer:
                 lambda indices: each_of_source(
                     other, indices, ffmpeg=self.ffmpeg, size=source.canvas
                 ),
+                # what is decoded from its beginning each time had better be read once
+                in_rounds=self.metric.precision is not None and picks_from(other),
             )
         if other.prep or other.input_options:
             raise InputError(

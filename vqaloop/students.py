@@ -17,11 +17,11 @@ import numpy as np
 from vqaloop import process
 from vqaloop.clips import CLIPS_EACH, POSITIONS, Where, read_clips, spots
 from vqaloop.errors import InputError
-from vqaloop.frames import Frames, each_of_encode, each_of_source, read_source
+from vqaloop.frames import Frames, each_of_encode, each_of_source, picks_from, read_source
 from vqaloop.judged import Judged, judged
 from vqaloop.meter import METER, Spent
 from vqaloop.metrics import SCALER
-from vqaloop.precision import is_enough, rounds, widened
+from vqaloop.precision import FIRST, around, is_enough, reach, rounds
 from vqaloop.records import Score, Source
 from vqaloop.views import View, clips_of
 
@@ -39,14 +39,18 @@ FINER = 4
 """Times as many places in time that are looked at where scores are in doubt."""
 DECODING_THREADS = 4
 """Most threads that decode one rung: more cost memory and bring little."""
+ANCHOR_BYTES = 256 << 20
+"""Memory for what is computed of titles once, of those asked for last."""
+LEAST_ANCHORS = 2
+"""Titles kept however large: an excerpt and its title."""
 
 
 class StudentMetric:
     """A student that compares crops of a rung with those of the source.
 
     Safe to call from several threads: each decodes for itself, the network runs what they ask for
-    in common batches. With `precision` it looks at no more places in time than make the 95 %
-    interval of a score narrower than ± that.
+    in common batches. With `precision` it stops looking at further places in time once the score
+    is estimated to ± that.
     """
 
     mode = "anchored"
@@ -123,23 +127,18 @@ class StudentMetric:
             "seed": self.seed,
         }
         if self.precision is not None:
-            sampling["precision"] = self.precision
+            sampling |= {"precision": self.precision, "first": FIRST}
         if self.scenes:
             sampling["scenes"] = [list(scene) for scene in self.scenes]
-        halved = " bf16" if self._is_halved() else ""
+        halved = " bf16" if self._network.halved else ""
         return {
             "metric": self.name,
-            "weights_sha256": process.file_sha256(self.weights),
+            "weights_sha256": self._network.sha256,
             "preprocessing": f"student {REVISION} {SCALER}{halved}",
             "decoder": f"pyav {av.__version__}, ffmpeg {process.file_sha256(self.ffmpeg)}",
             "device": self.device.type,
             "sampling": sampling,
         }
-
-    def _is_halved(self) -> bool:
-        if self.device.type == "cpu":
-            return False
-        return self._network.halved
 
     def finer(self) -> "StudentMetric":
         """The same student looking at FINER times as many places in time."""
@@ -250,13 +249,15 @@ class StudentMetric:
     ) -> Judged:
         """Look at crops until the score is as precise as was asked, or at all of them.
 
+        Scenes count by their length, for which `reach` has no formula: of them all is looked at.
         `judge` gives sums and weights of clips, which are those of `where` in rows.
         """
         import torch
 
         firsts = dict(zip(where, np.cumsum([0, *map(len, where.values())]), strict=False))
         seen: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
-        for starts in rounds(list(where), self.precision if in_rounds else None):
+        precision = None if self.scenes or not in_rounds else self.precision
+        for starts in rounds(list(where), precision):
             some = {start: where[start] for start in starts}
             counts = [len(places) for places in some.values()]
             rows = [
@@ -272,14 +273,15 @@ class StudentMetric:
                 answers = student.anchored_answers if anchored else student.alone_answers
                 shares = self._shares(list(seen))
                 found = judged(answers, (pair[0], pair[1]), counts, self.seed, shares)
-            interval = widened(found.value, found.interval, found.times, len(where))
-            if is_enough(interval, self.precision):
+            apart = reach(found.apart, found.times, len(where))
+            if is_enough(apart, precision):
                 break
+        whole = len(seen) == len(where)
         return replace(
             found,
-            interval=interval,
+            interval=found.interval if whole else around(found.value, apart),
             places=tuple((t, *place) for t in seen for place in where[t]),
-            moments=tuple(zip(seen, found.times, strict=True)),
+            moments=tuple((t, min(100.0, max(0.0, x))) for t, x in zip(seen, found.times)),
         )
 
     def _score(self, mode: str, found: Judged, spent: Spent) -> Score:
@@ -304,18 +306,29 @@ class StudentMetric:
         with self._anchoring:
             one_at_a_time = self._locks.setdefault(key, threading.Lock())
         with one_at_a_time:
-            if key not in self._anchors:
-                where = self._spots(source)
-                clips = read_clips(
-                    where, source.frames, lambda i: each_of_source(source, i, ffmpeg=self.ffmpeg)
-                )
-                made = where, self._network.anchor(clips)
-                with self._anchoring:
-                    self._anchors[key] = made
-                    while len(self._anchors) > 2:  # an excerpt and its title
-                        self._locks.pop(self._anchors.popitem(last=False)[0], None)
-                return made
-            return self._anchors[key]
+            with self._anchoring:
+                if key in self._anchors:
+                    self._anchors.move_to_end(key)
+                    return self._anchors[key]
+            where = self._spots(source)
+            clips = read_clips(
+                where, source.frames, lambda i: each_of_source(source, i, ffmpeg=self.ffmpeg)
+            )
+            made = where, self._network.anchor(clips)
+            with self._anchoring:
+                self._anchors[key] = made
+                self._drop_anchors()
+            return made
+
+    def _drop_anchors(self) -> None:
+        """Those asked for longest ago, until the others fit into ANCHOR_BYTES."""
+        from vqaloop.network import bytes_of
+
+        held = sum(bytes_of(anchor) for _, anchor in self._anchors.values())
+        while held > ANCHOR_BYTES and len(self._anchors) > LEAST_ANCHORS:
+            key, (_, anchor) = self._anchors.popitem(last=False)
+            held -= bytes_of(anchor)
+            self._locks.pop(key, None)
 
     def alone(self, source: Source) -> Score:
         """No-reference score, of the video at its own size."""
@@ -327,8 +340,14 @@ class StudentMetric:
             network, view = self._network, self._view
             if view is None:
                 where = spots(source.frames, source.canvas, self.seed)
+                in_rounds = self.precision is not None and picks_from(source)
                 found = self._looked(
-                    where, source.frames, read, lambda clips, _: network.alone(clips), False
+                    where,
+                    source.frames,
+                    read,
+                    lambda clips, _: network.alone(clips),
+                    False,
+                    in_rounds,
                 )
             else:
                 clips = clips_of(
