@@ -15,15 +15,12 @@ from tests.media import make_clip
 from tests.test_report import Page
 from vqaloop import (
     Cancelled,
-    Catalogue,
-    Entry,
     InputError,
     Job,
     Title,
     build_catalogue,
     build_ladder,
 )
-from vqaloop.cataloguereport import catalogue_csv, catalogue_page
 from vqaloop.cataloguestate import MADE
 from vqaloop.errors import EncodeFailed
 from vqaloop.records import Event
@@ -353,50 +350,6 @@ def test_what_was_made_by_the_same_request_is_taken_as_it_is(room: Room) -> None
     (ladder / MADE).write_text('{"request": [')
     assert not build_catalogue([one], **{**asked, "rungs": 2}).entries[0].kept
     assert count < len(log.read_text().splitlines())
-
-
-# --- reports ------------------------------------------------------------------------------------
-
-ABOUT: dict[str, Any] = {
-    "source": {"width": 160, "height": 96, "fps": 25.0, "duration": 1.0},
-    "encoder": "libx264",
-    "preset": "ultrafast",
-    "metric": "psnr",
-    "rungs": [{"width": 160, "height": 96, "bitrate_kbps": 9.5, "score": 30.0, "vmaf": None}],
-    "warnings": [],
-    "cost": {"encodes": 2, "encode_cpu_s": 1.0, "wall_s": 2.0},
-}
-
-
-def entry(status: str, name: str = "x", reason: str | None = None) -> Entry:
-    about = {} if status == "failed" else ABOUT
-    return Entry(name, name, "h264", Path(f"all/{name}.h264.ladder"), status, reason, about=about)
-
-
-@pytest.mark.parametrize(
-    ("statuses", "status"),
-    [
-        (["done", "done"], 0),
-        (["done", "untrusted"], 3),
-        (["untrusted", "failed", "done"], 1),
-        (["failed"], 1),
-    ],
-)
-def test_exit_status(statuses: list[str], status: int) -> None:
-    assert Catalogue(Path("all"), tuple(map(entry, statuses)), 1.0).exit_code == status
-
-
-def test_hostile_words_stay_words(tmp_path: Path) -> None:
-    evil = '<script>alert(1)</script>" onload="x\n\x1b[31m\u202e'
-    entries = tuple(entry(status, evil, evil) for status in ("done", "failed", "untrusted"))
-    catalogue = Catalogue(tmp_path / evil.replace("/", ""), entries, 1.0)
-    text = catalogue_page(catalogue)
-    page = Page(text)
-    assert "script" not in page.tags and "\x1b" not in text and "\u202e" not in text
-    assert not [key for key, _ in page.attributes if key.startswith("on")]
-    links = [value or "" for key, value in page.attributes if key == "href"]
-    assert links and not [link for link in links if set(link) & set('<>:"')]
-    assert catalogue_csv(catalogue).count("h264") == 6
 
 
 def test_an_error_nobody_thought_of_is_the_titles_own(

@@ -26,6 +26,7 @@ from bench.readers import TARGETS, with_zeros
 from tests.media import REPOSITORY
 from vqaloop import boxes, codecstrings
 from vqaloop.bitstream import _splitter
+from vqaloop.crops import find_pictures
 from vqaloop.encoder import get_encoder
 from vqaloop.errors import InputError, ToolError, VqaloopError
 from vqaloop.join import _hevc_sets
@@ -344,6 +345,27 @@ def test_a_ladder_cannot_send_the_reader_out_of_its_folder(tmp_path: Path) -> No
         (tmp_path / "ladder.json").write_text(json.dumps(document))
         with pytest.raises(InputError, match="no plain file name"):
             read_ladder(tmp_path)
+
+
+@pytest.mark.parametrize("kind", ["device", "link to a device", "pipe", "made up", "folder"])
+def test_a_ladder_cannot_keep_the_report_waiting(tmp_path: Path, kind: str) -> None:
+    """With what it calls its source, or with the page that lies beside it."""
+    document = json.loads(seeds("ladder")[0])
+    place = tmp_path / "x"
+    if kind == "link to a device":
+        place.symlink_to("/dev/zero")
+    elif kind == "pipe":
+        os.mkfifo(place)
+        os.mkfifo(tmp_path / "report.html")
+    elif kind == "folder":
+        place.mkdir()
+    path = {"device": "/dev/zero", "made up": "/proc/self/status"}.get(kind, str(place))
+    document["source"] |= {"path": path, "size_bytes": None}
+    scores = [50.0] * len(document["rungs"])
+    document["worst"] = [{"frame": 0, "left": 0, "top": 0, "size": 112, "scores": scores}]
+    (tmp_path / "ladder.json").write_text(json.dumps(document))
+    found = find_pictures(read_ladder(tmp_path))
+    assert not found.places and "is not the file it was" in found.trouble
 
 
 def test_the_encoders_that_come_with_the_package_are_read() -> None:

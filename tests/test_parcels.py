@@ -211,3 +211,20 @@ def test_a_machine_without_a_place_for_it_says_so(tmp_path: Path, store: Store) 
         received(parcel, store.get, place / "node", look=False),
     ):
         pytest.fail("there is no place")
+
+
+def test_what_changes_while_it_is_put_is_not_kept(tmp_path: Path, store: Store) -> None:
+    path = written(tmp_path / "a.y4m", bytes(35))
+
+    def put(data: bytes) -> int:
+        if not store.objects:
+            path.write_bytes(b"x" * 36)
+        return store.put(data)
+
+    sender = Sender(put)
+    with pytest.raises(ToolError, match="changed while it was sent"):
+        sender.sent(sender.parcel(path))
+    # it is as it was when it was looked at anew
+    again = sender.sent(sender.parcel(path))
+    with received(again, store.get, tmp_path / "node", look=False) as found:
+        assert found.read_bytes() == b"x" * 36

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from tests.commandline import Room
 from tests.media import make_clip
 from vqaloop import InputError, compare_builds, process
 from vqaloop.cli import main
@@ -319,3 +320,14 @@ def test_a_clip_named_twice_counts_once_and_is_refused(
     os.link(clips["good"], copy)
     with pytest.raises(InputError, match="there twice"):
         compare_builds(FFMPEG, FFMPEG, codec="h264", clips=[clips["good"], Path(copy)])
+
+
+def test_a_wrong_word_among_the_arguments_is_no_regression(
+    room: Room, clips: dict[str, Path]
+) -> None:
+    clip = next(iter(clips.values()))
+    words = ("regress", "--baseline", "bundled", "--candidate", "bundled", "--codec", "h264", clip)
+    said = room.run(*words, "--candidate-args=-nonsense 3")
+    assert said.status == 2 and said.out == ""
+    assert "encodes without --candidate-args and fails with them (-nonsense 3)" in said.err
+    assert said.err.count("\n") == 1

@@ -3,7 +3,12 @@
 import base64
 import hashlib
 import json
+import os
 import shlex
+import signal
+import subprocess
+import sys
+import time
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -11,17 +16,23 @@ from typing import Any
 import numpy as np
 import optuna
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
+from tests.media import REPOSITORY
 from tests.test_report import Page, grey_webp, make_ladder, make_pictures, page_of
 from vqaloop.crops import _most_different, find_pictures, worst_json
 from vqaloop.encode import Packet
+from vqaloop.errors import InputError
 from vqaloop.importance import importance
 from vqaloop.ladder import build_ladder
 from vqaloop.overtime import MOST_POINTS, rates_of, scores_of, step_of
-from vqaloop.records import Score, Source
-from vqaloop.remake import asked_json
+from vqaloop.parser import make_parser
+from vqaloop.records import Ladder, Score, Source
+from vqaloop.remake import KEPT, asked_json, ladder_command
 from vqaloop.report import read_ladder, write_reports
 from vqaloop.reportplots import hull_growth, is_sampled
+from vqaloop.request import parse_duration
 
 TITLE = Source(Path("a.mp4"), "0" * 64, 640, 360, Fraction(25), 250, "yuv420p")
 
@@ -115,6 +126,51 @@ def _parameters() -> Any:
     return inspect.signature(build_ladder).parameters
 
 
+WHERE_AND_HOW = {
+    *("input", "codec", "out", "workers", "cache", "storage", "ffmpeg", "progress"),
+}
+"""Arguments of `build_ladder` that do not decide what the ladder is, or that are always told."""
+
+
+def test_every_argument_that_decides_the_ladder_is_kept() -> None:
+    assert len(set(KEPT)) == len(KEPT)
+    assert set(KEPT) == _parameters().keys() - WHERE_AND_HOW
+
+
+def test_inputs_may_stand_apart() -> None:
+    asked = ["ladder", "a", "--codec", "x", "b", "--rungs", "3", "--", "-c"]
+    options = make_parser().parse_args(asked)
+    assert options.input == [Path("a"), Path("b"), Path("-c")] and options.rungs == "3"
+    compared = make_parser().parse_args(["report", "a", "--html", "f", "b"])
+    assert (compared.folder, compared.other) == (Path("a"), Path("b"))
+    for words, why in (
+        ([*asked[:5], "--fast"], "unrecognized arguments: --fast"),
+        (["report", "a", "--html", "f", "b", "c"], "unrecognized arguments: c"),
+        (["ladder", "a", "b"], "required: --codec"),
+    ):
+        with pytest.raises(InputError, match=why):
+            make_parser().parse_args(words)
+
+
+@given(st.floats(0, 1e15, exclude_min=True))
+@pytest.mark.parametrize("fixed", [12345.678, 1e6, 1e-7, 30.0])
+def test_the_command_asks_for_the_very_same_numbers(fixed: float, drawn: float) -> None:
+    for value in (fixed, drawn):
+        options = _options_of({"max_bitrate": value, "budget_s": value, "score_precision": value})
+        assert options.max_bitrate == options.score_precision == value
+        assert parse_duration(options.budget) == value
+    asked = {"score_precision": 0.5, "budget_s": 90.0, "min_score": -3.5}
+    options = _options_of(asked)
+    assert (options.score_precision, options.budget, options.min_score) == (0.5, "90", -3.5)
+
+
+def _options_of(asked: dict[str, Any]) -> Any:
+    """What the command line makes of the report's command."""
+    about = {"source": {"path": "a.mp4"}, "codec": "h264", "asked": asked}
+    words = ladder_command(Ladder(Path("a.ladder"), (), about))
+    return make_parser().parse_args(words[1:])
+
+
 def test_the_best_known_hull_never_shrinks(tmp_path: Path) -> None:
     ladder = make_ladder(tmp_path)
     (curve,) = hull_growth(ladder).values()
@@ -198,3 +254,88 @@ def test_odd_curves_are_drawn_or_left_out(tmp_path: Path, name: str) -> None:
     page = Page((tmp_path / "report.html").read_text())
     words = ["vqaloop", "ladder", "clips/park.y4m", "--codec", "h264", "--seed=-1"]
     assert shlex.split(page.pre[-2]) == [*words, "-o", tmp_path.name]
+
+
+@pytest.mark.parametrize("gone", [0, 2])
+def test_what_is_chosen_is_what_is_shown_where_rungs_are_missing(
+    tmp_path: Path, gone: int
+) -> None:
+    ladder = make_ladder(tmp_path)
+    # without the first, and without the middle one, which is shown otherwise
+    pictures = make_pictures(ladder)
+    for place in pictures.places:
+        del place.pictures[gone + 1]
+    write_reports(ladder, pictures)
+    text = (tmp_path / "report.html").read_text()
+    for figure in text.split('<figure class="place"')[1:]:
+        shown = figure.split('<img class="right" data-rung="')[1].split('"')[0]
+        right = figure.split("<b>right</b>")[1].split("</label>")[0]
+        assert right.count(" selected") == 1
+        assert right.split(" selected")[0].rsplit('value="', 1)[1].startswith(f'{shown}"')
+
+
+@pytest.mark.parametrize(
+    "box", ["0 0 0 0", "0 0 48 0", "0 0 -48 32", "-2 0 48 32", f"{'9' * 4000} 0 1 1", "0 0 48"]
+)
+def test_boxes_that_are_none_of_ours_are_not_taken(tmp_path: Path, box: str) -> None:
+    ladder = make_ladder(tmp_path)
+    text, _ = page_of(ladder)
+    first = text.split('data-box="')[1].split('"')[0]
+    (tmp_path / "report.html").write_text(text.replace(f'"{first}"', f'"{box}"'))
+    write_reports(ladder)
+    assert "No pictures: the source" in (tmp_path / "report.html").read_text()
+
+
+@pytest.mark.parametrize("what", ["bytes", "size", "digest", "nothing"])
+def test_only_the_very_source_is_looked_at(tmp_path: Path, what: str) -> None:
+    """It is no video, so that pictures of it fail for that reason alone."""
+    title, ladder = tmp_path / "title.y4m", make_ladder(tmp_path)
+    title.write_bytes(b"no video")
+    about: dict[str, Any] = {
+        "path": str(title),
+        "sha256": hashlib.sha256(b"no video").hexdigest(),
+        "size_bytes": 8,
+    }
+    if what == "bytes":
+        title.write_bytes(b"no-video")
+    elif what != "nothing":
+        about["size_bytes" if what == "size" else "sha256"] = 9 if what == "size" else None
+    ladder.about["source"] |= about
+    said = find_pictures(ladder).trouble
+    assert ("is not the file it was" in said) == (what != "nothing"), said
+    if what == "nothing":
+        assert "is not a video" in said
+        # as in documents of before there was a size
+        del ladder.about["source"]["size_bytes"]
+        assert find_pictures(ladder).trouble == said
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from tests.test_report import make_ladder
+from vqaloop import report
+from vqaloop.report import write_reports
+
+ladder = make_ladder(Path(sys.argv[1]))
+write = Path.write_bytes
+
+def die(path, data):
+    write(path, data[:5])
+    if data.startswith(b"<!"):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+Path.write_bytes = die
+write_reports(ladder)
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self").exists(), reason="needs Linux's /proc")
+def test_killed_while_it_writes_it_leaves_nothing_behind(tmp_path: Path) -> None:
+    done = subprocess.run([sys.executable, "-c", KILLED, tmp_path], cwd=REPOSITORY)
+    assert done.returncode == -signal.SIGKILL
+    end = time.monotonic() + 30
+    while (left := list(tmp_path.glob(".*"))) and time.monotonic() < end:
+        time.sleep(0.05)
+    assert not left and not (tmp_path / "ladder.json").exists()
+    assert len(os.listdir(tmp_path)) == len(make_ladder(tmp_path).rungs)

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.media import make_clip
-from vqaloop import process
+from vqaloop import process, students
 from vqaloop.clips import CLIPS_EACH, POSITIONS, read_clips, spots
 from vqaloop.encode import encode
 from vqaloop.encoder import get_encoder
@@ -19,7 +19,8 @@ from vqaloop.errors import InputError
 from vqaloop.frames import CLIP_FRAMES, CLIP_SIZE, Frames, read_source
 from vqaloop.models import create_student
 from vqaloop.models.internvideo2 import InternVideo2
-from vqaloop.models.student import start_from_cosines
+from vqaloop.models.student import Anchor, start_from_cosines
+from vqaloop.network import Network, bytes_of
 from vqaloop.records import Rendition, Score, Source
 from vqaloop.score import Scorer, metric_names, open_metric
 from vqaloop.source import probe_source
@@ -228,13 +229,61 @@ def test_several_threads_at_once(weights: Path, source: Source, rungs: list[Path
     assert [found[i].value for i in range(4)] == alone * 2
 
 
-def test_only_two_titles_are_kept(weights: Path, tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def titles(tmp_path_factory: pytest.TempPathFactory) -> list[Source]:
+    folder = tmp_path_factory.mktemp("titles")
+    return [
+        probe_source(make_clip(folder / f"{i}.y4m", size="128x128", frames=2 + i), ffmpeg=FFMPEG)
+        for i in range(4)
+    ]
+
+
+@pytest.fixture
+def anchored(metric: StudentMetric, monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """One entry for each anchor that is made."""
+    made: list[int] = []
+    anchor = Network.anchor
+
+    def noted(network: Network, clips: Frames) -> Anchor:
+        made.append(len(clips))
+        return anchor(network, clips)
+
+    monkeypatch.setattr(Network, "anchor", noted)
+    return made
+
+
+def look(metric: StudentMetric, title: Source) -> None:
+    metric.compare(title, lambda indices: np.full((len(indices), 192, 128), 90, np.uint8))
+
+
+def test_titles_asked_for_in_turns_are_each_anchored_once(
+    weights: Path, titles: list[Source], anchored: list[int]
+) -> None:
     metric = StudentMetric("internvqa-mine", weights, ffmpeg=FFMPEG, device="cpu")
-    for i in range(3):
-        clip = make_clip(tmp_path / f"{i}.y4m", size="128x128", frames=2 + i)
-        title = probe_source(clip, ffmpeg=FFMPEG)
-        metric.compare(title, lambda indices: np.full((len(indices), 192, 128), 90, np.uint8))
-    assert len(metric._anchors) == 2
+    for _ in range(3):
+        for title in titles:
+            look(metric, title)
+    assert len(anchored) == 4
+
+
+def test_titles_asked_for_longest_ago_make_room(
+    weights: Path, titles: list[Source], anchored: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    metric = StudentMetric("internvqa-mine", weights, ffmpeg=FFMPEG, device="cpu")
+    first, second, third, _ = titles
+    look(metric, first)
+    (kept,) = metric._anchors.values()
+    size = bytes_of(kept[1])
+    assert size > kept[1].embedding.nbytes + kept[1].context.nbytes > 10_000
+    look(metric, second)
+    look(metric, first)  # so that the second is the one to go
+    monkeypatch.setattr(students, "ANCHOR_BYTES", 0)
+    look(metric, third)
+    assert len(anchored) == 3 and len(metric._anchors) == len(metric._locks) == 2
+    look(metric, first)
+    assert len(anchored) == 3
+    look(metric, second)
+    assert len(anchored) == 4
 
 
 def test_scorer_with_and_without_reference(
@@ -296,6 +345,56 @@ def test_identity_follows_the_weights(weights: Path, tmp_path: Path) -> None:
     torch.manual_seed(9)
     save_student(create_student("internvqa-tiny"), copy, "internvqa-tiny", "", {})
     assert StudentMetric("m", copy, ffmpeg=FFMPEG).identity() != same
+
+
+def swapped(weights: Path, path: Path) -> tuple[StudentMetric, str]:
+    """A metric of a copy of `weights` that says what it is before another file comes there."""
+    path.write_bytes(weights.read_bytes())
+    metric = StudentMetric("internvqa-mine", path, ffmpeg=FFMPEG, device="cpu")
+    sha256 = metric.identity()["weights_sha256"]
+    assert sha256 == process.file_sha256(weights)
+    return metric, sha256
+
+
+def other_weights(path: Path) -> None:
+    torch.manual_seed(9)
+    save_student(create_student("internvqa-tiny"), path, "internvqa-tiny", "", {})
+
+
+def test_weights_changed_before_they_are_loaded_are_refused(
+    weights: Path, source: Source, rungs: list[Path], tmp_path: Path
+) -> None:
+    metric, _ = swapped(weights, tmp_path / "w.safetensors")
+    other_weights(metric.weights)
+    for _ in range(2):
+        with pytest.raises(InputError, match="w.safetensors' were changed while .* in use"):
+            metric.measure(source, rungs[0], "pyav")
+    # whoever begins now takes what is there now
+    fresh = StudentMetric("internvqa-mine", metric.weights, ffmpeg=FFMPEG, device="cpu")
+    found = fresh.measure(source, rungs[0], "pyav")
+    assert found.weights_sha256 == fresh.identity()["weights_sha256"]
+    assert found.weights_sha256 == process.file_sha256(metric.weights)
+
+
+def test_weights_changed_later_change_neither_a_score_nor_its_key(
+    weights: Path, source: Source, rungs: list[Path], tmp_path: Path
+) -> None:
+    metric, sha256 = swapped(weights, tmp_path / "w.safetensors")
+    before = metric.measure(source, rungs[0], "pyav")
+    other_weights(metric.weights)
+    again = metric.measure(source, rungs[0], "pyav")
+    assert (again.value, again.weights_sha256) == (before.value, sha256)
+    assert metric.identity()["weights_sha256"] == sha256
+    metric.weights.unlink()
+    assert metric.measure(source, rungs[0], "pyav").value == before.value
+    assert metric.finer().identity()["weights_sha256"] == sha256
+
+
+def test_weights_that_are_not_there_are_refused_by_name(tmp_path: Path) -> None:
+    metric = StudentMetric("m", tmp_path / "none.safetensors", ffmpeg=FFMPEG, device="cpu")
+    for ask in (metric.identity, lambda: metric.check(anchored=True)):
+        with pytest.raises(InputError, match="none.safetensors' cannot be read"):
+            ask()
 
 
 def test_long_titles_are_read_in_order(metric: StudentMetric) -> None:

@@ -8,7 +8,8 @@ import os
 import re
 import shutil
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from fractions import Fraction
 from pathlib import Path
 
 import ffmpeg as ffmpeg_graph
@@ -39,6 +40,7 @@ __all__ = [
     "Point",
     "Run",
     "View",
+    "check_arguments",
     "decode_md5",
     "default_timeout_s",
     "file_suffix",
@@ -49,6 +51,8 @@ __all__ = [
 
 _ANSWER_S = 30.0
 """A program that has not told its version by then does not answer."""
+_GREY, _GREY_FRAMES = (256, 144), 16
+"""Size and frames of what arguments are tried on."""
 
 
 @dataclass(frozen=True)
@@ -81,6 +85,36 @@ def open_build(path: str | os.PathLike[str], spec: EncoderSpec, args: Sequence[s
     else:
         version, kind = _standalone_version(file, spec, banner), "standalone"
     return Build(file, kind, version, process.file_sha256(file), tuple(args))
+
+
+def check_arguments(
+    build: Build, spec: EncoderSpec, option: str, *, point: Point, preset: str
+) -> None:
+    """Raises InputError where the build encodes, but not with its further arguments.
+
+    A wrong word among them is no fault of the build.
+    """
+    with scratch() as folder:
+        grey = Path(folder) / "grey.y4m"
+        frame = b"FRAME\n" + bytes([128]) * (_GREY[0] * _GREY[1] * 3 // 2)
+        head = f"YUV4MPEG2 W{_GREY[0]} H{_GREY[1]} F25:1 Ip A1:1 C420jpeg\n"
+        grey.write_bytes(head.encode() + frame * _GREY_FRAMES)
+        view = View(grey, *_GREY, Fraction(25), _GREY_FRAMES, min(spec.bit_depths))
+
+        def complaint_of(tried: Build) -> str:
+            out = Path(folder) / f"grey{file_suffix(tried, spec)}"
+            try:
+                make(tried, spec, view, point, out, timeout_s=_ANSWER_S, preset=preset)
+            except BuildFailed as error:
+                return str(error)
+            return ""
+
+        said = complaint_of(build)
+        if "exit status" in said and not complaint_of(replace(build, args=())):
+            raise InputError(
+                f"{quoted(build.path)} encodes without {option} and fails with them "
+                f"({' '.join(build.args)}): {said}; check the arguments"
+            )
 
 
 def _executable(path: str | os.PathLike[str]) -> str:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from vqaloop import __version__, process, request
-from vqaloop.builds import Build, Point, open_build
+from vqaloop.builds import Build, Point, check_arguments, open_build
 from vqaloop.cache import Cache
 from vqaloop.encoderspec import EncoderSpec
 from vqaloop.errors import InputError
@@ -146,12 +146,10 @@ def compare_builds(
         (student, lead),
     )
     gated = _gated(gate, plan, lead)
-    one = _opened(baseline, spec, split_args(baseline_args, "--baseline-args"), "--baseline-args")
+    one = _opened(baseline, plan, baseline_args, "--baseline-args")
     other = None
     if candidate is not None:
-        other = _opened(
-            candidate, spec, split_args(candidate_args, "--candidate-args"), "--candidate-args"
-        )
+        other = _opened(candidate, plan, candidate_args, "--candidate-args")
     if other is None and save is None:
         raise InputError("there is nothing to compare with; give --candidate, or --save FILE")
     if save is not None:
@@ -292,8 +290,9 @@ def _gated(gate: Sequence[str], plan: Plan, lead: Metric) -> list[str]:
 
 
 def _opened(
-    path: str | os.PathLike[str], spec: EncoderSpec, args: Sequence[str], option: str
+    path: str | os.PathLike[str], plan: Plan, words: str | Sequence[str], option: str
 ) -> Build | Saved:
+    args = split_args(words, option)
     if os.fspath(path) == BUNDLED:
         path = process.ffmpeg_path()
     place = Path(path)
@@ -301,7 +300,10 @@ def _opened(
         if args:
             raise InputError(f"{quoted(place)} is a saved result, to which {option} do nothing")
         return read_saved(place)
-    return open_build(path, spec, args)
+    build = open_build(path, plan.spec, args)
+    if args:
+        check_arguments(build, plan.spec, option, point=plan.points[0], preset=plan.preset)
+    return build
 
 
 def _settings(plan: Plan) -> dict[str, str]:

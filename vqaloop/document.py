@@ -7,7 +7,7 @@ from typing import Any
 
 from vqaloop.belief import Dense
 from vqaloop.encoderspec import EncoderSpec
-from vqaloop.hull import Rules, convex_hull
+from vqaloop.hull import Rules, convex_hull, rising_front
 from vqaloop.process import file_sha256
 from vqaloop.records import RDPoint, Rung, Score, Source, rounded
 from vqaloop.trials import Cost
@@ -34,7 +34,17 @@ def doubts(rungs: Sequence[Rung], missed: Sequence[Rung], astray: Sequence[Rung]
 
 
 def hull_json(points: Sequence[RDPoint], dense: Dense) -> list[dict[str, Any]]:
-    """The convex hull of all that was measured and believed, ascending."""
+    """The hull that rungs are taken from, ascending: of what was measured, and of what is believed
+    between two measurements of a size. What is believed beyond them is a guess."""
+    rates: dict[tuple[int, int], list[float]] = {}
+    for point in points:
+        rates.setdefault(point.size, []).append(point.bitrate_kbps)
+    between = [
+        point
+        for point in dense.points
+        if point.size in rates
+        and min(rates[point.size]) <= point.bitrate_kbps <= max(rates[point.size])
+    ]
     return [
         {
             "width": point.width,
@@ -44,7 +54,7 @@ def hull_json(points: Sequence[RDPoint], dense: Dense) -> list[dict[str, Any]]:
             "knob": point.knob,
             "measured": point.measured,
         }
-        for point in convex_hull([*points, *dense.points])
+        for point in convex_hull(rising_front([*points, *between]))
     ]
 
 

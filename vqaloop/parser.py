@@ -1,7 +1,7 @@
 """What the command line takes: every command with its options."""
 
 import argparse
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -22,14 +22,15 @@ class Parser(argparse.ArgumentParser):
 
     _anew = False
 
-    def parse_known_args(self, args: Sequence[str] | None = None, namespace: Any = None) -> Any:
-        found, left = super().parse_known_args(args, namespace)
+    def parse_known_args(self, args: Iterable[str] | None = None, namespace: Any = None) -> Any:
+        words = None if args is None else list(args)
+        found, left = super().parse_known_args(words, namespace)
         # only then: of what is missing the plain way tells better
         if not left or self._anew or self._subparsers is not None:
             return found, left
         self._anew = True
         try:
-            return self.parse_known_intermixed_args(args)
+            return self.parse_known_intermixed_args(words)
         finally:
             self._anew = False
 

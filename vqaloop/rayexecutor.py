@@ -26,13 +26,15 @@ from vqaloop.parcels import Parcel, Sender
 from vqaloop.process import quoted
 from vqaloop.rayconnection import connect, dead_nodes, first_line, import_ray, nodes
 from vqaloop.rayscoring import AT_ONCE, Scorers
-from vqaloop.rayworker import Answer, Encoded, Order, Recipe, Tools, carry_out
+from vqaloop.rayterms import Terms, Tools
+from vqaloop.rayworker import Answer, Encoded, Order, Recipe, carry_out
 from vqaloop.records import Encode, Rendition, Score, Source
 from vqaloop.score import ClassicalMetric, Metric
 from vqaloop.students import StudentMetric
 
 MOST_CRASHES = 3
-"""Processes that may die of an order before it is held to be what kills them."""
+"""Processes that may die of an order that was alone in them before it is held to be what kills
+them."""
 MOST_LOSSES = 10
 """Nodes that an order may lose before it is given up."""
 PATIENCE_S = 5.0
@@ -77,7 +79,7 @@ class RayCluster:
             self._turns = Turns(workers or places)
             # on GPUs scores take no place from encodes
             self._scoring_turns = Turns(on_gpus) if on_gpus else self._turns
-            self._scorers = Scorers()
+            self._scorers = Scorers(had_gpus=on_gpus > 0)
             self._sender = Sender(self._ray.put)
             self._task = self._ray.remote(carry_out).options(num_cpus=processors, max_retries=0)
             self._losses = _losses(self._ray.exceptions)
@@ -123,6 +125,7 @@ class RayCluster:
             "suffix": out.suffix,
             "processors": self.processors,
             "timeout_s": timeout_s,
+            "terms": Terms.of(source, rendition, ffmpeg),
         }
         parcels = {"source": self._sender.parcel(source.path)}
         order = self._order("encode", ffmpeg, parcels, facts)
@@ -172,13 +175,17 @@ class RayCluster:
             self._done(order, "doing nothing", lambda made: None)
 
     def suited(self, metric: Metric) -> Metric:
-        """The metric as it is on this cluster: a student that may choose runs on GPUs."""
+        """The metric as it is on this cluster: a student that may choose runs on GPUs, if any.
+
+        Raises ToolError where what runs on them does not answer.
+        """
         if not isinstance(metric, StudentMetric) or not metric.may_choose:
             return metric
-        if not any(node.gpus for node in nodes()):
-            return metric
-        with self._scorers.taken(None) as handle:
-            return metric.on(str(self._ray.get(handle.device.remote())))
+        device = "cpu"
+        if any(node.gpus for node in nodes()):
+            order = self._order("device", metric.ffmpeg, {}, {})
+            device = self._done(order, "looking at a GPU", str, "any title")
+        return metric if metric.device.type == device else metric.on(device)
 
     def _pair(self, source: Source, path: Path) -> dict[str, Parcel]:
         encode = self._sender.parcel(path)
@@ -198,12 +205,15 @@ class RayCluster:
     ) -> Taken:
         """What `take` makes of an order's result; an order lost on the way is given out again.
 
-        A scoring process does it where `scorer` names a title. Raises what the work raised.
+        A scoring process does it where `scorer` names a title. One that dies while several orders
+        are in it is held against none of them: each is repeated alone. Raises what the work
+        raised.
         """
         crashes = losses = 0
+        alone = False
         while True:
             try:
-                answer = self._answer(order, scorer)
+                answer = self._answer(order, scorer, alone)
                 if answer.failure is not None:
                     raise answer.failure.error()
                 if answer.missing is None:
@@ -211,18 +221,20 @@ class RayCluster:
                 self._apart = True
                 order = order.with_sent(answer.missing, self._sender.sent)
             except self._losses as error:
-                if self._lost_node(error):
+                lost = error if isinstance(error, _Lost) else _Lost(error)
+                if self._lost_node(lost.error):
                     losses += 1
                 else:
-                    crashes += 1
-                    if not isinstance(error, _Echo):
+                    alone = True
+                    crashes += not lost.shared
+                    if not lost.told:
                         log.warning(
                             "a process of the Ray cluster died while %s; %s",
                             what,
                             "given up" if crashes >= MOST_CRASHES else "it is given out again",
                         )
                 if crashes >= MOST_CRASHES:
-                    kind = EncodeFailed if order.kind == "encode" else DecodeFailed
+                    kind = _FAILED.get(order.kind, DecodeFailed)
                     raise kind(f"{what} failed: {crashes} processes died of it") from error
                 if losses >= MOST_LOSSES:
                     raise ToolError(
@@ -232,21 +244,22 @@ class RayCluster:
             except self._ray.exceptions.RayError as error:
                 raise ToolError(f"the Ray cluster failed while {what}: {_said(error)}") from error
 
-    def _answer(self, order: Order, scorer: Hashable) -> Answer:
+    def _answer(self, order: Order, scorer: Hashable, alone: bool) -> Answer:
         if scorer is None:
             ref = self._task.remote(order)
             return self._awaited(ref, lambda: self._stop(ref))
-        with self._scorers.taken(scorer) as handle:
+        metric = order.facts.get("metric")
+        on_gpu = isinstance(metric, Recipe) and metric.device != "cpu"
+        with self._scorers.taken(scorer, on_gpu=on_gpu, alone=alone) as visit:
+            handle = visit.handle
             number = next(self._numbers)
             calls = handle.call_off.options(concurrency_group="calls")
             try:
                 made = handle.score.remote(number, order)
                 return self._awaited(made, lambda: calls.remote(number))
             except self._losses as error:
-                if not self._scorers.dropped(handle):
-                    # another order of the same process has told of it
-                    raise _Echo(str(error)) from error
-                raise
+                told = not self._scorers.dropped(handle)
+                raise _Lost(error, told=told, shared=visit.shared) from error
 
     def _awaited(self, ref: Any, stop: Callable[[], object]) -> Answer:
         """The answer; if this thread's work is called off, or interrupted, `stop()` is called."""
@@ -316,8 +329,16 @@ _NODE_GONE = ("NodeDiedError", "ActorUnschedulableError")
 """Ray's errors that speak of a node."""
 
 
-class _Echo(Exception):
-    """An order was lost with others whose loss was told already."""
+_FAILED = {"encode": EncodeFailed, "device": ToolError}
+"""What is raised when an order kills its processes, by its kind."""
+
+
+class _Lost(Exception):
+    """An order was lost; `error` is Ray's, `told` whether another that was lost has told of it."""
+
+    def __init__(self, error: BaseException, *, told: bool = False, shared: bool = False) -> None:
+        super().__init__(str(error))
+        self.error, self.told, self.shared = error, told, shared
 
 
 def _losses(exceptions: Any) -> tuple[type[BaseException], ...]:
@@ -327,7 +348,7 @@ def _losses(exceptions: Any) -> tuple[type[BaseException], ...]:
         *("ActorUnschedulableError", "ObjectLostError"),
     )
     found = (getattr(exceptions, name, None) for name in names)
-    return (_Echo, *(kind for kind in found if kind is not None))
+    return (_Lost, *(kind for kind in found if kind is not None))
 
 
 def _said(error: BaseException) -> str:

@@ -31,8 +31,10 @@ from vqaloop.students import StudentMetric
 
 Made = TypeVar("Made")
 
-METRICS_KEPT = 4
-"""Networks that a process keeps loaded."""
+METRICS_KEPT = 8
+"""Metrics that a process keeps: as many as it has orders at once, since one that looks scene by
+scene is of a single title. Those of the same weights share one network; what they keep of titles
+(students.ANCHOR_BYTES) is each one's own."""
 LOOK_S = 0.1
 """Seconds between looks at whether an order was called off."""
 

@@ -129,8 +129,9 @@ def open_metric(
     """The metric of that name; `weights` puts another file in the place of the shipped ones.
 
     With `precision` a student stops looking at further places of a video once its score is
-    estimated to ± that (see precision.py for what that is worth). Raises InputError listing the names there are, and for a
-    precision of a metric that looks at all frames. Nothing heavy is loaded before the first score.
+    estimated to ± that (see precision.py for what that is worth). Raises InputError listing the
+    names there are, and for a precision of a metric that looks at all frames. Nothing heavy is
+    loaded before the first score.
     """
     check_precision(precision)
     if name in CLASSICAL and precision is not None:

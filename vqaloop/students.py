@@ -277,11 +277,12 @@ class StudentMetric:
             if is_enough(apart, precision):
                 break
         whole = len(seen) == len(where)
+        times = [min(100.0, max(0.0, time)) for time in found.times]
         return replace(
             found,
             interval=found.interval if whole else around(found.value, apart),
             places=tuple((t, *place) for t in seen for place in where[t]),
-            moments=tuple((t, min(100.0, max(0.0, x))) for t, x in zip(seen, found.times)),
+            moments=tuple(zip(seen, times, strict=True)),
         )
 
     def _score(self, mode: str, found: Judged, spent: Spent) -> Score:

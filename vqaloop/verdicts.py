@@ -244,7 +244,8 @@ def print_verdict(document: Document) -> None:
     console = console_for(sys.stdout)
     shown = regress_table(_encodable(document, console.encoding))
     # a log is searched line by line; the tables have no more than WIDTH in any case
-    console.print(shown, width=min(console.width, WIDTH) if console.is_terminal else 4000)
+    console.width = min(console.width, WIDTH) if console.is_terminal else 4000
+    console.print(shown)
 
 
 def _encodable(value: Any, encoding: str) -> Any:
