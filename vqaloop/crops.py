@@ -86,11 +86,11 @@ def worst_json(source: Source, scores: Sequence[Score]) -> list[dict[str, Any]]:
     common = [place for place, values in found.items() if len(values) == len(scores)]
     common.sort(key=lambda place: sum(found[place]))
     kept: list[tuple[int, int | None, int | None]] = []
+    # fewer places rather than the same picture twice
     apart = source.frames / (2 * PLACES)
-    for least in (apart, 1):
-        for place in common:
-            if len(kept) < PLACES and all(abs(place[0] - other[0]) >= least for other in kept):
-                kept.append(place)
+    for place in common:
+        if len(kept) < PLACES and all(abs(place[0] - other[0]) >= apart for other in kept):
+            kept.append(place)
     return [
         {
             "frame": frame,
