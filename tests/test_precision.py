@@ -1,6 +1,5 @@
 """`--score-precision`: looking at no more places than a score needs."""
 
-from fractions import Fraction
 from pathlib import Path
 from typing import Any
 

@@ -173,8 +173,10 @@ def test_a_node_lost_in_the_middle_of_six_titles_changes_nothing(
 ) -> None:
     began = tmp_path / "began"
     began.mkdir()
-    # slow enough that the node surely is at work when it goes
-    ffmpeg = fake_ffmpeg(tmp_path / "ffmpeg", {ENCODES: f"echo $PPID > '{began}'/$$; sleep 0.4"})
+    # held up so that the node surely is at work when it goes
+    hold = tmp_path / "hold"
+    action = f"echo $PPID > '{began}'/$$; while [ -e '{hold}' ]; do sleep 0.1; done; sleep 0.2"
+    ffmpeg = fake_ffmpeg(tmp_path / "ffmpeg", {ENCODES: action})
     clips = [
         make_clip(tmp_path / f"{n}.y4m", size="160x96", frames=10 + n, vf=f"hue=h={40 * n}")
         for n in range(6)
@@ -194,9 +196,11 @@ def test_a_node_lost_in_the_middle_of_six_titles_changes_nothing(
             for n, path in enumerate(clips)
         ]
         waited(lambda: len(list(began.iterdir())) >= encodes * 4 // 3, 120)
+        hold.touch()
         [raylet] = node.all_processes["raylet"]
         waited(lambda: any(is_of(path, raylet.process.pid) for path in began.iterdir()), 120)
         nodes.cluster.remove_node(node, allow_graceful=False)
+        hold.unlink()
         ladders = [job.result(240) for job in jobs]
     assert list(map(decided, ladders)) == list(map(decided, undisturbed))
     assert len(warnings(caplog)) == 1

@@ -15,17 +15,17 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from tests.media import make_clip, remux
-from vqaloop import frames, network, picking, process
+from vqaloop import frames, picking, process
 from vqaloop.encode import encode
 from vqaloop.encoder import get_encoder
-from vqaloop.errors import DecodeFailed, InputError, ToolError
+from vqaloop.errors import DecodeFailed, ToolError
 from vqaloop.frames import Frames, read_encode, read_source, read_with_ffmpeg
 from vqaloop.leaves import Leaves
 from vqaloop.meter import Meter
 from vqaloop.models import create_student
 from vqaloop.models.internvideo2 import InternVideo2
 from vqaloop.models.student import Anchor, Student, start_from_cosines
-from vqaloop.network import Network
+from vqaloop.network import Network, _Asked, _cat
 from vqaloop.records import Rendition, Source
 from vqaloop.source import probe_source
 from vqaloop.students import StudentMetric
@@ -268,7 +268,7 @@ def test_clips_are_put_side_by_side_only_once_they_have_arrived(
     network = Network(weights, torch.device("cpu"))
     arrived: list[Tensor] = []
     joined: list[int] = []
-    arrive, cat = Network._arrived, network_module._cat
+    arrive, cat = Network._arrived, _cat
 
     def noted(network: Network, pixels: Tensor) -> Tensor:
         arrived.append(arrive(network, pixels))
@@ -279,12 +279,9 @@ def test_clips_are_put_side_by_side_only_once_they_have_arrived(
         joined.append(len(parts))
         return cat(parts)
 
-    asked = [
-        network_module._Asked(torch.from_numpy(clips(2, i)), network.anchor(clips(2, i)))
-        for i in range(3)
-    ]
+    asked = [_Asked(torch.from_numpy(clips(2, i)), network.anchor(clips(2, i))) for i in range(3)]
     monkeypatch.setattr(Network, "_arrived", noted)
-    monkeypatch.setattr(vqaloop.network, "_cat", checked)
+    monkeypatch.setattr("vqaloop.network._cat", checked)
     network._waiting.extend(asked)
     with network.settled() as student:
         network._run_batch(student)
