@@ -174,8 +174,10 @@ def test_a_node_lost_in_the_middle_of_six_titles_changes_nothing(
     began = tmp_path / "began"
     began.mkdir()
     # held up so that the node surely is at work when it goes
-    hold = tmp_path / "hold"
-    action = f"echo $PPID > '{began}'/$$; while [ -e '{hold}' ]; do sleep 0.1; done; sleep 0.2"
+    hold, held = tmp_path / "hold", tmp_path / "held"
+    held.mkdir()
+    wait = f"while [ -e '{hold}' ]; do echo $PPID > '{held}'/$$; sleep 0.1; done"
+    action = f"echo > '{began}'/$$; {wait}; sleep 0.2"
     ffmpeg = fake_ffmpeg(tmp_path / "ffmpeg", {ENCODES: action})
     clips = [
         make_clip(tmp_path / f"{n}.y4m", size="160x96", frames=10 + n, vf=f"hue=h={40 * n}")
@@ -198,7 +200,7 @@ def test_a_node_lost_in_the_middle_of_six_titles_changes_nothing(
         waited(lambda: len(list(began.iterdir())) >= encodes * 4 // 3, 120)
         hold.touch()
         [raylet] = node.all_processes["raylet"]
-        waited(lambda: any(is_of(path, raylet.process.pid) for path in began.iterdir()), 120)
+        waited(lambda: any(is_of(path, raylet.process.pid) for path in held.iterdir()), 120)
         nodes.cluster.remove_node(node, allow_graceful=False)
         hold.unlink()
         ladders = [job.result(240) for job in jobs]

@@ -291,10 +291,12 @@ class RayCluster:
         if not died:
             time.sleep(SETTLE_S)
         with self._lock:
+            # looked at first, or one that goes between the two looks is in neither
+            there = {node.id: node.name for node in nodes()}
             dead = dead_nodes()
             if died:
                 # Ray may know it here before it does everywhere
-                dead |= {node.id: node.name for node in nodes() if node.id in named}
+                dead |= {id: name for id, name in there.items() if id in named}
             fresh = dead.keys() - self._told
             self._told |= fresh
         for id in fresh:
