@@ -201,7 +201,10 @@ def test_a_node_lost_in_the_middle_of_six_titles_changes_nothing(
         hold.touch()
         [raylet] = node.all_processes["raylet"]
         waited(lambda: any(is_of(path, raylet.process.pid) for path in held.iterdir()), 120)
+        at_work = [path for path in held.iterdir() if is_of(path, raylet.process.pid)]
         nodes.cluster.remove_node(node, allow_graceful=False)
+        # a worker outlives its node by a moment, in which it could still answer
+        waited(lambda: not any(running(int(path.name)) for path in at_work), 60)
         hold.unlink()
         ladders = [job.result(240) for job in jobs]
     assert list(map(decided, ladders)) == list(map(decided, undisturbed))
