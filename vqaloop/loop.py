@@ -177,7 +177,8 @@ class Loop:
                 return []
             asked += len(batch)
             running = len(batch)
-            settled = study.settle([params_of(point) for point in batch], work, self._crew)
+            wanted, crew = [params_of(p) for p in batch], range(min(self.shop.workers, len(batch)))
+            settled = study.settle(wanted, work, lambda drain: self.shop.map(drain, crew))
             for point, trial in zip(batch, settled, strict=True):
                 if (whole, point) not in self.tried:
                     done += 1
@@ -188,9 +189,6 @@ class Loop:
 
         found = explore(self.space, rules, evaluate, belief=belief, most=most)
         return Found(*found)
-
-    def _crew(self, drain: Callable[[int], None]) -> object:
-        return self.shop.map(drain, range(min(self.shop.workers, MOST_TRIALS)))
 
     def _recalled(self, trial: FrozenTrial, point: Point, whole: bool) -> Trial:
         """A trial that another run made, as its study has it."""
