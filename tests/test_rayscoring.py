@@ -126,7 +126,9 @@ def test_who_is_alone_waits_for_the_others_and_they_for_it(there: list[Node]) ->
     alone.where()
     assert settled(lambda: not third.inside.is_set() and not also_alone.inside.is_set())
     assert alone.visit and not alone.visit.shared
-    # two are alone one after the other, and all get in
+    # two are alone one after the other, and all get in, in whatever order
+    for order in (alone, also_alone, third):
+        order.leave.set()
     for order in (alone, also_alone, third):
         order.over()
     assert third.visit and also_alone.visit and not also_alone.visit.shared
