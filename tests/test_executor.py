@@ -78,27 +78,73 @@ def test_no_place_is_held_twice_and_all_come_back() -> None:
 
 
 def test_who_is_called_off_while_waiting_gives_up_the_turn() -> None:
-    turns, ended = Turns(1), list[str]()
+    turns, ended, scope = Turns(1), list[str](), process.Scope()
 
     def ask() -> None:
         try:
-            with turns.taken("title"):
+            with scope.entered(), turns.taken("title"):
                 ended.append("served")
         except CalledOff:
             ended.append("called off")
-        finally:
-            process.forget_cancelled()
 
     with turns.taken("other"):
         thread = threading.Thread(target=ask)
         thread.start()
         wait(lambda: turns._waiting)
-        assert thread.ident is not None
-        process.cancel(thread.ident)
+        scope.cancel()
         thread.join(PATIENCE_S)
     assert ended == ["called off"] and not turns._waiting
     with turns.taken("next") as place:
         assert place == 0
+
+
+# --- calling off --------------------------------------------------------------------------------
+
+
+def test_a_team_is_called_off_as_a_whole_and_nobody_else(tmp_path: Path) -> None:
+    """Also the teams of its members, and members who have only just begun."""
+    begun, others = list[Path](), list[str]()
+
+    def member(name: str) -> None:
+        with process.team(2) as submit:
+            jobs = [submit(sleeping, tmp_path / f"{name}{n}") for n in range(3)]
+            for job in jobs:
+                job.result()
+
+    def sleeping(path: Path) -> None:
+        begun.append(path)
+        process.run(["sleep", "600"], timeout_s=PATIENCE_S)
+
+    def stranger() -> None:
+        others.append(process.run(["sleep", "1"], timeout_s=PATIENCE_S).reason())
+
+    other = threading.Thread(target=stranger)
+    other.start()
+    started = time.monotonic()
+    with pytest.raises(ValueError, match="stop"), process.team(2) as submit:
+        for name in "ab":
+            submit(member, name)
+        wait(lambda: len(begun) == 4)
+        raise ValueError("stop")
+    assert time.monotonic() - started < PATIENCE_S / 2
+    # what waited for a place never began
+    assert len(begun) == 4
+    other.join(PATIENCE_S)
+    assert others == ["exit status 0"]
+
+
+def test_what_is_begun_in_a_scope_that_was_called_off_never_runs(tmp_path: Path) -> None:
+    whole = process.Scope()
+    with whole.entered():
+        part = process.Scope()
+    part.cancel()
+    with whole.entered():
+        process.check_cancelled()
+    whole.cancel()
+    with whole.entered(), pytest.raises(CalledOff):
+        process.run(["touch", str(tmp_path / "made")], timeout_s=PATIENCE_S)
+    assert not list(tmp_path.iterdir())
+    process.check_cancelled()
 
 
 # --- processors ---------------------------------------------------------------------------------

@@ -33,13 +33,17 @@ class Order(threading.Thread):
         super().__init__(daemon=True)
         self.scorers, self.whose, self.how = scorers, whose, how
         self.inside, self.leave = threading.Event(), threading.Event()
+        self.scope = process.Scope()
         self.visit: Visit | None = None
         self.failed: BaseException | None = None
         self.start()
 
     def run(self) -> None:
         try:
-            with self.scorers.taken(self.whose, **self.how) as self.visit:
+            with (
+                self.scope.entered(),
+                self.scorers.taken(self.whose, **self.how) as self.visit,
+            ):
                 self.inside.set()
                 self.leave.wait(30)
         except BaseException as error:
@@ -77,10 +81,8 @@ def test_without_a_node_it_is_waited_for(
 def test_who_waits_can_be_called_off(there: list[Node]) -> None:
     order = Order(Scorers())
     assert settled(order.is_alive)
-    ident = order.ident or 0
-    process.cancel(ident)
+    order.scope.cancel()
     order.join(5)
-    process.forget_cancelled([ident])
     assert isinstance(order.failed, CalledOff) and not order.inside.is_set()
 
 
@@ -165,10 +167,8 @@ def test_whoever_gives_up_being_alone_holds_nobody_up(there: list[Node]) -> None
     first.where()
     alone = Order(scorers, alone=True)
     assert settled(lambda: not alone.inside.is_set())
-    ident = alone.ident or 0
-    process.cancel(ident)
+    alone.scope.cancel()
     alone.join(5)
-    process.forget_cancelled([ident])
     second = Order(scorers)
     second.where()
     first.over()

@@ -7,10 +7,9 @@ so that it comes out the same in whatever order they end, and however often it i
 import logging
 import os
 import queue
-import threading
 import time
 from collections import deque
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -158,13 +157,11 @@ def _made(
 ) -> list[Entry]:
     """Each task's entry, in order. Whatever is raised here ends them all, cleanly, first."""
     news: queue.SimpleQueue[tuple[int, Event | None]] = queue.SimpleQueue()
-    jobs, threads = dict[int, Job[Entry]](), set[int]()
+    jobs, scope = dict[int, Job[Entry]](), process.Scope()
     several = len({task.codec for task in tasks}) > 1
     names = [f"{task.name} {task.codec}" if several else task.name for task in tasks]
 
     def work(index: int, *, progress: Watcher) -> Entry:
-        threads.add(threading.get_ident())
-
         def told(event: Event) -> None:
             progress(event)
             news.put((index, event))
@@ -182,7 +179,8 @@ def _made(
             process.check_cancelled()
             while waiting and len(jobs) < most:
                 index = waiting.popleft()
-                jobs[index] = Job(work, index)
+                with scope.entered():
+                    jobs[index] = Job(work, index)
             try:
                 index, event = news.get(timeout=POLL_S)
             except queue.Empty:
@@ -195,20 +193,12 @@ def _made(
             said = f"{names[index]}: {_outcome(entries[index])}"
             progress(Event(STAGE, said, len(entries), len(tasks)))
     except BaseException:
-        _call_off(jobs.values(), threads)
+        # all at once: none may take the turn of another that was stopped
+        scope.cancel()
+        while any(job.running for job in jobs.values()):
+            time.sleep(0.02)
         raise
     return [entries[index] for index in range(len(tasks))]
-
-
-def _call_off(jobs: Collection[Job[Entry]], threads: Collection[int]) -> None:
-    """Stop them all, and wait until nothing of theirs runs."""
-    while any(job.running for job in jobs):
-        # again and again: one may just be about to begin
-        for job in jobs:
-            job.cancel()
-        time.sleep(0.02)
-    if threads:
-        process.forget_cancelled(threads)
 
 
 def _ended(task: Task, job: Job[Entry]) -> Entry:

@@ -7,7 +7,7 @@ run goes on where it stopped. Pictures become scenes by a camera moving over the
 import csv
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from concurrent.futures import as_completed
 from dataclasses import asdict, dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -156,20 +156,15 @@ def build_corpus(
     out.mkdir(parents=True, exist_ok=True)
     shards = {out / f"{scene.name}.safetensors": scene for scene in scenes}
     missing = [path for path, scene in shards.items() if not _is_made(path, scene, plan)]
-    with ThreadPoolExecutor(workers) as pool:
-        jobs = {pool.submit(_make_shard, shards[p], p, plan, ffmpeg): p for p in missing}
-        try:
-            for done, job in enumerate(as_completed(jobs), 1):
-                path = jobs[job]
-                try:
-                    count = job.result()
-                    report(f"{done}/{len(jobs)} {path.stem}: {count} encodes")
-                except VqaloopError as error:
-                    report(f"{done}/{len(jobs)} {path.stem} left out: {error}")
-        except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
-            process.kill_all()
-            raise
+    with process.team(workers) as submit:
+        jobs = {submit(_make_shard, shards[p], p, plan, ffmpeg): p for p in missing}
+        for done, job in enumerate(as_completed(jobs), 1):
+            path = jobs[job]
+            try:
+                count = job.result()
+                report(f"{done}/{len(jobs)} {path.stem}: {count} encodes")
+            except VqaloopError as error:
+                report(f"{done}/{len(jobs)} {path.stem} left out: {error}")
     return [path for path in shards if path.exists()]
 
 

@@ -34,7 +34,7 @@ class Job(Generic[Result]):
         self._answer: list[Result] = []
         self._error: BaseException | None = None
         # an event of our own: a join that is interrupted may take a thread for ended
-        self._over, self._ending = threading.Event(), threading.Lock()
+        self._over, self._scope = threading.Event(), process.Scope()
         self._thread = threading.Thread(
             target=self._run, args=(call, args, options), name="vqaloop job", daemon=True
         )
@@ -42,7 +42,8 @@ class Job(Generic[Result]):
 
     def _run(self, call: Callable[..., Result], args: Any, options: dict[str, Any]) -> None:
         try:
-            self._answer.append(call(*args, progress=self._told, **options))
+            with self._scope.entered():
+                self._answer.append(call(*args, progress=self._told, **options))
         except CalledOff:
             self._error = Cancelled(
                 "called off; what was finished is kept, and the same call goes on"
@@ -50,9 +51,7 @@ class Job(Generic[Result]):
         except BaseException as error:
             self._error = error
         finally:
-            with self._ending:
-                self._over.set()
-                process.forget_cancelled()
+            self._over.set()
             self._events.put(None)
 
     def _told(self, event: Event) -> None:
@@ -68,9 +67,7 @@ class Job(Generic[Result]):
 
         What was encoded stays in the cache, and the same call goes on from there.
         """
-        with self._ending:
-            if self._thread.ident is not None and self.running:
-                process.cancel(self._thread.ident)
+        self._scope.cancel()
 
     def result(self, timeout_s: float | None = None) -> Result:
         """What the call returned, waiting for it; raises what it raised.

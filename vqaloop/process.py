@@ -14,7 +14,8 @@ import subprocess
 import tempfile
 import threading
 import time
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -27,10 +28,69 @@ LOOK_S = 5.0
 STDERR_KEPT = 16_384
 """Bytes of a program's last words kept for error messages."""
 
-_running: dict[subprocess.Popen[bytes], int] = {}
+_running: dict[subprocess.Popen[bytes], "Scope | None"] = {}
 _running_lock = threading.Lock()
-_cancelled: set[int] = set()
-_spent = threading.local()
+_mine = threading.local()
+"""Of this thread: the `scope` it is in, and the `cpu_s` its programs have used."""
+
+
+class Scope:
+    """Work that can be called off as a whole, by whatever threads it is done.
+
+    A scope is part of the one in which it was made, and is called off with it.
+    """
+
+    def __init__(self) -> None:
+        self._whole: Scope | None = getattr(_mine, "scope", None)
+        self._off = False
+
+    @property
+    def called_off(self) -> bool:
+        return self._off or (self._whole is not None and self._whole.called_off)
+
+    @contextlib.contextmanager
+    def entered(self) -> Iterator[None]:
+        """While inside, what this thread does is part of the scope. For any number of threads."""
+        before, _mine.scope = getattr(_mine, "scope", None), self
+        try:
+            yield
+        finally:
+            _mine.scope = before
+
+    def cancel(self) -> None:
+        """Call it off: what runs in it is stopped at once, and it runs no more."""
+        with _running_lock:
+            self._off = True
+            for process, scope in _running.items():
+                if scope is not None and scope.called_off:
+                    kill(process)
+
+
+@contextlib.contextmanager
+def team(threads: int) -> Iterator[Callable[..., Future[Any]]]:
+    """`submit(work, ...)` to threads of our own: called off as a whole by whatever is raised
+    inside, and waited for."""
+    scope = Scope()
+
+    def within(work: Callable[..., Any], *args: Any) -> Any:
+        with scope.entered():
+            check_cancelled()
+            return work(*args)
+
+    with ThreadPoolExecutor(threads) as pool:
+        try:
+            yield lambda work, *args: pool.submit(within, work, *args)
+        except BaseException:
+            scope.cancel()
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+
+
+def check_cancelled() -> None:
+    """Raises CalledOff in a thread whose work was called off."""
+    scope: Scope | None = getattr(_mine, "scope", None)
+    if scope is not None and scope.called_off:
+        raise CalledOff("called off")
 
 
 @dataclass(frozen=True)
@@ -163,8 +223,12 @@ def run(
         )
     except OSError as error:
         raise ToolError(f"could not start {argv[0]}: {error.strerror}") from error
+    scope: Scope | None = getattr(_mine, "scope", None)
     with _running_lock:
-        _running[process] = threading.get_ident()
+        _running[process] = scope
+        # it may have been while the program started
+        if scope is not None and scope.called_off:
+            kill(process)
     said = bytearray()
     wrote = bytearray()
     too_much = threading.Event()
@@ -214,7 +278,7 @@ def run(
                 pipe.close()
     check_cancelled()
     cpu_s = usage.ru_utime + usage.ru_stime
-    _spent.cpu_s = spent_cpu_s() + cpu_s
+    _mine.cpu_s = spent_cpu_s() + cpu_s
     if too_much.is_set():
         raise ToolError(f"{Path(argv[0]).name} wrote more than {max_stdout} bytes; stopped")
     return Finished(
@@ -272,7 +336,7 @@ def _group_ticks(group: int) -> int:
 
 def spent_cpu_s() -> float:
     """CPU seconds of all programs that this thread has run so far."""
-    return float(getattr(_spent, "cpu_s", 0.0))
+    return float(getattr(_mine, "cpu_s", 0.0))
 
 
 def kill(process: subprocess.Popen[bytes]) -> None:
@@ -283,29 +347,8 @@ def kill(process: subprocess.Popen[bytes]) -> None:
         process.kill()
 
 
-def kill_all(threads: Collection[int] | None = None) -> None:
-    """Stop every program still running, or those that these threads (by ident) run."""
+def kill_all() -> None:
+    """Stop every program still running."""
     with _running_lock:
-        for process, thread in _running.items():
-            if threads is None or thread in threads:
-                kill(process)
-
-
-def cancel(thread: int) -> None:
-    """Call off the work of a thread (by ident): what it runs is stopped, and it runs no more."""
-    with _running_lock:
-        _cancelled.add(thread)
-    kill_all([thread])
-
-
-def check_cancelled() -> None:
-    """Raises CalledOff in a thread whose work was called off."""
-    if threading.get_ident() in _cancelled:
-        raise CalledOff("called off")
-
-
-def forget_cancelled(threads: Collection[int] | None = None) -> None:
-    """To be called last by a thread that may have been called off, or for threads that have ended:
-    idents are used again."""
-    with _running_lock:
-        _cancelled.difference_update([threading.get_ident()] if threads is None else threads)
+        for process in _running:
+            kill(process)

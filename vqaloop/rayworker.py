@@ -136,26 +136,25 @@ def _interruptibly(work: Callable[[], Made]) -> Made:
     answer: list[Made] = []
     failed: list[BaseException] = []
     # no join: one that is interrupted may take the thread for ended (bpo-45274)
-    over = threading.Event()
+    over, scope = threading.Event(), process.Scope()
 
     def run() -> None:
         try:
-            answer.append(work())
+            with scope.entered():
+                answer.append(work())
         except BaseException as error:
             failed.append(error)
         finally:
             over.set()
 
-    thread = threading.Thread(target=run, daemon=True)
-    thread.start()
+    threading.Thread(target=run, daemon=True).start()
     try:
         while not over.wait(LOOK_S):
             pass
     except BaseException:
-        own = thread.ident or 0
+        scope.cancel()
         while not over.wait(LOOK_S):
-            process.cancel(own)
-        process.forget_cancelled([own])
+            pass
         raise
     if failed:
         raise failed[0]
@@ -309,7 +308,7 @@ class Scoring:
         guardian.live_apart()
         if threads:
             torch.set_num_threads(threads)
-        self._at_work: dict[int, int] = {}
+        self._at_work: dict[int, process.Scope] = {}
         self._lock = threading.Lock()
         self._most = 0
 
@@ -319,18 +318,19 @@ class Scoring:
 
     def score(self, number: int, order: Order) -> Answer:
         """`carry_out`; `number` is what `call_off` knows it by."""
+        scope = process.Scope()
         with self._lock:
-            self._at_work[number] = threading.get_ident()
+            self._at_work[number] = scope
             self._most = max(self._most, len(self._at_work))
         try:
-            return carry_out(order)
+            with scope.entered():
+                return carry_out(order)
         finally:
             with self._lock:
                 del self._at_work[number]
-                process.forget_cancelled()
 
     def call_off(self, number: int) -> None:
         """Stop it, if it is still at work."""
         with self._lock:
             if number in self._at_work:
-                process.cancel(self._at_work[number])
+                self._at_work[number].cancel()

@@ -6,9 +6,8 @@ Nothing is encoded or scored twice: not in this run, not in another, not by two 
 import logging
 import math
 import threading
-import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
+from concurrent.futures import FIRST_COMPLETED, wait
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -67,7 +66,6 @@ class Workshop:
         """What happened and was mended."""
         self._hopeless: set[tuple[int, int]] = set()
         self._counting = threading.Lock()
-        self._stopping = False
         self._folder = scratch()
         # without a cache a run still remembers what it did itself
         self.cache = cache if cache.enabled else Cache(self.scratch / "cache")
@@ -92,41 +90,16 @@ class Workshop:
         """`work` of every item, in their order; several at a time with several workers."""
         if self.workers == 1 or len(items) <= 1:
             return [work(item) for item in items]
-        threads, changing = set[int](), threading.Lock()
-
-        def known(item: Item) -> Made:
-            me = threading.get_ident()
-            with changing:
-                threads.add(me)
-            try:
-                return work(item)
-            finally:
-                # before another's thread may have the ident
-                with changing:
-                    threads.discard(me)
-                    process.forget_cancelled()
-
-        with ThreadPoolExecutor(self.workers) as pool:
-            jobs = [pool.submit(known, item) for item in items]
-            try:
-                left = set(jobs)
-                while left:
-                    # in the order in which they end: the first may take long, another have failed
-                    ended, left = wait(left, timeout=0.2, return_when=FIRST_COMPLETED)
-                    process.check_cancelled()
-                    for job in ended:
-                        job.result()
-                return [job.result() for job in jobs]
-            except BaseException:
-                self._stopping = True
-                pool.shutdown(wait=False, cancel_futures=True)
-                # again and again: a worker may just be about to begin
-                while any(job.running() for job in jobs):
-                    with changing:
-                        for thread in threads:
-                            process.cancel(thread)
-                    time.sleep(0.02)
-                raise
+        with process.team(self.workers) as submit:
+            jobs = [submit(work, item) for item in items]
+            left = set(jobs)
+            while left:
+                # in the order in which they end: the first may take long, another have failed
+                ended, left = wait(left, timeout=0.2, return_when=FIRST_COMPLETED)
+                process.check_cancelled()
+                for job in ended:
+                    job.result()
+            return [job.result() for job in jobs]
 
     def try_one(self, source: Source, rendition: Rendition) -> Trial:
         """Encode and score; a failed encode or decode becomes a trial with its reason."""
@@ -134,8 +107,6 @@ class Workshop:
             made = self.encode(source, rendition)
             score = self.score(source, made.path)
         except (EncodeFailed, DecodeFailed) as error:
-            if self._stopping:
-                raise
             return Trial(rendition, error=str(error))
         if not math.isfinite(score.value):
             return Trial(rendition, error=f"{rendition}: the score is {score.value}", encode=made)
@@ -190,7 +161,7 @@ class Workshop:
         try:
             return attempt()
         except EncodeFailed as error:
-            if not error.again or self._stopping or size in self._hopeless:
+            if not error.again or size in self._hopeless:
                 raise
             remark = f"{error}; it was made again"
         try:

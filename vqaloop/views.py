@@ -5,9 +5,8 @@ number of clips and, where their lengths allow, the same moments.
 """
 
 import json
-import threading
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from concurrent.futures import as_completed
 from dataclasses import asdict, dataclass
 from itertools import chain
 from pathlib import Path
@@ -204,25 +203,18 @@ def prepare(
         raise InputError("two contents have names that begin alike for 120 characters; shorten")
     about = {**asdict(view), "seed": seed}
     missing = [c for c, path in made.items() if not _is_made(path, dataset, there[c], about)]
-    stop, failed = threading.Event(), dict[str, str]()
-    with ThreadPoolExecutor(workers) as pool:
+    failed: dict[str, str] = {}
+    with process.team(workers) as submit:
         jobs = {
-            pool.submit(_make, dataset, c, there[c], made[c], view, seed, ffmpeg, stop): c
-            for c in missing
+            submit(_make, dataset, c, there[c], made[c], view, seed, ffmpeg): c for c in missing
         }
-        try:
-            for done, job in enumerate(as_completed(jobs), 1):
-                content = jobs[job]
-                try:
-                    report(f"{done}/{len(jobs)} {content}: {job.result()}")
-                except VqaloopError as error:
-                    failed[content] = str(error)
-                    report(f"{done}/{len(jobs)} {content} left out: {error}")
-        except BaseException:
-            stop.set()
-            pool.shutdown(wait=False, cancel_futures=True)
-            process.kill_all()
-            raise
+        for done, job in enumerate(as_completed(jobs), 1):
+            content = jobs[job]
+            try:
+                report(f"{done}/{len(jobs)} {content}: {job.result()}")
+            except VqaloopError as error:
+                failed[content] = str(error)
+                report(f"{done}/{len(jobs)} {content} left out: {error}")
     shards = [path for path in made.values() if path.exists()]
     _write_report(out / "report.json", dataset, found, shards, failed, about)
     if not shards:
@@ -259,7 +251,6 @@ def _make(
     view: View,
     seed: int,
     ffmpeg: str,
-    stop: threading.Event,
 ) -> str:
     """Write the shard of one content; what to say of it. Raises VqaloopError."""
     measured: dict[Path, Measured] = {}
@@ -267,8 +258,7 @@ def _make(
     source = dataset.sources.get(content)
     sizes = {video.path: (video.width or 0, video.height or 0) for video in videos}
     for file in (*sizes, *([source] if source else [])):
-        if stop.is_set():
-            raise InputError("interrupted")
+        process.check_cancelled()
         try:
             measured[file] = measure(file, sizes.get(file, (0, 0)))
         except VqaloopError as error:
@@ -306,8 +296,7 @@ def _make(
     distorted = np.empty(shape, np.uint8)
     encodes: list[dict[str, Any]] = []
     for video in good:
-        if stop.is_set():
-            raise InputError("interrupted")
+        process.check_cancelled()
         try:
             clips(video.path, distorted[len(encodes)])
         except VqaloopError as error:
@@ -320,8 +309,7 @@ def _make(
         encodes.append({key: value for key, value in row.items() if value is not None})
     from vqaloop.shards import write_shard
 
-    if stop.is_set():
-        raise InputError("interrupted")
+    process.check_cancelled()
     if not encodes:
         raise InputError(f"no video of it can be decoded: {next(iter(why.values()), '')}")
     arrays: dict[str, npt.NDArray[Any]] = {"distorted": distorted[: len(encodes)]}
