@@ -1,14 +1,20 @@
 """What the tests of networks share: a small shape, noise, and plain formulas in fp64."""
 
 import math
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from vqaloop.models import fastvqa
-from vqaloop.models.internvideo2 import Config
+from vqaloop import process
+from vqaloop.models import create_student, fastvqa
+from vqaloop.models.internvideo2 import Config, InternVideo2
+from vqaloop.models.student import start_from_cosines
+from vqaloop.students import StudentMetric
+from vqaloop.weights import save_student
 
 Values = npt.NDArray[np.float64]
 
@@ -104,3 +110,23 @@ def attention(q: Values, k: Values, v: Values, heads: int) -> Values:
         at = slice(h * size, (h + 1) * size)
         parts.append(softmax(q[:, at] @ k[:, at].T / math.sqrt(size)) @ v[:, at])
     return np.concatenate(parts, -1)
+
+
+def random_student(folder: Path, name: str = "internvqa-tiny") -> Path:
+    """Weights of a student that has learnt nothing, but answers differently to different clips."""
+    torch.manual_seed(0)
+    student = create_student(name)
+    assert isinstance(student.backbone, InternVideo2) and student.anchored is not None
+    start_from_cosines(student.backbone)
+    with torch.no_grad():
+        # as it starts, it answers about 0.5 to all
+        for parameter in student.anchored.fuse.parameters():
+            parameter.mul_(3)
+    path = folder / "internvqa-mine.safetensors"
+    save_student(student, path, name, "nothing: random", {})
+    return path
+
+
+def student_metric(weights: Path, **options: Any) -> StudentMetric:
+    told: dict[str, Any] = {"ffmpeg": process.ffmpeg_path(), "device": "cpu", **options}
+    return StudentMetric("internvqa-mine", weights, **told)

@@ -237,7 +237,7 @@ def test_cut_takes_the_same_place_from_all_planes() -> None:
     luma = np.arange(8 * 12).reshape(8, 12)
     u, v = 100 + np.arange(24), 200 + np.arange(24)
     frame = np.concatenate([luma.ravel(), u, v]).astype(np.uint8).reshape(1, 12, 12)
-    found = cut(np.concatenate([frame, frame // 2]), top=2, left=6, size=4)
+    found = cut(np.concatenate([frame, frame // 2]), top=2, left=6, height=4, width=4)
     assert found.shape == (2, 6, 4) and found.dtype == np.uint8
     assert (found[0, :4] == luma[2:6, 6:10]).all()
     assert found[0, 4:].ravel().tolist() == [
@@ -245,4 +245,6 @@ def test_cut_takes_the_same_place_from_all_planes() -> None:
         *(209, 210, 215, 216),
     ]
     assert (found[1] == found[0] // 2).all()
-    assert (cut(frame, 0, 0, 8)[0, :8] == luma[:, :8]).all()
+    narrow = cut(frame, top=2, left=6, height=4, width=2)[0]
+    assert narrow[4:].ravel().tolist() == [109, 115, 209, 215]
+    assert (cut(frame, 0, 0, 8, 8)[0, :8] == luma[:, :8]).all()

@@ -4,24 +4,19 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.commandline import Room
 from tests.media import make_clip
+from tests.nets import random_student, student_metric
 from vqaloop import frames, process
 from vqaloop.clips import spots
 from vqaloop.errors import InputError
-from vqaloop.models import create_student
-from vqaloop.models.internvideo2 import InternVideo2
-from vqaloop.models.student import start_from_cosines
 from vqaloop.precision import FIRST, around, is_enough, reach, rounds
 from vqaloop.records import Source
 from vqaloop.score import Scorer, open_metric
 from vqaloop.source import probe_source
-from vqaloop.students import StudentMetric
-from vqaloop.weights import save_student
 
 FFMPEG = process.ffmpeg_path()
 
@@ -41,20 +36,7 @@ def rung(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    torch.manual_seed(0)
-    student = create_student("internvqa-tiny")
-    assert isinstance(student.backbone, InternVideo2) and student.anchored is not None
-    start_from_cosines(student.backbone)
-    with torch.no_grad():
-        for parameter in student.anchored.fuse.parameters():
-            parameter.mul_(3)
-    path = tmp_path_factory.mktemp("weights") / "internvqa-mine.safetensors"
-    save_student(student, path, "internvqa-tiny", "nothing: random", {})
-    return path
-
-
-def metric_of(weights: Path, **options: Any) -> StudentMetric:
-    return StudentMetric("internvqa-mine", weights, ffmpeg=FFMPEG, device="cpu", **options)
+    return random_student(tmp_path_factory.mktemp("weights"))
 
 
 @given(st.integers(1, 40))
@@ -108,7 +90,7 @@ def test_scenes_of_unequal_length_are_all_looked_at(
 ) -> None:
     scenes = [(0, 30), (30, 120)]
     whole, coarse = (
-        metric_of(weights, precision=precision).scene_by_scene(scenes)
+        student_metric(weights, precision=precision).scene_by_scene(scenes)
         for precision in (None, 90.0)
     )
     found, expected = (m.measure(title, rung, "pyav") for m in (coarse, whole))
@@ -144,7 +126,7 @@ def test_a_coarse_precision_looks_at_less_and_a_fine_one_at_all(
     weights: Path, title: Source, rung: Path
 ) -> None:
     def score(precision: float | None, decoder: str = "pyav") -> Any:
-        return metric_of(weights, precision=precision).measure(title, rung, decoder)
+        return student_metric(weights, precision=precision).measure(title, rung, decoder)
 
     whole, coarse, fine = score(None), score(90.0), score(1e-6)
     all_of = spots(title.frames, title.canvas)
@@ -163,7 +145,7 @@ def test_a_coarse_precision_looks_at_less_and_a_fine_one_at_all(
 
 
 def test_precision_is_part_of_what_a_score_is(weights: Path) -> None:
-    plain, precise = metric_of(weights), metric_of(weights, precision=1.0)
+    plain, precise = student_metric(weights), student_metric(weights, precision=1.0)
     assert plain.identity() != precise.identity()
     assert "precision" not in plain.identity()["sampling"]
     assert precise.finer().precision == 1.0

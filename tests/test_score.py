@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.media import make_clip
+from tests.nets import random_student, student_metric
 from vqaloop import process, students
 from vqaloop.clips import CLIPS_EACH, POSITIONS, read_clips, spots
 from vqaloop.encode import encode
@@ -18,8 +19,7 @@ from vqaloop.encoder import get_encoder
 from vqaloop.errors import InputError
 from vqaloop.frames import CLIP_FRAMES, CLIP_SIZE, Frames, read_source
 from vqaloop.models import create_student
-from vqaloop.models.internvideo2 import InternVideo2
-from vqaloop.models.student import Anchor, start_from_cosines
+from vqaloop.models.student import Anchor
 from vqaloop.network import Network, bytes_of
 from vqaloop.records import Rendition, Score, Source
 from vqaloop.score import Scorer, metric_names, open_metric
@@ -124,22 +124,12 @@ def test_a_title_of_one_frame_is_repeated() -> None:
 
 @pytest.fixture(scope="module")
 def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    torch.manual_seed(0)
-    student = create_student("internvqa-tiny")
-    assert isinstance(student.backbone, InternVideo2) and student.anchored is not None
-    start_from_cosines(student.backbone)
-    with torch.no_grad():
-        # as it starts, it answers about 0.5 to all
-        for parameter in student.anchored.fuse.parameters():
-            parameter.mul_(3)
-    path = tmp_path_factory.mktemp("weights") / "internvqa-mine.safetensors"
-    save_student(student, path, "internvqa-tiny", "nothing: random", {})
-    return path
+    return random_student(tmp_path_factory.mktemp("weights"))
 
 
 @pytest.fixture(scope="module")
 def metric(weights: Path) -> StudentMetric:
-    return StudentMetric("internvqa-mine", weights, ffmpeg=FFMPEG, device="cpu")
+    return student_metric(weights)
 
 
 @pytest.fixture(scope="module")
@@ -191,15 +181,15 @@ def test_encodes_are_scored_the_same_twice(
 def test_a_fresh_metric_gives_the_same_score(
     metric: StudentMetric, weights: Path, source: Source, rungs: list[Path]
 ) -> None:
-    other = StudentMetric("internvqa-mine", weights, ffmpeg=FFMPEG, device="cpu")
+    other = student_metric(weights)
     assert other.measure(source, rungs[1], "pyav").value == pytest.approx(
         metric.measure(source, rungs[1], "pyav").value
     )
 
 
 def test_other_seed_other_crops(weights: Path, source: Source, rungs: list[Path]) -> None:
-    other = StudentMetric("internvqa-mine", weights, ffmpeg=FFMPEG, device="cpu", seed=1)
-    base = StudentMetric("internvqa-mine", weights, ffmpeg=FFMPEG, device="cpu", seed=0)
+    other = student_metric(weights, seed=1)
+    base = student_metric(weights, seed=0)
     found = [m.measure(source, rungs[1], "pyav") for m in (base, other)]
     assert found[0].clips != found[1].clips
     assert base.identity() != other.identity()
@@ -213,9 +203,9 @@ def test_source_against_itself_is_the_same_twice(metric: StudentMetric, source: 
 
 
 def test_several_threads_at_once(weights: Path, source: Source, rungs: list[Path]) -> None:
-    metric = StudentMetric("internvqa-mine", weights, ffmpeg=FFMPEG, device="cpu")
+    metric = student_metric(weights)
     alone = [metric.measure(source, path, "pyav").value for path in rungs]
-    fresh = StudentMetric("internvqa-mine", weights, ffmpeg=FFMPEG, device="cpu")
+    fresh = student_metric(weights)
     found: dict[int, Score] = {}
 
     def work(i: int) -> None:
@@ -259,7 +249,7 @@ def look(metric: StudentMetric, title: Source) -> None:
 def test_titles_asked_for_in_turns_are_each_anchored_once(
     weights: Path, titles: list[Source], anchored: list[int]
 ) -> None:
-    metric = StudentMetric("internvqa-mine", weights, ffmpeg=FFMPEG, device="cpu")
+    metric = student_metric(weights)
     for _ in range(3):
         for title in titles:
             look(metric, title)
@@ -269,7 +259,7 @@ def test_titles_asked_for_in_turns_are_each_anchored_once(
 def test_titles_asked_for_longest_ago_make_room(
     weights: Path, titles: list[Source], anchored: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    metric = StudentMetric("internvqa-mine", weights, ffmpeg=FFMPEG, device="cpu")
+    metric = student_metric(weights)
     first, second, third, _ = titles
     look(metric, first)
     (kept,) = metric._anchors.values()
@@ -350,7 +340,7 @@ def test_identity_follows_the_weights(weights: Path, tmp_path: Path) -> None:
 def swapped(weights: Path, path: Path) -> tuple[StudentMetric, str]:
     """A metric of a copy of `weights` that says what it is before another file comes there."""
     path.write_bytes(weights.read_bytes())
-    metric = StudentMetric("internvqa-mine", path, ffmpeg=FFMPEG, device="cpu")
+    metric = student_metric(path)
     sha256 = metric.identity()["weights_sha256"]
     assert sha256 == process.file_sha256(weights)
     return metric, sha256
@@ -370,7 +360,7 @@ def test_weights_changed_before_they_are_loaded_are_refused(
         with pytest.raises(InputError, match="w.safetensors' were changed while .* in use"):
             metric.measure(source, rungs[0], "pyav")
     # whoever begins now takes what is there now
-    fresh = StudentMetric("internvqa-mine", metric.weights, ffmpeg=FFMPEG, device="cpu")
+    fresh = student_metric(metric.weights)
     found = fresh.measure(source, rungs[0], "pyav")
     assert found.weights_sha256 == fresh.identity()["weights_sha256"]
     assert found.weights_sha256 == process.file_sha256(metric.weights)

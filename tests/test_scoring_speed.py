@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from tests.media import make_clip, remux
+from tests.nets import random_student, student_metric
 from vqaloop import frames, picking, process
 from vqaloop.encode import encode
 from vqaloop.encoder import get_encoder
@@ -22,14 +23,10 @@ from vqaloop.errors import DecodeFailed, ToolError
 from vqaloop.frames import Frames, read_encode, read_source, read_with_ffmpeg
 from vqaloop.leaves import Leaves
 from vqaloop.meter import Meter
-from vqaloop.models import create_student
-from vqaloop.models.internvideo2 import InternVideo2
-from vqaloop.models.student import Anchor, Student, start_from_cosines
+from vqaloop.models.student import Anchor, Student
 from vqaloop.network import Network, _Asked, _cat
 from vqaloop.records import Rendition, Source
 from vqaloop.source import probe_source
-from vqaloop.students import StudentMetric
-from vqaloop.weights import save_student
 
 FFMPEG = process.ffmpeg_path()
 FPS = Fraction(25)
@@ -179,20 +176,7 @@ def test_a_rung_that_is_a_playlist_opens_no_other_file(
 
 @pytest.fixture(scope="module")
 def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    torch.manual_seed(0)
-    student = create_student("internvqa-mini")
-    assert isinstance(student.backbone, InternVideo2) and student.anchored is not None
-    start_from_cosines(student.backbone)
-    with torch.no_grad():
-        for parameter in student.anchored.fuse.parameters():
-            parameter.mul_(3)
-    path = tmp_path_factory.mktemp("weights") / "internvqa-mine.safetensors"
-    save_student(student, path, "internvqa-mini", "nothing: random", {})
-    return path
-
-
-def metric_of(weights: Path, **options: Any) -> StudentMetric:
-    return StudentMetric("internvqa-mine", weights, ffmpeg=FFMPEG, device="cpu", **options)
+    return random_student(tmp_path_factory.mktemp("weights"), "internvqa-mini")
 
 
 def clips(count: int, seed: int) -> Frames:
@@ -352,7 +336,7 @@ def test_a_title_is_looked_at_once_by_many_threads(
         return frames.each_of_source(*args, **options)
 
     monkeypatch.setattr("vqaloop.students.each_of_source", noted)
-    metric = metric_of(weights)
+    metric = student_metric(weights)
     found: dict[str, float] = {}
 
     def work(name: str) -> None:
@@ -364,7 +348,9 @@ def test_a_title_is_looked_at_once_by_many_threads(
     for thread in threads:
         thread.join(120)
     assert len(reads) == 1
-    alone = {name: metric_of(weights).measure(title, rungs[name], "pyav").value for name in rungs}
+    alone = {
+        name: student_metric(weights).measure(title, rungs[name], "pyav").value for name in rungs
+    }
     assert found == pytest.approx(alone, abs=1e-3)
 
 

@@ -19,21 +19,15 @@ import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from vqaloop import process
 from vqaloop.cachekeys import digest, encode_key, score_key, sealed, unsealed
-from vqaloop.files import move_file, place_file, renamed_to
-
-if TYPE_CHECKING:
-    import filelock
+from vqaloop.files import locked, move_file, place_file, renamed_to
 
 __all__ = ["GIB", "Cache", "default_folder", "encode_key", "place_file", "score_key"]
 
 GIB = 1 << 30
 
-POLL_S = 0.2
-"""Seconds between looks, while another has a lock, at whether the work was called off."""
 STALE_PART_S = 86_400
 """Age at which a file still being written is taken for one of a crashed writer."""
 
@@ -125,15 +119,13 @@ class Cache:
         The lock is the kernel's and dies with its holder. Look again with `get_` once inside:
         who was there before has probably done the work. Not to be nested for one key.
         """
-        import filelock
-
         name = digest(key)
         path = self._entry(name).with_suffix(".lock")
         with contextlib.ExitStack() as stack:
             if self.enabled:
                 with self._tolerant("lock an entry"):
                     path.parent.mkdir(parents=True, exist_ok=True)
-                    stack.enter_context(_waited_for(filelock.FileLock(path)))
+                    stack.enter_context(locked(path))
                 self._hold(name)
                 stack.callback(self._release, name)
             yield
@@ -248,24 +240,6 @@ class Cache:
                 doing,
                 error.strerror or error,
             )
-
-
-@contextlib.contextmanager
-def _waited_for(lock: filelock.BaseFileLock) -> Iterator[None]:
-    """The lock, held while inside. Raises CalledOff as `process.run` does."""
-    import filelock
-
-    while True:
-        process.check_cancelled()
-        try:
-            lock.acquire(timeout=POLL_S)
-            break
-        except filelock.Timeout:
-            continue
-    try:
-        yield
-    finally:
-        lock.release()
 
 
 def _entries(folder: Path) -> dict[str, tuple[float, int, list[Path]]]:

@@ -14,7 +14,7 @@ from vqaloop.errors import InputError
 from vqaloop.history import Kind
 from vqaloop.ladder import build_ladder
 from vqaloop.process import quoted
-from vqaloop.score import DEFAULT_STUDENT, STUDENT_PREFIX, Metric, open_metric
+from vqaloop.score import Metric, kindred, open_metric
 from vqaloop.source import read_head
 from vqaloop.titlelist import COLUMNS, Title, folder_names
 from vqaloop.tune import check_trials
@@ -97,7 +97,7 @@ class _Checks:
                 raise InputError(f"{spec.name} has no {asked['bit_depth']} bit")
         with _told(title, "timeout_s"):
             request.check_run(1, asked["seed"], asked["device"], asked["timeout_s"])
-        with _told(title, "metric", "weights"):
+        with _told(title, "metric", "weights", "score_precision"):
             meter = self._meter(asked, binary)
         limits = (
             *("rungs", "min_step", "min_ratio", "min_bitrate", "max_bitrate"),
@@ -115,8 +115,8 @@ class _Checks:
             request.check_folder(folder, source)
             if folder.is_symlink():
                 raise InputError(f"{quoted(folder)} is a link to elsewhere; remove it")
-        names = [meter.name] + [DEFAULT_STUDENT] * meter.name.startswith(STUDENT_PREFIX)
-        kinds = tuple((spec.name, preset, metric) for metric in names) if asked["prior"] else ()
+        known = kindred(meter) if asked["prior"] else []
+        kinds = tuple((spec.name, preset, metric) for metric in known)
         return Task(title, name, codec, folder, asked, spec, meter, kinds)
 
     def _meter(self, asked: Mapping[str, Any], binary: str) -> Metric:

@@ -57,7 +57,7 @@ def read_clips(where: Where, count: int, read: Callable[[list[int]], Iterable[Fr
     for index, frame in zip(indices, read(indices), strict=True):
         padded = _padded(frame[None])
         for clip, step, top, left in wanted[index]:
-            clips[clip, step] = cut(padded, top, left, CLIP_SIZE)[0]
+            clips[clip, step] = cut(padded, top, left, CLIP_SIZE, CLIP_SIZE)[0]
     return clips
 
 

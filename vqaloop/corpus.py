@@ -263,7 +263,7 @@ def _clips(frames: Frames, spots: Sequence[tuple[int, int, int]], margin: int) -
     """Crops at (frame, top, left), each with `margin` frames on either side, end to end."""
     return np.concatenate(
         [
-            cut(frames[t - margin : t + CLIP_FRAMES + margin], top, left, CLIP_SIZE)
+            cut(frames[t - margin : t + CLIP_FRAMES + margin], top, left, CLIP_SIZE, CLIP_SIZE)
             for t, top, left in spots
         ]
     )

@@ -22,7 +22,7 @@ import numpy.typing as npt
 
 from vqaloop.encoder import get_encoder
 from vqaloop.errors import InputError, ToolError
-from vqaloop.frames import CLIP_SIZE, Frames, read_encode, read_source
+from vqaloop.frames import CLIP_SIZE, Frames, cut, read_encode, read_source
 from vqaloop.process import quoted
 from vqaloop.records import Ladder, Rung, Score, Source, rounded
 from vqaloop.shape import finite
@@ -319,17 +319,10 @@ def _most_different(one: Frame, other: Frame, wide: int, tall: int) -> tuple[int
 
 
 def _cut_all(frames: Frames, rows: Sequence[int], boxes: Sequence[Box]) -> list[Frame]:
-    return [_cut(frames[row], box) for row, box in zip(rows, boxes, strict=True)]
-
-
-def _cut(frame: Frame, box: Box) -> Frame:
-    """A part of a planar 4:2:0 frame (H·3/2, W), in the same form."""
-    left, top, wide, tall = box
-    height, width = frame.shape[0] * 2 // 3, frame.shape[1]
-    luma = frame[top : top + tall, left : left + wide]
-    chroma = frame[height:].reshape(2, height // 2, width // 2)
-    small = chroma[:, top // 2 : (top + tall) // 2, left // 2 : (left + wide) // 2]
-    return np.concatenate([luma, small.reshape(tall // 2, wide)])
+    return [
+        cut(frames[row][None], top, left, tall, wide)[0]
+        for row, (left, top, wide, tall) in zip(rows, boxes, strict=True)
+    ]
 
 
 def _rgb(part: Frame, source: Source) -> Frame:

@@ -11,10 +11,12 @@ from pathlib import Path
 
 from vqaloop import guardian
 from vqaloop.errors import InputError
-from vqaloop.process import quoted
+from vqaloop.process import check_cancelled, quoted
 
 PART = ".part"
 """End of the name of a file that is still being written."""
+LOOK_S = 0.2
+"""Seconds between looks, while another has a lock, at whether the work was called off."""
 
 
 def place_file(source: Path, destination: Path) -> Path:
@@ -69,6 +71,27 @@ def write_whole(path: Path, data: bytes | str) -> None:
             part.write_bytes(content)
     except OSError as error:
         raise InputError(f"could not write {quoted(path)}: {error.strerror or error}") from error
+
+
+@contextlib.contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """While inside, no other thread or process is inside for the same path.
+
+    The lock is the kernel's and dies with its holder. Raises CalledOff as `process.run` does, and
+    OSError where there can be no lock.
+    """
+    import filelock
+
+    lock = filelock.FileLock(path)
+    while True:
+        check_cancelled()
+        with contextlib.suppress(filelock.Timeout):
+            lock.acquire(timeout=LOOK_S)
+            break
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def unfinished(folder: Path, suffix: str = PART) -> Path:

@@ -223,14 +223,13 @@ def _name(path: Path) -> str:
     return process.quoted(path.name)
 
 
-def cut(frames: Frames, top: int, left: int, size: int) -> Frames:
-    """A square of `size` luma pixels out of (N, H·3/2, W) frames; `top` and `left` are even."""
-    height = frames.shape[1] * 2 // 3
-    width = frames.shape[2]
-    half = size // 2
-    out = np.empty((len(frames), size * 3 // 2, size), np.uint8)
-    out[:, :size] = frames[:, top : top + size, left : left + size]
-    chroma = frames[:, height:].reshape(len(frames), 2, height // 2, width // 2)
-    small = chroma[:, :, top // 2 : top // 2 + half, left // 2 : left // 2 + half]
-    out[:, size:] = small.reshape(len(frames), size // 2, size)
+def cut(frames: Frames, top: int, left: int, height: int, width: int) -> Frames:
+    """Part of (N, H·3/2, W) frames, in the same form; all four numbers are even."""
+    count, lines, wide = frames.shape
+    tall = lines * 2 // 3
+    out = np.empty((count, height * 3 // 2, width), np.uint8)
+    out[:, :height] = frames[:, top : top + height, left : left + width]
+    chroma = frames[:, tall:].reshape(count, 2, tall // 2, wide // 2)
+    small = chroma[:, :, top // 2 : (top + height) // 2, left // 2 : (left + width) // 2]
+    out[:, height:] = small.reshape(count, height // 2, width)
     return out

@@ -37,7 +37,7 @@ from vqaloop.loop import Budget, Loop, Watcher
 from vqaloop.records import Event, Ladder, Source
 from vqaloop.remake import asked_json
 from vqaloop.report import SCHEMA, write_reports
-from vqaloop.score import DEFAULT_METRIC, DEFAULT_STUDENT, STUDENT_PREFIX, Metric, open_metric
+from vqaloop.score import DEFAULT_METRIC, Metric, kindred, open_metric
 from vqaloop.source import probe_source
 from vqaloop.space import Space
 from vqaloop.studies import (
@@ -304,9 +304,7 @@ def _belief(
     """What is known before the first encode; a study goes on with what it began with."""
 
     def known() -> dict[str, Any] | None:
-        # any student speaks VMAF's scale, as the default one does
-        names = [meter.name] + [DEFAULT_STUDENT] * meter.name.startswith(STUDENT_PREFIX)
-        found = current_prior(spec.name, preset, names, source.sha256)
+        found = current_prior(spec.name, preset, kindred(meter), source.sha256)
         return prior_json(found) if found else None
 
     begun = study.begun("prior", known) if prior else None

@@ -23,7 +23,7 @@ from typing import Any
 from vqaloop import process
 from vqaloop.cache import GIB, STALE_PART_S, default_folder
 from vqaloop.errors import InputError, ToolError
-from vqaloop.files import PART, renamed_to
+from vqaloop.files import PART, locked, renamed_to
 from vqaloop.process import quoted
 
 CHUNK_BYTES = 32 << 20
@@ -161,7 +161,7 @@ def received(
 def _held(folder: Path, parcel: Parcel, get: Callable[[Any], bytes]) -> int:
     """A descriptor with a shared lock of the file: the kernel lets go of it however we end."""
     target = folder / parcel.name
-    with _locked(folder, parcel.name):
+    with locked(folder / (parcel.name + LOCK)):
         if not _is(target, parcel):
             if parcel.chunks is None:
                 raise Missing(parcel.sha256)
@@ -172,22 +172,6 @@ def _held(folder: Path, parcel: Parcel, get: Callable[[Any], bytes]) -> int:
         # when it was last used; its own time stays, by which its hash is remembered
         os.utime(target, ns=(time.time_ns(), os.fstat(held).st_mtime_ns))
     return held
-
-
-@contextlib.contextmanager
-def _locked(folder: Path, name: str) -> Iterator[None]:
-    import filelock
-
-    lock = filelock.FileLock(folder / (name + LOCK))
-    while True:
-        with contextlib.suppress(filelock.Timeout):
-            lock.acquire(timeout=0.5)
-            break
-        process.check_cancelled()
-    try:
-        yield
-    finally:
-        lock.release()
 
 
 def _is(path: Path, parcel: Parcel) -> bool:

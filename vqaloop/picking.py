@@ -6,6 +6,8 @@ bit. Files whose GOPs lean on each other, or that are otherwise unlike what is e
 decoded from the start to the last wanted frame.
 """
 
+import functools
+import os
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -62,8 +64,18 @@ def frames_at(
 def is_plain(path: Path, frames: int, size: tuple[int, int], fps: Fraction) -> bool:
     """Whether a file's times alone tell its frames 0..`frames` - 1, and are 8-bit 4:2:0 of `size`.
 
-    Reads all of the file, decodes none of it. What is so is read by `frames_at` as by ffmpeg.
+    Reads all of the file once, decodes none of it. What is so is read by `frames_at` as by
+    ffmpeg.
     """
+    try:
+        status = os.stat(path)
+    except OSError:
+        return False
+    return _is_plain(path, frames, size, fps, status.st_size, status.st_mtime_ns)
+
+
+@functools.lru_cache(maxsize=256)
+def _is_plain(path: Path, frames: int, size: tuple[int, int], fps: Fraction, *as_of: int) -> bool:
     try:
         with _opened(path, 1, SOURCES) as (container, stream):
             codec = stream.codec_context

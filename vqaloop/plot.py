@@ -7,7 +7,7 @@ import os
 import re
 import threading
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from vqaloop.records import Ladder
@@ -113,7 +113,7 @@ def _figure(
     axes.set_ylabel(metric_words(ladder))
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(color="#888888", alpha=0.3)
-    _draw_trials(axes, ladder)
+    draw_trials(axes, ladder, lambda _, trial: trial["bitrate_kbps"], line=True)
     hull = [(p["bitrate_kbps"], p["score"]) for p in ladder.about["hull"]]
     axes.plot(*_columns(hull), color=ink, linestyle="--", linewidth=1, label="hull")
     _draw_rungs(axes, ladder)
@@ -174,14 +174,21 @@ def size_looks(ladder: Ladder) -> dict[tuple[int, int], tuple[str, str]]:
     }
 
 
-def _draw_trials(axes: "Axes", ladder: Ladder) -> None:
-    trials = ladder.about["trials"]
-    for (width, height), (colour, marker) in size_looks(ladder).items():
+def draw_trials(
+    axes: "Axes", ladder: Ladder, across: Callable[[int, Mapping[str, Any]], float], line: bool
+) -> None:
+    """The trials that have a score, by size, those of an excerpt hollow.
+
+    `across` gives the place of a trial on the x axis, by its number from 1 and its record; with
+    `line` those of a size are joined.
+    """
+    trials = list(enumerate(ladder.about["trials"], 1))
+    for size, (colour, marker) in size_looks(ladder).items():
         for whole in (True, False):
             points = [
-                (trial["bitrate_kbps"], trial["score"])
-                for trial in trials
-                if (trial["width"], trial["height"]) == (width, height)
+                (across(number, trial), trial["score"])
+                for number, trial in trials
+                if (trial["width"], trial["height"]) == size
                 and trial.get("whole_title", True) == whole
                 and trial["score"] is not None
             ]
@@ -190,9 +197,9 @@ def _draw_trials(axes: "Axes", ladder: Ladder) -> None:
                     *_columns(points),
                     color=colour,
                     marker=marker,
-                    linestyle="-" if whole else ":",
+                    linestyle=("-" if whole else ":") if line else "none",
                     fillstyle="full" if whole else "none",
-                    label=f"{width}x{height}" + ("" if whole else ", excerpt"),
+                    label=f"{size[0]}x{size[1]}" + ("" if whole else ", excerpt"),
                 )
 
 

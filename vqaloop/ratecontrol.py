@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -117,15 +118,10 @@ class RateController:
         *,
         metrics: Sequence[str] = ("vmaf",),
         preset: str | None = None,
-        target: float | None = None,
-        bitrate_kbps: float | None = None,
-        allocation: Allocation = "target",
-        top: float = 100.0,
-        max_encodes: int | None = None,
-        max_kbps: float | None = None,
+        **options: Any,
     ) -> RateController:
         """The controller of a probed title, with the prior of an encoder and the first of
-        `metrics` that there is one for."""
+        `metrics` that there is one for; `options` are those of the class."""
         width, height = source.canvas
         return cls(
             scenes,
@@ -133,13 +129,8 @@ class RateController:
             width=width,
             height=height,
             fps=float(source.fps),
-            target=target,
-            bitrate_kbps=bitrate_kbps,
-            allocation=allocation,
             prior=current_prior(spec.name, preset or spec.default_preset, metrics, source.sha256),
-            top=top,
-            max_encodes=max_encodes,
-            max_kbps=max_kbps,
+            **options,
         )
 
     def suggest(self, scene: Scene) -> float | None:

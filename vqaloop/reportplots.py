@@ -8,6 +8,7 @@ from vqaloop.plot import (
     COLOURS,
     INK,
     as_svg,
+    draw_trials,
     in_db,
     label_octaves,
     metric_words,
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+LABEL = 9
+"""Points; the size of the number at the end of a line."""
 GRID = 64
 """Rates over which a hull's scores are averaged."""
 MOST_PARAMETERS = 12
@@ -39,7 +42,7 @@ def bitrate_svg(ladder: Ladder) -> str:
     with style(10, INK):
         figure, axes = _panel("time (s)", "bitrate (kb/s, log scale)")
         axes.set_yscale("log", base=2)
-        duration_s = _duration_s(ladder)
+        duration_s, ends = _duration_s(ladder), []
         for index, (step_s, rates) in enumerate(lines):
             if rates and step_s and step_s > 0:
                 edges = [step_s * n for n in range(len(rates))]
@@ -48,9 +51,10 @@ def bitrate_svg(ladder: Ladder) -> str:
                 seen = [rate if rate > 0 else math.nan for rate in rates]
                 look = _look(ladder, index, marker="")
                 axes.plot(edges, [*seen, seen[-1]], drawstyle="steps-post", **look)
-                _label_end(axes, index, edges[-1], seen[-1])
+                ends.append((index, edges[-1], seen[-1]))
         label_octaves(axes, "y")
         axes.set_xlim(0, duration_s)
+        _label_ends(axes, ends)
         return as_svg(figure, "Bitrate of each rung over time", "bitrate")
 
 
@@ -62,7 +66,7 @@ def score_svg(ladder: Ladder) -> str:
     ]
     if not any(lines):
         return ""
-    sampled = is_sampled(ladder)
+    sampled, ends = is_sampled(ladder), []
     with style(10, INK):
         figure, axes = _panel("time (s)", _score_words(ladder))
         for index, points in enumerate(lines):
@@ -71,8 +75,9 @@ def score_svg(ladder: Ladder) -> str:
                 if sampled:
                     look.update(linestyle=":", linewidth=0.8, markersize=4)
                 axes.plot(*zip(*points, strict=True), **look)
-                _label_end(axes, index, *points[-1])
+                ends.append((index, *points[-1]))
         axes.set_xlim(0, _duration_s(ladder))
+        _label_ends(axes, ends)
         return as_svg(figure, "Score of each rung over time", "score")
 
 
@@ -159,27 +164,9 @@ def history_svg(ladder: Ladder) -> str:
     trials = ladder.about["trials"]
     if not trials:
         return ""
-    looks = size_looks(ladder)
     with style(10, INK):
         figure, axes = _panel("trial", _score_words(ladder))
-        for (width, height), (colour, marker) in looks.items():
-            for whole in (True, False):
-                points = [
-                    (number, trial["score"])
-                    for number, trial in enumerate(trials, 1)
-                    if (trial["width"], trial["height"]) == (width, height)
-                    and trial.get("whole_title", True) == whole
-                    and trial["score"] is not None
-                ]
-                if points:
-                    axes.plot(
-                        *zip(*points, strict=True),
-                        color=colour,
-                        marker=marker,
-                        linestyle="none",
-                        fillstyle="full" if whole else "none",
-                        label=f"{width}x{height}" + ("" if whole else ", excerpt"),
-                    )
+        draw_trials(axes, ladder, lambda number, _: number, line=False)
         failed = [number for number, trial in enumerate(trials, 1) if trial["score"] is None]
         if failed:
             bottom = axes.get_ylim()[0]
@@ -352,12 +339,35 @@ def _look(ladder: Ladder, index: int, **other: Any) -> dict[str, Any]:
     return {**look, "marker": marker if look["marker"] is None else look["marker"]}
 
 
-def _label_end(axes: "Axes", index: int, x: float, y: float) -> None:
-    if math.isfinite(y):
+def _label_ends(axes: "Axes", ends: Sequence[tuple[int, float, float]]) -> None:
+    """The number of each rung where its line ends, within axes that are as they will stay."""
+    known = sorted((y, index, x) for index, x, y in ends if math.isfinite(y))
+    if not known:
+        return
+    points = 72 / axes.figure.dpi
+    heights = [points * axes.transData.transform((x, y))[1] for y, _, x in known]
+    ends_at = [points * axes.transAxes.transform((0, y))[1] for y in (0, 1)]
+    for (y, index, x), height, place in zip(
+        known, heights, spread(heights, 1.25 * LABEL, *ends_at), strict=True
+    ):
         axes.annotate(
-            str(index + 1), (x, y), (3, 0), textcoords="offset points", va="center",
-            annotation_clip=False, size=9, weight="bold",
+            str(index + 1), (x, y), (3, place - height), textcoords="offset points",
+            va="center_baseline", annotation_clip=False, size=LABEL, weight="bold",
         )  # fmt: skip
+
+
+def spread(wanted: Sequence[float], gap: float, low: float, high: float) -> list[float]:
+    """Ascending places from low to high, `gap` apart, with the least squares to those wanted.
+
+    Nearer each other where they have not the room.
+    """
+    import numpy as np
+    from scipy.optimize import isotonic_regression
+
+    steps = min(gap, (high - low) / len(wanted)) * np.arange(len(wanted))
+    # less their distances, places need only ascend
+    free = isotonic_regression(np.asarray(wanted) - steps).x
+    return [float(place) for place in np.clip(free, low, high - steps[-1]) + steps]
 
 
 def _whole_numbers(axes: "Axes", last: int) -> None:

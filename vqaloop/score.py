@@ -149,6 +149,12 @@ def open_metric(
     return StudentMetric(full, known[full], **told)
 
 
+def kindred(metric: Metric) -> list[str]:
+    """Names of the metrics whose experience serves this one, the best first: any student speaks
+    VMAF's scale, as the default one does."""
+    return [metric.name] + [DEFAULT_STUDENT] * metric.name.startswith(STUDENT_PREFIX)
+
+
 class Scorer:
     """Scores of finished videos: `Scorer().score(video, reference=...)`.
 

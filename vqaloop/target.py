@@ -19,14 +19,13 @@ from vqaloop.encoder import CAP, ZONES, encoder_version, gop_frames
 from vqaloop.encoderspec import EncoderSpec
 from vqaloop.errors import InputError, TargetUnreachable
 from vqaloop.executor import Executor
-from vqaloop.history import current_prior
 from vqaloop.join import Joined, join, output_muxer
 from vqaloop.process import quoted
 from vqaloop.ratecontrol import RateController
 from vqaloop.records import Event, Rendition, Score, Source, Trial, rounded
 from vqaloop.scenegoals import CAP_USED, Allocation
 from vqaloop.scenes import Scene, SceneExcerpts, even_gop, find_scenes
-from vqaloop.score import DEFAULT_METRIC, DEFAULT_STUDENT, STUDENT_PREFIX, Metric, open_metric
+from vqaloop.score import DEFAULT_METRIC, Metric, kindred, open_metric
 from vqaloop.source import probe_source
 from vqaloop.trials import Workshop
 
@@ -131,20 +130,17 @@ def encode_to_target(
         )
     progress(Event("scenes", f"looking for the cuts of {quoted(input)}"))
     scenes = find_scenes(source, ffmpeg=binary, gop_s=spec.gop_s)
-    names = [meter.name] + [DEFAULT_STUDENT] * meter.name.startswith(STUDENT_PREFIX)
     width, height = source.canvas
-    prior = current_prior(spec.name, preset, names, source.sha256)
     far = tolerance_of(meter)
-    controller = RateController(
+    controller = RateController.for_title(
+        source,
         scenes,
-        spec.knob,
-        width=width,
-        height=height,
-        fps=float(source.fps),
+        spec,
+        metrics=kindred(meter),
+        preset=preset,
         target=target_score,
         bitrate_kbps=bitrate,
         allocation=how,
-        prior=prior,
         top=meter.top,
         tolerance=far,
         scene_tolerance=SCENE_FAR * meter.step,

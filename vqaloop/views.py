@@ -110,7 +110,7 @@ class Looks:
 
             return cut_fragments(frame, self.places[clip], FRAGMENT)
         top, left = self.places[clip]
-        return cut(frame, int(top), int(left), self.view.size)
+        return cut(frame, int(top), int(left), self.view.size, self.view.size)
 
 
 def squeezed(frames: Frames, size: int) -> Frames:
