@@ -9,9 +9,10 @@ from typing import Any
 
 import pytest
 
+from tests.commandline import Room
 from tests.test_report import Page, make_ladder
 from vqaloop import Catalogue, Entry
-from vqaloop.cataloguereport import catalogue_csv, catalogue_page
+from vqaloop.cataloguereport import catalogue_csv, catalogue_page, write_catalogue
 from vqaloop.cataloguestate import LARGEST_NOTE, MADE, made_before, note_made
 from vqaloop.report import write_reports
 
@@ -55,6 +56,48 @@ def test_hostile_words_stay_words(tmp_path: Path) -> None:
     links = [value or "" for key, value in page.attributes if key == "href"]
     assert links and not [link for link in links if set(link) & set('<>:"')]
     assert catalogue_csv(catalogue).count("h264") == 6
+
+
+def test_report_makes_table_and_page_again(room: Room) -> None:
+    folder = room.folder / "all"
+    folder.mkdir()
+    names = [("done", "one"), ("failed", "two"), ("untrusted", "three & more")]
+    entries = tuple(entry(status, name, "because") for status, name in names)
+    write_catalogue(Catalogue(folder, entries, 1.5))
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    for name in ("catalogue.csv", "catalogue.html"):
+        (folder / name).unlink()
+    said = room.run("report", "all")
+    assert said.status == 0 and "three & more h264 not to be trusted: because" in said.out
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+    document = json.loads(room.run("report", "all", "--json", "-").out)
+    assert document == json.loads(before["catalogue.json"])
+    refused = room.run("report", "all", "x")
+    assert refused.status == 2 and "'all' is a catalogue of ladders; name one" in refused.err
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"status": "fine"},
+        {"folder": "../x"},
+        {"rungs": []},
+        {"source": None},
+        {"cost": {"wall_s": 1.0}},
+        {"cost": {"encodes": "many"}},
+        {"name": 7},
+    ],
+)
+def test_a_damaged_catalogue_is_refused(room: Room, change: dict[str, Any]) -> None:
+    write_catalogue(Catalogue(room.folder, (entry("done"), entry("done", "y")), 1.0))
+    path = room.folder / "catalogue.json"
+    document = json.loads(path.read_text())
+    document["titles"][1].update(change)
+    path.write_text(json.dumps(document))
+    before = room.tree()
+    said = room.run("report", ".")
+    assert said.status == 2 and "titles[1]" in said.err and said.err.count("\n") == 1
+    assert "make the catalogue again" in said.err and room.tree() == before
 
 
 @pytest.mark.parametrize("sign", "=+-@\t")

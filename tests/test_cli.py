@@ -55,7 +55,7 @@ def test_json_to_stdout_is_alone_there(room: Room, clip: str) -> None:
     assert said.status == 0, said.err
     assert json.loads(said.out) == room.document("a.h264.ladder")
     for line in said.err.splitlines():
-        assert re.match(r"(probe|search \d+/\d+|write): ", line)
+        assert re.match(r"(probe|search \d+/40 at most|write): ", line)
 
 
 def test_json_to_a_file_beside_the_table(room: Room, clip: str) -> None:
@@ -120,6 +120,10 @@ def test_every_command_has_help_and_refuses_with_one_message(room: Room) -> None
     [
         ([], "COMMAND"),
         (["conquer"], "invalid choice: 'conquer'"),
+        (["laddder", "a.y4m"], "(did you mean ladder?)"),
+        (["regress", "--candidate-args", "-x"], "given as --candidate-args='-...'"),
+        (["tune", "a.y4m", "--codec", "h265"], "(did you mean --codec hevc?)"),
+        (["tune", "a.y4m", "--bitrate", "5M"], "'5M' is not a number of kb/s"),
         (["score", "a.y4m", "--metric", "psnr"], "psnr needs the original: give it with"),
         (["score", "none.mp4", "--reference", "a.y4m", "--metric", "psnr"], "does not exist"),
         (["score", "a.y4m", "--reference", "b.y4m", "--metric", "psnr"], "12 frames and its"),
@@ -129,7 +133,7 @@ def test_every_command_has_help_and_refuses_with_one_message(room: Room) -> None
         (["report", "none"], "ladder.json"),
         (["report", "a.y4m"], "ladder.json"),
         (["sample", "a.avi"], "the suffix must be one of"),
-        (["sample", "a.y4m"], "already exists"),
+        (["sample", "a.y4m"], "already exists; choose another name, or give --overwrite"),
         (["sample", "none/c.y4m"], "no such folder"),
         (["sample", "c.y4m", "--size", "63x64"], "even numbers"),
         (["sample", "c.y4m", "--size", "64x64,64x64"], "is not a resolution"),

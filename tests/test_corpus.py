@@ -10,10 +10,13 @@ import torch
 
 from tests.media import make_clip, run_ffmpeg
 from vqaloop import process
-from vqaloop.corpus import Plan, build_corpus, find_scenes
-from vqaloop.errors import InputError
+from vqaloop.corpus import Plan, _renditions, build_corpus, find_scenes
+from vqaloop.encode import encode
+from vqaloop.encoder import get_encoder
+from vqaloop.errors import EncodeFailed, InputError
 from vqaloop.models.student import OUTPUTS
 from vqaloop.motion import PICTURE_PIXELS, picture_in_motion
+from vqaloop.records import Encode
 from vqaloop.shards import load_corpus, load_shard, read_about, title_of, write_shard
 
 PLAN = Plan(encodes=2, crops=3, frames=6)
@@ -44,6 +47,34 @@ def corpus(material: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     assert [path.name for path in made] == ["one.safetensors", "two.safetensors"]
     assert len(said) == 2 and all("2 encodes" in line for line in said)
     return out
+
+
+def test_a_small_clip_is_encoded_as_often_as_was_asked() -> None:
+    """At sizes that each encoder takes: a quarter of this clip is too small for some."""
+    plan, drawn = Plan(encodes=120), np.random.default_rng(0)
+    renditions = list(_renditions(160, 128, plan, drawn, process.ffmpeg_path()))
+    assert len(renditions) == 120
+    assert min(r.width for r in renditions if r.encoder == "libvpx-vp9") == 40
+    for r in renditions:
+        least = get_encoder(r.encoder).min_size
+        assert r.width >= least[0] and r.height >= least[1], r
+
+
+def test_encodes_that_fail_are_counted_and_said(
+    material: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = iter((False, True))
+
+    def fails_once(*args: Any, **options: Any) -> Encode:
+        if next(made):
+            return encode(*args, **options)
+        raise EncodeFailed("it crashed")
+
+    monkeypatch.setattr("vqaloop.corpus.encode", fails_once)
+    said: list[str] = []
+    scenes = find_scenes([material / "one.mp4"])
+    build_corpus(scenes, tmp_path, PLAN, ffmpeg=process.ffmpeg_path(), report=said.append)
+    assert said == ["1/1 one: 1 of 2 encodes, the others failed: it crashed"]
 
 
 def test_scenes_and_their_titles(material: Path) -> None:

@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import re
 from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -75,9 +76,13 @@ def test_a_run_is_logged_and_goes_on_where_it_was_stopped(
         assert float(row["lr"]) > 0
         assert all(float(row[k]) >= 0 for k in ("crop", "pooled", "ordered", "features", "alone"))
     assert said[0] == "3 scenes, 2 held out; 4 steps"
-    figures = json.loads(next(line for line in said if "held out: " in line).split("out: ", 1)[1])
-    assert any("srcc" in name for name in figures)
-    assert all(value is None or math.isfinite(value) for value in figures.values())
+    told = [line for line in said if "held out, " in line]
+    assert [re.match(r"step 4 held out, ([a-z ]+): ", line)[1] for line in told] == [  # type: ignore[index]
+        "anchored",
+        "no reference",
+    ]
+    rmse = float(rows[-1]["rmse"])
+    assert math.isfinite(rmse) and f"RMSE {rmse:.3f}" in told[0] and "{" not in told[0]
     student, about = load_student(whole)
     assert about["model"] == "internvqa-mini" and about["label"] == "VMAF v0.6.1"
     assert json.loads(about["recipe"]) == json.loads(json.dumps(asdict(recipe)))
@@ -253,8 +258,12 @@ def test_a_fold_is_held_out(recipe: Recipe, data: Path) -> None:
 
 
 def test_more_scenes_than_there_are_is_refused(recipe: Recipe) -> None:
-    with pytest.raises(InputError, match="takes 4 scenes and the corpus has 3"):
+    message = "takes 4 scenes and the corpus has 3; add clips to the corpus, or lower `scenes`"
+    with pytest.raises(InputError, match=message):
         train(replace(recipe, scenes=4), device=CPU)
+    apart = replace(recipe, scenes=4, held_out=(), split="fold 1/3")
+    with pytest.raises(InputError, match="the corpus has 2 beside the 1 held out; add clips"):
+        train(apart, device=CPU)
 
 
 def test_a_teachers_corpus_must_match(recipe: Recipe, data: Path) -> None:

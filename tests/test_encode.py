@@ -35,6 +35,18 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Source:
     return Source(path, "0" * 64, 192, 108, FPS, FRAMES, "yuv420p")
 
 
+def test_a_playlist_under_an_encode_s_name_opens_nothing(source: Source, tmp_path: Path) -> None:
+    spec = SOFTWARE["libx264"]
+    encode(source, fastest(spec), tmp_path / "real.mp4", ffmpeg=FFMPEG)
+    listing = tmp_path / "listing.mp4"
+    listing.write_text("ffconcat version 1.0\nfile real.mp4\n", encoding="ascii")
+    # else it would be read as if it were the file it names
+    with av.open(str(listing)) as container:
+        assert sum(packet.size > 0 for packet in container.demux(video=0)) == FRAMES
+    with pytest.raises(ToolError, match="cannot be parsed"):
+        stream_packets(listing, spec, FPS)
+
+
 def fastest(spec: EncoderSpec, knob: float | None = None) -> Rendition:
     middle = sum(spec.knob.search) / 2 if knob is None else knob
     return Rendition(128, 72, spec.name, spec.knob.snap(middle), spec.presets[-1])

@@ -169,6 +169,17 @@ def test_the_table_keeps_to_eighty_columns(judged: Judgement) -> None:
     assert "no reference" in text and "single crops" in text
 
 
+def test_the_notes_explain_what_the_table_has_and_no_more(judged: Judgement) -> None:
+    full = figures_text(evaluate(judged.table, judged.crops, draws=50))
+    for word in ("SRCC", "PLCC4", "RMSE5", "within:", "from, to:"):
+        assert word in full
+    # two encodes: no fit, no correlation, no interval
+    few = figures_text(evaluate(judged.table.iloc[:2], draws=0))
+    assert "RMSE" in few and "no reference" in few
+    for word in ("SRCC", "PLCC", "RMSE4", "within", "from", "mapping", " -\n"):
+        assert word not in few, few
+
+
 def test_labels_of_two_kinds_are_refused(judged: Judgement) -> None:
     table = judged.table.copy()
     table.loc[0, "label_kind"] = "MOS of people"

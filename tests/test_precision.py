@@ -1,5 +1,6 @@
 """`--score-precision`: looking at no more places than a score needs."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -7,14 +8,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.commandline import Room
+from tests.commandline import SMALL, Room
 from tests.media import make_clip
 from tests.nets import random_student, student_metric
 from vqaloop import frames, process
 from vqaloop.clips import spots
 from vqaloop.errors import InputError
-from vqaloop.precision import FIRST, around, is_enough, reach, rounds
-from vqaloop.records import Source
+from vqaloop.precision import FIRST, around, is_enough, reach, rounds, unreached
+from vqaloop.records import Score, Source
 from vqaloop.score import Scorer, open_metric
 from vqaloop.source import probe_source
 
@@ -157,6 +158,33 @@ def test_precisions_that_make_no_sense_are_refused() -> None:
             open_metric("internvqa", ffmpeg=FFMPEG, precision=precision)
     with pytest.raises(InputError, match="vmaf looks at all frames; leave out --score-precision"):
         open_metric("vmaf", ffmpeg=FFMPEG, precision=1.0)
+
+
+def test_a_precision_that_was_not_reached_is_told_in_a_line() -> None:
+    class Asked:
+        precision = 1.0
+
+    def of(low: float, high: float) -> Score:
+        return Score(50.0, "internvqa-mini", "anchored", interval=(low, high))
+
+    scores = [of(49.2, 50.9), of(47.0, 50.9), of(49.2, 52.5)]
+    (line,) = unreached(scores, Asked())
+    assert "±1 was asked and not reached for 2 of 3 scores" in line and "widest is ±3.00" in line
+    assert unreached(scores[:1], Asked()) == [] == unreached(scores, object())
+    (line,) = unreached([replace(scores[0], interval=None)], Asked())
+    assert "1 of 1 score," in line and "no interval" in line
+
+
+def test_an_absurd_precision_is_answered_by_a_warning(room: Room) -> None:
+    clip = make_clip(room.folder / "a.y4m", size="160x96", frames=24)
+    words = [*SMALL, "--metric", "internvqa-mini", "--resolutions", "160x96,112x64"]
+    document = room.ladder(clip, *words, "--score-precision", "0.0001")
+    count = len(document["rungs"])
+    (line,) = [line for line in document["warnings"] if "score precision" in line]
+    assert f"±0.0001 was asked and not reached for {count} of {count} scores" in line
+    rung = room.folder / "out" / document["rungs"][0]["file"]
+    said = room.run("score", rung, "--reference", clip, "--score-precision", "0.0001")
+    assert "warning: a score precision of ±0.0001 was asked" in said.out
 
 
 @pytest.mark.parametrize("command", ["score", "ladder", "encode", "tune", "regress"])

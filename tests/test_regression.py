@@ -353,9 +353,13 @@ def test_several_sizes_are_compared_by_their_hulls() -> None:
 
 def test_the_words_are_those_of_a_metric_that_may_judge() -> None:
     document = weighed([clip(n, 1.03) for n in "abc"], gate=["psnr_y"], limits=Limits(4))
-    assert document["verdict"] == "no change" and "psnr_y" in document["summary"]
+    assert document["verdict"] == "no change" and "equal PSNR-Y" in document["summary"]
     better = weighed([clip(n, 0.9) for n in "abc"], gate=["vmaf"])
-    assert better["verdict"] == "improvement" and "vmaf" in better["summary"]
+    assert better["verdict"] == "improvement" and "equal VMAF" in better["summary"]
+    worse = weighed([clip(n, 1.1) for n in "abc"], gate=["vmaf"])
+    assert len(worse["reasons"]) == 4 and all("equal VMAF" in line for line in worse["reasons"])
+    # names that programs read are as they were
+    assert ("a", "bd-rate vmaf") in failed(worse) and "psnr_y" in worse["metrics"]
 
 
 def test_a_mean_that_hangs_on_which_clips_were_taken_is_no_clear_change() -> None:

@@ -1,4 +1,4 @@
-"""A ladder's report in a real browser, headless Chromium, as wide as a desk and as a phone."""
+"""Pages in a real browser, headless Chromium, as wide as a desk and as a phone."""
 
 import json
 from collections.abc import Iterator
@@ -10,7 +10,13 @@ import pytest
 
 from tests.browser import Tab, browsing
 from tests.media import make_clip
-from vqaloop import build_ladder
+from tests.test_report import make_ladder
+from tests.test_verdicts import make_document
+from vqaloop import Catalogue, Entry, build_ladder
+from vqaloop.cataloguereport import catalogue_page
+from vqaloop.ladderpair import compare_ladders
+from vqaloop.ladderpairpage import pair_page
+from vqaloop.regresspage import regress_page
 from vqaloop.report import read_ladder, write_reports
 
 pytestmark = pytest.mark.slow
@@ -20,6 +26,13 @@ VISIBLE = """[...document.querySelectorAll('svg')].map(svg => svg.getBoundingCli
   .filter(box => box.width > 100 && box.height > 40).length"""
 STAGE = """(() => { const box = document.querySelector('.stage').getBoundingClientRect();
   return [box.left + scrollX, box.top + scrollY, box.width, box.height]; })()"""
+
+BEYOND = """[...document.body.querySelectorAll('*')].filter(item => {
+  const box = item.getBoundingClientRect(), own = item.closest('.scroll');
+  return box.width && box.right > innerWidth + 1 && (!own || own === item || item.closest('svg'));
+}).map(item => item.outerHTML.slice(0, 80))"""
+BROKEN = """[...document.querySelectorAll('.whole')].filter(
+  item => item.getClientRects().length > 1).map(item => item.textContent)"""
 
 
 @pytest.fixture(scope="session")
@@ -162,3 +175,49 @@ def test_it_is_no_larger_than_two_mebibytes(report: Path) -> None:
     assert all(
         rung["over_time"]["kbps"] and rung["over_time"]["scores"] for rung in about["rungs"]
     )
+
+
+def catalogue(folder: Path) -> str:
+    """The page of a catalogue of large titles, one with a long name."""
+    rung = {"width": 320, "height": 180, "bitrate_kbps": 99.5, "score": 44.4, "vmaf": 41.0}
+    about = {
+        "source": {"width": 3840, "height": 2160, "fps": 25.0, "duration": 7212.0},
+        "encoder": "libx264", "preset": "medium", "metric": "internvqa-mini", "warnings": [],
+        "rungs": [rung, {**rung, "width": 3840, "height": 2160, "bitrate_kbps": 34567.0}],
+        "cost": {"encodes": 12},
+    }  # fmt: skip
+    titles = [("episode 1", "done"), ("A Title of Many Words, " * 4, "untrusted")]
+    entries = [
+        Entry(name, f"{name}.y4m", "h264", folder / "x", status, about=about, kept=True)
+        for name, status in titles
+    ]
+    return catalogue_page(Catalogue(folder, tuple(entries), 1.0))
+
+
+def pair(folder: Path) -> str:
+    ladder = make_ladder(folder)
+    return pair_page(compare_ladders(ladder, ladder))
+
+
+def regress(_: Path) -> str:
+    return regress_page(make_document())
+
+
+PAGES = {"catalogue": catalogue, "pair": pair, "regress": regress}
+
+
+@pytest.mark.parametrize("width", [1400, 400])
+@pytest.mark.parametrize("name", PAGES)
+def test_pages_fit_a_desk_and_a_phone(name: str, width: int, tab: Tab, tmp_path: Path) -> None:
+    page = tmp_path / f"{name}.html"
+    page.write_text(PAGES[name](tmp_path))
+    tab.open(page, width)
+    tab.picture().save(tmp_path / f"{name}-{width}.png")
+    assert tab.complaints == []
+    assert tab.ask("document.documentElement.scrollWidth") == width
+    # tables alone may be wider than the window, in boxes of their own, and on a phone alone
+    assert tab.ask(BEYOND) == []
+    assert tab.ask(BROKEN) == []
+    wide = "[...document.querySelectorAll('.scroll')].filter(e => e.scrollWidth > e.clientWidth)"
+    if width == 1400:
+        assert tab.ask(f"{wide}.length") == 0

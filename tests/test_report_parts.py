@@ -2,6 +2,7 @@
 
 import base64
 import hashlib
+import itertools
 import json
 import os
 import shlex
@@ -9,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -21,6 +23,7 @@ from hypothesis import strategies as st
 
 from tests.media import REPOSITORY
 from tests.test_report import Page, grey_webp, make_ladder, make_pictures, page_of
+from vqaloop import reportplots
 from vqaloop.crops import _most_different, find_pictures, worst_json
 from vqaloop.encode import Packet
 from vqaloop.errors import InputError
@@ -31,7 +34,7 @@ from vqaloop.parser import make_parser
 from vqaloop.records import Ladder, Score, Source
 from vqaloop.remake import KEPT, asked_json, ladder_command
 from vqaloop.report import read_ladder, write_reports
-from vqaloop.reportplots import hull_growth, is_sampled
+from vqaloop.reportplots import hull_growth, is_sampled, spread
 from vqaloop.request import parse_duration
 
 TITLE = Source(Path("a.mp4"), "0" * 64, 640, 360, Fraction(25), 250, "yuv420p")
@@ -339,3 +342,48 @@ def test_killed_while_it_writes_it_leaves_nothing_behind(tmp_path: Path) -> None
         time.sleep(0.05)
     assert not left and not (tmp_path / "ladder.json").exists()
     assert len(os.listdir(tmp_path)) == len(make_ladder(tmp_path).rungs)
+
+
+@given(st.lists(st.floats(-50, 250), min_size=1, max_size=20).map(sorted))
+def test_places_are_apart_and_within_bounds(wanted: list[float]) -> None:
+    places = spread(wanted, 10, 0, 200)
+    steps = [above - below for below, above in itertools.pairwise(places)]
+    assert all(step > 10 - 1e-6 for step in steps)
+    assert min(places) > -1e-6 and max(places) < 200 + 1e-6
+    # what is good already stays
+    assert spread(places, 10 - 1e-6, -1e-6, 200 + 1e-6) == pytest.approx(places, abs=1e-4)
+
+
+@pytest.mark.parametrize("draw", [reportplots.bitrate_svg, reportplots.score_svg])
+@pytest.mark.parametrize("apart", [0.0, 0.5, 1.0])
+def test_numbers_at_the_ends_of_curves_never_overlap(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, draw: Any, apart: float
+) -> None:
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.text import Annotation
+
+    ladder = make_ladder(tmp_path)
+    over = ladder.rungs[0].over_time
+    rungs = [
+        replace(
+            ladder.rungs[0],
+            over_time={
+                **over,
+                "kbps": [rate * (1 + n * apart) for rate in over["kbps"]],
+                "scores": [[at, score + n * apart] for at, score in over["scores"]],
+            },
+        )
+        for n in range(14)
+    ]
+    figures: list[Any] = []
+    monkeypatch.setattr(reportplots, "as_svg", lambda figure, *_: figures.append(figure))
+    draw(replace(ladder, rungs=tuple(rungs)))
+    renderer = FigureCanvasAgg(figures[0]).get_renderer()  # type: ignore[no-untyped-call]
+    labels = [text for text in figures[0].axes[0].texts if isinstance(text, Annotation)]
+    boxes = [text.get_window_extent(renderer) for text in labels]
+    assert len(boxes) == 14
+    assert not any(one.overlaps(other) for one, other in itertools.combinations(boxes, 2))
+    # in the order of the curves
+    if apart:
+        heights = {text.get_text(): box.y0 for text, box in zip(labels, boxes, strict=True)}
+        assert sorted(heights, key=lambda number: heights[number]) == sorted(heights, key=int)

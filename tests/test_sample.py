@@ -64,7 +64,7 @@ def test_names_are_data(tmp_path: Path, name: str) -> None:
         ("a.y4m", {"seconds": float("nan")}, "0.4 to 600"),
         ("a.y4m", {"fps": 0}, "fps = 0 must be 1 to 240"),
         ("none/a.y4m", {}, "no such folder"),
-        ("folder.y4m", {}, "already exists"),
+        ("folder.y4m", {}, "already exists and is a folder"),
     ],
 )
 def test_what_cannot_be_made_is_refused(

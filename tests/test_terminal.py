@@ -136,6 +136,19 @@ def test_plain_progress_is_a_line_an_event(
     assert len(lines) == 6 and lines[5] == ""
 
 
+def test_a_count_is_said_when_it_changes(capsys: pytest.CaptureFixture[str]) -> None:
+    with Progress() as progress:
+        for done, total in ((0, 2), (0, 2), (1, 2), (1, 2), (2, 2)):
+            progress(Event("encode", "x264", done, total))
+        progress(Event("search", "320x180", 5, 40, at_most=True))
+        progress(Event("encode", "again", 2, 2))
+    lines = capsys.readouterr().err.splitlines()
+    assert lines == [
+        *("encode 0/2: x264", "encode: x264", "encode 1/2: x264", "encode: x264"),
+        *("encode 2/2: x264", "search 5/40 at most: 320x180", "encode 2/2: again"),
+    ]
+
+
 def test_quiet_says_nothing(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -257,6 +257,7 @@ def test_the_comment_has_the_verdict_the_means_and_each_clip() -> None:
     assert page.tags.count("table") == 2 + 4 and page.tags.count("details") == 4
     assert "crowd.y4m: BD-rate +6.25 %" in page.text and CRASH in page.text.replace("\u200b", "")
     assert f"title.y4m, VMAF: {REFUSED}" in page.text
+    assert "Other crashes and broken output" in page.text and "Failures" not in page.text
     assert "park.y4m: baseline: truncated, 640x360 at crf 22" in page.text
     assert len(text) < 4000
 
@@ -524,6 +525,9 @@ def test_nothing_measured_is_said_and_not_drawn() -> None:
     document["clips"] = [clip]
     text = regress_page(document)
     assert "<svg" not in text and "Nothing was measured by VMAF" in text
+    # what failed a check is no crash
+    assert "<h2>Crashes and broken output</h2>\n<p>None.</p>" in text
+    assert "Failures" not in text
 
 
 @pytest.mark.parametrize("count", [3, 9])

@@ -1,23 +1,28 @@
-"""A catalogue's reports: catalogue.json, catalogue.csv, and a page that opens offline."""
+"""A catalogue's reports: catalogue.json, and of it catalogue.csv and a page that opens offline."""
 
 import csv
 import io
 import json
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 from vqaloop import __version__
+from vqaloop.errors import InputError
 from vqaloop.files import write_whole
-from vqaloop.page import bullets, escaped, filled, safe, table
+from vqaloop.page import bullets, filled, safe, table, whole
 from vqaloop.process import quoted
-from vqaloop.shape import finite
+from vqaloop.report import is_plain
+from vqaloop.shape import every, finite, read_document
 from vqaloop.terminal import shown, shown_rate
 from vqaloop.verdicts import cut
 
 if TYPE_CHECKING:
     from vqaloop.catalogue import Catalogue, Entry
 
+LARGEST = 1 << 26
+"""Bytes of catalogue.json: tens of thousands of ladders."""
 COLUMNS = (
     *("name", "input", "codec", "status", "reason", "folder", "width", "height", "fps"),
     *("duration", "encoder", "preset", "metric", "rungs", "lowest_kbps", "lowest_score"),
@@ -29,14 +34,73 @@ FORMULA = ("=", "+", "-", "@", "\t", "\r")
 """Beginnings of what a spreadsheet would work out; an apostrophe before it makes it text."""
 STATUS = {"done": "done", "untrusted": "not to be trusted", "failed": "failed"}
 
+_SIZE = every(int, "width height")
+_ABOUT: dict[str, Any] = {
+    "source": {**_SIZE, **every(float, "fps duration")},
+    **every(str, "encoder preset metric"),
+    "rungs": [{**_SIZE, **every(float, "bitrate_kbps score"), "vmaf": (float, None)}],
+    "warnings": [str],
+    "cost": {str: (float, None)},
+}
+"""Of a ladder that was made."""
+_ENTRY = {
+    **every(str, "name input codec folder status"),
+    "reason": (str, None),
+    "kept": bool,
+    **{key: (shape, None) for key, shape in _ABOUT.items()},
+}
+
 
 def write_catalogue(catalogue: "Catalogue") -> None:
     """Write the three into the catalogue's folder, each whole or not at all. Raises InputError."""
     document = json.dumps(finite(catalogue.to_json()), indent=1, allow_nan=False) + "\n"
     # the document last: where it is, the others are
+    _write_views(catalogue)
+    write_whole(catalogue.folder / "catalogue.json", document)
+
+
+def _write_views(catalogue: "Catalogue") -> None:
     write_whole(catalogue.folder / "catalogue.csv", catalogue_csv(catalogue))
     write_whole(catalogue.folder / "catalogue.html", catalogue_page(catalogue))
-    write_whole(catalogue.folder / "catalogue.json", document)
+
+
+def is_catalogue(folder: Path) -> bool:
+    """Whether a folder holds a catalogue rather than a ladder."""
+    return (folder / "catalogue.json").is_file() and not (folder / "ladder.json").is_file()
+
+
+def remake_catalogue(folder: Path) -> "Catalogue":
+    """The catalogue in a folder, its table and its page made again from catalogue.json.
+
+    Raises InputError where that is damaged, of another schema, or names a folder elsewhere.
+    """
+    from vqaloop.catalogue import SCHEMA, Catalogue, Entry
+
+    path = folder / "catalogue.json"
+    told = {"give": "give the folder of a catalogue", "remedy": "make the catalogue again"}
+    shape = {"titles": [_ENTRY], "cost": {"wall_s": float}}
+    document = read_document(path, SCHEMA, shape, **told, largest=LARGEST)
+    entries = []
+    for index, found in enumerate(document["titles"]):
+        if not _is_sound(found):
+            raise InputError(f"{quoted(path)}: titles[{index}] is damaged; {told['remedy']}")
+        known = {key: found.get(key) for key in _ENTRY.keys() - _ABOUT.keys()}
+        known["folder"] = folder / found["folder"]
+        about = {} if found["status"] == "failed" else {key: found[key] for key in _ABOUT}
+        entries.append(Entry(**known, about=about))
+    catalogue = Catalogue(folder, tuple(entries), document["cost"]["wall_s"])
+    _write_views(catalogue)
+    return catalogue
+
+
+def _is_sound(found: Mapping[str, Any]) -> bool:
+    """Whether an entry of the right shape tells what its status promises."""
+    if not is_plain(found["folder"]) or found["status"] not in STATUS:
+        return False
+    if found["status"] == "failed":
+        return True
+    whole = all(found.get(key) is not None for key in _ABOUT)
+    return whole and bool(found["rungs"]) and "encodes" in found["cost"]
 
 
 def catalogue_csv(catalogue: "Catalogue") -> str:
@@ -96,18 +160,18 @@ def _title_table(entries: Iterable["Entry"]) -> str:
         low, top = entry.about["rungs"][0], entry.about["rungs"][-1]
         source, metric = entry.about["source"], entry.about["metric"]
         cells = [
-            entry.codec,
-            f"{source['width']}x{source['height']}, {source['duration']:.0f} s",
-            str(len(entry.about["rungs"])),
-            sizes_words(entry.about["rungs"]),
-            f"{shown_rate(low['bitrate_kbps'])} to {shown_rate(top['bitrate_kbps'])}",
-            f"{shown(low['score'])} to {shown(top['score'])} ({metric})",
-            f"{shown(low['vmaf'])} to {shown(top['vmaf'])}",
-            "was there" if entry.kept else str(entry.about["cost"]["encodes"]),
-            STATUS[entry.status],
+            [entry.codec],
+            [f"{source['width']}x{source['height']},", f"{source['duration']:.0f} s"],
+            [str(len(entry.about["rungs"]))],
+            [sizes_words(entry.about["rungs"])],
+            [f"{shown_rate(low['bitrate_kbps'])} to {shown_rate(top['bitrate_kbps'])}"],
+            [f"{shown(low['score'])} to {shown(top['score'])}", f"({metric})"],
+            [f"{shown(low['vmaf'])} to {shown(top['vmaf'])}"],
+            ["was there" if entry.kept else str(entry.about["cost"]["encodes"])],
+            STATUS[entry.status].split(),
         ]
-        rows.append([_link(entry), *escaped([cells])[0]])
-    return table("cards", [*headings, "state"], rows)
+        rows.append([_link(entry), *(whole(*parts) for parts in cells)])
+    return table("cards titles", [*headings, "state"], rows)
 
 
 def _link(entry: "Entry") -> str:

@@ -138,6 +138,7 @@ def tune(options: argparse.Namespace) -> int:
 
 
 def score(options: argparse.Namespace) -> int:
+    from vqaloop.precision import unreached
     from vqaloop.records import rounded
     from vqaloop.request import check_metric
     from vqaloop.score import Scorer
@@ -155,6 +156,8 @@ def score(options: argparse.Namespace) -> int:
     low, high = found.interval or (found.value, found.value)
     spread = f" (95 % interval {low:.1f} to {high:.1f})" if found.interval else ""
     say(options, f"{found.value:.2f}  {found.metric}, {found.mode}{spread}")
+    for warning in unreached([found], scorer.metric):
+        say(options, f"warning: {warning}")
     if found.mode == "no-reference":
         say(
             options,

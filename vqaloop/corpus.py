@@ -30,8 +30,11 @@ from vqaloop.motion import leaves, picture_in_motion
 from vqaloop.records import Rendition
 from vqaloop.shards import read_about, write_shard
 from vqaloop.source import probe_source
+from vqaloop.terminal import counted
 
 PICTURES = {".jpg", ".jpeg", ".png", ".webp"}
+_STILLS = "image2,jpeg_pipe,png_pipe,webp_pipe"
+"""ffmpeg's names of their formats; none of them opens other files."""
 VIDEOS = {".mp4", ".mkv", ".mov", ".webm", ".y4m"}
 LABEL = "VMAF v0.6.1"
 """What the scores of a corpus made here are."""
@@ -161,8 +164,7 @@ def build_corpus(
         for done, job in enumerate(as_completed(jobs), 1):
             path = jobs[job]
             try:
-                count = job.result()
-                report(f"{done}/{len(jobs)} {path.stem}: {count} encodes")
+                report(f"{done}/{len(jobs)} {path.stem}: {job.result()}")
             except VqaloopError as error:
                 report(f"{done}/{len(jobs)} {path.stem} left out: {error}")
     return [path for path in shards if path.exists()]
@@ -184,7 +186,8 @@ def _is_made(path: Path, scene: Scene, plan: Plan) -> bool:
     return True
 
 
-def _make_shard(scene: Scene, path: Path, plan: Plan, ffmpeg: str) -> int:
+def _make_shard(scene: Scene, path: Path, plan: Plan, ffmpeg: str) -> str:
+    """Write it; how many encodes it holds, in words."""
     rng = np.random.default_rng([plan.seed, *scene.name.encode("utf-8", "surrogateescape")])
     frames, fps = _scene_frames(scene, plan, rng, ffmpeg)
     count, rows, width = frames.shape
@@ -246,8 +249,9 @@ def _make_shard(scene: Scene, path: Path, plan: Plan, ffmpeg: str) -> int:
                 }
             )
     good = [row for row in rows_made if "error" not in row]
+    failures = [row["error"] for row in rows_made if "error" in row]
     if not good:
-        raise InputError(f"{scene.path}: no encode succeeded: {rows_made[0]['error']}")
+        raise InputError(f"{scene.path}: no encode succeeded: {failures[0]}")
     arrays: dict[str, npt.NDArray[Any]] = {
         "reference": pristine.reshape(plan.crops, -1, *pristine.shape[1:])[:, 1:-1],
         "distorted": np.stack([m[0] for m in made]),
@@ -256,7 +260,10 @@ def _make_shard(scene: Scene, path: Path, plan: Plan, ffmpeg: str) -> int:
     }
     about = {**asdict(scene), "path": scene.path.name, "plan": asdict(plan)}
     write_shard(path, arrays, about, good, LABEL)
-    return len(good)
+    if failures:
+        asked = counted(plan.encodes, "encode")
+        return f"{len(good)} of {asked}, the others failed: {failures[0]}"
+    return counted(len(good), "encode")
 
 
 def _clips(frames: Frames, spots: Sequence[tuple[int, int, int]], margin: int) -> Frames:
@@ -284,12 +291,18 @@ def _renditions(
     for i in range(plan.encodes):
         spec = specs[i % len(specs)]
         band, level = cells[orders[spec.name][i // len(specs) % len(cells)]]
-        scale = float(rng.choice(SCALES[band]))
+        drawn = float(rng.choice(SCALES[band]))
+        # small material becomes too small for some encoders: then the next larger part of it
+        larger = sorted({scale for part in SCALES for scale in part if scale >= drawn})
+        sizes = [(round(width * part / 2) * 2, round(height * part / 2) * 2) for part in larger]
+        least = spec.min_size
+        fits = [(w, h) for w, h in sizes if w >= least[0] and h >= least[1]]
+        size = (fits or sizes)[0]
         low, high = spec.knob.search
         knob = low + (high - low) * (level + rng.random()) / LEVELS
         yield Rendition(
-            width=round(width * scale / 2) * 2,
-            height=round(height * scale / 2) * 2,
+            width=size[0],
+            height=size[1],
             encoder=spec.name,
             knob=spec.knob.snap(knob),
             preset=spec.default_preset,
@@ -323,7 +336,7 @@ def _picture(path: Path) -> torch.Tensor:
     import av
 
     try:
-        with av.open(process.file_url(path)) as container:
+        with av.open(process.file_url(path), options={"format_whitelist": _STILLS}) as container:
             size = container.streams.video[0]
             if size.width * size.height > MAX_PIXELS:
                 raise InputError(f"{path} is too large: {size.width}x{size.height} pixels")

@@ -4,6 +4,8 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from vqaloop.options import number
+
 if TYPE_CHECKING:
     from vqaloop.parser import Command
 
@@ -22,7 +24,7 @@ def add_deliver(command: "Command") -> None:
     parser.add_argument("--dash", action="store_true", help="DASH")
     parser.add_argument(
         "--segment",
-        type=float,
+        type=number,
         default=6.0,
         metavar="S",
         help="seconds of a segment, rounded to whole GOPs (default: 6)",

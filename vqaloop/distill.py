@@ -24,7 +24,7 @@ from vqaloop import engine as engines
 from vqaloop.checkpoints import load_released
 from vqaloop.datasets import held_out
 from vqaloop.errors import InputError
-from vqaloop.evaluate import predict, summary
+from vqaloop.evaluate import predict, summary, summary_lines
 from vqaloop.lesson import Lesson, draw, freeze
 from vqaloop.models import create_student
 from vqaloop.models.internvideo2 import InternVideo2
@@ -33,6 +33,7 @@ from vqaloop.prune import prune
 from vqaloop.recipe import Recipe, Teacher
 from vqaloop.runlog import RunLog
 from vqaloop.shards import Shard, load_corpus, trained_titles
+from vqaloop.terminal import counted
 from vqaloop.weights import load_student, save_student
 
 CHECKPOINT_EVERY = 50
@@ -60,7 +61,11 @@ def train(
     out = Path(recipe.out)
     shards, unseen = split(recipe)
     if len(shards) < recipe.scenes:
-        raise InputError(f"a step takes {recipe.scenes} scenes and the corpus has {len(shards)}")
+        besides = f" beside the {len(unseen)} held out" if unseen and not recipe.held_out else ""
+        raise InputError(
+            f"a step takes {counted(recipe.scenes, 'scene')} and the corpus has {len(shards)}"
+            f"{besides}; add clips to the corpus, or lower `scenes` in the recipe"
+        )
     shown = teachers_view(recipe, shards)
     titles = frozenset(shard.content for shard in shards)
     apart = frozenset(shard.content for shard in unseen)
@@ -90,7 +95,8 @@ def train(
         elif first:
             (out / "latest").unlink(missing_ok=True)
         log.open(step)
-        say(f"{len(shards)} scenes, {len(unseen)} held out; {recipe.steps} steps")
+        scenes, steps = counted(len(shards), "scene"), counted(recipe.steps, "step")
+        say(f"{scenes}, {len(unseen)} held out; {steps}")
         # the engine's own fp32 values: bf16 ones would round away what a step changes
         half = engine.bfloat16_enabled()
         full = deepspeed.utils.safe_get_full_fp32_param if half else lambda value: value
@@ -123,7 +129,8 @@ def train(
             if step % EVALUATE_EVERY == 0 or step == recipe.steps:
                 figures = summary(predict(mean, unseen, device, crops=8)) if first else {}
                 log.add({"step": step, **figures})
-                say(f"step {step} held out: {json.dumps(figures)}")
+                for line in summary_lines(figures):
+                    say(f"step {step} held out, {line}")
             if step % CHECKPOINT_EVERY == 0 or step == recipe.steps:
                 if first:
                     log.write()

@@ -23,6 +23,7 @@ from vqaloop import process
 from vqaloop.encoder import EncoderSpec, complaint, encoder_version, get_encoder, output_options
 from vqaloop.errors import EncodeFailed, InputError, ToolError
 from vqaloop.files import unfinished
+from vqaloop.frames import ENCODES
 from vqaloop.process import quoted
 from vqaloop.records import Encode, Rendition, Source
 
@@ -122,7 +123,9 @@ def opened_encode(path: Path, spec: EncoderSpec) -> Iterator[tuple[InputContaine
     Raises ToolError where it holds something else, or fails while it is read.
     """
     try:
-        with av.open(process.file_url(path)) as container:
+        # a playlist under an encode's name would else open what it lists
+        only = {"format_whitelist": ENCODES}
+        with av.open(process.file_url(path), options=only) as container:
             if not container.streams.video:
                 raise ToolError(f"{quoted(path)} holds no video")
             stream = container.streams.video[0]

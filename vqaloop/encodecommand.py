@@ -9,10 +9,14 @@ from vqaloop.encoder import get_encoder
 from vqaloop.options import (
     encoding_of,
     executor_options,
+    kbps,
     metric_option,
+    number,
     opened_executor,
     raw_options,
+    whole,
 )
+from vqaloop.terminal import counted
 
 if TYPE_CHECKING:
     from vqaloop.parser import Command
@@ -25,9 +29,9 @@ def add_encode(command: "Command") -> None:
     parser.add_argument("output", metavar="OUTPUT", type=Path, help=".mp4, .mkv, .webm or .avs2")
     parser.add_argument("--codec", required=True, metavar="h264|hevc|vp9|av1|avs2")
     parser.add_argument("--encoder", metavar="NAME", help="another than the codec's default")
-    parser.add_argument("--target-score", type=float, metavar="S", help="of the whole title")
+    parser.add_argument("--target-score", type=number, metavar="S", help="of the whole title")
     parser.add_argument(
-        "--bitrate", type=float, metavar="K", help="instead: the best score at K kb/s"
+        "--bitrate", type=kbps, metavar="K", help="instead: the best score at K kb/s"
     )
     parser.add_argument(
         "--allocation",
@@ -35,16 +39,16 @@ def add_encode(command: "Command") -> None:
         help="every scene at the target, or bits where they buy most (default: target; of "
         "--bitrate equal-slope)",
     )
-    parser.add_argument("--max-bitrate", type=float, metavar="K", help="cap of every scene, kb/s")
-    parser.add_argument("--max-encodes", type=int, metavar="N", help="in all")
+    parser.add_argument("--max-bitrate", type=kbps, metavar="K", help="cap of every scene, kb/s")
+    parser.add_argument("--max-encodes", type=whole, metavar="N", help="in all")
     parser.add_argument(
         "--one-run",
         action="store_true",
         help="the knobs found as zones of one run over the whole (x264, x265)",
     )
     parser.add_argument("--preset", metavar="P", help="the encoder's preset")
-    parser.add_argument("--bit-depth", type=int, metavar="8|10", help="default: the source's")
-    parser.add_argument("--time-limit", type=float, metavar="S", help="of one encode")
+    parser.add_argument("--bit-depth", type=whole, metavar="8|10", help="default: the source's")
+    parser.add_argument("--time-limit", type=number, metavar="S", help="of one encode")
     metric_option(parser)
     raw_options(parser)
     executor_options(parser)
@@ -74,10 +78,10 @@ def encode(options: argparse.Namespace) -> int:
     scenes = about["scenes"]
     knob = get_encoder(about["encoder"]["name"]).knob.name
     say(options, f"{'#':>4}  {'frames':>14}  {knob:>6}  {'score':>6}  {'kb/s':>9}")
-    for number, scene in enumerate(scenes, 1):
+    for place, scene in enumerate(scenes, 1):
         say(
             options,
-            f"{number:4}  {scene['start_frame']:6}..{scene['end_frame'] - 1:<6}  "
+            f"{place:4}  {scene['start_frame']:6}..{scene['end_frame'] - 1:<6}  "
             f"{scene['knob']:6g}  {scene['score']:6.2f}  {scene['bitrate_kbps']:9.1f}",
         )
     again = sum(trial["cached"] for trial in about["trials"])
@@ -87,7 +91,7 @@ def encode(options: argparse.Namespace) -> int:
     say(
         options,
         f"{made.path}: {', '.join(scores)}, {about['bitrate_kbps']:.1f} kb/s; "
-        f"{len(scenes)} scene{'s' * (len(scenes) != 1)}, {about['cost']['encodes']} encodes"
+        f"{counted(len(scenes), 'scene')}, {counted(about['cost']['encodes'], 'encode')}"
         f"{f' and {again} from the cache' if again else ''}",
     )
     for line in about["warnings"]:

@@ -13,6 +13,7 @@ from pathlib import Path
 from vqaloop import process
 from vqaloop.encoderspec import EncoderSpec, Knob, Tunable, read_spec
 from vqaloop.errors import EncoderMissing, InputError, ToolError
+from vqaloop.hints import did_you_mean, plain
 from vqaloop.records import Rendition, Source
 
 __all__ = [
@@ -23,6 +24,7 @@ __all__ = [
     "Tunable",
     "available",
     "check_rendition",
+    "codec_hint",
     "codecs",
     "complaint",
     "default_encoder",
@@ -39,6 +41,14 @@ DOWNSCALER = "lanczos+accurate_rnd+full_chroma_int"
 ZONES, CAP = "zones", "cap"
 """Parameters of encoders that can: several knobs in one run, and a bound of kb/s on the rate."""
 
+_CODECS_ALSO = {
+    **dict.fromkeys(("avc", "avc1", "mpeg4avc"), "h264"),
+    **dict.fromkeys(("h265", "hvc1", "hev1"), "hevc"),
+    **dict.fromkeys(("vp09", "vpx"), "vp9"),
+    **dict.fromkeys(("av01", "aom", "svt"), "av1"),
+    "avs": "avs2",
+}
+"""Other names of codecs, which messages understand."""
 _TRIAL_WIDTH, _TRIAL_HEIGHT = 256, 144
 _TRIAL_TIMEOUT_S = 60.0
 
@@ -64,7 +74,9 @@ def get_encoder(name: str) -> EncoderSpec:
     """The encoder of that name; raises InputError listing the known ones."""
     encoders = load_encoders()
     if name not in encoders:
-        raise InputError(f"unknown encoder {name!r}; known are {', '.join(encoders)}")
+        bare = {plain(known.removeprefix("lib")): known for known in encoders}
+        hint = did_you_mean(name, encoders, bare)
+        raise InputError(f"unknown encoder {name!r}; known are {', '.join(encoders)}{hint}")
     return encoders[name]
 
 
@@ -73,12 +85,23 @@ def default_encoder(codec: str) -> EncoderSpec:
     for spec in load_encoders().values():
         if spec.codec == codec and spec.default:
             return spec
-    raise InputError(f"unknown codec {codec!r}; known are {', '.join(codecs())}")
+    raise InputError(
+        f"unknown codec {codec!r}; known are {', '.join(codecs())}{codec_hint(codec)}"
+    )
 
 
 def codecs() -> tuple[str, ...]:
     """The codecs that have a default encoder, sorted."""
     return tuple(sorted(spec.codec for spec in load_encoders().values() if spec.default))
+
+
+def codec_hint(word: str) -> str:
+    """Which codec was probably meant, for the end of a message, or nothing."""
+    others = dict(_CODECS_ALSO)
+    for spec in load_encoders().values():
+        meant = spec.codec if spec.default else f"{spec.codec} --encoder {spec.name}"
+        others[plain(spec.name)] = others[plain(spec.name.removeprefix("lib"))] = meant
+    return did_you_mean(word, codecs(), others, "--codec")
 
 
 def encoder_version(spec: EncoderSpec, ffmpeg: str) -> str:

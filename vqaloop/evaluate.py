@@ -3,7 +3,7 @@
 Shards are taken one at a time, so a data set may be larger than memory.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,9 +21,12 @@ from vqaloop.metrics import measure_clips
 from vqaloop.models.student import Student
 from vqaloop.shards import Shard, load_shard
 from vqaloop.stats import Figures, agreement, figures, within
+from vqaloop.terminal import counted
 
 HEADS = {"anchored": "anchored", "alone": "no reference"}
 """Columns of the student's answers, and what people are told they are."""
+PREFIXES = {"anchored": "", "alone": "alone_"}
+"""Of the figures of a head in `summary`."""
 METRICS = ("psnr", "ssim", "xpsnr")
 """Other metrics that can be measured on the very same crops."""
 BANDS = ("full size", "half or more", "below half")
@@ -143,7 +146,7 @@ def judge(
                 }
                 for e, c in np.ndindex(labels.shape)
             ]
-        report(f"{len(misses)} {shard.name}: {len(made)} encodes")
+        report(f"{len(misses)} {shard.name}: {counted(len(made), 'encode')}")
     misses.sort(key=lambda miss: -miss.error)
     return Judgement(pd.DataFrame(rows), pd.DataFrame(singles), misses)
 
@@ -199,7 +202,7 @@ def evaluate(
 def summary(table: pd.DataFrame) -> dict[str, float | None]:
     """The few figures that training is watched by, of both heads; those of `alone` say so."""
     found: dict[str, float | None] = {}
-    for head, prefix in (("anchored", ""), ("alone", "alone_")):
+    for head, prefix in PREFIXES.items():
         part = table[table[head].notna()]
         if part.empty:
             continue
@@ -210,6 +213,19 @@ def summary(table: pd.DataFrame) -> dict[str, float | None]:
         }
         found |= {prefix + k: None if v is None else round(v, 4) for k, v in raw.items()}
     return found
+
+
+def summary_lines(found: Mapping[str, float | None]) -> list[str]:
+    """What `summary` found, for people: a line a head."""
+    names = {"srcc": "SRCC", "krcc": "KRCC", "plcc": "PLCC", "rmse": "RMSE"}
+    names["within_srcc"] = "SRCC within titles"
+    lines = []
+    for head, prefix in PREFIXES.items():
+        there = {words: found.get(prefix + key) for key, words in names.items()}
+        told = [f"{words} {value:.3f}" for words, value in there.items() if value is not None]
+        if told:
+            lines.append(f"{HEADS[head]}: {', '.join(told)}")
+    return lines
 
 
 def crop_spread(

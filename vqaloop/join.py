@@ -13,11 +13,9 @@ from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 
-import av
-
 from vqaloop import process
 from vqaloop.container import opened
-from vqaloop.encode import stream_packets
+from vqaloop.encode import opened_encode, stream_packets
 from vqaloop.encoderspec import EncoderSpec
 from vqaloop.errors import DecodeFailed, InputError, ToolError
 from vqaloop.files import renamed_to, scratch
@@ -124,8 +122,8 @@ def _measure(segments: Sequence[Path], spec: EncoderSpec, source: Source) -> tup
         counts.append(len(stream_packets(path, spec, source.fps)))
         if spec.codec == "avs2":
             continue
-        with av.open(process.file_url(path)) as container:
-            packets = [p for p in container.demux(video=0) if p.size and p.pts is not None]
+        with opened_encode(path, spec) as (container, stream):
+            packets = [p for p in container.demux(stream) if p.size and p.pts is not None]
         for coded, packet in enumerate(packets):
             shown = round(Fraction(packet.pts or 0) * (packet.time_base or 0) * source.fps)
             delay = max(delay, coded - shown)

@@ -19,7 +19,7 @@ from vqaloop.errors import InputError
 from vqaloop.process import quoted
 from vqaloop.records import Ladder, Rung, rounded
 from vqaloop.report import read_ladder
-from vqaloop.terminal import printable
+from vqaloop.terminal import metric_name, printable
 from vqaloop.trials import GUARDS
 
 SCHEMA = "vqaloop.ladder-comparison/1"
@@ -154,10 +154,6 @@ def compare_ladders(
     return LadderComparison(
         one, other, gaps, differences, tuple(_warnings(one, other, gaps, shared))
     )
-
-
-def metric_name(metric: str) -> str:
-    return {"vmaf": "VMAF", "psnr_y": "PSNR-Y"}.get(metric, printable(metric))
 
 
 def own_metric(ladder: Ladder) -> str:

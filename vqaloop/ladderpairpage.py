@@ -48,6 +48,7 @@ def pair_page(compared: LadderComparison) -> str:
         doubts=_doubts(doubts),
         gaps=table("cards", GAP_HEADINGS, escaped(gap_rows(compared))),
         plot=pair_svg(compared),
+        narrow=pair_svg(compared, narrow=True),
         caption=safe(_caption(compared)),
         rungs=_rung_table(compared),
         sizes=_size_table(compared),
@@ -67,13 +68,20 @@ def pair_png(compared: LadderComparison) -> bytes:
         return as_png(_figure(compared, (12, 8), pair_title(compared)))
 
 
-def pair_svg(compared: LadderComparison) -> str:
-    """The plot for the page, in the page's own text colour."""
+def pair_svg(compared: LadderComparison, narrow: bool = False) -> str:
+    """The plot for the page, in the page's own text colour; `narrow` for a phone."""
     with style(10, INK):
-        return as_svg(_figure(compared, (7.6, 5.4)), "Score over bitrate of both ladders")
+        figure = _figure(compared, (4.2, 5.4) if narrow else (7.6, 5.4), narrow=narrow)
+        salt = "narrow" if narrow else "vqaloop"
+        return as_svg(figure, "Score over bitrate of both ladders", salt)
 
 
-def _figure(compared: LadderComparison, inches: tuple[float, float], title: str = "") -> "Figure":
+def _figure(
+    compared: LadderComparison,
+    inches: tuple[float, float],
+    title: str = "",
+    narrow: bool = False,
+) -> "Figure":
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=inches, dpi=100, layout="constrained")
@@ -90,8 +98,11 @@ def _figure(compared: LadderComparison, inches: tuple[float, float], title: str 
     upper = "A" if compared.more_bits == "b" else "B"
     for name, ladder in (("A", compared.a), ("B", compared.b)):
         _draw(axes, ladder, name, metric, above=name == upper)
-    label_octaves(axes)
-    axes.legend(loc="lower right", framealpha=0)
+    label_octaves(axes, most=6 if narrow else 12)
+    if narrow:
+        figure.legend(loc="outside lower center", framealpha=0, fontsize=8)
+    else:
+        axes.legend(loc="lower right", framealpha=0)
     return figure
 
 

@@ -7,14 +7,13 @@ from typing import TYPE_CHECKING
 from vqaloop.ladderpair import (
     LadderComparison,
     SizeRange,
-    metric_name,
     own_metric,
     settings,
     size_ranges,
     value_of,
 )
 from vqaloop.records import Ladder, Rung
-from vqaloop.terminal import WIDTH, console_for, printable, shown, shown_rate
+from vqaloop.terminal import WIDTH, console_for, metric_name, printable, shown, shown_rate
 from vqaloop.verdicts import change, cut
 
 if TYPE_CHECKING:
@@ -152,10 +151,11 @@ def _encodable(text: str, encoding: str) -> str:
 def print_pair(compared: LadderComparison) -> None:
     """The answer, the BD-rates, both ladders, and what stands against the answer, on stdout."""
     console = console_for(sys.stdout)
+    console.width = min(console.width, WIDTH)
     encoding = console.encoding
 
     def line(text: str, style: str | None = None) -> None:
-        console.print(_encodable(printable(text), encoding), style=style, soft_wrap=True)
+        console.print(_encodable(printable(text), encoding), style=style)
 
     line(compared.summary, "bold")
     line("")
@@ -163,11 +163,10 @@ def print_pair(compared: LadderComparison) -> None:
         line(f"{name}  {ladder.folder}: {ladder_words(ladder)}")
     line(difference_line(compared))
     line("")
-    width = min(console.width, WIDTH)
-    console.print(gap_table(compared, encoding), width=width)
+    console.print(gap_table(compared, encoding))
     line("BD-rate: + needs more bits than A at equal score, - fewer; over the rungs")
     line("")
-    console.print(pair_table(compared), width=width)
+    console.print(pair_table(compared))
     line("")
     for name, ladder in (("A", compared.a), ("B", compared.b)):
         line(f"{name}  {sizes_line(ladder)}")

@@ -14,6 +14,7 @@ from vqaloop.cache import place_file
 from vqaloop.errors import DecodeFailed, EncodeFailed, TargetUnreachable
 from vqaloop.hull import LEAST_RUNGS, Rules, keep_rules, with_fillers
 from vqaloop.overtime import over_time
+from vqaloop.precision import unreached
 from vqaloop.records import Encode, Event, RDPoint, Rendition, Rung, Score, Source, Trial, rounded
 from vqaloop.search import Measured, explore, rungs_of
 from vqaloop.space import Point, Space, params_of, point_of
@@ -150,7 +151,7 @@ class Loop:
         most: int,
         share: float,
     ) -> Found:
-        asked = done = running = 0
+        done = running = 0
 
         def work(params: dict[str, Any]) -> Outcome:
             nonlocal done
@@ -163,19 +164,18 @@ class Loop:
                 )
             self.tried[whole, point] = trial
             done += 1
-            self.progress(Event(stage, describe(trial), done, asked, trial))
+            self.progress(Event(stage, describe(trial), done, most, trial, at_most=True))
             if trial.bitrate_kbps is None or trial.score is None:
                 return Outcome(None, {"error": trial.error})
             return Outcome((trial.bitrate_kbps, trial.score))
 
         def evaluate(batch: Sequence[Point]) -> list[Measured]:
-            nonlocal asked, done, running
-            least = max(0, LEAST_RUNGS - asked)
+            nonlocal done, running
+            least = max(0, LEAST_RUNGS - done)
             sizes = [w * h * title.frames for w, h, _ in batch]
             batch = batch[: self.budget.affordable(sizes, share, least)]
             if not batch:
                 return []
-            asked += len(batch)
             running = len(batch)
             wanted, crew = [params_of(p) for p in batch], range(min(self.shop.workers, len(batch)))
             settled = study.settle(wanted, work, lambda drain: self.shop.map(drain, crew))
@@ -183,8 +183,9 @@ class Loop:
                 if (whole, point) not in self.tried:
                     done += 1
                     self.tried[whole, point] = self._recalled(trial, point, whole)
-                    again = describe(self.tried[whole, point]) + " (done before)"
-                    self.progress(Event(stage, again, done, asked, self.tried[whole, point]))
+                    known = self.tried[whole, point]
+                    again = describe(known) + " (done before)"
+                    self.progress(Event(stage, again, done, most, known, at_most=True))
             return [_measured(trial) for trial in settled]
 
         found = explore(self.space, rules, evaluate, belief=belief, most=most)
@@ -303,6 +304,7 @@ class Loop:
         results = self.shop.map(check, kept)
         checked = [result for result in results if isinstance(result, Checked)]
         self.warnings += [f"a rung could not be made: {r}" for r in results if isinstance(r, str)]
+        self.warnings += unreached([item.score for item in checked], self.shop.metric)
         if len(checked) < LEAST_RUNGS:
             raise TargetUnreachable("; ".join(self.warnings)[:1500])
         return checked

@@ -13,6 +13,29 @@ if TYPE_CHECKING:
     from vqaloop.executor import Executor
 
 
+def number(text: str) -> float:
+    """The type of an option that is a number."""
+    with contextlib.suppress(ValueError):
+        return float(text)
+    raise argparse.ArgumentTypeError(f"{text[:50]!r} is not a number; write it as 12 or 0.5")
+
+
+def whole(text: str) -> int:
+    """The type of an option that is a whole number."""
+    with contextlib.suppress(ValueError):
+        return int(text)
+    raise argparse.ArgumentTypeError(f"{text[:50]!r} is not a whole number; write it as 12")
+
+
+def kbps(text: str) -> float:
+    """The type of an option that is a bitrate."""
+    with contextlib.suppress(ValueError):
+        return float(text)
+    raise argparse.ArgumentTypeError(
+        f"{text[:50]!r} is not a number of kb/s (1000 bits a second); write 5 Mb/s as 5000"
+    )
+
+
 def metric_option(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--metric",
@@ -23,7 +46,7 @@ def metric_option(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--weights", type=Path, metavar="FILE", help="other student weights")
     parser.add_argument(
         "--score-precision",
-        type=float,
+        type=number,
         metavar="P",
         help="stop looking at a video once a student's score is estimated to ±P, which is no "
         "guarantee; rungs are then not judged on the same crops",
@@ -61,7 +84,7 @@ def executor_options(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument(
         "--processors",
-        type=int,
+        type=whole,
         metavar="N",
         help="of each encode (default: an equal share of this machine's; with --ray 1)",
     )

@@ -49,6 +49,12 @@ def safe(text: str) -> str:
     return html.escape(printable(text))
 
 
+def whole(*parts: str) -> str:
+    """Text of others for a cell, to be broken between its parts alone."""
+    words = " ".join(f'<span class="whole">{safe(part)}</span>' for part in parts)
+    return f"<span>{words}</span>"
+
+
 def table(kind: str, headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """A table of cells that are HTML already.
 

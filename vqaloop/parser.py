@@ -1,6 +1,7 @@
 """What the command line takes: every command with its options."""
 
 import argparse
+import re
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, NoReturn
@@ -9,7 +10,16 @@ from vqaloop import __version__, commands, traincommands
 from vqaloop.delivercommand import add_deliver
 from vqaloop.encodecommand import add_encode
 from vqaloop.errors import InputError
-from vqaloop.options import Named, executor_options, metric_option, raw_options
+from vqaloop.hints import did_you_mean
+from vqaloop.options import (
+    Named,
+    executor_options,
+    kbps,
+    metric_option,
+    number,
+    raw_options,
+    whole,
+)
 from vqaloop.regresscommand import add_regress
 from vqaloop.reportcommand import add_report
 
@@ -35,7 +45,17 @@ class Parser(argparse.ArgumentParser):
             self._anew = False
 
     def error(self, message: str) -> NoReturn:
+        wanting = re.fullmatch(r"argument (?:-\w/)?(--[\w-]+): expected one argument", message)
+        if wanting:
+            message += f"; one that begins with a dash is given as {wanting[1]}='-...'"
         raise InputError(f"{message}; see `{self.prog} --help`")
+
+    def _check_value(self, action: argparse.Action, value: Any) -> None:
+        try:
+            super()._check_value(action, value)
+        except argparse.ArgumentError as error:
+            error.message += did_you_mean(str(value), list(action.choices or ()))
+            raise
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -55,10 +75,10 @@ def make_parser() -> argparse.ArgumentParser:
         "--device", default="auto", metavar="auto|cpu|cuda", help="where the network runs"
     )
     group.add_argument(
-        "--workers", type=int, default=1, action=Named, metavar="N", help="trials at a time"
+        "--workers", type=whole, default=1, action=Named, metavar="N", help="trials at a time"
     )
     group.add_argument(
-        "--seed", type=int, default=0, metavar="N", help="the same seed gives the same answer"
+        "--seed", type=whole, default=0, metavar="N", help="the same seed gives the same answer"
     )
     group.add_argument("--no-cache", action="store_true", help="neither read nor fill the cache")
     group.add_argument("--ffmpeg", metavar="PATH", help="another ffmpeg (or $VQALOOP_FFMPEG)")
@@ -80,9 +100,9 @@ def make_parser() -> argparse.ArgumentParser:
 def _sample(command: Command) -> None:
     sample = command("sample", commands.sample, "write a few seconds of varied synthetic video")
     sample.add_argument("output", metavar="OUTPUT", type=Path, help=".y4m, .mp4 or .mkv")
-    sample.add_argument("--seconds", type=float, default=4.0, metavar="S")
+    sample.add_argument("--seconds", type=number, default=4.0, metavar="S")
     sample.add_argument("--size", default="640x360", metavar="WxH")
-    sample.add_argument("--fps", type=int, default=25, metavar="N")
+    sample.add_argument("--fps", type=whole, default=25, metavar="N")
     sample.add_argument("--overwrite", action="store_true", help="replace the file if it exists")
 
 
@@ -118,27 +138,25 @@ def _ladder(command: Command) -> None:
     ladder.add_argument("--rungs", default="auto", metavar="N|auto", help="default: auto")
     ladder.add_argument(
         "--min-step",
-        type=float,
+        type=number,
         metavar="S",
         help="least difference in score between rungs (default: the metric's)",
     )
     ladder.add_argument(
         "--min-ratio",
-        type=float,
+        type=number,
         default=1.4,
         metavar="R",
         help="least ratio of bitrates between rungs (default: %(default)s)",
     )
-    ladder.add_argument("--min-bitrate", type=float, default=0.0, metavar="K", help="kb/s")
+    ladder.add_argument("--min-bitrate", type=kbps, default=0.0, metavar="K", help="kb/s")
+    ladder.add_argument("--max-bitrate", type=kbps, default=float("inf"), metavar="K", help="kb/s")
     ladder.add_argument(
-        "--max-bitrate", type=float, default=float("inf"), metavar="K", help="kb/s"
-    )
-    ladder.add_argument(
-        "--min-score", type=float, metavar="S", help="no rung below it (default: the metric's)"
+        "--min-score", type=number, metavar="S", help="no rung below it (default: the metric's)"
     )
     ladder.add_argument(
         "--max-score",
-        type=float,
+        type=number,
         metavar="S",
         help="the top rung is the first to reach it (default: the metric's)",
     )
@@ -152,15 +170,15 @@ def _ladder(command: Command) -> None:
     ladder.add_argument(
         "--tune-params",
         nargs="?",
-        type=int,
+        type=whole,
         const=20,
         metavar="N",
         help="first tune the encoder's parameters on the title, with N trials (20)",
     )
-    ladder.add_argument("--bit-depth", type=int, metavar="8|10", help="default: the source's")
+    ladder.add_argument("--bit-depth", type=whole, metavar="8|10", help="default: the source's")
     ladder.add_argument(
         "--time-limit",
-        type=float,
+        type=number,
         metavar="S",
         help="stop an encode after S seconds and go on without it",
     )
@@ -201,30 +219,30 @@ def _tune(command: Command) -> None:
     tune.add_argument("--encoder", metavar="NAME", help="another than the codec's default")
     goal = tune.add_mutually_exclusive_group()
     goal.add_argument(
-        "--target-score", type=float, metavar="S", help="tune where the title scores S"
+        "--target-score", type=number, metavar="S", help="tune where the title scores S"
     )
     goal.add_argument(
         "--bitrate",
-        type=float,
+        type=kbps,
         metavar="K",
         help="tune at K kb/s (with neither: a front of bitrate and score)",
     )
-    tune.add_argument("--trials", type=int, default=30, metavar="N", help="in all (default: 30)")
+    tune.add_argument("--trials", type=whole, default=30, metavar="N", help="in all (default: 30)")
     tune.add_argument(
         "--storage", metavar="URL", help="an Optuna storage to share (default: study.db there)"
     )
     tune.add_argument("--sampler", default="gp", metavar="gp|tpe|cmaes|nsga2")
     tune.add_argument(
         "--slowdown",
-        type=float,
+        type=number,
         default=1.1,
         metavar="F",
         help="most CPU time, times the defaults' (default: 1.1)",
     )
     tune.add_argument("--resolution", metavar="WxH", help="default: the source's")
     tune.add_argument("--preset", metavar="P", help="the encoder's preset")
-    tune.add_argument("--bit-depth", type=int, metavar="8|10")
-    tune.add_argument("--time-limit", type=float, metavar="S")
+    tune.add_argument("--bit-depth", type=whole, metavar="8|10")
+    tune.add_argument("--time-limit", type=number, metavar="S")
     metric_option(tune)
     raw_options(tune)
     executor_options(tune)
@@ -245,13 +263,17 @@ def _corpus(command: Command) -> None:
         help="videos, pictures, and folders of them; with --dataset, its one folder or table",
     )
     corpus.add_argument("out", metavar="OUT", type=Path, help="folder for the shards")
-    corpus.add_argument("--encodes", type=int, default=30, metavar="N", help="encodes a scene")
-    corpus.add_argument("--crops", type=int, default=24, metavar="N", help="crops an encode")
     corpus.add_argument(
-        "--windows", type=int, default=1, metavar="N", help="scenes of each video (default: 1)"
+        "--encodes", type=whole, default=30, metavar="N", help="encodes a scene (default: 30)"
     )
     corpus.add_argument(
-        "--synthetic", type=int, default=0, metavar="N", help="scenes to generate besides"
+        "--crops", type=whole, default=24, metavar="N", help="crops an encode (default: 24)"
+    )
+    corpus.add_argument(
+        "--windows", type=whole, default=1, metavar="N", help="scenes of each video (default: 1)"
+    )
+    corpus.add_argument(
+        "--synthetic", type=whole, default=0, metavar="N", help="scenes to generate besides"
     )
     corpus.add_argument(
         "--basis", metavar="B", help="only material whose MANIFEST.csv row has this licence_basis"
@@ -267,16 +289,16 @@ def _corpus(command: Command) -> None:
         "--view", default="native", metavar="V", help="native (default), squeezed or fragments"
     )
     scored.add_argument(
-        "--frames", type=int, default=8, metavar="N", help="frames of a clip (default: 8)"
+        "--frames", type=whole, default=8, metavar="N", help="frames of a clip (default: 8)"
     )
     scored.add_argument(
-        "--stride", type=int, default=8, metavar="N", help="every Nth frame (default: 8)"
+        "--stride", type=whole, default=8, metavar="N", help="every Nth frame (default: 8)"
     )
     scored.add_argument(
-        "--size", type=int, default=224, metavar="N", help="pixels a side (default: 224)"
+        "--size", type=whole, default=224, metavar="N", help="pixels a side (default: 224)"
     )
     scored.add_argument(
-        "--clips", type=int, default=4, metavar="N", help="clips of a video (default: 4)"
+        "--clips", type=whole, default=4, metavar="N", help="clips of a video (default: 4)"
     )
 
 
@@ -302,7 +324,7 @@ def _evaluate(command: Command) -> None:
         help="other metrics to judge on the same crops: psnr, ssim, xpsnr",
     )
     evaluate.add_argument(
-        "--crops", type=int, metavar="N", help="crops of each encode (default: all)"
+        "--crops", type=whole, metavar="N", help="crops of each encode (default: all)"
     )
     evaluate.add_argument(
         "--all", action="store_true", help="judge titles it was trained on as well"

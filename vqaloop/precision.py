@@ -14,6 +14,7 @@ import math
 from collections.abc import Iterator, Sequence
 
 from vqaloop.errors import InputError
+from vqaloop.records import Score
 
 FIRST = 4
 """Places looked at first; part of cache keys of scores that may stop early."""
@@ -66,6 +67,23 @@ def reach(apart: tuple[float, float], times: Sequence[float], count: int) -> tup
 def around(value: float, apart: tuple[float, float]) -> tuple[float, float]:
     """The interval within 0..100 that goes so far below and above a score."""
     return max(0.0, value - apart[0]), min(100.0, value + apart[1])
+
+
+def unreached(scores: Sequence[Score], metric: object) -> list[str]:
+    """What to warn of where some of these scores, by `metric`, are not as precise as was asked."""
+    asked = getattr(metric, "precision", None)
+    widest, missed = 0.0, 0
+    for score in scores:
+        low, high = score.interval or (-math.inf, math.inf)
+        apart = max(score.value - low, high - score.value)
+        widest, missed = max(widest, apart), missed + (apart > (asked or math.inf))
+    if not missed:
+        return []
+    told = f"the widest is ±{widest:.2f}" if widest < math.inf else "of some there is no interval"
+    return [
+        f"a score precision of ±{asked:g} was asked and not reached for {missed} of "
+        f"{len(scores)} score{'s' * (len(scores) != 1)}, though all places were looked at: {told}"
+    ]
 
 
 def is_enough(apart: tuple[float, float], precision: float | None) -> bool:

@@ -210,8 +210,10 @@ class Event:
     done: int = 0
     """Trials finished in this stage."""
     total: int = 0
-    """How many this stage expects so far; grows while the search learns."""
+    """How many this stage takes."""
     trial: Trial | None = None
+    at_most: bool = False
+    """True where the stage may end before `total`: a search ends when it has learnt enough."""
 
 
 _NOT_THE_ENCODER_S = frozenset(

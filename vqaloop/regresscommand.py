@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from vqaloop.commands import emit, say
 from vqaloop.errors import InputError
 from vqaloop.files import write_whole
-from vqaloop.options import check_outputs, metric_option
+from vqaloop.options import check_outputs, metric_option, number, whole
 
 if TYPE_CHECKING:
     from vqaloop.parser import Command
@@ -37,34 +37,34 @@ def add_regress(command: "Command") -> None:
     runs.add_argument(
         "--resolutions", metavar="WxH,...", help="sizes, compared by hulls (default: the clip's)"
     )
-    runs.add_argument("--frames", type=int, metavar="N", help="of each clip the first N")
-    runs.add_argument("--bit-depth", type=int, metavar="8|10", help="default: the clip's")
+    runs.add_argument("--frames", type=whole, metavar="N", help="of each clip the first N")
+    runs.add_argument("--bit-depth", type=whole, metavar="8|10", help="default: the clip's")
     runs.add_argument("--args", default="", metavar="TEXT", help="more arguments of both builds")
     runs.add_argument("--baseline-args", default="", metavar="TEXT")
     runs.add_argument("--candidate-args", default="", metavar="TEXT")
     runs.add_argument(
-        "--time-limit", type=float, metavar="S", help="a run that takes longer hangs"
+        "--time-limit", type=number, metavar="S", help="a run that takes longer hangs"
     )
     runs.add_argument("--save", type=Path, metavar="FILE", help="keep the baseline's runs")
     limits = parser.add_argument_group("what is worse, in percent")
     limits.add_argument(
         "--threshold",
-        type=float,
+        type=number,
         default=0.5,
         metavar="P",
         help="mean BD-rate (default: %(default)s; never below the noise floor)",
     )
     limits.add_argument(
         "--clip-threshold",
-        type=float,
+        type=number,
         default=5.0,
         metavar="P",
         help="BD-rate of a single clip (default: %(default)s)",
     )
-    limits.add_argument("--time-threshold", type=float, metavar="P", help="CPU time")
-    limits.add_argument("--memory-threshold", type=float, metavar="P", help="peak memory")
+    limits.add_argument("--time-threshold", type=number, metavar="P", help="CPU time")
+    limits.add_argument("--memory-threshold", type=number, metavar="P", help="peak memory")
     limits.add_argument(
-        "--rate-threshold", type=float, metavar="P", help="bitrate at equal knob, or off target"
+        "--rate-threshold", type=number, metavar="P", help="bitrate at equal knob, or off target"
     )
     limits.add_argument(
         "--gate",

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from vqaloop.page import bullets, escaped, filled, safe, shell_word, table
 from vqaloop.plot import COLOURS, INK, as_svg, label_octaves, style
-from vqaloop.terminal import shown, shown_rate
+from vqaloop.terminal import metric_name, shown, shown_rate
 from vqaloop.verdicts import (
     builds_line,
     change,
@@ -17,7 +17,6 @@ from vqaloop.verdicts import (
     clip_line,
     failure_rows,
     headline,
-    metric_name,
     other_rows,
     overall_rows,
     price_line,
@@ -59,6 +58,7 @@ def regress_page(document: Document) -> str:
         reasons=bullets(map(safe, document["reasons"])),
         overall=_overall(document),
         failures=_failures(document),
+        refusals=_refusals(document),
         clips="\n".join(_clip(document, clip) for clip in document["clips"]),
         about=_about(document),
         cost=safe(price_line(document)),
@@ -76,14 +76,15 @@ def _overall(document: Document) -> str:
 
 def _failures(document: Document) -> str:
     rows = escaped(failure_rows(document))
-    found = (
-        table("cards words", ["clip", "build", "kind", "where", "message"], rows) if rows else ""
-    )
+    headings = ["clip", "build", "kind", "where", "message"]
+    return table("cards words", headings, rows) if rows else "<p>None.</p>"
+
+
+def _refusals(document: Document) -> str:
     lines = [
         f"{safe(clip)}, {safe(names)}: {safe(why)}" for clip, names, why in refusals(document)
     ]
-    refused = "<h3>No BD-rate</h3>\n" + bullets(lines) if lines else ""
-    return "\n".join(filter(None, [found, refused])) or "<p>None.</p>"
+    return f"<h2>No BD-rate</h2>\n{bullets(lines)}" if lines else ""
 
 
 def _clip(document: Document, clip: Mapping[str, Any]) -> str:

@@ -1,4 +1,4 @@
-"""`vqaloop report`: a ladder's reports again, or two ladders compared."""
+"""`vqaloop report`: reports of a ladder or a catalogue again, or two ladders compared."""
 
 import argparse
 from pathlib import Path
@@ -8,6 +8,7 @@ from vqaloop.commands import emit, say
 from vqaloop.errors import InputError
 from vqaloop.files import write_whole
 from vqaloop.options import check_outputs
+from vqaloop.process import quoted
 
 if TYPE_CHECKING:
     from vqaloop.parser import Command
@@ -18,7 +19,7 @@ def add_report(command: "Command") -> None:
     parser = command(
         "report", report, "make a ladder's reports again from its ladder.json, or compare two"
     )
-    parser.add_argument("folder", metavar="DIR", type=Path, help="a ladder")
+    parser.add_argument("folder", metavar="DIR", type=Path, help="a ladder, or a catalogue")
     parser.add_argument(
         "other",
         metavar="OTHER",
@@ -33,6 +34,8 @@ def add_report(command: "Command") -> None:
 
 def report(options: argparse.Namespace) -> int:
     """Exit status 2 where the ladders cannot be compared, 3 where one is not to be trusted."""
+    from vqaloop.cataloguecommand import print_catalogue
+    from vqaloop.cataloguereport import is_catalogue, remake_catalogue
     from vqaloop.crops import find_pictures
     from vqaloop.report import read_ladder, write_reports
     from vqaloop.terminal import print_ladder
@@ -45,6 +48,12 @@ def report(options: argparse.Namespace) -> int:
                 f"--{option} is of a comparison: give two ladders; report.html and rd.png of one "
                 "are written into its folder"
             )
+    if is_catalogue(options.folder):
+        catalogue = remake_catalogue(options.folder)
+        if options.json != "-":
+            print_catalogue(options, catalogue)
+        emit(options, catalogue.to_json())
+        return 0
     ladder = read_ladder(options.folder)
     pictures = find_pictures(ladder)
     write_reports(ladder, pictures)
@@ -57,12 +66,19 @@ def report(options: argparse.Namespace) -> int:
 
 
 def _compare(options: argparse.Namespace) -> int:
+    from vqaloop.cataloguereport import is_catalogue
     from vqaloop.ladderpair import compare_ladders
     from vqaloop.ladderpairpage import pair_page, pair_png
     from vqaloop.ladderpairtable import print_pair
     from vqaloop.shape import finite
 
     check_outputs({"html": options.html, "png": options.png})
+    for folder in (options.folder, options.other):
+        if is_catalogue(folder):
+            raise InputError(
+                f"{quoted(folder)} is a catalogue of ladders; name one of those in it, such as "
+                f"{quoted(min(folder.glob('*.ladder'), default=folder / 'NAME.CODEC.ladder'))}"
+            )
     compared = compare_ladders(options.folder, options.other)
     if options.json != "-":
         print_pair(compared)

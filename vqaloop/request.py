@@ -9,6 +9,7 @@ from pathlib import Path
 
 from vqaloop.encoder import (
     EncoderSpec,
+    codec_hint,
     codecs,
     default_encoder,
     encoder_version,
@@ -38,7 +39,9 @@ def named_encoder(codec: str, encoder: str | None) -> EncoderSpec:
     Raises InputError.
     """
     if codec not in codecs():
-        raise InputError(f"unknown codec {codec!r}; choose one of {', '.join(codecs())}")
+        raise InputError(
+            f"unknown codec {codec!r}; choose one of {', '.join(codecs())}{codec_hint(codec)}"
+        )
     spec = get_encoder(encoder) if encoder else default_encoder(codec)
     if spec.codec != codec:
         raise InputError(f"{spec.name} makes {spec.codec}, not {codec}; leave out one of the two")

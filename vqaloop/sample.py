@@ -77,8 +77,10 @@ def _checked(out: Path, seconds: float, size: tuple[int, int], fps: int, overwri
         raise InputError(f"{size = } must be two even numbers from {MIN_SIDE} to {MAX_SIDE}")
     if not (1 <= fps <= 240 and 0.4 <= seconds <= 600):
         raise InputError(f"{fps = } must be 1 to 240, and {seconds = } 0.4 to 600")
-    if out.is_dir() or (out.exists() and not overwrite):
-        raise InputError(f"{name} already exists; choose another name or ask for overwriting")
+    if out.is_dir():
+        raise InputError(f"{name} already exists and is a folder; choose another name")
+    if out.exists() and not overwrite:
+        raise InputError(f"{name} already exists; choose another name, or give --overwrite")
     if not out.absolute().parent.is_dir():
         raise InputError(f"{name}: there is no such folder; make it first")
     if not os.access(out.absolute().parent, os.W_OK):

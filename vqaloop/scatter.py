@@ -13,7 +13,7 @@ from vqaloop.evaluate import HEADS, Judgement, Miss
 from vqaloop.files import renamed_to
 from vqaloop.plot import COLOURS, MARKERS, as_png, style
 from vqaloop.stats import Logistic
-from vqaloop.terminal import printable, shown
+from vqaloop.terminal import counted, printable, shown
 
 if TYPE_CHECKING:
     pass
@@ -36,33 +36,37 @@ COLUMNS = {
 def figures_text(found: dict[str, Any]) -> str:
     """The figures of `evaluate` as a table of at most 80 columns."""
     lines = [
-        f"{found['encodes']} encodes of {found['titles']} titles, "
+        f"{counted(found['encodes'], 'encode')} of {counted(found['titles'], 'title')}, "
         f"labels: {printable(found['label'])[:40]}"
     ]
-    head = "".join(f"{name:>7}" for name in COLUMNS.values())
+    there: set[str] = set()
     for name, judge in found["judges"].items():
-        lines += ["", f"{HEADS.get(name, name)[:12]:<12}{'n':>5}{head}"]
-        lines += _rows("all", judge["overall"])
-        for kind in ("by_encoder", "by_size"):
-            for group, figures in judge[kind].items():
-                lines += _rows(group, figures)
+        parts = [("all", judge["overall"])]
+        parts += [*judge["by_encoder"].items(), *judge["by_size"].items()]
         if "single_crops" in judge:
-            lines += _rows("single crops", judge["single_crops"])
+            parts.append(("single crops", judge["single_crops"]))
+        columns = [key for key in COLUMNS if any(p.get(key) is not None for _, p in parts)]
+        there |= {*columns, *("intervals" for _, p in parts if p["intervals"])}
+        head = "".join(f"{COLUMNS[key]:>7}" for key in columns)
+        lines += ["", f"{HEADS.get(name, name)[:12]:<12}{'n':>5}{head}"]
+        for part, figures in parts:
+            lines += _rows(part, figures, columns)
         if "crop_spread" in judge and judge["crop_spread"]["rms"] is not None:
             rms, p95 = (shown(judge["crop_spread"][key], 2) for key in ("rms", "p95"))
             lines.append(f"other crops would move a score by {rms} rms ({p95} at worst in 20)")
-    lines += [
-        "",
-        "PLCC4 .. RMSE5: after a logistic mapping of 4 or 5 parameters; within: mean",
-        "SRCC inside a title; from, to: 95 % intervals over the choice of titles.",
-    ]
-    return "\n".join(lines)
+    fitted = [words for key, words in COLUMNS.items() if key in there and key[-1] in "45"]
+    notes = [f"{', '.join(fitted)}: after a logistic mapping of 4 or 5 parameters"] * bool(fitted)
+    if "within_srcc" in there:
+        notes.append("within: mean SRCC inside a title")
+    if "intervals" in there:
+        notes.append("from, to: 95 % intervals over the choice of titles")
+    return "\n".join([*lines, "", *notes] if notes else lines)
 
 
-def _rows(name: str, figures: dict[str, Any]) -> list[str]:
+def _rows(name: str, figures: dict[str, Any], columns: Sequence[str]) -> list[str]:
     def row(title: str, count: str, values: dict[str, Any]) -> str:
-        digits = {key: 2 if key.startswith("rmse") else 3 for key in COLUMNS}
-        cells = "".join(f"{shown(values.get(key), digits[key]):>7}" for key in COLUMNS)
+        digits = {key: 2 if key.startswith("rmse") else 3 for key in columns}
+        cells = "".join(f"{shown(values.get(key), digits[key]):>7}" for key in columns)
         return f"{printable(title)[:12]:<12}{count:>5}{cells}"
 
     lines = [row(name, str(figures["count"]), figures)]

@@ -4,9 +4,12 @@ A shape is a type, `[shape]` for a list, `(shape, None)` for what may be missing
 must be there (more may be), or `{str: shape}` for any keys.
 """
 
+import errno
 import json
 import math
+import os
 import reprlib
+import stat
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -29,13 +32,15 @@ def every(kind: type, names: str) -> dict[str, Any]:
     return dict.fromkeys(names.split(), kind)
 
 
-def read_document(path: Path, schema: str, shape: Any, *, give: str, remedy: str) -> Any:
-    """The JSON object in a file, of that schema and shape.
+def read_document(
+    path: Path, schema: str, shape: Any, *, give: str, remedy: str, largest: int = LARGEST_JSON
+) -> Any:
+    """The JSON object in a file of at most `largest` bytes, of that schema and shape.
 
     `give` says in an error which file is wanted, `remedy` what to do about a wrong one. Raises
     InputError naming the first place at fault.
     """
-    document = _parsed(path, give, remedy)
+    document = _parsed(path, give, remedy, largest)
     found = document.get("schema") if isinstance(document, dict) else None
     if found != schema:
         told = found[:80] if isinstance(found, str) else reprlib.repr(found)
@@ -53,8 +58,7 @@ def read_toml(path: Path, name: str) -> dict[str, Any]:
     `name` is for the message of the InputError.
     """
     try:
-        with open(path, "rb") as file:
-            text = file.read(LARGEST_TOML + 1)
+        text = read_start(path, LARGEST_TOML + 1)
         if len(text) > LARGEST_TOML:
             raise InputError(f"{name} is larger than {LARGEST_TOML} bytes; that is no such file")
         values = tomllib.loads(text.decode("utf-8"))
@@ -77,6 +81,21 @@ def read_toml(path: Path, name: str) -> dict[str, Any]:
     return values
 
 
+def read_start(path: Path, most: int) -> bytes:
+    """Up to `most` bytes of a regular file.
+
+    Raises OSError; also for a pipe or a device, where a reader might wait for ever.
+    """
+
+    def opener(name: str, flags: int) -> int:
+        return os.open(name, flags | os.O_NONBLOCK)
+
+    with open(path, "rb", opener=opener) as file:
+        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+            raise OSError(errno.EINVAL, "it is a pipe or a device, and a file is wanted")
+        return file.read(most)
+
+
 def check_depth(value: Any) -> None:
     """Raise ValueError where lists and objects nest deeper than DEEPEST."""
     level, depth = [value], 0
@@ -93,11 +112,10 @@ def check_depth(value: Any) -> None:
         ]
 
 
-def _parsed(path: Path, give: str, remedy: str) -> Any:
+def _parsed(path: Path, give: str, remedy: str, largest: int) -> Any:
     try:
-        with open(path, "rb") as file:
-            text = file.read(LARGEST_JSON + 1)
-        if len(text) <= LARGEST_JSON:
+        text = read_start(path, largest + 1)
+        if len(text) <= largest:
             document = json.loads(text)
             check_depth(document)
             return document

@@ -14,6 +14,7 @@ from pathlib import Path, PurePosixPath
 
 from vqaloop.errors import InputError
 from vqaloop.process import quoted
+from vqaloop.shape import read_start
 
 SUFFIXES = (".mp4", ".mkv", ".webm", ".mov", ".avs2", ".avs", ".y4m", ".yuv")
 """Of video files; of two that differ in nothing else, the first of these is taken."""
@@ -46,8 +47,7 @@ def rows(path: Path, *, spaces: bool = True) -> Iterator[tuple[str, list[str]]]:
 def _rows(path: Path, spaces: bool) -> Iterator[tuple[str, list[str]]]:
     name = quoted(path)
     try:
-        with open(path, "rb") as file:
-            data = file.read(MAX_TABLE_BYTES + 1)
+        data = read_start(path, MAX_TABLE_BYTES + 1)
         text = data.decode("utf-8-sig")
     except (OSError, ValueError) as error:
         raise InputError(f"table {name} cannot be read as UTF-8 text: {error}") from error

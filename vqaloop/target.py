@@ -20,6 +20,7 @@ from vqaloop.encoderspec import EncoderSpec
 from vqaloop.errors import InputError, TargetUnreachable
 from vqaloop.executor import Executor
 from vqaloop.join import Joined, join, output_muxer
+from vqaloop.precision import unreached
 from vqaloop.process import quoted
 from vqaloop.ratecontrol import RateController
 from vqaloop.records import Event, Rendition, Score, Source, Trial, rounded
@@ -180,6 +181,7 @@ def encode_to_target(
             f"the whole scores {score.value:.2f} where its scenes score "
             f"{controller.mean_score:.2f} on average"
         )
+    remarks += unreached([score], meter)
     document = {
         "schema": "vqaloop.encode/1",
         "vqaloop": __version__,

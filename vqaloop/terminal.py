@@ -32,6 +32,16 @@ def printable(text: str) -> str:
     )
 
 
+def counted(count: int, thing: str) -> str:
+    """ "1 encode", "2 encodes"."""
+    return f"{count} {thing}{'s' * (count != 1)}"
+
+
+def metric_name(name: str) -> str:
+    """A metric as people know it."""
+    return {"vmaf": "VMAF", "psnr_y": "PSNR-Y"}.get(name, printable(name))
+
+
 def shown(value: float | None, digits: int = 1) -> str:
     """A number for a table; "-" where there is none."""
     return "-" if value is None or not math.isfinite(value) else f"{value:.{digits}f}"
@@ -76,7 +86,7 @@ def cost_line(ladder: Ladder) -> str:
     cost = ladder.about["cost"]
     recalled = sum(bool(trial.get("cached")) for trial in ladder.about["trials"])
     again = f" ({recalled} more from the cache)" if recalled else ""
-    encodes = f"{cost['encodes']} encode{'' if cost['encodes'] == 1 else 's'}{again}"
+    encodes = counted(cost["encodes"], "encode") + again
     frames = f"{cost['encoded_frames']} frames, {_si(cost['encoded_pixels'])}pixel"
     spent = [("encoding", "encode_cpu_s"), ("scoring", "score_s"), ("guard", "guard_s")]
     seconds = [f"{what} {cost[key]:.1f} s CPU" for what, key in spent if cost.get(key) is not None]
@@ -216,6 +226,7 @@ class Progress:
         self._lock = threading.Lock()
         self._bar: Bar | None = None
         self._task: TaskID | None = None
+        self._counted: tuple[str, int, int] | None = None
 
     def __enter__(self) -> "Progress":
         if not self.quiet and _is_terminal(self._stream):
@@ -236,7 +247,11 @@ class Progress:
     def __call__(self, event: "Event") -> None:
         """Show an event; on a terminal a failed trial leaves a line that stays."""
         if self._bar is None:
-            count = f" {event.done}/{event.total}" if event.total else ""
+            # a count is said when it changes
+            now, count = (event.stage, event.done, event.total), ""
+            if event.total and now != self._counted:
+                count = f" {event.done}/{event.total}{' at most' * event.at_most}"
+            self._counted = now
             self.log(f"{event.stage}{count}: {event.message}")
             return
         if event.trial is not None and event.trial.error:

@@ -130,6 +130,7 @@ COLUMNS: Mapping[str, tuple[str, Callable[[str, str], Any]]] = {
     "resolutions": ("resolutions", _sizes),
     "metric": ("metric", _word),
     "weights": ("weights", _word),
+    "score_precision": ("score_precision", _number),
     "rungs": ("rungs", lambda text, _: parse_rungs(text)),
     "min_step": ("min_step", _number),
     "min_ratio": ("min_ratio", _number),

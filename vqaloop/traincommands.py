@@ -7,7 +7,7 @@ from pathlib import Path
 from vqaloop import process
 from vqaloop.commands import emit, say
 from vqaloop.errors import InputError
-from vqaloop.terminal import printable
+from vqaloop.terminal import counted, printable
 
 
 def corpus(options: argparse.Namespace) -> int:
@@ -32,7 +32,7 @@ def corpus(options: argparse.Namespace) -> int:
             workers=options.workers,
             report=progress.log,
         )
-    say(options, f"{len(shards)} of {len(scenes)} scenes in {options.out}")
+    say(options, f"{len(shards)} of {counted(len(scenes), 'scene')} in {options.out}")
     emit(options, {"scenes": len(scenes), "shards": [path.name for path in shards]})
     return 0
 
@@ -56,7 +56,7 @@ def _scored_set(options: argparse.Namespace) -> int:
             seed=options.seed,
             report=progress.log,
         )
-    say(options, f"{len(shards)} contents in {options.out}; see report.json there")
+    say(options, f"{counted(len(shards), 'content')} in {options.out}; see report.json there")
     emit(options, {"label": dataset.label, "shards": [path.name for path in shards]})
     return 0
 
@@ -130,7 +130,8 @@ def evaluate(options: argparse.Namespace) -> int:
         **evaluate(found.table, found.crops, seed=options.seed),
     }
     if len(paths) < len(there):
-        say(options, f"left out {len(there) - len(paths)} scenes of titles it was trained on")
+        left = counted(len(there) - len(paths), "scene")
+        say(options, f"left out {left} of titles it was trained on")
     for line in figures_text(figures).splitlines():
         say(options, line)
     if options.output:

@@ -79,7 +79,8 @@ def write_trend(trends: Sequence[Trend], out: Path) -> None:
 def trend_page(trends: Sequence[Trend]) -> str:
     """A page that opens offline, the newest trend first."""
     parts = [
-        f"{trend_svg([trend], f'trend{number}')}\n<pre>{html.escape(trend_text(trend))}</pre>"
+        f'<div class="scroll">{trend_svg([trend], f"trend{number}")}</div>\n'
+        f"<pre>{html.escape(trend_text(trend))}</pre>"
         for number, trend in enumerate(reversed(trends))
     ]
     return filled(

@@ -13,7 +13,7 @@ from fractions import Fraction
 from typing import TYPE_CHECKING, Any
 
 from vqaloop.junit import junit_xml
-from vqaloop.terminal import WIDTH, console_for, printable
+from vqaloop.terminal import WIDTH, console_for, metric_name, printable
 from vqaloop.weighed import STEPS
 
 if TYPE_CHECKING:
@@ -34,10 +34,6 @@ LONGEST_COMMENT = 60_000
 """Characters; GitHub takes 65,536."""
 LONGEST_LIST = 20
 """Reasons, failures or refusals in a comment; the rest is counted."""
-
-
-def metric_name(name: str) -> str:
-    return {"vmaf": "VMAF", "psnr_y": "PSNR-Y"}.get(name, printable(name))
 
 
 def change(percent: float | None, unit: str = "") -> str:
@@ -315,7 +311,7 @@ def markdown(document: Document) -> str:
         f"{_code(clip)}, {_prose(names)}: {_prose(why)}" for clip, names, why in refusals(document)
     ]
     untold = [_prose(line) for line in untold_failures(document)]
-    blocks += ["#### Failures besides"] * bool(untold) + _listed(untold)
+    blocks += ["#### Other crashes and broken output"] * bool(untold) + _listed(untold)
     blocks += ["#### No BD-rate"] * bool(refused) + _listed(refused)
     blocks += [_folded(document, clip) for clip in document["clips"]]
     foot = f"{_prose(cut(builds_line(document), 1000))}. {_prose(price_line(document))}. "

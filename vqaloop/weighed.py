@@ -23,6 +23,7 @@ from vqaloop.regression import (
     rate_errors,
     rounded_all,
 )
+from vqaloop.terminal import metric_name
 
 ALL = "all clips"
 """In the place of a clip, for checks of the mean."""
@@ -206,21 +207,21 @@ def _gap_checks(
     metric: str, gaps: Mapping[str, Gap], mean: Mean, limits: Limits, gated: bool
 ) -> list[dict[str, str]]:
     """BD-rate of each clip against the limit of a clip, and of the mean."""
-    name = f"bd-rate {metric}"
+    name, shown = f"bd-rate {metric}", metric_name(metric)
     # of a single clip the noise is that of the mean, times the root of their number
     noise = (mean.noise_floor or 0.0) * math.sqrt(max(1, len(mean.values)))
     limit = max(limits.clip, noise)
     checks = []
     for clip, gap in gaps.items():
         if gap.pchip is None and gated and gap.worse:
-            text = f"every point is worse by {metric}, too far for a BD-rate"
+            text = f"every point is worse by {shown}, too far for a BD-rate"
             checks.append(_check(clip, name, "failed", text, "bd-rate"))
             continue
         if gap.pchip is None:
             checks.append(_check(clip, name, "skipped", gap.refused or "not measured"))
             continue
         bad = gated and gap.pchip > limit
-        text = f"{_bits(gap.pchip)} at equal {metric}"
+        text = f"{_bits(gap.pchip)} at equal {shown}"
         if bad:
             text += f"; the limit of one clip is {limit:.2g} %"
         checks.append(_judged_check(clip, name, gated, bad, text, "bd-rate"))
@@ -228,7 +229,7 @@ def _gap_checks(
         checks.append(_check(ALL, name, "skipped", "no clip could be compared"))
     else:
         bad = gated and mean.verdict == "regression"
-        text = f"{_spread(mean)} at equal {metric}, over {_count(len(mean.values))}"
+        text = f"{_spread(mean)} at equal {shown}, over {_count(len(mean.values))}"
         if bad:
             above = max(limits.threshold, mean.noise_floor or 0.0)
             text += f"; the limit is {above:.2g} %"
@@ -329,6 +330,7 @@ def _summary(
         return f"Worse: {reasons[0]}{more}."
     if exact:
         return f"No change: the two are equal bit for bit on {_count(clips)}."
+    metric = metric_name(metric)
     told = f"by {metric} no clip could be compared"
     if mean.value is not None:
         told = f"{_spread(mean)} at equal {metric}, over {_count(len(mean.values))}"

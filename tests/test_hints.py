@@ -1,0 +1,43 @@
+"""What messages offer in the place of an unknown word."""
+
+import pytest
+
+from vqaloop.encoder import codecs, get_encoder
+from vqaloop.errors import InputError
+from vqaloop.hints import did_you_mean
+from vqaloop.request import named_encoder
+
+
+@pytest.mark.parametrize(
+    ("word", "meant"),
+    [
+        *(("h265", "hevc"), ("x265", "hevc"), ("H.265", "hevc"), ("hvec", "hevc")),
+        *(("x264", "h264"), ("h.264", "h264"), ("avc", "h264"), ("h246", "h264")),
+        *(("svtav1", "av1"), ("SVT-AV1", "av1"), ("vp-9", "vp9"), ("xavs2", "avs2")),
+        ("libaom-av1", "av1 --encoder libaom-av1"),
+        ("hevc_nvenc", "hevc --encoder hevc_nvenc"),
+    ],
+)
+def test_another_name_of_a_codec_is_refused_with_the_right_one(word: str, meant: str) -> None:
+    with pytest.raises(InputError) as refused:
+        named_encoder(word, None)
+    assert str(refused.value).endswith(f"(did you mean --codec {meant}?)")
+
+
+@pytest.mark.parametrize("word", ["vvc", "h266", "h263", "vp8", "avs3", "theora", "", "?"])
+def test_another_codec_is_not_taken_for_a_slip(word: str) -> None:
+    with pytest.raises(InputError) as refused:
+        named_encoder(word, None)
+    assert "did you mean" not in str(refused.value)
+
+
+@pytest.mark.parametrize(("word", "meant"), [("x264", "libx264"), ("svt-av1", "libsvtav1")])
+def test_an_encoder_by_its_own_project_s_name(word: str, meant: str) -> None:
+    with pytest.raises(InputError) as refused:
+        get_encoder(word)
+    assert str(refused.value).endswith(f"(did you mean {meant}?)")
+
+
+def test_no_name_is_offered_for_a_word_of_its_own() -> None:
+    assert did_you_mean("conquer", codecs()) == ""
+    assert did_you_mean("lader", ["ladder", "score"]) == " (did you mean ladder?)"

@@ -1,0 +1,37 @@
+"""Reading back what others may have edited, or put something else in the place of."""
+
+import os
+import socket
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from vqaloop.errors import InputError
+from vqaloop.shape import read_document, read_toml
+from vqaloop.tables import rows
+
+READERS: list[Callable[[Path], object]] = [
+    lambda path: read_toml(path, "a recipe"),
+    lambda path: read_document(path, "a/1", {}, give="give another", remedy="make it anew"),
+    lambda path: list(rows(path)),
+]
+
+
+@pytest.mark.parametrize("read", READERS, ids=["TOML", "JSON", "table"])
+def test_a_pipe_or_a_device_is_refused_and_not_waited_for(
+    read: Callable[[Path], object], tmp_path: Path
+) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    for path in (pipe, Path("/dev/zero")):
+        with pytest.raises(InputError, match="it is a pipe or a device, and a file is wanted"):
+            read(path)
+    with socket.socket(socket.AF_UNIX) as listening:
+        listening.bind(str(tmp_path / "s"))
+        with pytest.raises(InputError, match="No such device"):
+            read(tmp_path / "s")
+    with pytest.raises(InputError, match="Is a directory"):
+        read(tmp_path)
+    with pytest.raises(InputError, match="No such file"):
+        read(tmp_path / "none")
