@@ -114,6 +114,7 @@ FOREIGN = (
         "--nproc_per_node",
         "--strict",
         "--version",
+        "--extra-index-url",
     ),
 )
 """Options of other programs, and of vqaloop itself."""

@@ -10,13 +10,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from vqaloop.fits import densify, fit_curve
 from vqaloop.hull import (
     Rules,
     choose_rungs,
     convex_hull,
-    densify,
-    fit_curve,
     front,
+    in_sight,
     keep_rules,
     rising_front,
     with_required_sizes,
@@ -232,6 +232,29 @@ def test_top_is_where_more_bits_stop_paying() -> None:
     assert choose_rungs(line + flat, Rules(min_step=1))[-1].score == 84
 
 
+@given(st.floats(35, 90))
+def test_the_top_is_the_first_to_reach_the_ceiling(ceiling: float) -> None:
+    """Also where a curve bends so that a hull would leap over it."""
+    curve = [fitted(100 * 1.02**n, 30 + 65 * (n / 150) ** 2) for n in range(150)]
+    rules = Rules(min_step=4, ceiling=ceiling)
+    seen = in_sight(curve, rules)
+    assert seen[-1].score >= ceiling > seen[-2].score
+    assert choose_rungs(convex_hull(seen), rules)[-1] == seen[-1]
+
+
+@pytest.mark.parametrize(
+    ("beside", "stands_in"), [(0.9, True), (-0.9, True), (1.1, False), (-1.1, False)]
+)
+def test_a_quarter_of_a_step_from_the_ceiling_a_measured_point_stands_in(
+    beside: float, stands_in: bool
+) -> None:
+    curve = [fitted(100 * 2 ** (n / 500), 30 + n / 50) for n in range(3000)]
+    measured = point(100 * 2 ** ((50 + beside) / 10), 80 + beside)
+    best = convex_hull([*curve, measured])
+    top = choose_rungs(best, Rules(min_step=4, ceiling=80), [measured])[-1]
+    assert (top == measured) == stands_in and abs(top.score - 80) < 1
+
+
 def test_a_flat_stretch_below_the_top_does_not_end_the_ladder() -> None:
     line = [p for p in LINE if p.score <= 50 or p.score >= 80]
     line = [replace(p, score=p.score - 25) if p.score >= 80 else p for p in line]
@@ -240,7 +263,7 @@ def test_a_flat_stretch_below_the_top_does_not_end_the_ladder() -> None:
 
 def test_measured_points_stand_in_for_fitted_neighbours() -> None:
     measured = replace(LINE[60], score=LINE[60].score - 0.15, measured=True)
-    rules = Rules(min_step=4, ceiling=91)
+    rules = Rules(min_step=4, ceiling=90)
     assert measured in choose_rungs(LINE, rules, [measured])
     # further below the hull than a twentieth of a step
     far_below = replace(measured, score=measured.score - 0.1)
@@ -311,6 +334,16 @@ def test_resolution_does_not_hop_where_two_are_as_good() -> None:
     chosen = rising_front([*large, *small])
     assert [p.height for p in chosen] == sorted(p.height for p in chosen)
     assert all(a.score < b.score for a, b in itertools.pairwise(chosen))
+
+
+def test_few_points_of_a_size_are_not_lost_between_cells() -> None:
+    """Rates at which nothing was measured are no reason to leave out what was, beside them."""
+    for low in (37.0, 41.3, 43.9):
+        points = [
+            point(20.2, 36.4, size=(214, 120)), point(low, 68.3, size=(426, 240)),
+            point(53.2, 79.1, size=(640, 360)), point(100.2, 90.2, size=(640, 360)),
+        ]  # fmt: skip
+        assert rising_front(points) == points
 
 
 def test_a_real_crossing_is_found() -> None:

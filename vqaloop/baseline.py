@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from vqaloop.hull import fit_curve
+from vqaloop.fits import fit_curve
 from vqaloop.records import RDPoint
 
 DENSE = 400

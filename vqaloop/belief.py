@@ -12,7 +12,7 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
-from vqaloop.hull import densify
+from vqaloop.fits import densify
 from vqaloop.prior import Prior, Titles, expit, logit
 from vqaloop.records import RDPoint
 from vqaloop.space import Point, Space

@@ -1,27 +1,17 @@
-"""From measured points to a ladder: monotone fits, the hull over resolutions, the choice of rungs.
+"""From points to a ladder: the hull over resolutions, the choice of rungs.
 
 Plain arithmetic on RDPoints; nothing here touches files, encoders or models.
 """
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
 import numpy as np
-import numpy.typing as npt
-from scipy.interpolate import PchipInterpolator
-from scipy.optimize import isotonic_regression
 
-from vqaloop.prior import logit
 from vqaloop.records import RDPoint
 
-Values = npt.NDArray[np.float64]
-
-REACH_DOWN, REACH_UP = 0.6, 0.8
-"""How far beyond its measured knobs a fit is believed, as parts of their span, towards worse and
-towards better quality. What it promises is encoded before it is used, so too much costs an encode;
-too little hides a size that would have been better, and nothing ever shows it."""
 NEAR_RATE = 1.3
 """Ratio of bitrates within which a measured point stands in: it saves an encode."""
 
@@ -55,82 +45,12 @@ class Rules:
     one of their own. With 2 the lowest rung gives way; 1 leaves it to the scores."""
     near: float = 0.05
     """Steps below the hull at which a measured point stands in for a fitted one."""
+    near_top: float = 0.25
+    """Steps by which a measured point may miss the score of the top rung and stand in for it."""
     slack: float = 1.0
     """Times the least step and ratio kept by rungs not yet measured, which come out a bit off."""
     required: tuple[tuple[int, int], ...] = ()
     """Widths and heights that must have a rung, where the other rules allow it."""
-
-
-def fit_curve(points: Sequence[RDPoint], top_score: float = 100.0) -> Callable[[float], RDPoint]:
-    """Rate and score of one resolution as a function of its knob; scores stay under `top_score`.
-
-    Monotone cubic (PCHIP, Fritsch & Carlson 1980) through log rate and the logit of the score,
-    after pooling neighbours that violate the order (isotonic regression); straight lines beyond
-    the ends. Scores level off towards the top, and their logit hardly bends, so two points tell
-    much of a curve. Needs at least two points, no two with the same knob.
-    """
-    points = sorted(points, key=lambda p: p.knob)
-    knobs = np.array([p.knob for p in points])
-    columns = []
-    rising = points[0].bitrate_kbps < points[-1].bitrate_kbps
-    rates = [math.log2(p.bitrate_kbps) for p in points]
-    for values in (rates, logit(np.array([p.score / top_score for p in points]))):
-        ordered = isotonic_regression(values, increasing=rising).x
-        columns.append(_extended(knobs, ordered))
-    log_rate, odds = columns
-
-    def at(knob: float) -> RDPoint:
-        first = points[0]
-        score = top_score / (1 + math.exp(-odds(knob)))
-        return RDPoint(first.width, first.height, knob, 2 ** log_rate(knob), score, measured=False)
-
-    return at
-
-
-def _extended(x: Values, y: Values) -> Callable[[float], float]:
-    curve = PchipInterpolator(x, y)
-    left = (y[1] - y[0]) / (x[1] - x[0])
-    right = (y[-1] - y[-2]) / (x[-1] - x[-2])
-
-    def at(value: float) -> float:
-        if value < x[0]:
-            return float(y[0] + left * (value - x[0]))
-        if value > x[-1]:
-            return float(y[-1] + right * (value - x[-1]))
-        return float(curve(value))
-
-    return at
-
-
-def densify(
-    points: Iterable[RDPoint], knobs: Sequence[float], top_score: float = 100.0
-) -> list[RDPoint]:
-    """Every resolution's fit at every knob within its reach, measured points as they are.
-
-    `knobs` ascend; `top_score` bounds the fits (the metric's maximum).
-    """
-    by_size: dict[tuple[int, int], list[RDPoint]] = {}
-    for point in points:
-        by_size.setdefault(point.size, []).append(point)
-    dense: list[RDPoint] = []
-    for group in by_size.values():
-        measured = {point.knob: point for point in group}
-        dense += measured.values()
-        if len(measured) < 2:
-            continue
-        curve = fit_curve(list(measured.values()), top_score)
-        least, most = _believed(measured)
-        dense += [curve(k) for k in knobs if k not in measured and least <= k <= most]
-    return dense
-
-
-def _believed(measured: dict[float, RDPoint]) -> tuple[float, float]:
-    """Knobs between which a resolution's fit is used."""
-    low, high = min(measured), max(measured)
-    down, up = (reach * (high - low) for reach in (REACH_DOWN, REACH_UP))
-    if measured[low].score >= measured[high].score:
-        return low - up, high + down
-    return low - down, high + up
 
 
 def convex_hull(points: Iterable[RDPoint]) -> list[RDPoint]:
@@ -167,7 +87,9 @@ def choose_rungs(
     if not usable:
         return []
     near = near_hull(measured, best, rules)
-    top = _or_measured(_top(usable, rules), near)
+    top = _top(usable, rules)
+    alike = [p for p in near if abs(p.score - top.score) <= rules.near_top * rules.min_step]
+    top = _or_measured(top, alike)
     if rules.count is None:
         return _descend(usable, near, top, rules, rules.min_ratio * rules.slack, rules.most)
     # the widest ratio that still leaves the number asked for
@@ -190,9 +112,20 @@ def _top(usable: Sequence[RDPoint], rules: Rules) -> RDPoint:
             >= rules.min_step / 2 * math.log2(p.bitrate_kbps / point.bitrate_kbps)
             for p in usable[i + 1 :]
         )
-        if point.score >= rules.ceiling or not any(gained):
+        if _reaches(point, rules) or not any(gained):
             return point
     return usable[-1]
+
+
+def _reaches(point: RDPoint, rules: Rules) -> bool:
+    """Whether a point is as good as the ceiling asks; a measured one may fall a little short."""
+    return point.score >= rules.ceiling - point.measured * rules.near_top * rules.min_step
+
+
+def in_sight(rising: Sequence[RDPoint], rules: Rules) -> list[RDPoint]:
+    """A front, ascending, as far as its first point that reaches the ceiling."""
+    end = next((i for i, p in enumerate(rising, 1) if _reaches(p, rules)), len(rising))
+    return list(rising[:end])
 
 
 def _descend(
@@ -374,9 +307,12 @@ def rising_front(points: Iterable[RDPoint]) -> list[RDPoint]:
     if not sizes:
         return []
     grid = np.linspace(min(map(min, rates)), max(map(max, rates)), GRID)
+    # half a cell more at its ends: a size's outermost points are in the cells nearest to them
+    half = (grid[-1] - grid[0]) / (GRID - 1) / 2
     scores = np.array(
         [
-            np.interp(grid, rate, [p.score for p in groups[size]], left=0.0, right=0.0)
+            np.interp(grid, rate, [p.score for p in groups[size]])
+            * ((rate[0] - half <= grid) & (grid <= rate[-1] + half))
             for rate, size in zip(rates, sizes, strict=True)
         ]
     )

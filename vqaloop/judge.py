@@ -18,7 +18,7 @@ from vqaloop.baseline import Baseline, Measured, Verdict
 from vqaloop.bdrate import NotComparable, bd_rate, bd_score
 from vqaloop.encode import encode
 from vqaloop.errors import TargetUnreachable, ToolError
-from vqaloop.hull import fit_curve
+from vqaloop.fits import fit_curve
 from vqaloop.records import RDPoint, Rendition, Source
 from vqaloop.samplers import Params
 from vqaloop.trials import Workshop

@@ -20,6 +20,7 @@ from vqaloop.hull import (
     choose_rungs,
     convex_hull,
     front,
+    in_sight,
     near_hull,
     rising_front,
     with_required_sizes,
@@ -122,7 +123,7 @@ def _chosen(
 
     Where a curve bends the other way, as at low rates it may, a hull leaves a gap without points.
     """
-    rising = rising_front(every)
+    rising = in_sight(rising_front(every), rules)
     chosen = choose_rungs(convex_hull(rising), rules, measured)
     if len(chosen) < (rules.count or LEAST_RUNGS):
         return max(chosen, choose_rungs(rising, rules, measured), key=len)

@@ -25,7 +25,7 @@ from vqaloop.encoder import encoder_version
 from vqaloop.errors import InputError
 from vqaloop.excerpt import excerpt
 from vqaloop.executor import Executor
-from vqaloop.hull import fit_curve
+from vqaloop.fits import fit_curve
 from vqaloop.importance import tuning_json
 from vqaloop.judge import Judge, ParamsFailed, Rules, Setting, Target
 from vqaloop.paramsearch import ParamSearch, trial_json
