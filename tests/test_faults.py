@@ -223,7 +223,7 @@ def test_two_drivers_in_one_folder(room: Room, clip: str, calm: dict[str, Any]) 
     settled(room)
 
 
-@pytest.mark.parametrize("jump_s", [90_000.0, -90_000.0])
+@pytest.mark.parametrize("jump_s", [90_000.0, pytest.param(-90_000.0, marks=pytest.mark.slow)])
 def test_clocks_that_jump(room: Room, clip: str, calm: dict[str, Any], jump_s: float) -> None:
     """Of two drivers on one study; the clock of one is a day off every other time it looks."""
     jumps = (

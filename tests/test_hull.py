@@ -346,6 +346,14 @@ def test_few_points_of_a_size_are_not_lost_between_cells() -> None:
         assert rising_front(points) == points
 
 
+def test_a_gap_before_the_next_size_is_no_reason_to_stay_at_a_worse_one() -> None:
+    low = [point(65 * 1.1**n, 38 + 2.4 * n, size=(320, 180)) for n in range(15)]
+    middle = [point(80 * 1.1**n, 46 + 2.7 * n, size=(426, 240)) for n in range(12)]
+    high = [point(277 * 1.1**n, 79 + 1.5 * n, size=(640, 360)) for n in range(10)]
+    chosen = rising_front([*low, *middle, *high])
+    assert [p for p in chosen if p.bitrate_kbps >= 80] == [*middle, *high]
+
+
 def test_a_real_crossing_is_found() -> None:
     small = [point(r, 60 + 10 * math.log2(r / 100), r, (320, 180)) for r in range(25, 1600, 5)]
     large = [point(r, 60 + 20 * math.log2(r / 100), r, (640, 360)) for r in range(50, 3200, 5)]

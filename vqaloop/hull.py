@@ -307,12 +307,13 @@ def rising_front(points: Iterable[RDPoint]) -> list[RDPoint]:
     if not sizes:
         return []
     grid = np.linspace(min(map(min, rates)), max(map(max, rates)), GRID)
-    # half a cell more at its ends: a size's outermost points are in the cells nearest to them
+    # A size can be had from its lowest rate on (half a cell below, the cell nearest to that point);
+    # more than its highest need not be spent, so it keeps its score beyond, where there may be a
+    # gap before the next size begins.
     half = (grid[-1] - grid[0]) / (GRID - 1) / 2
     scores = np.array(
         [
-            np.interp(grid, rate, [p.score for p in groups[size]])
-            * ((rate[0] - half <= grid) & (grid <= rate[-1] + half))
+            np.interp(grid, rate, [p.score for p in groups[size]]) * (rate[0] - half <= grid)
             for rate, size in zip(rates, sizes, strict=True)
         ]
     )
