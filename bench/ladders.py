@@ -4,10 +4,12 @@
 
 For every ladder: rungs, sizes, encodes, whether bitrate and score rise, decoded codec of each
 file, declared against real bitrate, size of the file that `ffmpeg_args` gives when replayed,
-Kendall's tau between score and VMAF, and CPU seconds of encoding and scoring.
+Kendall's tau between score and VMAF, and CPU seconds of encoding and scoring. Each ladder has an
+empty cache.
 """
 
 import argparse
+import os
 import subprocess
 import sys
 import tempfile
@@ -127,6 +129,8 @@ def main() -> int:
             for codec in options.codecs.split(","):
                 folder = (options.out or Path(scratch)) / f"{clip.stem}.{codec}"
                 folder.parent.mkdir(parents=True, exist_ok=True)
+                # what was encoded or learnt before must not help
+                os.environ["VQALOOP_CACHE"] = tempfile.mkdtemp(dir=scratch)
                 ladder = vqaloop.build_ladder(clip, codec=codec, metric=options.metric, out=folder)
                 rows.append(check(ladder, clip, not options.no_replay))
                 print(rows[-1], file=sys.stderr, flush=True)
