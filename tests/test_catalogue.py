@@ -319,6 +319,8 @@ def test_called_off_by_the_program_that_asked(room: Room) -> None:
     with pytest.raises(Cancelled):
         job.result(30)
     assert set(children()) <= before
+    # none of its titles failed
+    assert not [event for event in job if "failed" in event.message]
 
 
 def test_what_was_made_by_the_same_request_is_taken_as_it_is(room: Room) -> None:

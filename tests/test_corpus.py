@@ -157,15 +157,18 @@ def test_an_unusable_scene_is_reported_and_left_out(material: Path, tmp_path: Pa
     run_ffmpeg("-f", "lavfi", "-i", "color=s=200x2", "-frames:v", "1", dot)
     said: list[str] = []
     out = tmp_path / "out"
-    made = build_corpus(
-        find_scenes([tmp_path]), out, PLAN, ffmpeg=process.ffmpeg_path(), report=said.append
-    )
-    assert made == [] and list(out.iterdir()) == []
+    with pytest.raises(InputError, match="no scene could be labelled: .*"):
+        build_corpus(
+            find_scenes([tmp_path]), out, PLAN, ffmpeg=process.ffmpeg_path(), report=said.append
+        )
+    assert list(out.iterdir()) == []
     assert len(said) == 4 and all("left out" in line for line in said)
     assert any("dot.png is too small" in line for line in said)
 
 
 def test_nothing_and_twice_the_same_name_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="'.*gone.mp4' does not exist"):
+        find_scenes([tmp_path, tmp_path / "gone.mp4"])
     with pytest.raises(InputError, match="no videos or pictures"):
         find_scenes([tmp_path])
     for name in ("a.mp4", "a.png", "b.png"):

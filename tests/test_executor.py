@@ -1,5 +1,6 @@
 """Turns among titles, processors of encoders, programs that do nothing, and the guardian."""
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -103,7 +104,7 @@ def test_who_is_called_off_while_waiting_gives_up_the_turn() -> None:
 
 def test_a_team_is_called_off_as_a_whole_and_nobody_else(tmp_path: Path) -> None:
     """Also the teams of its members, and members who have only just begun."""
-    begun, others = list[Path](), list[str]()
+    begun, apart = list[Path](), process.Scope()
 
     def member(name: str) -> None:
         with process.team(2) as submit:
@@ -116,7 +117,8 @@ def test_a_team_is_called_off_as_a_whole_and_nobody_else(tmp_path: Path) -> None
         process.run(["sleep", "600"], timeout_s=PATIENCE_S)
 
     def stranger() -> None:
-        others.append(process.run(["sleep", "1"], timeout_s=PATIENCE_S).reason())
+        with apart.entered(), contextlib.suppress(CalledOff):
+            process.run(["sleep", "600"], timeout_s=PATIENCE_S)
 
     other = threading.Thread(target=stranger)
     other.start()
@@ -129,8 +131,32 @@ def test_a_team_is_called_off_as_a_whole_and_nobody_else(tmp_path: Path) -> None
     assert time.monotonic() - started < PATIENCE_S / 2
     # what waited for a place never began
     assert len(begun) == 4
-    other.join(PATIENCE_S)
-    assert others == ["exit status 0"]
+    assert other.is_alive()
+    apart.cancel()
+    other.join(PATIENCE_S / 2)
+    assert not other.is_alive()
+
+
+def test_who_is_interrupted_while_waiting_for_a_team_leaves_nothing_running() -> None:
+    before, started = signal.signal(signal.SIGINT, signal.default_int_handler), time.monotonic()
+    running = threading.Event()
+
+    def sleeping() -> None:
+        running.set()
+        process.run(["sleep", "600"], timeout_s=PATIENCE_S)
+
+    def interrupt() -> None:
+        running.wait(PATIENCE_S)
+        time.sleep(0.2)
+        signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
+
+    try:
+        with pytest.raises(KeyboardInterrupt), process.team(1) as submit:
+            submit(sleeping)
+            threading.Thread(target=interrupt).start()
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert time.monotonic() - started < PATIENCE_S / 2
 
 
 def test_what_is_begun_in_a_scope_that_was_called_off_never_runs(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ import pytest
 from vqaloop.encoder import codecs, get_encoder
 from vqaloop.errors import InputError
 from vqaloop.hints import did_you_mean
+from vqaloop.parser import make_parser
 from vqaloop.request import named_encoder
 
 
@@ -41,3 +42,20 @@ def test_an_encoder_by_its_own_project_s_name(word: str, meant: str) -> None:
 def test_no_name_is_offered_for_a_word_of_its_own() -> None:
     assert did_you_mean("conquer", codecs()) == ""
     assert did_you_mean("lader", ["ladder", "score"]) == " (did you mean ladder?)"
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ("ladder a.mp4 --codec av1 --max-scor 80", "(did you mean --max-score?)"),
+        ("ladder a.mp4 --codec av1 --rung=4", "(did you mean --rungs?)"),
+        ("encode a.mp4 b.mp4 --codec av1 --taget-score 85", "(did you mean --target-score?)"),
+        ("score a.mp4 --quite x", "(did you mean --quiet?)"),
+        ("score a.mp4 --fast", "--fast"),
+    ],
+)
+def test_a_mistyped_option_is_refused_with_the_right_one(words: str, said: str) -> None:
+    with pytest.raises(InputError) as refused:
+        make_parser().parse_args(words.split())
+    command = words.split()[0]
+    assert str(refused.value).endswith(f"{said}; see `vqaloop {command} --help`")

@@ -9,16 +9,20 @@ import pytest
 
 from vqaloop.errors import InputError
 from vqaloop.shape import read_document, read_toml
+from vqaloop.shards import read_about
 from vqaloop.tables import rows
+from vqaloop.weights import load_student
 
 READERS: list[Callable[[Path], object]] = [
     lambda path: read_toml(path, "a recipe"),
     lambda path: read_document(path, "a/1", {}, give="give another", remedy="make it anew"),
     lambda path: list(rows(path)),
+    read_about,
+    load_student,
 ]
 
 
-@pytest.mark.parametrize("read", READERS, ids=["TOML", "JSON", "table"])
+@pytest.mark.parametrize("read", READERS, ids=["TOML", "JSON", "table", "shard", "weights"])
 def test_a_pipe_or_a_device_is_refused_and_not_waited_for(
     read: Callable[[Path], object], tmp_path: Path
 ) -> None:
@@ -29,9 +33,9 @@ def test_a_pipe_or_a_device_is_refused_and_not_waited_for(
             read(path)
     with socket.socket(socket.AF_UNIX) as listening:
         listening.bind(str(tmp_path / "s"))
-        with pytest.raises(InputError, match="No such device"):
+        with pytest.raises(InputError, match="No such device|it is a pipe or a device"):
             read(tmp_path / "s")
-    with pytest.raises(InputError, match="Is a directory"):
+    with pytest.raises(InputError, match="Is a directory|it is a folder"):
         read(tmp_path)
     with pytest.raises(InputError, match="No such file"):
         read(tmp_path / "none")

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from vqaloop.ladder import build_ladder, build_ladders
     from vqaloop.ladderpair import LadderComparison, compare_ladders
     from vqaloop.models import create_model
+    from vqaloop.process import ffmpeg_path
     from vqaloop.ratecontrol import RateController
     from vqaloop.rayexecutor import RayCluster
     from vqaloop.records import Event, Ladder, Rung, Score
@@ -65,6 +66,7 @@ _HOMES = {
     "compare_ladders": "ladderpair",
     "create_model": "models",
     "encode_to_target": "target",
+    "ffmpeg_path": "process",
     "package_ladder": "deliver",
     "read_ladder": "report",
     "tune_encoder": "tune",
@@ -105,6 +107,7 @@ __all__ = [
     "compare_ladders",
     "create_model",
     "encode_to_target",
+    "ffmpeg_path",
     "package_ladder",
     "read_ladder",
     "tune_encoder",

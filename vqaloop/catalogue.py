@@ -188,6 +188,8 @@ def _made(
             if event is not None:
                 progress(replace(event, stage=f"{names[index]}: {event.stage}"))
                 continue
+            # a title that was called off with all the others did not fail
+            process.check_cancelled()
             entries[index] = _ended(tasks[index], jobs[index])
             del jobs[index]
             said = f"{names[index]}: {_outcome(entries[index])}"

@@ -33,8 +33,8 @@ from vqaloop.source import probe_source
 from vqaloop.terminal import counted
 
 PICTURES = {".jpg", ".jpeg", ".png", ".webp"}
-_STILLS = "image2,jpeg_pipe,png_pipe,webp_pipe"
-"""ffmpeg's names of their formats; none of them opens other files."""
+_STILL = {"format_whitelist": "image2,jpeg_pipe,png_pipe,webp_pipe", "pattern_type": "none"}
+"""ffmpeg's names of their formats; a name is no pattern, so that none opens other files."""
 VIDEOS = {".mp4", ".mkv", ".mov", ".webm", ".y4m"}
 LABEL = "VMAF v0.6.1"
 """What the scores of a corpus made here are."""
@@ -84,12 +84,14 @@ def find_scenes(sources: Sequence[Path], windows: int = 1) -> list[Scene]:
     """Videos and pictures in files and folders; a MANIFEST.csv beside them names their titles.
 
     Of each video, up to `windows` scenes, from as many equal parts of it. Raises InputError when
-    there are none, or two of the same name.
+    a source is not there, when there are no scenes, or two of the same name.
     """
     if windows < 1:
         raise InputError(f"at least one scene is made of each video, not {windows}")
     scenes: list[Scene] = []
     for source in sources:
+        if not source.exists():
+            raise InputError(f"{process.quoted(source)} does not exist; check the path")
         folder = source if source.is_dir() else source.parent
         known = _manifest(folder / "MANIFEST.csv")
         for path in sorted(source.iterdir()) if source.is_dir() else [source]:
@@ -159,6 +161,7 @@ def build_corpus(
     out.mkdir(parents=True, exist_ok=True)
     shards = {out / f"{scene.name}.safetensors": scene for scene in scenes}
     missing = [path for path, scene in shards.items() if not _is_made(path, scene, plan)]
+    why = ""
     with process.team(workers) as submit:
         jobs = {submit(_make_shard, shards[p], p, plan, ffmpeg): p for p in missing}
         for done, job in enumerate(as_completed(jobs), 1):
@@ -166,8 +169,12 @@ def build_corpus(
             try:
                 report(f"{done}/{len(jobs)} {path.stem}: {job.result()}")
             except VqaloopError as error:
+                why = why or str(error)
                 report(f"{done}/{len(jobs)} {path.stem} left out: {error}")
-    return [path for path in shards if path.exists()]
+    made = [path for path in shards if path.exists()]
+    if not made:
+        raise InputError(f"no scene could be labelled: {why}")
+    return made
 
 
 def _is_made(path: Path, scene: Scene, plan: Plan) -> bool:
@@ -336,7 +343,7 @@ def _picture(path: Path) -> torch.Tensor:
     import av
 
     try:
-        with av.open(process.file_url(path), options={"format_whitelist": _STILLS}) as container:
+        with av.open(process.file_url(path), options=_STILL) as container:
             size = container.streams.video[0]
             if size.width * size.height > MAX_PIXELS:
                 raise InputError(f"{path} is too large: {size.width}x{size.height} pixels")

@@ -32,6 +32,7 @@ from vqaloop.models.student import Student, start_from_cosines
 from vqaloop.prune import prune
 from vqaloop.recipe import Recipe, Teacher
 from vqaloop.runlog import RunLog
+from vqaloop.shape import check_regular
 from vqaloop.shards import Shard, load_corpus, trained_titles
 from vqaloop.terminal import counted
 from vqaloop.weights import load_student, save_student
@@ -264,6 +265,7 @@ def first_teacher(
 def _is_student(path: Path) -> bool:
     """Whether these are weights of ours, whose header names their model, or released ones."""
     try:
+        check_regular(path)
         with safe_open(path, "pt") as file:
             return "model" in (file.metadata() or {})
     except (OSError, SafetensorError):

@@ -307,9 +307,9 @@ def rising_front(points: Iterable[RDPoint]) -> list[RDPoint]:
     if not sizes:
         return []
     grid = np.linspace(min(map(min, rates)), max(map(max, rates)), GRID)
-    # A size can be had from its lowest rate on (half a cell below, the cell nearest to that point);
-    # more than its highest need not be spent, so it keeps its score beyond, where there may be a
-    # gap before the next size begins.
+    # A size can be had from its lowest rate on (the cell nearest to that point begins half a cell
+    # below); more than its highest need not be spent, so it keeps its score beyond, where there
+    # may be a gap before the next size begins.
     half = (grid[-1] - grid[0]) / (GRID - 1) / 2
     scores = np.array(
         [

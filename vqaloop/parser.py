@@ -40,9 +40,14 @@ class Parser(argparse.ArgumentParser):
             return found, left
         self._anew = True
         try:
-            return self.parse_known_intermixed_args(words)
+            found, left = self.parse_known_intermixed_args(words)
         finally:
             self._anew = False
+        if left:
+            # here, where the options are known that may have been meant
+            hint = did_you_mean(left[0].split("=")[0], list(self._option_string_actions))
+            self.error(f"unrecognized arguments: {' '.join(left)}{hint}")
+        return found, left
 
     def error(self, message: str) -> NoReturn:
         wanting = re.fullmatch(r"argument (?:-\w/)?(--[\w-]+): expected one argument", message)

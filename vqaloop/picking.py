@@ -7,7 +7,6 @@ decoded from the start to the last wanted frame.
 """
 
 import functools
-import os
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -68,14 +67,15 @@ def is_plain(path: Path, frames: int, size: tuple[int, int], fps: Fraction) -> b
     ffmpeg.
     """
     try:
-        status = os.stat(path)
+        return _is_plain(path, frames, size, fps, process.as_of(path))
     except OSError:
         return False
-    return _is_plain(path, frames, size, fps, status.st_size, status.st_mtime_ns)
 
 
 @functools.lru_cache(maxsize=256)
-def _is_plain(path: Path, frames: int, size: tuple[int, int], fps: Fraction, *as_of: int) -> bool:
+def _is_plain(
+    path: Path, frames: int, size: tuple[int, int], fps: Fraction, as_of: tuple[int, ...]
+) -> bool:
     try:
         with _opened(path, 1, SOURCES) as (container, stream):
             codec = stream.codec_context

@@ -15,6 +15,7 @@ from collections.abc import Iterator, Sequence
 
 from vqaloop.errors import InputError
 from vqaloop.records import Score
+from vqaloop.terminal import counted
 
 FIRST = 4
 """Places looked at first; part of cache keys of scores that may stop early."""
@@ -82,7 +83,7 @@ def unreached(scores: Sequence[Score], metric: object) -> list[str]:
     told = f"the widest is ±{widest:.2f}" if widest < math.inf else "of some there is no interval"
     return [
         f"a score precision of ±{asked:g} was asked and not reached for {missed} of "
-        f"{len(scores)} score{'s' * (len(scores) != 1)}, though all places were looked at: {told}"
+        f"{counted(len(scores), 'score')}, though all places were looked at: {told}"
     ]
 
 

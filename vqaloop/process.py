@@ -77,13 +77,15 @@ def team(threads: int) -> Iterator[Callable[..., Future[Any]]]:
             check_cancelled()
             return work(*args)
 
-    with ThreadPoolExecutor(threads) as pool:
-        try:
-            yield lambda work, *args: pool.submit(within, work, *args)
-        except BaseException:
-            scope.cancel()
-            pool.shutdown(wait=False, cancel_futures=True)
-            raise
+    pool = ThreadPoolExecutor(threads)
+    try:
+        yield lambda work, *args: pool.submit(within, work, *args)
+        # here, so that an interruption of the waiting calls the work off as well
+        pool.shutdown()
+    except BaseException:
+        scope.cancel()
+        pool.shutdown(cancel_futures=True)
+        raise
 
 
 def check_cancelled() -> None:
@@ -151,15 +153,23 @@ def ffmpeg_path(path: str | os.PathLike[str] | None = None) -> str:
 
 
 @functools.lru_cache(maxsize=4096)
-def _file_sha256(path: str, size: int, mtime_ns: int) -> str:
+def _file_sha256(path: str, as_of: tuple[int, ...]) -> str:
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def file_sha256(path: str | os.PathLike[str]) -> str:
-    """SHA-256 of a file's content, in hex; remembered while size and time stay the same."""
-    status = os.stat(path)
-    return _file_sha256(os.fspath(path), status.st_size, status.st_mtime_ns)
+    """SHA-256 of a file's content, in hex; remembered while it is untouched."""
+    return _file_sha256(os.fspath(path), as_of(path))
+
+
+def as_of(path: str | os.PathLike[str]) -> tuple[int, ...]:
+    """What changes with a file's content, also where a copy keeps size and times.
+
+    Raises OSError.
+    """
+    found = os.stat(path)
+    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns
 
 
 def file_url(path: str | os.PathLike[str]) -> str:

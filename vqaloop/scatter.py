@@ -3,7 +3,7 @@
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -14,9 +14,6 @@ from vqaloop.files import renamed_to
 from vqaloop.plot import COLOURS, MARKERS, as_png, style
 from vqaloop.stats import Logistic
 from vqaloop.terminal import counted, printable, shown
-
-if TYPE_CHECKING:
-    pass
 
 WORST = 10
 """Encodes shown as the worst, one a title."""

@@ -65,7 +65,9 @@ def read_toml(path: Path, name: str) -> dict[str, Any]:
         check_depth(values)
     except InputError:
         raise
-    except (OSError, ValueError, RecursionError) as error:
+    except OSError as error:
+        raise InputError(f"{name} cannot be read: {error.strerror}") from error
+    except (ValueError, RecursionError) as error:
         raise InputError(f"{name} cannot be read as TOML: {str(error)[:200]}") from error
     waiting: list[Any] = [values]
     while waiting:
@@ -91,9 +93,20 @@ def read_start(path: Path, most: int) -> bytes:
         return os.open(name, flags | os.O_NONBLOCK)
 
     with open(path, "rb", opener=opener) as file:
-        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-            raise OSError(errno.EINVAL, "it is a pipe or a device, and a file is wanted")
+        _check_regular(os.fstat(file.fileno()).st_mode)
         return file.read(most)
+
+
+def check_regular(path: Path) -> None:
+    """Raises OSError where there is no file, or a pipe or a device in its place."""
+    _check_regular(os.stat(path).st_mode)
+
+
+def _check_regular(mode: int) -> None:
+    if stat.S_ISDIR(mode):
+        raise OSError(errno.EISDIR, "it is a folder, and a file is wanted")
+    if not stat.S_ISREG(mode):
+        raise OSError(errno.EINVAL, "it is a pipe or a device, and a file is wanted")
 
 
 def check_depth(value: Any) -> None:

@@ -21,7 +21,7 @@ from torch import Tensor
 from vqaloop.errors import InputError
 from vqaloop.files import renamed_to
 from vqaloop.models.student import OUTPUTS
-from vqaloop.shape import check_depth
+from vqaloop.shape import check_depth, check_regular
 
 
 @dataclass(frozen=True)
@@ -154,6 +154,7 @@ def write_shard(
 def read_about(path: Path) -> dict[str, Any]:
     """What a shard says of itself: `scene`, `encodes`, `label`, `outputs`. Raises InputError."""
     try:
+        check_regular(path)
         with safe_open(path, "np") as file:
             about = {key: json.loads(text) for key, text in file.metadata().items()}
         check_depth(about)

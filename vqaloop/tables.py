@@ -49,7 +49,9 @@ def _rows(path: Path, spaces: bool) -> Iterator[tuple[str, list[str]]]:
     try:
         data = read_start(path, MAX_TABLE_BYTES + 1)
         text = data.decode("utf-8-sig")
-    except (OSError, ValueError) as error:
+    except OSError as error:
+        raise InputError(f"table {name} cannot be read: {error.strerror or error}") from error
+    except ValueError as error:
         raise InputError(f"table {name} cannot be read as UTF-8 text: {error}") from error
     if len(data) > MAX_TABLE_BYTES:
         raise InputError(f"table {name} is larger than {MAX_TABLE_BYTES} bytes; that is no table")

@@ -18,6 +18,7 @@ from vqaloop.files import renamed_to
 from vqaloop.models import MODELS, create_student
 from vqaloop.models.student import Student
 from vqaloop.process import file_sha256
+from vqaloop.shape import check_regular
 
 CONTENT = "content_sha256"
 """Key in the header."""
@@ -82,6 +83,7 @@ def load_student(path: Path) -> tuple[Student, dict[str, str]]:
     a model we know.
     """
     try:
+        check_regular(path)
         with safe_open(path, "pt") as file:
             about = dict(file.metadata() or {})
         data = load_file(path)
