@@ -58,6 +58,17 @@ def test_hostile_words_stay_words(tmp_path: Path) -> None:
     assert catalogue_csv(catalogue).count("h264") == 6
 
 
+def test_a_metric_of_all_titles_is_told_once() -> None:
+    def page(*metrics: str) -> str:
+        entries = [Entry("x", "x", "h264", Path("all/x"), "done", None,
+                         about={**ABOUT, "metric": metric}) for metric in metrics]  # fmt: skip
+        return catalogue_page(Catalogue(Path("all"), tuple(entries), 1.0))
+
+    assert page("a<b", "a<b").count("a&lt;b") == 1
+    mixed = page("psnr", "vmaf", "vmaf")
+    assert [mixed.count(f"({name})") for name in ("psnr", "vmaf")] == [1, 2]
+
+
 def test_report_makes_table_and_page_again(room: Room) -> None:
     folder = room.folder / "all"
     folder.mkdir()

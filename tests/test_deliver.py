@@ -37,7 +37,7 @@ from vqaloop import process
 from vqaloop.boxes import read_video_entry, walk
 from vqaloop.codecstrings import codec_string
 from vqaloop.deliver import Delivery, package_ladder
-from vqaloop.records import Ladder, Source
+from vqaloop.records import Event, Ladder, Source
 from vqaloop.report import read_ladder
 from vqaloop.source import probe_source
 
@@ -343,6 +343,17 @@ def test_without_its_source_a_title_goes_silent_and_says_so(
         assert about["audio"] is None
         assert len(about["warnings"]) == 1 and "the sound is left out" in about["warnings"][0]
         assert "AUDIO" not in (tmp_path / "out" / "master.m3u8").read_text()
+
+
+@pytest.mark.parametrize("silent", [False, True])
+def test_sound_is_spoken_of_where_there_is_some(silent: bool, tmp_path: Path) -> None:
+    title = make_title(tmp_path / "title.mkv", *["-an"] * silent, frames=60)
+    ladder = make_ladder(tmp_path / "ladder", title, "h264", [(128, 72, 40)])
+    told: list[Event] = []
+    made = package_ladder(ladder.folder, out=tmp_path / "out", progress=told.append)
+    packaged = [event.message for event in told if event.stage == "package"]
+    assert packaged == ["h264 128x72", *["the sound"] * (not silent)]
+    assert (made.about["audio"] is None) == silent and made.about["warnings"] == []
 
 
 def test_the_same_ladder_gives_the_same_bytes(own_ladder: Ladder, tmp_path: Path) -> None:

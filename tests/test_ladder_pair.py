@@ -19,7 +19,7 @@ from vqaloop.bdrate import bd_rate
 from vqaloop.errors import InputError
 from vqaloop.ladderpair import compare_ladders, curve_of
 from vqaloop.ladderpairpage import pair_page, pair_png
-from vqaloop.ladderpairtable import side_by_side
+from vqaloop.ladderpairtable import rung_rows, side_by_side
 from vqaloop.records import Ladder
 from vqaloop.report import write_reports
 
@@ -125,7 +125,7 @@ def test_what_cannot_be_compared_is_refused_with_the_reason(made: Ladder) -> Non
     # VMAF takes the place of the score that cannot tell
     assert compared.headline == compared.gaps[1] and compared.exit_code == 0
     short = compare_ladders(made, replace(made, rungs=made.rungs[:2]))
-    assert all("2 points" in str(gap.refused) for gap in short.gaps)
+    assert all("B has 2 rungs, and at least 3" in str(gap.refused) for gap in short.gaps)
     assert short.headline is None and short.more_bits is None and short.exit_code == 2
     blind = replace(made.rungs[0], guard={"psnr_y": math.nan})
     unseen = compare_ladders(made, replace(made, rungs=(blind, *made.rungs[1:])))
@@ -247,8 +247,63 @@ def test_what_no_metric_can_tell_is_shown_all_the_same(room: Room) -> None:
     a, b = two_folders(room.folder, lambda ladder: replace(ladder, rungs=ladder.rungs[:2]))
     said = room.run("report", a, b, "--html", "pair.html")
     assert said.status == 2 and "A kb/s" in said.out
-    assert said.out.startswith("no metric can tell") and said.out.count("no BD-rate by") == 3
-    assert "No BD-rate by VMAF" in (room.folder / "pair.html").read_text()
+    assert said.out.startswith("no metric can tell") and said.out.count("no BD-rate by") == 1
+    assert (
+        "No BD-rate by internvqa-mini, VMAF, PSNR-Y: B has 2 rungs, and at least 3"
+        in (room.folder / "pair.html").read_text()
+    )
+    document = json.loads(room.run("report", a, b, "--json", "-").out)
+    assert "make such a ladder again" in document["metrics"]["vmaf"]["refused"]
+
+
+def shifted(ladder: Ladder, points: float, factor: float) -> Ladder:
+    """The ladder with its scores more by so many points, and its bitrates times a factor."""
+    rungs = (
+        replace(
+            rung,
+            score=rung.score + points,
+            guard={key: value + points for key, value in rung.guard.items()},
+        )
+        for rung in scaled(ladder, factor).rungs
+    )
+    return replace(ladder, rungs=tuple(rungs))
+
+
+@pytest.mark.parametrize(("factor", "gained"), [(1.0, True), (4.0, False)])
+def test_ladders_whose_scores_do_not_meet_are_told_what_to_do_once(
+    room: Room, factor: float, gained: bool
+) -> None:
+    a, b = two_folders(room.folder, lambda ladder: shifted(ladder, 40, factor))
+    said = room.run("report", a, b, "--html", "pair.html")
+    told = " ".join(said.out.split())
+    assert said.status == 2 and "from 41.3 to 92.6 and B from 81.3 to 132.6" in told
+    assert told.count("make one of them again with --min-score, --max-score or --rungs") == 1
+    assert not re.search("the anchor|the test|add points", told)
+    assert (room.folder / "pair.html").read_text().count("Make one of them again") == 1
+    # over bitrates that both have, and not over the few that one has of the other's
+    assert ("+40.00" in told) == gained
+
+
+def test_a_gain_over_a_small_part_of_a_ladder_is_none(made: Ladder) -> None:
+    top = made.rungs[-1]
+    wide = replace(made, rungs=(*made.rungs, replace(
+        top, bitrate_kbps=top.bitrate_kbps * 40, score=top.score + 1
+    )))  # fmt: skip
+    for compared in (compare_ladders(made, wide), compare_ladders(wide, made)):
+        assert compared.gaps[0].bd_score is None and compared.gaps[0].bd_rate_percent is not None
+
+
+def test_a_phone_has_the_rungs_below_each_other(made: Ladder) -> None:
+    compared = compare_ladders(made, scaled(about(made, metric={"name": "vmaf"}), 0.5))
+    headings, rows = rung_rows(compared)
+    assert headings == ["", "kb/s", "size", "score", "VMAF", "PSNR-Y"]
+    assert len(rows) == 8 and {row[0] for row in rows} == {"A", "B"}
+    rates = [float(row[1]) for row in rows]
+    assert rates == sorted(rates)
+    # of B the score is its VMAF
+    assert all(row[3] == row[4] for row in rows if row[0] == "B")
+    text = pair_page(compared)
+    assert '<div class="narrow"><div class="scroll"><table class="dense numbers">' in text
 
 
 def test_the_page_stands_alone_and_the_picture_is_drawn_on(made: Ladder) -> None:

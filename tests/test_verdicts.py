@@ -168,13 +168,13 @@ def test_the_table_says_the_verdict_first_and_every_clip_after() -> None:
     lines = rendered(make_document())
     assert lines[0] == "regression"
     assert lines[1].startswith("Worse: the candidate crashes on dark.y4m.")
-    assert row(lines, "clip ") == "clip mini VMAF PSNR-Y time memory bits %"
+    assert row(lines, "clip ") == "clip internvqa-mini VMAF PSNR-Y time memory bits %"
     assert row(lines, "crowd") == "crowd.y4m +6.25 +6.25! +6.25 1.03x 1.00x +6.25"
     assert row(lines, "title") == "title.y4m +0.40 refused +0.40 1.03x 1.00x +0.40"
     assert row(lines, "dark") == "dark.y4m refused refused refused - - - failed"
     told = "+2.26 +2.30 +0.12 to +6.25 0.21 3 of 4 regression"
     assert row(lines, "internvqa-mini") == f"internvqa-mini {told}"
-    assert row(lines, "encode time, CPU") == "encode time, CPU 1.03x 1.40 no change"
+    assert row(lines, "encode time, CPU") == "encode time, CPU 1.03x 1.40 % no change"
     assert row(lines, "peak memory") == "peak memory - - cannot tell"
     text = " ".join(" ".join(lines).split())
     for words in (CRASH, "also failed: park.y4m: baseline: truncated", f"VMAF: {REFUSED}"):
@@ -255,7 +255,9 @@ def test_the_comment_has_the_verdict_the_means_and_each_clip() -> None:
     assert "| peak memory | - | - | cannot tell |" in text
     page = Words(MarkdownIt("commonmark").enable("table").render(text))
     assert page.tags.count("table") == 2 + 4 and page.tags.count("details") == 4
-    assert "crowd.y4m: BD-rate +6.25 %" in page.text and CRASH in page.text.replace("\u200b", "")
+    assert "crowd.y4m: BD-rate +6.25 %; failed: VMAF" in page.text and CRASH in page.text.replace(
+        "\u200b", ""
+    )
     assert f"title.y4m, VMAF: {REFUSED}" in page.text
     assert "Other crashes and broken output" in page.text and "Failures" not in page.text
     assert "park.y4m: baseline: truncated, 640x360 at crf 22" in page.text

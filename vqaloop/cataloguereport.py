@@ -132,13 +132,16 @@ def catalogue_page(catalogue: "Catalogue") -> str:
     """Failures first, then the ladders in their order."""
     failed, doubtful = map(catalogue.of_status, ("failed", "untrusted"))
     made = [entry for entry in catalogue.entries if entry.about]
+    metrics = {entry.about["metric"] for entry in made}
+    alike = len(metrics) == 1
     return filled(
         "catalogue.html",
         title=safe(f"{catalogue.folder.name}: ladders of many titles"),
         kind="alarm" if catalogue.exit_code else "calm",
         summary=safe(f"{catalogue.summary}."),
         failures=_reasons("No ladder", failed) + _reasons("Not to be trusted", doubtful),
-        titles=_title_table(made) if made else "<p>There are none.</p>",
+        titles=_title_table(made, alike) if made else "<p>There are none.</p>",
+        scores=safe(f"Scores are by {metrics.pop()}.") if alike else "",
         cost=safe(cost_line(catalogue)),
         version=safe(__version__),
     )
@@ -153,7 +156,8 @@ def _reasons(heading: str, entries: Iterable["Entry"]) -> str:
     return f"<h2>{heading}</h2>\n{bullets(lines)}\n" if lines else ""
 
 
-def _title_table(entries: Iterable["Entry"]) -> str:
+def _title_table(entries: Iterable["Entry"], alike: bool) -> str:
+    """With `alike` all have one metric, which is then told beside the table, not in each row."""
     headings = ["title", "codec", "source", "rungs", "sizes", "kb/s", "score", "VMAF", "encodes"]
     rows = []
     for entry in sorted(entries, key=lambda entry: entry.status == "done"):
@@ -165,7 +169,10 @@ def _title_table(entries: Iterable["Entry"]) -> str:
             [str(len(entry.about["rungs"]))],
             [sizes_words(entry.about["rungs"])],
             [f"{shown_rate(low['bitrate_kbps'])} to {shown_rate(top['bitrate_kbps'])}"],
-            [f"{shown(low['score'])} to {shown(top['score'])}", f"({metric})"],
+            [
+                f"{shown(low['score'])} to {shown(top['score'])}",
+                *([] if alike else [f"({metric})"]),
+            ],
             [f"{shown(low['vmaf'])} to {shown(top['vmaf'])}"],
             ["was there" if entry.kept else str(entry.about["cost"]["encodes"])],
             STATUS[entry.status].split(),

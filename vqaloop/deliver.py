@@ -16,6 +16,7 @@ from typing import Any
 
 from vqaloop import __version__, process
 from vqaloop.codecstrings import video_range
+from vqaloop.container import opened
 from vqaloop.deliverable import (
     HLS_CODECS,
     Item,
@@ -249,26 +250,23 @@ def _packaged(
         check_track(track, tracks[0] if tracks else track, item, segment_s)
         tracks.append(track)
     warnings += find_doubts(tracks)
-    if not audio:
+    if not audio or items[0].ladder.about["source"].get("input_options"):  # raw: no sound
         return tracks, None
-    progress(Event("package", "the sound", len(items), len(items)))
-    first = items[0]
-    return tracks, _sound(first.ladder, folder / "audio", cut, first.stream.end, ffmpeg, warnings)
+    event = Event("package", "the sound", len(items), len(items))
+    sound = _sound(items[0], folder / "audio", cut, ffmpeg, warnings, lambda: progress(event))
+    return tracks, sound
 
 
 def _sound(
-    ladder: Ladder,
+    item: Item,
     folder: Path,
     cut: Fraction,
-    end: Fraction,
     ffmpeg: str,
     warnings: list[str],
+    begin: Callable[[], None],
 ) -> Track | None:
-    """The source's sound, if that very source is still there and has any."""
-    source = ladder.about["source"]
-    # raw video has none
-    if source.get("input_options"):
-        return None
+    """The source's sound, if that very source is still there and has any; then `begin` first."""
+    source = item.ladder.about["source"]
     path, same = Path(source["path"]), None
     with contextlib.suppress(OSError, ValueError):
         # by content: ladder.json may have come from anywhere, and so may the file
@@ -278,7 +276,10 @@ def _sound(
         warnings.append(f"the sound is left out, since the source {quoted(path)} {why}")
         return None
     try:
-        return mux_audio(path, folder, cut, end, ffmpeg)
+        with opened(path) as container:
+            if container.streams.audio:
+                begin()
+        return mux_audio(path, folder, cut, item.stream.end, ffmpeg)
     except (InputError, ToolError) as error:
         shutil.rmtree(folder, ignore_errors=True)
         warnings.append(f"the sound is left out: {error}")

@@ -8,13 +8,20 @@ PSNR-Y.
 
 import math
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 from vqaloop import __version__
-from vqaloop.bdrate import Curve, NotComparable, bd_rate, bd_score
+from vqaloop.bdrate import (
+    LEAST_OVERLAP,
+    MIN_POINTS,
+    Curve,
+    NotComparable,
+    bd_rate,
+    bd_score,
+)
 from vqaloop.errors import InputError
 from vqaloop.process import quoted
 from vqaloop.records import Ladder, Rung, rounded
@@ -29,6 +36,8 @@ OPPOSED = 0.5
 """Percent of BD-rate from which one metric is held to contradict another."""
 UNSURE = 2.0
 """Percentage points between PCHIP and Akima from which the rungs are too few to tell by."""
+BROAD = 2 / 3
+"""Part of either ladder's log bitrates that the other must cover, for a gain at equal bitrate."""
 
 
 @dataclass(frozen=True)
@@ -53,11 +62,16 @@ class MetricGap:
     akima_percent: float | None
     """The same by Akima's interpolation: far off where rungs are too few."""
     bd_score: float | None
-    """Score that B gains (+) or loses (-) over A at equal bitrate, in points or dB."""
+    """Score that B gains (+) or loses (-) over A at equal bitrate, in points or dB.
+
+    None where the bitrates of the two have less than BROAD of each ladder's in common.
+    """
     scores: tuple[float, float] | None
     """Lowest and highest score that both reach, over which BD-rate is the mean."""
     refused: str | None
-    """Why there is no BD-rate."""
+    """Why there is no BD-rate, in words of ladders."""
+    remedy: str | None = None
+    """What to do about that."""
 
 
 @dataclass(frozen=True)
@@ -234,15 +248,50 @@ def _has_same_metric(a: Ladder, b: Ladder) -> bool:
 
 def _gap(a: Ladder, b: Ladder, metric: str) -> MetricGap:
     curves = curve_of(a, metric), curve_of(b, metric)
-    gain = _or_none(lambda: bd_score(*curves))
+    rates = [[math.log(rate) for rate, _ in curve if rate > 0] for curve in curves]
+    broad = all(rates) and _shared(rates, max) >= BROAD
+    gain = _or_none(lambda: bd_score(*curves)) if broad else None
     try:
         percent = bd_rate(*curves)
     except NotComparable as error:
-        return MetricGap(metric, None, None, gain, None, str(error))
+        return MetricGap(metric, None, None, gain, None, *_refusal(curves, error))
     akima = _or_none(lambda: bd_rate(*curves, method="akima"))
     spans = [sorted(score for _, score in curve) for curve in curves]
     common = max(span[0] for span in spans), min(span[-1] for span in spans)
     return MetricGap(metric, percent, akima, gain, common, None)
+
+
+def _shared(spans: Sequence[Sequence[float]], of: Callable[[Iterable[float]], float]) -> float:
+    """What two spans of values share, 0..1: of the longer one (max) or the shorter one (min)."""
+    common = min(map(max, spans)) - max(map(min, spans))
+    length = of(max(span) - min(span) for span in spans)
+    return max(0.0, common) / length if length > 0 else 0.0
+
+
+def _refusal(curves: Sequence[Curve], error: NotComparable) -> tuple[str, str]:
+    """Why two ladders have no BD-rate, and what to do."""
+    few = [
+        f"{name} has {len(curve)} rung{'s' * (len(curve) != 1)}"
+        for name, curve in zip("AB", curves, strict=True)
+        if len(curve) < MIN_POINTS
+    ]
+    if few:
+        told = f"{' and '.join(few)}, and at least {MIN_POINTS} are needed"
+        return told, "make such a ladder again with more (--rungs, --min-score, --max-score)"
+    scores = [[score for _, score in curve] for curve in curves]
+    finite = all(math.isfinite(score) for span in scores for score in span)
+    if finite and _shared(scores, min) < LEAST_OVERLAP:
+        told = " and ".join(
+            f"{name} from {min(span):.1f} to {max(span):.1f}"
+            for name, span in zip("AB", scores, strict=True)
+        )
+        return (
+            f"too few scores in common, {told}",
+            "make one of them again with --min-score, --max-score or --rungs so that their scores "
+            "overlap",
+        )
+    told = str(error).replace("the anchor curve", "A").replace("the test curve", "B")
+    return told.partition("; ")[0], "make that ladder again with other --rungs"
 
 
 def _or_none(measure: Callable[[], float]) -> float | None:
@@ -290,7 +339,7 @@ def _gap_json(gap: MetricGap) -> dict[str, Any]:
         "akima_percent": rounded(gap.akima_percent),
         "bd_score": rounded(gap.bd_score),
         "scores": gap.scores and [rounded(score) for score in gap.scores],
-        "refused": gap.refused,
+        "refused": gap.refused and f"{gap.refused}; {gap.remedy}",
     }
 
 

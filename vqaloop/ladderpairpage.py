@@ -19,6 +19,7 @@ from vqaloop.ladderpairtable import (
     refusal_lines,
     rung_cells,
     rung_headings,
+    rung_rows,
     side_by_side,
 )
 from vqaloop.page import bullets, escaped, filled, safe, table
@@ -168,13 +169,17 @@ def _doubts(lines: Iterable[str]) -> str:
 
 
 def _rung_table(compared: LadderComparison) -> str:
+    """A beside B; on a phone, which has no room for that, one below the other."""
     a, b = compared.a, compared.b
     rows = [
         [*rung_cells(a, one, 2), *rung_cells(b, other, 2)]
         for one, other in side_by_side(a.rungs, b.rungs)
     ]
     headings = [*rung_headings(a, "A"), *rung_headings(b, "B")]
-    return table("dense numbers", headings, escaped(rows))
+    wide = table("dense numbers", headings, escaped(rows))
+    below, listed = rung_rows(compared)
+    narrow = table("dense numbers", below, escaped(listed))
+    return f'<div class="broad">{wide}</div>\n<div class="narrow">{narrow}</div>'
 
 
 def _size_table(compared: LadderComparison) -> str:

@@ -71,6 +71,23 @@ def rung_cells(ladder: Ladder, rung: Rung | None, digits: int = 1) -> list[str]:
     ]
 
 
+def rung_rows(compared: LadderComparison) -> tuple[list[str], list[list[str]]]:
+    """Headings, and the rungs of both by bitrate one below the other, for a narrow page."""
+    ladders = {"A": compared.a, "B": compared.b}
+    told = {name for ladder in ladders.values() for name in _guards(ladder)}
+    guards = [name for name in ("vmaf", "psnr_y") if name in told]
+    found = [(name, rung) for name, ladder in ladders.items() for rung in ladder.rungs]
+    rows = [
+        [
+            name,
+            *rung_cells(ladders[name], rung, 2)[:3],
+            *(shown(value_of(rung, ladders[name], metric), 2) for metric in guards),
+        ]
+        for name, rung in sorted(found, key=lambda item: item[1].bitrate_kbps)
+    ]
+    return ["", "kb/s", "size", "score", *map(metric_name, guards)], rows
+
+
 def _guards(ladder: Ladder) -> list[str]:
     return [name for name in ("vmaf", "psnr_y") if name != own_metric(ladder)]
 
@@ -105,10 +122,15 @@ def difference_line(compared: LadderComparison) -> str:
 
 
 def refusal_lines(compared: LadderComparison) -> list[str]:
+    """Why there is no BD-rate, metrics with one reason in one line; then what to do, once."""
+    found: dict[str, list[str]] = {}
+    for gap in compared.gaps:
+        if gap.refused:
+            found.setdefault(gap.refused, []).append(metric_name(gap.metric))
+    remedies = dict.fromkeys(gap.remedy for gap in compared.gaps if gap.remedy)
     return [
-        f"no BD-rate by {metric_name(gap.metric)} (A is the anchor, B the test): {gap.refused}"
-        for gap in compared.gaps
-        if gap.refused
+        *(f"no BD-rate by {', '.join(names)}: {why}" for why, names in found.items()),
+        *remedies,
     ]
 
 

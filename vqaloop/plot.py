@@ -209,15 +209,17 @@ def _columns(points: Sequence[tuple[Any, float]]) -> tuple[list[float], list[flo
 
 
 def label_octaves(axes: "Axes", which: str = "x", most: int = 12) -> None:
-    """Ticks at 125, 250, 500, 1000 kb/s and so on: powers of two apart, and round.
+    """Ticks at 125, 250, 500, 1000 kb/s and so on, and at 64, 32, 16 and so on below.
 
-    On the x or the y axis, `most` at a time.
+    Powers of two apart, or nearly, and round; on the x or the y axis, `most` at a time.
     """
     ends = axes.get_xlim() if which == "x" else axes.get_ylim()
-    low, high = (math.log2(rate / 125) for rate in ends)
+    low, high = _octave(ends[0], math.floor), _octave(ends[1], math.ceil)
     step = math.ceil((high - low) / most)
-    ticks = [125 * 2.0**n for n in range(math.floor(low), math.ceil(high) + 1, step)]
-    words = [f"{tick:.3g}" if tick < 125 else f"{tick:.0f}" for tick in ticks]
+    # the last one is at or beyond the end, so that nothing is cut off
+    octaves = range(low, high + step, step)
+    ticks = [125 * 2.0**n if n >= 0 else 2.0 ** (n + 7) for n in octaves]
+    words = [f"{tick:.3g}" if tick < 1 else f"{tick:.0f}" for tick in ticks]
     if which == "x":
         axes.set_xlim(min(ticks), max(ticks))
         axes.set_xticks(ticks, words)
@@ -225,6 +227,11 @@ def label_octaves(axes: "Axes", which: str = "x", most: int = 12) -> None:
         axes.set_ylim(min(ticks), max(ticks))
         axes.set_yticks(ticks, words)
     axes.minorticks_off()
+
+
+def _octave(kbps: float, whole: Callable[[float], int]) -> int:
+    """The number of the tick before or after a rate: 0 at 125 kb/s, 1 at 250, -1 at 64."""
+    return whole(math.log2(kbps / 125)) if kbps >= 125 else whole(math.log2(kbps)) - 7
 
 
 def in_db(ladder: Ladder) -> bool:

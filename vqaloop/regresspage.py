@@ -17,6 +17,7 @@ from vqaloop.verdicts import (
     clip_line,
     failure_rows,
     headline,
+    more_reasons,
     other_rows,
     overall_rows,
     price_line,
@@ -55,7 +56,7 @@ def regress_page(document: Document) -> str:
         kind="alarm" if verdict in ("regression", "cannot tell") else "calm",
         summary=safe(document["summary"]),
         builds=builds,
-        reasons=bullets(map(safe, document["reasons"])),
+        reasons=bullets(map(safe, more_reasons(document))),
         overall=_overall(document),
         failures=_failures(document),
         refusals=_refusals(document),
@@ -68,7 +69,7 @@ def regress_page(document: Document) -> str:
 
 
 def _overall(document: Document) -> str:
-    headings = ["metric", "BD-rate %", "Akima %", "95 % interval", "noise floor", "clips"]
+    headings = ["metric", "BD-rate %", "Akima %", "95 % interval", "noise floor %", "clips"]
     metrics = table("cards", [*headings, "verdict"], escaped(overall_rows(document)))
     others = ["candidate to baseline", "value", "noise", "verdict"]
     return metrics + "\n" + table("dense", others, escaped(other_rows(document)))
@@ -98,13 +99,12 @@ def _clip(document: Document, clip: Mapping[str, Any]) -> str:
         for name in document["metrics"]
     ]
     trouble = any(cell.endswith("!") for cell in cells.values()) or clip["failures"]
-    title = f"{safe(clip['clip'])}: {headline(document, cells)}"
+    title = f"{safe(clip['clip'])}: {safe(headline(document, clip))}"
     unfolded = " open" if trouble or len(document["clips"]) <= MANY_CLIPS else ""
-    facts = f"{clip_line(clip)}; time {cells['time']}, memory {cells['memory']}"
     return "\n".join(
         [
             f'<details class="clip"{unfolded}><summary>{title}</summary>',
-            f"<p>{safe(facts)}, bits {cells['rate']} %.</p>",
+            f"<p>{safe(clip_line(clip, cells))}.</p>",
             table("dense numbers", ["metric", "BD-rate %", "Akima %", "noise %"], escaped(rows)),
             *(_pair(clip, name) for name in document["metrics"]),
             "<details><summary>All runs</summary>",

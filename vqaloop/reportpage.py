@@ -157,9 +157,10 @@ def _side(ladder: Ladder, place: Place, chosen: int, side: str) -> str:
         words = "source"
         if n:
             rung, score = ladder.rungs[n - 1], dict(enumerate(place.scores, 1)).get(n)
-            here = f", score {shown(score)} here" if score is not None else ""
+            # a menu's words do not wrap, and a phone has room for few
+            here = f", {shown(score)} here" if score is not None else ""
             size = f"{rung.width}x{rung.height}"
-            words = f"rung {n}: {size}, {shown_rate(rung.bitrate_kbps)} kb/s{here}"
+            words = f"{n}: {size}, {shown_rate(rung.bitrate_kbps)} kb/s{here}"
         mark = " selected" if n == chosen else ""
         options.append(f'<option value="{n}" data-name="{_side_name(n)}"{mark}>{words}</option>')
     return f"<label><b>{side}</b> <select>{''.join(options)}</select></label>"

@@ -175,7 +175,7 @@ def history_svg(ladder: Ladder) -> str:
                 clip_on=False, label="failed",
             )  # fmt: skip
         _whole_numbers(axes, len(trials))
-        axes.legend(loc="best", framealpha=0, fontsize=8, ncols=2)
+        _legend_below(figure, axes)
         return as_svg(figure, "Score of each trial, in the order of the study", "history")
 
 
@@ -275,7 +275,7 @@ def tuning_svg(ladder: Ladder) -> str:
             label="best so far",
         )  # fmt: skip
         _whole_numbers(axes, max(n for n, *_ in valued))
-        axes.legend(loc="best", framealpha=0, fontsize=8)
+        _legend_below(figure, axes)
         return as_svg(figure, "Bitrate saved by each trial of encoder parameters", "tuning")
 
 
@@ -309,6 +309,18 @@ def _panel(x: str, y: str) -> "tuple[Figure, Axes]":
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(color="#888888", alpha=0.3)
     return figure, axes
+
+
+def _legend_below(figure: "Figure", axes: "Axes") -> None:
+    """The legend of a panel in room of its own, off the data: the figure grows by as much."""
+    words = axes.get_legend_handles_labels()
+    columns = 3 if max(map(len, words[1])) < 12 else 2
+    left, bottom, wide, high = axes.get_position().bounds
+    tall, room = figure.get_figheight(), 0.1 + 0.18 * math.ceil(len(words[1]) / columns)
+    figure.set_figheight(tall + room)
+    up, scale = room / (tall + room), tall / (tall + room)
+    axes.set_position((left, up + scale * bottom, wide, scale * high))
+    figure.legend(*words, loc="lower center", framealpha=0, fontsize=8, ncols=columns)
 
 
 def _bars(names: Sequence[str], values: Sequence[float], words: Sequence[str], x: str) -> "Figure":

@@ -13,6 +13,7 @@ from fractions import Fraction
 from typing import TYPE_CHECKING, Any
 
 from vqaloop.junit import junit_xml
+from vqaloop.markup import code, listed, pipes, prose
 from vqaloop.terminal import WIDTH, console_for, metric_name, printable
 from vqaloop.weighed import STEPS
 
@@ -32,8 +33,6 @@ ACROSS = 3
 LONGEST_MESSAGE = 300
 LONGEST_COMMENT = 60_000
 """Characters; GitHub takes 65,536."""
-LONGEST_LIST = 20
-"""Reasons, failures or refusals in a comment; the rest is counted."""
 
 
 def change(percent: float | None, unit: str = "") -> str:
@@ -52,9 +51,9 @@ def span(interval: Sequence[float | None] | None) -> str:
     return " to ".join(change(end) for end in interval) if interval else "-"
 
 
-def margin(percent: float | None) -> str:
+def margin(percent: float | None, unit: str = "") -> str:
     """Noise, a width to both sides, in percent."""
-    return change(percent).lstrip("+")
+    return change(percent, unit).lstrip("+")
 
 
 def builds_line(document: Document) -> str:
@@ -90,7 +89,11 @@ def other_rows(document: Document) -> list[list[str]]:
     if rate.get("baseline_percent") is not None:
         bits += f" (baseline {change(rate['baseline_percent'])})"
     rows = [
-        ["encode time, CPU", times(time.get("cpu_ratio")), margin(time.get("noise_percent"))],
+        [
+            "encode time, CPU",
+            times(time.get("cpu_ratio")),
+            margin(time.get("noise_percent"), " %"),
+        ],
         ["encode time, clock", times(time.get("wall_ratio")), "-"],
         ["peak memory", times(memory.get("peak_ratio")), "-"],
         [printable(rate.get("what") or "bitrate"), bits, "-"],
@@ -108,12 +111,7 @@ def other_rows(document: Document) -> list[list[str]]:
 
 def clip_cells(document: Document, clip: Mapping[str, Any]) -> dict[str, str]:
     """By check: each BD-rate, time, memory and rate of a clip, with "!" where it failed."""
-    failed = {
-        check["check"]
-        for check in document["checks"]
-        if check["clip"] == clip["clip"] and check["status"] == "failed"
-    }
-    cells = {}
+    failed, cells = _failed(document, clip), {}
     for name in document["metrics"]:
         found = clip["bd_rate"].get(name) or {}
         cells[f"bd-rate {name}"] = (
@@ -125,19 +123,40 @@ def clip_cells(document: Document, clip: Mapping[str, Any]) -> dict[str, str]:
     return {check: cell + "!" * (check in failed) for check, cell in cells.items()}
 
 
-def headline(document: Document, cells: Mapping[str, str]) -> str:
-    """The BD-rate of a clip by the metric that leads."""
-    cell = cells.get(f"bd-rate {document['metric']['name']}", "-")
-    return f"BD-rate {cell} %" if cell[0] in "+-" and len(cell) > 1 else f"BD-rate {cell}"
+def headline(document: Document, clip: Mapping[str, Any]) -> str:
+    """The BD-rate of a clip by the metric that leads, and which checks it failed."""
+    found = clip["bd_rate"].get(document["metric"]["name"]) or {}
+    cell = "refused" if found.get("refused") else change(found.get("pchip"), " %")
+    failed = [metric_name(check.removeprefix("bd-rate ")) for check in _failed(document, clip)]
+    return f"BD-rate {cell}" + f"; failed: {', '.join(failed)}" * bool(failed)
 
 
-def clip_line(clip: Mapping[str, Any]) -> str:
-    """What the clip is, and whether the builds gave the same."""
+def _failed(document: Document, clip: Mapping[str, Any]) -> list[str]:
+    """The checks that a clip failed."""
+    return [
+        check["check"]
+        for check in document["checks"]
+        if check["clip"] == clip["clip"] and check["status"] == "failed"
+    ]
+
+
+def more_reasons(document: Document) -> list[str]:
+    """The reasons but for the first, where the summary tells that one."""
+    reasons: list[str] = document["reasons"]
+    return reasons[1:] if reasons and reasons[0] in document["summary"] else reasons
+
+
+def clip_line(clip: Mapping[str, Any], cells: Mapping[str, str]) -> str:
+    """What the clip is, whether the builds gave the same, and what else they took."""
     same = ", equal as decoded" if clip.get("decoded_equal") else ""
     if clip.get("bit_exact"):
         same = ", streams equal bit by bit"
     size, frames = f"{clip['width']}x{clip['height']}", f"{clip['frames']} frames"
-    return f"{size}, {frames} at {float(Fraction(clip['fps'])):.6g} a second{same}"
+    bits = change(clip.get("rate_percent"), " %") + "!" * cells["rate"].endswith("!")
+    return (
+        f"{size}, {frames} at {float(Fraction(clip['fps'])):.6g} a second{same}; "
+        f"time {cells['time']}, memory {cells['memory']}, bits {bits}"
+    )
 
 
 def failure_rows(document: Document) -> list[list[str]]:
@@ -275,10 +294,13 @@ def _plain_table(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> "Tab
     return table
 
 
-def _clip_table(document: Document, names: Sequence[str], last: bool) -> "Table":
+def _clip_table(
+    document: Document, names: Sequence[str], last: bool, hyphen: str = "-"
+) -> "Table":
     """BD-rates of some metrics by clip; the last such table holds time, memory and rate too."""
-    # a long name on two lines, and a clip's on as many as it needs
-    checks = {f"bd-rate {name}": _LONG.sub("-\n", cut(metric_name(name), 20)) for name in names}
+    from rich.console import Console
+
+    checks = {f"bd-rate {name}": _LONG.sub(hyphen, cut(metric_name(name), 20)) for name in names}
     if last:
         checks |= {"time": "time", "memory": "memory", "rate": "bits %"}
     table = _plain_table(("clip", *checks.values(), ""), [])
@@ -295,27 +317,31 @@ def _clip_table(document: Document, names: Sequence[str], last: bool) -> "Table"
             ),
             _line("failed", "bold red") if failed else _line(""),
         )
+    if hyphen == "-" and Console(width=1000).measure(table).maximum > WIDTH:
+        # a long name on two lines, and a clip's on as many as it needs
+        return _clip_table(document, names, last, "-\n")
     return table
 
 
 def markdown(document: Document) -> str:
     """The comparison as a comment of at most LONGEST_COMMENT characters, clips folded away."""
     verdict = document["verdict"]
-    blocks = [f"### vqaloop regress: {_prose(verdict)}", _prose(cut(document["summary"], 1000))]
-    blocks += _listed([_prose(cut(reason)) for reason in document["reasons"]])
-    headings = ("metric", "BD-rate %", "Akima %", "95 % interval", "noise floor", "clips")
-    blocks.append(_pipes((*headings, "verdict"), overall_rows(document)))
+    blocks = [f"### vqaloop regress: {prose(verdict)}", prose(cut(document["summary"], 1000))]
+    blocks += listed([prose(cut(reason)) for reason in more_reasons(document)])
+    headings = ("metric", "BD-rate %", "Akima %", "95 % interval", "noise floor %", "clips")
+    blocks.append(pipes((*headings, "verdict"), overall_rows(document)))
     others = ("candidate to baseline", "value", "noise", "verdict")
-    blocks.append(_pipes(others, other_rows(document)))
+    blocks.append(pipes(others, other_rows(document)))
     refused = [
-        f"{_code(clip)}, {_prose(names)}: {_prose(why)}" for clip, names, why in refusals(document)
+        f"{code(cut(clip, 120))}, {prose(names)}: {prose(why)}"
+        for clip, names, why in refusals(document)
     ]
-    untold = [_prose(line) for line in untold_failures(document)]
-    blocks += ["#### Other crashes and broken output"] * bool(untold) + _listed(untold)
-    blocks += ["#### No BD-rate"] * bool(refused) + _listed(refused)
+    untold = [prose(line) for line in untold_failures(document)]
+    blocks += ["#### Other crashes and broken output"] * bool(untold) + listed(untold)
+    blocks += ["#### No BD-rate"] * bool(refused) + listed(refused)
     blocks += [_folded(document, clip) for clip in document["clips"]]
-    foot = f"{_prose(cut(builds_line(document), 1000))}. {_prose(price_line(document))}. "
-    foot += f"vqaloop {_prose(document['vqaloop'])}. BD-rate: + needs more bits at equal score, "
+    foot = f"{prose(cut(builds_line(document), 1000))}. {prose(price_line(document))}. "
+    foot += f"vqaloop {prose(document['vqaloop'])}. BD-rate: + needs more bits at equal score, "
     foot += "! failed its check."
     return _within(blocks, foot)
 
@@ -346,50 +372,14 @@ def _folded(document: Document, clip: Mapping[str, Any]) -> str:
         for name in document["metrics"]
     ]
     name = html.escape(printable(cut(clip["clip"], 120)))
-    facts = f"{clip_line(clip)}; time {cells['time']}, memory {cells['memory']}, bits "
     return "\n\n".join(
         [
-            f"<details><summary><code>{name}</code>: {headline(document, cells)}</summary>",
-            _pipes(("metric", "BD-rate %", "Akima %", "noise %"), rows),
-            f"{_prose(facts + cells['rate'])} %",
+            f"<details><summary><code>{name}</code>: {prose(headline(document, clip))}</summary>",
+            pipes(("metric", "BD-rate %", "Akima %", "noise %"), rows),
+            prose(clip_line(clip, cells)),
             "</details>",
         ]
     )
 
 
-def _listed(lines: Sequence[str]) -> list[str]:
-    """A block of bullets, or none."""
-    more = [f"{len(lines) - LONGEST_LIST} more"] if len(lines) > LONGEST_LIST else []
-    bullets = "\n".join(f"- {line}" for line in [*lines[:LONGEST_LIST], *more])
-    return [bullets] if lines else []
-
-
-def _pipes(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """A table of numbers between what they are of and what they mean, which are words."""
-    lines: list[Sequence[str]] = [headings, ["---", *["---:"] * (len(headings) - 2), "---"]]
-    for first, *numbers, last in rows:
-        lines.append([_prose(first), *numbers, last if last == "-" else _prose(last)])
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
-
-
-def _code(name: str) -> str:
-    """A name as code, in which no site looks for mentions or addresses; in tables too."""
-    text = printable(cut(name, 120)).replace("`", "\\x60").replace("|", "\\x7c")
-    return f"`{text}`" if text.strip() else "(no name)"
-
-
-def _prose(text: str) -> str:
-    """Words of others as Markdown that shows them as they are.
-
-    What could be markup becomes a character reference, which CommonMark never takes for structure.
-    Sites look for @people, #issues and addresses in what is rendered; a space of no width within
-    them keeps these from being found.
-    """
-    words = printable(text).strip()
-    words = _MARKUP.sub(lambda found: f"&#{ord(found[0])};", words)
-    return _LINKED.sub(lambda found: f"{found[0]}&#8203;", words)
-
-
-_MARKUP = re.compile(r"^[-+](?![\d.])|^\d(?=\d*[.)](?:\s|$))|[^\w\s.,;:/'()+%-]|_")
 _LONG = re.compile("(?<=.{6})-")
-_LINKED = re.compile(r"&#(?:33|35|36|38|64|126);(?=\S)|%(?=\w)|:(?=//)|\bwww(?=\.)", re.IGNORECASE)
