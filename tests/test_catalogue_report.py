@@ -92,6 +92,11 @@ def test_report_makes_table_and_page_again(room: Room) -> None:
     [
         {"status": "fine"},
         {"folder": "../x"},
+        {"folder": "x\ud800"},
+        {"folder": "a\nb"},
+        {"status": "failed"},
+        {"status": "untrusted", "reason": ""},
+        {"cost": {"encodes": None}},
         {"rungs": []},
         {"source": None},
         {"cost": {"wall_s": 1.0}},

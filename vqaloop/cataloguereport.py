@@ -13,7 +13,7 @@ from vqaloop.errors import InputError
 from vqaloop.files import write_whole
 from vqaloop.page import bullets, filled, safe, table, whole
 from vqaloop.process import quoted
-from vqaloop.report import is_plain
+from vqaloop.report import stays_inside
 from vqaloop.shape import every, finite, read_document
 from vqaloop.terminal import shown, shown_rate
 from vqaloop.verdicts import cut
@@ -60,8 +60,9 @@ def write_catalogue(catalogue: "Catalogue") -> None:
 
 
 def _write_views(catalogue: "Catalogue") -> None:
-    write_whole(catalogue.folder / "catalogue.csv", catalogue_csv(catalogue))
-    write_whole(catalogue.folder / "catalogue.html", catalogue_page(catalogue))
+    rows, page = catalogue_csv(catalogue), catalogue_page(catalogue)
+    write_whole(catalogue.folder / "catalogue.csv", rows)
+    write_whole(catalogue.folder / "catalogue.html", page)
 
 
 def is_catalogue(folder: Path) -> bool:
@@ -95,12 +96,14 @@ def remake_catalogue(folder: Path) -> "Catalogue":
 
 def _is_sound(found: Mapping[str, Any]) -> bool:
     """Whether an entry of the right shape tells what its status promises."""
-    if not is_plain(found["folder"]) or found["status"] not in STATUS:
+    if not stays_inside(found["folder"]) or found["status"] not in STATUS:
+        return False
+    if found["status"] != "done" and not found["reason"]:
         return False
     if found["status"] == "failed":
         return True
-    whole = all(found.get(key) is not None for key in _ABOUT)
-    return whole and bool(found["rungs"]) and "encodes" in found["cost"]
+    complete = all(found.get(key) is not None for key in _ABOUT)
+    return complete and bool(found["rungs"]) and found["cost"].get("encodes") is not None
 
 
 def catalogue_csv(catalogue: "Catalogue") -> str:

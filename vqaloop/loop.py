@@ -12,7 +12,7 @@ from optuna.trial import FrozenTrial, TrialState
 from vqaloop.belief import Belief, Shifted
 from vqaloop.cache import place_file
 from vqaloop.errors import DecodeFailed, EncodeFailed, TargetUnreachable
-from vqaloop.hull import LEAST_RUNGS, Rules, keep_rules, with_fillers
+from vqaloop.hull import LEAST_RUNGS, Rules, keep_rules
 from vqaloop.overtime import over_time
 from vqaloop.precision import unreached
 from vqaloop.records import Encode, Event, RDPoint, Rendition, Rung, Score, Source, Trial, rounded
@@ -268,8 +268,6 @@ class Loop:
             found = replace(title, points=self._rechecked(source, title.points))
         rules = self.rules if whole else replace(self.rules, near=NEAR_WHOLE)
         chosen = rungs_of(self.space, rules, found.points, belief, found.failed)
-        if not whole:
-            chosen = with_fillers(chosen, found.points, self.rules)
         kept = keep_rules(chosen, self.rules)
         if self.budget.ended:
             self.warnings.append(

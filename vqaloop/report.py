@@ -146,7 +146,7 @@ def read_ladder(folder: str | os.PathLike[str]) -> Ladder:
     if not rungs:
         raise InputError(f"{quoted(path)} holds no rungs; make the ladder again")
     for index, rung in enumerate(rungs):
-        if not is_plain(rung["file"]):
+        if not stays_inside(rung["file"]):
             raise InputError(
                 f"{quoted(path)}: rungs[{index}].file is {quoted(rung['file'])}, which is no "
                 "plain file name; files must lie in the ladder's folder"
@@ -166,9 +166,10 @@ def _rung(rung: dict[str, Any]) -> Rung:
     return Rung(**{**known, "guard": guard})
 
 
-def is_plain(name: str) -> bool:
+def stays_inside(name: str) -> bool:
     """Whether a name leads to nowhere but into its folder."""
-    return bool(name) and name != "." and ".." not in name and not set(name) & set("/\\\0")
+    sound = name.isprintable() and not set(name) & set("/\\")
+    return sound and name not in ("", ".") and ".." not in name
 
 
 def _listed(folder: Path) -> set[str]:

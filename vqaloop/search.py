@@ -23,6 +23,7 @@ from vqaloop.hull import (
     in_sight,
     near_hull,
     rising_front,
+    with_fillers,
     with_required_sizes,
     with_smaller_bottom,
 )
@@ -113,7 +114,8 @@ def rungs_of(
         chosen = max(chosen, _chosen(points, rules), key=len)
     chosen = with_required_sizes(chosen, points, rules)
     chosen = with_smaller_bottom(chosen, points, rules)
-    return chosen if len(chosen) >= len(planned) else planned
+    # where the front bends the other way the hull leaps over points that a ladder has room for
+    return with_fillers(chosen if len(chosen) >= len(planned) else planned, points, rules)
 
 
 def _chosen(
