@@ -47,7 +47,9 @@ def figures_text(found: dict[str, Any]) -> str:
         head = "".join(f"{COLUMNS[key]:>7}" for key in columns)
         lines += ["", f"{HEADS.get(name, name)[:12]:<12}{'n':>5}{head}"]
         for part, figures in parts:
-            lines += _rows(part, figures, columns)
+            # of a part too small for any agreement its number tells nothing
+            if part == "all" or any(figures.get(key) is not None for key in columns[:2]):
+                lines += _rows(part, figures, columns)
         if "crop_spread" in judge and judge["crop_spread"]["rms"] is not None:
             rms, p95 = (shown(judge["crop_spread"][key], 2) for key in ("rms", "p95"))
             lines.append(f"other crops would move a score by {rms} rms ({p95} at worst in 20)")
@@ -55,9 +57,9 @@ def figures_text(found: dict[str, Any]) -> str:
     notes = [f"{', '.join(fitted)}: after a logistic mapping of 4 or 5 parameters"] * bool(fitted)
     if "within_srcc" in there:
         notes.append("within: mean SRCC inside a title")
-    if "intervals" in there:
-        notes.append("from, to: 95 % intervals over the choice of titles")
-    return "\n".join([*lines, "", *notes] if notes else lines)
+    told = "from, to: 95 % intervals over the choice of titles"
+    notes.append(told if "intervals" in there else "no intervals: those take several titles")
+    return "\n".join([*lines, "", *notes])
 
 
 def _rows(name: str, figures: dict[str, Any], columns: Sequence[str]) -> list[str]:
