@@ -4,7 +4,7 @@ import contextlib
 import json
 import os
 import shlex
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -93,6 +93,13 @@ def running(pid: int) -> bool:
     except OSError:
         return False
     return state != "Z"
+
+
+def slow_but(values: Iterable[Any], *quick: Any) -> list[Any]:
+    """Values to test with, or tuples of them: those that are not `quick` in the slow run only."""
+    rows = [(value, value if isinstance(value, tuple) else (value,)) for value in values]
+    slow = pytest.mark.slow
+    return [pytest.param(*row, marks=() if value in quick else slow) for value, row in rows]
 
 
 FAILURES: Mapping[str, str] = {

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.commandline import SMALL, Room, children, fake_ffmpeg, running
+from tests.commandline import SMALL, Room, children, fake_ffmpeg, running, slow_but
 from tests.media import REPOSITORY, make_clip
 from vqaloop.cli import main
 from vqaloop.parser import make_parser
@@ -196,7 +196,10 @@ def test_an_ffmpeg_is_chosen_for_one_command_only(
     assert room.run("ladder", clip, *SMALL, *SIZES).status == 2
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+@pytest.mark.parametrize(
+    "number",
+    slow_but([signal.SIGINT, signal.SIGTERM, signal.SIGHUP], signal.SIGINT, signal.SIGTERM),
+)
 def test_interrupted_by_a_signal(room: Room, clip: str, number: signal.Signals) -> None:
     """While one of two encodes hangs; then the same command goes on with what is there."""
     pids = room.folder / "pids"

@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 
-from tests.commandline import FAILURES, Room, children, fake_ffmpeg
+from tests.commandline import FAILURES, Room, children, fake_ffmpeg, slow_but
 from tests.media import REPOSITORY, make_clip
 from vqaloop import guardian, process
 from vqaloop.errors import ToolError
@@ -108,7 +108,7 @@ def in_cache(room: Room) -> int:
 # --- encoders -----------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("failure", [*FAILURES, "killed"])
+@pytest.mark.parametrize("failure", slow_but([*FAILURES, "killed"], "crash", "lost frame"))
 def test_an_encode_that_fails_once_is_made_again(
     room: Room, clip: str, calm: dict[str, Any], failure: str
 ) -> None:
@@ -163,7 +163,7 @@ def killed_and_resumed(room: Room, calm: dict[str, Any], moment: float, workers:
     assert not [name for name in files if name.endswith((".part", ".delivering"))]
 
 
-@pytest.mark.parametrize("moment", [0.5, 0.8])
+@pytest.mark.parametrize("moment", slow_but([0.5, 0.8], 0.8))
 def test_killed_outright_a_driver_leaves_nothing_and_goes_on(
     room: Room, clip: str, calm: dict[str, Any], moment: float
 ) -> None:
@@ -223,7 +223,7 @@ def test_two_drivers_in_one_folder(room: Room, clip: str, calm: dict[str, Any]) 
     settled(room)
 
 
-@pytest.mark.parametrize("jump_s", [90_000.0, pytest.param(-90_000.0, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("jump_s", slow_but([90_000.0, -90_000.0], 90_000.0))
 def test_clocks_that_jump(room: Room, clip: str, calm: dict[str, Any], jump_s: float) -> None:
     """Of two drivers on one study; the clock of one is a day off every other time it looks."""
     jumps = (
@@ -279,7 +279,7 @@ def can_mount() -> bool:
         return False
 
 
-@pytest.mark.parametrize("place", ["out", "temp", "cache"])
+@pytest.mark.parametrize("place", slow_but(["out", "temp", "cache"], "cache"))
 def test_a_full_disk(room: Room, clip: str, calm: dict[str, Any], place: str) -> None:
     """A small file system, filled up; then it grows, and the same command goes on."""
     if not can_mount():

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from tests.commandline import Room
+from tests.commandline import Room, slow_but
 from tests.media import make_clip
 from vqaloop import InputError, compare_builds, process
 from vqaloop.cli import main
@@ -116,12 +116,15 @@ def test_a_build_wrapped_to_a_faster_preset_is_a_regression_of_the_right_size(
 @pytest.mark.programs
 @pytest.mark.parametrize(
     ("program", "codec", "worse"),
-    [
+    slow_but(
+        [
+            ("x264", "h264", "--subme 1 --me dia --ref 1 --trellis 0"),
+            ("x265", "hevc", "--rd 1 --me 0 --ref 1 --subme 0"),
+            ("SvtAv1EncApp", "av1", "--preset 12"),
+            ("vpxenc", "vp9", "--cpu-used=5 --auto-alt-ref=0"),
+        ],
         ("x264", "h264", "--subme 1 --me dia --ref 1 --trellis 0"),
-        ("x265", "hevc", "--rd 1 --me 0 --ref 1 --subme 0"),
-        ("SvtAv1EncApp", "av1", "--preset 12"),
-        ("vpxenc", "vp9", "--cpu-used=5 --auto-alt-ref=0"),
-    ],
+    ),
 )
 def test_an_encoder_s_own_program_against_itself_and_against_worse_arguments(
     clips: dict[str, Path], program: str, codec: str, worse: str
@@ -248,6 +251,7 @@ def test_an_interrupted_comparison_goes_on_with_the_clips_it_lacks(
     assert len(one) == 5
 
 
+@pytest.mark.slow
 def test_several_sizes_are_compared_as_hulls_and_bitrates_as_targets(
     clips: dict[str, Path],
 ) -> None:

@@ -109,6 +109,7 @@ def test_a_finished_ladder_runs_no_encoder_again(room: Room, clip: str) -> None:
     assert answer(third) == answer(first)
 
 
+@pytest.mark.slow
 def test_other_questions_are_other_studies(room: Room, clip: str) -> None:
     room.ladder(clip, *WORDS)
     room.ladder(clip, *WORDS, "--preset", "superfast")
@@ -145,6 +146,7 @@ def test_a_name_with_the_letters_of_a_url(room: Room, clip: str) -> None:
     assert (out / FILE_NAME).is_file() and len(list(room.folder.iterdir())) == 2
 
 
+@pytest.mark.slow
 def test_what_failed_is_tried_again_by_the_next_run(room: Room, clip: str) -> None:
     """A disk that was full, memory that ran out: no failures of the title."""
     trouble = room.folder / "trouble"
@@ -164,6 +166,7 @@ def test_what_failed_is_tried_again_by_the_next_run(room: Room, clip: str) -> No
 # --- killed and shared --------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_killed_outright_and_taken_up_again(room: Room, clip: str, calm: dict[str, Any]) -> None:
     """SIGKILL in the middle of a trial: the same ladder in the end."""
     log, hang = room.folder / "encodes", room.folder / "hang"

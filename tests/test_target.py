@@ -8,6 +8,7 @@ from typing import Any
 import av
 import pytest
 
+from tests.commandline import slow_but
 from tests.media import make_clip, run_ffmpeg
 from vqaloop import InputError, encode_to_target
 from vqaloop.cli import main
@@ -44,7 +45,7 @@ def title(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-@pytest.mark.parametrize("codec", ["h264", "hevc", "vp9", "av1"])
+@pytest.mark.parametrize("codec", slow_but(["h264", "hevc", "vp9", "av1"], "h264", "av1"))
 def test_a_title_lands_on_its_target_with_all_it_had(
     title: Path, tmp_path: Path, codec: str
 ) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.commandline import FAILURES, SMALL, Room, children, fake_ffmpeg, running
+from tests.commandline import FAILURES, SMALL, Room, children, fake_ffmpeg, running, slow_but
 from tests.media import make_clip
 from vqaloop import process
 from vqaloop.cache import Cache
@@ -42,7 +42,7 @@ def clip(room: Room) -> str:
     return "a.y4m"
 
 
-@pytest.mark.parametrize("failure", FAILURES)
+@pytest.mark.parametrize("failure", slow_but(FAILURES, "crash", "hang"))
 def test_a_failing_size_is_recorded_and_left_out(room: Room, clip: str, failure: str) -> None:
     fake = fake_ffmpeg(room.folder / "ffmpeg", {SMALLER: FAILURES[failure]})
     limit = ("--time-limit", "2")
@@ -175,7 +175,7 @@ def test_an_error_in_one_worker_stops_the_others(room: Room, clip: str) -> None:
     assert not children()
 
 
-@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize("workers", slow_but([1, 2], 2))
 def test_interrupted_then_taken_up_again(room: Room, clip: str, workers: int) -> None:
     def make(stop_at: int | None = None) -> int:
         seen = 0

@@ -233,6 +233,7 @@ def test_an_interrupted_tuning_tries_what_a_whole_one_tries(
     assert (whole.params, whole.saving) == (part.params, part.saving)
 
 
+@pytest.mark.slow
 def test_two_processes_share_the_trials(room: Room, clip: Path) -> None:
     code = (
         "import sys; from vqaloop.tune import tune_encoder; "

@@ -16,6 +16,8 @@ from tests.waterloo import make_waterloo
 from vqaloop.cli import main
 from vqaloop.weights import load_student
 
+pytestmark = pytest.mark.slow
+
 RECIPE = """
 model = "internvqa-tiny"
 corpus = ["shards"]
@@ -88,7 +90,6 @@ def test_report_says_how_much_of_the_set_is_there(room: Path) -> None:
     assert len(report["encoders"]) == 5
 
 
-@pytest.mark.slow
 def test_distilled_killed_resumed_and_evaluated(room: Path) -> None:
     straight = start(room, "straight.toml")
     said, _ = straight.communicate(timeout=300)

@@ -96,7 +96,8 @@ def remake_catalogue(folder: Path) -> "Catalogue":
 
 def _is_sound(found: Mapping[str, Any]) -> bool:
     """Whether an entry of the right shape tells what its status promises."""
-    if not stays_inside(found["folder"]) or found["status"] not in STATUS:
+    folder = found["folder"]
+    if not (stays_inside(folder) and folder.isprintable()) or found["status"] not in STATUS:
         return False
     if found["status"] != "done" and not found["reason"]:
         return False

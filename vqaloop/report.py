@@ -168,8 +168,7 @@ def _rung(rung: dict[str, Any]) -> Rung:
 
 def stays_inside(name: str) -> bool:
     """Whether a name leads to nowhere but into its folder."""
-    sound = name.isprintable() and not set(name) & set("/\\")
-    return sound and name not in ("", ".") and ".." not in name
+    return bool(name) and name != "." and ".." not in name and not set(name) & set("/\\\0")
 
 
 def _listed(folder: Path) -> set[str]:
