@@ -4,6 +4,7 @@ The fixtures are `nodes`, `cluster`, `clip` and `source`.
 """
 
 import contextlib
+import importlib
 import json
 import logging
 import os
@@ -85,7 +86,8 @@ def environment(**values: Any) -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def nodes() -> Iterator[Nodes]:
-    from ray.cluster_utils import Cluster
+    # by name: the type checker runs where Ray is not installed as well
+    cluster_utils: Any = importlib.import_module("ray.cluster_utils")
 
     # Ray's sockets lie in it, whose names must not be long
     place = Path(tempfile.mkdtemp(prefix="vq"))
@@ -93,7 +95,7 @@ def nodes() -> Iterator[Nodes]:
     temp.mkdir()
     head = dict(num_cpus=2, num_gpus=0, include_dashboard=False, object_store_memory=100 << 20)
     with environment(TMPDIR=temp, VQALOOP_CACHE=cache, PYTHONPATH=REPOSITORY):
-        made = Nodes(Cluster(initialize_head=True, head_node_args=head), temp, cache)
+        made = Nodes(cluster_utils.Cluster(initialize_head=True, head_node_args=head), temp, cache)
     yield made
     made.cluster.shutdown()
     shutil.rmtree(place, ignore_errors=True)
