@@ -147,13 +147,19 @@ def test_who_is_alone_leaves_the_other_processes_to_the_others(there: list[Node]
         order.over()
 
 
-def test_a_node_lost_while_it_is_cleared_is_not_waited_for(there: list[Node]) -> None:
+def one_inside_and_one_to_be_alone(there: list[Node]) -> tuple[Scorers, Order, Order]:
+    """On one node: the second waits until the first has left."""
     there.append(SMALL)
     scorers = Scorers()
     first = Order(scorers)
     first.where()
     alone = Order(scorers, alone=True)
     assert settled(lambda: not alone.inside.is_set())
+    return scorers, first, alone
+
+
+def test_a_node_lost_while_it_is_cleared_is_not_waited_for(there: list[Node]) -> None:
+    scorers, first, alone = one_inside_and_one_to_be_alone(there)
     there[:] = [OTHER]
     assert alone.where() == ("b", 0)
     alone.over()
@@ -161,12 +167,7 @@ def test_a_node_lost_while_it_is_cleared_is_not_waited_for(there: list[Node]) ->
 
 
 def test_whoever_gives_up_being_alone_holds_nobody_up(there: list[Node]) -> None:
-    there.append(SMALL)
-    scorers = Scorers()
-    first = Order(scorers)
-    first.where()
-    alone = Order(scorers, alone=True)
-    assert settled(lambda: not alone.inside.is_set())
+    scorers, first, alone = one_inside_and_one_to_be_alone(there)
     alone.scope.cancel()
     alone.join(5)
     second = Order(scorers)

@@ -18,6 +18,7 @@ import numpy.typing as npt
 from scipy.interpolate import Akima1DInterpolator, PchipInterpolator
 
 from vqaloop.errors import VqaloopError
+from vqaloop.terminal import counted
 
 Curve = Sequence[tuple[float, float]]
 """(bitrate in kb/s, score) of each point."""
@@ -72,7 +73,7 @@ def _checked(curve: Curve, name: str) -> tuple[Values, Values]:
     points = sorted((float(rate), float(score)) for rate, score in curve)
     if len(points) < MIN_POINTS:
         raise NotComparable(
-            f"the {name} curve has {len(points)} point{'s' * (len(points) != 1)}; at least "
+            f"the {name} curve has {counted(len(points), 'point')}; at least "
             f"{MIN_POINTS} are needed for its shape, better 4 to 6"
         )
     for rate, score in points:

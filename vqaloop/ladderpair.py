@@ -26,7 +26,7 @@ from vqaloop.errors import InputError
 from vqaloop.process import quoted
 from vqaloop.records import Ladder, Rung, rounded
 from vqaloop.report import read_ladder
-from vqaloop.terminal import metric_name, printable
+from vqaloop.terminal import counted, metric_name, printable
 from vqaloop.trials import GUARDS
 
 SCHEMA = "vqaloop.ladder-comparison/1"
@@ -271,7 +271,7 @@ def _shared(spans: Sequence[Sequence[float]], of: Callable[[Iterable[float]], fl
 def _refusal(curves: Sequence[Curve], error: NotComparable) -> tuple[str, str]:
     """Why two ladders have no BD-rate, and what to do."""
     few = [
-        f"{name} has {len(curve)} rung{'s' * (len(curve) != 1)}"
+        f"{name} has {counted(len(curve), 'rung')}"
         for name, curve in zip("AB", curves, strict=True)
         if len(curve) < MIN_POINTS
     ]

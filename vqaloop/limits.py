@@ -3,6 +3,7 @@
 from fractions import Fraction
 
 from vqaloop.errors import InputError
+from vqaloop.terminal import counted
 
 MIN_SIDE = 64
 """Pixels: SVT-AV1 takes no less, and a ladder under that has no second rung."""
@@ -39,6 +40,6 @@ def check_count(name: str, frames: int) -> None:
     """Raise InputError, naming the input, for fewer than MIN_FRAMES frames."""
     if frames < MIN_FRAMES:
         raise InputError(
-            f"{name} holds {frames} frame{'s' * (frames != 1)}; at least {MIN_FRAMES} frames are "
+            f"{name} holds {counted(frames, 'frame')}; at least {MIN_FRAMES} frames are "
             "needed, since a bitrate is bits over time; give a clip of a second or more"
         )

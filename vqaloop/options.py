@@ -2,9 +2,9 @@
 
 import argparse
 import contextlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from vqaloop.errors import InputError
 from vqaloop.process import quoted
@@ -12,28 +12,29 @@ from vqaloop.process import quoted
 if TYPE_CHECKING:
     from vqaloop.executor import Executor
 
+Value = TypeVar("Value")
+
 
 def number(text: str) -> float:
     """The type of an option that is a number."""
-    with contextlib.suppress(ValueError):
-        return float(text)
-    raise argparse.ArgumentTypeError(f"{text[:50]!r} is not a number; write it as 12 or 0.5")
+    return _read(float, text, "a number; write it as 12 or 0.5")
 
 
 def whole(text: str) -> int:
     """The type of an option that is a whole number."""
-    with contextlib.suppress(ValueError):
-        return int(text)
-    raise argparse.ArgumentTypeError(f"{text[:50]!r} is not a whole number; write it as 12")
+    return _read(int, text, "a whole number; write it as 12")
 
 
 def kbps(text: str) -> float:
     """The type of an option that is a bitrate."""
-    with contextlib.suppress(ValueError):
-        return float(text)
-    raise argparse.ArgumentTypeError(
-        f"{text[:50]!r} is not a number of kb/s (1000 bits a second); write 5 Mb/s as 5000"
-    )
+    return _read(float, text, "a number of kb/s (1000 bits a second); write 5 Mb/s as 5000")
+
+
+def _read(kind: Callable[[str], Value], text: str, wanted: str) -> Value:
+    try:
+        return kind(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"{text[:50]!r} is not {wanted}") from error
 
 
 def metric_option(parser: argparse.ArgumentParser) -> None:

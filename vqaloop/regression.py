@@ -16,6 +16,7 @@ import numpy as np
 from vqaloop.bdrate import MIN_POINTS, Curve, Method, NotComparable, bd_rate
 from vqaloop.hull import convex_hull
 from vqaloop.records import RDPoint
+from vqaloop.terminal import counted
 
 BASELINE, REPEAT, CANDIDATE = "baseline", "repeat", "candidate"
 """The runs of one point; the repeat is the baseline once more."""
@@ -162,7 +163,7 @@ def clip_gap(clip: ClipRuns, metric: str) -> Gap:
     With several sizes, of the two hulls.
     """
     if clip.failures and (both := len(clip.pairs(BASELINE, CANDIDATE))) < MIN_POINTS:
-        points = f"{both} point{'s' * (both != 1)}"
+        points = counted(both, "point")
         return Gap(refused=f"the two have runs in common at {points}; {MIN_POINTS} are needed")
     baseline, candidate = curve_pair(clip, CANDIDATE, metric)
     try:

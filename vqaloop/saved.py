@@ -23,6 +23,7 @@ from vqaloop.process import quoted
 from vqaloop.records import Source
 from vqaloop.regression import BASELINE, CANDIDATE, REPEAT, ClipRuns, Failure, Run
 from vqaloop.shape import every, finite, read_document
+from vqaloop.terminal import counted
 
 SCHEMA = "vqaloop.build/1"
 JOURNAL_S = 86_400
@@ -95,12 +96,12 @@ def check_any_run(clips: Sequence[ClipRuns]) -> None:
 
 def told_saved(clips: Sequence[ClipRuns], path: str | os.PathLike[str]) -> str:
     """What was kept where, and which of it failed, for people."""
-    count = f"{len(clips)} clip{'s' * (len(clips) != 1)}"
+    count = counted(len(clips), "clip")
     told = f"The baseline's runs on {count} are kept in {quoted(path)}."
     failures = [(clip.clip, f) for clip in clips for f in clip.failures if f.build == BASELINE]
     if failures:
         clip, first = failures[0]
-        runs = f"{len(failures)} run{'s' * (len(failures) != 1)}"
+        runs = counted(len(failures), "run")
         told += f" {runs} failed, the first on {clip}, {first.point}: {first.message}."
     return told
 

@@ -28,6 +28,7 @@ from vqaloop.scenegoals import CAP_USED, Allocation
 from vqaloop.scenes import Scene, SceneExcerpts, even_gop, find_scenes
 from vqaloop.score import DEFAULT_METRIC, Metric, kindred, open_metric
 from vqaloop.source import probe_source
+from vqaloop.terminal import counted
 from vqaloop.trials import Workshop
 
 FAR, SCENE_FAR = 1 / 8, 1 / 2
@@ -356,7 +357,7 @@ def _joined(
     progress: Watcher,
 ) -> tuple[Joined, Score]:
     """The chosen encodes as one file, and its score as a whole."""
-    progress(Event("join", f"{len(files)} part{'s' * (len(files) != 1)} to {quoted(out)}"))
+    progress(Event("join", f"{counted(len(files), 'part')} to {quoted(out)}"))
     joined = join(files, source, out, spec=shop.spec, ffmpeg=shop.ffmpeg)
     progress(Event("verify", f"scoring {quoted(out)} as a whole"))
     meter = shop.metric.scene_by_scene([(scene.start_frame, scene.frames) for scene in scenes])

@@ -13,7 +13,7 @@ from vqaloop.files import write_whole
 from vqaloop.page import filled, safe
 from vqaloop.plot import COLOURS, INK, as_png, as_svg, style
 from vqaloop.process import quoted
-from vqaloop.terminal import WIDTH, printable, shown
+from vqaloop.terminal import WIDTH, counted, printable, shown
 from vqaloop.trend import Change, Trend, read_trend
 from vqaloop.trendstore import Name
 
@@ -108,7 +108,7 @@ def trend_title(trend: Trend) -> str:
     words = [trend.codec, trend.encoder, trend.preset]
     count = len(trend.rows)
     return printable(
-        f"{', '.join(word for word in words if word)}: {count} comparison{'s' * (count != 1)} "
+        f"{', '.join(word for word in words if word)}: {counted(count, 'comparison')} "
         f"by {trend.metric}"
     )
 
@@ -157,7 +157,7 @@ def change_lines(trend: Trend) -> list[str]:
     lines = []
     hidden = len(trend.rows) - ROWS
     if hidden > 0:
-        lines.append(f"({hidden} older comparison{'s' * (hidden != 1)} not shown)")
+        lines.append(f"({counted(hidden, 'older comparison')} not shown)")
     for change in trend.changes:
         row = trend.rows[change.row]
         lines.append(

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from vqaloop.junit import junit_xml
 from vqaloop.markup import code, listed, pipes, prose
-from vqaloop.terminal import WIDTH, console_for, metric_name, printable
+from vqaloop.terminal import WIDTH, console_for, counted, metric_name, printable
 from vqaloop.weighed import STEPS
 
 if TYPE_CHECKING:
@@ -221,7 +221,7 @@ def price_line(document: Document) -> str:
         for key, words in spent.items()
         if cost.get(key) is not None
     ]
-    return ", ".join([f"{cost['encodes']} encode{'s' * (cost['encodes'] != 1)}", *told])
+    return ", ".join([counted(cost["encodes"], "encode"), *told])
 
 
 def regress_table(document: Document) -> "Group":

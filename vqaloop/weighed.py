@@ -23,7 +23,7 @@ from vqaloop.regression import (
     rate_errors,
     rounded_all,
 )
-from vqaloop.terminal import metric_name
+from vqaloop.terminal import counted, metric_name
 
 ALL = "all clips"
 """In the place of a clip, for checks of the mean."""
@@ -229,7 +229,7 @@ def _gap_checks(
         checks.append(_check(ALL, name, "skipped", "no clip could be compared"))
     else:
         bad = gated and mean.verdict == "regression"
-        text = f"{_spread(mean)} at equal {shown}, over {_count(len(mean.values))}"
+        text = f"{_spread(mean)} at equal {shown}, over {counted(len(mean.values), 'clip')}"
         if bad:
             above = max(limits.threshold, mean.noise_floor or 0.0)
             text += f"; the limit is {above:.2g} %"
@@ -307,7 +307,10 @@ def _verdict(
 def _cannot_tell(untold: Mapping[str, str], clips: int) -> str:
     if len(untold) in (0, clips):
         why = f": {next(iter(untold.values()))}" if untold else ""
-        return f"Nothing can be said: by no metric could any of {_count(clips)} be compared{why}."
+        return (
+            f"Nothing can be said: by no metric could any of {counted(clips, 'clip')} be "
+            f"compared{why}."
+        )
     more = f" (and {len(untold) - 1} more)" if len(untold) > 1 else ""
     clip, why = next(iter(untold.items()))
     return (
@@ -329,11 +332,11 @@ def _summary(
         more = f" (and {len(reasons) - 1} more)" if len(reasons) > 1 else ""
         return f"Worse: {reasons[0]}{more}."
     if exact:
-        return f"No change: the two are equal bit for bit on {_count(clips)}."
+        return f"No change: the two are equal bit for bit on {counted(clips, 'clip')}."
     metric = metric_name(metric)
     told = f"by {metric} no clip could be compared"
     if mean.value is not None:
-        told = f"{_spread(mean)} at equal {metric}, over {_count(len(mean.values))}"
+        told = f"{_spread(mean)} at equal {metric}, over {counted(len(mean.values), 'clip')}"
         told += f" ({mean.refused} left out)" if mean.refused else ""
     if verdict == "improvement":
         return f"Better: {told}."
@@ -348,10 +351,6 @@ def _unjudged(limits: Limits, ratios: Mapping[str, Ratio]) -> str:
     asked = {"cpu": (limits.time, "CPU time"), "peak": (limits.memory, "peak memory")}
     names = [name for kind, (limit, name) in asked.items() if limit and ratios[kind].value is None]
     return f" {' and '.join(names)} could not be judged." if names else ""
-
-
-def _count(clips: int) -> str:
-    return f"{clips} clip{'s' * (clips != 1)}"
 
 
 def _bits(change: float) -> str:
