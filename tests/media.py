@@ -99,3 +99,28 @@ def frame_hashes(source: Source) -> list[str]:
     return [
         line.split(b",")[-1].strip().decode() for line in said.splitlines() if line[:1] == b"0"
     ]
+
+
+def make_captioned(
+    path: Path, *, size: str = "160x90", frames: int = 50, first: int = 0, pair: bytes = b"HI"
+) -> Path:
+    """An H.264 clip in a container with CEA-608 captions in its pictures from `first` on.
+
+    Each of them shows the two characters of `pair` (A/53, in a SEI message of ITU-T T.35).
+    """
+    options = {"f": "h264", "bf": 0, "x264-params": "repeat-headers=1:slices=1"}
+    raw = make_clip(
+        path.with_suffix(".h264"), size=size, frames=frames, codec="libx264", **options
+    )
+    odd = bytes(c | 0x80 * (c.bit_count() % 2 == 0) for c in pair)
+    said = b"\xb5\x00\x31GA94\x03\xc1\xff\xfc" + odd + b"\xff"
+    message = b"\0\0\1\x06\x04" + bytes([len(said)]) + said + b"\x80"
+    units, picture = b"", 0
+    for unit in raw.read_bytes().split(b"\0\0\1")[1:]:
+        if unit[0] & 31 in (1, 5):
+            units += message if picture >= first else b""
+            picture += 1
+        units += b"\0\0\1" + unit.rstrip(b"\0")
+    assert picture == frames
+    raw.write_bytes(units)
+    return remux(raw, path, "-framerate", "25")

@@ -19,6 +19,7 @@ from vqaloop.encode import opened_encode, stream_packets
 from vqaloop.encoderspec import EncoderSpec
 from vqaloop.errors import DecodeFailed, InputError, ToolError
 from vqaloop.files import renamed_to, scratch
+from vqaloop.inpictures import is_stereo
 from vqaloop.process import quoted
 from vqaloop.records import Source
 from vqaloop.tracks import tracks_of
@@ -155,7 +156,9 @@ def _mux(
     late_s = _late_s(source, ffmpeg)
     with scratch() as name:
         folder = Path(name)
-        tracks = tracks_of(source, muxer, folder)
+        with opened(segments[0]) as container:
+            packed = is_stereo(container, container.streams.video[0])
+        tracks = tracks_of(source, muxer, folder, packed=packed)
         listing = _listing(segments, counts, source.fps, folder)
         # auto_convert would repeat the parameter sets in the stream, where avc1 and hvc1 forbid it
         argv = [ffmpeg, "-nostdin", "-v", "error", "-y", "-f", "concat"]

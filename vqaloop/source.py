@@ -17,6 +17,7 @@ import av
 from vqaloop import process
 from vqaloop.container import LOSSLESS, Delivery, VideoStream, deliver, read_stream
 from vqaloop.errors import InputError
+from vqaloop.inpictures import source_notes
 from vqaloop.limits import check_rate, check_size
 from vqaloop.process import quoted
 from vqaloop.rates import mean_rate, nearest_standard, parse_rate, regular_rate
@@ -154,6 +155,7 @@ def _probe_container(path: Path, expected: int | None, allow_hdr: bool, ffmpeg: 
         raise InputError(
             f"{name} has {expected} frames and {len(seen.times_s)} of them decode; {LOSSLESS}"
         )
+    notes += source_notes(path)
     if stream.rotation:
         notes.append(f"Rotated by {stream.rotation} degrees; turned upright.")
     fps, temporal, timing_notes = _timing(stream, seen, name)
