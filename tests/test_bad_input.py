@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 
 from tests.commandline import SMALL, Room, fake_ffmpeg
-from tests.media import REPOSITORY, make_clip, remux, write_y4m
+from tests.media import REPOSITORY, make_captioned, make_clip, remux, write_y4m
 from tests.test_source import HDR_TAGS, cut, fifo, huge_mkv, sound_only, with_bytes, with_cover
 from vqaloop import process
 
@@ -131,6 +131,10 @@ def not_executable(room: Room) -> list[str]:
 
 def variable(path: Path) -> None:
     make_clip(path, size="160x96", frames=45, vf="select='lt(n,15)+not(mod(n,2))'")
+
+
+def captioned(path: Path) -> None:
+    make_captioned(path, size="160x96", frames=45)
 
 
 def interlaced(path: Path) -> None:
@@ -304,6 +308,12 @@ THROUGH = (
     Case("rotated", remade("a.mp4", rotated, *TALL), "Rotated by 90"),
     Case("interlaced", given("a.mp4", interlaced), "Interlaced; deinterlaced"),
     Case("pixels that are not square", clip("a.mp4", vf="setsar=16/15"), "square ones"),
+    Case("closed captions in the pictures", given("a.mp4", captioned), "Closed captions in"),
+    Case(
+        "stereo 3D",
+        clip("a.mkv", **{"metadata:s:v": "stereo_mode=left_right"}),
+        "pictures are stereo 3D",
+    ),
     Case("chroma of 4:4:4", clip("a.y4m", pix_fmt="yuv444p"), "delivered as 4:2:0"),
     Case("10 bit with x264", clip("a.mkv", **DEEP), ""),
     Case("10 bit with x265", clip("a.mkv", "--codec", "hevc", **DEEP), ""),

@@ -72,6 +72,12 @@ def test_encode_loses_captions_and_says_so(codec: str, tmp_path: Path) -> None:
     assert any("Closed captions" in line for line in made.document["warnings"])
 
 
+def test_one_run_of_h264_keeps_captions(tmp_path: Path) -> None:
+    title, out = make_captioned(tmp_path / "in.mp4"), tmp_path / "out.mp4"
+    encode_to_target(title, out, codec="h264", bitrate=200, one_run=True, **QUICK)
+    assert captioned_frames(out) == 50
+
+
 def stereo_title(path: Path) -> Path:
     """Half a second of two views side by side, told by Matroska's header or by a SEI message."""
     mkv = make_clip(path.with_suffix(".mkv"), **{"metadata:s:v": "stereo_mode=left_right"})

@@ -69,8 +69,8 @@ def source_notes(path: Path) -> tuple[str, ...]:
     notes = []
     if find_captions(path):
         notes.append(
-            "Closed captions in the pictures (CEA-608, CEA-708) are not carried by rungs of HEVC, "
-            "VP9, AV1 and AVS2, nor by any file that `encode` makes; H.264 rungs carry them."
+            "Closed captions in the pictures (CEA-608, CEA-708) are carried by H.264 rungs and "
+            "`encode --one-run` with H.264; all other encodes are without."
         )
     with opened(path) as container:
         stream = main_video(container)
