@@ -28,7 +28,7 @@ from vqaloop.deliverable import (
     read_ladders,
     segment_length,
 )
-from vqaloop.deliveredtracks import choose_tracks
+from vqaloop.deliveredtracks import choose_tracks, source_of
 from vqaloop.errors import InputError, ToolError
 from vqaloop.files import place_file, unfinished
 from vqaloop.inpictures import find_captions
@@ -240,6 +240,7 @@ def _packaged(
 ) -> tuple[list[Track], Track | None]:
     """The tracks of all rungs and of the sound, written to `folder` and measured."""
     if not items:
+        warnings.append("AVS2 is delivered as files of pictures alone: no sound, no subtitles")
         return [], None
     cut, tracks = segment_length(items[0].stream, segment_s), list[Track]()
     for done, item in enumerate(items):
@@ -251,7 +252,7 @@ def _packaged(
         check_track(track, tracks[0] if tracks else track, item, segment_s)
         tracks.append(track)
     warnings += find_doubts(tracks)
-    path = _source_there(items[0].ladder, audio, warnings)
+    path = source_of(items[0].ladder, audio, warnings)
     if path is None:
         return tracks, None
     try:
@@ -268,23 +269,6 @@ def _packaged(
         shutil.rmtree(folder / "audio", ignore_errors=True)
         warnings.append(f"the sound is left out: {error}")
     return tracks, None
-
-
-def _source_there(ladder: Ladder, audio: bool, warnings: list[str]) -> Path | None:
-    """The source, if that very file is still there and may hold more than pictures."""
-    source = ladder.about["source"]
-    if source.get("input_options"):  # raw video
-        return None
-    path, same = Path(source["path"]), None
-    with contextlib.suppress(OSError, ValueError):
-        # by content: ladder.json may have come from anywhere, and so may the file
-        same = process.file_sha256(path) == source.get("sha256") if path.is_file() else None
-    if same:
-        return path
-    why = "is not there" if same is None else "is no longer the file it was"
-    if audio:
-        warnings.append(f"the sound is left out, since the source {quoted(path)} {why}")
-    return None
 
 
 def _write_manifests(

@@ -1,5 +1,6 @@
 """Of a source's tracks: which sound a delivery takes, and what it leaves out."""
 
+import contextlib
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -7,8 +8,11 @@ from typing import Any
 
 from av.stream import Disposition
 
+from vqaloop import process
 from vqaloop.container import opened
 from vqaloop.inpictures import main_video
+from vqaloop.process import quoted
+from vqaloop.records import Ladder
 from vqaloop.terminal import counted
 from vqaloop.tracks import is_chapter_text
 
@@ -24,6 +28,26 @@ class Choice:
     """The place of its audio track among those of the source, from 0; None for no sound."""
     warnings: tuple[str, ...]
     """What is left out or reduced."""
+
+
+def source_of(ladder: Ladder, audio: bool, warnings: list[str]) -> Path | None:
+    """The source, if that very file is still there and may hold more than pictures.
+
+    Appends to `warnings` where it is gone and sound is wanted.
+    """
+    source = ladder.about["source"]
+    if source.get("input_options"):  # raw video
+        return None
+    path, same = Path(source["path"]), None
+    with contextlib.suppress(OSError, ValueError):
+        # by content: ladder.json may have come from anywhere, and so may the file
+        same = process.file_sha256(path) == source.get("sha256") if path.is_file() else None
+    if same:
+        return path
+    why = "is not there" if same is None else "is no longer the file it was"
+    if audio:
+        warnings.append(f"the sound is left out, since the source {quoted(path)} {why}")
+    return None
 
 
 def choose_tracks(source: Path, audio: bool) -> Choice:

@@ -3,6 +3,8 @@
 from pathlib import Path
 from typing import Any
 
+from av.stream import Disposition
+
 from vqaloop.container import opened
 
 _WITH_CAPTIONS = ("av1", "h264", "hevc", "mpeg2video", "vvc")
@@ -47,8 +49,6 @@ def find_captions(path: Path) -> bool:
 
 def main_video(container: Any) -> Any:
     """The first video stream that is no cover picture; None where there is none."""
-    from av.stream import Disposition
-
     pictures = container.streams.video
     return next((s for s in pictures if not s.disposition & Disposition.attached_pic), None)
 
