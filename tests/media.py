@@ -108,7 +108,7 @@ def make_captioned(
 
     Each of them shows the two characters of `pair` (A/53, in a SEI message of ITU-T T.35).
     """
-    options = {"f": "h264", "bf": 0, "x264-params": "repeat-headers=1:slices=1"}
+    options: dict[str, Any] = {"f": "h264", "bf": 0, "x264-params": "repeat-headers=1:slices=1"}
     raw = make_clip(
         path.with_suffix(".h264"), size=size, frames=frames, codec="libx264", **options
     )

@@ -14,13 +14,15 @@ from vqaloop.source import probe_source
 QUICK: dict[str, Any] = {"preset": "ultrafast", "metric": "psnr", "max_encodes": 2}
 
 
+def tells(frame: Any, kind: str) -> bool:
+    """Whether libavcodec gives side data of this kind with a frame."""
+    return any(data.type.name == kind for data in frame.side_data)
+
+
 def captioned_frames(path: Path) -> int:
     """Frames of which libavcodec gives captions."""
     with av.open(process.file_url(path)) as container:
-        return sum(
-            any(data.type.name == "A53_CC" for data in frame.side_data)
-            for frame in container.decode(video=0)
-        )
+        return sum(tells(frame, "A53_CC") for frame in container.decode(video=0))
 
 
 @pytest.mark.parametrize("suffix", [".mp4", ".mkv"])
@@ -80,7 +82,8 @@ def test_one_run_of_h264_keeps_captions(tmp_path: Path) -> None:
 
 def stereo_title(path: Path) -> Path:
     """Half a second of two views side by side, told by Matroska's header or by a SEI message."""
-    mkv = make_clip(path.with_suffix(".mkv"), **{"metadata:s:v": "stereo_mode=left_right"})
+    told: dict[str, Any] = {"metadata:s:v": "stereo_mode=left_right"}
+    mkv = make_clip(path.with_suffix(".mkv"), **told)
     if path.suffix == ".mkv":
         return mkv
     run_ffmpeg("-i", str(mkv), "-c:v", "libx264", "-preset", "ultrafast", str(path))
@@ -92,8 +95,7 @@ def is_packed(path: Path) -> tuple[bool, bool]:
     with av.open(process.file_url(path)) as container:
         stream = container.streams.video[0]
         frame = next(container.decode(stream))
-        seen = any(data.type.name == "STEREO3D" for data in frame.side_data)
-        return "stereo_mode" in map(str.lower, stream.metadata), seen
+        return "stereo_mode" in map(str.lower, stream.metadata), tells(frame, "STEREO3D")
 
 
 @pytest.mark.parametrize(

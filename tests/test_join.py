@@ -124,7 +124,8 @@ def test_av1_and_vp9_go_into_webm(tmp_path: Path) -> None:
 @pytest.mark.parametrize("suffix", [".webm", ".mkv", ".mp4"])
 def test_no_output_says_it_is_transparent(suffix: str, tmp_path: Path) -> None:
     vf = "format=yuva420p,colorchannelmixer=aa=0.5"
-    title = make_clip(tmp_path / "in.webm", vf=vf, pix_fmt="yuva420p", **{"auto-alt-ref": 0})
+    options: dict[str, Any] = {"pix_fmt": "yuva420p", "auto-alt-ref": 0}
+    title = make_clip(tmp_path / "in.webm", vf=vf, **options)
     with av.open(process.file_url(title)) as container:
         assert container.streams.video[0].metadata["alpha_mode"] == "1"
     _, made = joined(title, tmp_path / f"out{suffix}", get_encoder("libvpx-vp9"))

@@ -60,7 +60,7 @@ def choose_tracks(source: Path, audio: bool) -> Choice:
         tracks = list(container.streams.audio) if audio and container.streams.video else []
         known = [track for track in tracks if track.codec_context is not None]
         flagged = [track for track in known if track.disposition & Disposition.default]
-        chosen = next(iter(flagged or known), None)
+        chosen: Any = next(iter(flagged or known), None)
         warnings = []
         for place, track in enumerate(tracks, 1):
             about = f"audio track {place} ({_told(track)})"
