@@ -250,7 +250,8 @@ def _packaged(
         check_track(track, tracks[0] if tracks else track, item, segment_s)
         tracks.append(track)
     warnings += find_doubts(tracks)
-    if not audio or items[0].ladder.about["source"].get("input_options"):  # raw: no sound
+    before = items[0].ladder.about["source"].get("input_options") or {}
+    if not audio or before.get("f") == "rawvideo":  # has no sound
         return tracks, None
     event = Event("package", "the sound", len(items), len(items))
     sound = _sound(items[0], folder / "audio", cut, ffmpeg, warnings, lambda: progress(event))

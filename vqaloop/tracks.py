@@ -59,7 +59,7 @@ def tracks_of(source: Source, muxer: str, folder: Path) -> Tracks:
     `folder` takes pictures that have to be attached. Raises InputError when the original cannot
     be read any more.
     """
-    if source.input_options:
+    if source.is_raw:
         return Tracks()
     made = _Options(muxer)
     with opened(source.path) as container:
