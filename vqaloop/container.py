@@ -238,7 +238,7 @@ def deliver(path: Path, prep: Sequence[str], ffmpeg: str, log: FrameLog | None =
         **filters,
     )
     timeout_s = 60 + os.stat(path).st_size / 50_000
-    level = ("-v", FrameLog.LEVEL) if log else ()
+    level = ("-v", FrameLog.LEVEL, "-nostats") if log else ()
     argv = process.compiled(graph, ffmpeg, {"INPUT": path}, "-xerror", *level)
     done = process.run(argv, timeout_s=timeout_s, read_stderr=log.read if log else bytes)
     if done.timed_out:

@@ -33,6 +33,10 @@ _TEMPORAL = ("fps=", "bwdif=", "setpts=")
 """How the filters in prep begin that need the frames before: behind them, seeking is no good."""
 
 
+_RANGED = "out_range="
+"""In filters of prep that even out ranges: of H.264, these depend on which comes first."""
+
+
 def excerpt(
     source: Source, windows: Sequence[tuple[int, int]], out: Path, *, ffmpeg: str
 ) -> Source:
@@ -50,7 +54,7 @@ def excerpt(
     pix_fmt = None
     try:
         # raw video has no places to seek to: ffmpeg would read its way to each
-        steady = not any(f.startswith(_TEMPORAL) for f in source.prep)
+        steady = not any(f.startswith(_TEMPORAL) or _RANGED in f for f in source.prep)
         if wanted < source.frames and steady and not source.is_raw:
             # fails where a stream's key frames are not where seeking needs them, or it stalls
             with contextlib.suppress(ToolError):

@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
-from typing import Any
+from typing import Any, NoReturn
 
 from vqaloop.errors import InputError
 
@@ -69,8 +69,15 @@ class FrameLog:
     runs: list[tuple[int, float, Properties]] = field(default_factory=list)
     """Of each run of frames alike: the first one's number and second, and their properties."""
     frames: int = 0
+    last_s: float = 0.0
+    """When the last frame read so far is shown, in seconds."""
     turned_at: int | None = None
     """The first frame at which the rotation changes."""
+    mislabelled_at: int | None = None
+    """The first frame of limited range in a pixel format of full range: ffmpeg's H.264 decoder
+    keeps yuvj420p when the range alone changes, and swscale then takes samples for full range."""
+    changed_to: str = ""
+    """What ffmpeg last said of a change; where it fails on it, no frame is shown any more."""
     _rest: bytes = b""
     _shown: tuple[str, ...] = ()
 
@@ -87,17 +94,26 @@ class FrameLog:
             found[properties] += end - first
         return found
 
+    def time_s(self, frame: int) -> float:
+        """When the run begins in which a frame is, in seconds."""
+        return max((start for first, start, _ in self.runs if first <= frame), default=0.0)
+
     def _line(self, line: bytes) -> bytes:
+        if level := re.search(rb"\[(error|fatal|panic)\] ", line):
+            return line[: level.start()] + line[level.end() :] + b"\n"
         if b"[Parsed_showinfo_" in line:
             self._showinfo(line.decode("ascii", "replace"))
-        elif b"Reconfiguring filter graph" in line and b"display matrix changed" in line:
-            self.turned_at = self.frames if self.turned_at is None else self.turned_at
-        elif level := re.search(rb"\[(error|fatal|panic)\] ", line):
-            return line[: level.start()] + line[level.end() :] + b"\n"
+        elif b"Reconfiguring filter graph" in line:
+            if b"display matrix changed" in line and self.turned_at is None:
+                self.turned_at = self.frames
+            if found := re.search(rb"parameters changed to (.*?\))", line):
+                self.changed_to = found[1].decode("ascii", "replace")
         return b""
 
     def _showinfo(self, text: str) -> None:
-        """Two lines a frame: what it is, then its colour tags."""
+        """Two lines a frame: what it is, then its colour tags. One that another message breaks
+        counts as what the frame before was."""
+        self.frames += " pts_time:" in text
         if found := re.search(r" pts_time:(\S+) .*?fmt:(\S+) .*?sar:(\d+/\d+) s:(\d+x\d+) ", text):
             self._shown = found.groups()
         elif self._shown and (
@@ -106,14 +122,21 @@ class FrameLog:
             )
         ):
             time_s, pix_fmt, sar, size = self._shown
+            first, spoken = self.frames - 1, found[1]
+            if pix_fmt.startswith("yuvj"):
+                pix_fmt = pix_fmt.replace("yuvj", "yuv")
+                if spoken == "tv" and self.mislabelled_at is None:
+                    self.mislabelled_at = first
+                spoken = "tv" if spoken == "tv" else "pc"
+            if re.match(r"-?[\d.]", time_s):
+                self.last_s = float(time_s)
             across, down = map(int, sar.split("/"))
             shape = Fraction(across, down) if across and down else Fraction(1)
             width, height = map(int, size.split("x"))
-            now = Properties(pix_fmt, width, height, shape, *found.groups())
+            tags = found.groups()[1:]
+            now = Properties(pix_fmt, width, height, shape, spoken, *tags)
             if not self.runs or self.runs[-1][2] != now:
-                start_s = float(time_s) if re.match(r"-?[\d.]", time_s) else 0.0
-                self.runs.append((self.frames, start_s, now))
-            self.frames += 1
+                self.runs.append((first, self.last_s, now))
             self._shown = ()
 
 
@@ -132,14 +155,18 @@ def normalise(name: str, log: FrameLog, *, rotated: bool, interlaced: bool) -> N
 
     Tags that only some frames lack are taken for all; where matrix or range differ, samples are
     converted. Other shapes are fitted in, with black beside or above them. Raises InputError for
-    changes that cannot be undone by scaling: of rotation, HDR, gamut, rare matrices.
+    changes that cannot be undone by scaling: of rotation, HDR, gamut, rare matrices, and from full
+    to limited range in H.264.
     """
     counts = log.counts()
     target = _target(counts)
     if log.turned_at is not None:
-        _refuse(name, "is turned another way", log.turned_at, _time_s(log, log.turned_at))
+        refuse_change(name, "is turned another way", log.turned_at, log.time_s(log.turned_at))
     if len(counts) == 1:
         return Normalised(target)
+    if log.mislabelled_at is not None:
+        what = "changes from full to limited range"
+        refuse_change(name, what, log.mislabelled_at, log.time_s(log.mislabelled_at))
     _check(name, log, target, rotated)
     yuv = [each for each in counts if not each.is_rgb]
     matrices = {_kind(each.matrix) for each in yuv} - {_UNKNOWN}
@@ -209,27 +236,24 @@ def _check(name: str, log: FrameLog, target: Properties, rotated: bool) -> None:
     for first, start_s, now in log.runs:
         stored = (now.pix_fmt, now.width, now.height)
         if rotated and stored != (target.pix_fmt, target.width, target.height):
-            _refuse(name, "is rotated and changes size or pixel format", first, start_s)
+            refuse_change(name, "is rotated and changes size or pixel format", first, start_s)
         if _HDR.get(now.transfer) != _HDR.get(target.transfer):
-            _refuse(name, "changes between SDR and HDR, or from PQ to HLG", first, start_s)
+            refuse_change(name, "changes between SDR and HDR, or from PQ to HLG", first, start_s)
         known = _UNKNOWN not in (now.primaries, target.primaries)
         if known and _WIDE.get(now.primaries) != _WIDE.get(target.primaries):
-            _refuse(
+            refuse_change(
                 name, f"changes its gamut to {now.primaries}/{target.primaries}", first, start_s
             )
         if len(matrices) > 1 and now.matrix not in {*_CONVERTED, _UNKNOWN, "gbr"}:
-            _refuse(name, f"changes its matrix to {now.matrix}", first, start_s)
+            refuse_change(name, f"changes its matrix to {now.matrix}", first, start_s)
 
 
-def _refuse(name: str, what: str, frame: int, time_s: float) -> None:
+def refuse_change(name: str, what: str, frame: int, time_s: float) -> NoReturn:
+    """Raise InputError: what changes in a file, and at which frame and second."""
     raise InputError(
         f"{name} {what} inside the file, near frame {frame} ({time_s:.3f} s): no filter here "
         "makes the parts alike; split it there, or convert the parts to one form with ffmpeg first"
     )
-
-
-def _time_s(log: FrameLog, frame: int) -> float:
-    return max((start for first, start, _ in log.runs if first <= frame), default=0.0)
 
 
 def _notes(

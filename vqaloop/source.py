@@ -25,7 +25,7 @@ from vqaloop.container import (
     read_stream,
 )
 from vqaloop.errors import InputError, ToolError
-from vqaloop.frameproperties import FrameLog, normalise
+from vqaloop.frameproperties import FrameLog, normalise, refuse_change
 from vqaloop.limits import check_rate, check_size
 from vqaloop.process import quoted
 from vqaloop.rates import mean_rate, nearest_standard, parse_rate, regular_rate
@@ -156,11 +156,16 @@ def _probe_container(path: Path, expected: int | None, allow_hdr: bool, ffmpeg: 
             f"HDR ({stream.hdr} transfer); scores of SDR metrics are no more than a hint."
         )
     log = FrameLog()
-    seen = deliver(path, (), ffmpeg, log)
-    if log.frames != len(seen.times_s):
+    try:
+        seen = deliver(path, (), ffmpeg, log)
+    except InputError:
+        if log.changed_to:
+            refuse_change(name, f"changes to {log.changed_to}", log.frames, log.last_s)
+        raise
+    if not log.runs:
         raise ToolError(
-            f"{ffmpeg} described {log.frames} frames of {name} and decoded {len(seen.times_s)}: "
-            "its showinfo filter writes what is not understood here; name another with --ffmpeg"
+            f"{ffmpeg} does not describe the frames of {name}: its showinfo filter writes what is "
+            "not understood here; name another with --ffmpeg"
         )
     alike = normalise(name, log, rotated=bool(stream.rotation), interlaced=stream.interlaced)
     if alike.filters:

@@ -126,6 +126,9 @@ def look(source: Source, ranges: Sequence[tuple[int, int]], pace: int, *, ffmpeg
 
 
 def _seeking_pays(source: Source, ranges: Sequence[tuple[int, int]]) -> bool:
+    # of a range that changes, what is read depends on what was read before
+    if source.changes:
+        return False
     if len(ranges) == 1 or source.is_raw:
         return len(ranges) > 1
     decoded = Fraction(0)
