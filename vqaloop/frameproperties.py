@@ -184,7 +184,7 @@ def normalise(name: str, log: FrameLog, *, rotated: bool, interlaced: bool) -> N
     filters = _tagged(tags)
     if interlaced:
         options.append("interl=-1")
-    width, height, pad = str(target.width), str(target.height), ()
+    width, height, pad = str(target.width), str(target.height), list[str]()
     if any(abs(each.aspect / target.aspect - 1) > _SAME_SHAPE for each in counts):
         # inside a filter's option, commas of an expression are escaped
         dar, sar = f"{target.aspect:.9g}", f"{float(target.sar):.9g}"
@@ -192,7 +192,7 @@ def normalise(name: str, log: FrameLog, *, rotated: bool, interlaced: bool) -> N
         broad = rf"gt(dar/{dar}\,{1 + _SAME_SHAPE:g})"
         wide = rf"if({narrow}\,2*max(1\,round({height}*dar/{sar}/2))\,{width})"
         high = rf"if({broad}\,2*max(1\,round({width}*{sar}/dar/2))\,{height})"
-        pad = (f"pad={width}:{height}:(ow-iw)/4*2:(oh-ih)/4*2:eval=frame",)
+        pad = [f"pad={width}:{height}:(ow-iw)/4*2:(oh-ih)/4*2:eval=frame"]
         width, height, options = wide, high, [*options, "eval=frame"]
     filters.append(":".join([f"scale={width}:{height}", *options]))
     filters.append(f"format={target.pix_fmt}")
