@@ -21,9 +21,11 @@ import numpy.typing as npt
 
 from vqaloop import process
 from vqaloop.errors import InputError
+from vqaloop.frameproperties import FrameLog
 from vqaloop.limits import MAX_PIXELS, MAX_SIDE, MIN_SIDE, check_count, check_size
 from vqaloop.process import quoted
 from vqaloop.rates import snapped
+from vqaloop.records import REUSE
 
 LOSSLESS = "rewrite it with `ffmpeg -i INPUT -an -c:v ffv1 OUTPUT.mkv` and look at the result"
 """What to do about a file that decodes badly, for the end of a message."""
@@ -46,6 +48,8 @@ _RANGES = {1: "tv", 2: "pc"}
 _HDR_TRANSFERS = {16: "PQ", 18: "HLG"}
 # libavcodec's field orders, by the field that is coded first
 _TOP_FIRST, _BOTTOM_FIRST = (2, 4), (3, 5)
+_SHAPED = {"h264", "hevc", "mpeg2video", "mpeg4"}
+"""Codecs whose headers tell the shape of pixels, and may tell another on the way."""
 
 # the others are let in only to say "no video" of them; playlists, which open other files, are not
 _READ_FORMATS = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,yuv4mpegpipe"
@@ -162,6 +166,26 @@ def read_stream(path: Path) -> VideoStream:
         )
 
 
+def pixel_shapes(path: Path) -> tuple[tuple[float, Fraction], ...]:
+    """Of each run of pictures with one pixel shape by the stream's own headers: its first second,
+    and width over height of a pixel. Only key frames are decoded, since headers change there."""
+    found: list[tuple[float, Fraction]] = []
+    with opened(path) as container:
+        stream = _video_stream(container, quoted(path))
+        codec = stream.codec_context
+        if codec.name not in _SHAPED:
+            return ()
+        codec.skip_frame, codec.options = "NONKEY", {"max_pixels": str(MAX_PIXELS)}
+        start = stream.start_time or 0
+        for packet in container.demux(stream):
+            if packet.size and packet.is_keyframe and packet.pts is not None:
+                codec.decode(packet)
+                shape = codec.sample_aspect_ratio or Fraction(1)
+                if not found or found[-1][1] != shape:
+                    found.append((float((packet.pts - start) * stream.time_base), shape))
+    return tuple(found)
+
+
 def _video_stream(container: Any, name: str) -> Any:
     """The one video stream, or InputError; cover art is none."""
     pictures = av.stream.Disposition.attached_pic
@@ -193,15 +217,19 @@ def _colour(codec: Any, is_rgb: bool) -> tuple[tuple[str, str], ...]:
     return tuple((key, value) for key, value in tags if value)
 
 
-def deliver(path: Path, prep: Sequence[str], ffmpeg: str) -> Delivery:
-    """Decode all of a container through the filters in `prep`.
+def deliver(path: Path, prep: Sequence[str], ffmpeg: str, log: FrameLog | None = None) -> Delivery:
+    """Decode all of a container through the filters in `prep`, or, with `log`, note in it what
+    each frame is as decoded.
 
     Raises InputError when ffmpeg reports damage or fewer than MIN_FRAMES frames come out.
     """
     name = quoted(path)
-    filters = {"vf": ",".join(prep)} if prep else {}
+    chain = [FrameLog.FILTER] if log else prep
+    filters = {"vf": ",".join(chain)} if chain else {}
+    # prep takes frames as they come; without it, rotation has to follow each of them
+    before = dict([REUSE]) if prep else {}
     # wrapped frames: the lines with each frame's time, at no cost but the decoding
-    graph = ffmpeg_graph.input("INPUT", max_pixels=MAX_PIXELS).output(
+    graph = ffmpeg_graph.input("INPUT", max_pixels=MAX_PIXELS, **before).output(
         "pipe:1",
         f="framecrc",
         map="0:V:0",
@@ -210,8 +238,9 @@ def deliver(path: Path, prep: Sequence[str], ffmpeg: str) -> Delivery:
         **filters,
     )
     timeout_s = 60 + os.stat(path).st_size / 50_000
-    argv = process.compiled(graph, ffmpeg, {"INPUT": path}, "-xerror")
-    done = process.run(argv, timeout_s=timeout_s)
+    level = ("-v", FrameLog.LEVEL, "-nostats") if log else ()
+    argv = process.compiled(graph, ffmpeg, {"INPUT": path}, "-xerror", *level)
+    done = process.run(argv, timeout_s=timeout_s, read_stderr=log.read if log else bytes)
     if done.timed_out:
         raise InputError(f"{name} did not decode within {timeout_s:.0f} s; {LOSSLESS}")
     said = [re.sub(r" @ 0x[0-9a-f]+", "", line) for line in done.stderr.splitlines() if line]

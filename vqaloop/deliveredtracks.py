@@ -36,7 +36,7 @@ def source_of(ladder: Ladder, audio: bool, warnings: list[str]) -> Path | None:
     Appends to `warnings` where it is gone and sound is wanted.
     """
     source = ladder.about["source"]
-    if source.get("input_options"):  # raw video
+    if (source.get("input_options") or {}).get("f") == "rawvideo":
         return None
     path, same = Path(source["path"]), None
     with contextlib.suppress(OSError, ValueError):

@@ -263,7 +263,7 @@ def _late_s(source: Source, ffmpeg: str) -> float:
     repeated = any(f.startswith("fps=") for f in source.prep)
     moved = any(f.startswith("setpts=") for f in source.prep)
     # the fps filter alone puts the first picture on the nearest frame, which is the start
-    if source.input_options or (repeated and not moved):
+    if source.is_raw or (repeated and not moved):
         return 0.0
     options = ["-frames:v", "1", "-c:v", "wrapped_avframe", "-enc_time_base", "demux"]
     seen = _decoded(source.path, ["0:V:0"], ffmpeg, 600, *options)

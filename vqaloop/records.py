@@ -18,6 +18,10 @@ if TYPE_CHECKING:
     import pandas
 
 
+REUSE = ("reinit_filter", "0")
+"""The ffmpeg option before -i with which one filter graph takes all frames, whatever changes."""
+
+
 @dataclass(frozen=True)
 class Source:
     """A probed input, as the loop sees it: constant frame rate, progressive, upright."""
@@ -39,7 +43,7 @@ class Source:
     bit_depth: int = 8
     """Bits a sample."""
     input_options: tuple[tuple[str, str], ...] = ()
-    """ffmpeg options before -i (raw video: format, size, rate)."""
+    """ffmpeg options before -i (raw video: format, size, rate; else how prep takes frames)."""
     prep: tuple[str, ...] = ()
     """Filters that make it so: fps for variable rate, bwdif for interlace, crop to even sizes."""
     colour: tuple[tuple[str, str], ...] = ()
@@ -57,6 +61,16 @@ class Source:
     @property
     def duration_s(self) -> float:
         return float(self.frames / self.fps)
+
+    @property
+    def changes(self) -> bool:
+        """Whether properties of its frames change inside the file, so that prep evens them out."""
+        return REUSE in self.input_options
+
+    @property
+    def is_raw(self) -> bool:
+        """Whether it is raw video, of which only `input_options` tell what it is."""
+        return ("f", "rawvideo") in self.input_options
 
 
 @dataclass(frozen=True)

@@ -221,6 +221,10 @@ class Scorer:
                 # what is decoded from its beginning each time had better be read once
                 in_rounds=self.metric.precision is not None and picks_from(other),
             )
+        if other.changes and isinstance(self.metric, ClassicalMetric):
+            return metrics.measure(
+                source, path, [self.metric.name], ffmpeg=self.ffmpeg, distorted_prep=other.prep
+            )[self.metric.name]
         if other.prep or other.input_options:
             raise InputError(
                 f"{path.name!r} would have to be changed before it can be compared by "

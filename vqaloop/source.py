@@ -9,20 +9,29 @@ allocated for them.
 import os
 import re
 import stat
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 
 import av
 
 from vqaloop import process
-from vqaloop.container import LOSSLESS, Delivery, VideoStream, deliver, read_stream
-from vqaloop.errors import InputError
+from vqaloop.container import (
+    LOSSLESS,
+    Delivery,
+    VideoStream,
+    deliver,
+    pixel_shapes,
+    read_stream,
+)
+from vqaloop.errors import InputError, ToolError
+from vqaloop.frameproperties import FrameLog, normalise, refuse_change
 from vqaloop.inpictures import source_notes
 from vqaloop.limits import check_rate, check_size
 from vqaloop.process import quoted
 from vqaloop.rates import mean_rate, nearest_standard, parse_rate, regular_rate
 from vqaloop.rawvideo import Y4M_MAGIC, count_raw_frames, count_y4m_frames
-from vqaloop.records import Source
+from vqaloop.records import REUSE, Source
 
 _LATE_START = 0.25
 """Frames by which the first picture may lag the container's start without being moved."""
@@ -136,8 +145,7 @@ def _probe_container(path: Path, expected: int | None, allow_hdr: bool, ffmpeg: 
     """`expected` is the number of frames where it is known without decoding."""
     name = quoted(path)
     stream = read_stream(path)
-    bit_depth, format_notes = _sample_format(stream.pix_fmt)
-    notes = list(format_notes)
+    notes = []
     if stream.hdr:
         if not allow_hdr:
             raise InputError(
@@ -148,7 +156,25 @@ def _probe_container(path: Path, expected: int | None, allow_hdr: bool, ffmpeg: 
         notes.append(
             f"HDR ({stream.hdr} transfer); scores of SDR metrics are no more than a hint."
         )
-    seen = deliver(path, (), ffmpeg)
+    log = FrameLog()
+    try:
+        seen = deliver(path, (), ffmpeg, log)
+    except InputError:
+        if log.changed_to:
+            refuse_change(name, f"changes to {log.changed_to}", log.frames, log.last_s)
+        raise
+    if not log.runs:
+        raise ToolError(
+            f"{ffmpeg} does not describe the frames of {name}: its showinfo filter writes what is "
+            "not understood here; name another with --ffmpeg"
+        )
+    alike = normalise(name, log, rotated=bool(stream.rotation), interlaced=stream.interlaced)
+    if alike.filters:
+        of_all = alike.properties
+        stream = replace(stream, pix_fmt=of_all.pix_fmt, colour=of_all.colour())
+        seen = replace(seen, width=of_all.width, height=of_all.height, sar=of_all.sar)
+    bit_depth, format_notes = _sample_format(stream.pix_fmt)
+    notes += [*format_notes, *alike.notes, *_overruled(path, seen)]
     if seen.complaint:
         notes.append(f"ffmpeg said while decoding: {seen.complaint[:200]}")
     if expected is not None and len(seen.times_s) != expected:
@@ -162,7 +188,8 @@ def _probe_container(path: Path, expected: int | None, allow_hdr: bool, ffmpeg: 
     width, height, spatial, size_notes = _square(seen)
     check_size(name, width, height)
     check_rate(name, fps)
-    delivered = deliver(path, temporal, ffmpeg) if temporal else seen
+    first = (*alike.filters, *temporal)
+    delivered = deliver(path, first, ffmpeg) if temporal else seen
     return Source(
         path=path,
         sha256=process.file_sha256(path),
@@ -172,10 +199,24 @@ def _probe_container(path: Path, expected: int | None, allow_hdr: bool, ffmpeg: 
         frames=len(delivered.times_s),
         pix_fmt=stream.pix_fmt,
         bit_depth=bit_depth,
-        prep=(*temporal, *spatial),
+        input_options=(REUSE,) if alike.filters else (),
+        prep=(*first, *spatial),
         colour=stream.colour,
         hdr=stream.hdr is not None,
         notes=(*notes, *timing_notes, *size_notes),
+    )
+
+
+def _overruled(path: Path, seen: Delivery) -> tuple[str, ...]:
+    """A note where the pixel shape changes in the stream, which ffmpeg does not follow."""
+    shapes = pixel_shapes(path)
+    if len(shapes) < 2:
+        return ()
+    told = ", ".join(dict.fromkeys(f"{s.numerator}:{s.denominator}" for _, s in shapes))
+    return (
+        f"The pixel shape changes inside the stream ({told}; first at {shapes[1][0]:.3f} s); "
+        f"{seen.sar.numerator}:{seen.sar.denominator}, which the container or its first frame "
+        "tells, holds for all.",
     )
 
 

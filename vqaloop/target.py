@@ -19,6 +19,7 @@ from vqaloop.encoder import CAP, ZONES, encoder_version, gop_frames
 from vqaloop.encoderspec import EncoderSpec
 from vqaloop.errors import InputError, TargetUnreachable
 from vqaloop.executor import Executor
+from vqaloop.files import scratch
 from vqaloop.join import Joined, join, output_muxer
 from vqaloop.precision import unreached
 from vqaloop.process import quoted
@@ -160,8 +161,13 @@ def encode_to_target(
         files = _files(controller, trials, scenes)
         if one_run:
             files = [_in_one_run(controller, plain, source, shop, progress)]
-        joined, score = _joined(files, scenes, source, out, shop, progress)
-        guard = shop.guard(source, out)
+        # beside the output: it gets its name once it is known to be right
+        with scratch(out.parent) as folder:
+            whole = Path(folder) / out.name
+            joined, score = _joined(files, scenes, source, whole, out, shop, progress)
+            guard = shop.guard(source, whole)
+            peak_kbps = _peak(joined, spec, source)
+            os.replace(whole, out)
         cost = cost_json(shop.cost, time.monotonic() - started)
     aim = controller.target_score
     # a bitrate is the bound that was asked for, and its score whatever it buys
@@ -203,7 +209,7 @@ def encode_to_target(
         "score_of_scenes": rounded(controller.mean_score),
         "guard": {name: rounded(value) for name, value in guard.items()},
         "bitrate_kbps": rounded(joined.video_kbps),
-        "peak_kbps": rounded(_peak(joined, spec, source)),
+        "peak_kbps": rounded(peak_kbps),
         "frames": joined.frames,
         "duration": joined.duration_s,
         "scenes": [
@@ -352,16 +358,17 @@ def _joined(
     files: Sequence[Path],
     scenes: Sequence[Scene],
     source: Source,
+    whole: Path,
     out: Path,
     shop: Workshop,
     progress: Watcher,
 ) -> tuple[Joined, Score]:
-    """The chosen encodes as one file, and its score as a whole."""
+    """The chosen encodes as one file `whole`, of which `out` will be the name, and its score."""
     progress(Event("join", f"{counted(len(files), 'part')} to {quoted(out)}"))
-    joined = join(files, source, out, spec=shop.spec, ffmpeg=shop.ffmpeg)
+    joined = join(files, source, whole, spec=shop.spec, ffmpeg=shop.ffmpeg)
     progress(Event("verify", f"scoring {quoted(out)} as a whole"))
     meter = shop.metric.scene_by_scene([(scene.start_frame, scene.frames) for scene in scenes])
-    return joined, shop.score(source, out, meter)
+    return joined, shop.score(source, whole, meter)
 
 
 def _nothing_made(scenes: Sequence[Scene], trials: Sequence[tuple[Scene, Trial]]) -> str:

@@ -63,7 +63,7 @@ def tracks_of(source: Source, muxer: str, folder: Path, *, packed: bool = False)
     stream says that its pictures are stereo 3D. Raises InputError when the original cannot be read
     any more.
     """
-    if source.input_options:
+    if source.is_raw:
         return Tracks()
     made = _Options(muxer)
     with opened(source.path) as container:

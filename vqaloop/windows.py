@@ -126,7 +126,10 @@ def look(source: Source, ranges: Sequence[tuple[int, int]], pace: int, *, ffmpeg
 
 
 def _seeking_pays(source: Source, ranges: Sequence[tuple[int, int]]) -> bool:
-    if len(ranges) == 1 or _is_raw(source):
+    # of a range that changes, what is read depends on what was read before
+    if source.changes:
+        return False
+    if len(ranges) == 1 or source.is_raw:
         return len(ranges) > 1
     decoded = Fraction(0)
     try:
@@ -146,10 +149,6 @@ def _seeking_pays(source: Source, ranges: Sequence[tuple[int, int]]) -> bool:
     return decoded < source.frames
 
 
-def _is_raw(source: Source) -> bool:
-    return ("f", "rawvideo") in source.input_options
-
-
 def _read(
     source: Source,
     ranges: Sequence[tuple[int, int]],
@@ -165,7 +164,7 @@ def _read(
     if sought:
         start, count = ranges[0]
         ranges = [(0, count)]
-        if _is_raw(source):
+        if source.is_raw:
             # ffmpeg would read its way to the place, where the size of a frame tells it
             name, skipped = "pipe:0", start * (os.stat(source.path).st_size // source.frames)
         else:
