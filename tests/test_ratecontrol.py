@@ -149,6 +149,41 @@ def test_a_target_out_of_reach_gets_the_best_knob_and_is_told() -> None:
     assert "the whole title is -6.00 points" in control.remarks()[-1]
 
 
+def test_a_scene_held_at_either_end_of_the_knob_says_which() -> None:
+    scenes = scenes_of(50, 50)
+    for target, end in ((10.0, "worst-knob"), (95.0, "best-knob")):
+        control = drive(controller(scenes, target=target), scenes, lambda s, k: (1e6 / k, 90 - k))
+        told = [(remark.kind, remark.scene) for remark in control.remarks()]
+        assert told == [(end, scenes[0]), (end, scenes[1]), ("whole", None)]
+        assert f"at the {end.replace('-', ' ')}" in control.remarks()[0].text
+
+
+@pytest.mark.parametrize("kbps", [300.0, 700.0, 2000.0])
+def test_a_bitrate_is_kept_where_the_score_hardly_changes(kbps: float) -> None:
+    """Half the bits cost less than the tolerance in points: bits are what was asked for."""
+    scenes = scenes_of(50, 50)
+
+    def flat(scene: Scene, knob: float) -> tuple[float, float]:
+        return 3e7 * 2 ** (-knob / 5), 99.0 - knob / 500
+
+    control = controller(scenes, bitrate_kbps=kbps, allocation="equal-slope")
+    drive(control, scenes, flat)
+    found = sum(p.bits for p in control.choices.values()) * 25 / 100 / 1000
+    assert found == pytest.approx(kbps, rel=0.05)
+    assert control.remarks() == ()
+
+
+@pytest.mark.parametrize(("kbps", "knob", "end"), [(1, 51, "worst-knob"), (1e6, 1, "best-knob")])
+def test_a_bitrate_out_of_reach_gets_the_last_knob_and_says_so(
+    kbps: float, knob: float, end: str
+) -> None:
+    scenes, tame = scenes_of(50), encoder(4)
+    control = controller(scenes, bitrate_kbps=kbps, allocation="equal-slope")
+    drive(control, scenes, tame)
+    assert control.choices[scenes[0]].knob == knob
+    assert [remark.kind for remark in control.remarks()] == [end, "whole"]
+
+
 def test_of_scores_that_are_all_perfect_a_cheap_one_is_taken() -> None:
     scenes = scenes_of(50)
     control = drive(controller(scenes, target=90.0), scenes, lambda s, k: (1e7 / k, 100.0))

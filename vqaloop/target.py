@@ -36,6 +36,9 @@ FAR, SCENE_FAR = 1 / 8, 1 / 2
 LEARNED_FAR = 1 / 4
 """The same of the title by a learned metric, which looks at a sample of the frames."""
 
+RATE_FAR = 1 / 10
+"""Part of a bitrate asked for by which a title may miss it: knobs have steps, and so bitrates."""
+
 Watcher = Callable[[Event], None]
 
 
@@ -49,7 +52,8 @@ class Encoded:
     document: dict[str, Any]
     """vqaloop.encode/1, as --json writes it."""
     reached: bool
-    """False when the target is out of reach, or bounds held the encodes back from it."""
+    """False when the score is below its target, or the bitrate off the one asked for: out of the
+    encoder's range, or held back by bounds."""
     trusted: bool
     """False when the whole file does not score what its scenes do."""
 
@@ -164,18 +168,21 @@ def encode_to_target(
         guard = shop.guard(source, out)
         cost = cost_json(shop.cost, time.monotonic() - started)
     aim = controller.target_score
-    # a bitrate is the bound that was asked for, and its score whatever it buys
-    missed = 0.0 if target_score is None else score.value - target_score
-    reached = missed >= -far
-    # of the whole the controller knows the mean of its scenes only
-    remarks = [line for line in controller.remarks() if not line.startswith("the whole")]
-    if abs(missed) > far:
-        held = _held_back(controller, max_encodes, max_bitrate, source)
-        not_reached = "" if reached else ", not reached"
-        remarks.append(
-            f"the whole scores {score.value:.2f}, {missed:+.2f} from the target "
-            f"{target_score:g}{not_reached}{held}"
-        )
+    if bitrate is None:
+        missed = score.value - (target_score or 0.0)
+        # a title that scores more even at the worst knob has what was asked for, and is told
+        reached, off = missed >= -far, abs(missed) > far
+        outcome = f"scores {score.value:.2f}, {missed:+.2f} from the target {target_score:g}"
+    else:
+        missed = joined.video_kbps - bitrate
+        off = abs(missed) > RATE_FAR * bitrate
+        reached = not off
+        outcome = f"takes {joined.video_kbps:.1f} kb/s where {bitrate:g} were asked for"
+    # of the whole the controller knows the sum of its scenes only
+    remarks = [remark.text for remark in controller.remarks() if remark.kind != "whole"]
+    if off:
+        held = _held_back(controller, max_encodes, max_bitrate, source, above=missed > 0)
+        remarks.append(f"the whole {outcome}{'' if reached else ', not reached'}{held}")
     trusted = abs(score.value - controller.mean_score) <= SCENE_FAR * meter.step
     if not trusted:
         remarks.append(
@@ -228,9 +235,14 @@ def tolerance_of(metric: Metric) -> float:
 
 
 def _held_back(
-    controller: RateController, max_encodes: int | None, max_bitrate: float | None, source: Source
+    controller: RateController,
+    max_encodes: int | None,
+    max_bitrate: float | None,
+    source: Source,
+    *,
+    above: bool,
 ) -> str:
-    """What kept the title from its target, as far as can be told."""
+    """What kept the title from its target, as far as can be told; `above`: it is beyond it."""
     held = []
     if max_encodes is not None and controller.encodes >= max_encodes:
         held.append("--max-encodes")
@@ -238,10 +250,11 @@ def _held_back(
         probe.bits / 1000 / float(scene.frames / source.fps)
         for scene, probe in controller.choices.items()
     ]
-    if max_bitrate is not None and max(rates) > CAP_USED * max_bitrate:
+    if not above and max_bitrate is not None and max(rates) > CAP_USED * max_bitrate:
         held.append("--max-bitrate")
-    if any("est knob" in line for line in controller.remarks()):
-        held.append("the range of the knob")
+    end = "worst-knob" if above else "best-knob"
+    if any(remark.kind == end for remark in controller.remarks()):
+        held.append(f"the range of the knob ({end.split('-')[0]} quality)")
     return f"; held back by {' and '.join(held)}" if held else ""
 
 
