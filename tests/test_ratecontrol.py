@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,9 +16,12 @@ from vqaloop import process
 from vqaloop.allocation import equal_slope, mean_at_bits
 from vqaloop.encoder import get_encoder
 from vqaloop.errors import InputError
+from vqaloop.history import remember
 from vqaloop.ratecontrol import MOST_A_SCENE, RateController
+from vqaloop.records import RDPoint
 from vqaloop.scenes import Scene
 from vqaloop.source import probe_source
+from vqaloop.space import Space
 
 LEAST, MOST = 1, 51
 """The encoder's own range; beyond the search range only where its end was not enough."""
@@ -287,6 +291,30 @@ def test_a_probed_title_gets_the_shipped_prior(
     control = RateController.for_title(source, [Scene(0, 12)], spec, target=80.0)
     knob = control.suggest(Scene(0, 12))
     assert knob is not None and 26 < knob < 40
+
+
+def test_a_probed_title_begins_alike_whatever_was_made_before(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("VQALOOP_CACHE", str(tmp_path))
+    source = probe_source(make_clip(tmp_path / "c.y4m"), ffmpeg=process.ffmpeg_path())
+    spec, scene = get_encoder("libx264"), Scene(0, 12)
+
+    def begun(**options: Any) -> float | None:
+        control = RateController.for_title(source, [scene], spec, target=80.0, **options)
+        return control.suggest(scene)
+
+    first = begun()
+    for seed in range(8):
+        points = [
+            RDPoint(320, 180, knob, 2000.0 / knob, 99.0 - knob / 100)
+            for knob in np.linspace(16, 44, 6).tolist()
+        ]
+        space = Space(((320, 180),), spec.knob)
+        remember(*("libx264", spec.default_preset, "vmaf"), f"{seed}", space, points, 100.0)
+    assert begun() == first
+    assert begun(prior="own") != first
+    assert begun(prior="none") is not None
 
 
 @pytest.mark.parametrize(

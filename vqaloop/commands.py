@@ -83,7 +83,7 @@ def ladder(options: argparse.Namespace) -> int:
             max_score=options.max_score,
             require=[parse_size(word) for word in (options.require or "").split(",") if word],
             budget_s=None if options.budget is None else parse_duration(options.budget),
-            prior=not options.no_prior,
+            prior=options.prior,
             tune_trials=options.tune_params,
             progress=progress,
             storage=options.storage,

@@ -25,7 +25,7 @@ import numpy as np
 
 from vqaloop.encoderspec import EncoderSpec, Knob
 from vqaloop.errors import InputError
-from vqaloop.history import current_prior
+from vqaloop.history import PriorUse, chosen_prior
 from vqaloop.prior import Prior
 from vqaloop.records import Source
 from vqaloop.remarks import Remark, remarks_on
@@ -123,10 +123,12 @@ class RateController:
         *,
         metrics: Sequence[str] = ("vmaf",),
         preset: str | None = None,
+        prior: PriorUse = "shipped",
         **options: Any,
     ) -> RateController:
         """The controller of a probed title, with the prior of an encoder and the first of
-        `metrics` that there is one for; `options` are those of the class."""
+        `metrics` that there is one for: the shipped one, that moved by this machine's "own"
+        titles, or "none"; `options` are those of the class."""
         width, height = source.canvas
         return cls(
             scenes,
@@ -134,7 +136,9 @@ class RateController:
             width=width,
             height=height,
             fps=float(source.fps),
-            prior=current_prior(spec.name, preset or spec.default_preset, metrics, source.sha256),
+            prior=chosen_prior(
+                prior, spec.name, preset or spec.default_preset, metrics, source.sha256
+            ),
             **options,
         )
 

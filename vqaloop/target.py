@@ -19,6 +19,7 @@ from vqaloop.encoder import CAP, ZONES, encoder_version, gop_frames
 from vqaloop.encoderspec import EncoderSpec
 from vqaloop.errors import InputError, TargetUnreachable
 from vqaloop.executor import Executor
+from vqaloop.history import PriorUse, prior_use
 from vqaloop.join import Joined, join, output_muxer
 from vqaloop.precision import unreached
 from vqaloop.process import quoted
@@ -74,6 +75,7 @@ def encode_to_target(
     max_bitrate: float | None = None,
     max_encodes: int | None = None,
     one_run: bool = False,
+    prior: PriorUse | bool = "shipped",
     encoder: str | None = None,
     preset: str | None = None,
     bit_depth: int | None = None,
@@ -99,7 +101,8 @@ def encode_to_target(
     most, and the mean is the target. `max_bitrate` bounds each scene's mean rate in kb/s and, with
     encoders that can, its buffer of a second; `max_encodes` bounds the encodes of scenes. With
     `one_run` the knobs found become zones of one more run over the whole (x264, x265), instead of
-    the scenes' own files being joined. `output` is an .mp4, .mkv or .webm (VP9 and AV1) with the
+    the scenes' own files being joined. `prior` is what the search begins with, as of
+    `build_ladder`. `output` is an .mp4, .mkv or .webm (VP9 and AV1) with the
     sound and all else of the input, .avs2 for AVS2; it appears when all is done, replacing what is
     there.
 
@@ -110,6 +113,7 @@ def encode_to_target(
     binary = process.ffmpeg_path(ffmpeg)
     out = Path(output)
     request.check_run(workers, seed, device, timeout_s)
+    use = prior_use(prior)
     spec = request.choose_encoder(codec, encoder, binary)
     preset = request.checked_preset(spec, preset)
     meter = open_metric(
@@ -144,6 +148,7 @@ def encode_to_target(
         spec,
         metrics=kindred(meter),
         preset=preset,
+        prior=use,
         target=target_score,
         bitrate_kbps=bitrate,
         allocation=how,
