@@ -215,6 +215,12 @@ def _score(command: Command) -> None:
     score = command("score", commands.score, "score one video, alone or against its original")
     score.add_argument("video", metavar="VIDEO", type=Path)
     score.add_argument("--reference", metavar="REF", type=Path, help="the original")
+    score.add_argument(
+        "--canvas",
+        metavar="WxH",
+        help="without --reference: judge at this size, that of the original (default: of a rung "
+        "beside its ladder.json the size of its source, else the video's own)",
+    )
     score.add_argument("--allow-hdr", action="store_true", help="score PQ and HLG all the same")
     metric_option(score)
 
