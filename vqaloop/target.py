@@ -248,9 +248,8 @@ def _held_back(
     above: bool,
 ) -> str:
     """What kept the title from its target, as far as can be told; `above`: it is beyond it."""
-    held = []
-    if max_encodes is not None and controller.encodes >= max_encodes:
-        held.append("--max-encodes")
+    used_up = max_encodes is not None and controller.encodes >= max_encodes
+    held = ["--max-encodes"] * used_up
     rates = [
         probe.bits / 1000 / float(scene.frames / source.fps)
         for scene, probe in controller.choices.items()
