@@ -54,6 +54,22 @@ def metric_option(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def prior_option(command: argparse.ArgumentParser) -> None:
+    """What a search begins with; the older name of none stays."""
+    group = command.add_mutually_exclusive_group()
+    group.add_argument(
+        "--prior",
+        choices=("shipped", "own", "none"),
+        default="shipped",
+        metavar="shipped|own|none",
+        help="begin with what the package knows of other titles (default), add what this "
+        "machine's own taught, or begin with nothing and keep nothing",
+    )
+    group.add_argument(
+        "--no-prior", dest="prior", action="store_const", const="none", help="--prior none"
+    )
+
+
 def raw_options(parser: argparse.ArgumentParser) -> None:
     raw = parser.add_argument_group("raw and HDR input")
     raw.add_argument("--video-size", metavar="WxH")

@@ -258,7 +258,9 @@ class Rung:
     params: dict[str, str]
     """Further encoder parameters."""
     ffmpeg_args: tuple[str, ...]
-    """Complete output options; `to_ffmpeg` and a command line take them alike."""
+    """Complete output options; `to_ffmpeg` and a command line take them alike. They are made for
+    the program that `about["encoder"]` of the ladder names (`ffmpeg_path`, `ffmpeg_version`, and
+    `ffmpeg`, its SHA-256); others may not know an option, or take a value for another."""
     file: str
     """Relative to the ladder's folder."""
     over_time: dict[str, Any] = field(default_factory=dict)
@@ -348,12 +350,17 @@ class Ladder:
         """One row a rung."""
         import pandas
 
-        rows = []
+        rows, encoder = [], self.about.get("encoder") or {}
         for rung in self.rungs:
             row = rung.to_json()
             guard, knob = row.pop("guard"), row.pop("knob")
             row.pop("over_time", None)
             row["ffmpeg_args"] = shlex.join(row["ffmpeg_args"])
             row["params"] = ",".join(f"{k}={v}" for k, v in rung.params.items())
-            rows.append({**row, **guard, knob["name"]: knob["value"]})
+            # the arguments are those of this very program: others may not know or keep them
+            made_by = {
+                "ffmpeg": encoder.get("ffmpeg_path"),
+                "ffmpeg_version": encoder.get("ffmpeg_version"),
+            }
+            rows.append({**row, **guard, knob["name"]: knob["value"], **made_by})
         return pandas.DataFrame(rows)
