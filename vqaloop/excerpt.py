@@ -119,7 +119,8 @@ def _filtered(node: Any, filters: Sequence[str]) -> Any:
         node = node.filter(
             name,
             *(value for value, named, _ in given if not named),
-            **{key: value for key, named, value in given if named},
+            # ffmpeg-python does its own quoting
+            **{key: value.strip("'") for key, named, value in given if named},
         )
     return node
 
