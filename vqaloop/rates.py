@@ -160,13 +160,19 @@ def _candidates(
 ) -> list[Fraction]:
     """Rates worth a try, the likelier ones first."""
     steps = np.diff(times)
-    steps = steps[steps > 0]
+    steps = np.sort(steps[steps > 0])
     measured = []
-    for step in (np.median(steps), steps.min()):
+    for step in (steps[len(steps) // 2], steps[0]):
         like = steps[np.abs(steps - step) <= max(0.1 * step, 1.5 * tick_s)]
         measured.append(Fraction(1 / float(like.mean())).limit_denominator(1001))
-    usual = sorted(STANDARD_RATES, key=lambda rate: abs(math.log(rate / measured[0])))
-    rates = dict.fromkeys((*hints[:1], *usual, *hints[1:], *measured))
+    # 29.97 and the like only where the container says so or the stamps fit nothing else
+    usual = sorted(
+        STANDARD_RATES,
+        key=lambda rate: (rate.denominator == 1001, abs(math.log(rate / measured[0]))),
+    )
+    # the usual ones first: of a rate that varies, a container may give the mean as its rate
+    meant = [rate for rate in hints if rate in STANDARD_RATES]
+    rates = dict.fromkeys((*meant, *usual, *hints, *measured))
     taken = [rate for rate in rates if MIN_FPS <= rate <= MAX_VARIABLE_FPS]
     most = MAX_REPEATS * len(times) / float(times[-1])
     return [rate for rate in taken if rate <= most] or [min(taken)]
