@@ -46,6 +46,7 @@ KINDS: dict[str, tuple[list[float], Fraction]] = {
     ),
     "24, then 30": (steady(24, 48) + steady(30, 60, 2), Fraction(30)),
     "15 % missing": ([t for t in steady(30, 120) if _SEEDED.random() > 0.15], Fraction(30)),
+    "one missing of twelve": (steady(25, 6) + steady(25, 5, 0.28), Fraction(25)),
     "no usual rate": ([t for t in steady(18, 90) if round(t * 18) % 7], Fraction(18)),
 }
 

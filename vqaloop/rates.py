@@ -35,6 +35,9 @@ _ALIKE = Fraction(105, 100)
 """Rates this near each other (24 and 25, 48 and 50) keep the same frames of a short title: which
 is meant shows in how well the stamps fit."""
 
+_SHORT = Fraction(5, 4)
+"""In a title of a few frames even rates this far apart keep the same; a grid that fits decides."""
+
 _FITS_ALIKE = 0.02
 """Frames; a mean distance from the grid no smaller than another's by more is no better fit."""
 
@@ -146,13 +149,15 @@ def best_regrid(times_s: npt.ArrayLike, tick_s: float, hints: Sequence[Fraction]
     if undelayed and min(way.fps for way in undelayed) <= _JITTER * least:
         whole = undelayed
         least = min(way.fps for way in whole)
-    alike = [way for way in whole if way.fps <= least * _ALIKE]
-    distances = [_distance(times, way.fps) for way in alike]
-    return next(
+    distances = {way.fps: _distance(times, way.fps) for way in whole}
+    alike = [
         way
-        for way, distance in zip(alike, distances, strict=True)
-        if distance <= min(distances) + _FITS_ALIKE
-    )
+        for way in whole
+        if way.fps <= least * _SHORT
+        and distances[way.fps] <= _FITS_ALIKE + tick_s * float(way.fps) / 2
+    ] or [way for way in whole if way.fps <= least * _ALIKE]
+    closest = min(distances[way.fps] for way in alike)
+    return next(way for way in alike if distances[way.fps] <= closest + _FITS_ALIKE)
 
 
 def _candidates(
