@@ -19,6 +19,7 @@ import pytest
 
 from tests.commandline import SMALL, Room, fake_ffmpeg
 from tests.media import REPOSITORY, make_captioned, make_changing, make_clip, remux, write_y4m
+from tests.test_probing_kinds import with_dolby_vision
 from tests.test_source import HDR_TAGS, cut, fifo, huge_mkv, sound_only, with_bytes, with_cover
 from vqaloop import process
 
@@ -158,6 +159,14 @@ def changing(change: str, name: str = "a.mkv") -> Make:
     return make
 
 
+def dolby_vision(path: Path) -> None:
+    with_dolby_vision(path, 5, 0)
+
+
+def mirrored(source: Path, path: Path) -> None:
+    remux(source, path, "-display_hflip")
+
+
 def rotated(source: Path, path: Path) -> None:
     remux(source, path, "-display_rotation", "90")
 
@@ -211,6 +220,7 @@ CASES = (
     Case("HDR (PQ)", clip("a.mp4", vf=PQ), "--allow-hdr"),
     Case("HDR (HLG)", clip("a.mp4", vf=HLG), "--allow-hdr"),
     Case("size changes, rotated", changing("size", "a.mp4"), "split it there"),
+    Case("HDR (Dolby Vision)", given("a.mp4", dolby_vision), "--allow-hdr"),
     Case("raw video without its format", raw(), "give --video-size"),
     Case("raw video with half of its format", raw("--video-size", "160x96"), "needs all of"),
     Case(
@@ -322,8 +332,16 @@ THROUGH = (
         "Cropped from 161x97 to 160x96",
     ),
     Case("variable frame rate", given("a.mp4", variable), "Variable frame rate"),
+    Case("one frame missing", clip("a.mp4", vf="select='not(eq(n,6))'"), "1 frame repeated"),
+    Case("--framerate 50", clip("a.mp4", "--framerate", "50"), "brought to 50 a second"),
+    Case(
+        "transparency of VP9",
+        clip("a.webm", pix_fmt="yuva420p", **{"auto-alt-ref": 0}),
+        "Transparency is dropped",
+    ),
     Case("rotated", remade("a.mp4", rotated, *TALL), "Rotated by 90"),
     Case("interlaced", given("a.mp4", interlaced), "Interlaced; deinterlaced"),
+    Case("mirrored", remade("a.mp4", mirrored), "Mirrored left to right"),
     Case("pixels that are not square", clip("a.mp4", vf="setsar=16/15"), "square ones"),
     Case("closed captions in the pictures", given("a.mp4", captioned), "Closed captions in"),
     Case(

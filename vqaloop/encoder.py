@@ -253,7 +253,8 @@ def output_options(spec: EncoderSpec, rendition: Rendition, source: Source) -> d
             settings[tunables[name].option] = value
     return {
         # one mapped stream leaves no audio, subtitles or data behind
-        "map": "0:v:0",
+        # V rather than v: cover art is no video, and may come first
+        "map": "0:V:0",
         "map_metadata": "-1",
         "map_chapters": "-1",
         "vf": ",".join(_filters(spec, rendition, source)),

@@ -3,9 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from av.stream import Disposition
-
-from vqaloop.container import opened
+from vqaloop.container import main_video, opened
 
 _WITH_CAPTIONS = ("av1", "h264", "hevc", "mpeg2video", "vvc")
 """Codecs with a place for captions in their bitstream."""
@@ -45,12 +43,6 @@ def find_captions(path: Path) -> bool:
         if stream.codec_context.codec.canonical_name not in _WITH_CAPTIONS:
             return False
         return any(holds_captions(bytes(packet)) for packet in container.demux(stream))
-
-
-def main_video(container: Any) -> Any:
-    """The first video stream that is no cover picture; None where there is none."""
-    pictures = container.streams.video
-    return next((s for s in pictures if not s.disposition & Disposition.attached_pic), None)
 
 
 def is_stereo(container: Any, stream: Any) -> bool:

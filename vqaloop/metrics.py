@@ -29,6 +29,7 @@ import av
 import ffmpeg as ffmpeg_graph
 
 from vqaloop import process
+from vqaloop.container import main_video
 from vqaloop.errors import DecodeFailed, InputError, ToolError
 from vqaloop.files import scratch
 from vqaloop.process import quoted
@@ -93,16 +94,16 @@ def measure(
     *,
     ffmpeg: str,
     distorted_options: tuple[tuple[str, str], ...] = (),
-    distorted_prep: tuple[str, ...] = (),
+    distorted_prep: Sequence[str] = (),
     timeout_s: float | None = None,
     threads: int | None = None,
 ) -> dict[str, Score]:
     """Scores of `distorted` against `source`, by metric name, over all frames.
 
-    `distorted_options` go before its -i, as raw video needs; `distorted_prep` are filters that
-    make its frames alike, as `Source.prep` does those of the source; `timeout_s` is by default a
-    minute and a second for every megapixel to decode; `threads` is by default all processors. The
-    time of the one run is split evenly between the scores.
+    `distorted_options` go before its -i, as raw video needs, and `distorted_prep` are filters that
+    make it constant in rate, progressive and square, as `Source.prep` does; `timeout_s` is by
+    default a minute and a second for every megapixel to decode; `threads` is by default all
+    processors. The time of the one run is split evenly between the scores.
 
     Raises InputError for an unknown metric, a file that is not there or an ffmpeg without the
     filter, DecodeFailed when either file does not decode to exactly `source.frames` frames.
@@ -229,9 +230,9 @@ def _bit_depth(path: Path, options: Mapping[str, str]) -> int:
             demuxer = options.get("f") or options.get("format")
             with av.open(process.file_url(path), format=demuxer, options=others) as container:
                 # a stream whose decoder is missing has no codec context, whatever the types say
-                codec: Any = container.streams.video[0].codec_context
+                codec: Any = main_video(container).codec_context
                 pix_fmt = codec.pix_fmt if codec is not None else None
-        except (av.FFmpegError, IndexError) as error:
+        except (av.FFmpegError, AttributeError) as error:
             raise DecodeFailed(f"{quoted(path)} could not be opened as video: {error}") from error
     if not pix_fmt:
         return 8

@@ -235,16 +235,9 @@ class Scorer:
                 # what is decoded from its beginning each time had better be read once
                 in_rounds=self.metric.precision is not None and picks_from(other),
             )
-        if other.changes and isinstance(self.metric, ClassicalMetric):
-            return metrics.measure(
-                source, path, [self.metric.name], ffmpeg=self.ffmpeg, distorted_prep=other.prep
-            )[self.metric.name]
-        if other.prep or other.input_options:
-            raise InputError(
-                f"{path.name!r} would have to be changed before it can be compared by "
-                f"{self.metric.name} ({'; '.join(other.notes) or 'raw video'}); convert it first"
-            )
-        return self.metric.measure(source, path, "ffmpeg")
+        name, prep = self.metric.name, other.prep
+        scores = metrics.measure(source, path, [name], ffmpeg=self.ffmpeg, distorted_prep=prep)
+        return scores[name]
 
     def canvas_of(self, video: str | os.PathLike[str]) -> tuple[int, int] | None:
         """The size of the original of a ladder's rung, as the ladder.json beside it has it.

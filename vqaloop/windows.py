@@ -15,13 +15,12 @@ import os
 from collections.abc import Sequence
 from fractions import Fraction
 
-import av
 import ffmpeg as ffmpeg_graph
 import numpy as np
 import numpy.typing as npt
 
 from vqaloop import process
-from vqaloop.container import opened
+from vqaloop.container import main_video, opened
 from vqaloop.errors import DecodeFailed, InputError
 from vqaloop.excerpt import GOP_S
 from vqaloop.frames import any_of
@@ -134,8 +133,7 @@ def _seeking_pays(source: Source, ranges: Sequence[tuple[int, int]]) -> bool:
     decoded = Fraction(0)
     try:
         with opened(source.path) as container:
-            cover = av.stream.Disposition.attached_pic
-            stream = next(s for s in container.streams.video if not s.disposition & cover)
+            stream = main_video(container)
             begin = stream.start_time or 0
             for start, count in ranges:
                 place = begin + int(start / source.fps / stream.time_base)
