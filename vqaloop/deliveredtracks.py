@@ -9,8 +9,7 @@ from typing import Any
 from av.stream import Disposition
 
 from vqaloop import process
-from vqaloop.container import opened
-from vqaloop.inpictures import main_video
+from vqaloop.container import main_video, opened
 from vqaloop.process import quoted
 from vqaloop.records import Ladder
 from vqaloop.terminal import counted

@@ -20,9 +20,9 @@ import ffmpeg as ffmpeg_graph
 from vqaloop import process
 from vqaloop.boxes import VideoEntry, fragment_starts, read_video_entry
 from vqaloop.codecstrings import AAC_LC, codec_string, starts_anew, vp9_level
-from vqaloop.container import opened
+from vqaloop.container import main_video, opened
 from vqaloop.errors import InputError, ToolError
-from vqaloop.inpictures import holds_captions, main_video
+from vqaloop.inpictures import holds_captions
 from vqaloop.process import quoted
 from vqaloop.rates import snapped
 
