@@ -19,6 +19,7 @@ from vqaloop.precision import check_precision
 from vqaloop.records import Score, Source
 from vqaloop.source import probe_source
 from vqaloop.students import StudentMetric
+from vqaloop.tags import colour_range
 
 DEFAULT_METRIC = "internvqa"
 DEFAULT_STUDENT = "internvqa-mini"
@@ -216,17 +217,19 @@ class Scorer:
             return self.metric.compare(
                 source,
                 lambda indices: each_of_source(
-                    other, indices, ffmpeg=self.ffmpeg, size=source.canvas
+                    other,
+                    indices,
+                    ffmpeg=self.ffmpeg,
+                    size=source.canvas,
+                    wanted_range=colour_range(source),
                 ),
                 # what is decoded from its beginning each time had better be read once
                 in_rounds=self.metric.precision is not None and picks_from(other),
             )
-        if other.prep or other.input_options:
-            raise InputError(
-                f"{path.name!r} would have to be changed before it can be compared by "
-                f"{self.metric.name} ({'; '.join(other.notes) or 'raw video'}); convert it first"
-            )
-        return self.metric.measure(source, path, "ffmpeg")
+        name = self.metric.name
+        return metrics.measure(
+            source, path, [name], ffmpeg=self.ffmpeg, distorted_prep=other.prep
+        )[name]
 
     def _probe(self, path: Path) -> Source:
         return probe_source(path, allow_hdr=self.allow_hdr, ffmpeg=self.ffmpeg)

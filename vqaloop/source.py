@@ -22,6 +22,7 @@ from vqaloop.process import quoted
 from vqaloop.rates import mean_rate, nearest_standard, parse_rate, regular_rate
 from vqaloop.rawvideo import Y4M_MAGIC, count_raw_frames, count_y4m_frames
 from vqaloop.records import Source
+from vqaloop.tags import as_stored
 
 _LATE_START = 0.25
 """Frames by which the first picture may lag the container's start without being moved."""
@@ -110,6 +111,11 @@ def _probe_raw(path: Path, video_size: str, pix_fmt: str, framerate: str) -> Sou
     check_size(f"--video-size for {quoted(path)}", width, height)
     frames = count_raw_frames(path, pix_fmt, width, height)
     bit_depth, notes = _sample_format(pix_fmt)
+    # the old names of full-range formats are the one thing by which raw samples tell their range
+    told = (("color_range", "pc"),) if pix_fmt.startswith("yuvj") else ()
+    stored, colour, colour_notes = as_stored(
+        av.VideoFormat(pix_fmt, 64, 64), (width, height), bit_depth, told
+    )
     crop, crop_notes = _even_crop(width, height)
     return Source(
         path=path,
@@ -126,8 +132,9 @@ def _probe_raw(path: Path, video_size: str, pix_fmt: str, framerate: str) -> Sou
             ("pixel_format", pix_fmt),
             ("framerate", f"{fps.numerator}/{fps.denominator}"),
         ),
-        prep=crop,
-        notes=(*notes, *crop_notes),
+        prep=(*stored, *crop),
+        colour=colour,
+        notes=(*notes, *colour_notes, *crop_notes),
     )
 
 
@@ -160,6 +167,9 @@ def _probe_container(path: Path, expected: int | None, allow_hdr: bool, ffmpeg: 
     width, height, spatial, size_notes = _square(seen)
     check_size(name, width, height)
     check_rate(name, fps)
+    stored, colour, colour_notes = as_stored(
+        av.VideoFormat(stream.pix_fmt, 64, 64), (width, height), bit_depth, stream.colour
+    )
     delivered = deliver(path, temporal, ffmpeg) if temporal else seen
     return Source(
         path=path,
@@ -170,10 +180,10 @@ def _probe_container(path: Path, expected: int | None, allow_hdr: bool, ffmpeg: 
         frames=len(delivered.times_s),
         pix_fmt=stream.pix_fmt,
         bit_depth=bit_depth,
-        prep=(*temporal, *spatial),
-        colour=stream.colour,
+        prep=(*stored, *temporal, *spatial),
+        colour=colour,
         hdr=stream.hdr is not None,
-        notes=(*notes, *timing_notes, *size_notes),
+        notes=(*notes, *timing_notes, *colour_notes, *size_notes),
     )
 
 
