@@ -20,7 +20,7 @@ from vqaloop.errors import DecodeFailed
 from vqaloop.metrics import SCALER
 from vqaloop.picking import SOURCES, TROUBLE, frames_at, is_plain
 from vqaloop.records import Source
-from vqaloop.tags import RANGES, UNTAGGED, in_range
+from vqaloop.tags import RANGES, UNTAGGED, colour_range, in_range
 
 Frames = npt.NDArray[np.uint8]
 """(N, H·3/2, W) planar 4:2:0."""
@@ -63,12 +63,12 @@ def each_of_source(
 ) -> Iterator[Frames]:
     """`read_source`, frame by frame: each (H·3/2, W), in its own range or that which is wanted."""
     size, found = size or source.canvas, 0
-    own = dict(source.colour).get("color_range") or wanted_range
+    own = colour_range(source)
     if picks_from(source):
         # through ffmpeg after all where that fails: it says best why
         with contextlib.suppress(DecodeFailed):
             for frame in _with_pyav(
-                source.path, indices, size, source.fps, (own, wanted_range), upright=True
+                source.path, indices, size, source.fps, (own, wanted_range or own), upright=True
             ):
                 yield frame
                 found += 1

@@ -50,6 +50,9 @@ SCALER = "bicubic+accurate_rnd+full_chroma_int"
 REVISION = 3
 """Raised whenever the same files would get other values; belongs in cache keys."""
 
+_BARE = ("h264", "hevc", "avs2", "rawvideo")
+"""ffmpeg's names of formats that are a stream without a container."""
+
 _CEILING_DB = {8: 60.0, 10: 72.0}
 
 
@@ -231,11 +234,12 @@ def _samples(
 ) -> tuple[int, str, tuple[str, ...]]:
     """Bits a sample of a file's video, its range, and the filters that its pixel format needs.
 
-    Where the file tells no range (AVS2 cannot), it has the source's; 8 bits of 4:2:0 where PyAV
-    has no decoder (AVS2).
+    Where no range is told, it is limited, as in a player; but bare streams and raw video, whose
+    makers often have no place for it or leave it out, have the source's. Where PyAV has no decoder
+    (AVS2) it is 8 bits of 4:2:0.
     """
     pix_fmt = options.get("pixel_format") or options.get("pix_fmt")
-    told = 0
+    own = colour_range(source)
     if not pix_fmt:
         try:
             others = {key: options[key] for key in options if key not in ("f", "format")}
@@ -244,7 +248,9 @@ def _samples(
                 # a stream whose decoder is missing has no codec context, whatever the types say
                 codec: Any = container.streams.video[0].codec_context
                 if codec is not None:
-                    pix_fmt, told = codec.pix_fmt, int(codec.color_range)
+                    pix_fmt = codec.pix_fmt
+                    untold = own if container.format.name in _BARE else "tv"
+                    own = RANGES.get(int(codec.color_range), untold)
         except (av.FFmpegError, IndexError) as error:
             raise DecodeFailed(f"{quoted(path)} could not be opened as video: {error}") from error
     pix_fmt = pix_fmt or "yuv420p"
@@ -253,7 +259,7 @@ def _samples(
     except ValueError as error:
         raise InputError(f"{pix_fmt} is not a pixel format that is known") from error
     bits = max((component.bits for component in layout.components), default=8)
-    own = "pc" if pix_fmt.startswith("yuvj") else RANGES.get(told) or colour_range(source)
+    own = "pc" if pix_fmt.startswith("yuvj") else own
     # RGB is compared by the matrix of the source
     matrix = [pair for pair in source.colour if pair[0] == "colorspace"]
     prep, tags, _ = as_stored(layout, source.canvas, bits, (*matrix, ("color_range", own)))
