@@ -242,7 +242,7 @@ def _scaled(
     if name == "yuv420p" and (frame.width, frame.height) == size and not wanted:
         return frame.to_ndarray().astype(np.uint8, copy=False)
     bare = VideoFrame.from_ndarray(frame.to_ndarray(), format=name)
-    bare.color_range = own if wanted else frame.color_range
+    bare.color_range = own if wanted and own else frame.color_range
     made = scaler.reformat(bare, *size, "yuv420p", interpolation=_FLAGS, dst_color_range=wanted)
     return made.to_ndarray().astype(np.uint8, copy=False)
 

@@ -84,6 +84,7 @@ def as_stored(
     """
     tags, depth = dict(colour), "10le" if bits > 8 else ""
     is_hd = size[0] >= 1280 or size[1] > 576
+    filters: tuple[str, ...]
     visible = [c for c in layout.components if not c.is_alpha]
     # one bit is black or white, without a range
     if layout.is_rgb or layout.has_palette or visible[0].bits == 1:
