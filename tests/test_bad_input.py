@@ -356,6 +356,11 @@ THROUGH = (
     Case("pixel format changes inside", changing("pixel format"), "Pixel format changes inside"),
     Case("pixel shape changes inside", changing("pixel shape"), "holds for all"),
     Case("chroma of 4:4:4", clip("a.y4m", pix_fmt="yuv444p"), "delivered as 4:2:0"),
+    Case("RGB", clip("a.mkv", codec="ffv1", pix_fmt="gbrp"), "RGB is delivered as YUV"),
+    Case("grey", clip("a.mkv", codec="ffv1", pix_fmt="gray"), "Grey is delivered as YUV"),
+    Case(
+        "HD without colour tags", clip("a.y4m", vf="scale=1280:720", pix_fmt="yuv420p"), "BT.709"
+    ),
     Case("10 bit with x264", clip("a.mkv", **DEEP), ""),
     Case("10 bit with x265", clip("a.mkv", "--codec", "hevc", **DEEP), ""),
     Case("10 bit with SVT-AV1", clip("a.mkv", "--codec", "av1", "--preset", "12", **DEEP), ""),

@@ -142,7 +142,8 @@ def _ffmpeg_command(build: Build, spec: EncoderSpec, job: Job) -> list[str]:
         # a second -x265-params would replace the first: theirs goes on behind ours
         if arg.endswith("-params") and (ours := options.get(arg.removeprefix("-"))):
             args[at + 1] = f"{ours}:{args[at + 1]}"
-    graph = ffmpeg_graph.input("INPUT").output("OUTPUT", **options)
+    # y4m has no matrix, and ffmpeg would convert from none to that of the output: the decoder tags
+    graph = ffmpeg_graph.input("INPUT", **dict(view.colour)).output("OUTPUT", **options)
     argv = process.compiled(graph, build.path, {"INPUT": view.path, "OUTPUT": job.out})
     # plain names, absolute and ours: a script around the encoder may want to read or check them
     argv = [arg.removeprefix("file:") if arg.startswith("file:/") else arg for arg in argv]

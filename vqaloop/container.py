@@ -26,6 +26,7 @@ from vqaloop.limits import MAX_PIXELS, MAX_SIDE, MIN_SIDE, check_count, check_si
 from vqaloop.process import quoted
 from vqaloop.rates import snapped
 from vqaloop.records import REUSE
+from vqaloop.tags import RANGES
 
 LOSSLESS = "rewrite it with `ffmpeg -i INPUT -an -c:v ffv1 OUTPUT.mkv` and look at the result"
 """What to do about a file that decodes badly, for the end of a message."""
@@ -42,9 +43,9 @@ _TRANSFERS = {
 }  # fmt: skip
 _MATRICES = {
     1: "bt709", 4: "fcc", 5: "bt470bg", 6: "smpte170m", 7: "smpte240m", 8: "ycgco",
-    9: "bt2020nc", 10: "bt2020c", 12: "chroma-derived-nc", 13: "chroma-derived-c", 14: "ictcp",
+    9: "bt2020nc", 10: "bt2020c", 11: "smpte2085", 12: "chroma-derived-nc",
+    13: "chroma-derived-c", 14: "ictcp", 15: "ipt-c2", 16: "ycgco-re", 17: "ycgco-ro",
 }  # fmt: skip
-_RANGES = {1: "tv", 2: "pc"}
 _HDR_TRANSFERS = {16: "PQ", 18: "HLG"}
 # libavcodec's field orders, by the field that is coded first
 _FIELD_ORDERS = {2: "tff", 4: "tff", 3: "bff", 5: "bff"}
@@ -167,7 +168,7 @@ def read_stream(path: Path) -> VideoStream:
             turned=_turned(frame),
             hdr=_HDR_TRANSFERS.get(int(codec.color_trc)),
             alpha=stream.metadata.get("alpha_mode") == "1",
-            colour=_colour(codec, frame.format.is_rgb),
+            colour=_colour(codec, frame.format),
         )
 
 
@@ -244,15 +245,15 @@ def _video_stream(container: Any, name: str) -> Any:
     return streams[0]
 
 
-def _colour(codec: Any, is_rgb: bool) -> tuple[tuple[str, str], ...]:
+def _colour(codec: Any, layout: Any) -> tuple[tuple[str, str], ...]:
     tags = [
         ("color_primaries", _PRIMARIES.get(int(codec.color_primaries))),
         ("color_trc", _TRANSFERS.get(int(codec.color_trc))),
     ]
-    # RGB has neither matrix nor range, and becomes limited-range YUV on the way out
-    if not is_rgb:
+    # RGB has neither matrix nor range; what it is made on the way out, it is tagged with
+    if not (layout.is_rgb or layout.has_palette):
         tags.append(("colorspace", _MATRICES.get(int(codec.colorspace))))
-        tags.append(("color_range", _RANGES.get(int(codec.color_range))))
+        tags.append(("color_range", RANGES.get(int(codec.color_range))))
     return tuple((key, value) for key, value in tags if value)
 
 

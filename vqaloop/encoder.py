@@ -15,6 +15,7 @@ from vqaloop.encoderspec import EncoderSpec, Knob, Tunable, read_spec
 from vqaloop.errors import EncoderMissing, InputError, ToolError
 from vqaloop.hints import did_you_mean, plain
 from vqaloop.records import Rendition, Source
+from vqaloop.tags import retagged
 
 __all__ = [
     "CAP",
@@ -275,7 +276,10 @@ def _filters(spec: EncoderSpec, rendition: Rendition, source: Source) -> list[st
         filters.append(f"scale={rendition.width}:{rendition.height}:flags={DOWNSCALER}")
         # sides rounded to even ones would else leave pixels marked as not quite square
         filters.append("setsar=1")
-    filters.append(f"format={dict(spec.pixel_formats)[rendition.bit_depth]}")
+    filters += [
+        f"format={dict(spec.pixel_formats)[rendition.bit_depth]}",
+        *retagged(source.colour),
+    ]
     # Exact timestamps by index: a container's rounded ones would make ffmpeg drop or repeat frames
     return [*filters, f"settb=expr={1 / source.fps}", "setpts=expr=N"]
 

@@ -19,6 +19,7 @@ from vqaloop.files import unfinished
 from vqaloop.metrics import append_filters
 from vqaloop.process import quoted
 from vqaloop.records import REUSE, Source
+from vqaloop.tags import retagged
 
 GOP_S = 2
 """Seconds of a GOP; windows are whole numbers of them."""
@@ -130,6 +131,10 @@ def _filtered(node: Any, filters: Sequence[str]) -> Any:
 def _write_ffv1(graph: Any, source: Source, wanted: int, part: Path, ffmpeg: str) -> str:
     """Encode a graph's frames to `part`; its pixel format. DecodeFailed for another count."""
     tick = f"{source.fps.denominator}/{source.fps.numerator}"
+    tags = dict(source.colour)
+    if retagged(source.colour):
+        # who reads the excerpt could not scale it; renditions are tagged from the source
+        del tags["colorspace"]
     # intra only, Golomb-Rice, small context: decoding speed counts, not size
     sink = (
         graph.filter("settb", tick)
@@ -146,7 +151,7 @@ def _write_ffv1(graph: Any, source: Source, wanted: int, part: Path, ffmpeg: str
             context=0,
             slices=4,
             slicecrc=0,
-            **dict(source.colour),
+            **tags,
         )
     )
     argv = process.compiled(sink, ffmpeg, {"INPUT": source.path, "OUTPUT": part})

@@ -20,6 +20,7 @@ from vqaloop.errors import DecodeFailed
 from vqaloop.metrics import SCALER
 from vqaloop.picking import SOURCES, TROUBLE, frames_at, is_plain
 from vqaloop.records import Source
+from vqaloop.tags import RANGES, UNTAGGED, colour_range, in_range
 
 Frames = npt.NDArray[np.uint8]
 """(N, H·3/2, W) planar 4:2:0."""
@@ -34,6 +35,7 @@ ENCODES = f"{SOURCES},ivf,obu,h264,hevc,vvc,avs2,mpegts,avi,nut"
 
 _FLAGS = int(Interpolation.BICUBIC | Interpolation.ACCURATE_RND | Interpolation.FULL_CHR_H_INT)
 """SCALER, as PyAV takes it."""
+_RANGES = {name: number for number, name in RANGES.items()}
 
 
 def read_source(
@@ -57,13 +59,17 @@ def each_of_source(
     *,
     ffmpeg: str,
     size: tuple[int, int] | None = None,
+    wanted_range: str | None = None,
 ) -> Iterator[Frames]:
-    """`read_source`, frame by frame: each (H·3/2, W)."""
+    """`read_source`, frame by frame: each (H·3/2, W), in its own range or that which is wanted."""
     size, found = size or source.canvas, 0
+    own = colour_range(source)
     if picks_from(source):
         # through ffmpeg after all where that fails: it says best why
         with contextlib.suppress(DecodeFailed):
-            for frame in _with_pyav(source.path, indices, size, source.fps, upright=True):
+            for frame in _with_pyav(
+                source.path, indices, size, source.fps, (own, wanted_range or own), upright=True
+            ):
                 yield frame
                 found += 1
     if found < len(indices):
@@ -74,12 +80,15 @@ def each_of_source(
             ffmpeg=ffmpeg,
             input_options=source.input_options,
             prep=source.prep,
+            ranges=in_range(own, wanted_range),
         )
 
 
 def picks_from(source: Source) -> bool:
     """Whether frames are picked out of a source; else all of it up to the last is decoded."""
-    return not (source.prep or source.input_options) and is_plain(
+    # tags change no sample
+    changed = any(not text.startswith("setparams=") for text in source.prep)
+    return not (changed or source.input_options) and is_plain(
         source.path, source.frames, source.canvas, source.fps
     )
 
@@ -108,20 +117,21 @@ def read_with_ffmpeg(
     ffmpeg: str,
     input_options: Sequence[tuple[str, str]] = (),
     prep: Sequence[str] = (),
+    ranges: str = "",
     timeout_s: float | None = None,
 ) -> Frames:
     """Frames by index through the ffmpeg program; all of the file up to the last is decoded.
 
-    Raises DecodeFailed when the file ends before the last of them.
+    `ranges` are `in_range`'s. Raises DecodeFailed when the file ends before the last of them.
     """
     width, height = size
     wanted = any_of([f"between(n,{first},{last})" for first, last in _runs(indices)])
-    scale = f"scale={width}:{height}:flags={SCALER}"
+    scale = f"scale={width}:{height}:flags={SCALER}{ranges}"
     graph = ffmpeg_graph.input("INPUT", **process.input_options(input_options)).output(
         "pipe:1",
         # V rather than v: cover art is no video
         map="0:V:0",
-        vf=",".join([*prep, f"select='{wanted}'", scale, "format=yuv420p"]),
+        vf=",".join([*prep, f"select='{wanted}'", UNTAGGED, scale, "format=yuv420p"]),
         fps_mode="passthrough",
         f="rawvideo",
         **{"frames:v": len(indices)},
@@ -166,13 +176,18 @@ def each_of_encode(
     decoder: str,
     ffmpeg: str,
     threads: int = 1,
+    wanted_range: str | None = None,
 ) -> Iterator[Frames]:
-    """`read_encode`, frame by frame: each (H·3/2, W). `threads` is how many decode."""
+    """`read_encode`, frame by frame: each (H·3/2, W). `threads` is how many decode.
+
+    In the range that is wanted, which is taken for its own where it tells none.
+    """
     if decoder == "ffmpeg":
         only = [("format_whitelist", ENCODES)]
         yield from read_with_ffmpeg(path, indices, size, ffmpeg=ffmpeg, input_options=only)
         return
-    yield from _with_pyav(path, indices, size, fps, threads)
+    ranges = wanted_range, wanted_range
+    yield from _with_pyav(path, indices, size, fps, ranges, threads)
 
 
 def _with_pyav(
@@ -180,17 +195,21 @@ def _with_pyav(
     indices: Sequence[int],
     size: tuple[int, int],
     fps: Fraction,
+    ranges: tuple[str | None, str | None],
     threads: int = 1,
     upright: bool = False,
 ) -> Iterator[Frames]:
-    """`upright` is for a source, which unlike an encode of ours may ask to be turned: refused."""
+    """`ranges` are that of frames which tell none, and that wanted of all; None for their own.
+
+    `upright` is for a source, which unlike an encode of ours may ask to be turned: refused.
+    """
     formats = SOURCES if upright else ENCODES
     scaler, found = VideoReformatter(), 0
     try:
         for frame in frames_at(path, indices, fps, threads=threads, formats=formats):
             if upright and frame.side_data.get("DISPLAYMATRIX"):
                 raise ValueError("it is to be turned")
-            yield _scaled(scaler, frame, size)
+            yield _scaled(scaler, frame, size, ranges)
             found += 1
     except TROUBLE as error:
         raise DecodeFailed(f"{_name(path)} could not be decoded: {error}") from error
@@ -204,18 +223,27 @@ def _stacked(frames: Iterable[Frames]) -> Frames:
     return np.stack(list(frames))
 
 
-def _scaled(scaler: VideoReformatter, frame: VideoFrame, size: tuple[int, int]) -> Frames:
+def _scaled(
+    scaler: VideoReformatter,
+    frame: VideoFrame,
+    size: tuple[int, int],
+    ranges: tuple[str | None, str | None],
+) -> Frames:
     """One frame's samples at `size`, as ffmpeg's scale filter gives them.
 
     Of its tags only the range goes along: where a decoder tells the place of chroma (H.264, HEVC),
     swscale called from here would move it by a quarter sample, which the filter does not.
     """
     name = frame.format.name.replace("yuvj", "yuv")
-    if name == "yuv420p" and (frame.width, frame.height) == size:
+    own, wanted = (_RANGES.get(told or "") for told in ranges)
+    own = frame.color_range or own
+    if own == wanted:
+        wanted = None
+    if name == "yuv420p" and (frame.width, frame.height) == size and not wanted:
         return frame.to_ndarray().astype(np.uint8, copy=False)
     bare = VideoFrame.from_ndarray(frame.to_ndarray(), format=name)
-    bare.color_range = frame.color_range
-    made = scaler.reformat(bare, *size, "yuv420p", interpolation=_FLAGS)
+    bare.color_range = own if wanted and own else frame.color_range
+    made = scaler.reformat(bare, *size, "yuv420p", interpolation=_FLAGS, dst_color_range=wanted)
     return made.to_ndarray().astype(np.uint8, copy=False)
 
 

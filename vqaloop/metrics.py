@@ -2,7 +2,9 @@
 
 One ffmpeg run computes all the metrics asked for. Both legs are numbered by frame index, so that
 streams without timestamps (raw AVS2) and streams with odd ones are matched alike; the distorted
-leg is scaled to the source's canvas by one fixed scaler, then both have one pixel format.
+leg is scaled to the source's canvas by one fixed scaler, then both have one pixel format. Compared
+are samples as they are stored: matrix, primaries and transfer, which one side may lack, are taken
+from both, and the distorted leg is brought to the source's range.
 
 Definitions (`Score.clips` has one value a frame, `Score.value` is their arithmetic mean):
 
@@ -34,6 +36,7 @@ from vqaloop.errors import DecodeFailed, InputError, ToolError
 from vqaloop.files import scratch
 from vqaloop.process import quoted
 from vqaloop.records import REUSE, Score, Source
+from vqaloop.tags import RANGES, UNTAGGED, as_stored, colour_range
 from vqaloop.vmaf import read_vmaf, require_filter, require_size, vmaf_of_pairs, vmaf_options
 
 if TYPE_CHECKING:
@@ -45,8 +48,11 @@ __all__ = ["METRICS", "REVISION", "SCALER", "measure", "measure_clips", "vmaf_of
 SCALER = "bicubic+accurate_rnd+full_chroma_int"
 """swscale flags with which every rung is brought to the source's canvas."""
 
-REVISION = 2
+REVISION = 3
 """Raised whenever the same files would get other values; belongs in cache keys."""
+
+_BARE = ("h264", "hevc", "avs2", "rawvideo")
+"""ffmpeg's names of formats that are a stream without a container."""
 
 _CEILING_DB = {8: 60.0, 10: 72.0}
 
@@ -94,29 +100,36 @@ def measure(
     *,
     ffmpeg: str,
     distorted_options: tuple[tuple[str, str], ...] = (),
-    distorted_prep: Sequence[str] = (),
+    distorted_prep: Sequence[str] | None = None,
+    distorted_range: str | None = None,
     timeout_s: float | None = None,
     threads: int | None = None,
 ) -> dict[str, Score]:
     """Scores of `distorted` against `source`, by metric name, over all frames.
 
-    `distorted_options` go before its -i, as raw video needs, and `distorted_prep` are filters that
-    make it constant in rate, progressive and square, as `Source.prep` does; `timeout_s` is by
-    default a minute and a second for every megapixel to decode; `threads` is by default all
-    processors. The time of the one run is split evenly between the scores.
+    `distorted_options` go before its -i, as raw video needs; `distorted_prep` are filters as in
+    `Source.prep`, by default those that grey and RGB need; `distorted_range`, tv or pc, is what
+    they leave, by default what the file tells; `timeout_s` is by default a minute and a second for
+    every megapixel to decode; `threads` is by default all processors. The time of the one run is
+    split evenly between the scores.
 
     Raises InputError for an unknown metric, a file that is not there or an ffmpeg without the
     filter, DecodeFailed when either file does not decode to exactly `source.frames` frames.
     """
     wanted = list(dict.fromkeys(metrics))
     _check(wanted, source, distorted, ffmpeg)
-    bits = 10 if max(source.bit_depth, _bit_depth(distorted, dict(distorted_options))) > 8 else 8
+    depth, own, stored = _samples(distorted, dict(distorted_options), source)
+    bits = 10 if max(source.bit_depth, depth) > 8 else 8
+    prep = stored if distorted_prep is None else distorted_prep
+    own = distorted_range or own
     threads = threads or _processors()
     width, height = source.canvas
     limit_s = timeout_s or 60 + source.frames * width * height / 1e6
     with scratch() as name:
         folder = Path(name)
-        graph = _graph(source, distorted_options, distorted_prep, wanted, bits, threads, folder)
+        options = (REUSE, *distorted_options)
+        distorted_leg = _leg("DISTORTED", threads, options, *prep)
+        graph = _graph(source, distorted_leg, own, wanted, bits, threads, folder)
         files = {"DISTORTED": distorted, "REFERENCE": source.path}
         done = process.run(process.compiled(graph, ffmpeg, files), timeout_s=limit_s)
         if done.returncode != 0 or done.timed_out:
@@ -221,9 +234,17 @@ def _check(wanted: Sequence[str], source: Source, distorted: Path, ffmpeg: str) 
         require_filter(ffmpeg, _DEFINITIONS[name].filter)
 
 
-def _bit_depth(path: Path, options: Mapping[str, str]) -> int:
-    """Bits a sample of a file's video; 8 for the formats that PyAV has no decoder for (AVS2)."""
+def _samples(
+    path: Path, options: Mapping[str, str], source: Source
+) -> tuple[int, str, tuple[str, ...]]:
+    """Bits a sample of a file's video, its range, and the filters that its pixel format needs.
+
+    Where no range is told, it is limited, as in a player; but bare streams and raw video, whose
+    makers often have no place for it or leave it out, have the source's. Where PyAV has no decoder
+    (AVS2) it is 8 bits of 4:2:0.
+    """
     pix_fmt = options.get("pixel_format") or options.get("pix_fmt")
+    own = colour_range(source)
     if not pix_fmt:
         try:
             others = {key: options[key] for key in options if key not in ("f", "format")}
@@ -231,39 +252,48 @@ def _bit_depth(path: Path, options: Mapping[str, str]) -> int:
             with av.open(process.file_url(path), format=demuxer, options=others) as container:
                 # a stream whose decoder is missing has no codec context, whatever the types say
                 codec: Any = main_video(container).codec_context
-                pix_fmt = codec.pix_fmt if codec is not None else None
+                if codec is not None:
+                    pix_fmt = codec.pix_fmt
+                    untold = own if container.format.name in _BARE else "tv"
+                    own = RANGES.get(int(codec.color_range), untold)
         except (av.FFmpegError, AttributeError) as error:
             raise DecodeFailed(f"{quoted(path)} could not be opened as video: {error}") from error
-    if not pix_fmt:
-        return 8
+    pix_fmt = pix_fmt or "yuv420p"
     try:
-        return max(component.bits for component in av.VideoFormat(pix_fmt).components)
+        layout = av.VideoFormat(pix_fmt, 64, 64)
     except ValueError as error:
         raise InputError(f"{pix_fmt} is not a pixel format that is known") from error
+    bits = max((component.bits for component in layout.components), default=8)
+    own = "pc" if pix_fmt.startswith("yuvj") else own
+    # RGB is compared by the matrix of the source
+    matrix = [pair for pair in source.colour if pair[0] == "colorspace"]
+    prep, tags, _ = as_stored(layout, source.canvas, bits, (*matrix, ("color_range", own)))
+    return bits, dict(tags)["color_range"], prep
 
 
 def _graph(
     source: Source,
-    distorted_options: Iterable[tuple[str, str]],
-    distorted_prep: Sequence[str],
+    distorted: Any,
+    own_range: str,
     wanted: Sequence[str],
     bits: int,
     threads: int,
     folder: Path,
 ) -> Any:
-    """The whole run, between the files DISTORTED and REFERENCE and a report on stdout."""
+    """The whole run, from the distorted leg and the file REFERENCE to a report on stdout."""
     width, height = source.canvas
+    to_range = colour_range(source)
     number = f"settb={source.fps.denominator}/{source.fps.numerator},setpts=N"
     pix_fmt = f"format={'yuv420p' if bits == 8 else 'yuv420p10le'}"
     # the file's own metadata goes, so that it cannot bring numbers that pass for ours; the mark
     # makes the last filter print every frame, measured or not
     mark = "metadata=mode=delete,metadata=mode=add:key=vqaloop:value=1"
-    size = f"{mark},scale={width}:{height}:flags={SCALER}"
-    # where the file tells no range (AVS2 cannot), it has the source's; else ffmpeg would convert
-    declared = [pair for pair in source.colour if pair[0] == "color_range"]
-    options = (REUSE, *declared, *distorted_options)
-    node = _leg("DISTORTED", threads, options, *distorted_prep, number, size, pix_fmt)
-    prep = (*source.prep, number, f"scale=flags={SCALER}", pix_fmt)
+    scale = f"scale={width}:{height}:in_range={own_range}:out_range={to_range}:flags={SCALER}"
+    node = distorted
+    for text in (f"{UNTAGGED}:range={own_range}", number, mark, scale, pix_fmt):
+        node = append_filters(node, text)
+    tags = f"{UNTAGGED}:range={to_range}"
+    prep = (*source.prep, tags, number, f"scale=out_range={to_range}:flags={SCALER}", pix_fmt)
     references = _leg("REFERENCE", threads, source.input_options, *prep)
     references = references.filter_multi_output("split", len(wanted))
     for index, name in enumerate(wanted):

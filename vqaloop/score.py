@@ -21,6 +21,7 @@ from vqaloop.precision import check_precision
 from vqaloop.records import Score, Source
 from vqaloop.source import probe_source, read_head
 from vqaloop.students import StudentMetric
+from vqaloop.tags import colour_range
 
 DEFAULT_METRIC = "internvqa"
 DEFAULT_STUDENT = "internvqa-mini"
@@ -230,14 +231,25 @@ class Scorer:
             return self.metric.compare(
                 source,
                 lambda indices: each_of_source(
-                    other, indices, ffmpeg=self.ffmpeg, size=source.canvas
+                    other,
+                    indices,
+                    ffmpeg=self.ffmpeg,
+                    size=source.canvas,
+                    wanted_range=colour_range(source),
                 ),
                 # what is decoded from its beginning each time had better be read once
                 in_rounds=self.metric.precision is not None and picks_from(other),
             )
-        name, prep = self.metric.name, other.prep
-        scores = metrics.measure(source, path, [name], ffmpeg=self.ffmpeg, distorted_prep=prep)
-        return scores[name]
+        name = self.metric.name
+        return metrics.measure(
+            source,
+            path,
+            [name],
+            ffmpeg=self.ffmpeg,
+            distorted_prep=other.prep,
+            # of a file in which it changes, its first frames alone would tell another
+            distorted_range=colour_range(other) if other.changes else None,
+        )[name]
 
     def canvas_of(self, video: str | os.PathLike[str]) -> tuple[int, int] | None:
         """The size of the original of a ladder's rung, as the ladder.json beside it has it.

@@ -41,6 +41,7 @@ from vqaloop.rates import (
 )
 from vqaloop.rawvideo import Y4M_MAGIC, count_raw_frames, count_y4m_frames
 from vqaloop.records import REUSE, Source
+from vqaloop.tags import as_stored
 from vqaloop.terminal import counted
 
 _LATE_START = 0.25
@@ -132,6 +133,11 @@ def _probe_raw(path: Path, video_size: str, pix_fmt: str, framerate: str) -> Sou
     check_size(f"--video-size for {quoted(path)}", width, height)
     frames = count_raw_frames(path, pix_fmt, width, height)
     bit_depth, notes = _sample_format(pix_fmt)
+    # the old names of full-range formats are the one thing by which raw samples tell their range
+    told = (("color_range", "pc"),) if pix_fmt.startswith("yuvj") else ()
+    stored, colour, colour_notes = as_stored(
+        av.VideoFormat(pix_fmt, 64, 64), (width, height), bit_depth, told
+    )
     crop, crop_notes = _even_crop(width, height)
     return Source(
         path=path,
@@ -148,8 +154,9 @@ def _probe_raw(path: Path, video_size: str, pix_fmt: str, framerate: str) -> Sou
             ("pixel_format", pix_fmt),
             ("framerate", f"{fps.numerator}/{fps.denominator}"),
         ),
-        prep=crop,
-        notes=(*notes, *crop_notes),
+        prep=(*stored, *crop),
+        colour=colour,
+        notes=(*notes, *colour_notes, *crop_notes),
     )
 
 
@@ -214,8 +221,11 @@ def _probe_container(
     width, height, spatial, size_notes = _square(seen)
     check_size(name, width, height)
     check_rate(name, fps)
-    first = (*alike.filters, *temporal)
-    delivered = deliver(path, first, ffmpeg) if temporal else seen
+    stored, colour, colour_notes = as_stored(
+        av.VideoFormat(stream.pix_fmt, 64, 64), (width, height), bit_depth, stream.colour
+    )
+    first = (*alike.filters, *stored)
+    delivered = deliver(path, (*alike.filters, *temporal), ffmpeg) if temporal else seen
     if way:
         timing_notes.append(_rate_note(way, seen, len(delivered.times_s), rate))
     return Source(
@@ -228,10 +238,10 @@ def _probe_container(
         pix_fmt=stream.pix_fmt,
         bit_depth=bit_depth,
         input_options=(REUSE,) if alike.filters else (),
-        prep=(*first, *spatial),
-        colour=stream.colour,
+        prep=(*first, *temporal, *spatial),
+        colour=colour,
         hdr=hdr is not None,
-        notes=(*notes, *timing_notes, *size_notes),
+        notes=(*notes, *timing_notes, *colour_notes, *size_notes),
     )
 
 

@@ -23,6 +23,7 @@ from vqaloop.meter import METER, Spent
 from vqaloop.metrics import SCALER
 from vqaloop.precision import FIRST, around, is_enough, reach, rounds
 from vqaloop.records import Score, Source
+from vqaloop.tags import colour_range
 from vqaloop.views import View, clips_of
 
 if TYPE_CHECKING:
@@ -209,6 +210,7 @@ class StudentMetric:
                 decoder=decoder,
                 ffmpeg=self.ffmpeg,
                 threads=max(1, min(DECODING_THREADS, _processors() // METER.active)),
+                wanted_range=colour_range(source),
             )
 
         # a decoder that starts from the beginning each time had better do so once
