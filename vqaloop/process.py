@@ -18,10 +18,12 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, Generic, TypeVar
 
 from vqaloop import guardian
 from vqaloop.errors import CalledOff, InputError, ToolError
+
+Made = TypeVar("Made")
 
 LOOK_S = 5.0
 """Seconds between looks at whether a program still works."""
@@ -64,6 +66,35 @@ class Scope:
             for process, scope in _running.items():
                 if scope is not None and scope.called_off:
                     kill(process)
+
+
+class Aside(Generic[Made]):
+    """`work()` on a thread of its own, begun at once, that can be called off.
+
+    Whoever waits for `over` in the main thread can be interrupted without the work being so.
+    """
+
+    def __init__(self, work: Callable[[], Made]) -> None:
+        # no join: one that is interrupted may take the thread for ended (bpo-45274)
+        self.scope, self.over = Scope(), threading.Event()
+        self._made: list[Made] = []
+        self._error: BaseException | None = None
+        threading.Thread(target=self._run, args=(work,), daemon=True).start()
+
+    def _run(self, work: Callable[[], Made]) -> None:
+        try:
+            with self.scope.entered():
+                self._made.append(work())
+        except BaseException as error:
+            self._error = error
+        finally:
+            self.over.set()
+
+    def result(self) -> Made:
+        """What the work returned, once it is `over`; raises what it raised."""
+        if self._error is not None:
+            raise self._error
+        return self._made[0]
 
 
 @contextlib.contextmanager
@@ -154,8 +185,12 @@ def ffmpeg_path(path: str | os.PathLike[str] | None = None) -> str:
 
 @functools.lru_cache(maxsize=4096)
 def _file_sha256(path: str, as_of: tuple[int, ...]) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    digest = hashlib.sha256()
+    with open(path, "rb", buffering=0) as file:
+        while chunk := file.read(1 << 22):
+            check_cancelled()
+            digest.update(chunk)
+    return digest.hexdigest()
 
 
 def file_sha256(path: str | os.PathLike[str]) -> str:
@@ -243,18 +278,21 @@ def run(
     wrote = bytearray()
     too_much = threading.Event()
 
+    # ValueError: an interruption of this thread may close a pipe before its reader has begun
     def keep_tail(pipe: IO[bytes]) -> None:
-        while chunk := os.read(pipe.fileno(), 65536):
-            said.extend(chunk)
-            del said[:-STDERR_KEPT]
+        with contextlib.suppress(ValueError):
+            while chunk := os.read(pipe.fileno(), 65536):
+                said.extend(chunk)
+                del said[:-STDERR_KEPT]
 
     def keep_all(pipe: IO[bytes]) -> None:
-        while chunk := pipe.read(1 << 20):
-            wrote.extend(chunk)
-            if len(wrote) > max_stdout:
-                too_much.set()
-                kill(process)
-                return
+        with contextlib.suppress(ValueError):
+            while chunk := pipe.read(1 << 20):
+                wrote.extend(chunk)
+                if len(wrote) > max_stdout:
+                    too_much.set()
+                    kill(process)
+                    return
 
     threads = [threading.Thread(target=keep_tail, args=(process.stderr,), daemon=True)]
     if process.stdout is not None:
