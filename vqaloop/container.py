@@ -213,7 +213,7 @@ def deliver(path: Path, prep: Sequence[str], ffmpeg: str) -> Delivery:
     argv = process.compiled(graph, ffmpeg, {"INPUT": path}, "-xerror")
     done = process.run(argv, timeout_s=timeout_s)
     if done.timed_out:
-        raise InputError(f"{name} did not decode within {timeout_s:.0f} s; {LOSSLESS}")
+        raise InputError(f"{name} did not decode: {done.reason()}; {LOSSLESS}")
     said = [re.sub(r" @ 0x[0-9a-f]+", "", line) for line in done.stderr.splitlines() if line]
     damage = [s for s in said if re.match(r"\[(dec:)?\w+\] ", s) or "prematurely" in s]
     if done.returncode or damage:

@@ -138,7 +138,7 @@ def build_ladder(
             "--budget bounds the search alone and does not go with --tune-params; tune first with "
             "`vqaloop tune`, or leave out one of the two"
         )
-    budget = Budget(request.checked_budget(budget_s))
+    budget = Budget(request.checked_budget(budget_s), started)
     folder = Path(out) if out is not None else Path(f"{Path(input).stem}.{codec}.ladder")
     request.check_folder(folder, Path(input))
     with _told_if_slow(progress, Event("probe", f"looking at {process.quoted(input)}")):

@@ -1,17 +1,20 @@
 """The steps of a ladder between probing and reporting: search, verify, deliver."""
 
+import contextlib
 import math
+import threading
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from optuna.trial import FrozenTrial, TrialState
 
+from vqaloop import process
 from vqaloop.belief import Belief, Shifted
 from vqaloop.cache import place_file
-from vqaloop.errors import DecodeFailed, EncodeFailed, TargetUnreachable
+from vqaloop.errors import CalledOff, DecodeFailed, EncodeFailed, TargetUnreachable
 from vqaloop.hull import LEAST_RUNGS, Rules, keep_rules
 from vqaloop.overtime import over_time
 from vqaloop.precision import unreached
@@ -60,12 +63,13 @@ class Checked:
 
 @dataclass
 class Budget:
-    """Wall seconds that encodes and scores may take, and what they have taken so far."""
+    """Wall seconds until all is encoded and scored, and what that has taken so far."""
 
     seconds: float = math.inf
     started: float = field(default_factory=time.monotonic)
+    """When they began: with the call, so that probing and the excerpt are of them."""
     ended: bool = False
-    """True once it has kept an encode from being made."""
+    """True once it has kept an encode from being made, or called one off."""
     _spent_s: float = 0.0
     _spent_on: float = 0.0
 
@@ -74,7 +78,7 @@ class Budget:
 
         The first `least` always do. What one costs is told by those that were made.
         """
-        left = self.seconds * share - (time.monotonic() - self.started)
+        left = self.left_s(share)
         rate = self._spent_s / self._spent_on if self._spent_on else 0.0
         fit = 0
         for size in sizes:
@@ -84,6 +88,37 @@ class Budget:
                 break
             fit += 1
         return fit
+
+    def left_s(self, share: float = 1.0) -> float:
+        """Seconds that are left of a share of the budget; less than 0 once it has run out."""
+        return self.seconds * share - (time.monotonic() - self.started)
+
+    @contextlib.contextmanager
+    def ending(self, share: float, enough: Callable[[], bool]) -> Iterator[Callable[[], None]]:
+        """What is done inside is called off when a share of the budget has run out, and `enough`
+        is done. The function given is to be called when more is.
+
+        Raises CalledOff only where it is not the budget that ended it.
+        """
+        scope = process.Scope()
+
+        def look() -> None:
+            if self.left_s(share) <= 0 and enough():
+                scope.cancel()
+
+        most = threading.TIMEOUT_MAX
+        timer = threading.Timer(min(most, max(0.0, self.left_s(share))), look)
+        timer.daemon = True
+        timer.start()
+        try:
+            with scope.entered():
+                yield look
+        except CalledOff:
+            # not where somebody else has called it off
+            process.check_cancelled()
+            self.ended = True
+        finally:
+            timer.cancel()
 
     def spend(self, seconds: float, pixels: float) -> None:
         self._spent_s += seconds
@@ -152,6 +187,7 @@ class Loop:
         share: float,
     ) -> Found:
         done = running = 0
+        look: Callable[[], None] = lambda: None  # noqa: E731
 
         def work(params: dict[str, Any]) -> Outcome:
             nonlocal done
@@ -165,28 +201,31 @@ class Loop:
             self.tried[whole, point] = trial
             done += 1
             self.progress(Event(stage, describe(trial), done, most, trial, at_most=True))
-            if trial.bitrate_kbps is None or trial.score is None:
-                return Outcome(None, {"error": trial.error})
-            return Outcome((trial.bitrate_kbps, trial.score))
+            look()
+            found = _outcome(trial)
+            return Outcome(found) if found else Outcome(None, {"error": trial.error})
 
-        def evaluate(batch: Sequence[Point]) -> list[Measured]:
-            nonlocal done, running
+        def evaluate(batch: Sequence[Point]) -> dict[Point, Measured]:
+            nonlocal done, running, look
             least = max(0, LEAST_RUNGS - done)
             sizes = [w * h * title.frames for w, h, _ in batch]
             batch = batch[: self.budget.affordable(sizes, share, least)]
             if not batch:
-                return []
+                return {}
             running = len(batch)
             wanted, crew = [params_of(p) for p in batch], range(min(self.shop.workers, len(batch)))
-            settled = study.settle(wanted, work, lambda drain: self.shop.map(drain, crew))
-            for point, trial in zip(batch, settled, strict=True):
+            settled: list[FrozenTrial] = []
+            with self.budget.ending(share, lambda: done >= LEAST_RUNGS) as look:
+                settled = study.settle(wanted, work, lambda drain: self.shop.map(drain, crew))
+            for point, trial in zip(batch, settled, strict=False):
                 if (whole, point) not in self.tried:
                     done += 1
                     self.tried[whole, point] = self._recalled(trial, point, whole)
                     known = self.tried[whole, point]
                     again = describe(known) + " (done before)"
                     self.progress(Event(stage, again, done, most, known, at_most=True))
-            return [_measured(trial) for trial in settled]
+            tried = {p: self.tried[whole, p] for p in batch if (whole, p) in self.tried}
+            return {point: _outcome(trial) for point, trial in tried.items()}
 
         found = explore(self.space, rules, evaluate, belief=belief, most=most)
         return Found(*found)
@@ -204,7 +243,8 @@ class Loop:
 
         All of them, since scores of one ladder must be of the same crops.
         """
-        finer = self._finer if _falls(points) else None
+        # which takes time again
+        finer = self._finer if _falls(points) and self.budget.left_s() > 0 else None
         checked = list(points)
         if finer:
             self.progress(Event("search", "a score falls while bits rise: looking again, closer"))
@@ -214,7 +254,13 @@ class Loop:
             except (EncodeFailed, DecodeFailed) as error:
                 self.warnings.append(f"scores could not be measured again: {error}")
         for low, high in _falls(checked):
-            looked = "measured again with more crops" if finer else "all frames were measured"
+            looked = (
+                "measured again with more crops"
+                if finer
+                else "all frames were measured"
+                if not self._finer
+                else "the time budget left no second look"
+            )
             self.warnings.append(
                 f"{low.width}x{low.height}: the score falls from {low.score:.2f} at "
                 f"{low.bitrate_kbps:.0f} kb/s to {high.score:.2f} at {high.bitrate_kbps:.0f} kb/s "
@@ -355,6 +401,12 @@ def _measured(trial: FrozenTrial) -> Measured:
         return None
     kbps, score = trial.values
     return kbps, score
+
+
+def _outcome(trial: Trial) -> Measured:
+    if trial.bitrate_kbps is None or trial.score is None:
+        return None
+    return trial.bitrate_kbps, trial.score
 
 
 def _falls(points: Iterable[RDPoint]) -> list[tuple[RDPoint, RDPoint]]:

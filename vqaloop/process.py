@@ -7,7 +7,7 @@ seconds and peak memory are read from the kernel when it ends.
 import contextlib
 import functools
 import hashlib
-import math
+import logging
 import os
 import signal
 import subprocess
@@ -23,10 +23,18 @@ from typing import IO, Any, Generic, TypeVar
 from vqaloop import guardian
 from vqaloop.errors import CalledOff, InputError, ToolError
 
+log = logging.getLogger(__name__)
+
 Made = TypeVar("Made")
+
+STALL_S = 120.0
+"""Seconds without any work after which a program is held to hang. A program that waits for a slow
+disk or for a reader of its output does no work either, hence so many."""
 
 LOOK_S = 5.0
 """Seconds between looks at whether a program still works."""
+PAUSE_S = 10.0
+"""Seconds by which a look comes late where this process was stopped, not merely busy."""
 STDERR_KEPT = 16_384
 """Bytes of a program's last words kept for error messages."""
 
@@ -146,12 +154,16 @@ class Finished:
     """True when we stopped it: at its time limit, or because it hung."""
     idle: bool = False
     """True when it did nothing at the time we stopped it."""
+    stalled: bool = False
+    """True when we stopped it because of that, before its time limit."""
 
     def reason(self) -> str:
         """In one line, why it failed: the time limit, the signal, or its last words."""
         last = [line.strip() for line in self.stderr.splitlines() if line.strip()]
         said = f": {last[-1][:300]}" if last else ""
         if self.timed_out:
+            if self.stalled:
+                return f"stopped after {self.wall_s:.0f} s, since it did nothing any more"
             doing = ", doing nothing" if self.idle else ""
             return f"stopped at its time limit after {self.wall_s:.0f} s{doing}"
         if self.returncode < 0:
@@ -242,18 +254,53 @@ def run(
     argv: Sequence[str],
     *,
     timeout_s: float,
-    idle_s: float = math.inf,
+    idle_s: float | None = None,
+    again: bool = True,
     stdin: int | IO[bytes] = subprocess.DEVNULL,
     stdout: int | IO[bytes] = subprocess.PIPE,
     max_stdout: int = 1 << 34,
 ) -> Finished:
     """Run a program to its end, its time limit, or an exception in this thread.
 
-    A program that uses no processor for `idle_s` is held to hang and stopped as at its limit.
-    `max_stdout` bounds the bytes of stdout held in memory; a program that writes more is stopped.
-    Raises ToolError when the program cannot be started or writes more than that, CalledOff where
-    this thread's work was called off.
+    A program that uses no processor for a while is held to hang and stopped as at its limit. It is
+    run a second time, which is logged, unless another already has what it wrote.
+
+    Args:
+        argv: The program and its arguments.
+        timeout_s: Wall seconds that it may take; each time, where it is run again.
+        idle_s: Seconds without work after which it is stopped, by default STALL_S.
+        again: False where the caller has its own way with a program that hung.
+        stdin: A file that it reads from where that stands.
+        stdout: Where it writes; a pipe is read to its end.
+        max_stdout: Bytes of stdout held in memory; a program that writes more is stopped.
+
+    Returns:
+        What it did; of two runs the second.
+
+    Raises:
+        ToolError: It cannot be started, or writes more than `max_stdout`.
+        CalledOff: The work of this thread was called off.
     """
+    stall_s = STALL_S if idle_s is None else idle_s
+    file = stdin if isinstance(stdin, int) else stdin.fileno()
+    begin = os.lseek(file, 0, os.SEEK_CUR) if file >= 0 else 0
+    done = _run_once(argv, timeout_s, stall_s, stdin, stdout, max_stdout)
+    if not (done.stalled and again and stdout in (subprocess.PIPE, subprocess.DEVNULL)):
+        return done
+    log.warning("%s was %s; it is run again", Path(argv[0]).name, done.reason())
+    if file >= 0:
+        os.lseek(file, begin, os.SEEK_SET)
+    return _run_once(argv, timeout_s, stall_s, stdin, stdout, max_stdout)
+
+
+def _run_once(
+    argv: Sequence[str],
+    timeout_s: float,
+    idle_s: float,
+    stdin: int | IO[bytes],
+    stdout: int | IO[bytes],
+    max_stdout: int,
+) -> Finished:
     check_cancelled()
     guardian.watch(tempfile.gettempdir())
     start = time.monotonic()
@@ -338,6 +385,7 @@ def run(
         peak_bytes=usage.ru_maxrss * 1024,
         timed_out=watch.timed_out,
         idle=watch.idle,
+        stalled=watch.stalled,
     )
 
 
@@ -352,18 +400,23 @@ class _Watch(threading.Thread):
         self.end = time.monotonic() + timeout_s
         self.step = min(LOOK_S, timeout_s / 4, idle_s / 4)
         self.over = threading.Event()
-        self.timed_out = self.idle = False
+        self.timed_out = self.idle = self.stalled = False
 
     def run(self) -> None:
         worked, since = -1, time.monotonic()
+        looked = since
         while not self.over.wait(min(self.step, max(0.0, self.end - time.monotonic()))):
             now = time.monotonic()
+            # while we ourselves were stopped (Ctrl-Z) nobody read what the program writes
+            if (paused := now - looked - self.step) > PAUSE_S:
+                self.end, since = self.end + paused, since + paused
+            looked = now
             ticks = _group_ticks(self.process.pid)
             self.idle = ticks == worked
             if not self.idle:
                 worked, since = ticks, now
             if now >= self.end or now - since >= self.idle_s:
-                self.timed_out = True
+                self.timed_out, self.stalled = True, now < self.end
                 kill(self.process)
                 return
         self.idle = False
