@@ -3,14 +3,18 @@
 And those that would work longer than the budget has time for.
 """
 
+import itertools
 import shlex
+import signal
+import subprocess
+import sys
 import time
 from collections.abc import Mapping
 
 import pytest
 
 from tests.commandline import SMALL, Room, children, fake_ffmpeg, slow_but
-from tests.media import make_clip
+from tests.media import REPOSITORY, make_clip
 from vqaloop import encode, process
 
 HANG = "exec sleep 600"
@@ -67,7 +71,7 @@ def test_an_encode_goes_on_when_each_program_hangs_once(
     make_clip(room.folder / "a.mp4", size="160x96", frames=12)
     fake = once(room, TARGET)
     said = room.run(
-        *("encode", "a.mp4", "-o", "b.mp4", "--codec", "h264", "--preset", "ultrafast"),
+        *("encode", "a.mp4", "b.mp4", "--codec", "h264", "--preset", "ultrafast"),
         *("--metric", "psnr", "--target-score", "30", "--ffmpeg", fake),
     )
     assert said.status in (0, 1, 3), said.err
@@ -103,13 +107,38 @@ def test_what_hangs_each_time_is_given_up(room: Room, impatient: None, stage: st
     assert not children() and not list(room.temp.iterdir())
 
 
-def test_a_program_that_waits_for_its_reader_is_given_time(
+STOPPED = """
+from vqaloop import process
+process.PAUSE_S = 0.5
+print("begun", flush=True)
+print(process.run(["sleep", "6"], timeout_s=20, idle_s=5, again=False).returncode, flush=True)
+"""
+
+
+def test_time_in_which_this_process_is_stopped_does_not_count() -> None:
+    """As by Ctrl-Z: nobody reads then what a program writes, so that it does nothing."""
+    argv = [sys.executable, "-c", STOPPED]
+    one = subprocess.Popen(argv, stdout=subprocess.PIPE, text=True, cwd=REPOSITORY)
+    assert one.stdout is not None and one.stdout.readline() == "begun\n"
+    time.sleep(1)
+    one.send_signal(signal.SIGSTOP)
+    time.sleep(3)
+    one.send_signal(signal.SIGCONT)
+    assert one.communicate(timeout=30)[0] == "0\n"
+
+
+def test_a_program_that_only_looks_at_the_time_does_nothing(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """As long as this process is stopped: it then does nothing, which is not its fault."""
-    monkeypatch.setattr(process, "PAUSE_S", -1.0)
-    done = process.run(["sh", "-c", "sleep 3"], timeout_s=20, idle_s=1)
-    assert not done.timed_out and done.returncode == 0
+    def run(ticks: int) -> process.Finished:
+        """With so many ticks of work a look, of which there are four in idle_s."""
+        used = itertools.count(0, ticks)
+        monkeypatch.setattr(process, "_group_ticks", lambda group: next(used))
+        return process.run(["sleep", "60"], timeout_s=4, idle_s=2, again=False)
+
+    monkeypatch.setattr(process, "STILL", 4)
+    assert run(2).stalled
+    assert not run(3).stalled
 
 
 # --- the time budget ----------------------------------------------------------------------------

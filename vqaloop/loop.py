@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from optuna.trial import FrozenTrial, TrialState
 
@@ -22,7 +22,10 @@ from vqaloop.records import Encode, Event, RDPoint, Rendition, Rung, Score, Sour
 from vqaloop.search import Measured, explore, rungs_of
 from vqaloop.space import Point, Space, params_of, point_of
 from vqaloop.studies import Outcome, SharedStudy
+from vqaloop.terminal import counted
 from vqaloop.trials import Workshop
+
+Made = TypeVar("Made")
 
 MOST_TRIALS = 40
 """Bound on the encodes of a search, whatever the sizes asked for."""
@@ -166,14 +169,20 @@ class Loop:
         share = 1.0 if whole else EXCERPT_SHARE
         rules = self.rules if whole else self._roomier()
         found = self._explore("search", title, whole, study, belief, rules, MOST_TRIALS, share)
-        failures = sorted({trial.error for trial in self.trials if trial.error})
-        if len(found.points) < LEAST_RUNGS:
-            raise TargetUnreachable(
-                f"only {len(found.points)} of {len(self.tried)} trials succeeded, too few for a "
-                "ladder: " + "; ".join(failures)[:1500]
-            )
+        failures = self._failures(found, whole)
         self.warnings += [f"a trial failed and was left out: {text}" for text in failures]
         return replace(found, points=self._rechecked(title, found.points))
+
+    def _failures(self, found: Found, whole: bool) -> list[str]:
+        """Why trials of the title or its excerpt failed; TargetUnreachable if too few did not."""
+        tried = [trial for trial in self.trials if trial.whole_title == whole]
+        failures = sorted({trial.error for trial in tried if trial.error})
+        if len(found.points) < LEAST_RUNGS:
+            raise TargetUnreachable(
+                f"only {len(found.points)} of {len(tried)} trials succeeded, too few for a "
+                "ladder: " + "; ".join(failures)[:1500]
+            )
+        return failures
 
     def _explore(
         self,
@@ -192,11 +201,20 @@ class Loop:
         def work(params: dict[str, Any]) -> Outcome:
             nonlocal done
             point, started = point_of(params), time.monotonic()
-            trial = replace(self.shop.try_one(title, self.rendition(point)), whole_title=whole)
+            width, height, knob = point
+
+            def tell(frames: int) -> None:
+                far = f"{width}x{height} at {knob:g}: {min(frames, title.frames)} of "
+                said = f"{far}{counted(title.frames, 'frame')}"
+                self.progress(Event(stage, said, done, most, at_most=True))
+
+            with process.counted_frames(tell):
+                made = self.shop.try_one(title, self.rendition(point))
+            trial = replace(made, whole_title=whole)
             if not (trial.encode and trial.encode.cached):
                 self.budget.spend(
                     (time.monotonic() - started) / max(1, min(self.shop.workers, running)),
-                    point[0] * point[1] * title.frames,
+                    width * height * title.frames,
                 )
             self.tried[whole, point] = trial
             done += 1
@@ -247,9 +265,10 @@ class Loop:
         finer = self._finer if _falls(points) and self.budget.left_s() > 0 else None
         checked = list(points)
         if finer:
-            self.progress(Event("search", "a score falls while bits rise: looking again, closer"))
+            again = "a score falls while bits rise: looking again, closer"
             try:
-                checked = self.shop.map(lambda point: self._looked_at(title, point), checked)
+                with self._counted("search", again, len(checked)) as one:
+                    checked = self.shop.map(lambda p: one(self._looked_at(title, p)), checked)
                 self._closer.add(title.sha256)
             except (EncodeFailed, DecodeFailed) as error:
                 self.warnings.append(f"scores could not be measured again: {error}")
@@ -267,6 +286,20 @@ class Loop:
                 f"({looked})"
             )
         return checked
+
+    @contextlib.contextmanager
+    def _counted(self, stage: str, message: str, total: int) -> Iterator[Callable[[Made], Made]]:
+        """Announces `total` things to do; the function given counts those that pass through it."""
+        done = 0
+
+        def one(made: Made) -> Made:
+            nonlocal done
+            done += 1
+            self.progress(Event(stage, message, done, total))
+            return made
+
+        self.progress(Event(stage, message, 0, total))
+        yield one
 
     def _looked_at(self, title: Source, point: RDPoint) -> RDPoint:
         made = self.shop.encode(title, self.rendition(point.key))
@@ -310,6 +343,7 @@ class Loop:
                 len(promised) + SPARE,
                 1.0,
             )
+            self._failures(title, True)
             self.estimate = _estimate(title.points, dense)
             found = replace(title, points=self._rechecked(source, title.points))
         rules = self.rules if whole else replace(self.rules, near=NEAR_WHOLE)
@@ -345,7 +379,8 @@ class Loop:
                 return str(error)
             return Checked(found.predicted.get(key, score.value), made, score)
 
-        results = self.shop.map(check, kept)
+        with self._counted("verify", "measuring the rungs", len(kept)) as one:
+            results = self.shop.map(lambda point: one(check(point)), kept)
         checked = [result for result in results if isinstance(result, Checked)]
         self.warnings += [f"a rung could not be made: {r}" for r in results if isinstance(r, str)]
         self.warnings += unreached([item.score for item in checked], self.shop.metric)
@@ -367,7 +402,7 @@ class Loop:
     ) -> list[Rung]:
         """Guard each rung and place its file in the folder; `placed` gets those that are new."""
         spec = self.shop.spec
-        guards = self.shop.map(lambda c: self.shop.guard(source, c.encode.path), checked)
+        guards = self._guarded(source, checked)
         folder.mkdir(parents=True, exist_ok=True)
         rungs = []
         for item, guard in zip(checked, guards, strict=True):
@@ -394,6 +429,27 @@ class Loop:
                 )
             )
         return rungs
+
+    def _guarded(self, source: Source, checked: Sequence[Checked]) -> list[dict[str, float]]:
+        """The guard of each rung, counted in frames."""
+        seen, total = dict[int, int](), source.frames * len(checked)
+
+        def guard(place: int) -> dict[str, float]:
+            encode = checked[place].encode
+            size = f"{encode.rendition.width}x{encode.rendition.height}"
+
+            def tell(frames: int) -> None:
+                seen[place] = min(frames, source.frames)
+                rungs = f"rung {place + 1} of {len(checked)}, {size}"
+                self.progress(Event("guard", rungs, sum(seen.values()), total))
+
+            tell(0)
+            with process.counted_frames(tell):
+                found = self.shop.guard(source, encode.path)
+            tell(source.frames)
+            return found
+
+        return self.shop.map(guard, range(len(checked)))
 
 
 def _measured(trial: FrozenTrial) -> Measured:

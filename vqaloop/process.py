@@ -8,7 +8,10 @@ import contextlib
 import functools
 import hashlib
 import logging
+import math
 import os
+import re
+import select
 import signal
 import subprocess
 import tempfile
@@ -33,6 +36,11 @@ disk or for a reader of its output does no work either, hence so many."""
 
 LOOK_S = 5.0
 """Seconds between looks at whether a program still works."""
+TELL_S = 5.0
+"""Seconds from one word on how far a program is to the next."""
+STILL = 0.2
+"""Ticks of the kernel's clock in a second up to which a program does nothing: one that hangs may
+still wake to look at the time."""
 PAUSE_S = 10.0
 """Seconds by which a look comes late where this process was stopped, not merely busy."""
 STDERR_KEPT = 16_384
@@ -41,7 +49,8 @@ STDERR_KEPT = 16_384
 _running: dict[subprocess.Popen[bytes], "Scope | None"] = {}
 _running_lock = threading.Lock()
 _mine = threading.local()
-"""Of this thread: the `scope` it is in, and the `cpu_s` its programs have used."""
+"""Of this thread: the `scope` it is in, the `cpu_s` its programs have used, and who is `told` of
+their frames."""
 
 
 class Scope:
@@ -132,6 +141,17 @@ def check_cancelled() -> None:
     scope: Scope | None = getattr(_mine, "scope", None)
     if scope is not None and scope.called_off:
         raise CalledOff("called off")
+
+
+@contextlib.contextmanager
+def counted_frames(told: Callable[[int], object]) -> Iterator[None]:
+    """While inside, `told` is given the number of frames that the ffmpeg which this thread runs
+    has put out so far, every TELL_S seconds; what it raises ends the program."""
+    before, _mine.told = getattr(_mine, "told", None), told
+    try:
+        yield
+    finally:
+        _mine.told = before
 
 
 @dataclass(frozen=True)
@@ -235,6 +255,9 @@ def input_options(options: Iterable[tuple[str, str]]) -> dict[str, str]:
     return {"s" if key == "video_size" else key: value for key, value in options}
 
 
+_QUIET = ["-nostdin", "-v", "error", "-y"]
+
+
 def compiled(
     graph: Any, ffmpeg: str, files: Mapping[str, str | os.PathLike[str]], *global_args: str
 ) -> list[str]:
@@ -245,7 +268,7 @@ def compiled(
     ffmpeg reads no stdin, speaks of errors only and overwrites; `global_args` come last of the
     global options, so they win, and the output stays the last argument.
     """
-    head = [ffmpeg, "-nostdin", "-v", "error", "-y", *global_args]
+    head = [ffmpeg, *_QUIET, *global_args]
     argv: list[str] = graph.compile(cmd=head)
     return [file_url(files[part]) if part in files else part for part in argv]
 
@@ -304,17 +327,29 @@ def _run_once(
     check_cancelled()
     guardian.watch(tempfile.gettempdir())
     start = time.monotonic()
+    # of what `compiled` made we know that it is an ffmpeg
+    told = getattr(_mine, "told", None) if list(argv[1:2]) == _QUIET[:1] else None
+    counts, writer = os.pipe() if told else (-1, -1)
+    counting = ["-progress", f"pipe:{writer}"] if told else []
     try:
         process = subprocess.Popen(
-            list(argv),
+            [argv[0], *counting, *argv[1:]],
             stdin=stdin,
             stdout=stdout,
             stderr=subprocess.PIPE,
             start_new_session=True,
             env=guardian.environment(),
+            pass_fds=[writer] if told else [],
         )
-    except OSError as error:
-        raise ToolError(f"could not start {argv[0]}: {error.strerror}") from error
+    except BaseException as error:
+        if told:
+            os.close(counts)
+        if isinstance(error, OSError):
+            raise ToolError(f"could not start {argv[0]}: {error.strerror}") from error
+        raise
+    finally:
+        if told:
+            os.close(writer)
     scope: Scope | None = getattr(_mine, "scope", None)
     with _running_lock:
         _running[process] = scope
@@ -349,6 +384,8 @@ def _run_once(
         for thread in threads:
             thread.start()
         watch.start()
+        if told:
+            _follow(process.pid, counts, told)
         # reaped only once it is out of the list, or who kills it might kill another of its number
         os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
         watch.over.set()
@@ -371,6 +408,8 @@ def _run_once(
         for pipe in (process.stdout, process.stderr):
             if pipe is not None:
                 pipe.close()
+        if told:
+            os.close(counts)
     check_cancelled()
     cpu_s = usage.ru_utime + usage.ru_stime
     _mine.cpu_s = spent_cpu_s() + cpu_s
@@ -389,6 +428,21 @@ def _run_once(
     )
 
 
+def _follow(program: int, counts: int, told: Callable[[int], object]) -> None:
+    """Tell what ffmpeg writes of its progress to `counts`, until the program ends."""
+    poll, last = select.poll(), time.monotonic()
+    poll.register(counts, select.POLLIN)
+    while os.waitid(os.P_PID, program, os.WEXITED | os.WNOWAIT | os.WNOHANG) is None:
+        if not poll.poll(200):
+            continue
+        if not (text := os.read(counts, 65536)):
+            return
+        frames = re.findall(rb"^frame=\s*(\d+)", text, re.MULTILINE)
+        if frames and time.monotonic() - last >= TELL_S:
+            last = time.monotonic()
+            told(int(frames[-1]))
+
+
 class _Watch(threading.Thread):
     """Stops a program at its time limit, or when it has done nothing for too long."""
 
@@ -403,7 +457,7 @@ class _Watch(threading.Thread):
         self.timed_out = self.idle = self.stalled = False
 
     def run(self) -> None:
-        worked, since = -1, time.monotonic()
+        before, since = -math.inf, time.monotonic()
         looked = since
         while not self.over.wait(min(self.step, max(0.0, self.end - time.monotonic()))):
             now = time.monotonic()
@@ -412,9 +466,11 @@ class _Watch(threading.Thread):
                 self.end, since = self.end + paused, since + paused
             looked = now
             ticks = _group_ticks(self.process.pid)
-            self.idle = ticks == worked
+            # less than before: a part of it has ended
+            self.idle = 0 <= ticks - before <= STILL * self.step
+            before = ticks
             if not self.idle:
-                worked, since = ticks, now
+                since = now
             if now >= self.end or now - since >= self.idle_s:
                 self.timed_out, self.stalled = True, now < self.end
                 kill(self.process)
