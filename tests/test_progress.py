@@ -18,7 +18,7 @@ SIZES = [(160, 96), (112, 64)]
 
 
 @pytest.fixture(autouse=True)
-def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+def at_once(room: Room, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(process, "TELL_S", 0.0)
 
 
