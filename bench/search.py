@@ -59,8 +59,9 @@ def _explored(
 ) -> Result:
     tally, belief = Tally(oracle, metric), prior or Fits(space, TOP)
 
-    def evaluate(batch: Sequence[Point]) -> list[Measured]:
-        return [(p.bitrate_kbps, p.score) for p in map(tally.measure, batch)]
+    def evaluate(batch: Sequence[Point]) -> dict[Point, Measured]:
+        made = [(point, tally.measure(point)) for point in batch]
+        return {point: (p.bitrate_kbps, p.score) for point, p in made}
 
     points, failed, _ = explore(space, rules, evaluate, belief=belief, most=MOST)
     kept = keep_rules(rungs_of(space, rules, points, belief, failed), rules)

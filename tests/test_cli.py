@@ -2,6 +2,7 @@
 
 import json
 import os
+import random
 import re
 import signal
 import subprocess
@@ -55,7 +56,7 @@ def test_json_to_stdout_is_alone_there(room: Room, clip: str) -> None:
     assert said.status == 0, said.err
     assert json.loads(said.out) == room.document("a.h264.ladder")
     for line in said.err.splitlines():
-        assert re.match(r"(probe|search \d+/40 at most|write): ", line)
+        assert re.match(r"(probe|(search|verify|guard|write)( \d+/\d+( at most)?)?): ", line)
 
 
 def test_json_to_a_file_beside_the_table(room: Room, clip: str) -> None:
@@ -234,6 +235,106 @@ def test_interrupted_by_a_signal(room: Room, clip: str, number: signal.Signals) 
     assert room.run(*words).status == 0
     document = room.document()
     assert done >= 1 and document["cost"]["encodes"] == len(document["trials"]) - done
+
+
+HOOKED = """
+import os, signal, sys, weakref
+signal.signal(signal.SIGINT, signal.default_int_handler)
+number = int(os.environ["NUMBER"])
+
+class Finder:
+    def find_spec(self, name, *_):
+        if name == os.environ.get("AT_IMPORT"):
+            os.kill(os.getpid(), number)
+
+sys.meta_path.insert(0, Finder())
+from vqaloop.cli import main
+if "AT_IMPORT" not in os.environ:
+    from vqaloop.terminal import Progress
+    show = Progress.__call__
+
+    def hooked(self, event):
+        thing = set()
+        kept = weakref.ref(thing, lambda _: os.kill(os.getpid(), number))
+        del thing
+        show(self, event)
+
+    Progress.__call__ = hooked
+sys.exit(main())
+"""
+"""A signal comes while a module is imported; else in the callback of a weak reference, where
+Python ignores what is raised."""
+
+
+@pytest.mark.parametrize(
+    ("number", "module"),
+    [
+        (signal.SIGINT, "vqaloop.parser"),
+        (signal.SIGINT, "vqaloop.ladder"),
+        (signal.SIGINT, None),
+        (signal.SIGTERM, None),
+    ],
+)
+def test_no_moment_swallows_a_signal(
+    room: Room, clip: str, number: signal.Signals, module: str | None
+) -> None:
+    more = {"NUMBER": str(int(number)), **({"AT_IMPORT": module} if module else {})}
+    argv, environment = command(room, "ladder", clip, *SMALL, *SIZES, "-o", "out", **more)
+    argv[2] = HOOKED
+    done = subprocess.run(argv, env=environment, capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stdout) == (130, ""), done.stderr
+    assert done.stderr.splitlines()[-1].startswith("vqaloop: interrupted; what was finished is")
+    assert "Traceback" not in done.stderr and "ignored" not in done.stderr
+    assert not (room.folder / "out" / "ladder.json").exists() and not list(room.temp.iterdir())
+
+
+@pytest.mark.parametrize("seed", slow_but(range(12), 0, 1))
+def test_a_signal_at_any_moment_ends_it(room: Room, clip: str, seed: int) -> None:
+    """Sent once, or again and again: with 130, without a traceback, and nothing left."""
+    chance, often = random.Random(seed), seed % 2
+    fake = fake_ffmpeg(room.folder / "ffmpeg", {"*libx264*": "sleep 0.4"})
+    words = ("ladder", clip, *SMALL, *SIZES, "-o", "out", "--ffmpeg", str(fake))
+    argv, environment = command(room, *words)
+    one = subprocess.Popen(
+        argv, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    # the first words come once all is imported
+    assert one.stderr is not None and one.stderr.read(1)
+    time.sleep(chance.uniform(0, 1.5))
+    number, sent = chance.choice([signal.SIGINT, signal.SIGTERM]), time.monotonic()
+    one.send_signal(number)
+    while often and one.poll() is None and time.monotonic() < sent + 20:
+        time.sleep(chance.uniform(0, 0.4))
+        one.send_signal(number)
+    out, err = one.communicate(timeout=20)
+    assert (one.returncode, out) == (130, ""), err
+    assert "Traceback" not in err and "ignored" not in err and "closed file" not in err
+    # what is stopped at once leaves the rest to its guardian
+    while list(room.temp.iterdir()) and time.monotonic() < sent + 20:
+        time.sleep(0.05)
+    assert not list(room.temp.iterdir())
+
+
+def test_the_library_takes_no_signals(room: Room, clip: str) -> None:
+    script = (
+        "import os, signal, vqaloop\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+        "def told(event):\n"
+        "    if event.stage == 'search': os.kill(os.getpid(), signal.SIGINT)\n"
+        "try:\n"
+        f"    vqaloop.build_ladder({clip!r}, codec='h264', metric='psnr', preset='ultrafast',\n"
+        "        rungs=2, resolutions=[(160, 96), (112, 64)], progress=told)\n"
+        "except KeyboardInterrupt:\n"
+        "    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler\n"
+        "    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL\n"
+        "    print('interrupted')\n"
+    )
+    _, environment = command(room)
+    done = subprocess.run(
+        [sys.executable, "-c", script], env=environment, capture_output=True, text=True, timeout=60
+    )
+    assert done.stdout == "interrupted\n", done.stderr
+    assert not list(room.temp.iterdir())
 
 
 def run_with(

@@ -47,10 +47,10 @@ class Run:
         self.batches: list[list[Point]] = []
         outcome = measure or title.outcome
 
-        def evaluate(batch: Sequence[Point]) -> list[Measured]:
+        def evaluate(batch: Sequence[Point]) -> dict[Point, Measured]:
             batch = batch[: done(len(batch))]
             self.batches.append(list(batch))
-            return [None if fails(point) else outcome(point) for point in batch]
+            return {point: None if fails(point) else outcome(point) for point in batch}
 
         belief = belief_of(kind, space)
         self.points, self.failed, self.predicted = explore(

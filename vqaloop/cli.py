@@ -4,40 +4,78 @@ Exit status: 0 done; 1 done and the answer is no; 2 refused; 3 an answer not to 
 130 interrupted, and the same command goes on from there.
 """
 
-import argparse
 import contextlib
-import logging
 import os
 import signal
 import sys
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from vqaloop import process
 from vqaloop.errors import InputError, VqaloopError
-from vqaloop.parser import make_parser
-from vqaloop.terminal import printable
+
+if TYPE_CHECKING:
+    import argparse
 
 INTERRUPTED = 130
 TWICE_S = 0.5
 """Seconds in which a signal that comes twice was sent once: to us, and to our group."""
+LOOK_S = 0.05
+"""Seconds between looks at whether the work is over, or a signal came."""
+GRACE_S = 10.0
+"""Seconds that work which was called off has to clear up, before all ends at once."""
+_KEPT = "what was finished is kept, and the same command goes on from there"
+
+
+class _Signals:
+    """The signals that end a command set a flag, at which whoever waits for the work looks.
+
+    An exception raised from a handler would come up in whatever Python runs at that moment, and is
+    lost in a finaliser or the callback of a weak reference.
+    """
+
+    def __init__(self) -> None:
+        self.first: float | None = None
+        """When the first of them came."""
+        self.over = False
+        """True once there is no work left to call off."""
+
+    def note(self, *_: object) -> None:
+        """The handler: the second time, or with nothing begun, all ends at once."""
+        now = time.monotonic()
+        if self.first is not None:
+            if now - self.first > TWICE_S:
+                self.end_at_once("stopped at once; the same command goes on from there")
+            return
+        self.first = now
+        if self.over or not _anything_begun():
+            self.end_at_once(f"interrupted; {_KEPT}")
+
+    def end_at_once(self, message: str) -> None:
+        """No more Python is run; the guardian stops the programs and removes what is left."""
+        # the cursor may be hidden
+        shown = b"\x1b[?25h" if os.isatty(2) else b""
+        with contextlib.suppress(OSError):
+            os.write(2, shown + f"\nvqaloop: {message}\n".encode())
+        os._exit(INTERRUPTED)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command; returns the exit status."""
-    # whoever closed them wants to hear nothing, which is no reason to fail
-    for name in ("stdout", "stderr"):
-        if getattr(sys, name) is None:
-            setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115
-    logging.basicConfig(format="vqaloop: %(message)s", level=logging.WARNING)
-    with _ended_by_signals():
+    """Run one command; returns the exit status.
+
+    Args:
+        argv: The words of the command. Without them they are this program's own, which then ends
+            with the command: its signals are not given back.
+    """
+    with _noted_signals(kept=argv is None) as signals:
+        # whoever closed them wants to hear nothing, which is no reason to fail
+        for name in ("stdout", "stderr"):
+            if getattr(sys, name) is None:
+                setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115
         try:
-            options = make_parser().parse_args(argv)
-            _check_common(options)
-            with _chosen_ffmpeg(options.ffmpeg):
-                status = int(options.run(options))
+            status = _awaited(lambda: _run(argv), signals)
             sys.stdout.flush()
             return status
         except VqaloopError as error:
@@ -49,30 +87,59 @@ def main(argv: Sequence[str] | None = None) -> int:
             _drop_stdout()
             return 0
         except OSError as error:
+            from vqaloop.process import quoted
+
             _drop_stdout()
-            place = f"{process.quoted(error.filename)}: " if error.filename else ""
+            place = f"{quoted(error.filename)}: " if error.filename else ""
             return _refuse(f"{place}{error.strerror or error}", InputError.exit_code)
 
 
+def _run(argv: Sequence[str] | None) -> int:
+    # what is heavy is imported once signals are noted
+    import logging
+
+    from vqaloop.parser import make_parser
+
+    logging.basicConfig(format="vqaloop: %(message)s", level=logging.WARNING)
+    options = make_parser().parse_args(argv)
+    _check_common(options)
+    with _chosen_ffmpeg(options.ffmpeg):
+        return int(options.run(options))
+
+
+def _awaited(work: Callable[[], int], signals: _Signals | None) -> int:
+    """The answer of `work`, which a signal calls off. Raises what it raises, and
+    KeyboardInterrupt where it was called off."""
+    if signals is None:
+        return work()
+    from vqaloop.process import Aside
+
+    try:
+        aside = Aside(work)
+        while not aside.over.wait(LOOK_S):
+            if signals.first is None:
+                continue
+            aside.scope.cancel()
+            if time.monotonic() - signals.first > GRACE_S:
+                signals.end_at_once(f"interrupted; {_KEPT}")
+        if signals.first is not None:
+            raise KeyboardInterrupt
+        return aside.result()
+    finally:
+        signals.over = True
+
+
+def _anything_begun() -> bool:
+    """Whether there may be programs that run, or unfinished files: then there is a guardian."""
+    guardian = sys.modules.get("vqaloop.guardian")
+    return guardian is not None and guardian.is_needed()
+
+
 @contextlib.contextmanager
-def _ended_by_signals() -> Iterator[None]:
-    """SIGTERM and SIGHUP end a command as Ctrl-C does, with no program left behind; the second
-    time any of them comes, at once."""
-    first: list[float] = []
-
-    def interrupt(*_: object) -> None:
-        if first and time.monotonic() - first[0] < TWICE_S:
-            return
-        if first:
-            # the cursor may be hidden; the guardian stops the programs and removes what is left
-            shown = b"\x1b[?25h" if os.isatty(2) else b""
-            os.write(
-                2, shown + b"\nvqaloop: stopped at once; the same command goes on from there\n"
-            )
-            os._exit(INTERRUPTED)
-        first.append(time.monotonic())
-        raise KeyboardInterrupt
-
+def _noted_signals(kept: bool) -> Iterator[_Signals | None]:
+    """SIGINT, SIGTERM and SIGHUP end a command with no program left behind; the second time any
+    of them comes, at once. None where all of them are somebody else's."""
+    signals = _Signals()
     # whoever ignores them (nohup) or handles them, or calls from a thread, is left alone
     ours = threading.current_thread() is threading.main_thread()
     ends = {
@@ -82,11 +149,11 @@ def _ended_by_signals() -> Iterator[None]:
         and (before := signal.getsignal(number)) in (signal.SIG_DFL, signal.default_int_handler)
     }
     for number in ends:
-        signal.signal(number, interrupt)
+        signal.signal(number, signals.note)
     try:
-        yield
+        yield signals if ends else None
     finally:
-        for number, before in ends.items():
+        for number, before in ({} if kept else ends).items():
             signal.signal(number, before)
 
 
@@ -106,14 +173,17 @@ def _chosen_ffmpeg(path: str | None) -> Iterator[None]:
 
 
 def _refuse(message: str, status: int) -> int:
+    from vqaloop.terminal import printable
+
     print(f"vqaloop: {printable(message)}", file=sys.stderr)
     return status
 
 
 def _interrupted() -> int:
-    process.kill_all()
-    kept = "what was finished is kept, and the same command goes on from there"
-    return _refuse(f"interrupted; {kept}", INTERRUPTED)
+    from vqaloop.process import kill_all
+
+    kill_all()
+    return _refuse(f"interrupted; {_KEPT}", INTERRUPTED)
 
 
 def _drop_stdout() -> None:
@@ -124,8 +194,9 @@ def _drop_stdout() -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
-def _check_common(options: argparse.Namespace) -> None:
+def _check_common(options: "argparse.Namespace") -> None:
     """Refuse what no command can do, before any work: also a JSON document with no place."""
+    from vqaloop.process import quoted
     from vqaloop.request import check_run, check_writable
 
     check_run(options.workers, options.seed, options.device)
@@ -133,5 +204,5 @@ def _check_common(options: argparse.Namespace) -> None:
         return
     path = Path(options.json)
     if path.is_dir():
-        raise InputError(f"--json {process.quoted(path)} is a folder; name a file")
+        raise InputError(f"--json {quoted(path)} is a folder; name a file")
     check_writable(path.parent, "name another file with --json")

@@ -281,9 +281,11 @@ def deliver(path: Path, prep: Sequence[str], ffmpeg: str, log: FrameLog | None =
     timeout_s = 60 + os.stat(path).st_size / 50_000
     level = ("-v", FrameLog.LEVEL, "-nostats") if log else ()
     argv = process.compiled(graph, ffmpeg, {"INPUT": path}, "-xerror", *level)
-    done = process.run(argv, timeout_s=timeout_s, read_stderr=log.read if log else bytes)
+    done = process.run(
+        argv, timeout_s=timeout_s, read_stderr=log.read if log else bytes, again=log is None
+    )
     if done.timed_out:
-        raise InputError(f"{name} did not decode within {timeout_s:.0f} s; {LOSSLESS}")
+        raise InputError(f"{name} did not decode: {done.reason()}; {LOSSLESS}")
     said = [re.sub(r" @ 0x[0-9a-f]+", "", line) for line in done.stderr.splitlines() if line]
     damage = [s for s in said if re.match(r"\[(dec:)?\w+\] ", s) or "prematurely" in s]
     if done.returncode or damage:

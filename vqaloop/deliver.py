@@ -110,9 +110,12 @@ def package_ladder(
     target = Path(out) if out is not None else _default_place(Path(named[0]))
     target = _checked_place(target)
     items, plain = [], [ladder for ladder in ladders if ladder.about["codec"] == "avs2"]
+    total, done = sum(len(ladder.rungs) for ladder in ladders), 0
     for ladder in ladders:
-        progress(Event("check", f"reading the rungs of {quoted(ladder.folder)}"))
         for rung in ladder.rungs:
+            said = f"reading the rungs of {quoted(ladder.folder)}"
+            progress(Event("check", said, done, total))
+            done += 1
             if ladder in plain:
                 check_file(ladder, rung)
             elif is_wanted(asked, ladder.about["codec"]):
@@ -124,6 +127,7 @@ def package_ladder(
     source = ladders[0].about["source"]
     with _placed(target) as folder:
         tracks, sound = _packaged(folder, items, segment_s, audio, binary, warnings, progress)
+        progress(Event("write", f"writing {quoted(target)}"))
         about = {
             "schema": SCHEMA,
             "vqaloop": __version__,

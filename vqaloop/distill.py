@@ -29,6 +29,7 @@ from vqaloop.lesson import Lesson, draw, freeze
 from vqaloop.models import create_student
 from vqaloop.models.internvideo2 import InternVideo2
 from vqaloop.models.student import Student, start_from_cosines
+from vqaloop.process import check_cancelled
 from vqaloop.prune import prune
 from vqaloop.recipe import Recipe, Teacher
 from vqaloop.runlog import RunLog
@@ -103,6 +104,7 @@ def train(
         full = deepspeed.utils.safe_get_full_fp32_param if half else lambda value: value
         since = time.monotonic()
         while step < recipe.steps:
+            check_cancelled()
             rate = recipe.learning_rate * _schedule(step, recipe)
             for group in engine.optimizer.param_groups:
                 group["lr"] = rate * group["scale"]

@@ -69,7 +69,7 @@ def encode(
     with _temporary_beside(out, spec.suffix) as partial:
         argv, ffmpeg_args = _command(source, options, partial, ffmpeg)
         limit_s = timeout_s or default_timeout_s(spec, rendition, source)
-        done = process.run(argv, timeout_s=limit_s, idle_s=IDLE_S)
+        done = process.run(argv, timeout_s=limit_s, idle_s=IDLE_S, again=False)
         if done.timed_out or done.returncode:
             raise _failure(spec, rendition, done, out, chance=timeout_s is None)
         packets = _checked_packets(partial, spec, rendition, source)

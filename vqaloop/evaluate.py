@@ -19,6 +19,7 @@ from vqaloop.device import exact
 from vqaloop.errors import InputError
 from vqaloop.metrics import measure_clips
 from vqaloop.models.student import Student
+from vqaloop.process import check_cancelled
 from vqaloop.shards import Shard, load_shard
 from vqaloop.stats import Figures, agreement, figures, within
 from vqaloop.terminal import counted
@@ -290,6 +291,7 @@ def _look(
     try:
         with exact():
             for first in range(0, count, CLIPS_AT_ONCE):
+                check_cancelled()
                 part = slice(first, min(first + CLIPS_AT_ONCE, count))
                 anchor = None
                 if reference is not None:

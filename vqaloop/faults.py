@@ -155,7 +155,8 @@ def decode(path: Path, stream: Bitstream, *, ffmpeg: str, frames: int) -> Decode
     argv = process.compiled(ffmpeg_graph.merge_outputs(whole, each), ffmpeg, {"INPUT": path})
     megapixels = stream.size[0] * stream.size[1] / 1e6
     # far slower than any machine decodes, however busy
-    done = process.run(argv, timeout_s=10 + frames * (0.2 + 0.4 * megapixels))
+    limit_s = 10 + frames * (0.2 + 0.4 * megapixels)
+    done = process.run(argv, timeout_s=limit_s, again=False)
     text = done.stdout.decode("ascii", "replace")
     count = len(re.findall(r"^0, ", text, re.MULTILINE))
     md5 = re.search(r"^MD5=(\w{32})$", text, re.MULTILINE)

@@ -109,6 +109,11 @@ def environment() -> dict[str, str]:
     return {**os.environ, VARIABLE: _state.mark}
 
 
+def is_needed() -> bool:
+    """Whether this process has begun anything that it would leave if it ended now."""
+    return _state.process is not None
+
+
 def watch(folder: str | os.PathLike[str]) -> None:
     """Have unfinished files in this folder, if they carry our mark, removed after our end."""
     state, path = _state, os.fsencode(os.path.abspath(folder))

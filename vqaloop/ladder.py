@@ -8,7 +8,6 @@ import contextlib
 import hashlib
 import json
 import os
-import threading
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -41,6 +40,7 @@ from vqaloop.history import (
     remember,
 )
 from vqaloop.loop import Budget, Loop, Watcher
+from vqaloop.progress import counted_cut, described, told_if_slow
 from vqaloop.records import Event, Ladder, Source
 from vqaloop.remake import asked_json
 from vqaloop.report import SCHEMA, write_reports
@@ -61,8 +61,6 @@ from vqaloop.windows import choose_windows
 
 DIRECTIONS: tuple[Literal["minimize", "maximize"], ...] = ("minimize", "maximize")
 """Of a study's values: bitrate and score."""
-NOTICE_S = 1.0
-"""Seconds of probing after which a watcher is told what takes so long."""
 GUARD_GAP = 10.0
 """Points between a student's score and the VMAF of a delivered file beyond which the student is
 not to be believed: more than two times its held-out error."""
@@ -148,10 +146,10 @@ def build_ladder(
             "--budget bounds the search alone and does not go with --tune-params; tune first with "
             "`vqaloop tune`, or leave out one of the two"
         )
-    budget = Budget(request.checked_budget(budget_s))
+    budget = Budget(request.checked_budget(budget_s), started)
     folder = Path(out) if out is not None else Path(f"{Path(input).stem}.{codec}.ladder")
     request.check_folder(folder, Path(input))
-    with _told_if_slow(progress, Event("probe", f"looking at {process.quoted(input)}")):
+    with told_if_slow(progress, Event("probe", f"looking at {process.quoted(input)}")):
         source = probe_source(
             Path(input),
             video_size=video_size,
@@ -167,7 +165,7 @@ def build_ladder(
     request.check_metric(meter, weights)
     # a storage that was named is refused as all else is, before anything is said
     named = open_storage(storage) if storage is not None else None
-    progress(Event("probe", _described(source)))
+    progress(Event("probe", described(source)))
     where = storage or (default_storage(folder) if cache else None)
     with (
         _undone_on_failure(folder) as placed,
@@ -179,12 +177,12 @@ def build_ladder(
             folder.mkdir(parents=True, exist_ok=True)
         studies = named or open_storage(where)
         loop = Loop(shop, space, rules, preset, depth, progress, budget)
-        with _told_if_slow(progress, Event("excerpt", "looking for windows that stand for it")):
+        with told_if_slow(progress, Event("excerpt", "looking for windows that stand for it")):
             windows = choose_windows(source, ffmpeg=binary, seed=seed)
         title, whole = source, windows == ((0, source.frames),)
         if not whole:
-            progress(Event("excerpt", f"{len(windows)} windows stand for the title"))
-            title = excerpt(source, windows, shop.scratch / "excerpt.mkv", ffmpeg=binary)
+            with counted_cut(progress, windows):
+                title = excerpt(source, windows, shop.scratch / "excerpt.mkv", ffmpeg=binary)
 
         tuning: dict[str, Any] = {}
         if tune_trials is not None:
@@ -252,8 +250,10 @@ def build_ladder(
             ],
         }
         ladder = Ladder(folder, tuple(rungs_made), document, trusted=not missed and not astray)
-        progress(Event("write", f"writing {process.quoted(folder)}"))
-        write_reports(ladder, take_pictures(ladder, source, ffmpeg=binary))
+        progress(Event("write", f"pictures of {process.quoted(folder)}", 0, 2))
+        pictures = take_pictures(ladder, source, ffmpeg=binary)
+        progress(Event("write", f"reports of {process.quoted(folder)}", 1, 2))
+        write_reports(ladder, pictures)
         mark.unlink(missing_ok=True)
         return ladder
 
@@ -326,18 +326,6 @@ def _belief(
 
 
 @contextlib.contextmanager
-def _told_if_slow(progress: Watcher, event: Event) -> Iterator[None]:
-    """An announcement of what takes long, so that a quick refusal comes alone."""
-    timer = threading.Timer(NOTICE_S, progress, [event])
-    timer.daemon = True
-    timer.start()
-    try:
-        yield
-    finally:
-        timer.cancel()
-
-
-@contextlib.contextmanager
 def _undone_on_failure(folder: Path) -> Iterator[list[Path]]:
     """For the files that are put into `folder`; they, and folders made for it, go on a failure.
 
@@ -357,9 +345,3 @@ def _undone_on_failure(folder: Path) -> Iterator[list[Path]]:
             for place in missing:
                 place.rmdir()
         raise
-
-
-def _described(source: Source) -> str:
-    width, height = source.canvas
-    rate = f"{float(source.fps):.6g} frames a second"
-    return f"{process.quoted(source.path)}: {width}x{height}, {rate}, {source.frames} frames"

@@ -1,17 +1,20 @@
 """The steps of a ladder between probing and reporting: search, verify, deliver."""
 
+import contextlib
 import math
+import threading
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from optuna.trial import FrozenTrial, TrialState
 
+from vqaloop import process
 from vqaloop.belief import Belief, Shifted
 from vqaloop.cache import place_file
-from vqaloop.errors import DecodeFailed, EncodeFailed, TargetUnreachable
+from vqaloop.errors import CalledOff, DecodeFailed, EncodeFailed, TargetUnreachable
 from vqaloop.hull import LEAST_RUNGS, Rules, keep_rules
 from vqaloop.overtime import over_time
 from vqaloop.precision import unreached
@@ -19,7 +22,10 @@ from vqaloop.records import Encode, Event, RDPoint, Rendition, Rung, Score, Sour
 from vqaloop.search import Measured, explore, rungs_of
 from vqaloop.space import Point, Space, params_of, point_of
 from vqaloop.studies import Outcome, SharedStudy
+from vqaloop.terminal import counted
 from vqaloop.trials import Workshop
+
+Made = TypeVar("Made")
 
 MOST_TRIALS = 40
 """Bound on the encodes of a search, whatever the sizes asked for."""
@@ -60,12 +66,13 @@ class Checked:
 
 @dataclass
 class Budget:
-    """Wall seconds that encodes and scores may take, and what they have taken so far."""
+    """Wall seconds until all is encoded and scored, and what that has taken so far."""
 
     seconds: float = math.inf
     started: float = field(default_factory=time.monotonic)
+    """When they began: with the call, so that probing and the excerpt are of them."""
     ended: bool = False
-    """True once it has kept an encode from being made."""
+    """True once it has kept an encode from being made, or called one off."""
     _spent_s: float = 0.0
     _spent_on: float = 0.0
 
@@ -74,7 +81,7 @@ class Budget:
 
         The first `least` always do. What one costs is told by those that were made.
         """
-        left = self.seconds * share - (time.monotonic() - self.started)
+        left = self.left_s(share)
         rate = self._spent_s / self._spent_on if self._spent_on else 0.0
         fit = 0
         for size in sizes:
@@ -84,6 +91,37 @@ class Budget:
                 break
             fit += 1
         return fit
+
+    def left_s(self, share: float = 1.0) -> float:
+        """Seconds that are left of a share of the budget; less than 0 once it has run out."""
+        return self.seconds * share - (time.monotonic() - self.started)
+
+    @contextlib.contextmanager
+    def ending(self, share: float, enough: Callable[[], bool]) -> Iterator[Callable[[], None]]:
+        """What is done inside is called off when a share of the budget has run out, and `enough`
+        is done. The function given is to be called when more is.
+
+        Raises CalledOff only where it is not the budget that ended it.
+        """
+        scope = process.Scope()
+
+        def look() -> None:
+            if self.left_s(share) <= 0 and enough():
+                scope.cancel()
+
+        most = threading.TIMEOUT_MAX
+        timer = threading.Timer(min(most, max(0.0, self.left_s(share))), look)
+        timer.daemon = True
+        timer.start()
+        try:
+            with scope.entered():
+                yield look
+        except CalledOff:
+            # not where somebody else has called it off
+            process.check_cancelled()
+            self.ended = True
+        finally:
+            timer.cancel()
 
     def spend(self, seconds: float, pixels: float) -> None:
         self._spent_s += seconds
@@ -131,14 +169,20 @@ class Loop:
         share = 1.0 if whole else EXCERPT_SHARE
         rules = self.rules if whole else self._roomier()
         found = self._explore("search", title, whole, study, belief, rules, MOST_TRIALS, share)
-        failures = sorted({trial.error for trial in self.trials if trial.error})
-        if len(found.points) < LEAST_RUNGS:
-            raise TargetUnreachable(
-                f"only {len(found.points)} of {len(self.tried)} trials succeeded, too few for a "
-                "ladder: " + "; ".join(failures)[:1500]
-            )
+        failures = self._failures(found, whole)
         self.warnings += [f"a trial failed and was left out: {text}" for text in failures]
         return replace(found, points=self._rechecked(title, found.points))
+
+    def _failures(self, found: Found, whole: bool) -> list[str]:
+        """Why trials of the title or its excerpt failed; TargetUnreachable if too few did not."""
+        tried = [trial for trial in self.trials if trial.whole_title == whole]
+        failures = sorted({trial.error for trial in tried if trial.error})
+        if len(found.points) < LEAST_RUNGS:
+            raise TargetUnreachable(
+                f"only {len(found.points)} of {len(tried)} trials succeeded, too few for a "
+                "ladder: " + "; ".join(failures)[:1500]
+            )
+        return failures
 
     def _explore(
         self,
@@ -152,41 +196,54 @@ class Loop:
         share: float,
     ) -> Found:
         done = running = 0
+        look: Callable[[], None] = lambda: None  # noqa: E731
 
         def work(params: dict[str, Any]) -> Outcome:
             nonlocal done
             point, started = point_of(params), time.monotonic()
-            trial = replace(self.shop.try_one(title, self.rendition(point)), whole_title=whole)
+            width, height, knob = point
+
+            def tell(frames: int) -> None:
+                far = f"{width}x{height} at {knob:g}: {min(frames, title.frames)} of "
+                said = f"{far}{counted(title.frames, 'frame')}"
+                self.progress(Event(stage, said, done, most, at_most=True))
+
+            with process.counted_frames(tell):
+                made = self.shop.try_one(title, self.rendition(point))
+            trial = replace(made, whole_title=whole)
             if not (trial.encode and trial.encode.cached):
                 self.budget.spend(
                     (time.monotonic() - started) / max(1, min(self.shop.workers, running)),
-                    point[0] * point[1] * title.frames,
+                    width * height * title.frames,
                 )
             self.tried[whole, point] = trial
             done += 1
             self.progress(Event(stage, describe(trial), done, most, trial, at_most=True))
-            if trial.bitrate_kbps is None or trial.score is None:
-                return Outcome(None, {"error": trial.error})
-            return Outcome((trial.bitrate_kbps, trial.score))
+            look()
+            found = _outcome(trial)
+            return Outcome(found) if found else Outcome(None, {"error": trial.error})
 
-        def evaluate(batch: Sequence[Point]) -> list[Measured]:
-            nonlocal done, running
+        def evaluate(batch: Sequence[Point]) -> dict[Point, Measured]:
+            nonlocal done, running, look
             least = max(0, LEAST_RUNGS - done)
             sizes = [w * h * title.frames for w, h, _ in batch]
             batch = batch[: self.budget.affordable(sizes, share, least)]
             if not batch:
-                return []
+                return {}
             running = len(batch)
             wanted, crew = [params_of(p) for p in batch], range(min(self.shop.workers, len(batch)))
-            settled = study.settle(wanted, work, lambda drain: self.shop.map(drain, crew))
-            for point, trial in zip(batch, settled, strict=True):
+            settled: list[FrozenTrial] = []
+            with self.budget.ending(share, lambda: done >= LEAST_RUNGS) as look:
+                settled = study.settle(wanted, work, lambda drain: self.shop.map(drain, crew))
+            for point, trial in zip(batch, settled, strict=False):
                 if (whole, point) not in self.tried:
                     done += 1
                     self.tried[whole, point] = self._recalled(trial, point, whole)
                     known = self.tried[whole, point]
                     again = describe(known) + " (done before)"
                     self.progress(Event(stage, again, done, most, known, at_most=True))
-            return [_measured(trial) for trial in settled]
+            tried = {p: self.tried[whole, p] for p in batch if (whole, p) in self.tried}
+            return {point: _outcome(trial) for point, trial in tried.items()}
 
         found = explore(self.space, rules, evaluate, belief=belief, most=most)
         return Found(*found)
@@ -204,23 +261,45 @@ class Loop:
 
         All of them, since scores of one ladder must be of the same crops.
         """
-        finer = self._finer if _falls(points) else None
+        # which takes time again
+        finer = self._finer if _falls(points) and self.budget.left_s() > 0 else None
         checked = list(points)
         if finer:
-            self.progress(Event("search", "a score falls while bits rise: looking again, closer"))
+            again = "a score falls while bits rise: looking again, closer"
             try:
-                checked = self.shop.map(lambda point: self._looked_at(title, point), checked)
+                with self._counted("search", again, len(checked)) as one:
+                    checked = self.shop.map(lambda p: one(self._looked_at(title, p)), checked)
                 self._closer.add(title.sha256)
             except (EncodeFailed, DecodeFailed) as error:
                 self.warnings.append(f"scores could not be measured again: {error}")
         for low, high in _falls(checked):
-            looked = "measured again with more crops" if finer else "all frames were measured"
+            looked = (
+                "measured again with more crops"
+                if finer
+                else "all frames were measured"
+                if not self._finer
+                else "the time budget left no second look"
+            )
             self.warnings.append(
                 f"{low.width}x{low.height}: the score falls from {low.score:.2f} at "
                 f"{low.bitrate_kbps:.0f} kb/s to {high.score:.2f} at {high.bitrate_kbps:.0f} kb/s "
                 f"({looked})"
             )
         return checked
+
+    @contextlib.contextmanager
+    def _counted(self, stage: str, message: str, total: int) -> Iterator[Callable[[Made], Made]]:
+        """Announces `total` things to do; the function given counts those that pass through it."""
+        done = 0
+
+        def one(made: Made) -> Made:
+            nonlocal done
+            done += 1
+            self.progress(Event(stage, message, done, total))
+            return made
+
+        self.progress(Event(stage, message, 0, total))
+        yield one
 
     def _looked_at(self, title: Source, point: RDPoint) -> RDPoint:
         made = self.shop.encode(title, self.rendition(point.key))
@@ -264,6 +343,7 @@ class Loop:
                 len(promised) + SPARE,
                 1.0,
             )
+            self._failures(title, True)
             self.estimate = _estimate(title.points, dense)
             found = replace(title, points=self._rechecked(source, title.points))
         rules = self.rules if whole else replace(self.rules, near=NEAR_WHOLE)
@@ -299,7 +379,8 @@ class Loop:
                 return str(error)
             return Checked(found.predicted.get(key, score.value), made, score)
 
-        results = self.shop.map(check, kept)
+        with self._counted("verify", "measuring the rungs", len(kept)) as one:
+            results = self.shop.map(lambda point: one(check(point)), kept)
         checked = [result for result in results if isinstance(result, Checked)]
         self.warnings += [f"a rung could not be made: {r}" for r in results if isinstance(r, str)]
         self.warnings += unreached([item.score for item in checked], self.shop.metric)
@@ -321,7 +402,7 @@ class Loop:
     ) -> list[Rung]:
         """Guard each rung and place its file in the folder; `placed` gets those that are new."""
         spec = self.shop.spec
-        guards = self.shop.map(lambda c: self.shop.guard(source, c.encode.path), checked)
+        guards = self._guarded(source, checked)
         folder.mkdir(parents=True, exist_ok=True)
         rungs = []
         for item, guard in zip(checked, guards, strict=True):
@@ -349,12 +430,39 @@ class Loop:
             )
         return rungs
 
+    def _guarded(self, source: Source, checked: Sequence[Checked]) -> list[dict[str, float]]:
+        """The guard of each rung, counted in frames."""
+        seen, total = dict[int, int](), source.frames * len(checked)
+
+        def guard(place: int) -> dict[str, float]:
+            encode = checked[place].encode
+            size = f"{encode.rendition.width}x{encode.rendition.height}"
+
+            def tell(frames: int) -> None:
+                seen[place] = min(frames, source.frames)
+                rungs = f"rung {place + 1} of {len(checked)}, {size}"
+                self.progress(Event("guard", rungs, sum(seen.values()), total))
+
+            tell(0)
+            with process.counted_frames(tell):
+                found = self.shop.guard(source, encode.path)
+            tell(source.frames)
+            return found
+
+        return self.shop.map(guard, range(len(checked)))
+
 
 def _measured(trial: FrozenTrial) -> Measured:
     if trial.state != TrialState.COMPLETE:
         return None
     kbps, score = trial.values
     return kbps, score
+
+
+def _outcome(trial: Trial) -> Measured:
+    if trial.bitrate_kbps is None or trial.score is None:
+        return None
+    return trial.bitrate_kbps, trial.score
 
 
 def _falls(points: Iterable[RDPoint]) -> list[tuple[RDPoint, RDPoint]]:

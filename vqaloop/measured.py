@@ -46,7 +46,10 @@ def run_measured(argv: Sequence[str], *, timeout_s: float, folder: Path) -> proc
     """
     report = folder / "measured.json"
     starter = [sys.executable, "-I", "-S", "-c", _STARTER, os.fspath(report)]
-    done = process.run([*starter, *argv], timeout_s=timeout_s, stdout=subprocess.DEVNULL)
+    # not again: whoever measures knows what a program that hung means
+    done = process.run(
+        [*starter, *argv], timeout_s=timeout_s, again=False, stdout=subprocess.DEVNULL
+    )
     if done.timed_out:
         return done
     try:

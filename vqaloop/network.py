@@ -21,7 +21,7 @@ from vqaloop.device import exact
 from vqaloop.errors import InputError, ToolError
 from vqaloop.frames import Frames
 from vqaloop.models.student import Anchor, Student
-from vqaloop.process import file_sha256, quoted
+from vqaloop.process import check_cancelled, file_sha256, quoted
 from vqaloop.weights import load_student
 
 BATCH = {"cpu": 32, "cuda": 256}
@@ -159,6 +159,7 @@ class Network:
         with self._queue:
             self._waiting.append(asked)
         while not asked.done:
+            check_cancelled()
             with self.settled() as student:
                 if not asked.done:
                     self._run_batch(student)

@@ -7,8 +7,11 @@ seconds and peak memory are read from the kernel when it ends.
 import contextlib
 import functools
 import hashlib
+import logging
 import math
 import os
+import re
+import select
 import signal
 import subprocess
 import tempfile
@@ -18,20 +21,36 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, Generic, TypeVar
 
 from vqaloop import guardian
 from vqaloop.errors import CalledOff, InputError, ToolError
 
+log = logging.getLogger(__name__)
+
+Made = TypeVar("Made")
+
+STALL_S = 120.0
+"""Seconds without any work after which a program is held to hang. A program that waits for a slow
+disk or for a reader of its output does no work either, hence so many."""
+
 LOOK_S = 5.0
 """Seconds between looks at whether a program still works."""
+TELL_S = 5.0
+"""Seconds from one word on how far a program is to the next."""
+STILL = 0.2
+"""Ticks of the kernel's clock in a second up to which a program does nothing: one that hangs may
+still wake to look at the time."""
+PAUSE_S = 10.0
+"""Seconds by which a look comes late where this process was stopped, not merely busy."""
 STDERR_KEPT = 16_384
 """Bytes of a program's last words kept for error messages."""
 
 _running: dict[subprocess.Popen[bytes], "Scope | None"] = {}
 _running_lock = threading.Lock()
 _mine = threading.local()
-"""Of this thread: the `scope` it is in, and the `cpu_s` its programs have used."""
+"""Of this thread: the `scope` it is in, the `cpu_s` its programs have used, and who is `told` of
+their frames."""
 
 
 class Scope:
@@ -66,6 +85,35 @@ class Scope:
                     kill(process)
 
 
+class Aside(Generic[Made]):
+    """`work()` on a thread of its own, begun at once, that can be called off.
+
+    Whoever waits for `over` in the main thread can be interrupted without the work being so.
+    """
+
+    def __init__(self, work: Callable[[], Made]) -> None:
+        # no join: one that is interrupted may take the thread for ended (bpo-45274)
+        self.scope, self.over = Scope(), threading.Event()
+        self._made: list[Made] = []
+        self._error: BaseException | None = None
+        threading.Thread(target=self._run, args=(work,), daemon=True).start()
+
+    def _run(self, work: Callable[[], Made]) -> None:
+        try:
+            with self.scope.entered():
+                self._made.append(work())
+        except BaseException as error:
+            self._error = error
+        finally:
+            self.over.set()
+
+    def result(self) -> Made:
+        """What the work returned, once it is `over`; raises what it raised."""
+        if self._error is not None:
+            raise self._error
+        return self._made[0]
+
+
 @contextlib.contextmanager
 def team(threads: int) -> Iterator[Callable[..., Future[Any]]]:
     """`submit(work, ...)` to threads of our own: called off as a whole by whatever is raised
@@ -95,6 +143,17 @@ def check_cancelled() -> None:
         raise CalledOff("called off")
 
 
+@contextlib.contextmanager
+def counted_frames(told: Callable[[int], object]) -> Iterator[None]:
+    """While inside, `told` is given the number of frames that the ffmpeg which this thread runs
+    has put out so far, every TELL_S seconds; what it raises ends the program."""
+    before, _mine.told = getattr(_mine, "told", None), told
+    try:
+        yield
+    finally:
+        _mine.told = before
+
+
 @dataclass(frozen=True)
 class Finished:
     """What a program did."""
@@ -115,12 +174,16 @@ class Finished:
     """True when we stopped it: at its time limit, or because it hung."""
     idle: bool = False
     """True when it did nothing at the time we stopped it."""
+    stalled: bool = False
+    """True when we stopped it because of that, before its time limit."""
 
     def reason(self) -> str:
         """In one line, why it failed: the time limit, the signal, or its last words."""
         last = [line.strip() for line in self.stderr.splitlines() if line.strip()]
         said = f": {last[-1][:300]}" if last else ""
         if self.timed_out:
+            if self.stalled:
+                return f"stopped after {self.wall_s:.0f} s, since it did nothing any more"
             doing = ", doing nothing" if self.idle else ""
             return f"stopped at its time limit after {self.wall_s:.0f} s{doing}"
         if self.returncode < 0:
@@ -154,8 +217,12 @@ def ffmpeg_path(path: str | os.PathLike[str] | None = None) -> str:
 
 @functools.lru_cache(maxsize=4096)
 def _file_sha256(path: str, as_of: tuple[int, ...]) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    digest = hashlib.sha256()
+    with open(path, "rb", buffering=0) as file:
+        while chunk := file.read(1 << 22):
+            check_cancelled()
+            digest.update(chunk)
+    return digest.hexdigest()
 
 
 def file_sha256(path: str | os.PathLike[str]) -> str:
@@ -188,6 +255,9 @@ def input_options(options: Iterable[tuple[str, str]]) -> dict[str, str]:
     return {"s" if key == "video_size" else key: value for key, value in options}
 
 
+_QUIET = ["-nostdin", "-v", "error", "-y"]
+
+
 def compiled(
     graph: Any, ffmpeg: str, files: Mapping[str, str | os.PathLike[str]], *global_args: str
 ) -> list[str]:
@@ -198,7 +268,7 @@ def compiled(
     ffmpeg reads no stdin, speaks of errors only and overwrites; `global_args` come last of the
     global options, so they win, and the output stays the last argument.
     """
-    head = [ffmpeg, "-nostdin", "-v", "error", "-y", *global_args]
+    head = [ffmpeg, *_QUIET, *global_args]
     argv: list[str] = graph.compile(cmd=head)
     return [file_url(files[part]) if part in files else part for part in argv]
 
@@ -207,7 +277,8 @@ def run(
     argv: Sequence[str],
     *,
     timeout_s: float,
-    idle_s: float = math.inf,
+    idle_s: float | None = None,
+    again: bool = True,
     stdin: int | IO[bytes] = subprocess.DEVNULL,
     stdout: int | IO[bytes] = subprocess.PIPE,
     max_stdout: int = 1 << 34,
@@ -215,26 +286,73 @@ def run(
 ) -> Finished:
     """Run a program to its end, its time limit, or an exception in this thread.
 
-    A program that uses no processor for `idle_s` is held to hang and stopped as at its limit.
-    `max_stdout` bounds the bytes of stdout held in memory; a program that writes more is stopped.
-    `read_stderr` is given each piece of stderr and returns what to keep of it.
-    Raises ToolError when the program cannot be started or writes more than that, CalledOff where
-    this thread's work was called off.
+    A program that uses no processor for a while is held to hang and stopped as at its limit. It is
+    run a second time, which is logged, unless another already has what it wrote.
+
+    Args:
+        argv: The program and its arguments.
+        timeout_s: Wall seconds that it may take; each time, where it is run again.
+        idle_s: Seconds without work after which it is stopped, by default STALL_S.
+        again: False where the caller has its own way with a program that hung.
+        stdin: A file that it reads from where that stands.
+        stdout: Where it writes; a pipe is read to its end.
+        read_stderr: Is given each piece of stderr, returns what to keep of it; of both runs.
+        max_stdout: Bytes of stdout held in memory; a program that writes more is stopped.
+
+    Returns:
+        What it did; of two runs the second.
+
+    Raises:
+        ToolError: It cannot be started, or writes more than `max_stdout`.
+        CalledOff: The work of this thread was called off.
     """
+    stall_s = STALL_S if idle_s is None else idle_s
+    file = stdin if isinstance(stdin, int) else stdin.fileno()
+    begin = os.lseek(file, 0, os.SEEK_CUR) if file >= 0 else 0
+    done = _run_once(argv, timeout_s, stall_s, stdin, stdout, max_stdout, read_stderr)
+    if not (done.stalled and again and stdout in (subprocess.PIPE, subprocess.DEVNULL)):
+        return done
+    log.warning("%s was %s; it is run again", Path(argv[0]).name, done.reason())
+    if file >= 0:
+        os.lseek(file, begin, os.SEEK_SET)
+    return _run_once(argv, timeout_s, stall_s, stdin, stdout, max_stdout, read_stderr)
+
+
+def _run_once(
+    argv: Sequence[str],
+    timeout_s: float,
+    idle_s: float,
+    stdin: int | IO[bytes],
+    stdout: int | IO[bytes],
+    max_stdout: int,
+    read_stderr: Callable[[bytes], bytes],
+) -> Finished:
     check_cancelled()
     guardian.watch(tempfile.gettempdir())
     start = time.monotonic()
+    # of what `compiled` made we know that it is an ffmpeg
+    told = getattr(_mine, "told", None) if list(argv[1:2]) == _QUIET[:1] else None
+    counts, writer = os.pipe() if told else (-1, -1)
+    counting = ["-progress", f"pipe:{writer}"] if told else []
     try:
         process = subprocess.Popen(
-            list(argv),
+            [argv[0], *counting, *argv[1:]],
             stdin=stdin,
             stdout=stdout,
             stderr=subprocess.PIPE,
             start_new_session=True,
             env=guardian.environment(),
+            pass_fds=[writer] if told else [],
         )
-    except OSError as error:
-        raise ToolError(f"could not start {argv[0]}: {error.strerror}") from error
+    except BaseException as error:
+        if told:
+            os.close(counts)
+        if isinstance(error, OSError):
+            raise ToolError(f"could not start {argv[0]}: {error.strerror}") from error
+        raise
+    finally:
+        if told:
+            os.close(writer)
     scope: Scope | None = getattr(_mine, "scope", None)
     with _running_lock:
         _running[process] = scope
@@ -245,18 +363,21 @@ def run(
     wrote = bytearray()
     too_much = threading.Event()
 
+    # ValueError: an interruption of this thread may close a pipe before its reader has begun
     def keep_tail(pipe: IO[bytes]) -> None:
-        while chunk := os.read(pipe.fileno(), 65536):
-            said.extend(read_stderr(chunk))
-            del said[:-STDERR_KEPT]
+        with contextlib.suppress(ValueError):
+            while chunk := os.read(pipe.fileno(), 65536):
+                said.extend(read_stderr(chunk))
+                del said[:-STDERR_KEPT]
 
     def keep_all(pipe: IO[bytes]) -> None:
-        while chunk := pipe.read(1 << 20):
-            wrote.extend(chunk)
-            if len(wrote) > max_stdout:
-                too_much.set()
-                kill(process)
-                return
+        with contextlib.suppress(ValueError):
+            while chunk := pipe.read(1 << 20):
+                wrote.extend(chunk)
+                if len(wrote) > max_stdout:
+                    too_much.set()
+                    kill(process)
+                    return
 
     threads = [threading.Thread(target=keep_tail, args=(process.stderr,), daemon=True)]
     if process.stdout is not None:
@@ -266,6 +387,8 @@ def run(
         for thread in threads:
             thread.start()
         watch.start()
+        if told:
+            _follow(process.pid, counts, told)
         # reaped only once it is out of the list, or who kills it might kill another of its number
         os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
         watch.over.set()
@@ -288,6 +411,8 @@ def run(
         for pipe in (process.stdout, process.stderr):
             if pipe is not None:
                 pipe.close()
+        if told:
+            os.close(counts)
     check_cancelled()
     cpu_s = usage.ru_utime + usage.ru_stime
     _mine.cpu_s = spent_cpu_s() + cpu_s
@@ -302,7 +427,23 @@ def run(
         peak_bytes=usage.ru_maxrss * 1024,
         timed_out=watch.timed_out,
         idle=watch.idle,
+        stalled=watch.stalled,
     )
+
+
+def _follow(program: int, counts: int, told: Callable[[int], object]) -> None:
+    """Tell what ffmpeg writes of its progress to `counts`, until the program ends."""
+    poll, last = select.poll(), time.monotonic()
+    poll.register(counts, select.POLLIN)
+    while os.waitid(os.P_PID, program, os.WEXITED | os.WNOWAIT | os.WNOHANG) is None:
+        if not poll.poll(200):
+            continue
+        if not (text := os.read(counts, 65536)):
+            return
+        frames = re.findall(rb"^frame=\s*(\d+)", text, re.MULTILINE)
+        if frames and time.monotonic() - last >= TELL_S:
+            last = time.monotonic()
+            told(int(frames[-1]))
 
 
 class _Watch(threading.Thread):
@@ -316,18 +457,25 @@ class _Watch(threading.Thread):
         self.end = time.monotonic() + timeout_s
         self.step = min(LOOK_S, timeout_s / 4, idle_s / 4)
         self.over = threading.Event()
-        self.timed_out = self.idle = False
+        self.timed_out = self.idle = self.stalled = False
 
     def run(self) -> None:
-        worked, since = -1, time.monotonic()
+        before, since = -math.inf, time.monotonic()
+        looked = since
         while not self.over.wait(min(self.step, max(0.0, self.end - time.monotonic()))):
             now = time.monotonic()
+            # while we ourselves were stopped (Ctrl-Z) nobody read what the program writes
+            if (paused := now - looked - self.step) > PAUSE_S:
+                self.end, since = self.end + paused, since + paused
+            looked = now
             ticks = _group_ticks(self.process.pid)
-            self.idle = ticks == worked
+            # less than before: a part of it has ended
+            self.idle = 0 <= ticks - before <= STILL * self.step
+            before = ticks
             if not self.idle:
-                worked, since = ticks, now
+                since = now
             if now >= self.end or now - since >= self.idle_s:
-                self.timed_out = True
+                self.timed_out, self.stalled = True, now < self.end
                 kill(self.process)
                 return
         self.idle = False

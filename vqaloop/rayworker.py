@@ -133,32 +133,16 @@ def _interruptibly(work: Callable[[], Made]) -> Made:
     """`work()` in a thread of its own where this is the one that Ray interrupts."""
     if threading.current_thread() is not threading.main_thread():
         return work()
-    answer: list[Made] = []
-    failed: list[BaseException] = []
-    # no join: one that is interrupted may take the thread for ended (bpo-45274)
-    over, scope = threading.Event(), process.Scope()
-
-    def run() -> None:
-        try:
-            with scope.entered():
-                answer.append(work())
-        except BaseException as error:
-            failed.append(error)
-        finally:
-            over.set()
-
-    threading.Thread(target=run, daemon=True).start()
+    aside = process.Aside(work)
     try:
-        while not over.wait(LOOK_S):
+        while not aside.over.wait(LOOK_S):
             pass
     except BaseException:
-        scope.cancel()
-        while not over.wait(LOOK_S):
+        aside.scope.cancel()
+        while not aside.over.wait(LOOK_S):
             pass
         raise
-    if failed:
-        raise failed[0]
-    return answer[0]
+    return aside.result()
 
 
 @contextlib.contextmanager

@@ -218,11 +218,11 @@ class Event:
     """Progress of a ladder, for whoever watches."""
 
     stage: str
-    """probe, excerpt, search, verify or write."""
+    """What is being done: see the table in docs/pipeline.md."""
     message: str
     """One line for people."""
     done: int = 0
-    """Trials finished in this stage."""
+    """What is finished of this stage: trials, rungs, frames, files."""
     total: int = 0
     """How many this stage takes."""
     trial: Trial | None = None

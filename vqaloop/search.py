@@ -8,7 +8,7 @@ same ladder whoever makes them and in whatever order they end.
 """
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import numpy as np
 from scipy.special import ndtr
@@ -135,15 +135,15 @@ def _chosen(
 def explore(
     space: Space,
     rules: Rules,
-    evaluate: Callable[[Sequence[Point]], Sequence[Measured]],
+    evaluate: Callable[[Sequence[Point]], Mapping[Point, Measured]],
     *,
     belief: Belief,
     most: int,
 ) -> tuple[list[RDPoint], list[Point], dict[Point, float]]:
     """Propose and evaluate until nothing is left to learn, or `evaluate` gives nothing back.
 
-    `evaluate` takes a batch of points that may run at the same time, and may do only the first of
-    them. Returns the measured points, those that failed, and for what had been predicted before it
+    `evaluate` takes a batch of points that may run at the same time, and may do only some of them.
+    Returns the measured points, those that failed, and for what had been predicted before it
     was encoded the score that was predicted.
     """
     points: list[RDPoint] = []
@@ -154,7 +154,10 @@ def explore(
         results = evaluate(batch)
         if not results:
             break
-        for point, result in zip(batch, results, strict=False):
+        for point in batch:
+            if point not in results:
+                continue
+            result = results[point]
             if point in expected:
                 predicted[point] = expected[point]
             if result is None:

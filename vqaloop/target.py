@@ -24,6 +24,7 @@ from vqaloop.history import PriorUse, prior_use
 from vqaloop.join import Joined, join, output_muxer
 from vqaloop.precision import unreached
 from vqaloop.process import quoted
+from vqaloop.progress import counted_of, described, told_if_slow
 from vqaloop.ratecontrol import RateController
 from vqaloop.records import Event, Rendition, Score, Source, Trial, rounded
 from vqaloop.scenegoals import CAP_USED, Allocation
@@ -124,14 +125,15 @@ def encode_to_target(
     _check_place(Path(input), out, codec)
     if one_run and not spec.zones:
         raise InputError(f"{spec.name} takes no zones in one run; leave out --one-run")
-    source = probe_source(
-        Path(input),
-        video_size=video_size,
-        pix_fmt=pix_fmt,
-        framerate=framerate,
-        allow_hdr=allow_hdr,
-        ffmpeg=binary,
-    )
+    with told_if_slow(progress, Event("probe", f"looking at {quoted(input)}")):
+        source = probe_source(
+            Path(input),
+            video_size=video_size,
+            pix_fmt=pix_fmt,
+            framerate=framerate,
+            allow_hdr=allow_hdr,
+            ffmpeg=binary,
+        )
     request.choose_sizes(source, spec, [source.canvas])
     depth = request.checked_depth(source, spec, bit_depth)
     request.check_metric(meter, weights)
@@ -139,8 +141,10 @@ def encode_to_target(
         raise InputError(
             f"the target score must lie between 0 and {meter.top:g}, not {target_score:g}"
         )
+    progress(Event("probe", described(source)))
     progress(Event("scenes", f"looking for the cuts of {quoted(input)}"))
     scenes = find_scenes(source, ffmpeg=binary, gop_s=spec.gop_s)
+    progress(Event("scenes", counted(len(scenes), "scene"), len(scenes), len(scenes)))
     width, height = source.canvas
     far = tolerance_of(meter)
     controller = RateController.for_title(
@@ -174,7 +178,8 @@ def encode_to_target(
         with scratch(out.parent) as folder:
             whole = Path(folder) / out.name
             joined, score = _joined(files, scenes, source, whole, out, shop, progress)
-            guard = shop.guard(source, whole)
+            with counted_of(source, progress, "guard", f"guarding {quoted(out)}"):
+                guard = shop.guard(source, whole)
             peak_kbps = _peak(joined, spec, source)
             os.replace(whole, out)
         cost = cost_json(shop.cost, time.monotonic() - started)
@@ -355,10 +360,11 @@ def _in_one_run(
     frames = sum(scene.frames for scene in choices)
     mean = sum(scene.frames * probe.knob for scene, probe in choices.items()) / frames
     knob = shop.spec.knob.snap(mean)
-    tell(Event("encode", f"one run over the whole, {len(choices)} zones about {knob:g}"))
     zones = zones_of([(s.start_frame, s.end_frame, p.knob) for s, p in choices.items()], knob)
     params = (*plain.params, (ZONES, zones))
-    return shop.encode(source, replace(plain, knob=knob, params=params)).path
+    said = f"one run over the whole, {counted(len(choices), 'zone')} about {knob:g}"
+    with counted_of(source, tell, "encode", said):
+        return shop.encode(source, replace(plain, knob=knob, params=params)).path
 
 
 def zones_of(scenes: Sequence[tuple[int, int, float]], crf: float) -> str:
@@ -381,11 +387,11 @@ def _joined(
     progress: Watcher,
 ) -> tuple[Joined, Score]:
     """The chosen encodes as one file `whole`, of which `out` will be the name, and its score."""
-    progress(Event("join", f"{counted(len(files), 'part')} to {quoted(out)}"))
-    joined = join(files, source, whole, spec=shop.spec, ffmpeg=shop.ffmpeg)
-    progress(Event("verify", f"scoring {quoted(out)} as a whole"))
+    with counted_of(source, progress, "join", f"{counted(len(files), 'part')} to {quoted(out)}"):
+        joined = join(files, source, whole, spec=shop.spec, ffmpeg=shop.ffmpeg)
     meter = shop.metric.scene_by_scene([(scene.start_frame, scene.frames) for scene in scenes])
-    return joined, shop.score(source, whole, meter)
+    with counted_of(source, progress, "verify", f"scoring {quoted(out)} as a whole"):
+        return joined, shop.score(source, whole, meter)
 
 
 def _nothing_made(scenes: Sequence[Scene], trials: Sequence[tuple[Scene, Trial]]) -> str:

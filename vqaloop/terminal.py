@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TextIO
 
 from vqaloop.errors import EncoderMissing
+from vqaloop.process import check_cancelled
 from vqaloop.records import Event, Ladder
 
 if TYPE_CHECKING:
@@ -245,7 +246,11 @@ class Progress:
         return self._bar is not None
 
     def __call__(self, event: "Event") -> None:
-        """Show an event; on a terminal a failed trial leaves a line that stays."""
+        """Show an event; on a terminal a failed trial leaves a line that stays.
+
+        Raises CalledOff where the work that it is of was called off.
+        """
+        check_cancelled()
         if self._bar is None:
             # a count is said when it changes
             now, count = (event.stage, event.done, event.total), ""
@@ -269,7 +274,8 @@ class Progress:
             )
 
     def log(self, line: str) -> None:
-        """One line, above the bar where there is one."""
+        """One line, above the bar where there is one. Raises CalledOff as above."""
+        check_cancelled()
         if self.quiet:
             return
         with self._lock, contextlib.suppress(OSError, ValueError):

@@ -30,11 +30,13 @@ from vqaloop.importance import tuning_json
 from vqaloop.judge import Judge, ParamsFailed, Rules, Setting, Target
 from vqaloop.paramsearch import ParamSearch, trial_json
 from vqaloop.process import quoted
+from vqaloop.progress import told_if_slow
 from vqaloop.records import Event, RDPoint, Source, rounded
 from vqaloop.samplers import KNOB, Params, check_sampler, distributions, encoder_params
 from vqaloop.score import DEFAULT_METRIC, open_metric
 from vqaloop.source import probe_source
 from vqaloop.studies import default_storage, kept_in, open_storage, shown
+from vqaloop.terminal import counted
 from vqaloop.trials import Workshop
 from vqaloop.tuning import SCHEMA, Tuning, study_name, write_tuning
 from vqaloop.windows import choose_windows
@@ -160,14 +162,15 @@ def tune_encoder(
         )
     folder = Path(out) if out is not None else Path(f"{Path(input).stem}.{codec}.tune")
     request.check_folder(folder, Path(input), "tuning")
-    source = probe_source(
-        Path(input),
-        video_size=video_size,
-        pix_fmt=pix_fmt,
-        framerate=framerate,
-        allow_hdr=allow_hdr,
-        ffmpeg=binary,
-    )
+    with told_if_slow(progress, Event("probe", f"looking at {quoted(input)}")):
+        source = probe_source(
+            Path(input),
+            video_size=video_size,
+            pix_fmt=pix_fmt,
+            framerate=framerate,
+            allow_hdr=allow_hdr,
+            ffmpeg=binary,
+        )
     size = request.choose_sizes(source, spec, [resolution or source.canvas])[0]
     setting = Setting(*size, preset, request.checked_depth(source, spec, bit_depth))
     request.check_metric(meter, weights)
@@ -180,14 +183,16 @@ def tune_encoder(
         Workshop(spec, meter, store, ffmpeg=binary, workers=workers, timeout_s=timeout_s) as shop,
     ):
         kept = open_storage(url)
-        windows = choose_windows(source, ffmpeg=binary, seed=seed)
+        with told_if_slow(progress, Event("excerpt", "looking for windows that stand for it")):
+            windows = choose_windows(source, ffmpeg=binary, seed=seed)
         parts = [source]
         if windows != ((0, source.frames),):
-            progress(Event("excerpt", f"{len(windows)} windows stand for the title"))
-            parts = [
-                excerpt(source, [window], shop.scratch / f"window{i}.mkv", ffmpeg=binary)
-                for i, window in enumerate(windows)
-            ]
+            parts = []
+            for i, window in enumerate(windows):
+                said = f"{counted(len(windows), 'window')} stand for the title"
+                progress(Event("excerpt", said, i, len(windows)))
+                place = shop.scratch / f"window{i}.mkv"
+                parts.append(excerpt(source, [window], place, ffmpeg=binary))
         judge = Judge(shop, parts, setting)
         judge.prepare(target, lambda text, done, n: progress(Event("probe", text, done, n)))
         search = ParamSearch(judge, rules, sampler, seed, front=front)
@@ -197,11 +202,19 @@ def tune_encoder(
         if front and best:
             # verified where on the front it lies
             judge.knob = spec.knob.snap(best[0].params[KNOB])
+        most, looked = len(best[:CANDIDATES]), 0
+
+        def tell(text: str) -> None:
+            nonlocal looked
+            looked += 1
+            progress(Event("verify", text, looked, most, at_most=True))
+
+        progress(Event("verify", "the whole title with the defaults", 0, most, at_most=True))
         check, default, warnings = judge.confirm(
             source,
             [encoder_params(spec, trial.params) for trial in best[:CANDIDATES]],
             rules,
-            lambda text: progress(Event("verify", text)),
+            tell,
         )
         params = check.params if check else ()
         chosen = [t for t in best if encoder_params(spec, t.params) == params]
