@@ -1,6 +1,6 @@
 """Published sets of opinion scores: their tables and folders, read into one form.
 
-A reader looks at the table and at names of files only; `vqaloop.views` decodes. Whatever scale a
+A reader looks at the table and at names of files only; `vqaloop.prepare` decodes. Whatever scale a
 set was published on, `Video.score` is 0..100 with higher better, by a straight line wherever
 possible, so that correlations are those of the published values.
 """

@@ -39,8 +39,9 @@ def corpus(options: argparse.Namespace) -> int:
 
 def _scored_set(options: argparse.Namespace) -> int:
     from vqaloop.datasets import read_dataset
+    from vqaloop.prepare import prepare
     from vqaloop.terminal import Progress
-    from vqaloop.views import View, prepare
+    from vqaloop.views import View
 
     if len(options.sources) != 1:
         raise InputError(f"--dataset takes one folder or table, not {len(options.sources)}")
