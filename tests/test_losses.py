@@ -24,7 +24,8 @@ from tests.lessons import (
 from tests.nets import MINI_SWIN, noise
 from vqaloop.colour import to_clips
 from vqaloop.errors import InputError
-from vqaloop.lesson import RANK_MARGIN, Batch, Lesson, draw, freeze, rank_loss
+from vqaloop.lesson import Batch, Lesson, draw, freeze
+from vqaloop.losses import RANK_MARGIN, rank_loss
 from vqaloop.models.fastvqa import FastVQA
 from vqaloop.models.student import Student
 from vqaloop.recipe import Losses, Teacher
