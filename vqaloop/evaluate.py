@@ -3,9 +3,8 @@
 Shards are taken one at a time, so a data set may be larger than memory.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,7 +18,7 @@ from vqaloop.device import exact
 from vqaloop.errors import InputError
 from vqaloop.metrics import measure_clips
 from vqaloop.models.student import Student
-from vqaloop.shards import Shard, load_shard
+from vqaloop.shards import Shard
 from vqaloop.stats import Figures, agreement, figures, within
 from vqaloop.terminal import counted
 
@@ -61,16 +60,6 @@ class Judgement:
     label of its own."""
     misses: list[Miss] = field(default_factory=list)
     """One of each scene, largest error first."""
-
-
-def each_shard(folders: Sequence[str | Path]) -> Iterator[Shard]:
-    """Shards of some folders, one in memory at a time. Raises InputError when there are none."""
-    paths = sorted(p for folder in folders for p in Path(folder).glob("*.safetensors"))
-    if not paths:
-        raise InputError(
-            f"no labelled set in {', '.join(map(str, folders))}; make one with `vqaloop corpus`"
-        )
-    return map(load_shard, paths)
 
 
 def predict(

@@ -11,7 +11,7 @@ from vqaloop.terminal import counted, printable
 
 
 def corpus(options: argparse.Namespace) -> int:
-    from vqaloop.corpus import Plan, build_corpus, find_scenes, synthetic_scenes
+    from vqaloop.corpus import CorpusPlan, build_corpus, find_scenes, synthetic_scenes
     from vqaloop.terminal import Progress
 
     if options.dataset:
@@ -22,7 +22,7 @@ def corpus(options: argparse.Namespace) -> int:
         if not scenes:
             raise InputError(f"no material with licence_basis {options.basis!r}")
     scenes += synthetic_scenes(options.synthetic)
-    plan = Plan(encodes=options.encodes, crops=options.crops, seed=options.seed)
+    plan = CorpusPlan(encodes=options.encodes, crops=options.crops, seed=options.seed)
     with Progress(quiet=options.quiet) as progress:
         shards = build_corpus(
             scenes,
