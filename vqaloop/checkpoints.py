@@ -1,8 +1,9 @@
-"""Public checkpoints of InternVideo2 and FAST-VQA into the models made here.
+"""Loads public checkpoints of InternVideo2 and FAST-VQA into this package's models.
 
 Files are .safetensors, or .bin, .pth and .pt written by `torch.save`; of the latter only tensors
 and plain values are read, never code. Training scripts wrap the weights in various ways; what
-they add (prefixes, decoders of pretraining, class heads) is taken off or left out, and said.
+they add (prefixes, decoders of pretraining, class heads) is removed or left out, and reported in
+`Loaded`.
 """
 
 import argparse
@@ -36,9 +37,9 @@ PRETRAINING = (
     "img_pos_embed",
     "clip_img_pos_embed",
 )
-"""What distillation and stage 2 trained beside the transformer."""
+"""Modules that distillation and stage 2 trained beside the transformer."""
 STUDENT_HEADS = ("anchored.", "alone.")
-"""What a student of ours has beside its backbone."""
+"""Modules of this package's students beside their backbone."""
 SEPARATE = ("pos_embed_spatial", "pos_embed_temporal", "pos_embed_cls")
 RELEASED_GRID, RELEASED_FRAMES = 16, (4, 8, 16)
 """Position tables of the released files: 224 pixels in patches of 14, and these frame counts."""
@@ -59,7 +60,7 @@ _HARMLESS: list[Any] = [
 
 @dataclass(frozen=True)
 class Loaded:
-    """What became of a checkpoint."""
+    """How a checkpoint was loaded."""
 
     ignored: tuple[str, ...]
     """Keys of the file that the model has no place for."""
@@ -76,11 +77,19 @@ class Loaded:
 def load_released(
     model: InternVideo2 | FastVQA, path: str | os.PathLike[str], frames: int | None = None
 ) -> Loaded:
-    """Fill `model` from a released file, or from a student's file; values take its dtype.
+    """Load the weights of a released checkpoint, or of a student's file, into `model`.
 
-    `frames` says what clip length a joint position table of unusual size was made for. A model
-    made under `torch.device("meta")` becomes real, on the CPU. Raises InputError, and leaves
-    the model as it was, for a file that cannot be read, holds code, or does not fit.
+    Args:
+        model: Its weights are overwritten, in its dtype. One created under `torch.device("meta")`
+            becomes real, on the CPU.
+        path: .safetensors, .bin, .pth or .pt.
+        frames: Clip length in frames that a joint position table of unusual size is for.
+
+    Returns:
+        Which keys were left out, kept their initial values, or were converted.
+
+    Raises:
+        InputError: The file cannot be read, holds code, or does not fit; `model` is unchanged.
     """
     path = Path(path)
     found = read_tensors(path)

@@ -48,7 +48,7 @@ LEVELS = 4
 
 @dataclass(frozen=True)
 class CorpusPlan:
-    """How much to make of each scene. Raises InputError for what cannot be."""
+    """Encodes and crops of each scene. Raises InputError for values out of range."""
 
     encodes: int = 30
     """Encodes a scene, of 5 encoders × 3 resolutions × 4 levels."""
@@ -150,10 +150,23 @@ def build_corpus(
     workers: int = 1,
     report: Callable[[str], None] = lambda line: None,
 ) -> list[Path]:
-    """Make a shard for every scene that has none yet; returns all shards.
+    """Write a shard for every scene that has none yet.
 
-    A scene that cannot be read is reported and left out. Raises InputError when a shard there was
-    made by another plan, and when this ffmpeg has no encoder that is known.
+    Args:
+        scenes: See `find_scenes` and `synthetic_scenes`.
+        out: Folder of the shards; created if missing.
+        plan: Encodes and crops of each scene.
+        ffmpeg: Path of the ffmpeg binary.
+        workers: Scenes encoded at a time.
+        report: Called with a line of progress for each scene; one that cannot be read is reported
+            and left out.
+
+    Returns:
+        Files of all shards, older ones included.
+
+    Raises:
+        InputError: An existing shard is of another plan, this ffmpeg has no known encoder, or no
+            scene can be labelled.
     """
     if not any(available(default_encoder(codec), ffmpeg) for codec in codecs()):
         raise InputError(

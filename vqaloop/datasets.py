@@ -1,7 +1,7 @@
-"""Published sets of opinion scores: their tables and folders, read into one form.
+"""Readers of published video quality data sets: MOS and DMOS tables with their videos.
 
 A reader looks at the table and at names of files only; `vqaloop.prepare` decodes. Whatever scale a
-set was published on, `Video.score` is 0..100 with higher better, by a straight line wherever
+set was published on, `Video.score` is 0..100 with higher better, by a linear map wherever
 possible, so that correlations are those of the published values.
 """
 
@@ -67,13 +67,13 @@ class Dataset:
 
 @dataclass(frozen=True)
 class Found:
-    """Which files of a data set are there."""
+    """Which files of a data set exist."""
 
     expected: int
     listed: int
     """Videos in the table."""
     videos: tuple[Video, ...]
-    """Those that are there."""
+    """Those that exist."""
     encoders: Mapping[str, tuple[int, int]]
     """{encoder: (found, listed)}."""
     missing: tuple[Path, ...]
@@ -85,7 +85,7 @@ class Found:
 
 
 class Titled(Protocol):
-    """What a split looks at; `vqaloop.shards.Shard` is one."""
+    """What a split needs to know; `vqaloop.shards.Shard` is one."""
 
     @property
     def content(self) -> str: ...
@@ -110,9 +110,15 @@ AUTHORS = {
 
 
 def read_dataset(kind: str, source: Path, scale: str | None = None) -> Dataset:
-    """A data set of one of KINDS: its folder, or for "csv" its table.
+    """Read the table of a data set.
 
-    `scale` is for csv alone: "WORST:BEST", as "1:5" or, for DMOS, "100:0". Raises InputError.
+    Args:
+        kind: One of KINDS.
+        source: The data set's folder, or for "csv" its table.
+        scale: For csv alone: "WORST:BEST", as "1:5" or, for DMOS, "100:0"; None: 0:100.
+
+    Raises:
+        InputError: Kind or scale are unknown, or the table is missing or has a wrong field.
     """
     readers = {"waterloo": read_waterloo, "bvi-hd": read_bvi_hd, "avt-vqdb": read_avt}
     if kind == "csv":
@@ -128,7 +134,7 @@ def read_dataset(kind: str, source: Path, scale: str | None = None) -> Dataset:
 
 
 def find(dataset: Dataset) -> Found:
-    """Which of the listed files are there; nothing is decoded."""
+    """Which of the listed files exist; nothing is decoded."""
     # unlike Path.is_file, false rather than an error for a name that is too long
     there = tuple(video for video in dataset.videos if os.path.isfile(video.path))
     listed = Counter(video.encoder or "unknown" for video in dataset.videos)
@@ -146,9 +152,14 @@ def find(dataset: Dataset) -> Found:
 def held_out(shards: Sequence[Titled], kind: str, seed: int = 0) -> frozenset[str]:
     """Titles held out of training.
 
-    `kind` is "authors", the fixed split of the InternVQA paper, known by the shards' label, or
-    "fold 2/5", the second of five parts of all titles, shuffled by `seed`: the parts are disjoint
-    and together all titles. Raises InputError for any other kind and for a side left empty.
+    Args:
+        shards: All that are split.
+        kind: "authors", the fixed split of the InternVQA paper, known by the shards' label, or
+            "fold 2/5", the second of five disjoint parts of all titles (cross-validation).
+        seed: Of the order in which titles are dealt to folds.
+
+    Raises:
+        InputError: Any other kind, or a side of the split is empty.
     """
     titles = sorted({shard.content for shard in shards})
     fold = re.fullmatch(r"fold ([0-9]{1,4})/([0-9]{1,4})", kind)

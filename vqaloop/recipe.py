@@ -1,4 +1,4 @@
-"""A training recipe: its TOML, checked."""
+"""Training recipes: hyperparameters, losses and data as a TOML, checked."""
 
 from collections.abc import Mapping
 from dataclasses import MISSING, dataclass, fields

@@ -1,4 +1,4 @@
-"""What an evaluation leaves behind: tables, figures, scatter plots, and the worst encodes."""
+"""The report of an evaluation: tables, scatter plots, and the encodes with the largest errors."""
 
 import json
 from collections.abc import Sequence
@@ -16,7 +16,7 @@ from vqaloop.stats import Logistic
 from vqaloop.terminal import counted, printable, shown
 
 WORST = 10
-"""Encodes shown as the worst, one a title."""
+"""Encodes with the largest errors that are reported, one a title."""
 COLUMNS = {
     "srcc": "SRCC",
     "krcc": "KRCC",
@@ -47,7 +47,7 @@ def figures_text(found: dict[str, Any]) -> str:
         head = "".join(f"{COLUMNS[key]:>7}" for key in columns)
         lines += ["", f"{HEADS.get(name, name)[:12]:<12}{'n':>5}{head}"]
         for part, figures in parts:
-            # of a part too small for any agreement its number tells nothing
+            # a part too small for any correlation would be a row of dashes
             if part == "all" or any(figures.get(key) is not None for key in columns[:2]):
                 lines += _rows(part, figures, columns)
         if "crop_spread" in judge and judge["crop_spread"]["rms"] is not None:
@@ -57,8 +57,8 @@ def figures_text(found: dict[str, Any]) -> str:
     notes = [f"{', '.join(fitted)}: after a logistic mapping of 4 or 5 parameters"] * bool(fitted)
     if "within_srcc" in there:
         notes.append("within: mean SRCC inside a title")
-    told = "from, to: 95 % intervals over the choice of titles"
-    notes.append(told if "intervals" in there else "no intervals: those take several titles")
+    ranges = "from, to: 95 % intervals over the choice of titles"
+    notes.append(ranges if "intervals" in there else "no intervals: those take several titles")
     return "\n".join([*lines, "", *notes])
 
 
@@ -77,9 +77,15 @@ def _rows(name: str, figures: dict[str, Any], columns: Sequence[str]) -> list[st
 
 
 def write_evaluation(folder: Path, judgement: Judgement, found: dict[str, Any]) -> list[Path]:
-    """Write predictions.csv, figures.json, worst.csv, worst.png and a scatter plot a head; paths.
+    """Write predictions.csv, figures.json, worst.csv, worst.png and a scatter plot a head.
 
-    Each file is written whole or not at all.
+    Args:
+        folder: Created if missing; each file is written whole or not at all.
+        judgement: Of `evaluate.judge`.
+        found: The figures of `evaluate.evaluate`.
+
+    Returns:
+        Paths of the files.
     """
     folder.mkdir(parents=True, exist_ok=True)
     worst = worst_titles(judgement.misses)
@@ -153,7 +159,7 @@ def scatter_png(table: pd.DataFrame, head: str, found: dict[str, Any]) -> bytes:
 
 
 def worst_png(worst: Sequence[Miss]) -> bytes:
-    """The crop judged worst of each, beside the same crop of its source."""
+    """The crop of largest error of each encode, beside the same crop of its source."""
     from matplotlib.figure import Figure
 
     with style(9, "black"):

@@ -1,4 +1,4 @@
-"""A labelled set on disk: one safetensors file a scene, with clips, labels and their story.
+"""Labelled sets on disk: one safetensors file a scene, with clips, labels and metadata.
 
 The same form holds corpora made here (labels: VMAF of each crop) and prepared data sets (labels:
 opinion scores of whole videos); training and evaluation read nothing else.
@@ -69,7 +69,7 @@ def shard_paths(folders: Sequence[str | Path]) -> list[Path]:
 
 
 def title_of(path: Path) -> str:
-    """A shard's title, of its header alone. Raises InputError when the file is none."""
+    """A shard's title, from its header alone. Raises InputError when the file is no shard."""
     scene = read_about(path).get("scene")
     if not isinstance(scene, dict) or not isinstance(scene.get("content"), str):
         raise InputError(f"{path} is not a shard of a labelled set: it names no title")
@@ -91,7 +91,11 @@ def trained_titles(about: Mapping[str, str]) -> frozenset[str]:
 
 
 def load_shard(path: Path) -> Shard:
-    """One scene. Raises InputError when the file is none, or its parts do not fit each other."""
+    """Read one scene into memory.
+
+    Raises:
+        InputError: The file is no shard, or its arrays and header do not fit each other.
+    """
     about = read_about(path)
     try:
         shard = Shard(
@@ -144,7 +148,16 @@ def write_shard(
     encodes: list[dict[str, Any]],
     label: str,
 ) -> None:
-    """Write the arrays of a `Shard` under `path`, whole or not at all."""
+    """Write a shard, whole or not at all.
+
+    Args:
+        path: Of the safetensors file.
+        arrays: `distorted` and what else there is of `reference`, `crop_labels` and
+            `frame_labels`; shapes and types as in `Shard`.
+        scene: Metadata of the scene; `content` is its title, `view` how clips were cut.
+        encodes: One row an encode, see `Shard.encodes`.
+        label: What the scores are, see `Shard.label`.
+    """
     about = {"scene": scene, "encodes": encodes, "label": label, "outputs": OUTPUTS}
     whole = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
     with renamed_to(path) as part:
@@ -152,7 +165,7 @@ def write_shard(
 
 
 def read_about(path: Path) -> dict[str, Any]:
-    """What a shard says of itself: `scene`, `encodes`, `label`, `outputs`. Raises InputError."""
+    """A shard's header: `scene`, `encodes`, `label`, `outputs`. Raises InputError."""
     try:
         check_regular(path)
         with safe_open(path, "np") as file:

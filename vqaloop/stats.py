@@ -1,9 +1,9 @@
-"""Agreement between scores and labels: SRCC, KRCC, PLCC and RMSE, fits, and intervals.
+"""Correlation of scores with labels: SRCC, KRCC, PLCC and RMSE, with 95 % intervals.
 
-ITU-T P.1401 and the reports of VQEG compare a metric with opinions after a monotonic mapping, so
-that a metric is not blamed for a scale of its own; learned metrics are often judged without one.
-Both are given here: raw, and after two logistic mappings (`fit_logistic`). A figure that does not
-exist (a constant side, too few values) is None, never nan.
+ITU-T P.1401 and the reports of VQEG compare a metric with opinions after a monotonic mapping,
+because a metric may have a scale of its own; learned metrics are often compared without one.
+Both are computed here: raw, and after two logistic mappings (`fit_logistic`). A figure that does
+not exist (a constant side, too few values) is None, never nan.
 """
 
 from collections.abc import Callable, Sequence
@@ -23,9 +23,9 @@ WITHIN_MEMBERS = 4
 FIT_VALUES = 3
 """Values a mapping needs for each of its parameters; with fewer it would only flatter."""
 FIT_STEPS = 100
-"""Evaluations a start may take; mappings without a best, such as a step, never end."""
+"""Evaluations from one start; a fit without an optimum, such as to a step, would not end."""
 INTERVAL_TITLES = 4
-"""Titles an interval needs; a bootstrap of fewer says nothing."""
+"""Titles an interval needs; a bootstrap of fewer is meaningless."""
 
 
 @dataclass(frozen=True)
@@ -77,9 +77,15 @@ def figures(
     draws: int = 1000,
     seed: int = 0,
 ) -> Figures:
-    """All figures of (N,) finite scores and labels; no intervals when `draws` is 0.
+    """All figures of N scores.
 
-    `same_scale` says that scores are guesses of the labels themselves, so that RMSE has a meaning.
+    Args:
+        scores: (N,) finite.
+        labels: (N,) finite.
+        titles: Of each score; intervals are over the choice of titles.
+        same_scale: Scores predict the labels themselves, so that RMSE has a meaning.
+        draws: Of the bootstrap; 0: no intervals.
+        seed: Of the bootstrap.
     """
     raw = agreement(scores, labels)
     mapped: dict[str, Values] = {}
@@ -185,7 +191,7 @@ def fit_logistic(scores: Values, labels: Values, parameters: int = 4) -> Logisti
                 found = least_squares(
                     lambda b: form(x, b) - y, start, method="lm", max_nfev=FIT_STEPS
                 )
-            except ValueError:  # it went where there are no numbers
+            except ValueError:  # it left the finite numbers
                 continue
             if np.isfinite(found.x).all() and found.cost < least:
                 best, least = found.x, found.cost

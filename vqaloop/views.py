@@ -23,10 +23,10 @@ FRAMES_AT_ONCE = 64
 
 @dataclass(frozen=True)
 class View:
-    """How clips are cut out of a video. Raises InputError for what cannot be."""
+    """How clips are cut out of a video. Raises InputError for values out of range."""
 
     kind: str = "native"
-    """native: squares of the picture at its size on the screen, the content's largest. squeezed:
+    """native: square crops at the display size, that of the content's largest file. squeezed:
     the whole picture, its shorter side brought to `size`, its middle cut out (InternVQA).
     fragments: patches of 32 from a grid over the picture, put together (FAST-VQA)."""
     frames: int = 8
