@@ -22,7 +22,6 @@ from vqaloop.evaluate import (
     crop_spread,
     evaluate,
     judge,
-    predict,
     summary,
 )
 from vqaloop.metrics import measure_clips
@@ -93,7 +92,7 @@ def test_many_clips_are_judged_as_few(
     student: Student, folder: Path, judged: Judgement, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("vqaloop.evaluate.CLIPS_AT_ONCE", 2)
-    table = predict(student, load_corpus([folder]), CPU)
+    table = judge(student, load_corpus([folder]), CPU).table
     for column in ("anchored", "alone"):
         assert table[column].to_numpy() == pytest.approx(judged.table[column].to_numpy(), abs=1e-3)
 
@@ -105,7 +104,7 @@ def test_without_a_reference_or_heads_there_is_no_anchored_score(
     bare = replace(shard, reference=None, crop_labels=None, frame_labels=None)
     paper = create_student("internvqa-mini", heads=False).eval()
     for judge_, shown in ((student, bare), (paper, shard)):
-        table = predict(judge_, [shown], CPU, crops=2)
+        table = judge(judge_, [shown], CPU, crops=2).table
         assert table["anchored"].isna().all() and table["alone"].notna().all()
         assert set(evaluate(table, draws=0)["judges"]) == {"alone"}
         assert not any(not key.startswith("alone_") for key in summary(table))
@@ -233,7 +232,7 @@ def test_weights_that_give_no_number_are_refused(folder: Path) -> None:
     for parameter in broken.alone.fuse.parameters():
         torch.nn.init.constant_(parameter, math.nan)
     with pytest.raises(InputError, match="no number for a"):
-        predict(broken, load_corpus([folder]), CPU)
+        judge(broken, load_corpus([folder]), CPU)
 
 
 def test_titles_trained_on_are_left_out_unless_asked_for(

@@ -5,11 +5,11 @@ run goes on where it stopped. Pictures become scenes by a camera moving over the
 """
 
 import csv
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import as_completed
 from dataclasses import asdict, dataclass
 from fractions import Fraction
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +28,7 @@ from vqaloop.metrics import vmaf_of_pairs
 from vqaloop.models.student import OUTPUTS
 from vqaloop.motion import leaves, picture_in_motion
 from vqaloop.records import Rendition, Source
-from vqaloop.shards import read_about, write_shard
+from vqaloop.shards import read_about, write_each, write_shard
 from vqaloop.source import probe_source
 from vqaloop.terminal import counted
 
@@ -176,19 +176,11 @@ def build_corpus(
     out.mkdir(parents=True, exist_ok=True)
     shards = {out / f"{scene.name}.safetensors": scene for scene in scenes}
     missing = [path for path, scene in shards.items() if not _is_made(path, scene, plan)]
-    why = ""
-    with process.team(workers) as submit:
-        jobs = {submit(_make_shard, shards[p], p, plan, ffmpeg): p for p in missing}
-        for done, job in enumerate(as_completed(jobs), 1):
-            path = jobs[job]
-            try:
-                report(f"{done}/{len(jobs)} {path.stem}: {job.result()}")
-            except VqaloopError as error:
-                why = why or str(error)
-                report(f"{done}/{len(jobs)} {path.stem} left out: {error}")
+    jobs = {path.stem: partial(_make_shard, shards[path], path, plan, ffmpeg) for path in missing}
+    failed = write_each(jobs, workers, report)
     made = [path for path in shards if path.exists()]
     if not made:
-        raise InputError(f"no scene could be labelled: {why}")
+        raise InputError(f"no scene could be labelled: {next(iter(failed.values()), '')}")
     return made
 
 
@@ -218,9 +210,10 @@ def _make_shard(scene: CorpusScene, path: Path, plan: CorpusPlan, ffmpeg: str) -
     if min(height, width) < CLIP_SIZE or count < CLIP_FRAMES + 2:
         raise InputError(f"{scene.path} is too small or too short: {width}x{height}, {count}")
     crops = _crop_positions(count, height, width, plan.crops, rng)
+    # motion2 compares a frame with those before and after it: the margin gives it both
     pristine = _clips(frames, crops, margin=1)
     encodes: list[dict[str, Any]] = []
-    labelled: list[_Labelled] = []
+    labelled: dict[str, list[npt.NDArray[Any]]] = defaultdict(list)
     failures: list[str] = []
     with scratch() as folder:
         source = _raw_source(Path(folder) / "scene.yuv", frames, fps, ffmpeg)
@@ -232,20 +225,18 @@ def _make_shard(scene: CorpusScene, path: Path, plan: CorpusPlan, ffmpeg: str) -
                 continue
             clips = _clips(coded, crops, margin=1)
             per_frame = _features(frames, coded, ffmpeg)
-            labelled.append(_labelled(pristine, clips, per_frame, crops, ffmpeg))
+            per_crop = _features(pristine, clips, ffmpeg).reshape(plan.crops, -1, len(OUTPUTS))
+            labelled["distorted"].append(_without_margin(clips, plan.crops))
+            labelled["crop_labels"].append(per_crop[:, 1:-1].mean(1))
+            labelled["frame_labels"].append(
+                np.stack([per_frame[t : t + CLIP_FRAMES].mean(0) for t, _, _ in crops])
+            )
             score = float(per_frame[:, 0].mean())
             encodes.append({**asdict(rendition), "kbps": kbps, "score": score})
     if not encodes:
         raise InputError(f"{scene.path}: no encode succeeded: {failures[0]}")
-    distorted, crop_labels, frame_labels = (
-        np.stack(parts) for parts in zip(*labelled, strict=True)
-    )
-    arrays: dict[str, npt.NDArray[Any]] = {
-        "reference": _without_margin(pristine, plan.crops),
-        "distorted": distorted,
-        "crop_labels": crop_labels,
-        "frame_labels": frame_labels,
-    }
+    arrays = {name: np.stack(parts) for name, parts in labelled.items()}
+    arrays["reference"] = _without_margin(pristine, plan.crops)
     about = {**asdict(scene), "path": scene.path.name, "plan": asdict(plan)}
     write_shard(path, arrays, about, encodes, LABEL)
     if failures:
@@ -291,23 +282,6 @@ def _coded(source: Source, rendition: Rendition, path: Path, ffmpeg: str) -> tup
     )
     path.unlink()
     return frames, encoded.bitrate_kbps
-
-
-_Labelled = tuple[Frames, npt.NDArray[np.float32], npt.NDArray[np.float32]]
-"""(C, T, S·3/2, S) clips of an encode, and (C, len(OUTPUTS)) labels of crops and of frames."""
-
-
-def _labelled(
-    pristine: Frames,
-    clips: Frames,
-    per_frame: npt.NDArray[np.float32],
-    crops: Sequence[tuple[int, int, int]],
-    ffmpeg: str,
-) -> _Labelled:
-    # motion2 compares a frame with those before and after it: hence the margin, which goes here
-    per_crop = _features(pristine, clips, ffmpeg).reshape(len(crops), -1, len(OUTPUTS))
-    whole = np.stack([per_frame[t : t + CLIP_FRAMES].mean(0) for t, _, _ in crops])
-    return _without_margin(clips, len(crops)), per_crop[:, 1:-1].mean(1), whole
 
 
 def _without_margin(clips: Frames, crops: int) -> Frames:

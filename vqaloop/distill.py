@@ -24,7 +24,7 @@ from vqaloop import engine as engines
 from vqaloop.checkpoints import load_released
 from vqaloop.datasets import held_out
 from vqaloop.errors import InputError
-from vqaloop.evaluate import predict, summary, summary_lines
+from vqaloop.evaluate import judge, summary, summary_lines
 from vqaloop.lesson import Lesson, draw, freeze
 from vqaloop.models import create_student
 from vqaloop.models.internvideo2 import InternVideo2
@@ -206,7 +206,8 @@ class Trainer:
         """Correlations of the moving average on the titles held out, in the first process."""
         figures: dict[str, float | None] = {}
         if self.first:
-            figures = summary(predict(self.average, self.data.held_out, self.device, crops=8))
+            judgement = judge(self.average, self.data.held_out, self.device, crops=8)
+            figures = summary(judgement.table)
         self.log.add({"step": self.step_count, **figures})
         for line in summary_lines(figures):
             self.say(f"step {self.step_count} held out, {line}")

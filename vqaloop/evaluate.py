@@ -55,23 +55,12 @@ class Judgement:
     """Scores of a student, and of other metrics, on a data set."""
 
     table: pd.DataFrame
-    """See `predict`."""
+    """See `judge`."""
     crops: pd.DataFrame
     """Of single crops: scene, content, crop, label, anchored, alone; empty where no crop has a
     label of its own."""
     misses: list[Miss] = field(default_factory=list)
     """One of each scene, largest error first."""
-
-
-def predict(
-    student: Student,
-    shards: Iterable[Shard],
-    device: torch.device,
-    crops: int | None = None,
-    report: Callable[[str], None] = lambda line: None,
-) -> pd.DataFrame:
-    """`judge` without other metrics; its table alone."""
-    return judge(student, shards, device, crops=crops, report=report).table
 
 
 def judge(

@@ -5,8 +5,8 @@ One shard a content, with clips of all its encodes and, where there is one, of i
 
 import json
 from collections.abc import Callable, Sequence
-from concurrent.futures import as_completed
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -20,6 +20,7 @@ from vqaloop.errors import InputError, VqaloopError
 from vqaloop.files import write_whole
 from vqaloop.frames import Frames
 from vqaloop.process import quoted
+from vqaloop.shards import read_about, write_each, write_shard
 from vqaloop.views import Looks, View
 from vqaloop.watch import Measured, measure, watch
 
@@ -74,19 +75,10 @@ def prepare(
         raise InputError("two contents have names that begin alike for 120 characters; shorten")
     about = {**asdict(view), "seed": seed}
     missing = [c for c, path in paths.items() if not _is_made(path, dataset, contents[c], about)]
-    failed: dict[str, str] = {}
-    with process.team(workers) as submit:
-        jobs = {
-            submit(_make, dataset, c, contents[c], paths[c], view, seed, ffmpeg): c
-            for c in missing
-        }
-        for done, job in enumerate(as_completed(jobs), 1):
-            content = jobs[job]
-            try:
-                report(f"{done}/{len(jobs)} {content}: {job.result()}")
-            except VqaloopError as error:
-                failed[content] = str(error)
-                report(f"{done}/{len(jobs)} {content} left out: {error}")
+    jobs = {
+        c: partial(_make, dataset, c, contents[c], paths[c], view, seed, ffmpeg) for c in missing
+    }
+    failed = write_each(jobs, workers, report)
     shards = [path for path in paths.values() if path.exists()]
     _write_report(out / "report.json", dataset, found, shards, failed, about)
     if not shards:
@@ -101,8 +93,6 @@ def _is_made(path: Path, dataset: Dataset, videos: Sequence[Video], view: dict[s
     """Whether the shard exists and is up to date. Raises InputError when it is of another view."""
     if not path.exists():
         return False
-    from vqaloop.shards import read_about
-
     about = read_about(path)
     scene = about.get("scene", {})
     if scene.get("view") != view or scene.get("dataset") != dataset.name:
@@ -247,8 +237,6 @@ def _make(
     ffmpeg: str,
 ) -> str:
     """Write the shard of one content; the line to report of it. Raises VqaloopError."""
-    from vqaloop.shards import write_shard
-
     source = dataset.sources.get(content)
     usable = usable_videos(videos, source)
     looks = Looks(view, usable.canvas, [seed, *content.encode()])
@@ -300,8 +288,6 @@ def _write_report(
     view: dict[str, Any],
 ) -> None:
     """Write report.json: files present, missing and undecodable, over all runs so far."""
-    from vqaloop.shards import read_about
-
     scenes = {shard.name: read_about(shard)["scene"] for shard in shards}
     document = {
         "dataset": dataset.name,

@@ -5,7 +5,8 @@ opinion scores of whole videos); training and evaluation read nothing else.
 """
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import as_completed
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,8 @@ from safetensors.numpy import save
 from safetensors.torch import load_file
 from torch import Tensor
 
-from vqaloop.errors import InputError
+from vqaloop import process
+from vqaloop.errors import InputError, VqaloopError
 from vqaloop.files import renamed_to
 from vqaloop.models.student import OUTPUTS
 from vqaloop.shape import check_depth, check_regular
@@ -139,6 +141,26 @@ def _fits(shard: Shard) -> bool:
         and bool(x.isfinite().all())
         for x in labels
     )
+
+
+def write_each(
+    jobs: Mapping[str, Callable[[], str]], workers: int, report: Callable[[str], None]
+) -> dict[str, str]:
+    """Run jobs that write a shard each; {name: why} of those that failed.
+
+    `report` is called with what a job returns, or with why its shard is left out.
+    """
+    failed: dict[str, str] = {}
+    with process.team(workers) as submit:
+        names = {submit(job): name for name, job in jobs.items()}
+        for done, job in enumerate(as_completed(names), 1):
+            name = names[job]
+            try:
+                report(f"{done}/{len(jobs)} {name}: {job.result()}")
+            except VqaloopError as error:
+                failed[name] = str(error)
+                report(f"{done}/{len(jobs)} {name} left out: {error}")
+    return failed
 
 
 def write_shard(
