@@ -243,19 +243,9 @@ def read_bvi_hd(root: Path) -> Dataset:
         dmos = number(row["dmos"], at, "DMOS", (-100, 100))
         folder = inside(encoder, at)
         path = files.get(f"{folder}/{name}") or files.get(name) or root / folder / name
-        width, height = _size_in(name) or (None, None)
-        videos.append(
-            Video(
-                path,
-                content,
-                _codec(encoder),
-                width,
-                height,
-                whole(level, at, "level") if level else None,
-                dmos,
-                score_of_dmos(dmos),
-            )
-        )
+        size = _size_in(name) or (None, None)
+        qp, score = whole(level, at, "level") if level else None, score_of_dmos(dmos)
+        videos.append(Video(path, content, _codec(encoder), *size, qp, dmos, score))
     contents = {video.content for video in videos}
     for path in files.sources():
         content = re.split(r"_[0-9]+x[0-9]+", path.stem)[0]
@@ -332,18 +322,10 @@ def read_csv(table: Path, scale: tuple[float, float] = (0.0, 100.0)) -> Dataset:
             whole(row[key], at, key) if row.get(key) else None
             for key in ("width", "height", "level")
         )
-        videos.append(
-            Video(
-                table.parent / word(row["path"], at, "path"),
-                content,
-                _codec(row["encoder"]) if row.get("encoder") else None,
-                width,
-                height,
-                level,
-                raw,
-                100 * (raw - worst) / (best - worst),
-            )
-        )
+        path = table.parent / word(row["path"], at, "path")
+        encoder = _codec(row["encoder"]) if row.get("encoder") else None
+        score = 100 * (raw - worst) / (best - worst)
+        videos.append(Video(path, content, encoder, width, height, level, raw, score))
         if row.get("reference"):
             path = table.parent / word(row["reference"], at, "reference")
             if sources.setdefault(content, path) != path:

@@ -231,15 +231,12 @@ class Lesson(nn.Module):
         half: AbstractContextManager[Any] = contextlib.nullcontext()
         if next(student.parameters()).dtype == torch.float32:  # else an engine has cast it
             half = autocast(clips.device)
+        needed = anchored_losses(self.recipe.loss) and student.anchored is not None
         try:
             with half:
-                if (
-                    source is None
-                    or student.anchored is None
-                    or not anchored_losses(self.recipe.loss)
-                ):
-                    return student.look(clips)
-                anchor = repeat_anchor(student.anchor(source), self.recipe.encodes)
+                anchor = None
+                if needed and source is not None:
+                    anchor = repeat_anchor(student.anchor(source), self.recipe.encodes)
                 return student.look(clips, anchor)
         except ValueError as error:
             raise InputError(
