@@ -98,17 +98,11 @@ def find_scenes(sources: Sequence[Path], windows: int = 1) -> list[CorpusScene]:
             if path.suffix.lower() in PICTURES | VIDEOS:
                 row = known.get(path.name, {})
                 count = windows if path.suffix.lower() in VIDEOS else 1
-                scenes += [
-                    CorpusScene(
-                        path,
-                        path.stem + (f".{i}" if count > 1 else ""),
-                        row.get("group") or path.stem,
-                        row.get("licence", "unknown"),
-                        row.get("licence_basis", "unknown"),
-                        (i, count),
-                    )
-                    for i in range(count)
-                ]
+                title = row.get("group") or path.stem
+                licence, basis = (row.get(k, "unknown") for k in ("licence", "licence_basis"))
+                for i in range(count):
+                    name = path.stem + (f".{i}" if count > 1 else "")
+                    scenes.append(CorpusScene(path, name, title, licence, basis, (i, count)))
     if not scenes:
         raise InputError(f"no videos or pictures in {', '.join(map(str, sources))}")
     names = Counter(scene.name for scene in scenes)

@@ -243,9 +243,9 @@ def read_bvi_hd(root: Path) -> Dataset:
         dmos = number(row["dmos"], at, "DMOS", (-100, 100))
         folder = inside(encoder, at)
         path = files.get(f"{folder}/{name}") or files.get(name) or root / folder / name
-        size = _size_in(name) or (None, None)
+        width, height = _size_in(name) or (None, None)
         qp, score = whole(level, at, "level") if level else None, score_of_dmos(dmos)
-        videos.append(Video(path, content, _codec(encoder), *size, qp, dmos, score))
+        videos.append(Video(path, content, _codec(encoder), width, height, qp, dmos, score))
     contents = {video.content for video in videos}
     for path in files.sources():
         content = re.split(r"_[0-9]+x[0-9]+", path.stem)[0]

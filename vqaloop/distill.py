@@ -11,7 +11,7 @@ import math
 import re
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -85,9 +85,9 @@ def train(
     if recipe.fixed_embedding and isinstance(student.backbone, InternVideo2):
         student.backbone.patch_embed.requires_grad_(False)
     Path(recipe.out).mkdir(parents=True, exist_ok=True)  # nothing was refused
-    data = Data(shards, unseen, shown)
+    lesson = Lesson(student, teacher, recipe)
     with engines.quiet_engine(device) as deepspeed:
-        trainer = Trainer(deepspeed, Lesson(student, teacher, recipe), data, device, report)
+        trainer = Trainer(deepspeed, lesson, shards, unseen, shown, device, report)
         trainer.titles |= known | taught
         trainer.start(resume)
         while trainer.step_count < recipe.steps:
@@ -99,29 +99,25 @@ def train(
     return trainer.finish()
 
 
-@dataclass(frozen=True)
-class Data:
-    """Labelled shards of a run."""
-
-    training: list[Shard]
-    held_out: list[Shard]
-    teacher_view: list[Shard] | None
-    """`training` in the teacher's view, in the same order; None when it is the student's."""
-
-
 class Trainer:
-    """A training run in one process: DeepSpeed's engine, the moving average, and the log."""
+    """A training run in one process: DeepSpeed's engine, the moving average, and the log.
+
+    It trains on `shards` (`shown`: the same in the teacher's view) and evaluates on `unseen`.
+    """
 
     def __init__(
         self,
         deepspeed: Any,
         lesson: Lesson,
-        data: Data,
+        shards: list[Shard],
+        unseen: list[Shard],
+        shown: list[Shard] | None,
         device: torch.device,
         report: Callable[[str], None],
     ) -> None:
         self.recipe = recipe = lesson.recipe
-        self.student, self.data, self.device = lesson.student, data, device
+        self.student, self.device = lesson.student, device
+        self.shards, self.unseen, self.shown = shards, unseen, shown
         self.out = Path(recipe.out)
         self.engine = engines.start(
             deepspeed, lesson, parameter_groups(lesson, recipe), recipe, device
@@ -135,7 +131,7 @@ class Trainer:
         self.log = RunLog(self.out / "log.csv")
         self.step_count = 0
         """Steps taken."""
-        self.titles = frozenset(shard.content for shard in data.training)
+        self.titles = frozenset(shard.content for shard in shards)
         """All that the weights were trained on, by this run or before it."""
 
     def start(self, resume: bool) -> None:
@@ -146,7 +142,7 @@ class Trainer:
         latest = self.out / "latest"
         if resume and latest.exists():
             self.step_count, before = engines.load(self.engine, self.average, self.out)
-            apart = before & {shard.content for shard in self.data.held_out}
+            apart = before & {shard.content for shard in self.unseen}
             if apart:
                 raise InputError(
                     f"{self.out} was trained on titles that this recipe holds out: "
@@ -157,9 +153,9 @@ class Trainer:
         elif self.first:
             latest.unlink(missing_ok=True)
         self.log.open(self.step_count)
-        scenes = counted(len(self.data.training), "scene")
+        scenes = counted(len(self.shards), "scene")
         steps = counted(self.recipe.steps, "step")
-        self.say(f"{scenes}, {len(self.data.held_out)} held out; {steps}")
+        self.say(f"{scenes}, {len(self.unseen)} held out; {steps}")
 
     def due(self, every: int) -> bool:
         """Whether the step just taken is a multiple of `every`, or the last."""
@@ -190,7 +186,7 @@ class Trainer:
         rng = np.random.default_rng(
             [self.recipe.seed, self.step_count, part, self.engine.global_rank]
         )
-        batch = draw(self.data.training, self.recipe, rng, self.data.teacher_view)
+        batch = draw(self.shards, self.recipe, rng, self.shown)
         losses: dict[str, Tensor] = self.engine(batch.to(self.device), int(rng.integers(1 << 30)))
         weights = vars(self.recipe.loss)
         total = torch.stack([weights[name] * value for name, value in losses.items()]).sum()
@@ -206,7 +202,7 @@ class Trainer:
         """Correlations of the moving average on the titles held out, in the first process."""
         figures: dict[str, float | None] = {}
         if self.first:
-            judgement = judge(self.average, self.data.held_out, self.device, crops=8)
+            judgement = judge(self.average, self.unseen, self.device, crops=8)
             figures = summary(judgement.table)
         self.log.add({"step": self.step_count, **figures})
         for line in summary_lines(figures):
@@ -220,7 +216,7 @@ class Trainer:
 
     def finish(self) -> Path:
         """Write the averaged weights and the plot of the log; the weights file."""
-        recipe, shard = self.recipe, self.data.training[0]
+        recipe, shard = self.recipe, self.shards[0]
         path = self.out / f"{recipe.model}.safetensors"
         if self.first:
             # where the engine's file lies is this machine's business

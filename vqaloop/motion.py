@@ -31,13 +31,11 @@ def picture_in_motion(picture: torch.Tensor, frames: int, rng: np.random.Generat
     """
     pixels = picture.shape[1] * picture.shape[2]
     reduce = max(rng.uniform(1.2, 1.7), (pixels / PICTURE_PIXELS) ** 0.5)
-    small = F.interpolate(picture[None], scale_factor=1 / reduce, mode="bicubic", antialias=True)[
-        0
-    ]
-    height, width = (max(128, int(side * 0.85) // 2 * 2) for side in small.shape[1:])
-    scene = _camera(small, frames, (height, width), rng)
+    small = F.interpolate(picture[None], scale_factor=1 / reduce, mode="bicubic", antialias=True)
+    height, width = (max(128, int(side * 0.85) // 2 * 2) for side in small.shape[2:])
+    scene = _camera(small[0], frames, (height, width), rng)
     if rng.random() < 0.25:
-        other = _camera(small.flip(2), frames, (height, width), rng)
+        other = _camera(small[0].flip(2), frames, (height, width), rng)
         y, x = torch.meshgrid(
             torch.linspace(-1, 1, height), torch.linspace(-1, 1, width), indexing="ij"
         )

@@ -89,14 +89,11 @@ def write_evaluation(folder: Path, judgement: Judgement, found: dict[str, Any]) 
     """
     folder.mkdir(parents=True, exist_ok=True)
     worst = worst_titles(judgement.misses)
+    rows = [{**miss.row, "error": miss.error, "crop": miss.crop} for miss in worst]
     contents = {
         "predictions.csv": judgement.table.to_csv(index=False).encode(),
         "figures.json": (json.dumps(found, indent=1, allow_nan=False) + "\n").encode(),
-        "worst.csv": pd.DataFrame(
-            [{**miss.row, "error": miss.error, "crop": miss.crop} for miss in worst]
-        )
-        .to_csv(index=False)
-        .encode(),
+        "worst.csv": pd.DataFrame(rows).to_csv(index=False).encode(),
         "worst.png": worst_png(worst),
     }
     for head, words in HEADS.items():
