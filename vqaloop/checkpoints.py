@@ -92,14 +92,14 @@ def load_released(
         InputError: The file cannot be read, holds code, or does not fit; `model` is unchanged.
     """
     path = Path(path)
-    found = read_tensors(path)
+    tensors = read_tensors(path)
     if isinstance(model, InternVideo2):
-        named, ignored = _internvideo2_names(found, path)
+        named, ignored = _internvideo2_names(tensors, path)
         interpolated = _fit_positions(named, model.config, frames, path)
         optional, outputs = ["fc_norm", "head"], model.config.outputs
         copied = False
     else:
-        named, ignored = _fastvqa_names(found, path)
+        named, ignored = _fastvqa_names(tensors, path)
         interpolated, optional, outputs = False, ["vqa_head"], 1
         copied = _fit_biases(named, model, path)
     weight = named.get("head.weight")
@@ -167,13 +167,13 @@ def _unpickled(path: Path, shown: str) -> object:
 
 
 def _internvideo2_names(
-    found: Mapping[str, Tensor], path: Path
+    tensors: Mapping[str, Tensor], path: Path
 ) -> tuple[dict[str, Tensor], list[str]]:
     """Keys without prefixes, and the keys left out."""
-    stage2 = any("vision_encoder." in key for key in found)  # with a text encoder beside
+    stage2 = any("vision_encoder." in key for key in tensors)  # with a text encoder beside
     named: dict[str, Tensor] = {}
     ignored = []
-    for key, value in found.items():
+    for key, value in tensors.items():
         name = key
         while name.startswith(PREFIXES):
             name = name.split(".", 1)[1]
@@ -185,11 +185,13 @@ def _internvideo2_names(
     return named, ignored
 
 
-def _fastvqa_names(found: Mapping[str, Tensor], path: Path) -> tuple[dict[str, Tensor], list[str]]:
+def _fastvqa_names(
+    tensors: Mapping[str, Tensor], path: Path
+) -> tuple[dict[str, Tensor], list[str]]:
     """Keys as FAST-VQA has them, also from a Video Swin file, and the keys left out."""
     named: dict[str, Tensor] = {}
     ignored = []
-    for key, value in found.items():
+    for key, value in tensors.items():
         name = key.removeprefix("module.")
         if name.startswith("cls_head."):
             ignored.append(name)

@@ -172,21 +172,21 @@ def build_corpus(
     missing = [path for path, scene in shards.items() if not _is_made(path, scene, plan)]
     jobs = {path.stem: partial(_make_shard, shards[path], path, plan, ffmpeg) for path in missing}
     failed = write_each(jobs, workers, report)
-    made = [path for path in shards if path.exists()]
-    if not made:
+    written = [path for path in shards if path.exists()]
+    if not written:
         raise InputError(f"no scene could be labelled: {next(iter(failed.values()), '')}")
-    return made
+    return written
 
 
 def _is_made(path: Path, scene: CorpusScene, plan: CorpusPlan) -> bool:
     """Whether the shard is there. Raises InputError when it was made by another plan."""
     if not path.exists():
         return False
-    there = read_about(path).get("scene")
+    recorded = read_about(path).get("scene")
     # shards of an earlier release do not say how they were made
-    if not isinstance(there, dict) or "plan" not in there:
+    if not isinstance(recorded, dict) or "plan" not in recorded:
         return True
-    if (there["plan"], there.get("window")) != (asdict(plan), list(scene.window)):
+    if (recorded["plan"], recorded.get("window")) != (asdict(plan), list(scene.window)):
         raise InputError(
             f"{path} was made with other options (encodes, crops, windows or seed); choose "
             "another folder, or remove it"

@@ -66,7 +66,7 @@ class Dataset:
 
 
 @dataclass(frozen=True)
-class Found:
+class Available:
     """Which files of a data set exist."""
 
     expected: int
@@ -133,18 +133,18 @@ def read_dataset(kind: str, source: Path, scale: str | None = None) -> Dataset:
     return readers[kind](source)
 
 
-def find(dataset: Dataset) -> Found:
+def find(dataset: Dataset) -> Available:
     """Which of the listed files exist; nothing is decoded."""
     # unlike Path.is_file, false rather than an error for a name that is too long
-    there = tuple(video for video in dataset.videos if os.path.isfile(video.path))
+    present = tuple(video for video in dataset.videos if os.path.isfile(video.path))
     listed = Counter(video.encoder or "unknown" for video in dataset.videos)
-    found = Counter(video.encoder or "unknown" for video in there)
-    have = {video.path for video in there}
-    return Found(
+    counts = Counter(video.encoder or "unknown" for video in present)
+    have = {video.path for video in present}
+    return Available(
         dataset.expected,
         len(dataset.videos),
-        there,
-        {name: (found[name], count) for name, count in sorted(listed.items())},
+        present,
+        {name: (counts[name], count) for name, count in sorted(listed.items())},
         tuple(video.path for video in dataset.videos if video.path not in have),
     )
 
@@ -330,9 +330,9 @@ def read_csv(table: Path, scale: tuple[float, float] = (0.0, 100.0)) -> Dataset:
             path = table.parent / word(row["reference"], at, "reference")
             if sources.setdefault(content, path) != path:
                 raise InputError(f"{at}: content {content!r} has another reference above")
-    there = {content: path for content, path in sources.items() if os.path.isfile(path)}
+    files = {content: path for content, path in sources.items() if os.path.isfile(path)}
     label = f"opinion scores of {table.stem}"
-    return _checked(Dataset("csv", label, table.parent, tuple(videos), len(videos), there), table)
+    return _checked(Dataset("csv", label, table.parent, tuple(videos), len(videos), files), table)
 
 
 def _checked(dataset: Dataset, table: Path) -> Dataset:
@@ -363,8 +363,8 @@ def _resolution(text: str, at: str) -> tuple[int, int]:
 
 def _size_in(name: str) -> tuple[int, int] | None:
     """The first 1920x1080 in a name."""
-    found = re.search(r"(?<![0-9])([0-9]{2,5})x([0-9]{2,5})(?![0-9])", name)
-    return (int(found[1]), int(found[2])) if found else None
+    match = re.search(r"(?<![0-9])([0-9]{2,5})x([0-9]{2,5})(?![0-9])", name)
+    return (int(match[1]), int(match[2])) if match else None
 
 
 def _first(row: Mapping[str, str], *columns: str) -> str:

@@ -77,7 +77,7 @@ def train(
             f"a step takes {counted(recipe.scenes, 'scene')} and the corpus has {len(shards)}"
             f"{besides}; add clips to the corpus, or lower `scenes` in the recipe"
         )
-    shown = teachers_view(recipe, shards)
+    teacher_shards = teachers_view(recipe, shards)
     apart = frozenset(shard.content for shard in unseen)
     torch.manual_seed(recipe.seed)
     student, known = first_student(recipe, apart)
@@ -87,7 +87,7 @@ def train(
     Path(recipe.out).mkdir(parents=True, exist_ok=True)  # nothing was refused
     lesson = Lesson(student, teacher, recipe)
     with engines.quiet_engine(device) as deepspeed:
-        trainer = Trainer(deepspeed, lesson, shards, unseen, shown, device, report)
+        trainer = Trainer(deepspeed, lesson, shards, unseen, teacher_shards, device, report)
         trainer.titles |= known | taught
         trainer.start(resume)
         while trainer.step_count < recipe.steps:
@@ -102,7 +102,8 @@ def train(
 class Trainer:
     """A training run in one process: DeepSpeed's engine, the moving average, and the log.
 
-    It trains on `shards` (`shown`: the same in the teacher's view) and evaluates on `unseen`.
+    It trains on `shards`, with the teacher on `teacher_shards` if that has a view of its own, and
+    evaluates on `unseen`.
     """
 
     def __init__(
@@ -111,13 +112,13 @@ class Trainer:
         lesson: Lesson,
         shards: list[Shard],
         unseen: list[Shard],
-        shown: list[Shard] | None,
+        teacher_shards: list[Shard] | None,
         device: torch.device,
         report: Callable[[str], None],
     ) -> None:
         self.recipe = recipe = lesson.recipe
         self.student, self.device = lesson.student, device
-        self.shards, self.unseen, self.shown = shards, unseen, shown
+        self.shards, self.unseen, self.teacher_shards = shards, unseen, teacher_shards
         self.out = Path(recipe.out)
         self.engine = engines.start(
             deepspeed, lesson, parameter_groups(lesson, recipe), recipe, device
@@ -186,7 +187,7 @@ class Trainer:
         rng = np.random.default_rng(
             [self.recipe.seed, self.step_count, part, self.engine.global_rank]
         )
-        batch = draw(self.shards, self.recipe, rng, self.shown)
+        batch = draw(self.shards, self.recipe, rng, self.teacher_shards)
         losses: dict[str, Tensor] = self.engine(batch.to(self.device), int(rng.integers(1 << 30)))
         weights = vars(self.recipe.loss)
         total = torch.stack([weights[name] * value for name, value in losses.items()]).sum()
@@ -364,8 +365,8 @@ def _unheld(path: Path, about: dict[str, str], apart: frozenset[str]) -> frozens
 
 
 def _some(names: frozenset[str]) -> str:
-    shown = ", ".join(sorted(names)[:5])
-    return f"{shown} and {len(names) - 5} more" if len(names) > 5 else shown
+    listed = ", ".join(sorted(names)[:5])
+    return f"{listed} and {len(names) - 5} more" if len(names) > 5 else listed
 
 
 def parameter_groups(lesson: nn.Module, recipe: Recipe) -> list[dict[str, Any]]:
@@ -414,9 +415,9 @@ def _follow(
     mean: Student, student: Student, decay: float, full: Callable[[Tensor], Tensor | None]
 ) -> None:
     """Move the mean towards the student; `full` gives a parameter in fp32, None if it is fixed."""
-    for kept, new in zip(mean.parameters(), student.parameters(), strict=True):
+    for average, new in zip(mean.parameters(), student.parameters(), strict=True):
         value = full(new)
-        kept.lerp_((new if value is None else value).to(kept.dtype), 1 - decay)
+        average.lerp_((new if value is None else value).to(average.dtype), 1 - decay)
 
 
 def _schedule(step: int, recipe: Recipe) -> float:

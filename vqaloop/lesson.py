@@ -40,7 +40,7 @@ class Batch:
     """(scenes, E, K) labels of the crops taken together."""
     reference: Tensor | None = None
     """(G, T, rows, S) uint8."""
-    shown: Tensor | None = None
+    teacher_view: Tensor | None = None
     """(G·E, T', rows', S') uint8: `distorted` in the teacher's view, where that is another."""
 
     def to(self, device: torch.device) -> "Batch":
@@ -56,11 +56,11 @@ def draw(
     shards: Sequence[Shard],
     recipe: Recipe,
     rng: np.random.Generator,
-    shown: Sequence[Shard] | None = None,
+    teacher_view: Sequence[Shard] | None = None,
 ) -> Batch:
     """One batch; scenes with more encodes and crops come up more often.
 
-    `shown` are the same shards in the teacher's view.
+    `teacher_view` are the same shards in the teacher's view.
     """
     chance = np.array([len(s.encodes) * s.distorted.shape[1] for s in shards], float)
     chosen = rng.choice(len(shards), recipe.scenes, replace=False, p=chance / chance.sum())
@@ -79,8 +79,8 @@ def draw(
         parts["distorted"].append(pick(shard.distorted).flatten(0, 1))
         if shard.reference is not None:
             parts["reference"].append(shard.reference[crops])
-        if shown is not None:
-            parts["shown"].append(pick(shown[i].distorted).flatten(0, 1))
+        if teacher_view is not None:
+            parts["teacher_view"].append(pick(teacher_view[i].distorted).flatten(0, 1))
         if shard.crop_labels is not None and shard.frame_labels is not None:
             scales = torch.tensor(FEATURE_SCALES)
             parts["scores"].append(pick(shard.crop_labels) / scales)
@@ -94,7 +94,7 @@ def draw(
         torch.cat(parts["scores"]),
         torch.stack(parts["pooled"]),
         torch.cat(parts["reference"]) if len(parts["reference"]) == len(chosen) else None,
-        torch.cat(parts["shown"]) if shown is not None else None,
+        torch.cat(parts["teacher_view"]) if teacher_view is not None else None,
     )
 
 
@@ -213,8 +213,8 @@ class Lesson(nn.Module):
         look = self._look(self.student, clips, source)
         losses = own_losses(self.student, look, batch.scores, batch.pooled, recipe)
         if self.teacher is not None:
-            if batch.shown is not None:
-                clips, source = clips_of(batch.shown), None
+            if batch.teacher_view is not None:
+                clips, source = clips_of(batch.teacher_view), None
             trains = any(p.requires_grad for p in self.teacher.parameters())
             with torch.set_grad_enabled(trains and torch.is_grad_enabled()):
                 target = self._look(self.teacher, clips, source)

@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from vqaloop import process
-from vqaloop.datasets import AUTHORS, Dataset, Found, Video, find
+from vqaloop.datasets import AUTHORS, Available, Dataset, Video, find
 from vqaloop.errors import InputError, VqaloopError
 from vqaloop.files import write_whole
 from vqaloop.frames import Frames
@@ -61,10 +61,10 @@ def prepare(
     Raises:
         InputError: No content can be prepared, or `out` holds another view.
     """
-    found = find(dataset)
-    report(f"{dataset.label}: {found}")
+    files = find(dataset)
+    report(f"{dataset.label}: {files}")
     contents: dict[str, list[Video]] = {}
-    for video in found.videos:
+    for video in files.videos:
         contents.setdefault(video.content, []).append(video)
     try:
         out.mkdir(parents=True, exist_ok=True)
@@ -80,10 +80,10 @@ def prepare(
     }
     failed = write_each(jobs, workers, report)
     shards = [path for path in paths.values() if path.exists()]
-    _write_report(out / "report.json", dataset, found, shards, failed, about)
+    _write_report(out / "report.json", dataset, files, shards, failed, about)
     if not shards:
         raise InputError(
-            f"no content of {dataset.label} could be prepared: {found}; "
+            f"no content of {dataset.label} could be prepared: {files}; "
             f"{quoted(out / 'report.json')} says what is missing and what failed"
         )
     return shards
@@ -282,7 +282,7 @@ def _shown(dataset: Dataset, path: Path) -> str:
 def _write_report(
     path: Path,
     dataset: Dataset,
-    found: Found,
+    files: Available,
     shards: Sequence[Path],
     failed: dict[str, str],
     view: dict[str, Any],
@@ -293,11 +293,11 @@ def _write_report(
         "dataset": dataset.name,
         "label": dataset.label,
         "view": view,
-        "expected": found.expected,
-        "listed": found.listed,
-        "found": len(found.videos),
-        "encoders": {name: {"found": n, "listed": of} for name, (n, of) in found.encoders.items()},
-        "missing": [_shown(dataset, file) for file in found.missing],
+        "expected": files.expected,
+        "listed": files.listed,
+        "found": len(files.videos),
+        "encoders": {name: {"found": n, "listed": of} for name, (n, of) in files.encoders.items()},
+        "missing": [_shown(dataset, file) for file in files.missing],
         "undecodable": [left for scene in scenes.values() for left in scene["left_out"]],
         "contents_left_out": failed,
         "shards": list(scenes),

@@ -95,7 +95,7 @@ def figures(
         if fit is not None:
             fits[str(count)] = fit.parameters
             mapped[str(count)] = fit(scores)
-    found = {
+    row = {
         **raw,
         **{f"plcc{key}": plcc(values, labels) for key, values in mapped.items()},
         **{f"rmse{key}": rmse(values, labels) for key, values in mapped.items()},
@@ -103,13 +103,13 @@ def figures(
         "within_krcc": within(scores, labels, titles, krcc),
     }
     if not same_scale:
-        found["rmse"] = None
+        row["rmse"] = None
     ranges = _intervals(scores, labels, titles, mapped, draws, seed) if draws else {}
     return Figures(
         len(scores),
         len(set(titles)),
-        **found,
-        intervals={key: ranges[key] for key in found if found[key] is not None and key in ranges},
+        **row,
+        intervals={key: ranges[key] for key in row if row[key] is not None and key in ranges},
         fits=fits,
     )
 
@@ -157,8 +157,8 @@ def within(
     correlation: Callable[[Values, Values], float | None] = srcc,
 ) -> float | None:
     """Mean over titles of the correlation inside each; those under 4 members are left out."""
-    found = _by_title(scores, labels, titles, correlation)
-    return float(np.nanmean(found)) if np.isfinite(found).any() else None
+    values = _by_title(scores, labels, titles, correlation)
+    return float(np.nanmean(values)) if np.isfinite(values).any() else None
 
 
 def fit_logistic(scores: Values, labels: Values, parameters: int = 4) -> Logistic | None:
@@ -188,13 +188,13 @@ def fit_logistic(scores: Values, labels: Values, parameters: int = 4) -> Logisti
     with np.errstate(all="ignore"):
         for start in starts:
             try:
-                found = least_squares(
+                result = least_squares(
                     lambda b: form(x, b) - y, start, method="lm", max_nfev=FIT_STEPS
                 )
             except ValueError:  # it left the finite numbers
                 continue
-            if np.isfinite(found.x).all() and found.cost < least:
-                best, least = found.x, found.cost
+            if np.isfinite(result.x).all() and result.cost < least:
+                best, least = result.x, result.cost
     if best is None:
         return None
     if parameters == 4:
@@ -231,12 +231,12 @@ def _by_title(
 ) -> Values:
     """(titles,) correlation inside each, in sorted order; nan where there is none."""
     names = np.asarray(titles)
-    found = []
+    correlations = []
     for name in np.unique(names):
         mask = names == name
         value = correlation(scores[mask], labels[mask]) if mask.sum() >= WITHIN_MEMBERS else None
-        found.append(np.nan if value is None else value)
-    return np.array(found)
+        correlations.append(np.nan if value is None else value)
+    return np.array(correlations)
 
 
 def _intervals(
@@ -260,24 +260,24 @@ def _intervals(
     rng = np.random.default_rng(seed)
     times = rng.multinomial(len(names), np.full(len(names), 1 / len(names)), draws).astype(float)
     with np.errstate(all="ignore"):
-        found = {
+        resampled = {
             "plcc": _drawn_plcc(times, member, scores, labels),
             "rmse": _drawn_rmse(times, member, scores, labels),
             "srcc": _drawn_srcc(times, member, scores, labels),
             "krcc": _drawn_krcc(times, member, scores, labels),
         }
         for key, values in mapped.items():
-            found[f"plcc{key}"] = _drawn_plcc(times, member, values, labels)
-            found[f"rmse{key}"] = _drawn_rmse(times, member, values, labels)
+            resampled[f"plcc{key}"] = _drawn_plcc(times, member, values, labels)
+            resampled[f"rmse{key}"] = _drawn_rmse(times, member, values, labels)
         for key, correlation in (("within_srcc", srcc), ("within_krcc", krcc)):
             inside = _by_title(scores, labels, titles, correlation)
             known = np.isfinite(inside)
-            found[key] = (times[:, known] @ inside[known]) / times[:, known].sum(1)
+            resampled[key] = (times[:, known] @ inside[known]) / times[:, known].sum(1)
     ranges = {}
-    for key, drawn in found.items():
-        there = drawn[np.isfinite(drawn)]
-        if len(there) > draws / 2:
-            low, high = np.percentile(there, [2.5, 97.5])
+    for key, drawn in resampled.items():
+        finite = drawn[np.isfinite(drawn)]
+        if len(finite) > draws / 2:
+            low, high = np.percentile(finite, [2.5, 97.5])
             ranges[key] = (float(low), float(high))
     return ranges
 

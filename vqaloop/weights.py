@@ -118,9 +118,9 @@ def load_student(path: Path) -> tuple[Student, dict[str, str]]:
     with torch.device("cpu" if small else "meta"):
         student = create_student(about["model"], heads)
     expected = {name: value.shape for name, value in student.state_dict().items()}
-    found = {name: value.shape for name, value in data.items()}
-    if expected != found:
-        wrong = sorted(n for n in expected.keys() | found if expected.get(n) != found.get(n))
+    shapes = {name: value.shape for name, value in data.items()}
+    if expected != shapes:
+        wrong = sorted(n for n in expected.keys() | shapes if expected.get(n) != shapes.get(n))
         raise InputError(
             f"weights {os.fspath(path)!r} do not fit {about['model']}: {', '.join(wrong[:5])}"
         )
