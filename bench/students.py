@@ -21,10 +21,11 @@ import torch
 from vqaloop import process
 from vqaloop.clips import CLIPS_EACH, POSITIONS
 from vqaloop.encode import encode
-from vqaloop.evaluate import each_shard, evaluate, judge
+from vqaloop.evaluate import evaluate, judge
 from vqaloop.frames import CLIP_FRAMES, CLIP_SIZE
 from vqaloop.records import Rendition
 from vqaloop.score import open_metric
+from vqaloop.shards import load_shard, shard_paths
 from vqaloop.source import probe_source
 from vqaloop.students import StudentMetric
 from vqaloop.weights import load_student
@@ -95,7 +96,8 @@ def main() -> None:
     for weights in options.weights:
         row = {"weights": str(weights), **cost(weights, options.threads)}
         student, _ = load_student(weights)
-        judged = judge(student, each_shard(options.held_out), torch.device("cpu"))
+        shards = map(load_shard, shard_paths(options.held_out))
+        judged = judge(student, shards, torch.device("cpu"))
         found = evaluate(judged.table, judged.crops)
         for head in ("anchored", "alone"):
             figures = found["judges"][head]["overall"]

@@ -18,7 +18,7 @@ from vqaloop.checkpoints import load_released, table_shape
 from vqaloop.errors import InputError
 from vqaloop.models import CONFIGS, create_model
 from vqaloop.models.fastvqa import FastVQA
-from vqaloop.models.internvideo2 import InternVideo2, interpolate_positions, with_outputs
+from vqaloop.models.internvideo2 import InternVideo2, interpolate_positions
 from vqaloop.models.student import Student
 
 CLASSES = 400
@@ -31,7 +31,7 @@ def weights(model: torch.nn.Module, seed: int = 5) -> dict[str, Tensor]:
 
 
 def mini(outputs: int = 1) -> InternVideo2:
-    return InternVideo2(with_outputs(MINI, outputs))
+    return InternVideo2(replace(MINI, outputs=outputs))
 
 
 def written(path: Path, data: Any) -> Path:

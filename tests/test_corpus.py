@@ -10,7 +10,7 @@ import torch
 
 from tests.media import make_clip, run_ffmpeg
 from vqaloop import process
-from vqaloop.corpus import Plan, _renditions, build_corpus, find_scenes
+from vqaloop.corpus import CorpusPlan, _renditions, build_corpus, find_scenes
 from vqaloop.encode import encode
 from vqaloop.encoder import get_encoder
 from vqaloop.errors import EncodeFailed, InputError
@@ -19,7 +19,7 @@ from vqaloop.motion import PICTURE_PIXELS, picture_in_motion
 from vqaloop.records import Encode
 from vqaloop.shards import load_corpus, load_shard, read_about, title_of, write_shard
 
-PLAN = Plan(encodes=2, crops=3, frames=6)
+PLAN = CorpusPlan(encodes=2, crops=3, frames=6)
 
 
 @pytest.fixture(scope="module")
@@ -51,7 +51,7 @@ def corpus(material: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_a_small_clip_is_encoded_as_often_as_was_asked() -> None:
     """At sizes that each encoder takes: a quarter of this clip is too small for some."""
-    plan, drawn = Plan(encodes=120), np.random.default_rng(0)
+    plan, drawn = CorpusPlan(encodes=120), np.random.default_rng(0)
     renditions = list(_renditions(160, 128, plan, drawn, process.ffmpeg_path()))
     assert len(renditions) == 120
     assert min(r.width for r in renditions if r.encoder == "libvpx-vp9") == 40
@@ -135,7 +135,7 @@ def test_a_folder_of_another_plan_is_refused(material: Path, corpus: Path, tmp_p
 def test_plans_and_windows_that_cannot_be_are_refused(material: Path, tmp_path: Path) -> None:
     for wrong in ({"encodes": 0}, {"crops": -1}, {"crops": 1001}, {"frames": 3}):
         with pytest.raises(InputError, match=f"{next(iter(wrong))} must be"):
-            Plan(**wrong)
+            CorpusPlan(**wrong)
     with pytest.raises(InputError, match="at least one scene"):
         find_scenes([material], 0)
 

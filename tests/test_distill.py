@@ -13,13 +13,11 @@ import pytest
 import torch
 from torch import Tensor
 
+from tests import training
 from tests.training import (
     CPU,
-    QUIET,
     left_in,
     logged,
-    make_data,
-    make_recipe,
     make_shard,
     same_weights,
     stop_at,
@@ -36,19 +34,7 @@ from vqaloop.recipe import Losses, Recipe, Teacher
 from vqaloop.shards import load_corpus
 from vqaloop.weights import load_student, save_student
 
-pytest.importorskip("deepspeed", reason="training needs DeepSpeed")
-
-pytestmark = QUIET
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_data(tmp_path_factory.mktemp("data"))
-
-
-@pytest.fixture
-def recipe(data: Path, tmp_path: Path) -> Recipe:
-    return make_recipe(data, tmp_path / "out")
+data, recipe, pytestmark = training.data, training.recipe, training.QUIET
 
 
 # --- a whole run ---------------------------------------------------------------------------------

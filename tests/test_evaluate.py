@@ -15,21 +15,20 @@ from tests.media import make_clip
 from vqaloop import process
 from vqaloop.cli import main
 from vqaloop.colour import to_clips
-from vqaloop.corpus import Plan, build_corpus, find_scenes
+from vqaloop.corpus import CorpusPlan, build_corpus, find_scenes
 from vqaloop.errors import InputError
 from vqaloop.evaluate import (
     Judgement,
     crop_spread,
-    each_shard,
     evaluate,
     judge,
-    predict,
     summary,
 )
 from vqaloop.metrics import measure_clips
 from vqaloop.models import create_student
 from vqaloop.models.student import Student
 from vqaloop.scatter import figures_text, worst_titles, write_evaluation
+from vqaloop.shards import load_corpus, shard_paths
 from vqaloop.weights import save_student
 
 CPU = torch.device("cpu")
@@ -47,7 +46,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     base = tmp_path_factory.mktemp("data")
     for hue, name in enumerate("abcd"):
         make_clip(base / f"{name}.mp4", size="144x128", frames=8, vf=f"hue=h={70 * hue}")
-    plan = Plan(encodes=5, crops=3, frames=6)
+    plan = CorpusPlan(encodes=5, crops=3, frames=6)
     build_corpus(find_scenes([base]), base / "shards", plan, ffmpeg=process.ffmpeg_path())
     return base / "shards"
 
@@ -56,7 +55,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def judged(student: Student, folder: Path) -> Judgement:
     return judge(
         student,
-        each_shard([folder]),
+        load_corpus([folder]),
         CPU,
         metrics=("psnr", "ssim", "xpsnr"),
         ffmpeg=process.ffmpeg_path(),
@@ -64,7 +63,7 @@ def judged(student: Student, folder: Path) -> Judgement:
 
 
 def test_answers_are_the_student_s_own(student: Student, folder: Path, judged: Judgement) -> None:
-    shard = next(each_shard([folder]))
+    shard = load_corpus([folder])[0]
     assert shard.reference is not None
     with torch.inference_mode():
         look = student.look(
@@ -93,7 +92,7 @@ def test_many_clips_are_judged_as_few(
     student: Student, folder: Path, judged: Judgement, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("vqaloop.evaluate.CLIPS_AT_ONCE", 2)
-    table = predict(student, each_shard([folder]), CPU)
+    table = judge(student, load_corpus([folder]), CPU).table
     for column in ("anchored", "alone"):
         assert table[column].to_numpy() == pytest.approx(judged.table[column].to_numpy(), abs=1e-3)
 
@@ -101,11 +100,11 @@ def test_many_clips_are_judged_as_few(
 def test_without_a_reference_or_heads_there_is_no_anchored_score(
     student: Student, folder: Path
 ) -> None:
-    shard = next(each_shard([folder]))
+    shard = load_corpus([folder])[0]
     bare = replace(shard, reference=None, crop_labels=None, frame_labels=None)
     paper = create_student("internvqa-mini", heads=False).eval()
     for judge_, shown in ((student, bare), (paper, shard)):
-        table = predict(judge_, [shown], CPU, crops=2)
+        table = judge(judge_, [shown], CPU, crops=2).table
         assert table["anchored"].isna().all() and table["alone"].notna().all()
         assert set(evaluate(table, draws=0)["judges"]) == {"alone"}
         assert not any(not key.startswith("alone_") for key in summary(table))
@@ -213,7 +212,7 @@ def test_bands_are_parts_of_the_scene_s_largest(judged: Judgement) -> None:
 
 def test_a_folder_without_shards_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="no labelled set"):
-        each_shard([tmp_path])
+        shard_paths([tmp_path])
 
 
 @pytest.mark.parametrize("count", [8, 9])
@@ -233,7 +232,7 @@ def test_weights_that_give_no_number_are_refused(folder: Path) -> None:
     for parameter in broken.alone.fuse.parameters():
         torch.nn.init.constant_(parameter, math.nan)
     with pytest.raises(InputError, match="no number for a"):
-        predict(broken, each_shard([folder]), CPU)
+        judge(broken, load_corpus([folder]), CPU)
 
 
 def test_titles_trained_on_are_left_out_unless_asked_for(

@@ -19,7 +19,7 @@ from vqaloop.models.student import OUTPUTS, Student
 @pytest.mark.parametrize("seed", range(5))
 def test_drawn_clips_belong_together(seed: int) -> None:
     batch = draw(SHARDS, RECIPE, np.random.default_rng(seed))
-    assert batch.reference is not None and batch.shown is None
+    assert batch.reference is not None and batch.teacher_view is None
     assert batch.reference.shape == (4, 2, 42, 28)
     assert batch.distorted.shape == (8, 2, 42, 28)
     assert batch.scores.shape == (4, 2, len(OUTPUTS)) and batch.pooled.shape == (2, 2, 7)
@@ -96,8 +96,8 @@ def test_opinion_scores_are_labels_of_every_crop() -> None:
 def test_the_teacher_sees_the_same_clips_in_its_view() -> None:
     wide = [replace(s, distorted=s.distorted + 1) for s in SHARDS]
     batch = draw(SHARDS, RECIPE, np.random.default_rng(3), wide)
-    assert batch.shown is not None
-    assert torch.equal(batch.shown, batch.distorted + 1)
+    assert batch.teacher_view is not None
+    assert torch.equal(batch.teacher_view, batch.distorted + 1)
 
 
 # --- augmentation --------------------------------------------------------------------------------

@@ -24,7 +24,8 @@ from tests.lessons import (
 from tests.nets import MINI_SWIN, noise
 from vqaloop.colour import to_clips
 from vqaloop.errors import InputError
-from vqaloop.lesson import RANK_MARGIN, Batch, Lesson, draw, freeze, rank_loss
+from vqaloop.lesson import Batch, Lesson, draw, freeze
+from vqaloop.losses import RANK_MARGIN, rank_loss
 from vqaloop.models.fastvqa import FastVQA
 from vqaloop.models.student import Student
 from vqaloop.recipe import Losses, Teacher
@@ -248,11 +249,11 @@ def test_the_teacher_looks_at_its_own_view() -> None:
     recipe = with_losses(feature=1.0)
     wide = [shard(s.name, 9, len(s.encodes), s.distorted.shape[1], size=42) for s in SHARDS]
     batch = draw(SHARDS, recipe, np.random.default_rng(0), wide)
-    assert batch.shown is not None and batch.shown.shape == (8, 2, 63, 42)
+    assert batch.teacher_view is not None and batch.teacher_view.shape == (8, 2, 63, 42)
     found = Lesson(student, teacher, recipe)(batch, 0)["feature"]
     with torch.no_grad():
         mine = student.look(to_clips(batch.distorted)).feature
-        gap = plain_norm(mine) - plain_norm(teacher.look(to_clips(batch.shown)).feature)
+        gap = plain_norm(mine) - plain_norm(teacher.look(to_clips(batch.teacher_view)).feature)
     gap = gap.abs()
     expected = torch.where(gap < 2, gap**2 / 4, gap - 1).mean()
     assert found.item() == pytest.approx(float(expected), rel=1e-4)
@@ -301,8 +302,8 @@ def test_the_bridge_is_crossed_and_learns() -> None:
     found = lesson(batch, 0)["feature"]
     with torch.no_grad():
         mine = lesson.bridge(student.look(to_clips(clips)).feature)
-        assert batch.shown is not None
-        theirs = teacher.look(to_clips(batch.shown)).feature
+        assert batch.teacher_view is not None
+        theirs = teacher.look(to_clips(batch.teacher_view)).feature
         gap = (plain_norm(mine) - plain_norm(theirs)).abs()
     expected = torch.where(gap < 2, gap**2 / 4, gap - 1).mean()
     assert found.item() == pytest.approx(float(expected), rel=1e-4)

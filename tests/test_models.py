@@ -1,5 +1,7 @@
 """Models by name: counts, names and shapes of all parameters, and what every model offers."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -8,7 +10,7 @@ from tests.nets import MINI, MINI_SWIN, noise, published_shapes, shaken
 from vqaloop.errors import InputError
 from vqaloop.models import CONFIGS, MODELS, config_of, create_model
 from vqaloop.models.fastvqa import FastVQA
-from vqaloop.models.internvideo2 import InternVideo2, with_outputs
+from vqaloop.models.internvideo2 import InternVideo2
 
 
 @pytest.mark.parametrize(
@@ -52,7 +54,7 @@ def test_state_dict_has_the_keys_of_the_checkpoints(
 
 def test_head_can_have_the_classes_of_kinetics() -> None:
     with torch.device("meta"):
-        model = InternVideo2(with_outputs(CONFIGS["internvqa-small"], 400))
+        model = InternVideo2(replace(CONFIGS["internvqa-small"], outputs=400))
     assert sum(p.numel() for p in model.parameters()) == 23_352_976
 
 
@@ -84,7 +86,7 @@ def test_features_compare_across_families_where_their_widths_agree() -> None:
 
 def test_a_judge_has_one_output() -> None:
     with pytest.raises(ValueError, match="400"):
-        InternVideo2(with_outputs(MINI, 400)).judge(noise(1, 3, 2, 28, 28))
+        InternVideo2(replace(MINI, outputs=400)).judge(noise(1, 3, 2, 28, 28))
 
 
 def test_model_cast_to_bf16_takes_fp32_clips_and_answers_nearly_alike() -> None:

@@ -13,13 +13,11 @@ from pathlib import Path
 import pytest
 import torch
 
+from tests import training
 from tests.training import (
     CPU,
-    QUIET,
     left_in,
     logged,
-    make_data,
-    make_recipe,
     same_weights,
     stop_at,
 )
@@ -29,19 +27,7 @@ from vqaloop.errors import InputError
 from vqaloop.recipe import Losses, Recipe
 from vqaloop.runlog import RunLog
 
-pytest.importorskip("deepspeed", reason="training needs DeepSpeed")
-
-pytestmark = QUIET
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_data(tmp_path_factory.mktemp("data"))
-
-
-@pytest.fixture
-def recipe(data: Path, tmp_path: Path) -> Recipe:
-    return make_recipe(data, tmp_path / "out")
+data, recipe, pytestmark = training.data, training.recipe, training.QUIET
 
 
 # --- a killed run --------------------------------------------------------------------------------

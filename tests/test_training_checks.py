@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.training import CPU, QUIET, make_data, make_recipe, make_shard
+from tests import training
+from tests.training import CPU, make_shard
 from vqaloop import distill
 from vqaloop.distill import first_student, first_teacher, train
 from vqaloop.errors import InputError
@@ -15,19 +16,7 @@ from vqaloop.models import create_student
 from vqaloop.recipe import Losses, Recipe, Teacher
 from vqaloop.weights import load_student, save_student
 
-pytest.importorskip("deepspeed", reason="training needs DeepSpeed")
-
-pytestmark = QUIET
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_data(tmp_path_factory.mktemp("data"))
-
-
-@pytest.fixture
-def recipe(data: Path, tmp_path: Path) -> Recipe:
-    return make_recipe(data, tmp_path / "out")
+data, recipe, pytestmark = training.data, training.recipe, training.QUIET
 
 
 # --- titles -------------------------------------------------------------------------------------

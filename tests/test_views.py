@@ -18,8 +18,9 @@ from vqaloop import process
 from vqaloop.datasets import WATERLOO, read_dataset, read_waterloo
 from vqaloop.errors import DecodeFailed, InputError
 from vqaloop.frames import Frames, read_with_ffmpeg
+from vqaloop.prepare import prepare
 from vqaloop.shards import load_corpus, load_shard, read_about
-from vqaloop.views import FRAMES_AT_ONCE, Looks, View, clips_of, prepare, squeezed
+from vqaloop.views import FRAMES_AT_ONCE, Looks, View, clips_of, squeezed
 from vqaloop.watch import measure, watch
 
 VIEW = View("native", frames=3, stride=2, size=96, clips=2)
@@ -346,7 +347,7 @@ def test_an_interruption_leaves_nothing_half_written(
             first_done.set()
             raise KeyboardInterrupt
 
-    monkeypatch.setattr("vqaloop.views.watch", slowly)
+    monkeypatch.setattr("vqaloop.prepare.watch", slowly)
     out = tmp_path / "out"
     dataset = read_waterloo(mini)
     with pytest.raises(KeyboardInterrupt):

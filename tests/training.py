@@ -1,4 +1,7 @@
-"""What tests of training share: shards of noise, a small recipe, what a run left."""
+"""What tests of training share: shards of noise, a small recipe, what a run left.
+
+A test module takes the fixtures over by `data, recipe = training.data, training.recipe`.
+"""
 
 from pathlib import Path
 
@@ -11,6 +14,8 @@ from vqaloop.lesson import draw
 from vqaloop.recipe import Losses, Recipe
 from vqaloop.shards import write_shard
 from vqaloop.weights import load_student
+
+pytest.importorskip("deepspeed", reason="training needs DeepSpeed")
 
 CPU = torch.device("cpu")
 ENCODES, CROPS = 3, 2
@@ -38,8 +43,10 @@ def make_shard(
     write_shard(folder / f"{title}.safetensors", arrays, {"content": title}, rows, label)
 
 
-def make_data(base: Path) -> Path:
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Shards: `train` a to c, `held` d and e, `mos` f to i without sources."""
+    base = tmp_path_factory.mktemp("data")
     for side, titles in (("train", "abc"), ("held", "de"), ("mos", "fghi")):
         (base / side).mkdir()
         for title in titles:
@@ -47,12 +54,13 @@ def make_data(base: Path) -> Path:
     return base
 
 
-def make_recipe(data: Path, out: Path) -> Recipe:
+@pytest.fixture
+def recipe(data: Path, tmp_path: Path) -> Recipe:
     return Recipe(
         model="internvqa-mini",
         corpus=(str(data / "train"),),
         held_out=(str(data / "held"),),
-        out=str(out),
+        out=str(tmp_path / "out"),
         steps=4,
         learning_rate=1e-3,
         loss=Losses(crop=1.0, pooled=1.0, ordered=1.0, features=0.5, alone=0.2),

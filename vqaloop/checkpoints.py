@@ -1,8 +1,9 @@
-"""Public checkpoints of InternVideo2 and FAST-VQA into the models made here.
+"""Loads public checkpoints of InternVideo2 and FAST-VQA into this package's models.
 
 Files are .safetensors, or .bin, .pth and .pt written by `torch.save`; of the latter only tensors
 and plain values are read, never code. Training scripts wrap the weights in various ways; what
-they add (prefixes, decoders of pretraining, class heads) is taken off or left out, and said.
+they add (prefixes, decoders of pretraining, class heads) is removed or left out, and reported in
+`Loaded`.
 """
 
 import argparse
@@ -36,9 +37,9 @@ PRETRAINING = (
     "img_pos_embed",
     "clip_img_pos_embed",
 )
-"""What distillation and stage 2 trained beside the transformer."""
+"""Modules that distillation and stage 2 trained beside the transformer."""
 STUDENT_HEADS = ("anchored.", "alone.")
-"""What a student of ours has beside its backbone."""
+"""Modules of this package's students beside their backbone."""
 SEPARATE = ("pos_embed_spatial", "pos_embed_temporal", "pos_embed_cls")
 RELEASED_GRID, RELEASED_FRAMES = 16, (4, 8, 16)
 """Position tables of the released files: 224 pixels in patches of 14, and these frame counts."""
@@ -59,7 +60,7 @@ _HARMLESS: list[Any] = [
 
 @dataclass(frozen=True)
 class Loaded:
-    """What became of a checkpoint."""
+    """How a checkpoint was loaded."""
 
     ignored: tuple[str, ...]
     """Keys of the file that the model has no place for."""
@@ -76,21 +77,29 @@ class Loaded:
 def load_released(
     model: InternVideo2 | FastVQA, path: str | os.PathLike[str], frames: int | None = None
 ) -> Loaded:
-    """Fill `model` from a released file, or from a student's file; values take its dtype.
+    """Load the weights of a released checkpoint, or of a student's file, into `model`.
 
-    `frames` says what clip length a joint position table of unusual size was made for. A model
-    made under `torch.device("meta")` becomes real, on the CPU. Raises InputError, and leaves
-    the model as it was, for a file that cannot be read, holds code, or does not fit.
+    Args:
+        model: Its weights are overwritten, in its dtype. One created under `torch.device("meta")`
+            becomes real, on the CPU.
+        path: .safetensors, .bin, .pth or .pt.
+        frames: Clip length in frames that a joint position table of unusual size is for.
+
+    Returns:
+        Which keys were left out, kept their initial values, or were converted.
+
+    Raises:
+        InputError: The file cannot be read, holds code, or does not fit; `model` is unchanged.
     """
     path = Path(path)
-    found = read_tensors(path)
+    tensors = read_tensors(path)
     if isinstance(model, InternVideo2):
-        named, ignored = _internvideo2_names(found, path)
+        named, ignored = _internvideo2_names(tensors, path)
         interpolated = _fit_positions(named, model.config, frames, path)
         optional, outputs = ["fc_norm", "head"], model.config.outputs
         copied = False
     else:
-        named, ignored = _fastvqa_names(found, path)
+        named, ignored = _fastvqa_names(tensors, path)
         interpolated, optional, outputs = False, ["vqa_head"], 1
         copied = _fit_biases(named, model, path)
     weight = named.get("head.weight")
@@ -158,13 +167,13 @@ def _unpickled(path: Path, shown: str) -> object:
 
 
 def _internvideo2_names(
-    found: Mapping[str, Tensor], path: Path
+    tensors: Mapping[str, Tensor], path: Path
 ) -> tuple[dict[str, Tensor], list[str]]:
     """Keys without prefixes, and the keys left out."""
-    stage2 = any("vision_encoder." in key for key in found)  # with a text encoder beside
+    stage2 = any("vision_encoder." in key for key in tensors)  # with a text encoder beside
     named: dict[str, Tensor] = {}
     ignored = []
-    for key, value in found.items():
+    for key, value in tensors.items():
         name = key
         while name.startswith(PREFIXES):
             name = name.split(".", 1)[1]
@@ -176,11 +185,13 @@ def _internvideo2_names(
     return named, ignored
 
 
-def _fastvqa_names(found: Mapping[str, Tensor], path: Path) -> tuple[dict[str, Tensor], list[str]]:
+def _fastvqa_names(
+    tensors: Mapping[str, Tensor], path: Path
+) -> tuple[dict[str, Tensor], list[str]]:
     """Keys as FAST-VQA has them, also from a Video Swin file, and the keys left out."""
     named: dict[str, Tensor] = {}
     ignored = []
-    for key, value in found.items():
+    for key, value in tensors.items():
         name = key.removeprefix("module.")
         if name.startswith("cls_head."):
             ignored.append(name)

@@ -1,15 +1,15 @@
-"""A labelled training set from pristine material: scenes → encodes → crops → VMAF of each crop.
+"""A training set labelled by VMAF: pristine scenes → encodes → crops → VMAF of each crop.
 
 One shard per scene (safetensors), written under its final name only when whole, so an interrupted
 run goes on where it stopped. Pictures become scenes by a camera moving over them.
 """
 
 import csv
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import as_completed
 from dataclasses import asdict, dataclass
 from fractions import Fraction
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,8 +27,8 @@ from vqaloop.limits import MAX_PIXELS
 from vqaloop.metrics import vmaf_of_pairs
 from vqaloop.models.student import OUTPUTS
 from vqaloop.motion import leaves, picture_in_motion
-from vqaloop.records import Rendition
-from vqaloop.shards import read_about, write_shard
+from vqaloop.records import Rendition, Source
+from vqaloop.shards import read_about, write_each, write_shard
 from vqaloop.source import probe_source
 from vqaloop.terminal import counted
 
@@ -37,9 +37,9 @@ _STILL = {"format_whitelist": "image2,jpeg_pipe,png_pipe,webp_pipe", "pattern_ty
 """ffmpeg's names of their formats; a name is no pattern, so that none opens other files."""
 VIDEOS = {".mp4", ".mkv", ".mov", ".webm", ".y4m"}
 LABEL = "VMAF v0.6.1"
-"""What the scores of a corpus made here are."""
+"""The model behind the scores of such a corpus."""
 SYNTHETIC = "synthetic"
-"""`Scene.basis` of material that is made, not found."""
+"""`CorpusScene.basis` of generated material."""
 SCALES = ((1.0,), (0.75, 2 / 3), (0.5, 0.375, 0.25))
 """Three bands of resolution, as parts of the source's height."""
 LEVELS = 4
@@ -47,8 +47,8 @@ LEVELS = 4
 
 
 @dataclass(frozen=True)
-class Plan:
-    """How much to make of each scene. Raises InputError for what cannot be."""
+class CorpusPlan:
+    """Encodes and crops of each scene. Raises InputError for values out of range."""
 
     encodes: int = 30
     """Encodes a scene, of 5 encoders × 3 resolutions × 4 levels."""
@@ -66,7 +66,7 @@ class Plan:
 
 
 @dataclass(frozen=True)
-class Scene:
+class CorpusScene:
     """A file of pristine material, and where it may be split from others."""
 
     path: Path
@@ -80,7 +80,7 @@ class Scene:
     """Which of how many equal parts of a video the scene is from."""
 
 
-def find_scenes(sources: Sequence[Path], windows: int = 1) -> list[Scene]:
+def find_scenes(sources: Sequence[Path], windows: int = 1) -> list[CorpusScene]:
     """Videos and pictures in files and folders; a MANIFEST.csv beside them names their titles.
 
     Of each video, up to `windows` scenes, from as many equal parts of it. Raises InputError when
@@ -88,7 +88,7 @@ def find_scenes(sources: Sequence[Path], windows: int = 1) -> list[Scene]:
     """
     if windows < 1:
         raise InputError(f"at least one scene is made of each video, not {windows}")
-    scenes: list[Scene] = []
+    scenes: list[CorpusScene] = []
     for source in sources:
         if not source.exists():
             raise InputError(f"{process.quoted(source)} does not exist; check the path")
@@ -98,17 +98,11 @@ def find_scenes(sources: Sequence[Path], windows: int = 1) -> list[Scene]:
             if path.suffix.lower() in PICTURES | VIDEOS:
                 row = known.get(path.name, {})
                 count = windows if path.suffix.lower() in VIDEOS else 1
-                scenes += [
-                    Scene(
-                        path,
-                        path.stem + (f".{i}" if count > 1 else ""),
-                        row.get("group") or path.stem,
-                        row.get("licence", "unknown"),
-                        row.get("licence_basis", "unknown"),
-                        (i, count),
-                    )
-                    for i in range(count)
-                ]
+                title = row.get("group") or path.stem
+                licence, basis = (row.get(k, "unknown") for k in ("licence", "licence_basis"))
+                for i in range(count):
+                    name = path.stem + (f".{i}" if count > 1 else "")
+                    scenes.append(CorpusScene(path, name, title, licence, basis, (i, count)))
     if not scenes:
         raise InputError(f"no videos or pictures in {', '.join(map(str, sources))}")
     names = Counter(scene.name for scene in scenes)
@@ -121,10 +115,12 @@ def find_scenes(sources: Sequence[Path], windows: int = 1) -> list[Scene]:
     return scenes
 
 
-def synthetic_scenes(count: int) -> list[Scene]:
+def synthetic_scenes(count: int) -> list[CorpusScene]:
     """Scenes of overlapping textured leaves, each a title of its own; see `leaves`."""
     return [
-        Scene(Path(f"leaves{i:03}"), f"leaves{i:03}", f"leaves{i:03}", "generated", SYNTHETIC)
+        CorpusScene(
+            Path(f"leaves{i:03}"), f"leaves{i:03}", f"leaves{i:03}", "generated", SYNTHETIC
+        )
         for i in range(count)
     ]
 
@@ -140,18 +136,31 @@ def _manifest(path: Path) -> dict[str, dict[str, str]]:
 
 
 def build_corpus(
-    scenes: Sequence[Scene],
+    scenes: Sequence[CorpusScene],
     out: Path,
-    plan: Plan,
+    plan: CorpusPlan,
     *,
     ffmpeg: str,
     workers: int = 1,
     report: Callable[[str], None] = lambda line: None,
 ) -> list[Path]:
-    """Make a shard for every scene that has none yet; returns all shards.
+    """Write a shard for every scene that has none yet.
 
-    A scene that cannot be read is reported and left out. Raises InputError when a shard there was
-    made by another plan, and when this ffmpeg has no encoder that is known.
+    Args:
+        scenes: See `find_scenes` and `synthetic_scenes`.
+        out: Folder of the shards; created if missing.
+        plan: Encodes and crops of each scene.
+        ffmpeg: Path of the ffmpeg binary.
+        workers: Scenes encoded at a time.
+        report: Called with a line of progress for each scene; one that cannot be read is reported
+            and left out.
+
+    Returns:
+        Files of all shards, older ones included.
+
+    Raises:
+        InputError: An existing shard is of another plan, this ffmpeg has no known encoder, or no
+            scene can be labelled.
     """
     if not any(available(default_encoder(codec), ffmpeg) for codec in codecs()):
         raise InputError(
@@ -161,31 +170,23 @@ def build_corpus(
     out.mkdir(parents=True, exist_ok=True)
     shards = {out / f"{scene.name}.safetensors": scene for scene in scenes}
     missing = [path for path, scene in shards.items() if not _is_made(path, scene, plan)]
-    why = ""
-    with process.team(workers) as submit:
-        jobs = {submit(_make_shard, shards[p], p, plan, ffmpeg): p for p in missing}
-        for done, job in enumerate(as_completed(jobs), 1):
-            path = jobs[job]
-            try:
-                report(f"{done}/{len(jobs)} {path.stem}: {job.result()}")
-            except VqaloopError as error:
-                why = why or str(error)
-                report(f"{done}/{len(jobs)} {path.stem} left out: {error}")
-    made = [path for path in shards if path.exists()]
-    if not made:
-        raise InputError(f"no scene could be labelled: {why}")
-    return made
+    jobs = {path.stem: partial(_make_shard, shards[path], path, plan, ffmpeg) for path in missing}
+    failed = write_each(jobs, workers, report)
+    written = [path for path in shards if path.exists()]
+    if not written:
+        raise InputError(f"no scene could be labelled: {next(iter(failed.values()), '')}")
+    return written
 
 
-def _is_made(path: Path, scene: Scene, plan: Plan) -> bool:
+def _is_made(path: Path, scene: CorpusScene, plan: CorpusPlan) -> bool:
     """Whether the shard is there. Raises InputError when it was made by another plan."""
     if not path.exists():
         return False
-    there = read_about(path).get("scene")
+    recorded = read_about(path).get("scene")
     # shards of an earlier release do not say how they were made
-    if not isinstance(there, dict) or "plan" not in there:
+    if not isinstance(recorded, dict) or "plan" not in recorded:
         return True
-    if (there["plan"], there.get("window")) != (asdict(plan), list(scene.window)):
+    if (recorded["plan"], recorded.get("window")) != (asdict(plan), list(scene.window)):
         raise InputError(
             f"{path} was made with other options (encodes, crops, windows or seed); choose "
             "another folder, or remove it"
@@ -193,92 +194,101 @@ def _is_made(path: Path, scene: Scene, plan: Plan) -> bool:
     return True
 
 
-def _make_shard(scene: Scene, path: Path, plan: Plan, ffmpeg: str) -> str:
+def _make_shard(scene: CorpusScene, path: Path, plan: CorpusPlan, ffmpeg: str) -> str:
     """Write it; how many encodes it holds, in words."""
+    # everything drawn depends on the scene alone: a shard is the same whatever is made beside it
     rng = np.random.default_rng([plan.seed, *scene.name.encode("utf-8", "surrogateescape")])
     frames, fps = _scene_frames(scene, plan, rng, ffmpeg)
     count, rows, width = frames.shape
     height = rows * 2 // 3
     if min(height, width) < CLIP_SIZE or count < CLIP_FRAMES + 2:
         raise InputError(f"{scene.path} is too small or too short: {width}x{height}, {count}")
-    spots = [
+    crops = _crop_positions(count, height, width, plan.crops, rng)
+    # motion2 compares a frame with those before and after it: the margin gives it both
+    pristine = _clips(frames, crops, margin=1)
+    encodes: list[dict[str, Any]] = []
+    labelled: dict[str, list[npt.NDArray[Any]]] = defaultdict(list)
+    failures: list[str] = []
+    with scratch() as folder:
+        source = _raw_source(Path(folder) / "scene.yuv", frames, fps, ffmpeg)
+        for rendition in _renditions(width, height, plan, rng, ffmpeg):
+            try:
+                coded, kbps = _coded(source, rendition, Path(folder) / "trial", ffmpeg)
+            except VqaloopError as error:
+                failures.append(str(error))
+                continue
+            clips = _clips(coded, crops, margin=1)
+            per_frame = _features(frames, coded, ffmpeg)
+            per_crop = _features(pristine, clips, ffmpeg).reshape(plan.crops, -1, len(OUTPUTS))
+            labelled["distorted"].append(_without_margin(clips, plan.crops))
+            labelled["crop_labels"].append(per_crop[:, 1:-1].mean(1))
+            labelled["frame_labels"].append(
+                np.stack([per_frame[t : t + CLIP_FRAMES].mean(0) for t, _, _ in crops])
+            )
+            score = float(per_frame[:, 0].mean())
+            encodes.append({**asdict(rendition), "kbps": kbps, "score": score})
+    if not encodes:
+        raise InputError(f"{scene.path}: no encode succeeded: {failures[0]}")
+    arrays = {name: np.stack(parts) for name, parts in labelled.items()}
+    arrays["reference"] = _without_margin(pristine, plan.crops)
+    about = {**asdict(scene), "path": scene.path.name, "plan": asdict(plan)}
+    write_shard(path, arrays, about, encodes, LABEL)
+    if failures:
+        wanted = counted(plan.encodes, "encode")
+        return f"{len(encodes)} of {wanted}, the others failed: {failures[0]}"
+    return counted(len(encodes), "encode")
+
+
+def _crop_positions(
+    count: int, height: int, width: int, crops: int, rng: np.random.Generator
+) -> list[tuple[int, int, int]]:
+    """(frame, top, left) of each crop: even, for 4:2:0, and a frame away from either end."""
+    return [
         (
             int(rng.integers(1, count - CLIP_FRAMES)),
             int(rng.integers(0, (height - CLIP_SIZE) // 2 + 1)) * 2,
             int(rng.integers(0, (width - CLIP_SIZE) // 2 + 1)) * 2,
         )
-        for _ in range(plan.crops)
+        for _ in range(crops)
     ]
-    with scratch() as folder:
-        raw = Path(folder) / "scene.yuv"
-        raw.write_bytes(frames.tobytes())
-        source = probe_source(
-            raw,
-            video_size=f"{width}x{height}",
-            pix_fmt="yuv420p",
-            framerate=str(fps),
-            ffmpeg=ffmpeg,
-        )
-        rows_made: list[dict[str, Any]] = []
-        made: list[tuple[Frames, npt.NDArray[np.float32], npt.NDArray[np.float32]]] = []
-        pristine = _clips(frames, spots, margin=1)
-        for rendition in _renditions(width, height, plan, rng, ffmpeg):
-            target = Path(folder) / "trial"
-            try:
-                encoded = encode(source, rendition, target, ffmpeg=ffmpeg)
-                coded = read_encode(
-                    target,
-                    range(count),
-                    (width, height),
-                    fps,
-                    decoder=get_encoder(rendition.encoder).decoder,
-                    ffmpeg=ffmpeg,
-                )
-                target.unlink()
-            except VqaloopError as error:
-                rows_made.append({**asdict(rendition), "error": str(error)})
-                continue
-            clips = _clips(coded, spots, margin=1)
-            per_crop = _features(pristine, clips, ffmpeg).reshape(plan.crops, -1, len(OUTPUTS))
-            per_frame = _features(frames, coded, ffmpeg)
-            made.append(
-                (
-                    clips.reshape(plan.crops, -1, *clips.shape[1:])[:, 1:-1],
-                    per_crop[:, 1:-1].mean(1),
-                    np.stack([per_frame[t : t + CLIP_FRAMES].mean(0) for t, _, _ in spots]),
-                )
-            )
-            rows_made.append(
-                {
-                    **asdict(rendition),
-                    "kbps": encoded.bitrate_kbps,
-                    "score": float(per_frame[:, 0].mean()),
-                }
-            )
-    good = [row for row in rows_made if "error" not in row]
-    failures = [row["error"] for row in rows_made if "error" in row]
-    if not good:
-        raise InputError(f"{scene.path}: no encode succeeded: {failures[0]}")
-    arrays: dict[str, npt.NDArray[Any]] = {
-        "reference": pristine.reshape(plan.crops, -1, *pristine.shape[1:])[:, 1:-1],
-        "distorted": np.stack([m[0] for m in made]),
-        "crop_labels": np.stack([m[1] for m in made]).astype(np.float32),
-        "frame_labels": np.stack([m[2] for m in made]).astype(np.float32),
-    }
-    about = {**asdict(scene), "path": scene.path.name, "plan": asdict(plan)}
-    write_shard(path, arrays, about, good, LABEL)
-    if failures:
-        asked = counted(plan.encodes, "encode")
-        return f"{len(good)} of {asked}, the others failed: {failures[0]}"
-    return counted(len(good), "encode")
 
 
-def _clips(frames: Frames, spots: Sequence[tuple[int, int, int]], margin: int) -> Frames:
+def _raw_source(path: Path, frames: Frames, fps: Fraction, ffmpeg: str) -> Source:
+    """Frames of a scene written as raw video, to be encoded."""
+    _, rows, width = frames.shape
+    path.write_bytes(frames.tobytes())
+    size = f"{width}x{rows * 2 // 3}"
+    return probe_source(
+        path, video_size=size, pix_fmt="yuv420p", framerate=str(fps), ffmpeg=ffmpeg
+    )
+
+
+def _coded(source: Source, rendition: Rendition, path: Path, ffmpeg: str) -> tuple[Frames, float]:
+    """An encode's frames at the source's size, and its bitrate in kbit/s."""
+    encoded = encode(source, rendition, path, ffmpeg=ffmpeg)
+    frames = read_encode(
+        path,
+        range(source.frames),
+        (source.width, source.height),
+        source.fps,
+        decoder=get_encoder(rendition.encoder).decoder,
+        ffmpeg=ffmpeg,
+    )
+    path.unlink()
+    return frames, encoded.bitrate_kbps
+
+
+def _without_margin(clips: Frames, crops: int) -> Frames:
+    """Crops end to end to (C, T, S·3/2, S), without the frame on either side of each."""
+    return clips.reshape(crops, -1, *clips.shape[1:])[:, 1:-1]
+
+
+def _clips(frames: Frames, crops: Sequence[tuple[int, int, int]], margin: int) -> Frames:
     """Crops at (frame, top, left), each with `margin` frames on either side, end to end."""
     return np.concatenate(
         [
             cut(frames[t - margin : t + CLIP_FRAMES + margin], top, left, CLIP_SIZE, CLIP_SIZE)
-            for t, top, left in spots
+            for t, top, left in crops
         ]
     )
 
@@ -289,7 +299,7 @@ def _features(reference: Frames, distorted: Frames, ffmpeg: str) -> npt.NDArray[
 
 
 def _renditions(
-    width: int, height: int, plan: Plan, rng: np.random.Generator, ffmpeg: str
+    width: int, height: int, plan: CorpusPlan, rng: np.random.Generator, ffmpeg: str
 ) -> Iterator[Rendition]:
     """A balanced draw from encoders × resolutions × levels, knobs jittered within their level."""
     specs = [s for s in map(default_encoder, codecs()) if available(s, ffmpeg)]
@@ -317,7 +327,7 @@ def _renditions(
 
 
 def _scene_frames(
-    scene: Scene, plan: Plan, rng: np.random.Generator, ffmpeg: str
+    scene: CorpusScene, plan: CorpusPlan, rng: np.random.Generator, ffmpeg: str
 ) -> tuple[Frames, Fraction]:
     if scene.basis == SYNTHETIC:
         return picture_in_motion(leaves(rng), plan.frames, rng), Fraction(25)

@@ -1,7 +1,7 @@
-"""Published sets of opinion scores: their tables and folders, read into one form.
+"""Readers of published video quality data sets: MOS and DMOS tables with their videos.
 
-A reader looks at the table and at names of files only; `vqaloop.views` decodes. Whatever scale a
-set was published on, `Video.score` is 0..100 with higher better, by a straight line wherever
+A reader looks at the table and at names of files only; `vqaloop.prepare` decodes. Whatever scale a
+set was published on, `Video.score` is 0..100 with higher better, by a linear map wherever
 possible, so that correlations are those of the published values.
 """
 
@@ -66,14 +66,14 @@ class Dataset:
 
 
 @dataclass(frozen=True)
-class Found:
-    """Which files of a data set are there."""
+class Available:
+    """Which files of a data set exist."""
 
     expected: int
     listed: int
     """Videos in the table."""
     videos: tuple[Video, ...]
-    """Those that are there."""
+    """Those that exist."""
     encoders: Mapping[str, tuple[int, int]]
     """{encoder: (found, listed)}."""
     missing: tuple[Path, ...]
@@ -85,7 +85,7 @@ class Found:
 
 
 class Titled(Protocol):
-    """What a split looks at; `vqaloop.shards.Shard` is one."""
+    """What a split needs to know; `vqaloop.shards.Shard` is one."""
 
     @property
     def content(self) -> str: ...
@@ -110,9 +110,15 @@ AUTHORS = {
 
 
 def read_dataset(kind: str, source: Path, scale: str | None = None) -> Dataset:
-    """A data set of one of KINDS: its folder, or for "csv" its table.
+    """Read the table of a data set.
 
-    `scale` is for csv alone: "WORST:BEST", as "1:5" or, for DMOS, "100:0". Raises InputError.
+    Args:
+        kind: One of KINDS.
+        source: The data set's folder, or for "csv" its table.
+        scale: For csv alone: "WORST:BEST", as "1:5" or, for DMOS, "100:0"; None: 0:100.
+
+    Raises:
+        InputError: Kind or scale are unknown, or the table is missing or has a wrong field.
     """
     readers = {"waterloo": read_waterloo, "bvi-hd": read_bvi_hd, "avt-vqdb": read_avt}
     if kind == "csv":
@@ -127,18 +133,18 @@ def read_dataset(kind: str, source: Path, scale: str | None = None) -> Dataset:
     return readers[kind](source)
 
 
-def find(dataset: Dataset) -> Found:
-    """Which of the listed files are there; nothing is decoded."""
+def find(dataset: Dataset) -> Available:
+    """Which of the listed files exist; nothing is decoded."""
     # unlike Path.is_file, false rather than an error for a name that is too long
-    there = tuple(video for video in dataset.videos if os.path.isfile(video.path))
+    present = tuple(video for video in dataset.videos if os.path.isfile(video.path))
     listed = Counter(video.encoder or "unknown" for video in dataset.videos)
-    found = Counter(video.encoder or "unknown" for video in there)
-    have = {video.path for video in there}
-    return Found(
+    counts = Counter(video.encoder or "unknown" for video in present)
+    have = {video.path for video in present}
+    return Available(
         dataset.expected,
         len(dataset.videos),
-        there,
-        {name: (found[name], count) for name, count in sorted(listed.items())},
+        present,
+        {name: (counts[name], count) for name, count in sorted(listed.items())},
         tuple(video.path for video in dataset.videos if video.path not in have),
     )
 
@@ -146,9 +152,14 @@ def find(dataset: Dataset) -> Found:
 def held_out(shards: Sequence[Titled], kind: str, seed: int = 0) -> frozenset[str]:
     """Titles held out of training.
 
-    `kind` is "authors", the fixed split of the InternVQA paper, known by the shards' label, or
-    "fold 2/5", the second of five parts of all titles, shuffled by `seed`: the parts are disjoint
-    and together all titles. Raises InputError for any other kind and for a side left empty.
+    Args:
+        shards: All that are split.
+        kind: "authors", the fixed split of the InternVQA paper, known by the shards' label, or
+            "fold 2/5", the second of five disjoint parts of all titles (cross-validation).
+        seed: Of the order in which titles are dealt to folds.
+
+    Raises:
+        InputError: Any other kind, or a side of the split is empty.
     """
     titles = sorted({shard.content for shard in shards})
     fold = re.fullmatch(r"fold ([0-9]{1,4})/([0-9]{1,4})", kind)
@@ -233,18 +244,8 @@ def read_bvi_hd(root: Path) -> Dataset:
         folder = inside(encoder, at)
         path = files.get(f"{folder}/{name}") or files.get(name) or root / folder / name
         width, height = _size_in(name) or (None, None)
-        videos.append(
-            Video(
-                path,
-                content,
-                _codec(encoder),
-                width,
-                height,
-                whole(level, at, "level") if level else None,
-                dmos,
-                score_of_dmos(dmos),
-            )
-        )
+        qp, score = whole(level, at, "level") if level else None, score_of_dmos(dmos)
+        videos.append(Video(path, content, _codec(encoder), width, height, qp, dmos, score))
     contents = {video.content for video in videos}
     for path in files.sources():
         content = re.split(r"_[0-9]+x[0-9]+", path.stem)[0]
@@ -321,25 +322,17 @@ def read_csv(table: Path, scale: tuple[float, float] = (0.0, 100.0)) -> Dataset:
             whole(row[key], at, key) if row.get(key) else None
             for key in ("width", "height", "level")
         )
-        videos.append(
-            Video(
-                table.parent / word(row["path"], at, "path"),
-                content,
-                _codec(row["encoder"]) if row.get("encoder") else None,
-                width,
-                height,
-                level,
-                raw,
-                100 * (raw - worst) / (best - worst),
-            )
-        )
+        path = table.parent / word(row["path"], at, "path")
+        encoder = _codec(row["encoder"]) if row.get("encoder") else None
+        score = 100 * (raw - worst) / (best - worst)
+        videos.append(Video(path, content, encoder, width, height, level, raw, score))
         if row.get("reference"):
             path = table.parent / word(row["reference"], at, "reference")
             if sources.setdefault(content, path) != path:
                 raise InputError(f"{at}: content {content!r} has another reference above")
-    there = {content: path for content, path in sources.items() if os.path.isfile(path)}
+    files = {content: path for content, path in sources.items() if os.path.isfile(path)}
     label = f"opinion scores of {table.stem}"
-    return _checked(Dataset("csv", label, table.parent, tuple(videos), len(videos), there), table)
+    return _checked(Dataset("csv", label, table.parent, tuple(videos), len(videos), files), table)
 
 
 def _checked(dataset: Dataset, table: Path) -> Dataset:
@@ -370,8 +363,8 @@ def _resolution(text: str, at: str) -> tuple[int, int]:
 
 def _size_in(name: str) -> tuple[int, int] | None:
     """The first 1920x1080 in a name."""
-    found = re.search(r"(?<![0-9])([0-9]{2,5})x([0-9]{2,5})(?![0-9])", name)
-    return (int(found[1]), int(found[2])) if found else None
+    match = re.search(r"(?<![0-9])([0-9]{2,5})x([0-9]{2,5})(?![0-9])", name)
+    return (int(match[1]), int(match[2])) if match else None
 
 
 def _first(row: Mapping[str, str], *columns: str) -> str:

@@ -1,4 +1,4 @@
-"""Where the networks run, and in which precision."""
+"""Device and floating-point precision of the networks."""
 
 import contextlib
 import threading
@@ -12,7 +12,7 @@ from vqaloop.errors import InputError
 
 
 def pick_device(name: str = "auto") -> torch.device:
-    """auto: the first GPU where there is one. Raises InputError when cuda is asked in vain."""
+    """auto: the first GPU, else the CPU. Raises InputError for cuda without a CUDA device."""
     if name not in ("auto", "cpu", "cuda"):
         raise InputError(f"unknown device {name!r}; choose auto, cpu or cuda")
     if name == "cuda" and not torch.cuda.is_available():
@@ -27,7 +27,7 @@ _exact_before = (False, False)
 
 @contextlib.contextmanager
 def exact() -> Iterator[None]:
-    """Full fp32 in it, also on GPUs that would round to TF32, so that all devices agree.
+    """A context of full fp32, also on GPUs that would round to TF32, so that all devices agree.
 
     The setting is the whole process's: of several threads inside, the last to leave restores it.
     """

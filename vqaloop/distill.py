@@ -1,9 +1,9 @@
-"""Training by a recipe: DeepSpeed's engine around one `Lesson`, with checkpoints and a log.
+"""Training and knowledge distillation by a recipe, on DeepSpeed, with checkpoints and a log.
 
 Started plainly it trains in one process; started by PyTorch's launcher, in as many as that gives,
 one a GPU: `torchrun --nproc_per_node N -m vqaloop distill RECIPE`. (DeepSpeed's own launcher adds
-an option --local_rank that vqaloop does not know.) The first of them says how it goes, judges the
-titles held out while the others wait, and writes the weights.
+an option --local_rank that vqaloop does not know.) The first of them reports progress, evaluates
+on the titles held out while the others wait, and writes the weights.
 """
 
 import json
@@ -24,7 +24,7 @@ from vqaloop import engine as engines
 from vqaloop.checkpoints import load_released
 from vqaloop.datasets import held_out
 from vqaloop.errors import InputError
-from vqaloop.evaluate import predict, summary, summary_lines
+from vqaloop.evaluate import judge, summary, summary_lines
 from vqaloop.lesson import Lesson, draw, freeze
 from vqaloop.models import create_student
 from vqaloop.models.internvideo2 import InternVideo2
@@ -41,7 +41,7 @@ from vqaloop.weights import load_student, save_student
 CHECKPOINT_EVERY = 50
 """Steps between two checkpoints."""
 EVALUATE_EVERY = 500
-"""Steps between two looks at the titles held out."""
+"""Steps between two evaluations on the titles held out."""
 
 
 def train(
@@ -51,16 +51,26 @@ def train(
     resume: bool = True,
     report: Callable[[str], None] = lambda line: None,
 ) -> Path:
-    """Train to the recipe's last step; returns the weights file (running mean of weights).
+    """Train a student to the recipe's last step.
 
-    A checkpoint is kept every CHECKPOINT_EVERY steps and picked up again unless `resume` is false;
-    the corpus is read anew then, so it may have grown. `log.csv` and `log.png` in the recipe's
-    folder tell how it went. The weights' header names all titles that they, the weights they began
-    with and their teacher were trained on. Raises InputError for a corpus, weights or a checkpoint
-    that do not fit the recipe.
+    A checkpoint is written every CHECKPOINT_EVERY steps; a resumed run gives the same weights as
+    one that was not interrupted. The corpus is read again then, so it may have grown. `log.csv`
+    and `log.png` in the recipe's folder hold losses and correlations by step.
+
+    Args:
+        recipe: See `recipe.read_recipe`.
+        device: Where to train; under a launcher each process takes its own GPU.
+        resume: Go on from the latest checkpoint in the recipe's folder, if there is one.
+        report: Called with lines of progress, in the first process alone.
+
+    Returns:
+        The weights file, an exponential moving average over the steps. Its header names all
+        titles that it, its initial weights and its teacher were trained on.
+
+    Raises:
+        InputError: The corpus, weights or a checkpoint do not fit the recipe.
     """
     engines.check_installed()
-    out = Path(recipe.out)
     shards, unseen = split(recipe)
     if len(shards) < recipe.scenes:
         besides = f" beside the {len(unseen)} held out" if unseen and not recipe.held_out else ""
@@ -68,89 +78,160 @@ def train(
             f"a step takes {counted(recipe.scenes, 'scene')} and the corpus has {len(shards)}"
             f"{besides}; add clips to the corpus, or lower `scenes` in the recipe"
         )
-    shown = teachers_view(recipe, shards)
-    titles = frozenset(shard.content for shard in shards)
+    teacher_shards = teachers_view(recipe, shards)
     apart = frozenset(shard.content for shard in unseen)
     torch.manual_seed(recipe.seed)
     student, known = first_student(recipe, apart)
     teacher, taught = first_teacher(recipe.teacher, apart)
-    titles |= known | taught
     if recipe.fixed_embedding and isinstance(student.backbone, InternVideo2):
         student.backbone.patch_embed.requires_grad_(False)
-    out.mkdir(parents=True, exist_ok=True)  # nothing was refused
+    Path(recipe.out).mkdir(parents=True, exist_ok=True)  # nothing was refused
+    lesson = Lesson(student, teacher, recipe)
     with engines.quiet_engine(device) as deepspeed:
-        lesson = Lesson(student, teacher, recipe)
-        engine = engines.start(deepspeed, lesson, parameter_groups(lesson, recipe), recipe, device)
-        first = engine.global_rank == 0
-        say = report if first else lambda line: None
-        mean = _copy(student, recipe, device)
-        step, log = 0, RunLog(out / "log.csv")
-        if resume and (out / "latest").exists():
-            step, before = engines.load(engine, mean, out)
-            if before & apart:
-                raise InputError(
-                    f"{out} was trained on titles that this recipe holds out: "
-                    f"{_some(before & apart)}; give another `out`, or --restart"
-                )
-            titles |= before
-            say(f"resumed at step {step}")
-        elif first:
-            (out / "latest").unlink(missing_ok=True)
-        log.open(step)
-        scenes, steps = counted(len(shards), "scene"), counted(recipe.steps, "step")
-        say(f"{scenes}, {len(unseen)} held out; {steps}")
+        trainer = Trainer(deepspeed, lesson, shards, unseen, teacher_shards, device, report)
+        trainer.titles |= known | taught
+        trainer.start(resume)
+        while trainer.step_count < recipe.steps:
+            trainer.step()
+            if trainer.due(EVALUATE_EVERY):
+                trainer.evaluate()
+            if trainer.due(CHECKPOINT_EVERY):
+                trainer.checkpoint()
+    return trainer.finish()
+
+
+class Trainer:
+    """A training run in one process: DeepSpeed's engine, the moving average, and the log.
+
+    It trains on `shards`, with the teacher on `teacher_shards` if that has a view of its own, and
+    evaluates on `unseen`.
+    """
+
+    def __init__(
+        self,
+        deepspeed: Any,
+        lesson: Lesson,
+        shards: list[Shard],
+        unseen: list[Shard],
+        teacher_shards: list[Shard] | None,
+        device: torch.device,
+        report: Callable[[str], None],
+    ) -> None:
+        self.recipe = recipe = lesson.recipe
+        self.student, self.device = lesson.student, device
+        self.shards, self.unseen, self.teacher_shards = shards, unseen, teacher_shards
+        self.out = Path(recipe.out)
+        self.engine = engines.start(
+            deepspeed, lesson, parameter_groups(lesson, recipe), recipe, device
+        )
+        self.first = self.engine.global_rank == 0
+        self.say = report if self.first else lambda line: None
+        self.average = _copy(lesson.student, recipe, device)
         # the engine's own fp32 values: bf16 ones would round away what a step changes
-        half = engine.bfloat16_enabled()
-        full = deepspeed.utils.safe_get_full_fp32_param if half else lambda value: value
-        since = time.monotonic()
-        while step < recipe.steps:
-            check_cancelled()
-            rate = recipe.learning_rate * _schedule(step, recipe)
-            for group in engine.optimizer.param_groups:
-                group["lr"] = rate * group["scale"]
-            parts: dict[str, float] = {}
-            for part in range(recipe.accumulate):
-                rng = np.random.default_rng([recipe.seed, step, part, engine.global_rank])
-                batch = draw(shards, recipe, rng, shown).to(device)
-                found: dict[str, Tensor] = engine(batch, int(rng.integers(1 << 30)))
-                weights = vars(recipe.loss)
-                total = torch.stack([weights[k] * v for k, v in found.items()]).sum()
-                if not torch.isfinite(total):
-                    raise InputError(
-                        f"the loss is no longer a number at step {step}; lower learning_rate"
-                    )
-                engine.backward(total)
-                engine.step()
-                for key, value in found.items():
-                    parts[key] = parts.get(key, 0.0) + value.item() / recipe.accumulate
-            step += 1
-            _follow(mean, student, min(recipe.average, step / (step + 10)), full)
-            pace = time.monotonic() - since
-            log.add({"step": step, "lr": rate, "seconds": pace, **parts})
-            if step % 20 == 0:
-                say(f"step {step}/{recipe.steps} {log.summary(20)}")
-            if step % EVALUATE_EVERY == 0 or step == recipe.steps:
-                figures = summary(predict(mean, unseen, device, crops=8)) if first else {}
-                log.add({"step": step, **figures})
-                for line in summary_lines(figures):
-                    say(f"step {step} held out, {line}")
-            if step % CHECKPOINT_EVERY == 0 or step == recipe.steps:
-                if first:
-                    log.write()
-                engines.save(engine, mean, out, step, titles)
-            since = time.monotonic()
-    path = out / f"{recipe.model}.safetensors"
-    if first:
-        # where the engine's file lies is this machine's business
-        story = {**asdict(recipe), "engine": Path(recipe.engine).name}
-        about = {
-            "recipe": json.dumps(story),
-            "view": json.dumps(shards[0].view),
-            "titles": json.dumps(sorted(titles)),
-        }
-        save_student(mean, path, recipe.model, shards[0].label, about)
-        log.plot(out / "log.png")
-    return path
+        half = self.engine.bfloat16_enabled()
+        self.fp32 = deepspeed.utils.safe_get_full_fp32_param if half else lambda value: value
+        self.log = RunLog(self.out / "log.csv")
+        self.step_count = 0
+        """Steps taken."""
+        self.titles = frozenset(shard.content for shard in shards)
+        """All that the weights were trained on, by this run or before it."""
+
+    def start(self, resume: bool) -> None:
+        """Go on from the latest checkpoint, if there is one and `resume`; open the log.
+
+        Raises InputError when the checkpoint was trained on a title that is now held out.
+        """
+        latest = self.out / "latest"
+        if resume and latest.exists():
+            self.step_count, before = engines.load(self.engine, self.average, self.out)
+            apart = before & {shard.content for shard in self.unseen}
+            if apart:
+                raise InputError(
+                    f"{self.out} was trained on titles that this recipe holds out: "
+                    f"{_some(apart)}; give another `out`, or --restart"
+                )
+            self.titles |= before
+            self.say(f"resumed at step {self.step_count}")
+        elif self.first:
+            latest.unlink(missing_ok=True)
+        self.log.open(self.step_count)
+        scenes = counted(len(self.shards), "scene")
+        steps = counted(self.recipe.steps, "step")
+        self.say(f"{scenes}, {len(self.unseen)} held out; {steps}")
+
+    def due(self, every: int) -> bool:
+        """Whether the step just taken is a multiple of `every`, or the last."""
+        return self.step_count % every == 0 or self.step_count == self.recipe.steps
+
+    def step(self) -> None:
+        """One optimiser step on `accumulate` batches, then the moving average and the log."""
+        check_cancelled()
+        recipe, since = self.recipe, time.monotonic()
+        rate = recipe.learning_rate * _schedule(self.step_count, recipe)
+        for group in self.engine.optimizer.param_groups:
+            group["lr"] = rate * group["scale"]
+        losses: dict[str, float] = {}
+        for part in range(recipe.accumulate):
+            for name, value in self._backward(part).items():
+                losses[name] = losses.get(name, 0.0) + value / recipe.accumulate
+        self.step_count += 1
+        # short at first, or the average would long remember the initial weights
+        decay = min(recipe.average, self.step_count / (self.step_count + 10))
+        _follow(self.average, self.student, decay, self.fp32)
+        seconds = time.monotonic() - since
+        self.log.add({"step": self.step_count, "lr": rate, "seconds": seconds, **losses})
+        if self.step_count % 20 == 0:
+            self.say(f"step {self.step_count}/{recipe.steps} {self.log.summary(20)}")
+
+    def _backward(self, part: int) -> dict[str, float]:
+        """Gradients of one batch; its losses by name, unweighted."""
+        # a generator of its own for each batch: a resumed run draws what a straight one would
+        rng = np.random.default_rng(
+            [self.recipe.seed, self.step_count, part, self.engine.global_rank]
+        )
+        batch = draw(self.shards, self.recipe, rng, self.teacher_shards)
+        losses: dict[str, Tensor] = self.engine(batch.to(self.device), int(rng.integers(1 << 30)))
+        weights = vars(self.recipe.loss)
+        total = torch.stack([weights[name] * value for name, value in losses.items()]).sum()
+        if not torch.isfinite(total):
+            raise InputError(
+                f"the loss is no longer a number at step {self.step_count}; lower learning_rate"
+            )
+        self.engine.backward(total)
+        self.engine.step()
+        return {name: value.item() for name, value in losses.items()}
+
+    def evaluate(self) -> None:
+        """Correlations of the moving average on the titles held out, in the first process."""
+        figures: dict[str, float | None] = {}
+        if self.first:
+            judgement = judge(self.average, self.unseen, self.device, crops=8)
+            figures = summary(judgement.table)
+        self.log.add({"step": self.step_count, **figures})
+        for line in summary_lines(figures):
+            self.say(f"step {self.step_count} held out, {line}")
+
+    def checkpoint(self) -> None:
+        """Write log and checkpoint; every process takes part in the latter."""
+        if self.first:
+            self.log.write()
+        engines.save(self.engine, self.average, self.out, self.step_count, self.titles)
+
+    def finish(self) -> Path:
+        """Write the averaged weights and the plot of the log; the weights file."""
+        recipe, shard = self.recipe, self.shards[0]
+        path = self.out / f"{recipe.model}.safetensors"
+        if self.first:
+            # where the engine's file lies is this machine's business
+            story = {**asdict(recipe), "engine": Path(recipe.engine).name}
+            about = {
+                "recipe": json.dumps(story),
+                "view": json.dumps(shard.view),
+                "titles": json.dumps(sorted(self.titles)),
+            }
+            save_student(self.average, path, recipe.model, shard.label, about)
+            self.log.plot(self.out / "log.png")
+        return path
 
 
 def split(recipe: Recipe) -> tuple[list[Shard], list[Shard]]:
@@ -286,8 +367,8 @@ def _unheld(path: Path, about: dict[str, str], apart: frozenset[str]) -> frozens
 
 
 def _some(names: frozenset[str]) -> str:
-    shown = ", ".join(sorted(names)[:5])
-    return f"{shown} and {len(names) - 5} more" if len(names) > 5 else shown
+    listed = ", ".join(sorted(names)[:5])
+    return f"{listed} and {len(names) - 5} more" if len(names) > 5 else listed
 
 
 def parameter_groups(lesson: nn.Module, recipe: Recipe) -> list[dict[str, Any]]:
@@ -336,9 +417,9 @@ def _follow(
     mean: Student, student: Student, decay: float, full: Callable[[Tensor], Tensor | None]
 ) -> None:
     """Move the mean towards the student; `full` gives a parameter in fp32, None if it is fixed."""
-    for kept, new in zip(mean.parameters(), student.parameters(), strict=True):
+    for average, new in zip(mean.parameters(), student.parameters(), strict=True):
         value = full(new)
-        kept.lerp_((new if value is None else value).to(kept.dtype), 1 - decay)
+        average.lerp_((new if value is None else value).to(average.dtype), 1 - decay)
 
 
 def _schedule(step: int, recipe: Recipe) -> float:

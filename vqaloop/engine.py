@@ -1,6 +1,6 @@
-"""DeepSpeed's engine: its configuration, its start, its checkpoints.
+"""DeepSpeed's engine: configuration, start and checkpoints.
 
-Checkpoints are read without pickle's freedoms (weights_only).
+Checkpoints are read with weights_only, so that a pickle in them runs no code.
 """
 
 import contextlib
@@ -35,10 +35,10 @@ def check_installed() -> None:
 
 
 def engine_config(recipe: Recipe) -> dict[str, Any]:
-    """DeepSpeed's configuration: the recipe's JSON, with what the recipe itself decides.
+    """DeepSpeed's configuration: the recipe's JSON, with batch size, clipping and the like set.
 
-    Raises InputError for a file that is none, and for what this training cannot do: ZeRO-3, which
-    leaves no process a whole parameter for the running mean, and fp16.
+    Raises InputError for a file that is no JSON object, and for what this training does not
+    support: ZeRO-3, where no process has a whole parameter for the moving average, and fp16.
     """
     config: Any = {"zero_optimization": {"stage": 1}}
     if recipe.engine:
@@ -67,7 +67,7 @@ def engine_config(recipe: Recipe) -> dict[str, Any]:
 
 @contextlib.contextmanager
 def quiet_engine(device: torch.device) -> Iterator[Any]:
-    """DeepSpeed, its chatter sent to stderr, for one process or for those of a launcher."""
+    """DeepSpeed, its messages sent to stderr, for one process or for those of a launcher."""
     os.environ.setdefault("DS_ACCELERATOR", "cuda" if device.type == "cuda" else "cpu")
     with contextlib.redirect_stdout(sys.stderr):
         try:
@@ -84,7 +84,7 @@ def quiet_engine(device: torch.device) -> Iterator[Any]:
             alone |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
             os.environ |= alone
         if os.environ["WORLD_SIZE"] == "1":
-            # one process has nobody to talk to; building the means to would take a compiler
+            # one process needs no shared-memory communication, whose build takes a compiler
             deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
         try:
             yield deepspeed
@@ -123,6 +123,7 @@ def start(
 def save(engine: Any, mean: Student, out: Path, step: int, titles: frozenset[str]) -> None:
     """Write checkpoint `step`, then name it in `latest`, then remove those before.
 
+    In this order, a run that is killed at any moment leaves `latest` at a whole checkpoint.
     `titles` are all that were trained on so far.
     """
     tag = f"checkpoint-{step}"
@@ -140,9 +141,9 @@ def save(engine: Any, mean: Student, out: Path, step: int, titles: frozenset[str
 
 
 def load(engine: Any, mean: Student, out: Path) -> tuple[int, frozenset[str]]:
-    """Take up the latest checkpoint; its step, and the titles trained on until then.
+    """Load the latest checkpoint into engine and moving average.
 
-    Raises InputError when it does not fit.
+    Returns its step and the titles trained on until then. Raises InputError when it does not fit.
     """
     from deepspeed.runtime.zero.utils import ZeRORuntimeException
 
@@ -153,7 +154,7 @@ def load(engine: Any, mean: Student, out: Path) -> tuple[int, frozenset[str]]:
             raise InputError(f"there is no {tag!r}")
         _, state = engine.load_checkpoint(str(out), tag)
         mean.load_state_dict(state["mean"])
-        # those of an earlier release do not say their titles
+        # checkpoints of an earlier release lack their titles
         return int(state["step"]), frozenset(map(str, state.get("titles", ())))
     except (
         OSError,
@@ -162,7 +163,7 @@ def load(engine: Any, mean: Student, out: Path) -> tuple[int, frozenset[str]]:
         LookupError,
         TypeError,
         AttributeError,
-        AssertionError,  # what DeepSpeed says of a file that is not there
+        AssertionError,  # DeepSpeed's for a missing file
         EOFError,
         UnpicklingError,
         ZeRORuntimeException,  # of another number of processes
@@ -174,7 +175,7 @@ def load(engine: Any, mean: Student, out: Path) -> tuple[int, frozenset[str]]:
 
 
 def read(path: str, map_location: Any = None) -> Any:
-    """In place of DeepSpeed's own, which would run what a pickle says."""
+    """In place of DeepSpeed's own, which would run code in a pickle."""
     from deepspeed.runtime.fp16.loss_scaler import LossScaler
     from deepspeed.runtime.zero.config import ZeroStageEnum
     from deepspeed.utils.tensor_fragment import fragment_address

@@ -1,11 +1,10 @@
-"""A student, and other metrics, on labelled titles: what they answer, and how well that agrees.
+"""Evaluation on labelled titles: scores of a student and other metrics, correlated with labels.
 
-Shards are taken one at a time, so a data set may be larger than memory.
+Shards are read one at a time, so a data set may be larger than memory.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,14 +19,14 @@ from vqaloop.errors import InputError
 from vqaloop.metrics import measure_clips
 from vqaloop.models.student import Student
 from vqaloop.process import check_cancelled
-from vqaloop.shards import Shard, load_shard
+from vqaloop.shards import Shard
 from vqaloop.stats import Figures, agreement, figures, within
 from vqaloop.terminal import counted
 
 HEADS = {"anchored": "anchored", "alone": "no reference"}
-"""Columns of the student's answers, and what people are told they are."""
+"""Columns of the student's scores, and their names in tables and plots."""
 PREFIXES = {"anchored": "", "alone": "alone_"}
-"""Of the figures of a head in `summary`."""
+"""Before the names of a head's figures in `summary`."""
 METRICS = ("psnr", "ssim", "xpsnr")
 """Other metrics that can be measured on the very same crops."""
 BANDS = ("full size", "half or more", "below half")
@@ -35,13 +34,14 @@ BANDS = ("full size", "half or more", "below half")
 HALVES = 20
 """Draws behind a spread over the choice of crops."""
 CLIPS_AT_ONCE = 16
+"""Clips that run through the student together."""
 
 Picture = npt.NDArray[np.uint8]
 
 
 @dataclass(frozen=True)
 class Miss:
-    """The encode of a scene that its student judges worst, and what of it was judged worst."""
+    """The encode of a scene whose score is furthest from its label, and its worst crop."""
 
     error: float
     row: dict[str, Any]
@@ -53,44 +53,15 @@ class Miss:
 
 @dataclass
 class Judgement:
-    """What a student answers on a data set."""
+    """Scores of a student, and of other metrics, on a data set."""
 
     table: pd.DataFrame
-    """See `predict`."""
+    """See `judge`."""
     crops: pd.DataFrame
     """Of single crops: scene, content, crop, label, anchored, alone; empty where no crop has a
     label of its own."""
     misses: list[Miss] = field(default_factory=list)
     """One of each scene, largest error first."""
-
-
-def each_shard(folders: Sequence[str | Path]) -> Iterator[Shard]:
-    """Shards of some folders, one in memory at a time. Raises InputError when there are none."""
-    paths = sorted(p for folder in folders for p in Path(folder).glob("*.safetensors"))
-    if not paths:
-        raise InputError(
-            f"no labelled set in {', '.join(map(str, folders))}; make one with `vqaloop corpus`"
-        )
-    return map(load_shard, paths)
-
-
-def predict(
-    student: Student,
-    shards: Iterable[Shard],
-    device: torch.device,
-    crops: int | None = None,
-    report: Callable[[str], None] = lambda line: None,
-) -> pd.DataFrame:
-    """What a student answers on each encode of some shards, crops pooled as one picture.
-
-    One row an encode: scene, content (the title), encoder, width, height, level, knob, label_kind,
-    label (0..100, higher is better), anchored and alone (0..100, without bounds where the student
-    has none; nan where there is no reference or no anchored head), and anchored_spread and
-    alone_spread, see `crop_spread`. At most `crops` crops of an encode are used.
-
-    Raises InputError when clips do not fit the student, or its answers are no numbers.
-    """
-    return judge(student, shards, device, crops=crops, report=report).table
 
 
 def judge(
@@ -104,65 +75,102 @@ def judge(
     seed: int = 0,
     report: Callable[[str], None] = lambda line: None,
 ) -> Judgement:
-    """All that `predict` gives, and besides single crops, the worst encodes, and other metrics.
+    """Score each encode of some shards, its crops pooled as one picture.
 
-    Each of `metrics` becomes a column of the table, nan where there is no reference; their values
-    are means over the frames of the same crops.
+    Args:
+        student: In evaluation mode, on `device`.
+        shards: Of one kind of label; taken one at a time.
+        device: Where the student runs.
+        crops: At most so many crops of an encode are used; None: all.
+        metrics: Of METRICS; measured on the same crops.
+        ffmpeg: Path of the ffmpeg binary, for `metrics`.
+        seed: Of the halves behind `crop_spread`.
+        report: Called with a line of progress for each shard.
+
+    Returns:
+        Tables of encodes and of single crops, and the largest errors. One row an encode: scene,
+        content (the title), encoder, width, height, level, knob, label_kind, label (0..100,
+        higher is better), anchored and alone (0..100, without bounds where the student has none;
+        nan where there is no reference or no anchored head), anchored_spread and alone_spread
+        (see `crop_spread`), and a column for each metric (mean over frames; nan where there is no
+        reference).
+
+    Raises:
+        InputError: Clips do not fit the student, or its scores are no finite numbers.
     """
     rows: list[dict[str, Any]] = []
-    singles: list[dict[str, Any]] = []
+    crop_rows: list[dict[str, Any]] = []
     misses: list[Miss] = []
     for shard in shards:
-        seen = _look(student, shard, device, crops)
+        sums = _sums(student, shard, device, crops)
         rng = np.random.default_rng([seed, *shard.name.encode("utf-8", "surrogateescape")])
-        answers = {head: _Answers(student, head, seen.get(head), shard, rng) for head in HEADS}
-        measured = _measured(shard, metrics, crops, ffmpeg)
-        made = [
-            {
-                "scene": shard.name,
-                "content": shard.content,
-                **{k: encode.get(k) for k in ("encoder", "width", "height", "level", "knob")},
-                "label_kind": shard.label,
-                "label": float(encode["score"]),
-                **{head: float(found.pooled[e]) for head, found in answers.items()},
-                **{f"{head}_spread": float(found.spread[e]) for head, found in answers.items()},
-                **{name: float(values[e]) for name, values in measured.items()},
-            }
-            for e, encode in enumerate(shard.encodes)
-        ]
-        rows += made
-        head = "alone" if np.isnan(answers["anchored"].pooled).any() else "anchored"
-        misses.append(_miss(shard, made, answers[head]))
-        if shard.crop_labels is not None:
-            count = answers["alone"].single.shape[1]
-            labels = shard.crop_labels[:, :count, 0].double().numpy()
-            singles += [
-                {
-                    "scene": shard.name,
-                    "content": shard.content,
-                    "encode": e,
-                    "crop": c,
-                    "label": labels[e, c],
-                    **{head: found.single[e, c] for head, found in answers.items()},
-                }
-                for e, c in np.ndindex(labels.shape)
-            ]
-        report(f"{len(misses)} {shard.name}: {counted(len(made), 'encode')}")
+        heads = {head: _Answers(student, head, sums.get(head), shard, rng) for head in HEADS}
+        shard_rows = _encode_rows(shard, heads, _measured(shard, metrics, crops, ffmpeg))
+        rows += shard_rows
+        crop_rows += _crop_rows(shard, heads)
+        head = "alone" if np.isnan(heads["anchored"].pooled).any() else "anchored"
+        misses.append(_miss(shard, shard_rows, heads[head]))
+        report(f"{len(misses)} {shard.name}: {counted(len(shard_rows), 'encode')}")
     misses.sort(key=lambda miss: -miss.error)
-    return Judgement(pd.DataFrame(rows), pd.DataFrame(singles), misses)
+    return Judgement(pd.DataFrame(rows), pd.DataFrame(crop_rows), misses)
+
+
+def _encode_rows(
+    shard: Shard, heads: Mapping[str, "_Answers"], metrics: Mapping[str, npt.NDArray[np.float64]]
+) -> list[dict[str, Any]]:
+    return [
+        {
+            "scene": shard.name,
+            "content": shard.content,
+            **{k: encode.get(k) for k in ("encoder", "width", "height", "level", "knob")},
+            "label_kind": shard.label,
+            "label": float(encode["score"]),
+            **{head: float(answers.pooled[e]) for head, answers in heads.items()},
+            **{f"{head}_spread": float(answers.spread[e]) for head, answers in heads.items()},
+            **{name: float(values[e]) for name, values in metrics.items()},
+        }
+        for e, encode in enumerate(shard.encodes)
+    ]
+
+
+def _crop_rows(shard: Shard, heads: Mapping[str, "_Answers"]) -> list[dict[str, Any]]:
+    """None where viewers scored whole videos: a crop has no label of its own then."""
+    if shard.crop_labels is None:
+        return []
+    count = heads["alone"].single.shape[1]
+    labels = shard.crop_labels[:, :count, 0].double().numpy()
+    return [
+        {
+            "scene": shard.name,
+            "content": shard.content,
+            "encode": e,
+            "crop": c,
+            "label": labels[e, c],
+            **{head: answers.single[e, c] for head, answers in heads.items()},
+        }
+        for e, c in np.ndindex(labels.shape)
+    ]
 
 
 def evaluate(
     table: pd.DataFrame, crops: pd.DataFrame | None = None, *, draws: int = 1000, seed: int = 0
 ) -> dict[str, Any]:
-    """Figures of all judges in a table of `judge`, JSON-able.
+    """SRCC, KRCC, PLCC and RMSE against the labels, of each head and each other metric.
 
-    Under `judges`, for each head and each other metric that has answers: `overall` with intervals
-    over titles (see `stats.figures`), `by_encoder`, `by_size` (see BANDS), for heads `crop_spread`
-    (root mean square, and 95th percentile) and, with `crops`, `single_crops`. Rows for which a
-    judge has no answer are left out of its count.
+    Args:
+        table: Of `Judgement`.
+        crops: Of `Judgement`; None: no figures of single crops.
+        draws: Of the bootstrap behind the intervals; 0: no intervals.
+        seed: Of the bootstrap.
 
-    Raises InputError when labels are of different kinds, which no figure can mix.
+    Returns:
+        A JSON-able document. Under `judges`, for each head and metric that has scores: `overall`
+        with intervals over titles (see `stats.figures`), `by_encoder`, `by_size` (see BANDS), for
+        heads `crop_spread` (root mean square, and 95th percentile) and, with `crops`,
+        `single_crops`. Rows without a score are left out of the count.
+
+    Raises:
+        InputError: Labels are of different kinds, which no figure can mix.
     """
     kinds = sorted(set(table["label_kind"]))
     if len(kinds) > 1:
@@ -175,6 +183,7 @@ def evaluate(
         if name not in table or not table[name].notna().any():
             continue
         part = table[table[name].notna()]
+        # a size means more as a part of the scene's largest: titles differ in resolution
         bands = part["height"].map(lambda h: h or np.nan).astype(float)
         bands = bands / bands.groupby(part["scene"]).transform("max")
         band = np.select([bands >= 0.999, bands >= 0.5, bands > 0], BANDS, "unknown")
@@ -201,8 +210,8 @@ def evaluate(
 
 
 def summary(table: pd.DataFrame) -> dict[str, float | None]:
-    """The few figures that training is watched by, of both heads; those of `alone` say so."""
-    found: dict[str, float | None] = {}
+    """The few figures that a training log holds, of both heads; those of `alone` by a prefix."""
+    values: dict[str, float | None] = {}
     for head, prefix in PREFIXES.items():
         part = table[table[head].notna()]
         if part.empty:
@@ -212,20 +221,20 @@ def summary(table: pd.DataFrame) -> dict[str, float | None]:
             **agreement(scores, labels),
             "within_srcc": within(scores, labels, list(part["content"])),
         }
-        found |= {prefix + k: None if v is None else round(v, 4) for k, v in raw.items()}
-    return found
+        values |= {prefix + k: None if v is None else round(v, 4) for k, v in raw.items()}
+    return values
 
 
-def summary_lines(found: Mapping[str, float | None]) -> list[str]:
-    """What `summary` found, for people: a line a head."""
+def summary_lines(values: Mapping[str, float | None]) -> list[str]:
+    """The figures of `summary` in words: a line a head."""
     names = {"srcc": "SRCC", "krcc": "KRCC", "plcc": "PLCC", "rmse": "RMSE"}
     names["within_srcc"] = "SRCC within titles"
     lines = []
     for head, prefix in PREFIXES.items():
-        there = {words: found.get(prefix + key) for key, words in names.items()}
-        told = [f"{words} {value:.3f}" for words, value in there.items() if value is not None]
-        if told:
-            lines.append(f"{HEADS[head]}: {', '.join(told)}")
+        by_name = {words: values.get(prefix + key) for key, words in names.items()}
+        parts = [f"{words} {value:.3f}" for words, value in by_name.items() if value is not None]
+        if parts:
+            lines.append(f"{HEADS[head]}: {', '.join(parts)}")
     return lines
 
 
@@ -251,23 +260,23 @@ def crop_spread(
 
 
 class _Answers:
-    """One head's answers on a shard, 0..100; nan where it has none."""
+    """Scores 0..100 of one head on a shard; nan without such a head or a reference."""
 
     def __init__(
         self,
         student: Student,
         head: str,
-        seen: tuple[Tensor, Tensor] | None,
+        pair: tuple[Tensor, Tensor] | None,
         shard: Shard,
         rng: np.random.Generator,
     ) -> None:
-        if seen is None:
+        if pair is None:
             empty = np.full(len(shard.encodes), np.nan)
             self.pooled, self.spread = empty, empty
             self.single = np.full(shard.distorted.shape[:2], np.nan)
             return
         answers = student.anchored_answers if head == "anchored" else student.alone_answers
-        sums, weights = seen
+        sums, weights = pair
         with torch.inference_mode():
             self.pooled = _percent(answers(sums.sum(1), weights.sum(1)))
             self.single = _percent(answers(sums, weights))
@@ -281,13 +290,13 @@ def _percent(answers: Tensor) -> npt.NDArray[np.float64]:
 
 
 @torch.inference_mode()
-def _look(
+def _sums(
     student: Student, shard: Shard, device: torch.device, crops: int | None
 ) -> dict[str, tuple[Tensor, Tensor]]:
     """(E, C, K) fp32 sums and weights by head; `student` is on that device already."""
     count = min(crops or shard.distorted.shape[1], shard.distorted.shape[1])
     reference = shard.reference if student.anchored is not None else None
-    found: dict[str, list[list[Tensor]]] = {}
+    by_head: dict[str, list[list[Tensor]]] = {}
     try:
         with exact():
             for first in range(0, count, CLIPS_AT_ONCE):
@@ -300,13 +309,13 @@ def _look(
                     look = student.look(to_clips(clips.to(device)), anchor)
                     for head, pair in (("alone", look.alone), ("anchored", look.anchored)):
                         if pair is not None:
-                            encodes = found.setdefault(head, [[] for _ in shard.encodes])
+                            encodes = by_head.setdefault(head, [[] for _ in shard.encodes])
                             encodes[e].append(torch.stack(pair).float())
     except ValueError as error:
         raise InputError(f"the clips of {shard.name} do not fit the student: {error}") from error
     return {
         head: tuple(torch.stack([torch.cat(p, 1) for p in encodes]).unbind(1))  # type: ignore[misc]
-        for head, encodes in found.items()
+        for head, encodes in by_head.items()
     }
 
 
@@ -317,14 +326,15 @@ def _measured(
     if not metrics or shard.reference is None:
         return {name: np.full(len(shard.encodes), np.nan) for name in metrics}
     reference = shard.reference[:crops].numpy()
-    found = [
+    tables = [
         measure_clips(reference, clips[:crops].numpy(), metrics, ffmpeg=ffmpeg)
         for clips in shard.distorted
     ]
-    return {name: np.array([each[name].mean() for each in found]) for name in metrics}
+    return {name: np.array([table[name].mean() for table in tables]) for name in metrics}
 
 
 def _miss(shard: Shard, rows: list[dict[str, Any]], answers: _Answers) -> Miss:
+    """The encode with the largest error; its worst crop by a label of its own, if crops have."""
     errors = np.abs(answers.pooled - [row["label"] for row in rows])
     worst = int(errors.argmax())
     labels: Any = rows[worst]["label"]

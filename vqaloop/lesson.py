@@ -1,11 +1,11 @@
-"""One step of training: the clips it takes, the teacher beside the student, the loss.
+"""One training step: the batch, its augmentation, the forward pass of student and teacher.
 
 A step takes a few scenes; of each, the same crops of several encodes and of the source, whose
 features are computed once. Labels and losses are fp32 throughout.
 """
 
 import contextlib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, fields
 from typing import Any
@@ -18,14 +18,14 @@ from torch import Tensor, nn
 from vqaloop.colour import to_clips
 from vqaloop.device import autocast
 from vqaloop.errors import InputError
+from vqaloop.losses import distillation_losses, own_losses
 from vqaloop.models.student import OUTPUTS, Anchor, Look, Student
 from vqaloop.recipe import Losses, Recipe
 from vqaloop.shards import Shard
 
 FEATURE_SCALES = (100.0, 1.0, 1.0, 1.0, 1.0, 1.0, 20.0)
 """What each label of `OUTPUTS` is divided by, so that all count about the same."""
-RANK_MARGIN = 0.05
-"""Difference of scores, in 0..1, at which the rank loss begins to be content."""
+assert len(FEATURE_SCALES) == len(OUTPUTS)
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class Batch:
     """(scenes, E, K) labels of the crops taken together."""
     reference: Tensor | None = None
     """(G, T, rows, S) uint8."""
-    shown: Tensor | None = None
+    teacher_view: Tensor | None = None
     """(G·E, T', rows', S') uint8: `distorted` in the teacher's view, where that is another."""
 
     def to(self, device: torch.device) -> "Batch":
@@ -56,11 +56,11 @@ def draw(
     shards: Sequence[Shard],
     recipe: Recipe,
     rng: np.random.Generator,
-    shown: Sequence[Shard] | None = None,
+    teacher_view: Sequence[Shard] | None = None,
 ) -> Batch:
     """One batch; scenes with more encodes and crops come up more often.
 
-    `shown` are the same shards in the teacher's view.
+    `teacher_view` are the same shards in the teacher's view.
     """
     chance = np.array([len(s.encodes) * s.distorted.shape[1] for s in shards], float)
     chosen = rng.choice(len(shards), recipe.scenes, replace=False, p=chance / chance.sum())
@@ -79,8 +79,8 @@ def draw(
         parts["distorted"].append(pick(shard.distorted).flatten(0, 1))
         if shard.reference is not None:
             parts["reference"].append(shard.reference[crops])
-        if shown is not None:
-            parts["shown"].append(pick(shown[i].distorted).flatten(0, 1))
+        if teacher_view is not None:
+            parts["teacher_view"].append(pick(teacher_view[i].distorted).flatten(0, 1))
         if shard.crop_labels is not None and shard.frame_labels is not None:
             scales = torch.tensor(FEATURE_SCALES)
             parts["scores"].append(pick(shard.crop_labels) / scales)
@@ -94,7 +94,7 @@ def draw(
         torch.cat(parts["scores"]),
         torch.stack(parts["pooled"]),
         torch.cat(parts["reference"]) if len(parts["reference"]) == len(chosen) else None,
-        torch.cat(parts["shown"]) if shown is not None else None,
+        torch.cat(parts["teacher_view"]) if teacher_view is not None else None,
     )
 
 
@@ -176,58 +176,67 @@ class Lesson(nn.Module):
                 # all of the InternVideo2 family share 768; another family is brought to it
                 self.bridge = nn.Linear(*widths)
 
-    def forward(self, batch: Batch, turn: int) -> dict[str, Tensor]:
-        """The parts of the loss that have a weight, unweighted.
+    def forward(self, batch: Batch, seed: int) -> dict[str, Tensor]:
+        """Losses that have a weight, by name and unweighted.
 
         The networks run in bf16 where `device.autocast` has it so, answers and losses in fp32
-        whatever is switched on outside. Raises InputError when batch or teacher lack what a part
-        needs, and for clips that the networks do not take.
+        even under another autocast.
+
+        Args:
+            batch: On the device of the networks.
+            seed: Of the augmentation, which is one for all clips of the batch.
+
+        Raises:
+            InputError: Batch or teacher lack what a loss needs, or clips do not fit the networks.
         """
         with torch.autocast(batch.distorted.device.type, enabled=False):
-            parts = self._parts(batch, turn)
-        lacking = [name for name, weight in vars(self.recipe.loss).items() if weight]
-        lacking = [name for name in lacking if name not in parts]
+            losses = self._losses(batch, seed)
+        weights = vars(self.recipe.loss).items()
+        lacking = [name for name, weight in weights if weight and name not in losses]
         if lacking:
             raise InputError(
                 f"{', '.join(lacking)} of the loss cannot be computed from this corpus: crop, "
                 "pooled and ordered need the source of every scene, features VMAF's labels, "
                 "levels a teacher with token heads"
             )
-        return parts
+        return losses
 
-    def _parts(self, batch: Batch, turn: int) -> dict[str, Tensor]:
-        recipe, loss = self.recipe, self.recipe.loss
-        clips = augmented(to_clips(batch.distorted), recipe.augment, turn)
-        source = None
-        if batch.reference is not None:
-            source = augmented(to_clips(batch.reference), recipe.augment, turn)
-        seen = self._look(self.student, clips, source)
-        parts = own_losses(self.student, seen, batch, recipe)
+    def _losses(self, batch: Batch, seed: int) -> dict[str, Tensor]:
+        recipe = self.recipe
+
+        def clips_of(planes: Tensor) -> Tensor:
+            # one seed for all: an encode must stay aligned with its source
+            return augmented(to_clips(planes), recipe.augment, seed)
+
+        clips = clips_of(batch.distorted)
+        source = None if batch.reference is None else clips_of(batch.reference)
+        look = self._look(self.student, clips, source)
+        losses = own_losses(self.student, look, batch.scores, batch.pooled, recipe)
         if self.teacher is not None:
-            if batch.shown is not None:
-                clips, source = augmented(to_clips(batch.shown), recipe.augment, turn), None
+            if batch.teacher_view is not None:
+                clips, source = clips_of(batch.teacher_view), None
             trains = any(p.requires_grad for p in self.teacher.parameters())
             with torch.set_grad_enabled(trains and torch.is_grad_enabled()):
-                told = self._look(self.teacher, clips, source)
-            feature = seen.feature
+                target = self._look(self.teacher, clips, source)
+            feature = look.feature
             if isinstance(self.bridge, nn.Linear):  # bf16 under some engines
                 feature = self.bridge(feature.to(self.bridge.weight.dtype))
-            parts |= taught_losses(self.student, seen, feature, self.teacher, told, batch, loss)
-        return parts
+            labels = batch.scores[..., 0].flatten()
+            losses |= distillation_losses(
+                self.student, look, feature, self.teacher, target, labels, recipe.loss
+            )
+        return losses
 
     def _look(self, student: Student, clips: Tensor, source: Tensor | None) -> Look:
         half: AbstractContextManager[Any] = contextlib.nullcontext()
         if next(student.parameters()).dtype == torch.float32:  # else an engine has cast it
             half = autocast(clips.device)
+        needed = anchored_losses(self.recipe.loss) and student.anchored is not None
         try:
             with half:
-                if (
-                    source is None
-                    or student.anchored is None
-                    or not anchored_losses(self.recipe.loss)
-                ):
-                    return student.look(clips)
-                anchor = repeat_anchor(student.anchor(source), self.recipe.encodes)
+                anchor = None
+                if needed and source is not None:
+                    anchor = repeat_anchor(student.anchor(source), self.recipe.encodes)
                 return student.look(clips, anchor)
         except ValueError as error:
             raise InputError(
@@ -238,98 +247,3 @@ class Lesson(nn.Module):
 def anchored_losses(loss: Losses) -> bool:
     """Whether any part needs the anchored head."""
     return any((loss.crop, loss.pooled, loss.ordered, loss.features, loss.answers))
-
-
-def own_losses(student: Student, seen: Look, batch: Batch, recipe: Recipe) -> dict[str, Tensor]:
-    """Parts of the loss of a student against the labels."""
-    loss = recipe.loss
-    label, pooled_label = batch.scores[..., 0], batch.pooled[..., 0]
-    crop, pooled = _answered(student.alone_answers, seen.alone, recipe)
-    scored = [crop[..., 0]]
-    parts = {"alone": F.mse_loss(crop[..., 0], label)}
-    if loss.alone_pooled:
-        parts["alone_pooled"] = F.mse_loss(pooled[..., 0], pooled_label)
-    features = [(crop, batch.scores), (pooled, batch.pooled)]
-    if seen.anchored is not None:
-        crop, pooled = _answered(student.anchored_answers, seen.anchored, recipe)
-        score = crop[..., 0]
-        scored.append(score)
-        features += [(crop, batch.scores), (pooled, batch.pooled)]
-        parts |= {
-            "crop": F.mse_loss(score, label),
-            "pooled": F.mse_loss(pooled[..., 0], pooled_label),
-            "ordered": F.mse_loss(
-                score - score.mean(1, keepdim=True), label - label.mean(1, keepdim=True)
-            ),
-        }
-    if loss.features and batch.scores.shape[-1] > 1:
-        parts["features"] = sum(
-            (F.mse_loss(x[..., 1:], y[..., 1:]) for x, y in features), label.new_zeros(())
-        )
-    if loss.rank:
-        parts["rank"] = sum((rank_loss(s, label) for s in scored), label.new_zeros(()))
-    return {name: value for name, value in parts.items() if getattr(loss, name)}
-
-
-def taught_losses(
-    student: Student,
-    seen: Look,
-    feature: Tensor,
-    teacher: Student,
-    told: Look,
-    batch: Batch,
-    loss: Losses,
-) -> dict[str, Tensor]:
-    """Parts of the loss between a student and its teacher; equations of arXiv 2502.19026."""
-    parts = {}
-    if loss.teacher:
-        score = teacher.alone_answers(*told.alone)[:, 0].float()
-        parts["teacher"] = F.mse_loss(score, batch.scores[..., 0].flatten())
-    if loss.feature:
-        mine, theirs = (F.layer_norm(x.float(), x.shape[-1:]) for x in (feature, told.feature))
-        parts["feature"] = F.smooth_l1_loss(mine, theirs, beta=2.0)
-    if loss.levels and seen.projected and told.projected:
-        taps = zip(seen.projected, told.projected, strict=True)
-        parts["levels"] = torch.stack([F.mse_loss(x.float(), y.float()) for x, y in taps]).mean()
-    if loss.answers:
-        pairs = [(student.alone_answers(*seen.alone), teacher.alone_answers(*told.alone))]
-        if seen.anchored is not None and told.anchored is not None:
-            pairs.append(
-                (
-                    student.anchored_answers(*seen.anchored),
-                    teacher.anchored_answers(*told.anchored),
-                )
-            )
-        # who has no heads answers with the score alone
-        both = [
-            F.mse_loss(x[..., : y.shape[-1]].float(), y[..., : x.shape[-1]].float())
-            for x, y in pairs
-        ]
-        parts["answers"] = torch.stack(both).sum()
-    return parts
-
-
-def rank_loss(scores: Tensor, labels: Tensor) -> Tensor:
-    """Logistic loss over pairs of encodes of one crop, (G, E) each; equal labels do not count."""
-    gap = scores[:, :, None] - scores[:, None]
-    wanted = labels[:, :, None] - labels[:, None]
-    counts = wanted.abs() > 0.01
-    wrong = F.softplus(-gap * wanted.sign() / RANK_MARGIN)
-    return (wrong * counts).sum() / counts.sum().clamp(min=1)
-
-
-def _answered(
-    answers: Callable[..., Tensor], sums: tuple[Tensor, Tensor], recipe: Recipe
-) -> tuple[Tensor, Tensor]:
-    """(G, E, K) answers of each crop and (scenes, E, K) of crops pooled, from (G·E, ·) sums."""
-    values, weights = (torch.unflatten(x.float(), 0, (-1, recipe.encodes)) for x in sums)
-    pooled = (torch.unflatten(x, 0, (-1, recipe.crops)).sum(1) for x in (values, weights))
-
-    def answered(values: Tensor, weights: Tensor) -> Tensor:
-        means = (values / weights).to(sums[0].dtype)  # bf16 when an engine has cast the student
-        return answers(means, torch.ones_like(means)).float()
-
-    return answered(values, weights), answered(*pooled)
-
-
-assert len(FEATURE_SCALES) == len(OUTPUTS)

@@ -1,4 +1,4 @@
-"""Scenes that no camera took: pictures set in motion, and generated leaves."""
+"""Synthetic scenes: camera motion over still pictures, and dead leaves."""
 
 import math
 
@@ -17,20 +17,25 @@ PICTURE_PIXELS = 2e6
 def picture_in_motion(picture: torch.Tensor, frames: int, rng: np.random.Generator) -> Frames:
     """A camera panning, zooming and turning over a (3, H, W) picture, with or without grain.
 
-    The picture is reduced first, so that what its own compression left behind goes, and to at most
-    PICTURE_PIXELS. About one in
-    four scenes carries a second, differently moving layer; one in three carries film grain; one in
-    five is out of focus, for softness that no encoder caused.
+    About one in four scenes carries a second, differently moving layer; one in three carries film
+    grain; one in five is out of focus, for softness that no encoder caused; one in ten fades in.
+
+    Args:
+        picture: RGB in 0..1; scaled down first, which removes artefacts of its own compression,
+            and to at most PICTURE_PIXELS.
+        frames: T, frames of the scene.
+        rng: Of all that is drawn.
+
+    Returns:
+        (T, H'·3/2, W') planar 4:2:0, uint8.
     """
     pixels = picture.shape[1] * picture.shape[2]
     reduce = max(rng.uniform(1.2, 1.7), (pixels / PICTURE_PIXELS) ** 0.5)
-    small = F.interpolate(picture[None], scale_factor=1 / reduce, mode="bicubic", antialias=True)[
-        0
-    ]
-    height, width = (max(128, int(side * 0.85) // 2 * 2) for side in small.shape[1:])
-    scene = _camera(small, frames, (height, width), rng)
+    small = F.interpolate(picture[None], scale_factor=1 / reduce, mode="bicubic", antialias=True)
+    height, width = (max(128, int(side * 0.85) // 2 * 2) for side in small.shape[2:])
+    scene = _camera(small[0], frames, (height, width), rng)
     if rng.random() < 0.25:
-        other = _camera(small.flip(2), frames, (height, width), rng)
+        other = _camera(small[0].flip(2), frames, (height, width), rng)
         y, x = torch.meshgrid(
             torch.linspace(-1, 1, height), torch.linspace(-1, 1, width), indexing="ij"
         )
@@ -83,10 +88,11 @@ def _defocus(scene: torch.Tensor, sigma: float) -> torch.Tensor:
 
 
 def leaves(rng: np.random.Generator, size: tuple[int, int] = (900, 675)) -> torch.Tensor:
-    """(3, H, W) RGB in 0..1 of discs and boxes over each other, sizes by an inverse cube law.
+    """(3, H, W) RGB in 0..1 by the dead leaves model, for a `size` of (W, H).
 
-    The dead leaves model, which has the edges and the spectrum of natural pictures (Lee, Mumford &
-    Huang 2001); each leaf carries noise of a spectrum of its own.
+    Discs and boxes that occlude each other, of sizes by an inverse cube law, have the edges and
+    the spectrum of natural pictures (Lee, Mumford & Huang 2001); each leaf carries noise of a
+    spectrum of its own.
     """
     width, height = size
     smallest = rng.uniform(2, 8)

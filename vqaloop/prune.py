@@ -1,7 +1,7 @@
-"""A smaller student cut out of a larger one of its family, to be distilled further.
+"""Structured pruning: a smaller student from a larger one of its family, to be distilled further.
 
-Structured magnitude pruning (Li et al., arXiv 1608.08710, on transformers): what the larger model
-spends the most weight on is kept, channel by channel, head by head, block by block.
+By magnitude (Li et al., arXiv 1608.08710, here on transformers): the channels, heads and units of
+largest weight norm are kept; blocks are taken at even distances.
 """
 
 import torch
@@ -13,9 +13,17 @@ from vqaloop.models.student import Student
 
 
 def prune(larger: Student, smaller: Student) -> Student:
-    """`smaller` with its values taken from `larger`, which has heads if `smaller` has.
+    """Fill `smaller` with the weights of `larger` that are largest.
 
-    Raises InputError when they are no two sizes of one family.
+    Args:
+        larger: The trained student; with token heads if `smaller` has them.
+        smaller: Its weights are overwritten.
+
+    Returns:
+        `smaller`.
+
+    Raises:
+        InputError: They are no two sizes of one family.
     """
     big, small = larger.backbone, smaller.backbone
     if not (isinstance(big, InternVideo2) and isinstance(small, InternVideo2)):
@@ -44,7 +52,7 @@ def prune(larger: Student, smaller: Student) -> Student:
 
 
 def _fixed(config: Config) -> tuple[int, ...]:
-    """What pruning leaves alone: input, patches, heads' width, pooling."""
+    """Sizes that pruning does not change: input, patches, heads' width, pooling."""
     head_width = config.width // config.heads
     return (
         config.frames, config.size, config.patch, config.pool_heads, config.pooled_width,
@@ -53,7 +61,7 @@ def _fixed(config: Config) -> tuple[int, ...]:
 
 
 class _Keep:
-    """Which indices of every parameter stay."""
+    """Indices of every parameter that are kept."""
 
     def __init__(self, values: dict[str, Tensor], one: Config, other: Config) -> None:
         self.one, self.other = one, other

@@ -1,18 +1,22 @@
-"""A training recipe: its TOML, checked."""
+"""Training recipes: hyperparameters, losses and data as a TOML, checked."""
 
-from collections.abc import Mapping
-from dataclasses import MISSING, dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Any, TypeVar, get_args, get_origin
+from typing import Annotated, Any
+
+import msgspec
+from msgspec import Meta
 
 from vqaloop.errors import InputError
 from vqaloop.models import MODELS
 from vqaloop.shape import read_toml
 
-T = TypeVar("T")
-
 FREEZE = ("paper", "as_released", "all")
 AUGMENT = ("none", "mirror", "turns", "colour")
+
+Weight = Annotated[float, Meta(ge=0, lt=1e6)]
+Ratio = Annotated[float, Meta(ge=0, le=1)]
+Count = Annotated[int, Meta(ge=1)]
 
 
 @dataclass(frozen=True)
@@ -22,28 +26,28 @@ class Losses:
     With E encodes of a crop, labels y in 0..1 and scores s:
     """
 
-    crop: float = 0.0
+    crop: Weight = 0.0
     """MSE of anchored s against the label of the very crop."""
-    pooled: float = 0.0
+    pooled: Weight = 0.0
     """MSE of anchored s of the crops of an encode, pooled, against the label of their frames."""
-    ordered: float = 0.0
+    ordered: Weight = 0.0
     """MSE of anchored s - mean s against y - mean y over the encodes of a crop."""
-    features: float = 0.0
+    features: Weight = 0.0
     """MSE of VMAF's elementary features, both heads and both poolings."""
-    alone: float = 0.0
+    alone: Weight = 0.0
     """MSE of no-reference s against the label, the paper's MSE(student, y)."""
-    alone_pooled: float = 0.0
+    alone_pooled: Weight = 0.0
     """The same of the crops of an encode, pooled."""
-    rank: float = 0.0
+    rank: Weight = 0.0
     """Logistic loss on pairs of encodes of a crop, the fine step of arXiv 2401.08522."""
-    teacher: float = 0.0
+    teacher: Weight = 0.0
     """MSE of the teacher's no-reference s, the paper's MSE(teacher, y)."""
-    feature: float = 0.0
+    feature: Weight = 0.0
     """The paper's SmoothL1 (beta 2) between 768-wide features after LayerNorm without weights."""
-    levels: float = 0.0
+    levels: Weight = 0.0
     """MSE between the tokens that the heads of student and teacher see, at each tap: multi-level
     distillation, as in RankDVQA-mini (arXiv 2312.08864)."""
-    answers: float = 0.0
+    answers: Weight = 0.0
     """MSE between the answers of student and teacher, both heads."""
 
 
@@ -67,8 +71,8 @@ class Recipe:
     model: str
     corpus: tuple[str, ...]
     out: str
-    steps: int
-    learning_rate: float
+    steps: Count
+    learning_rate: Annotated[float, Meta(ge=0, le=10)]
     loss: Losses
     held_out: tuple[str, ...] = ()
     """Folders of titles held out; or, if empty, by `split`."""
@@ -79,23 +83,23 @@ class Recipe:
     """Weights to begin with: a released checkpoint, or a larger student, which is pruned."""
     engine: str = ""
     """DeepSpeed's own JSON, beside the recipe; empty: ZeRO-1 in fp32."""
-    seed: int = 0
-    accumulate: int = 1
+    seed: Annotated[int, Meta(ge=0, lt=2**32)] = 0
+    accumulate: Count = 1
     """Batches a step."""
-    layer_decay: float = 1.0
+    layer_decay: Ratio = 1.0
     """Learning rate of a block against that of the next deeper one."""
-    warm_up: int = 0
-    weight_decay: float = 0.05
-    clip_norm: float = 1.0
-    average: float = 0.998
+    warm_up: Annotated[int, Meta(ge=0, le=10**9)] = 0
+    weight_decay: Annotated[float, Meta(ge=0, le=1e6)] = 0.05
+    clip_norm: Annotated[float, Meta(ge=0, le=1e9)] = 1.0
+    average: Ratio = 0.998
     """Decay of the running mean of weights, which is what is kept."""
     fixed_embedding: bool = False
     """Leave the patch embedding as it begins. Trained, it drifts from an orthogonal transform, and
     the energies the heads read lose their meaning."""
     augment: str = "turns"
-    scenes: int = 3
-    crops: int = 4
-    encodes: int = 4
+    scenes: Count = 3
+    crops: Count = 4
+    encodes: Count = 4
 
 
 def bundled_recipes() -> dict[str, Path]:
@@ -111,7 +115,7 @@ def bundled_recipes() -> dict[str, Path]:
 def read_recipe(path: Path) -> Recipe:
     """A recipe from its TOML, from the recipe.toml of a folder, or a bundled one by its name.
 
-    Raises InputError naming the key that is missing or unknown.
+    Raises InputError naming the key that is missing, unknown or wrong.
     """
     bundled = bundled_recipes()
     if not path.exists() and path.suffix != ".toml":
@@ -122,64 +126,35 @@ def read_recipe(path: Path) -> Recipe:
         path = bundled[str(path)]
     elif path.is_dir():
         path = path / "recipe.toml"
-    recipe = _table(Recipe, read_toml(path, f"recipe {path}"), f"recipe {path}: ")
+    where = f"recipe {path}: "
+    recipe = _converted(read_toml(path, f"recipe {path}"), where)
     if recipe.engine:
         # beside the recipe, wherever that is
-        recipe = Recipe(**{**vars(recipe), "engine": str(path.parent / recipe.engine)})
-    _check(recipe, f"recipe {path}: ")
+        recipe = replace(recipe, engine=str(path.parent / recipe.engine))
+    _check(recipe, where)
     return recipe
 
 
-def _table(kind: type[T], data: Mapping[str, Any], where: str) -> T:
-    """`data` as that dataclass, every key known and of its type."""
-    known = {field.name: field for field in fields(kind)}  # type: ignore[arg-type]
-    needed = {
-        name
-        for name, field in known.items()
-        if field.default is MISSING and field.default_factory is MISSING
-    }
-    wrong = sorted((data.keys() - known.keys()) | (needed - data.keys()))
-    if wrong:
-        raise InputError(f"{where}missing or unknown: {', '.join(wrong)}")
-    return kind(**{key: _value(known[key].type, data[key], f"{where}{key}") for key in data})
-
-
-def _value(kind: Any, value: Any, where: str) -> Any:
-    if kind in (Losses, Teacher | None):
-        if not isinstance(value, dict):
-            raise InputError(f"{where} must be a table, not {value!r}")
-        return _table(Losses if kind is Losses else Teacher, value, f"{where}: ")
-    if get_origin(kind) is tuple:
-        item = get_args(kind)[0]
-        if not (isinstance(value, list) and all(isinstance(v, item) for v in value)):
-            raise InputError(f"{where} must be a list of folders, not {value!r}")
-        return tuple(value)
-    if kind is float and type(value) is int:
-        return float(value)
-    if type(value) is not kind:
-        raise InputError(f"{where} must be a {kind.__name__}, not {value!r}")
-    return value
+def _converted(data: dict[str, Any], where: str) -> Recipe:
+    """`data` as a recipe: every key known, of its type and in its range."""
+    tables = [("", Recipe, data), ("loss.", Losses, data.get("loss"))]
+    for at, kind, table in (*tables, ("teacher.", Teacher, data.get("teacher"))):
+        # dataclasses ignore keys that they do not know, so a misspelt one would pass
+        known = {field.name for field in fields(kind)}
+        unknown = sorted(table.keys() - known) if isinstance(table, dict) else []
+        if unknown:
+            keys = ", ".join(at + key for key in unknown)
+            raise InputError(f"{where}unknown: {keys}; known are {', '.join(sorted(known))}")
+    try:
+        return msgspec.convert(data, Recipe)
+    except msgspec.ValidationError as error:
+        what, _, key = str(error).partition(" - at `$.")
+        key = f"{key.rstrip('`')}: " if key else ""
+        raise InputError(f"{where}{key}{what}; correct the recipe") from error
 
 
 def _check(recipe: Recipe, where: str) -> None:
-    for key in ("steps", "accumulate", "scenes", "crops", "encodes"):
-        if getattr(recipe, key) < 1:
-            raise InputError(f"{where}{key} must be at least 1, not {getattr(recipe, key)}")
-    spans = {
-        "learning_rate": (0, 10),
-        "layer_decay": (0, 1),
-        "average": (0, 1),
-        "clip_norm": (0, 1e9),
-        "seed": (0, 2**32 - 1),
-        "warm_up": (0, 1e9),
-        "weight_decay": (0, 1e6),
-    }
-    for key, (low, high) in spans.items():
-        if not low <= getattr(recipe, key) <= high:
-            raise InputError(f"{where}{key} must be {low} to {high}, not {getattr(recipe, key)}")
-    for key, weight in vars(recipe.loss).items():
-        if not 0 <= weight < 1e6:
-            raise InputError(f"{where}loss: {key} must be 0 or more and below 1e6, not {weight}")
+    """What no single field shows. Raises InputError."""
     choices: list[tuple[str, str, tuple[str, ...]]] = [
         ("model", recipe.model, MODELS),
         ("augment", recipe.augment, AUGMENT),

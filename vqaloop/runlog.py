@@ -1,4 +1,4 @@
-"""What a training run did, step by step: a CSV that survives interruptions, and its plot."""
+"""Training log: losses and held-out correlations by step, as a CSV and a plot."""
 
 import csv
 import math
@@ -11,7 +11,7 @@ from vqaloop.files import renamed_to
 
 
 class RunLog:
-    """Rows of one run; a resumed run forgets the steps it will take again."""
+    """Rows of one run; a resumed run drops those of steps that it will repeat."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -28,7 +28,7 @@ class RunLog:
                 raise InputError(f"{self.path} is no log of a run; move it: {error}") from error
 
     def add(self, row: Mapping[str, Any]) -> None:
-        """One row: figures by name, `step` among them; nothing for those that are no numbers."""
+        """Add a row of figures by name, `step` among them; those that are None are left out."""
         self.rows.append({k: float(v) for k, v in row.items() if v is not None})
 
     def summary(self, last: int) -> str:

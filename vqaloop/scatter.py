@@ -1,4 +1,4 @@
-"""What an evaluation leaves behind: tables, figures, scatter plots, and the worst encodes."""
+"""The report of an evaluation: tables, scatter plots, and the encodes with the largest errors."""
 
 import json
 from collections.abc import Sequence
@@ -16,7 +16,7 @@ from vqaloop.stats import Logistic
 from vqaloop.terminal import counted, printable, shown
 
 WORST = 10
-"""Encodes shown as the worst, one a title."""
+"""Encodes with the largest errors that are reported, one a title."""
 COLUMNS = {
     "srcc": "SRCC",
     "krcc": "KRCC",
@@ -30,35 +30,35 @@ COLUMNS = {
 }
 
 
-def figures_text(found: dict[str, Any]) -> str:
+def figures_text(document: dict[str, Any]) -> str:
     """The figures of `evaluate` as a table of at most 80 columns."""
     lines = [
-        f"{counted(found['encodes'], 'encode')} of {counted(found['titles'], 'title')}, "
-        f"labels: {printable(found['label'])[:40]}"
+        f"{counted(document['encodes'], 'encode')} of {counted(document['titles'], 'title')}, "
+        f"labels: {printable(document['label'])[:40]}"
     ]
-    there: set[str] = set()
-    for name, judge in found["judges"].items():
+    used: set[str] = set()
+    for name, judge in document["judges"].items():
         parts = [("all", judge["overall"])]
         parts += [*judge["by_encoder"].items(), *judge["by_size"].items()]
         if "single_crops" in judge:
             parts.append(("single crops", judge["single_crops"]))
         columns = [key for key in COLUMNS if any(p.get(key) is not None for _, p in parts)]
-        there |= {*columns, *("intervals" for _, p in parts if p["intervals"])}
+        used |= {*columns, *("intervals" for _, p in parts if p["intervals"])}
         head = "".join(f"{COLUMNS[key]:>7}" for key in columns)
         lines += ["", f"{HEADS.get(name, name)[:12]:<12}{'n':>5}{head}"]
         for part, figures in parts:
-            # of a part too small for any agreement its number tells nothing
+            # a part too small for any correlation would be a row of dashes
             if part == "all" or any(figures.get(key) is not None for key in columns[:2]):
                 lines += _rows(part, figures, columns)
         if "crop_spread" in judge and judge["crop_spread"]["rms"] is not None:
             rms, p95 = (shown(judge["crop_spread"][key], 2) for key in ("rms", "p95"))
             lines.append(f"other crops would move a score by {rms} rms ({p95} at worst in 20)")
-    fitted = [words for key, words in COLUMNS.items() if key in there and key[-1] in "45"]
+    fitted = [words for key, words in COLUMNS.items() if key in used and key[-1] in "45"]
     notes = [f"{', '.join(fitted)}: after a logistic mapping of 4 or 5 parameters"] * bool(fitted)
-    if "within_srcc" in there:
+    if "within_srcc" in used:
         notes.append("within: mean SRCC inside a title")
-    told = "from, to: 95 % intervals over the choice of titles"
-    notes.append(told if "intervals" in there else "no intervals: those take several titles")
+    ranges = "from, to: 95 % intervals over the choice of titles"
+    notes.append(ranges if "intervals" in used else "no intervals: those take several titles")
     return "\n".join([*lines, "", *notes])
 
 
@@ -76,27 +76,30 @@ def _rows(name: str, figures: dict[str, Any], columns: Sequence[str]) -> list[st
     return lines
 
 
-def write_evaluation(folder: Path, judgement: Judgement, found: dict[str, Any]) -> list[Path]:
-    """Write predictions.csv, figures.json, worst.csv, worst.png and a scatter plot a head; paths.
+def write_evaluation(folder: Path, judgement: Judgement, document: dict[str, Any]) -> list[Path]:
+    """Write predictions.csv, figures.json, worst.csv, worst.png and a scatter plot a head.
 
-    Each file is written whole or not at all.
+    Args:
+        folder: Created if missing; each file is written whole or not at all.
+        judgement: Of `evaluate.judge`.
+        document: The figures of `evaluate.evaluate`.
+
+    Returns:
+        Paths of the files.
     """
     folder.mkdir(parents=True, exist_ok=True)
     worst = worst_titles(judgement.misses)
+    rows = [{**miss.row, "error": miss.error, "crop": miss.crop} for miss in worst]
     contents = {
         "predictions.csv": judgement.table.to_csv(index=False).encode(),
-        "figures.json": (json.dumps(found, indent=1, allow_nan=False) + "\n").encode(),
-        "worst.csv": pd.DataFrame(
-            [{**miss.row, "error": miss.error, "crop": miss.crop} for miss in worst]
-        )
-        .to_csv(index=False)
-        .encode(),
+        "figures.json": (json.dumps(document, indent=1, allow_nan=False) + "\n").encode(),
+        "worst.csv": pd.DataFrame(rows).to_csv(index=False).encode(),
         "worst.png": worst_png(worst),
     }
     for head, words in HEADS.items():
-        if head in found["judges"]:
+        if head in document["judges"]:
             name = f"scatter-{words.replace(' ', '-')}.png"
-            contents[name] = scatter_png(judgement.table, head, found)
+            contents[name] = scatter_png(judgement.table, head, document)
     for name, content in contents.items():
         with renamed_to(folder / name) as part:
             part.write_bytes(content)
@@ -105,17 +108,17 @@ def write_evaluation(folder: Path, judgement: Judgement, found: dict[str, Any]) 
 
 def worst_titles(misses: Sequence[Miss]) -> list[Miss]:
     """The largest errors, one a title, of misses in falling order."""
-    found: dict[str, Miss] = {}
+    by_title: dict[str, Miss] = {}
     for miss in misses:
-        found.setdefault(miss.row["content"], miss)
-    return list(found.values())[:WORST]
+        by_title.setdefault(miss.row["content"], miss)
+    return list(by_title.values())[:WORST]
 
 
-def scatter_png(table: pd.DataFrame, head: str, found: dict[str, Any]) -> bytes:
+def scatter_png(table: pd.DataFrame, head: str, document: dict[str, Any]) -> bytes:
     """Answers of one head over labels: encoders, the identity, the mapping of four parameters."""
     from matplotlib.figure import Figure
 
-    overall = found["judges"][head]["overall"]
+    overall = document["judges"][head]["overall"]
     part = table[table[head].notna()]
     with style(12, "black"):
         figure = Figure(figsize=(8, 8), dpi=100, layout="constrained")
@@ -141,7 +144,7 @@ def scatter_png(table: pd.DataFrame, head: str, found: dict[str, Any]) -> bytes:
             xlim=(ends[0] - 2, ends[1] + 2),
             ylim=(ends[0] - 2, ends[1] + 2),
             aspect="equal",
-            xlabel=f"label: {printable(found['label'])[:60]}",
+            xlabel=f"label: {printable(document['label'])[:60]}",
             ylabel=f"{HEADS[head]} score",
             title=f"SRCC {shown(overall['srcc'], 3)}, PLCC {shown(overall['plcc'], 3)}, "
             f"RMSE {shown(overall['rmse'], 2)}",
@@ -153,7 +156,7 @@ def scatter_png(table: pd.DataFrame, head: str, found: dict[str, Any]) -> bytes:
 
 
 def worst_png(worst: Sequence[Miss]) -> bytes:
-    """The crop judged worst of each, beside the same crop of its source."""
+    """The crop of largest error of each encode, beside the same crop of its source."""
     from matplotlib.figure import Figure
 
     with style(9, "black"):

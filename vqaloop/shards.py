@@ -1,11 +1,12 @@
-"""A labelled set on disk: one safetensors file a scene, with clips, labels and their story.
+"""Labelled sets on disk: one safetensors file a scene, with clips, labels and metadata.
 
 The same form holds corpora made here (labels: VMAF of each crop) and prepared data sets (labels:
 opinion scores of whole videos); training and evaluation read nothing else.
 """
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import as_completed
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,8 @@ from safetensors.numpy import save
 from safetensors.torch import load_file
 from torch import Tensor
 
-from vqaloop.errors import InputError
+from vqaloop import process
+from vqaloop.errors import InputError, VqaloopError
 from vqaloop.files import renamed_to
 from vqaloop.models.student import OUTPUTS
 from vqaloop.shape import check_depth, check_regular
@@ -69,7 +71,7 @@ def shard_paths(folders: Sequence[str | Path]) -> list[Path]:
 
 
 def title_of(path: Path) -> str:
-    """A shard's title, of its header alone. Raises InputError when the file is none."""
+    """A shard's title, from its header alone. Raises InputError when the file is no shard."""
     scene = read_about(path).get("scene")
     if not isinstance(scene, dict) or not isinstance(scene.get("content"), str):
         raise InputError(f"{path} is not a shard of a labelled set: it names no title")
@@ -91,7 +93,11 @@ def trained_titles(about: Mapping[str, str]) -> frozenset[str]:
 
 
 def load_shard(path: Path) -> Shard:
-    """One scene. Raises InputError when the file is none, or its parts do not fit each other."""
+    """Read one scene into memory.
+
+    Raises:
+        InputError: The file is no shard, or its arrays and header do not fit each other.
+    """
     about = read_about(path)
     try:
         shard = Shard(
@@ -137,6 +143,26 @@ def _fits(shard: Shard) -> bool:
     )
 
 
+def write_each(
+    jobs: Mapping[str, Callable[[], str]], workers: int, report: Callable[[str], None]
+) -> dict[str, str]:
+    """Run jobs that write a shard each; {name: why} of those that failed.
+
+    `report` is called with what a job returns, or with why its shard is left out.
+    """
+    failed: dict[str, str] = {}
+    with process.team(workers) as submit:
+        names = {submit(job): name for name, job in jobs.items()}
+        for done, job in enumerate(as_completed(names), 1):
+            name = names[job]
+            try:
+                report(f"{done}/{len(jobs)} {name}: {job.result()}")
+            except VqaloopError as error:
+                failed[name] = str(error)
+                report(f"{done}/{len(jobs)} {name} left out: {error}")
+    return failed
+
+
 def write_shard(
     path: Path,
     arrays: Mapping[str, npt.NDArray[Any]],
@@ -144,7 +170,16 @@ def write_shard(
     encodes: list[dict[str, Any]],
     label: str,
 ) -> None:
-    """Write the arrays of a `Shard` under `path`, whole or not at all."""
+    """Write a shard, whole or not at all.
+
+    Args:
+        path: Of the safetensors file.
+        arrays: `distorted` and what else there is of `reference`, `crop_labels` and
+            `frame_labels`; shapes and types as in `Shard`.
+        scene: Metadata of the scene; `content` is its title, `view` how clips were cut.
+        encodes: One row an encode, see `Shard.encodes`.
+        label: What the scores are, see `Shard.label`.
+    """
     about = {"scene": scene, "encodes": encodes, "label": label, "outputs": OUTPUTS}
     whole = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
     with renamed_to(path) as part:
@@ -152,7 +187,7 @@ def write_shard(
 
 
 def read_about(path: Path) -> dict[str, Any]:
-    """What a shard says of itself: `scene`, `encodes`, `label`, `outputs`. Raises InputError."""
+    """A shard's header: `scene`, `encodes`, `label`, `outputs`. Raises InputError."""
     try:
         check_regular(path)
         with safe_open(path, "np") as file:

@@ -1,9 +1,9 @@
-"""Agreement between scores and labels: SRCC, KRCC, PLCC and RMSE, fits, and intervals.
+"""Correlation of scores with labels: SRCC, KRCC, PLCC and RMSE, with 95 % intervals.
 
-ITU-T P.1401 and the reports of VQEG compare a metric with opinions after a monotonic mapping, so
-that a metric is not blamed for a scale of its own; learned metrics are often judged without one.
-Both are given here: raw, and after two logistic mappings (`fit_logistic`). A figure that does not
-exist (a constant side, too few values) is None, never nan.
+ITU-T P.1401 and the reports of VQEG compare a metric with opinions after a monotonic mapping,
+because a metric may have a scale of its own; learned metrics are often compared without one.
+Both are computed here: raw, and after two logistic mappings (`fit_logistic`). A figure that does
+not exist (a constant side, too few values) is None, never nan.
 """
 
 from collections.abc import Callable, Sequence
@@ -23,9 +23,9 @@ WITHIN_MEMBERS = 4
 FIT_VALUES = 3
 """Values a mapping needs for each of its parameters; with fewer it would only flatter."""
 FIT_STEPS = 100
-"""Evaluations a start may take; mappings without a best, such as a step, never end."""
+"""Evaluations from one start; a fit without an optimum, such as to a step, would not end."""
 INTERVAL_TITLES = 4
-"""Titles an interval needs; a bootstrap of fewer says nothing."""
+"""Titles an interval needs; a bootstrap of fewer is meaningless."""
 
 
 @dataclass(frozen=True)
@@ -77,9 +77,15 @@ def figures(
     draws: int = 1000,
     seed: int = 0,
 ) -> Figures:
-    """All figures of (N,) finite scores and labels; no intervals when `draws` is 0.
+    """All figures of N scores.
 
-    `same_scale` says that scores are guesses of the labels themselves, so that RMSE has a meaning.
+    Args:
+        scores: (N,) finite.
+        labels: (N,) finite.
+        titles: Of each score; intervals are over the choice of titles.
+        same_scale: Scores predict the labels themselves, so that RMSE has a meaning.
+        draws: Of the bootstrap; 0: no intervals.
+        seed: Of the bootstrap.
     """
     raw = agreement(scores, labels)
     mapped: dict[str, Values] = {}
@@ -89,7 +95,7 @@ def figures(
         if fit is not None:
             fits[str(count)] = fit.parameters
             mapped[str(count)] = fit(scores)
-    found = {
+    row = {
         **raw,
         **{f"plcc{key}": plcc(values, labels) for key, values in mapped.items()},
         **{f"rmse{key}": rmse(values, labels) for key, values in mapped.items()},
@@ -97,13 +103,13 @@ def figures(
         "within_krcc": within(scores, labels, titles, krcc),
     }
     if not same_scale:
-        found["rmse"] = None
+        row["rmse"] = None
     ranges = _intervals(scores, labels, titles, mapped, draws, seed) if draws else {}
     return Figures(
         len(scores),
         len(set(titles)),
-        **found,
-        intervals={key: ranges[key] for key in found if found[key] is not None and key in ranges},
+        **row,
+        intervals={key: ranges[key] for key in row if row[key] is not None and key in ranges},
         fits=fits,
     )
 
@@ -151,8 +157,8 @@ def within(
     correlation: Callable[[Values, Values], float | None] = srcc,
 ) -> float | None:
     """Mean over titles of the correlation inside each; those under 4 members are left out."""
-    found = _by_title(scores, labels, titles, correlation)
-    return float(np.nanmean(found)) if np.isfinite(found).any() else None
+    values = _by_title(scores, labels, titles, correlation)
+    return float(np.nanmean(values)) if np.isfinite(values).any() else None
 
 
 def fit_logistic(scores: Values, labels: Values, parameters: int = 4) -> Logistic | None:
@@ -182,13 +188,13 @@ def fit_logistic(scores: Values, labels: Values, parameters: int = 4) -> Logisti
     with np.errstate(all="ignore"):
         for start in starts:
             try:
-                found = least_squares(
+                result = least_squares(
                     lambda b: form(x, b) - y, start, method="lm", max_nfev=FIT_STEPS
                 )
-            except ValueError:  # it went where there are no numbers
+            except ValueError:  # it left the finite numbers
                 continue
-            if np.isfinite(found.x).all() and found.cost < least:
-                best, least = found.x, found.cost
+            if np.isfinite(result.x).all() and result.cost < least:
+                best, least = result.x, result.cost
     if best is None:
         return None
     if parameters == 4:
@@ -225,12 +231,12 @@ def _by_title(
 ) -> Values:
     """(titles,) correlation inside each, in sorted order; nan where there is none."""
     names = np.asarray(titles)
-    found = []
+    correlations = []
     for name in np.unique(names):
         mask = names == name
         value = correlation(scores[mask], labels[mask]) if mask.sum() >= WITHIN_MEMBERS else None
-        found.append(np.nan if value is None else value)
-    return np.array(found)
+        correlations.append(np.nan if value is None else value)
+    return np.array(correlations)
 
 
 def _intervals(
@@ -254,24 +260,24 @@ def _intervals(
     rng = np.random.default_rng(seed)
     times = rng.multinomial(len(names), np.full(len(names), 1 / len(names)), draws).astype(float)
     with np.errstate(all="ignore"):
-        found = {
+        resampled = {
             "plcc": _drawn_plcc(times, member, scores, labels),
             "rmse": _drawn_rmse(times, member, scores, labels),
             "srcc": _drawn_srcc(times, member, scores, labels),
             "krcc": _drawn_krcc(times, member, scores, labels),
         }
         for key, values in mapped.items():
-            found[f"plcc{key}"] = _drawn_plcc(times, member, values, labels)
-            found[f"rmse{key}"] = _drawn_rmse(times, member, values, labels)
+            resampled[f"plcc{key}"] = _drawn_plcc(times, member, values, labels)
+            resampled[f"rmse{key}"] = _drawn_rmse(times, member, values, labels)
         for key, correlation in (("within_srcc", srcc), ("within_krcc", krcc)):
             inside = _by_title(scores, labels, titles, correlation)
             known = np.isfinite(inside)
-            found[key] = (times[:, known] @ inside[known]) / times[:, known].sum(1)
+            resampled[key] = (times[:, known] @ inside[known]) / times[:, known].sum(1)
     ranges = {}
-    for key, drawn in found.items():
-        there = drawn[np.isfinite(drawn)]
-        if len(there) > draws / 2:
-            low, high = np.percentile(there, [2.5, 97.5])
+    for key, drawn in resampled.items():
+        finite = drawn[np.isfinite(drawn)]
+        if len(finite) > draws / 2:
+            low, high = np.percentile(finite, [2.5, 97.5])
             ranges[key] = (float(low), float(high))
     return ranges
 

@@ -11,7 +11,7 @@ from vqaloop.terminal import counted, printable
 
 
 def corpus(options: argparse.Namespace) -> int:
-    from vqaloop.corpus import Plan, build_corpus, find_scenes, synthetic_scenes
+    from vqaloop.corpus import CorpusPlan, build_corpus, find_scenes, synthetic_scenes
     from vqaloop.terminal import Progress
 
     if options.dataset:
@@ -22,7 +22,7 @@ def corpus(options: argparse.Namespace) -> int:
         if not scenes:
             raise InputError(f"no material with licence_basis {options.basis!r}")
     scenes += synthetic_scenes(options.synthetic)
-    plan = Plan(encodes=options.encodes, crops=options.crops, seed=options.seed)
+    plan = CorpusPlan(encodes=options.encodes, crops=options.crops, seed=options.seed)
     with Progress(quiet=options.quiet) as progress:
         shards = build_corpus(
             scenes,
@@ -39,8 +39,9 @@ def corpus(options: argparse.Namespace) -> int:
 
 def _scored_set(options: argparse.Namespace) -> int:
     from vqaloop.datasets import read_dataset
+    from vqaloop.prepare import prepare
     from vqaloop.terminal import Progress
-    from vqaloop.views import View, prepare
+    from vqaloop.views import View
 
     if len(options.sources) != 1:
         raise InputError(f"--dataset takes one folder or table, not {len(options.sources)}")

@@ -1,7 +1,7 @@
-"""Student weights on disk: safetensors with their story in the header, never pickle.
+"""Student weights on disk: safetensors with metadata in the header, never pickle.
 
-The header holds a SHA-256 of the values; of the weights that come with the package SHA256SUMS
-holds that of the file. Weights that do not match are refused.
+The header holds a SHA-256 of the values; SHA256SUMS holds those of the files that come with the
+package. Weights that do not match are refused.
 """
 
 import hashlib
@@ -33,23 +33,32 @@ _LARGE = 10_000_000
 def save_student(
     student: Student, path: Path, model: str, label: str, about: dict[str, str]
 ) -> None:
-    """Write weights in fp16 where that loses nothing that matters: matrices; the rest in fp32."""
+    """Write weights: matrices in fp16, which loses nothing that matters, the rest in fp32.
 
-    def slim(name: str, value: torch.Tensor) -> torch.Tensor:
+    Args:
+        student: Whose weights.
+        path: Of the safetensors file, written whole or not at all.
+        model: Name of the model, one of MODELS.
+        label: What its scores predict, such as "VMAF v0.6.1".
+        about: Further metadata for the header.
+    """
+
+    def stored(name: str, value: torch.Tensor) -> torch.Tensor:
         if not value.is_floating_point():  # FAST-VQA's index tables
             return value
         return value.half() if value.ndim > 1 and "patch_embed" not in name else value.float()
 
     tensors = {
-        name: slim(name, value).cpu().contiguous() for name, value in student.state_dict().items()
+        name: stored(name, value).cpu().contiguous()
+        for name, value in student.state_dict().items()
     }
-    told = {"model": model, "label": label, **about, CONTENT: content_sha256(tensors)}
+    header = {"model": model, "label": label, **about, CONTENT: content_sha256(tensors)}
     with renamed_to(path) as part:
-        part.write_bytes(save(tensors, told))
+        part.write_bytes(save(tensors, header))
 
 
 def content_sha256(tensors: Mapping[str, torch.Tensor]) -> str:
-    """SHA-256 of values, kinds, shapes and names, whatever the order they are in."""
+    """SHA-256 of names, dtypes, shapes and values, independent of their order."""
     digest = hashlib.sha256()
     for name, value in sorted(tensors.items()):
         digest.update(f"{name} {value.dtype} {tuple(value.shape)}\n".encode())
@@ -77,10 +86,15 @@ def _check_hashes(
 
 
 def load_student(path: Path) -> tuple[Student, dict[str, str]]:
-    """A student and what its file says of itself; `sha256` of the file is added to that.
+    """Read a student's weights.
 
-    Raises InputError when the file is missing, damaged, not what was saved or shipped, or not of
-    a model we know.
+    Returns:
+        The student in evaluation mode, fp32 on the CPU, and the metadata of its file with the
+        file's `sha256`.
+
+    Raises:
+        InputError: The file is missing, damaged, not what was saved or shipped, or of an unknown
+            model.
     """
     try:
         check_regular(path)
@@ -104,9 +118,9 @@ def load_student(path: Path) -> tuple[Student, dict[str, str]]:
     with torch.device("cpu" if small else "meta"):
         student = create_student(about["model"], heads)
     expected = {name: value.shape for name, value in student.state_dict().items()}
-    found = {name: value.shape for name, value in data.items()}
-    if expected != found:
-        wrong = sorted(n for n in expected.keys() | found if expected.get(n) != found.get(n))
+    shapes = {name: value.shape for name, value in data.items()}
+    if expected != shapes:
+        wrong = sorted(n for n in expected.keys() | shapes if expected.get(n) != shapes.get(n))
         raise InputError(
             f"weights {os.fspath(path)!r} do not fit {about['model']}: {', '.join(wrong[:5])}"
         )

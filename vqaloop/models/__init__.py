@@ -20,13 +20,19 @@ MODELS = (*CONFIGS, *FASTVQA_CONFIGS)
 
 
 def create_model(name: str) -> InternVideo2 | FastVQA:
-    """The quality model of that name, with first values: (B, 3, T, H, W) → (B, 1).
+    """The quality model of that name, with initial weights.
 
-    `judge(clips)` gives score and feature, `feature_width` the feature's channels. Parameters:
-    internvqa-mini 211,329, -tiny 1,036,289, -small 23,046,145, -base 89,441,281,
-    -1b 1,020,710,913;
-    fastvqa-tiny 28,127,901, -base 88,495,569. Under `torch.device("meta")` none costs memory.
-    Raises InputError for an unknown name.
+    Args:
+        name: One of MODELS. Parameters: internvqa-mini 211,329, -tiny 1,036,289, -small
+            23,046,145, -base 89,441,281, -1b 1,020,710,913; fastvqa-tiny 28,127,901, -base
+            88,495,569.
+
+    Returns:
+        (B, 3, T, H, W) clips → (B, 1) score. `judge(clips)` gives score and feature,
+        `feature_width` the feature's channels. Under `torch.device("meta")` it takes no memory.
+
+    Raises:
+        InputError: The name is unknown.
     """
     if name in FASTVQA_CONFIGS:
         return FastVQA(FASTVQA_CONFIGS[name])
@@ -37,9 +43,14 @@ def create_model(name: str) -> InternVideo2 | FastVQA:
 
 
 def create_student(name: str, heads: bool = True) -> Student:
-    """That model as a student: with the token heads beside the paper's, or without.
+    """That model as a student, with initial weights.
 
-    Raises InputError for an unknown name, and for heads on another family than InternVideo2.
+    Args:
+        name: One of MODELS.
+        heads: With the token heads (anchored and no-reference) beside the paper's linear one.
+
+    Raises:
+        InputError: The name is unknown, or `heads` are wanted on another family than InternVideo2.
     """
     return Student(InternVideo2(config_of(name)) if heads else create_model(name), heads)
 

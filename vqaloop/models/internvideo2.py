@@ -6,7 +6,7 @@ parameters and shapes are those of the released checkpoints, so that their files
 """
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
@@ -318,8 +318,3 @@ def sine_positions(width: int, frames: int, grid: int) -> Tensor:
     space = torch.cat([sines(columns, half), sines(rows, half)], 1)  # (h·w, 2·half)
     time = sines(torch.arange(frames), time_width)
     return torch.cat([time.repeat_interleave(grid * grid, 0), space.repeat(frames, 1)], 1)
-
-
-def with_outputs(config: Config, outputs: int) -> Config:
-    """The same net with another number of outputs."""
-    return replace(config, outputs=outputs)
