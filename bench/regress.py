@@ -27,7 +27,7 @@ from vqaloop.builds import Build, Point, open_build
 from vqaloop.cache import Cache
 from vqaloop.comparison import POINTS
 from vqaloop.encoder import get_encoder
-from vqaloop.paired import Plan, run_clip
+from vqaloop.paired import RunPlan, run_clip
 from vqaloop.regression import BASELINE, CANDIDATE, REPEAT, ClipRuns, Limits, Run
 from vqaloop.saved import Saved, read_saved, write_saved
 from vqaloop.score import open_metric
@@ -88,7 +88,7 @@ def measured(clip: Path, out: Path, tried: dict[str, Build], ffmpeg: str) -> Cli
         points = tuple(
             Point(spec.knob.name, spec.knob.snap(low + (high - low) * part)) for part in POINTS
         )
-        plan = Plan(spec, spec.default_preset, points, (), None, FRAMES, None, (student,))
+        plan = RunPlan(spec, spec.default_preset, points, (), None, FRAMES, None, (student,))
         with Workshop(spec, student, Cache(out / "cache"), ffmpeg=ffmpeg) as shop:
             made = run_clip(probe_source(clip, ffmpeg=ffmpeg), clip.name, tried, plan, shop, _tell)
         if made.failures:

@@ -18,7 +18,7 @@ from vqaloop.builds import Build, Point, check_arguments, open_build
 from vqaloop.cache import Cache
 from vqaloop.encoderspec import EncoderSpec
 from vqaloop.errors import InputError
-from vqaloop.paired import Plan, run_clips
+from vqaloop.paired import RunPlan, run_clips
 from vqaloop.process import quoted
 from vqaloop.records import Event, Source
 from vqaloop.regression import BASELINE, CANDIDATE, Limits
@@ -135,7 +135,7 @@ def compare_builds(
         if metric not in CLASSICAL
         else open_metric(DEFAULT_METRIC, ffmpeg=binary, device=device, seed=seed)
     )
-    plan = Plan(
+    plan = RunPlan(
         spec,
         request.checked_preset(spec, preset),
         _points(spec, knobs, bitrates),
@@ -273,12 +273,12 @@ def _named(metric: Metric) -> str:
     return GUARDS.get(metric.name, metric.name)
 
 
-def _names(plan: Plan) -> list[str]:
+def _names(plan: RunPlan) -> list[str]:
     """Of all that is measured, the learned one first."""
     return list(dict.fromkeys([*map(_named, plan.metrics), *GUARDS.values()]))
 
 
-def _gated(gate: Sequence[str], plan: Plan, lead: Metric) -> list[str]:
+def _gated(gate: Sequence[str], plan: RunPlan, lead: Metric) -> list[str]:
     aliases = {"internvqa": plan.metrics[0].name, "psnr": "psnr_y"}
     wanted = [aliases.get(name, name) for name in gate]
     known = _names(plan)
@@ -290,7 +290,7 @@ def _gated(gate: Sequence[str], plan: Plan, lead: Metric) -> list[str]:
 
 
 def _opened(
-    path: str | os.PathLike[str], plan: Plan, words: str | Sequence[str], option: str
+    path: str | os.PathLike[str], plan: RunPlan, words: str | Sequence[str], option: str
 ) -> Build | Saved:
     args = split_args(words, option)
     if os.fspath(path) == BUNDLED:
@@ -306,7 +306,7 @@ def _opened(
     return build
 
 
-def _settings(plan: Plan) -> dict[str, str]:
+def _settings(plan: RunPlan) -> dict[str, str]:
     """What must be equal for two results to be comparable, as people would say it."""
     identities = json.dumps([metric.identity() for metric in plan.metrics], sort_keys=True)
     return {
@@ -326,7 +326,7 @@ def _settings(plan: Plan) -> dict[str, str]:
 def _probed(
     clips: Sequence[str | os.PathLike[str]],
     spec: EncoderSpec,
-    plan: Plan,
+    plan: RunPlan,
     binary: str,
     allow_hdr: bool,
     progress: Watcher,

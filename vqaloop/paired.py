@@ -13,8 +13,8 @@ from pathlib import Path
 from vqaloop.builds import (
     Build,
     BuildFailed,
+    BuildInput,
     Point,
-    View,
     decode_md5,
     default_timeout_s,
     file_suffix,
@@ -39,7 +39,7 @@ HANG_TIMES, HANG_LEAST_S = 20.0, 30.0
 
 
 @dataclass(frozen=True)
-class Plan:
+class RunPlan:
     """What every clip goes through."""
 
     spec: EncoderSpec
@@ -64,7 +64,7 @@ def run_clip(
     clip: Source,
     name: str,
     builds: Mapping[str, Build],
-    plan: Plan,
+    plan: RunPlan,
     shop: Workshop,
     tell: Callable[[str], None],
     usual_s: float | None = None,
@@ -131,7 +131,7 @@ def _in_turn(roles: Sequence[str], index: int) -> list[str]:
     return [*roles[start:], *roles[:start]]
 
 
-def _limit_s(plan: Plan, view: View, slowest_s: float | None) -> float:
+def _limit_s(plan: RunPlan, view: BuildInput, slowest_s: float | None) -> float:
     if slowest_s is None:
         return default_timeout_s(plan.spec, view, plan.preset)
     return max(HANG_LEAST_S, HANG_TIMES * slowest_s)
@@ -141,10 +141,10 @@ def _one(
     build: Build,
     role: str,
     source: Source,
-    view: View,
+    view: BuildInput,
     point: Point,
     out: Path,
-    plan: Plan,
+    plan: RunPlan,
     shop: Workshop,
     limit_s: float,
     known: dict[str, dict[str, float]],
@@ -191,7 +191,7 @@ def _one(
     )
 
 
-def _scores(source: Source, path: Path, plan: Plan, shop: Workshop) -> dict[str, float]:
+def _scores(source: Source, path: Path, plan: RunPlan, shop: Workshop) -> dict[str, float]:
     """By name: VMAF and PSNR-Y in one run of ffmpeg, and the other metrics."""
     found = shop.guard(source, path)
     for metric in plan.metrics:
@@ -209,7 +209,7 @@ def run_clips(
     titles: Mapping[str, Source],
     baseline: Build | Saved,
     candidate: Build | Saved | None,
-    plan: Plan,
+    plan: RunPlan,
     shop: Workshop,
     journal: Journal,
     progress: Watcher,

@@ -167,10 +167,9 @@ def clip_gap(clip: ClipRuns, metric: str) -> Gap:
         return Gap(refused=f"the two have runs in common at {points}; {MIN_POINTS} are needed")
     baseline, candidate = curve_pair(clip, CANDIDATE, metric)
     try:
-        pchip = bd_rate(baseline, candidate)
+        pchip = bd_rate(baseline, candidate, names=(BASELINE, CANDIDATE))
     except NotComparable as error:
-        why = str(error).replace("anchor", "baseline").replace("test", "candidate")
-        return Gap(refused=why, worse=_worse_everywhere(baseline, candidate))
+        return Gap(refused=str(error), worse=_worse_everywhere(baseline, candidate))
     return Gap(
         pchip,
         akima=_or_none(baseline, candidate, "akima"),

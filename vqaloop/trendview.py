@@ -15,7 +15,7 @@ from vqaloop.plot import COLOURS, INK, as_png, as_svg, style
 from vqaloop.process import quoted
 from vqaloop.terminal import WIDTH, counted, printable, shown
 from vqaloop.trend import Change, Trend, read_trend
-from vqaloop.trendstore import Name
+from vqaloop.trendstore import BuildName
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -184,7 +184,7 @@ def _since(trend: Trend, change: Change) -> str:
     return f"after {_full_name(before[-1].candidate)} (p = {change.p_value:.2g})"
 
 
-def short_name(build: Name, width: int = 24) -> str:
+def short_name(build: BuildName, width: int = 24) -> str:
     """Version, cut in its middle, and the start of the hash: at most `width` characters."""
     room = width - 8
     version = printable(build.version)
@@ -193,13 +193,13 @@ def short_name(build: Name, width: int = 24) -> str:
     return f"{version} {build.sha256[:7]}"
 
 
-def _told(build: Name, width: int) -> str:
+def _told(build: BuildName, width: int) -> str:
     """What tells a build from its neighbours: its version, or its arguments where it has some."""
     args = printable(" ".join(json.loads(build.args)))
     return f"{build.sha256[:7]} {args}"[:width] if args else short_name(build, width)
 
 
-def _full_name(build: Name) -> str:
+def _full_name(build: BuildName) -> str:
     args = printable(" ".join(json.loads(build.args)))
     return short_name(build, 68) + (f" {args[:60]}" if args else "")
 
