@@ -95,7 +95,8 @@ def make_document() -> dict[str, Any]:
         (("dark.y4m", "encode"), "failed", f"crash at 640x360 crf 22 (and at 1 more): {CRASH}"),
         (("dark.y4m", "decode"), "skipped", "no run came so far"),
     ):
-        marked[key].update(status=status, message=message)
+        kind = "" if status == "skipped" else "bd-rate" if "bd-rate" in key[1] else "crash"
+        marked[key].update(status=status, message=message, kind=kind)
     mean = {"clip": "all clips", "check": "bd-rate vmaf", "status": "failed", "kind": "bd-rate"}
     checks.append({**mean, "message": "vmaf needs +3.19 %; the limit is 0.5 %"})
     found = {

@@ -1,19 +1,20 @@
 """Trends as people see them: a table of 80 columns, what changed in words, and a plot."""
 
-import html
 import io
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from markupsafe import Markup
+
 from vqaloop import __version__
 from vqaloop.errors import InputError
 from vqaloop.files import write_whole
-from vqaloop.page import filled, safe
+from vqaloop.page import render
 from vqaloop.plot import COLOURS, INK, as_png, as_svg, style
 from vqaloop.process import quoted
-from vqaloop.terminal import WIDTH, counted, printable, shown
+from vqaloop.terminal import WIDTH, counted, printable, shown, table
 from vqaloop.trend import Change, Trend, read_trend
 from vqaloop.trendstore import BuildName
 
@@ -78,17 +79,11 @@ def write_trend(trends: Sequence[Trend], out: Path) -> None:
 
 def trend_page(trends: Sequence[Trend]) -> str:
     """A page that opens offline, the newest trend first."""
-    parts = [
-        f'<div class="scroll">{trend_svg([trend], f"trend{number}")}</div>\n'
-        f"<pre>{html.escape(trend_text(trend))}</pre>"
+    drawn = [
+        (Markup(trend_svg([trend], f"trend{number}")), trend_text(trend))
         for number, trend in enumerate(reversed(trends))
     ]
-    return filled(
-        "trend.html",
-        title="Trend of builds",
-        trends="\n".join(parts),
-        version=safe(__version__),
-    )
+    return render("trend.html", title="Trend of builds", trends=drawn, version=__version__)
 
 
 def trend_text(trend: Trend) -> str:
@@ -115,15 +110,9 @@ def trend_title(trend: Trend) -> str:
 
 def trend_table(trend: Trend) -> "Table":
     """The newest rows, within 80 columns. BD-rate and level in percent, + is worse; * changes."""
-    from rich import box
-    from rich.table import Table
-    from rich.text import Text
-
-    table = Table(box=box.SIMPLE_HEAD, padding=0, pad_edge=False, show_edge=False)
-    for heading, side in _COLUMNS.items():
-        table.add_column(Text(heading), justify=side, no_wrap=True)  # type: ignore[arg-type]
     changed = {change.row for change in trend.changes}
     start = max(len(trend.rows) - ROWS, 0)
+    rows = []
     for index, row in list(enumerate(trend.rows))[start:]:
         ends = row.interval or (None, None)
         cells = [
@@ -136,20 +125,9 @@ def trend_table(trend: Trend) -> "Table":
             shown(row.cpu_ratio, 2),
             VERDICTS.get(row.overall, row.overall),
         ]
-        table.add_row(*(Text(printable(cell)) for cell in cells))
-    return table
-
-
-_COLUMNS = {
-    "": "left",
-    "when": "left",
-    "candidate": "left",
-    "BD %": "right",
-    "interval": "right",
-    "in all": "right",
-    "CPU": "right",
-    "verdict": "left",
-}
+        rows.append(cells)
+    headings = ("", "when", "candidate", "BD %", "interval", "in all", "CPU", "verdict")
+    return table(headings, rows, left=(0, 1, 2, 7), padding=0)
 
 
 def change_lines(trend: Trend) -> list[str]:
