@@ -321,7 +321,7 @@ def test_a_comment_keeps_within_what_sites_take() -> None:
     assert len(text) < 65_536
     assert "The rest is left out" in text and text.rstrip().endswith("its check.")
     assert text.count("<details>") == text.count("</details>")
-    document["reasons"] = ["short"] * 50
+    document["reasons"] = ["short"] * 51
     assert "- 30 more\n" in markdown(document)
 
 

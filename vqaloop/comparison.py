@@ -1,4 +1,4 @@
-"""Comparing two builds of an encoder: what to run, what was saved, and the document of it all."""
+"""Compares two builds of an encoder: checks the request, runs both, and makes the document."""
 
 import datetime
 import hashlib
@@ -30,7 +30,7 @@ from vqaloop.saved import (
     differing,
     is_saved,
     read_saved,
-    told_saved,
+    save_summary,
     without_candidate,
     write_saved,
 )
@@ -47,6 +47,10 @@ BUNDLED = "bundled"
 """Stands for the ffmpeg that vqaloop itself runs, in the place of a build's path."""
 
 Watcher = Callable[[Event], None]
+PathName = str | os.PathLike[str]
+Settings = Mapping[str, str]
+Side = Build | Saved
+"""What is compared: a build to be run, or the kept runs of one."""
 
 
 @dataclass(frozen=True)
@@ -194,7 +198,9 @@ def compare_builds(
         ffmpeg=binary,
         workers=workers,
     ) as shop:
-        journal = _journal(one, other, settings, timeout_s, titles, enabled=cache)
+        # what hung by another limit need not hang by this one
+        limited = {**settings, "time limit": str(timeout_s)}
+        journal = _journal((one, other), limited, list(titles.values()), cache)
         measured = run_clips(titles, one, other, plan, shop, journal, progress)
         cost = {
             "encodes": shop.cost.encodes,
@@ -203,7 +209,12 @@ def compare_builds(
             "wall_s": round(time.monotonic() - started, 3),
         }
     if save is not None:
-        _save(Path(save), one, measured, settings, alone=other is None)
+        if other is None:
+            check_any_run(measured)
+        _save(save, one, measured, settings)
+    same_machine = all(
+        not isinstance(side, Saved) or side.machine == _machine() for side in (one, other)
+    )
     outcome = judge(
         measured,
         limits,
@@ -211,90 +222,54 @@ def compare_builds(
         lead=_named(lead),
         gate=gated,
         targets=bool(bitrates),
-        timed=_same_machine(one, other),
+        timed=same_machine,
         seed=seed,
     )
-    document = {**_head(codec, plan, lead, one, other), **outcome_json(outcome)}
+    document = {**_head(plan, lead, one, other), **outcome_json(outcome)}
     if other is None:
-        document |= {"verdict": "saved", "summary": told_saved(measured, save or "")}
+        document |= {"verdict": "saved", "summary": save_summary(measured, save or "")}
     return Comparison({**document, "cost": cost})
 
 
-def _check_pair(
-    baseline: Build | Saved,
-    candidate: Build | Saved | None,
-    settings: Mapping[str, str],
-    save: str | os.PathLike[str] | None,
-) -> None:
+def _check_pair(one: Side, other: Side | None, settings: Settings, save: PathName | None) -> None:
     """Raises InputError where there is nothing to do, or a saved result does not fit."""
-    if candidate is None and save is None:
+    if other is None and save is None:
         raise InputError("there is nothing to compare with; give --candidate, or --save FILE")
     if save is not None:
         request.check_writable(Path(save).absolute().parent, "save to another folder")
-    for result, role in ((baseline, BASELINE), (candidate, CANDIDATE)):
+    for result, role in ((one, BASELINE), (other, CANDIDATE)):
         if isinstance(result, Saved) and (why := differing(result.settings, settings)):
             raise InputError(f"the saved {role} was made otherwise: {'; '.join(why)}")
 
 
 def _journal(
-    baseline: Build | Saved,
-    candidate: Build | Saved | None,
-    settings: Mapping[str, str],
-    timeout_s: float | None,
-    titles: Mapping[str, Source],
-    *,
-    enabled: bool,
+    sides: tuple[Side, Side | None], settings: Settings, clips: Sequence[Source], enabled: bool
 ) -> Journal:
     """Where this comparison keeps the clips it has finished."""
     about = [
         {"role": role, **_described(build)}
-        for role, build in ((BASELINE, baseline), (CANDIDATE, candidate))
+        for role, build in zip((BASELINE, CANDIDATE), sides, strict=True)
         if isinstance(build, Build)
     ]
-    # what hung by another limit need not hang by this one
-    limited = {**settings, "time limit": str(timeout_s)}
-    clips = list(titles.values())
-    return Journal(about, limited, _machine(), clips, enabled=enabled and bool(about))
+    return Journal(about, settings, _machine(), clips, enabled=enabled and bool(about))
 
 
-def _save(
-    path: Path,
-    baseline: Build | Saved,
-    clips: Sequence[ClipRuns],
-    settings: Mapping[str, str],
-    *,
-    alone: bool,
-) -> None:
-    """Write the baseline's runs; where that is all, `alone`, at least one must have come about."""
-    if alone:
-        check_any_run(clips)
-    about = (
-        baseline
-        if isinstance(baseline, Saved)
-        else Saved(_build_json(baseline), {}, _machine(), ())
-    )
+def _save(path: PathName, baseline: Side, clips: Sequence[ClipRuns], settings: Settings) -> None:
+    """Write the baseline's runs."""
+    if isinstance(baseline, Build):
+        baseline = Saved(_build_json(baseline), {}, _machine(), ())
     own = tuple(map(without_candidate, clips))
-    write_saved(replace(about, settings=settings, clips=own), path)
+    write_saved(replace(baseline, settings=settings, clips=own), Path(path))
 
 
-def _same_machine(*builds: Build | Saved | None) -> bool:
-    return all(not isinstance(b, Saved) or b.machine == _machine() for b in builds)
-
-
-def _head(
-    codec: str,
-    plan: RunPlan,
-    lead: Metric,
-    baseline: Build | Saved,
-    candidate: Build | Saved | None,
-) -> dict[str, Any]:
+def _head(plan: RunPlan, lead: Metric, baseline: Side, candidate: Side | None) -> dict[str, Any]:
     """What was compared, and how: the first part of the document."""
     return {
         "schema": "vqaloop.regress/1",
         "vqaloop": __version__,
         "when": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "machine": _machine(),
-        "codec": codec,
+        "codec": plan.spec.codec,
         "encoder": plan.spec.name,
         "preset": plan.preset,
         "points": [str(point) for point in plan.points],
@@ -372,9 +347,7 @@ def _gated(gate: Sequence[str], plan: RunPlan, lead: Metric) -> list[str]:
     return wanted or list(dict.fromkeys([_named(lead), *GUARDS.values()]))
 
 
-def _opened(
-    path: str | os.PathLike[str], plan: RunPlan, words: str | Sequence[str], option: str
-) -> Build | Saved:
+def _opened(path: PathName, plan: RunPlan, words: str | Sequence[str], option: str) -> Side:
     args = split_args(words, option)
     if os.fspath(path) == BUNDLED:
         path = process.ffmpeg_path()
@@ -407,7 +380,7 @@ def _settings(plan: RunPlan) -> dict[str, str]:
 
 
 def _probed(
-    clips: Sequence[str | os.PathLike[str]],
+    clips: Sequence[PathName],
     spec: EncoderSpec,
     plan: RunPlan,
     binary: str,
@@ -445,10 +418,9 @@ def _build_json(build: Build) -> dict[str, Any]:
     }
 
 
-def _described(build: object) -> dict[str, Any]:
+def _described(build: Side) -> dict[str, Any]:
     if isinstance(build, Saved):
         return {**build.build, "saved": True}
-    assert isinstance(build, Build)
     return {**_build_json(build), "saved": False}
 
 

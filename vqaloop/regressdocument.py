@@ -3,7 +3,7 @@
 from dataclasses import asdict
 from typing import Any
 
-from vqaloop.regression import Limits, Mean, judged, rounded_all
+from vqaloop.regression import Limits, Mean, change_verdict, rounded_all
 from vqaloop.weighed import RATE_AT_KNOB, STEPS, Check, Outcome, all_equal
 
 
@@ -59,7 +59,7 @@ def _rate_json(outcome: Outcome, limits: Limits) -> dict[str, Any]:
     before, after = (sum(e.values()) / len(e) if e else None for e in outcome.errors)
     verdict = "cannot tell" if before is None or after is None else "not judged"
     if before is not None and after is not None and limits.rate is not None:
-        verdict = judged(after - before, limits.rate, None)
+        verdict = change_verdict(after - before, limits.rate, None)
     return {
         "what": "distance from the target bitrate",
         "mean_percent": after,

@@ -118,7 +118,7 @@ def trend_table(trend: Trend) -> "Table":
         cells = [
             "*" if index in changed else "",
             f"{row.when:%y-%m-%d %H:%M}",
-            _told(row.candidate, 22),
+            _build_label(row.candidate, 22),
             _signed(row.bd_rate),
             " ".join(_signed(end) for end in ends) if row.interval else "-",
             _signed(trend.levels[index]),
@@ -171,7 +171,7 @@ def short_name(build: BuildName, width: int = 24) -> str:
     return f"{version} {build.sha256[:7]}"
 
 
-def _told(build: BuildName, width: int) -> str:
+def _build_label(build: BuildName, width: int) -> str:
     """What tells a build from its neighbours: its version, or its arguments where it has some."""
     args = printable(" ".join(json.loads(build.args)))
     return f"{build.sha256[:7]} {args}"[:width] if args else short_name(build, width)

@@ -1,4 +1,4 @@
-"""What a comparison of two builds amounts to: for a terminal, and for a pull request.
+"""Summary of a comparison of two builds: tables for a terminal, Markdown for a pull request.
 
 All of it is made from the document that `vqaloop regress --json` writes. Names and messages in it
 come from others: they reach a terminal as `printable` text and Markdown as text without markup.
@@ -8,7 +8,7 @@ import html
 import math
 import re
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from fractions import Fraction
 from typing import TYPE_CHECKING, Any
 
@@ -193,7 +193,7 @@ def failure_rows(document: Document) -> list[list[str]]:
     return rows
 
 
-def untold_failures(document: Document) -> list[str]:
+def other_failures(document: Document) -> list[str]:
     """The failures that are no reason of the verdict: the baseline's, and those of both."""
     reasons = {
         (check["clip"], check["check"])
@@ -262,7 +262,7 @@ def regress_table(document: Document) -> "Group":
     parts += [_line(f"failed: {reason}", "red") for reason in reasons[:MOST_REASONS]]
     if len(reasons) > MOST_REASONS:
         parts.append(_line(f"and {len(reasons) - MOST_REASONS} more, marked ! above", "red"))
-    parts += [_line(f"also failed: {line}") for line in untold_failures(document)]
+    parts += [_line(f"also failed: {line}") for line in other_failures(document)]
     parts += [
         _line(f"no BD-rate: {clip}, {names}: {why}", "yellow")
         for clip, names, why in refusals(document)
@@ -297,7 +297,7 @@ def _plain_table(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> "Tab
     """Numbers to the right, names and verdicts to the left; verdicts, the last ones, in colour."""
     from rich.text import Text
 
-    coloured = (
+    coloured: Iterator[list[str | Text]] = (
         [*cells, Text(printable(verdict), STYLES.get(verdict, ""))] for *cells, verdict in rows
     )
     return table(headings, coloured, left=(0, len(headings) - 1), overflow="fold")
@@ -348,8 +348,8 @@ def markdown(document: Document) -> str:
         f"{code(cut(clip, 120))}, {prose(names)}: {prose(why)}"
         for clip, names, why in refusals(document)
     ]
-    untold = [prose(line) for line in untold_failures(document)]
-    blocks += ["#### Other crashes and broken output"] * bool(untold) + listed(untold)
+    crashes = [prose(line) for line in other_failures(document)]
+    blocks += ["#### Other crashes and broken output"] * bool(crashes) + listed(crashes)
     blocks += ["#### No BD-rate"] * bool(refused) + listed(refused)
     blocks += [_folded(document, clip) for clip in document["clips"]]
     foot = f"{prose(cut(builds_line(document), 1000))}. {prose(price_line(document))}. "
