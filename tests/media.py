@@ -99,3 +99,75 @@ def frame_hashes(source: Source) -> list[str]:
     return [
         line.split(b",")[-1].strip().decode() for line in said.splitlines() if line[:1] == b"0"
     ]
+
+
+def make_captioned(
+    path: Path, *, size: str = "160x90", frames: int = 50, first: int = 0, pair: bytes = b"HI"
+) -> Path:
+    """An H.264 clip in a container with CEA-608 captions in its pictures from `first` on.
+
+    Each of them shows the two characters of `pair` (A/53, in a SEI message of ITU-T T.35).
+    """
+    options: dict[str, Any] = {"f": "h264", "bf": 0, "x264-params": "repeat-headers=1:slices=1"}
+    raw = make_clip(
+        path.with_suffix(".h264"), size=size, frames=frames, codec="libx264", **options
+    )
+    odd = bytes(c | 0x80 * (c.bit_count() % 2 == 0) for c in pair)
+    said = b"\xb5\x00\x31GA94\x03\xc1\xff\xfc" + odd + b"\xff"
+    message = b"\0\0\1\x06\x04" + bytes([len(said)]) + said + b"\x80"
+    units, picture = b"", 0
+    for unit in raw.read_bytes().split(b"\0\0\1")[1:]:
+        if unit[0] & 31 in (1, 5):
+            units += message if picture >= first else b""
+            picture += 1
+        units += b"\0\0\1" + unit.rstrip(b"\0")
+    assert picture == frames
+    raw.write_bytes(units)
+    return remux(raw, path, "-framerate", "25")
+
+
+CHANGES: dict[str, tuple[str, str, str, str]] = {
+    # size, filters before the tags, pixel format and tags of the second part
+    "colour tags": ("160x96", "null", "yuv420p", "smpte170m"),
+    "untagged": ("160x96", "null", "yuv420p", "unknown"),
+    "range": ("160x96", "scale=out_range=pc", "yuv420p", "bt709"),
+    "pixel format": ("160x96", "null", "yuv444p", "bt709"),
+    "depth": ("160x96", "null", "yuv420p10le", "bt709"),
+    "size": ("240x144", "null", "yuv420p", "bt709"),
+    "shape": ("96x160", "null", "yuv420p", "bt709"),
+    "pixel shape": ("160x96", "setsar=4/3", "yuv420p", "bt709"),
+}
+"""What changes inside a clip of `make_changing`, and how its second part is made."""
+
+
+def make_changing(path: Path, change: str, frames: tuple[int, ...] = (14, 10, 6)) -> Path:
+    """A clip of parts in turn tagged BT.709 at 160x96, and of the other kind, in one H.264 stream.
+
+    Each part is left beside it as `PATH.N.h264`.
+    """
+    size, vf, pix_fmt, tag = CHANGES[change]
+    whole = b""
+    for number, count in enumerate(frames):
+        # the decoder keeps tags until others come, so untagged pictures are the first ones
+        other = number % 2 == (change != "untagged")
+        kinds = (size, vf, pix_fmt, tag) if other else ("160x96", "null", "yuv420p", "bt709")
+        spoken = "pc" if "pc" in kinds[1] else "unknown" if kinds[3] == "unknown" else "tv"
+        tags = f"colorspace={kinds[3]}:color_primaries={kinds[3]}:color_trc={kinds[3]}"
+        part = path.with_suffix(f".{number}.h264")
+        make_clip(
+            part,
+            size=kinds[0],
+            frames=count,
+            vf=f"hue=h={40 * number},{kinds[1]},format={kinds[2]},setparams=range={spoken}:{tags}",
+            codec="libx264",
+            pix_fmt=None,
+            preset="ultrafast",
+            crf=12,
+            bf=0,
+            **{"x264-params": "repeat-headers=1"},
+            f="h264",
+        )
+        whole += part.read_bytes()
+    stream = path.with_suffix(".h264")
+    stream.write_bytes(whole)
+    return remux(stream, path, "-framerate", "25")

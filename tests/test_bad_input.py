@@ -18,7 +18,8 @@ from typing import Any
 import pytest
 
 from tests.commandline import SMALL, Room, fake_ffmpeg
-from tests.media import REPOSITORY, make_clip, remux, write_y4m
+from tests.media import REPOSITORY, make_captioned, make_changing, make_clip, remux, write_y4m
+from tests.test_probing_kinds import with_dolby_vision
 from tests.test_source import HDR_TAGS, cut, fifo, huge_mkv, sound_only, with_bytes, with_cover
 from vqaloop import process
 
@@ -133,9 +134,37 @@ def variable(path: Path) -> None:
     make_clip(path, size="160x96", frames=45, vf="select='lt(n,15)+not(mod(n,2))'")
 
 
+def captioned(path: Path) -> None:
+    make_captioned(path, size="160x96", frames=45)
+
+
 def interlaced(path: Path) -> None:
     options = {"rate": "50", "vf": "interlace", "flags": "+ildct+ilme"}
     make_clip(path, size="160x96", frames=20, **options)
+
+
+def changing(change: str, name: str = "a.mkv") -> Make:
+    """A clip in which that changes on the way; its parts are removed."""
+
+    def make(room: Room) -> list[str]:
+        made = make_changing(room.temp / "changing.mkv", change)
+        made.rename(room.folder / "a.mkv")
+        for part in room.temp.iterdir():
+            part.unlink()
+        if name != "a.mkv":
+            remux(room.folder / "a.mkv", room.folder / name, "-display_rotation", "90")
+            (room.folder / "a.mkv").unlink()
+        return ladder(name)
+
+    return make
+
+
+def dolby_vision(path: Path) -> None:
+    with_dolby_vision(path, 5, 0)
+
+
+def mirrored(source: Path, path: Path) -> None:
+    remux(source, path, "-display_hflip")
 
 
 def rotated(source: Path, path: Path) -> None:
@@ -190,6 +219,8 @@ CASES = (
     ),
     Case("HDR (PQ)", clip("a.mp4", vf=PQ), "--allow-hdr"),
     Case("HDR (HLG)", clip("a.mp4", vf=HLG), "--allow-hdr"),
+    Case("size changes, rotated", changing("size", "a.mp4"), "split it there"),
+    Case("HDR (Dolby Vision)", given("a.mp4", dolby_vision), "--allow-hdr"),
     Case("raw video without its format", raw(), "give --video-size"),
     Case("raw video with half of its format", raw("--video-size", "160x96"), "needs all of"),
     Case(
@@ -301,9 +332,29 @@ THROUGH = (
         "Cropped from 161x97 to 160x96",
     ),
     Case("variable frame rate", given("a.mp4", variable), "Variable frame rate"),
+    Case("one frame missing", clip("a.mp4", vf="select='not(eq(n,6))'"), "1 frame repeated"),
+    Case("--framerate 50", clip("a.mp4", "--framerate", "50"), "brought to 50 a second"),
+    Case(
+        "transparency of VP9",
+        clip("a.webm", pix_fmt="yuva420p", **{"auto-alt-ref": 0}),
+        "Transparency is dropped",
+    ),
     Case("rotated", remade("a.mp4", rotated, *TALL), "Rotated by 90"),
     Case("interlaced", given("a.mp4", interlaced), "Interlaced; deinterlaced"),
+    Case("mirrored", remade("a.mp4", mirrored), "Mirrored left to right"),
     Case("pixels that are not square", clip("a.mp4", vf="setsar=16/15"), "square ones"),
+    Case("closed captions in the pictures", given("a.mp4", captioned), "Closed captions in"),
+    Case(
+        "stereo 3D",
+        clip("a.mkv", **{"metadata:s:v": "stereo_mode=left_right"}),
+        "pictures are stereo 3D",
+    ),
+    Case("size changes inside", changing("size"), "Size changes inside the file"),
+    Case("shape changes inside", changing("shape"), "Size changes inside the file"),
+    Case("colour tags change inside", changing("colour tags"), "Colour changes inside the file"),
+    Case("range changes inside", changing("range"), "Range changes inside the file"),
+    Case("pixel format changes inside", changing("pixel format"), "Pixel format changes inside"),
+    Case("pixel shape changes inside", changing("pixel shape"), "holds for all"),
     Case("chroma of 4:4:4", clip("a.y4m", pix_fmt="yuv444p"), "delivered as 4:2:0"),
     Case("10 bit with x264", clip("a.mkv", **DEEP), ""),
     Case("10 bit with x265", clip("a.mkv", "--codec", "hevc", **DEEP), ""),

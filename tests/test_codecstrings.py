@@ -4,6 +4,7 @@ import io
 import math
 import re
 from fractions import Fraction
+from pathlib import Path
 
 import av
 import pytest
@@ -14,11 +15,13 @@ from tests.deliveries import (
     DASH,
     rungs,
 )
+from tests.media import make_clip
+from vqaloop import process
 from vqaloop.boxes import VideoEntry, read_video_entry
-from vqaloop.codecstrings import codec_string, starts_anew
+from vqaloop.codecstrings import codec_string, starts_anew, vp9_level
 from vqaloop.deliver import Delivery
 from vqaloop.errors import ToolError
-from vqaloop.segments import mean_rate, peak_rate
+from vqaloop.segments import mean_rate, mux_video, peak_rate, read_stream
 
 
 def entry(kind: str, config: str, colour: tuple[int, int, int] = (2, 2, 2)) -> VideoEntry:
@@ -71,6 +74,48 @@ def test_codec_strings_of_real_files_agree_with_what_ffmpeg_reads(delivered: Del
             assert re.fullmatch(r"av01\.0\.\d\dM\.08", name)
         if name.startswith("vp09"):
             assert re.fullmatch(r"vp09\.00\.(10|11)\.08", name)
+
+
+@pytest.mark.parametrize(
+    ("size", "fps", "level"),
+    [
+        # the tables of the VP9 bitstream's levels: luma samples a second and of a picture, a side
+        ((256, 144), 15, 10),
+        ((256, 144), 30, 11),
+        ((640, 360), 30, 21),
+        ((640, 360), 60, 30),
+        ((1280, 720), 30, 31),
+        ((1280, 720), 60, 40),
+        ((1920, 1080), 25, 40),
+        ((1920, 1080), Fraction(60000, 1001), 41),
+        ((1920, 1080), 60, 41),
+        ((1080, 1920), 120, 50),
+        ((3840, 2160), 30, 50),
+        ((3840, 2160), 60, 51),
+        ((3840, 2160), 120, 52),
+        ((7680, 4320), 30, 60),
+        ((7680, 4320), 120, 62),
+        ((2048, 64), 1, 30),
+        ((8192, 8192), 1000, 62),
+    ],
+)
+def test_the_level_of_vp9_counts_size_and_rate(
+    size: tuple[int, int], fps: int | Fraction, level: int
+) -> None:
+    assert vp9_level(*size, Fraction(fps)) == level
+
+
+@pytest.mark.parametrize(("rate", "level"), [("30", "11"), ("60", "20"), ("120", "21")])
+def test_segments_of_vp9_tell_the_level_of_their_rate(
+    rate: str, level: str, tmp_path: Path
+) -> None:
+    rung = make_clip(tmp_path / "rung.mp4", size="320x180", frames=30, rate=rate, codec="vp9")
+    track = mux_video(
+        rung, read_stream(rung), tmp_path / "out", Fraction(6), process.ffmpeg_path()
+    )
+    assert track.codecs == f"vp09.00.{level}.08"
+    found = read_video_entry((tmp_path / "out" / "init.mp4").read_bytes())
+    assert found.config[5] == int(level)
 
 
 def test_another_sample_entry_or_a_short_configuration_is_refused() -> None:

@@ -70,7 +70,7 @@ def test_options_are_complete(spec: EncoderSpec) -> None:
     rendition = rendition_of(spec)
     options = output_options(spec, rendition, SOURCE)
     assert all(isinstance(v, str) and v for v in options.values())
-    assert options["map"] == "0:v:0"
+    assert options["map"] == "0:V:0"
     assert options["c:v"] == spec.ffmpeg
     assert options["f"] == spec.muxer
     assert options["g"] == "60"

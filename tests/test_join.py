@@ -121,6 +121,18 @@ def test_av1_and_vp9_go_into_webm(tmp_path: Path) -> None:
     assert len(hashes(made.path)) == made.frames == 12 and not made.notes
 
 
+@pytest.mark.parametrize("suffix", [".webm", ".mkv", ".mp4"])
+def test_no_output_says_it_is_transparent(suffix: str, tmp_path: Path) -> None:
+    vf = "format=yuva420p,colorchannelmixer=aa=0.5"
+    options: dict[str, Any] = {"pix_fmt": "yuva420p", "auto-alt-ref": 0}
+    title = make_clip(tmp_path / "in.webm", vf=vf, **options)
+    with av.open(process.file_url(title)) as container:
+        assert container.streams.video[0].metadata["alpha_mode"] == "1"
+    _, made = joined(title, tmp_path / f"out{suffix}", get_encoder("libvpx-vp9"))
+    with av.open(process.file_url(made.path)) as container:
+        assert "alpha_mode" not in map(str.lower, container.streams.video[0].metadata)
+
+
 def test_avs2_is_joined_raw_and_says_what_stays_behind(tmp_path: Path) -> None:
     spec = get_encoder("libxavs2")
     source = probe_source(make_clip(tmp_path / "in.mp4", size="128x72"))

@@ -65,7 +65,14 @@ CONTRACT: dict[str, Any] = {
         "duration": NUMBER,
     },
     "codec": str,
-    "encoder": {"name": str, "library_version": str, "ffmpeg": str, "preset": str},
+    "encoder": {
+        "name": str,
+        "library_version": str,
+        "ffmpeg": str,
+        "preset": str,
+        "ffmpeg_path": str,
+        "ffmpeg_version": str,
+    },  # fmt: skip
     "metric": {
         "name": str,
         "mode": str,
@@ -216,6 +223,7 @@ def test_arguments_replayed_give_the_file_again(room: Room, clip: Path, metric: 
     for rung in ladder.rungs:
         again = room.folder / rung.file
         run_ffmpeg("-i", process.file_url(clip), *rung.ffmpeg_args, process.file_url(again))
+        assert ladder.about["encoder"]["ffmpeg_path"] == process.ffmpeg_path()
         assert again.stat().st_size == pytest.approx(
             (ladder.folder / rung.file).stat().st_size, rel=0.01
         )

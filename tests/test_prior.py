@@ -10,6 +10,8 @@ import pytest
 from tests.titles import CRF, SIZES, as_seen, random_title, taught
 from vqaloop import history
 from vqaloop.belief import Fits, Learnt, Shifted, as_title
+from vqaloop.errors import InputError
+from vqaloop.parser import make_parser
 from vqaloop.prior import TERMS, Prior, Titles, expit, learn, logit
 from vqaloop.records import RDPoint
 from vqaloop.space import Point, Space
@@ -282,6 +284,44 @@ def test_titles_of_this_machine_move_the_shipped_prior(cache: Path) -> None:
                 history.shipped_prior("libx264", "psnr"))  # fmt: skip
     assert same(history.current_prior("libx265", "medium", ["vmaf"], "new"),
                 history.shipped_prior("libx265", "vmaf"))  # fmt: skip
+
+
+def test_by_default_a_search_begins_with_what_is_shipped_whatever_was_made(cache: Path) -> None:
+    """The same command gives the same answer later."""
+    asked = ("libx264", "medium", ["vmaf"], "new")
+    shipped = history.shipped_prior("libx264", "vmaf")
+    keep(0, "libx264")
+    assert same(history.chosen_prior("shipped", *asked), shipped)
+    own = history.chosen_prior("own", *asked)
+    assert same(own, history.current_prior(*asked)) and not same(own, shipped)
+    assert history.chosen_prior("none", *asked) is None
+    assert history.chosen_prior("shipped", "x266", "medium", ["vmaf"], "new") is None
+
+
+def test_what_a_search_may_begin_with() -> None:
+    assert [history.prior_use(use) for use in ("shipped", "own", "none")] == [
+        *("shipped", "own", "none")
+    ]
+    assert history.prior_use(True) == "own" and history.prior_use(False) == "none"
+    with pytest.raises(InputError, match="'mine' is none of shipped, own and none"):
+        history.prior_use("mine")
+
+
+@pytest.mark.parametrize("command", [["ladder", "a.mp4"], ["encode", "a.mp4", "b.mp4"]])
+def test_the_command_line_takes_every_prior_and_the_older_word_for_none(
+    command: list[str],
+) -> None:
+    def asked(*words: str) -> str:
+        return str(make_parser().parse_args([*command, "--codec", "h264", *words]).prior)
+
+    assert asked() == "shipped"
+    assert [asked("--prior", use) for use in ("shipped", "own", "none")] == [
+        *("shipped", "own", "none")
+    ]
+    assert asked("--no-prior") == "none"
+    for wrong in (["--prior", "mine"], ["--prior", "own", "--no-prior"]):
+        with pytest.raises(InputError):
+            asked(*wrong)
 
 
 def test_a_title_is_not_told_by_itself(cache: Path) -> None:

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,9 +16,12 @@ from vqaloop import process
 from vqaloop.allocation import equal_slope, mean_at_bits
 from vqaloop.encoder import get_encoder
 from vqaloop.errors import InputError
+from vqaloop.history import remember
 from vqaloop.ratecontrol import MOST_A_SCENE, RateController
+from vqaloop.records import RDPoint
 from vqaloop.scenes import Scene
 from vqaloop.source import probe_source
+from vqaloop.space import Space
 
 LEAST, MOST = 1, 51
 """The encoder's own range; beyond the search range only where its end was not enough."""
@@ -149,6 +153,41 @@ def test_a_target_out_of_reach_gets_the_best_knob_and_is_told() -> None:
     assert "the whole title is -6.00 points" in control.remarks()[-1]
 
 
+def test_a_scene_held_at_either_end_of_the_knob_says_which() -> None:
+    scenes = scenes_of(50, 50)
+    for target, end in ((10.0, "worst-knob"), (95.0, "best-knob")):
+        control = drive(controller(scenes, target=target), scenes, lambda s, k: (1e6 / k, 90 - k))
+        told = [(remark.kind, remark.scene) for remark in control.remarks()]
+        assert told == [(end, scenes[0]), (end, scenes[1]), ("whole", None)]
+        assert f"at the {end.replace('-', ' ')}" in control.remarks()[0].text
+
+
+@pytest.mark.parametrize("kbps", [300.0, 700.0, 2000.0])
+def test_a_bitrate_is_kept_where_the_score_hardly_changes(kbps: float) -> None:
+    """Half the bits cost less than the tolerance in points: bits are what was asked for."""
+    scenes = scenes_of(50, 50)
+
+    def flat(scene: Scene, knob: float) -> tuple[float, float]:
+        return 3e7 * 2 ** (-knob / 5), 99.0 - knob / 500
+
+    control = controller(scenes, bitrate_kbps=kbps, allocation="equal-slope")
+    drive(control, scenes, flat)
+    found = sum(p.bits for p in control.choices.values()) * 25 / 100 / 1000
+    assert found == pytest.approx(kbps, rel=0.05)
+    assert control.remarks() == ()
+
+
+@pytest.mark.parametrize(("kbps", "knob", "end"), [(1, 51, "worst-knob"), (1e6, 1, "best-knob")])
+def test_a_bitrate_out_of_reach_gets_the_last_knob_and_says_so(
+    kbps: float, knob: float, end: str
+) -> None:
+    scenes, tame = scenes_of(50), encoder(4)
+    control = controller(scenes, bitrate_kbps=kbps, allocation="equal-slope")
+    drive(control, scenes, tame)
+    assert control.choices[scenes[0]].knob == knob
+    assert [remark.kind for remark in control.remarks()] == [end, "whole"]
+
+
 def test_of_scores_that_are_all_perfect_a_cheap_one_is_taken() -> None:
     scenes = scenes_of(50)
     control = drive(controller(scenes, target=90.0), scenes, lambda s, k: (1e7 / k, 100.0))
@@ -252,6 +291,30 @@ def test_a_probed_title_gets_the_shipped_prior(
     control = RateController.for_title(source, [Scene(0, 12)], spec, target=80.0)
     knob = control.suggest(Scene(0, 12))
     assert knob is not None and 26 < knob < 40
+
+
+def test_a_probed_title_begins_alike_whatever_was_made_before(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("VQALOOP_CACHE", str(tmp_path))
+    source = probe_source(make_clip(tmp_path / "c.y4m"), ffmpeg=process.ffmpeg_path())
+    spec, scene = get_encoder("libx264"), Scene(0, 12)
+
+    def begun(**options: Any) -> float | None:
+        control = RateController.for_title(source, [scene], spec, target=80.0, **options)
+        return control.suggest(scene)
+
+    first = begun()
+    for seed in range(8):
+        points = [
+            RDPoint(320, 180, knob, 2000.0 / knob, 99.0 - knob / 100)
+            for knob in np.linspace(16, 44, 6).tolist()
+        ]
+        space = Space(((320, 180),), spec.knob)
+        remember(*("libx264", spec.default_preset, "vmaf"), f"{seed}", space, points, 100.0)
+    assert begun() == first
+    assert begun(prior="own") != first
+    assert begun(prior="none") is not None
 
 
 @pytest.mark.parametrize(

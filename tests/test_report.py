@@ -304,6 +304,21 @@ def test_the_page_stands_alone(tmp_path: Path) -> None:
     assert "Not to be trusted" in page_of(replace(make_ladder(tmp_path), trusted=False))[0]
 
 
+def test_commands_name_the_program_that_made_the_rungs(tmp_path: Path) -> None:
+    ladder = make_ladder(tmp_path)
+    program = "/opt/my tools/ffmpeg"
+    ladder.about["encoder"] |= {"ffmpeg_path": program, "ffmpeg_version": "ffmpeg 8.0-own"}
+    text, page = page_of(ladder)
+    commands = [shlex.split(line) for line in page.pre]
+    assert [words[0] for words in commands[:-2]] == [program] * len(ladder.rungs)
+    assert "by ffmpeg 8.0-own with libx264 core 165" in text and "1" * 64 in text
+    write_reports(ladder, make_pictures(ladder))
+    with open(tmp_path / "ladder.csv", newline="", encoding="utf-8") as file:
+        rows = [(row["ffmpeg"], row["ffmpeg_version"]) for row in csv.DictReader(file)]
+    assert rows == [(program, "ffmpeg 8.0-own")] * len(ladder.rungs)
+    assert read_ladder(tmp_path).about["encoder"] == ladder.about["encoder"]
+
+
 @pytest.mark.parametrize(
     ("path", "given"),
     [("it's $HOME.y4m", "it's $HOME.y4m"), ("-y.mp4", "file:-y.mp4"), ("c:1.mp4", "file:c:1.mp4")],

@@ -10,10 +10,12 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.media import make_clip
+from tests.media import make_clip, run_ffmpeg
 from tests.nets import random_student, student_metric
+from tests.test_report import make_ladder
 from vqaloop import process, students
 from vqaloop.clips import CLIPS_EACH, POSITIONS, read_clips, spots
+from vqaloop.crops import Pictures
 from vqaloop.encode import encode
 from vqaloop.encoder import get_encoder
 from vqaloop.errors import InputError
@@ -22,6 +24,7 @@ from vqaloop.models import create_student
 from vqaloop.models.student import Anchor
 from vqaloop.network import Network, bytes_of
 from vqaloop.records import Rendition, Score, Source
+from vqaloop.report import write_reports
 from vqaloop.score import Scorer, metric_names, open_metric
 from vqaloop.source import probe_source
 from vqaloop.students import StudentMetric
@@ -288,6 +291,54 @@ def test_scorer_with_and_without_reference(
     assert alone.mode == "no-reference"
     assert 0 <= alone.value <= 100
     assert alone.interval is not None and alone.interval[0] <= alone.value <= alone.interval[1]
+
+
+def test_alone_a_rung_is_judged_at_the_size_of_its_ladder_s_source(
+    weights: Path, tmp_path: Path
+) -> None:
+    scorer = Scorer("internvqa-mine", weights=weights, device="cpu", ffmpeg=FFMPEG)
+    ladder = make_ladder(tmp_path)
+    ladder.about["source"] |= {"width": 320, "height": 181}
+    rung = make_clip(tmp_path / ladder.rungs[0].file, size="160x90", frames=6)
+    other = make_clip(tmp_path / "other.mp4", size="160x90", frames=6)
+    own = scorer.score(rung)
+    write_reports(ladder, Pictures())
+    assert scorer.canvas_of(rung) == (320, 180) and scorer.canvas_of(other) is None
+    found = scorer.score(rung)
+    assert found.clips == scorer.score(rung, canvas=(320, 180)).clips != own.clips
+    assert scorer.score(rung, canvas=(160, 90)).clips == own.clips
+    # what stands beside a ladder without being of it, and what is by itself, is as it was
+    assert scorer.score(other).clips == scorer.score(other, canvas=(160, 90)).clips
+
+
+def test_a_canvas_is_even_of_some_size_and_no_reference_s(weights: Path, tmp_path: Path) -> None:
+    scorer = Scorer("internvqa-mine", weights=weights, device="cpu", ffmpeg=FFMPEG)
+    clip = make_clip(tmp_path / "clip.mp4", frames=6)
+    for canvas in ((321, 180), (0, 0), (16, 99_998)):
+        with pytest.raises(InputError, match="must have even sides of 16 to 16384"):
+            scorer.score(clip, canvas=canvas)
+    with pytest.raises(InputError, match="leave out --canvas"):
+        scorer.score(clip, clip, (320, 180))
+
+
+def test_a_raw_avs2_stream_is_scored_alone_as_its_pictures_are(
+    weights: Path, source: Source, tmp_path: Path
+) -> None:
+    """It carries no frame rate, and a score needs none."""
+    scorer = Scorer("internvqa-mine", weights=weights, device="cpu", ffmpeg=FFMPEG)
+    spec = get_encoder("libxavs2")
+    made = encode(
+        source,
+        Rendition(160, 96, "libxavs2", 30, spec.default_preset),
+        tmp_path / "rung.avs2",
+        ffmpeg=FFMPEG,
+    )
+    plain = tmp_path / "plain.y4m"
+    run_ffmpeg("-i", str(made.path), "-fps_mode", "passthrough", str(plain))
+    assert scorer.score(made.path).clips == scorer.score(plain).clips
+    (tmp_path / "no.avs2").write_bytes(bytes(99))
+    with pytest.raises(InputError, match="no AVS2 stream"):
+        scorer.score(tmp_path / "no.avs2")
 
 
 def test_scorer_refuses_other_lengths_and_needs_a_reference(

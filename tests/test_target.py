@@ -171,6 +171,66 @@ def test_a_target_out_of_reach_is_told_with_how_near_and_the_best_is_kept(
     assert all(scene["bitrate_kbps"] <= 300 * 1.05 for scene in document["scenes"])
 
 
+@pytest.fixture(scope="module")
+def noise(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What takes many bits at any knob."""
+    path = tmp_path_factory.mktemp("noise") / "noise.y4m"
+    run_ffmpeg(
+        *("-f", "lavfi", "-i", "nullsrc=s=160x96:r=25:d=1,geq=random(1)*255:128:128"), str(path)
+    )
+    return path
+
+
+@pytest.mark.parametrize(
+    ("bitrate", "bound", "held"),
+    [
+        (10, None, "the range of the knob (worst quality)"),
+        (99_000, None, "the range of the knob (best quality)"),
+        (100, 1, "--max-encodes"),
+    ],
+)
+def test_a_missed_bitrate_is_not_reached_and_says_why(
+    noise: Path, tmp_path: Path, bitrate: float, bound: int | None, held: str
+) -> None:
+    made = encode_to_target(
+        *(noise, tmp_path / "out.mp4"),
+        codec="h264",
+        bitrate=bitrate,
+        max_encodes=bound,
+        metric="vmaf",
+        preset="ultrafast",
+    )
+    about = made.document
+    assert made.exit_code == 1 and about["reached"] is False
+    said = (
+        f"the whole takes {about['bitrate_kbps']:.1f} kb/s where {bitrate:g} were asked for, "
+        f"not reached; held back by {held}"
+    )
+    assert said in about["warnings"]
+    knob = {10: 51, 99_000: 1}.get(int(bitrate))
+    assert knob is None or [scene["knob"] for scene in about["scenes"]] == [knob]
+
+
+def test_a_title_above_its_target_at_the_worst_knob_is_reached_and_says_so(
+    tmp_path: Path,
+) -> None:
+    clip = make_clip(tmp_path / "plain.y4m", frames=30, vf="drawbox=c=gray:t=fill")
+    made = encode_to_target(
+        *(clip, tmp_path / "out.mp4"),
+        codec="h264",
+        target_score=30,
+        metric="vmaf",
+        preset="ultrafast",
+    )
+    assert made.exit_code == 0 and made.score > 40
+    assert 51 in [trial["knob"] for trial in made.document["trials"]]
+    assert any(
+        line.startswith("the whole scores")
+        and line.endswith("held back by the range of the knob (worst quality)")
+        for line in made.document["warnings"]
+    ), made.document["warnings"]
+
+
 def test_the_default_student_steers_as_well(title: Path, tmp_path: Path) -> None:
     made = encode_to_target(
         title, tmp_path / "out.mp4", codec="h264", target_score=70, preset="ultrafast"

@@ -43,7 +43,7 @@ def read_bitstream(path: Path, spec: EncoderSpec) -> Bitstream:
         packets = stream_packets(path, spec, Fraction(25))
         length, sha256 = path.stat().st_size, process.file_sha256(path)
         last = length - packets[-1].size_bytes
-        return Bitstream(_avs2_size(path), len(packets), length, sha256, False, last)
+        return Bitstream(avs2_size(path), len(packets), length, sha256, False, last)
     with opened_encode(path, spec) as (container, stream):
         context = stream.codec_context
         coded = _splitter(spec.codec, bytes(context.extradata or b""))
@@ -65,7 +65,7 @@ def read_bitstream(path: Path, spec: EncoderSpec) -> Bitstream:
     return Bitstream(size_px, frames, total, digest.hexdigest(), cut, last_at if raw else None)
 
 
-def _avs2_size(path: Path) -> tuple[int, int]:
+def avs2_size(path: Path) -> tuple[int, int]:
     """Width and height of the first sequence header (GB/T 33475.2, 7.1.2.2).
 
     After the start code: profile and level of 8 bits, two flags, and the sides, 14 bits each.

@@ -11,7 +11,7 @@ from typing import Any
 from vqaloop import process, request
 from vqaloop.encoder import EncoderSpec
 from vqaloop.errors import InputError
-from vqaloop.history import Kind
+from vqaloop.history import Kind, prior_use
 from vqaloop.ladder import build_ladder
 from vqaloop.process import quoted
 from vqaloop.score import Metric, kindred, open_metric
@@ -115,7 +115,7 @@ class _Checks:
             request.check_folder(folder, source)
             if folder.is_symlink():
                 raise InputError(f"{quoted(folder)} is a link to elsewhere; remove it")
-        known = kindred(meter) if asked["prior"] else []
+        known = kindred(meter) if prior_use(asked["prior"]) == "own" else []
         kinds = tuple((spec.name, preset, metric) for metric in known)
         return Task(title, name, codec, folder, asked, spec, meter, kinds)
 

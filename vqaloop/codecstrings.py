@@ -6,6 +6,7 @@ File Format Binding" for av01. All is read from the decoder configuration, nothi
 """
 
 from collections.abc import Iterator
+from fractions import Fraction
 
 from vqaloop.boxes import VideoEntry
 from vqaloop.errors import ToolError
@@ -18,6 +19,24 @@ TRANSFER_RANGES = {16: "PQ", 18: "HLG"}
 _H264_SLICES, _H264_IDR = range(1, 6), 5
 _HEVC_SLICES, _HEVC_IDR = range(32), (19, 20)
 _AV1_HEADERS, _AV1_SEQUENCE = (3, 6), 1
+_VP9_LEVELS = (
+    (10, 829_440, 36_864, 512),
+    (11, 2_764_800, 73_728, 768),
+    (20, 4_608_000, 122_880, 960),
+    (21, 9_216_000, 245_760, 1344),
+    (30, 20_736_000, 552_960, 2048),
+    (31, 36_864_000, 983_040, 2752),
+    (40, 83_558_400, 2_228_224, 4160),
+    (41, 160_432_128, 2_228_224, 4160),
+    (50, 311_951_360, 8_912_896, 8384),
+    (51, 588_251_136, 8_912_896, 8384),
+    (52, 1_176_502_272, 8_912_896, 8384),
+    (60, 1_176_502_272, 35_651_584, 16_832),
+    (61, 2_353_004_544, 35_651_584, 16_832),
+    (62, 4_706_009_088, 35_651_584, 16_832),
+)
+"""Levels of VP9, ten times each, and the most they allow: luma samples a second, luma samples of a
+picture, pixels of its longer side."""
 _PLAIN = (1, 2)
 """Code points that a short form stands for: BT.709, and nothing said."""
 
@@ -71,6 +90,22 @@ def _vp09(entry: VideoEntry) -> str:
         return short
     told = ".".join(f"{code:02d}" for code in colour)
     return f"{short}.{chroma:02d}.{told}.{full:02d}"
+
+
+def vp9_level(width: int, height: int, fps: Fraction) -> int:
+    """Ten times the lowest level of VP9 that takes pictures of this size at this rate.
+
+    Bitrate is not counted. The highest level for what is beyond it.
+    """
+    size = width * height
+    return next(
+        (
+            level
+            for level, rate, area, side in _VP9_LEVELS
+            if size * fps <= rate and size <= area and max(width, height) <= side
+        ),
+        _VP9_LEVELS[-1][0],
+    )
 
 
 def _av01(entry: VideoEntry) -> str:

@@ -83,7 +83,7 @@ def ladder(options: argparse.Namespace) -> int:
             max_score=options.max_score,
             require=[parse_size(word) for word in (options.require or "").split(",") if word],
             budget_s=None if options.budget is None else parse_duration(options.budget),
-            prior=not options.no_prior,
+            prior=options.prior,
             tune_trials=options.tune_params,
             progress=progress,
             storage=options.storage,
@@ -140,7 +140,7 @@ def tune(options: argparse.Namespace) -> int:
 def score(options: argparse.Namespace) -> int:
     from vqaloop.precision import unreached
     from vqaloop.records import rounded
-    from vqaloop.request import check_metric
+    from vqaloop.request import check_metric, parse_size
     from vqaloop.score import Scorer
 
     scorer = Scorer(
@@ -152,12 +152,18 @@ def score(options: argparse.Namespace) -> int:
         allow_hdr=options.allow_hdr,
     )
     check_metric(scorer.metric, options.weights, options.reference is not None)
-    found = scorer.score(options.video, options.reference)
+    canvas = parse_size(options.canvas) if options.canvas else None
+    if canvas is None and options.reference is None:
+        canvas = scorer.canvas_of(options.video)
+    found = scorer.score(options.video, options.reference, canvas)
     low, high = found.interval or (found.value, found.value)
     spread = f" (95 % interval {low:.1f} to {high:.1f})" if found.interval else ""
     say(options, f"{found.value:.2f}  {found.metric}, {found.mode}{spread}")
     for warning in unreached([found], scorer.metric):
         say(options, f"warning: {warning}")
+    if canvas is not None:
+        given = "--canvas" if options.canvas else "its ladder's source; --canvas sets another"
+        say(options, f"Judged at {canvas[0]}x{canvas[1]} ({given}).")
     if found.mode == "no-reference":
         say(
             options,
@@ -173,6 +179,7 @@ def score(options: argparse.Namespace) -> int:
             "weights_sha256": found.weights_sha256,
             "interval": [rounded(v) for v in found.interval] if found.interval else None,
             "clips": [rounded(v) for v in found.clips],
+            "canvas": None if canvas is None else list(canvas),
         },
     )
     return 0

@@ -21,9 +21,11 @@ import numpy.typing as npt
 
 from vqaloop import process
 from vqaloop.errors import InputError
+from vqaloop.frameproperties import FrameLog
 from vqaloop.limits import MAX_PIXELS, MAX_SIDE, MIN_SIDE, check_count, check_size
 from vqaloop.process import quoted
 from vqaloop.rates import snapped
+from vqaloop.records import REUSE
 
 LOSSLESS = "rewrite it with `ffmpeg -i INPUT -an -c:v ffv1 OUTPUT.mkv` and look at the result"
 """What to do about a file that decodes badly, for the end of a message."""
@@ -45,7 +47,10 @@ _MATRICES = {
 _RANGES = {1: "tv", 2: "pc"}
 _HDR_TRANSFERS = {16: "PQ", 18: "HLG"}
 # libavcodec's field orders, by the field that is coded first
-_TOP_FIRST, _BOTTOM_FIRST = (2, 4), (3, 5)
+_FIELD_ORDERS = {2: "tff", 4: "tff", 3: "bff", 5: "bff"}
+_SHAPED = {"h264", "hevc", "mpeg2video", "mpeg4"}
+"""Codecs whose headers tell the shape of pixels, and may tell another on the way."""
+_DOLBY_VISION = {"av1", "h264", "hevc"}
 
 # the others are let in only to say "no video" of them; playlists, which open other files, are not
 _READ_FORMATS = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,yuv4mpegpipe"
@@ -55,20 +60,22 @@ _INPUTS = "y4m, mp4, mov, mkv, webm, or raw yuv with --video-size, --pix-fmt and
 
 @dataclass(frozen=True)
 class VideoStream:
-    """What the container and the first decoded frames say of the video stream."""
+    """What the container and the first frame say of the video stream."""
 
     rates: tuple[Fraction, ...]
     """Frames a second as the container has it, the most trustworthy first."""
     pix_fmt: str
     """ffmpeg's name of the pixel format that decodes."""
-    interlaced: bool
-    """True where the frames or the header are flagged so."""
-    bottom_first: bool
-    """True where only the header says it is interlaced, bottom field first."""
-    rotation: int
-    """Degrees, 0..359, by which ffmpeg turns it upright."""
+    codec: str
+    """ffmpeg's name of it."""
+    field_order: str | None
+    """tff or bff where the header says that it is interlaced."""
+    turned: str | None
+    """How it is stored, where ffmpeg has to turn it upright: "Rotated by 90 degrees"."""
     hdr: str | None
     """PQ or HLG."""
+    alpha: bool
+    """True where a second, transparent layer lies beside the frames (VP8 and VP9)."""
     colour: tuple[tuple[str, str], ...]
     """ffmpeg options that tag the output alike."""
 
@@ -87,6 +94,8 @@ class Delivery:
     """Seconds to which the times are rounded."""
     times_s: npt.NDArray[np.float64]
     """When each frame is shown, in seconds."""
+    interlaced: int
+    """Number of frames that are flagged so."""
     complaint: str
     """What ffmpeg said without failing, or nothing."""
 
@@ -124,7 +133,7 @@ class _Nameless:
 
 
 def read_stream(path: Path) -> VideoStream:
-    """Read the header, check it against the limits, then decode a few frames for their flags.
+    """Read the header, check it against the limits, then decode the first frame.
 
     Raises InputError for a file that holds no video, more than one, or one that is not taken.
     """
@@ -145,21 +154,75 @@ def read_stream(path: Path) -> VideoStream:
                 "again"
             )
         codec.options = {"max_pixels": str(MAX_PIXELS)}
-        frames = [frame for frame, _ in zip(container.decode(stream), range(8), strict=False)]
-        if not frames:
+        frame = next(container.decode(stream), None)
+        if frame is None:
             raise InputError(f"{name} holds no frame that decodes; {LOSSLESS}")
         rates = (stream.guessed_rate, stream.average_rate, stream.base_rate)
-        flagged = sum(frame.interlaced_frame for frame in frames) * 2 >= len(frames)
         order = int(codec.field_order)
         return VideoStream(
             rates=tuple(snapped(Fraction(rate)) for rate in rates if rate and rate > 0),
-            pix_fmt=frames[0].format.name,
-            interlaced=flagged or order in (*_TOP_FIRST, *_BOTTOM_FIRST),
-            bottom_first=order in _BOTTOM_FIRST and not flagged,
-            rotation=round(frames[0].rotation) % 360,
+            pix_fmt=frame.format.name,
+            codec=codec.codec.canonical_name,
+            field_order=_FIELD_ORDERS.get(order),
+            turned=_turned(frame),
             hdr=_HDR_TRANSFERS.get(int(codec.color_trc)),
-            colour=_colour(codec, frames[0].format.is_rgb),
+            alpha=stream.metadata.get("alpha_mode") == "1",
+            colour=_colour(codec, frame.format.is_rgb),
         )
+
+
+def pixel_shapes(path: Path) -> tuple[tuple[float, Fraction], ...]:
+    """Of each run of pictures with one pixel shape by the stream's own headers: its first second,
+    and width over height of a pixel. Only key frames are decoded, since headers change there."""
+    found: list[tuple[float, Fraction]] = []
+    with opened(path) as container:
+        stream = _video_stream(container, quoted(path))
+        codec = stream.codec_context
+        if codec.name not in _SHAPED:
+            return ()
+        codec.skip_frame, codec.options = "NONKEY", {"max_pixels": str(MAX_PIXELS)}
+        start = stream.start_time or 0
+        for packet in container.demux(stream):
+            if packet.size and packet.is_keyframe and packet.pts is not None:
+                codec.decode(packet)
+                shape = codec.sample_aspect_ratio or Fraction(1)
+                if not found or found[-1][1] != shape:
+                    found.append((float((packet.pts - start) * stream.time_base), shape))
+    return tuple(found)
+
+
+def _turned(frame: Any) -> str | None:
+    """What the display matrix, by which ffmpeg turns pictures upright, says in words."""
+    degrees = round(frame.rotation) % 360
+    matrix = frame.side_data.get("DISPLAYMATRIX")
+    if matrix is not None:
+        a, b, _, c, d = np.frombuffer(bytes(matrix), np.int32)[:5].astype(float)
+        if a * d < b * c:
+            if abs(b) > abs(a):
+                return "Mirrored along a diagonal"
+            return "Mirrored left to right" if a < 0 else "Mirrored top to bottom"
+    return f"Rotated by {degrees} degrees" if degrees else None
+
+
+def dolby_vision(path: Path, codec: str, ffmpeg: str) -> int | None:
+    """The profile of Dolby Vision whose base layer cannot be shown without its metadata, if any.
+
+    Base layers of the other profiles are HDR10, HLG or SDR and tagged as that.
+    """
+    if codec not in _DOLBY_VISION:
+        return None
+    # without an output it prints what the file holds and fails
+    done = process.run([ffmpeg, "-nostdin", "-i", process.file_url(path)], timeout_s=60)
+    found = re.search(
+        r"DOVI configuration record:.* profile: (\d+),.* compatibility id: 0,", done.stderr
+    )
+    return int(found[1]) if found else None
+
+
+def main_video(container: Any) -> Any:
+    """The first video stream that is no cover art, or None."""
+    cover = av.stream.Disposition.attached_pic
+    return next((s for s in container.streams.video if not s.disposition & cover), None)
 
 
 def _video_stream(container: Any, name: str) -> Any:
@@ -193,25 +256,31 @@ def _colour(codec: Any, is_rgb: bool) -> tuple[tuple[str, str], ...]:
     return tuple((key, value) for key, value in tags if value)
 
 
-def deliver(path: Path, prep: Sequence[str], ffmpeg: str) -> Delivery:
-    """Decode all of a container through the filters in `prep`.
+def deliver(path: Path, prep: Sequence[str], ffmpeg: str, log: FrameLog | None = None) -> Delivery:
+    """Decode all of a container through the filters in `prep`, or, with `log`, note in it what
+    each frame is as decoded.
 
     Raises InputError when ffmpeg reports damage or fewer than MIN_FRAMES frames come out.
     """
     name = quoted(path)
-    filters = {"vf": ",".join(prep)} if prep else {}
+    # without prep: a time base twice as fine, in which odd times are those of interlaced frames
+    flags = ("settb=intb/2", "setpts=PTS+INTERLACED")
+    filters = prep or ((FrameLog.FILTER, *flags) if log else flags)
+    # prep takes frames as they come; without it, rotation has to follow each of them
+    before = dict([REUSE]) if prep else {}
     # wrapped frames: the lines with each frame's time, at no cost but the decoding
-    graph = ffmpeg_graph.input("INPUT", max_pixels=MAX_PIXELS).output(
+    graph = ffmpeg_graph.input("INPUT", max_pixels=MAX_PIXELS, **before).output(
         "pipe:1",
         f="framecrc",
         map="0:V:0",
-        **{"c:v": "wrapped_avframe", "enc_time_base": "filter" if prep else "demux"},
+        vf=",".join(filters),
+        **{"c:v": "wrapped_avframe", "enc_time_base": "filter"},
         fps_mode="passthrough",
-        **filters,
     )
     timeout_s = 60 + os.stat(path).st_size / 50_000
-    argv = process.compiled(graph, ffmpeg, {"INPUT": path}, "-xerror")
-    done = process.run(argv, timeout_s=timeout_s)
+    level = ("-v", FrameLog.LEVEL, "-nostats") if log else ()
+    argv = process.compiled(graph, ffmpeg, {"INPUT": path}, "-xerror", *level)
+    done = process.run(argv, timeout_s=timeout_s, read_stderr=log.read if log else bytes)
     if done.timed_out:
         raise InputError(f"{name} did not decode within {timeout_s:.0f} s; {LOSSLESS}")
     said = [re.sub(r" @ 0x[0-9a-f]+", "", line) for line in done.stderr.splitlines() if line]
@@ -219,10 +288,11 @@ def deliver(path: Path, prep: Sequence[str], ffmpeg: str) -> Delivery:
     if done.returncode or damage:
         first = (damage or said or ["no reason given"])[0][:200]
         raise InputError(f"{name} is cut short or damaged; decoding it said: {first}; {LOSSLESS}")
-    return _parse_framecrc(done.stdout.decode("ascii", "replace"), name, said[0] if said else "")
+    text, complaint = done.stdout.decode("ascii", "replace"), said[0] if said else ""
+    return _parse_framecrc(text, name, complaint, flagged=not prep)
 
 
-def _parse_framecrc(text: str, name: str, complaint: str) -> Delivery:
+def _parse_framecrc(text: str, name: str, complaint: str, flagged: bool) -> Delivery:
     facts = dict(re.findall(r"^#(tb|dimensions|sar) 0: (\S+)$", text, re.MULTILINE))
     stamps = [int(pts) for pts in re.findall(r"^0,[^,]*,\s*(-?\d+),", text, re.MULTILINE)]
     if not stamps or not {"tb", "dimensions"} <= facts.keys():
@@ -230,12 +300,17 @@ def _parse_framecrc(text: str, name: str, complaint: str) -> Delivery:
     check_count(name, len(stamps))
     width, height = map(int, facts["dimensions"].split("x"))
     across, down = map(int, facts.get("sar", "0/1").split("/"))
-    tick_s = float(Fraction(facts["tb"]))
+    tick_s, interlaced = float(Fraction(facts["tb"])), 0
+    if flagged:
+        tick_s *= 2
+        interlaced = sum(stamp & 1 for stamp in stamps)
+        stamps = [stamp >> 1 for stamp in stamps]
     return Delivery(
         width=width,
         height=height,
         sar=Fraction(across, down) if across and down else Fraction(1),
         tick_s=tick_s,
         times_s=np.array(stamps, dtype=np.float64) * tick_s,
+        interlaced=interlaced,
         complaint=complaint,
     )

@@ -10,13 +10,11 @@ import os
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
 from vqaloop import __version__, process
 from vqaloop.codecstrings import video_range
-from vqaloop.container import opened
 from vqaloop.deliverable import (
     HLS_CODECS,
     Item,
@@ -30,8 +28,10 @@ from vqaloop.deliverable import (
     read_ladders,
     segment_length,
 )
+from vqaloop.deliveredtracks import choose_tracks, source_of
 from vqaloop.errors import InputError, ToolError
 from vqaloop.files import place_file, unfinished
+from vqaloop.inpictures import find_captions
 from vqaloop.playlists import (
     IFRAMES,
     MASTER,
@@ -89,7 +89,8 @@ def package_ladder(
 
     `folders` is what `build_ladder` or `build_ladders` wrote, or several such folders, of one
     title and a codec each. Segments last `segment_s` seconds, rounded to whole GOPs. With `audio`
-    the source's first sound goes along, if the source is still where the ladder found it.
+    the source's default sound goes along, if the source is still where the ladder found it; what
+    else it holds is left out with a warning.
 
     What a codec cannot be delivered as (HLS for VP9, either for AVS2) is left out and told with
     its reason in `refused`; AVS2 goes along as files. Raises InputError where nothing is left of
@@ -239,6 +240,7 @@ def _packaged(
 ) -> tuple[list[Track], Track | None]:
     """The tracks of all rungs and of the sound, written to `folder` and measured."""
     if not items:
+        warnings.append("AVS2 is delivered as files of pictures alone: no sound, no subtitles")
         return [], None
     cut, tracks = segment_length(items[0].stream, segment_s), list[Track]()
     for done, item in enumerate(items):
@@ -250,40 +252,23 @@ def _packaged(
         check_track(track, tracks[0] if tracks else track, item, segment_s)
         tracks.append(track)
     warnings += find_doubts(tracks)
-    if not audio or items[0].ladder.about["source"].get("input_options"):  # raw: no sound
+    path = source_of(items[0].ladder, audio, warnings)
+    if path is None:
         return tracks, None
-    event = Event("package", "the sound", len(items), len(items))
-    sound = _sound(items[0], folder / "audio", cut, ffmpeg, warnings, lambda: progress(event))
-    return tracks, sound
-
-
-def _sound(
-    item: Item,
-    folder: Path,
-    cut: Fraction,
-    ffmpeg: str,
-    warnings: list[str],
-    begin: Callable[[], None],
-) -> Track | None:
-    """The source's sound, if that very source is still there and has any; then `begin` first."""
-    source = item.ladder.about["source"]
-    path, same = Path(source["path"]), None
-    with contextlib.suppress(OSError, ValueError):
-        # by content: ladder.json may have come from anywhere, and so may the file
-        same = process.file_sha256(path) == source.get("sha256") if path.is_file() else None
-    if not same:
-        why = "is not there" if same is None else "is no longer the file it was"
-        warnings.append(f"the sound is left out, since the source {quoted(path)} {why}")
-        return None
     try:
-        with opened(path) as container:
-            if container.streams.audio:
-                begin()
-        return mux_audio(path, folder, cut, item.stream.end, ffmpeg)
+        choice = choose_tracks(path, audio)
+        warnings += choice.warnings
+        if not any(track.captions for track in tracks) and find_captions(path):
+            warnings.append("no rung has the closed captions that are in the source's pictures")
+        if choice.audio is None:
+            return tracks, None
+        progress(Event("package", "the sound", len(items), len(items)))
+        end = items[0].stream.end
+        return tracks, mux_audio(path, choice.audio, folder / "audio", cut, end, ffmpeg)
     except (InputError, ToolError) as error:
-        shutil.rmtree(folder, ignore_errors=True)
+        shutil.rmtree(folder / "audio", ignore_errors=True)
         warnings.append(f"the sound is left out: {error}")
-    return None
+    return tracks, None
 
 
 def _write_manifests(
@@ -336,6 +321,7 @@ def _rendition_json(track: Track, item: Item) -> dict[str, Any]:
         "frame_rate": str(track.fps),
         "frames": len(item.stream.pictures),
         "video_range": video_range(entry),
+        "closed_captions": track.captions,
         "bandwidth": rates.peak,
         "average_bandwidth": rates.mean,
         "score": item.rung.score,

@@ -197,6 +197,13 @@ def find_doubts(tracks: Sequence[Track]) -> list[str]:
     found = []
     entries = [track.entry for track in tracks if track.entry]
     largest = max(entries, key=lambda e: e.width * e.height)
+    captioned = dict.fromkeys(track.codec for track in tracks if track.captions)
+    bare = dict.fromkeys(track.codec for track in tracks if not track.captions)
+    if captioned and bare:
+        found.append(
+            f"closed captions are in the pictures of {', '.join(captioned)} and not in those of "
+            f"{', '.join(bare)}; they go away where a player changes to these"
+        )
     for track, entry in zip(tracks, entries, strict=True):
         rates = track_rates(track)
         if rates.peak > PEAK_RATIO * rates.mean:

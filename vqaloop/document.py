@@ -6,6 +6,7 @@ from dataclasses import asdict
 from typing import Any
 
 from vqaloop.belief import Dense
+from vqaloop.encoder import ffmpeg_version
 from vqaloop.encoderspec import EncoderSpec
 from vqaloop.hull import Rules, convex_hull, rising_front
 from vqaloop.process import file_sha256
@@ -75,11 +76,14 @@ def source_json(source: Source) -> dict[str, Any]:
 
 
 def encoder_json(spec: EncoderSpec, version: str, ffmpeg: str, preset: str) -> dict[str, Any]:
-    """What encoded: the encoder's name and version, the binary's SHA-256, the preset."""
+    """What encoded: the encoder's name and version, the preset, and the program that ran it: its
+    SHA-256, where it was, what it calls itself."""
     return {
         "name": spec.name,
         "library_version": version,
         "ffmpeg": file_sha256(ffmpeg),
+        "ffmpeg_path": os.fsencode(ffmpeg).decode("utf-8", "replace"),
+        "ffmpeg_version": ffmpeg_version(ffmpeg),
         "preset": preset,
     }
 

@@ -13,6 +13,7 @@ from vqaloop.options import (
     metric_option,
     number,
     opened_executor,
+    prior_option,
     raw_options,
     whole,
 )
@@ -49,6 +50,7 @@ def add_encode(command: "Command") -> None:
     parser.add_argument("--preset", metavar="P", help="the encoder's preset")
     parser.add_argument("--bit-depth", type=whole, metavar="8|10", help="default: the source's")
     parser.add_argument("--time-limit", type=number, metavar="S", help="of one encode")
+    prior_option(parser)
     metric_option(parser)
     raw_options(parser)
     executor_options(parser)
@@ -71,6 +73,7 @@ def encode(options: argparse.Namespace) -> int:
             max_bitrate=options.max_bitrate,
             max_encodes=options.max_encodes,
             one_run=options.one_run,
+            prior=options.prior,
             progress=progress,
             **encoding_of(options, workers),
         )

@@ -129,7 +129,7 @@ def _trial(spec: EncoderSpec, ffmpeg: str, sha256: str) -> str:
         raise EncoderMissing(_missing(spec, ffmpeg))
     if spec.version_pattern and (found := re.search(spec.version_pattern, done.stderr)):
         return f"{spec.name} {found[1]}"
-    return f"{spec.name} (its library does not tell its version; {_ffmpeg_version(ffmpeg)})"
+    return f"{spec.name} (its library does not tell its version; {ffmpeg_version(ffmpeg)})"
 
 
 def _one_grey_frame(spec: EncoderSpec, ffmpeg: str, log_level: str) -> process.Finished:
@@ -171,7 +171,8 @@ def complaint(spec: EncoderSpec, done: process.Finished) -> str:
     return f"exit status {done.returncode}: {own[1][:300]}" if own else done.reason()
 
 
-def _ffmpeg_version(ffmpeg: str) -> str:
+def ffmpeg_version(ffmpeg: str) -> str:
+    """What an ffmpeg program calls itself, such as "ffmpeg 7.0.2-static"."""
     done = process.run([ffmpeg, "-version"], timeout_s=_TRIAL_TIMEOUT_S)
     words = done.stdout.decode("utf-8", "replace").split()
     return f"ffmpeg {words[2]}" if words[:2] == ["ffmpeg", "version"] else "ffmpeg unknown"
@@ -252,7 +253,8 @@ def output_options(spec: EncoderSpec, rendition: Rendition, source: Source) -> d
             settings[tunables[name].option] = value
     return {
         # one mapped stream leaves no audio, subtitles or data behind
-        "map": "0:v:0",
+        # V rather than v: cover art is no video, and may come first
+        "map": "0:V:0",
         "map_metadata": "-1",
         "map_chapters": "-1",
         "vf": ",".join(_filters(spec, rendition, source)),

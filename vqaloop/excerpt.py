@@ -16,17 +16,25 @@ from vqaloop import process
 from vqaloop.container import opened
 from vqaloop.errors import DecodeFailed, InputError, ToolError
 from vqaloop.files import unfinished
+from vqaloop.metrics import append_filters
 from vqaloop.process import quoted
-from vqaloop.records import Source
+from vqaloop.records import REUSE, Source
 
 GOP_S = 2
 """Seconds of a GOP; windows are whole numbers of them."""
+
+STALLED_S = 60.0
+"""Seconds without any work after which ffmpeg is held to hang."""
 
 _SEEK_MARGIN_FRAMES = 20
 """Above the 16 frames that any codec here may reorder, so that the seek lands early enough."""
 
 _TEMPORAL = ("fps=", "bwdif=", "setpts=")
 """How the filters in prep begin that need the frames before: behind them, seeking is no good."""
+
+
+_RANGED = "out_range="
+"""In filters of prep that even out ranges: of H.264, these depend on which comes first."""
 
 
 def excerpt(
@@ -46,9 +54,9 @@ def excerpt(
     pix_fmt = None
     try:
         # raw video has no places to seek to: ffmpeg would read its way to each
-        steady = not any(f.startswith(_TEMPORAL) for f in source.prep)
-        if wanted < source.frames and steady and not source.input_options:
-            # fails where a stream's key frames are not where seeking needs them
+        steady = not any(f.startswith(_TEMPORAL) or _RANGED in f for f in source.prep)
+        if wanted < source.frames and steady and not source.is_raw:
+            # fails where a stream's key frames are not where seeking needs them, or it stalls
             with contextlib.suppress(ToolError):
                 pix_fmt = _write_ffv1(_sought(source, windows), source, wanted, part, ffmpeg)
         if pix_fmt is None:
@@ -94,11 +102,12 @@ def _sought(source: Source, windows: Sequence[tuple[int, int]]) -> Any:
         from_s = float(max(0, start - _SEEK_MARGIN_FRAMES) / source.fps)
         first_s = float((start - Fraction(1, 2)) / source.fps) - from_s
         last_s = float((start + count - Fraction(1, 2)) / source.fps) - from_s
-        node = _input(source, ss=f"{from_s:.6f}", t=f"{last_s + 1:.6f}")
+        # one graph for all frames: made anew on the way, several inputs lock each other up
+        node = _input(source, **dict([REUSE]), ss=f"{from_s:.6f}", t=f"{last_s + 1:.6f}")
         cut = node.filter("trim", start=f"{first_s:.6f}", end=f"{last_s:.6f}")
-        parts.append(cut.filter("setpts", "PTS-STARTPTS"))
-    joined = ffmpeg_graph.concat(*parts) if len(parts) > 1 else parts[0]
-    return _filtered(joined, source.prep)
+        # prep before they are joined, since windows may begin with other properties
+        parts.append(_filtered(cut.filter("setpts", "PTS-STARTPTS"), source.prep))
+    return ffmpeg_graph.concat(*parts) if len(parts) > 1 else parts[0]
 
 
 def _selected(source: Source, windows: Sequence[tuple[int, int]]) -> Any:
@@ -108,19 +117,13 @@ def _selected(source: Source, windows: Sequence[tuple[int, int]]) -> Any:
 
 
 def _input(source: Source, **more: str) -> Any:
-    options = process.input_options(source.input_options)
-    return ffmpeg_graph.input("INPUT", **options, **more)["V:0"]
+    options = process.input_options(source.input_options) | more
+    return ffmpeg_graph.input("INPUT", **options)["V:0"]
 
 
 def _filtered(node: Any, filters: Sequence[str]) -> Any:
     for text in filters:
-        name, _, rest = text.partition("=")
-        given = [argument.partition("=") for argument in rest.split(":")]
-        node = node.filter(
-            name,
-            *(value for value, named, _ in given if not named),
-            **{key: value for key, named, value in given if named},
-        )
+        node = append_filters(node, text)
     return node
 
 
@@ -147,7 +150,7 @@ def _write_ffv1(graph: Any, source: Source, wanted: int, part: Path, ffmpeg: str
         )
     )
     argv = process.compiled(sink, ffmpeg, {"INPUT": source.path, "OUTPUT": part})
-    done = process.run(argv, timeout_s=60 + 2.0 * source.frames)
+    done = process.run(argv, timeout_s=60 + 2.0 * source.frames, idle_s=STALLED_S)
     if done.returncode:
         raise DecodeFailed(f"no excerpt of {quoted(source.path)}: {done.reason()}")
     with opened(part) as container:

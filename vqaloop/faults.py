@@ -220,7 +220,7 @@ def _thumbnails(path: Path, ffmpeg: str, frames: int) -> npt.NDArray[np.float32]
     width, height = THUMB
     vf = f"scale={width}:{height}:flags=area,format=gray"
     graph = ffmpeg_graph.input("INPUT").output(
-        "pipe:1", map="0:v:0", vf=vf, f="rawvideo", fps_mode="passthrough"
+        "pipe:1", map="0:V:0", vf=vf, f="rawvideo", fps_mode="passthrough"
     )
     argv = process.compiled(graph, ffmpeg, {"INPUT": path})
     done = process.run(argv, timeout_s=120 + 2.0 * frames)

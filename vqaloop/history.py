@@ -2,7 +2,9 @@
 
 Of every finished title the tool keeps its measured points, as numbers without names: one small
 file a title, encoder, preset and metric, in `titles` beside the cache, MOST_TITLES of each kind.
-Delete the folder, or run with --no-prior, and nothing is kept or used.
+Delete the folder, or run with `--prior none`, and nothing is kept or used. They count with
+`--prior own` alone: by default a search begins with what is shipped, so that the same command
+gives the same answer whatever was made before.
 """
 
 import contextlib
@@ -11,12 +13,13 @@ import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextvars import ContextVar
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
 from vqaloop.belief import as_title
 from vqaloop.cache import default_folder
+from vqaloop.errors import InputError
 from vqaloop.files import renamed_to
 from vqaloop.prior import Prior, Titles, learn
 from vqaloop.records import RDPoint
@@ -33,6 +36,9 @@ LEAST_POINTS = 5
 """Points of a title worth keeping."""
 LARGEST = 64.0
 """Beyond any number that is kept."""
+
+PriorUse = Literal["shipped", "own", "none"]
+"""What a search begins with: the package's prior, that moved by this machine's titles, nothing."""
 
 Kind = tuple[str, str, str]
 """Encoder, preset and metric: titles of one kind tell of each other."""
@@ -59,6 +65,38 @@ def as_of(taken: Mapping[str, Any]) -> Iterator[None]:
         yield
     finally:
         _snapshot.reset(token)
+
+
+def prior_use(asked: str | bool) -> PriorUse:
+    """The value of `prior`; True and False are what "own" and "none" were once called.
+
+    Raises InputError for another.
+    """
+    if asked is False or asked == "none":
+        return "none"
+    if asked is True or asked == "own":
+        return "own"
+    if asked == "shipped":
+        return "shipped"
+    raise InputError(f"the prior {asked!r} is none of shipped, own and none; choose one of them")
+
+
+def chosen_prior(
+    use: PriorUse, encoder: str, preset: str, metrics: Sequence[str], but: str
+) -> Prior | None:
+    """The prior to begin with, or None.
+
+    Args:
+        use: Which one.
+        encoder: ffmpeg's name of it.
+        preset: Its preset; own titles of others do not count.
+        metrics: Names, of which the first that there is a prior for counts.
+        but: SHA-256 of a source that does not count.
+    """
+    if use == "own":
+        return current_prior(encoder, preset, metrics, but)
+    found = (shipped_prior(encoder, metric) for metric in metrics if use == "shipped")
+    return next((prior for prior in found if prior is not None), None)
 
 
 def current_prior(encoder: str, preset: str, metrics: Sequence[str], but: str) -> Prior | None:

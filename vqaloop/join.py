@@ -19,6 +19,7 @@ from vqaloop.encode import opened_encode, stream_packets
 from vqaloop.encoderspec import EncoderSpec
 from vqaloop.errors import DecodeFailed, InputError, ToolError
 from vqaloop.files import renamed_to, scratch
+from vqaloop.inpictures import is_stereo
 from vqaloop.process import quoted
 from vqaloop.records import Source
 from vqaloop.tracks import tracks_of
@@ -155,7 +156,9 @@ def _mux(
     late_s = _late_s(source, ffmpeg)
     with scratch() as name:
         folder = Path(name)
-        tracks = tracks_of(source, muxer, folder)
+        with opened(segments[0]) as container:
+            packed = is_stereo(container, container.streams.video[0])
+        tracks = tracks_of(source, muxer, folder, packed=packed)
         listing = _listing(segments, counts, source.fps, folder)
         # auto_convert would repeat the parameter sets in the stream, where avc1 and hvc1 forbid it
         argv = [ffmpeg, "-nostdin", "-v", "error", "-y", "-f", "concat"]
@@ -260,7 +263,7 @@ def _late_s(source: Source, ffmpeg: str) -> float:
     repeated = any(f.startswith("fps=") for f in source.prep)
     moved = any(f.startswith("setpts=") for f in source.prep)
     # the fps filter alone puts the first picture on the nearest frame, which is the start
-    if source.input_options or (repeated and not moved):
+    if source.is_raw or (repeated and not moved):
         return 0.0
     options = ["-frames:v", "1", "-c:v", "wrapped_avframe", "-enc_time_base", "demux"]
     seen = _decoded(source.path, ["0:V:0"], ffmpeg, 600, *options)

@@ -32,7 +32,14 @@ from vqaloop.encoder import EncoderSpec, encoder_version
 from vqaloop.errors import InputError, TargetUnreachable
 from vqaloop.excerpt import excerpt
 from vqaloop.executor import Executor
-from vqaloop.history import current_prior, prior_json, prior_of, remember
+from vqaloop.history import (
+    PriorUse,
+    chosen_prior,
+    prior_json,
+    prior_of,
+    prior_use,
+    remember,
+)
 from vqaloop.loop import Budget, Loop, Watcher
 from vqaloop.records import Event, Ladder, Source
 from vqaloop.remake import asked_json
@@ -88,7 +95,7 @@ def build_ladder(
     seed: int = 0,
     cache: bool = True,
     storage: str | None = None,
-    prior: bool = True,
+    prior: PriorUse | bool = "shipped",
     tune_trials: int | None = None,
     timeout_s: float | None = None,
     ffmpeg: str | os.PathLike[str] | None = None,
@@ -110,8 +117,10 @@ def build_ladder(
     `workers` is how many encodes are made at once on this machine, or an Executor that makes them
     elsewhere. With `score_precision` a student looks at no more of an encode than tells its score
     to ± that. `storage` names an Optuna storage that several processes may share (by default a
-    file in `out`; without the cache, none); `prior` lets what was learnt of other titles steer the
-    search and keeps this one for the next. With `tune_trials` the encoder's own parameters are
+    file in `out`; without the cache, none). `prior` is what the search begins with: "shipped" is
+    what came with the package, so that the same call gives the same ladder later; "own" adds what
+    this machine's other titles taught; "none" begins with nothing and keeps nothing. (True and
+    False are taken for "own" and "none".) With `tune_trials` the encoder's own parameters are
     tuned on the title first, by as many trials (see `tune_encoder`). `video_size`, `pix_fmt` and
     `framerate` describe raw video.
 
@@ -123,6 +132,7 @@ def build_ladder(
     started = time.monotonic()
     binary = process.ffmpeg_path(ffmpeg)
     request.check_run(workers, seed, device, timeout_s)
+    use = prior_use(prior)
     spec = request.choose_encoder(codec, encoder, binary)
     preset = request.checked_preset(spec, preset)
     meter = open_metric(
@@ -198,12 +208,12 @@ def build_ladder(
             return SharedStudy(studies, name, DIRECTIONS, space.distributions())
 
         with study_of(title) as study:
-            belief = _belief(study, spec, preset, meter, space, source, prior)
+            belief = _belief(study, spec, preset, meter, space, source, use)
             found = loop.search(title, whole, study, belief)
         with study_of(source) as study:
             checked = loop.verify(source, found, whole, study, belief)
         # other weights and tuned parameters are not what the next title will be made with
-        if prior and cache and weights is None and not loop.params:
+        if use != "none" and cache and weights is None and not loop.params:
             kind = spec.name, preset, meter.name
             remember(*kind, source.sha256, space, found.points, meter.top)
         # the rung files come before ladder.json: who finds them alone shall know whose they are
@@ -299,15 +309,17 @@ def _belief(
     meter: Metric,
     space: Space,
     source: Source,
-    prior: bool,
+    use: PriorUse,
 ) -> Belief:
     """What is known before the first encode; a study goes on with what it began with."""
 
     def known() -> dict[str, Any] | None:
-        found = current_prior(spec.name, preset, kindred(meter), source.sha256)
+        found = chosen_prior(use, spec.name, preset, kindred(meter), source.sha256)
         return prior_json(found) if found else None
 
-    begun = study.begun("prior", known) if prior else None
+    # each under its own name, so that one command does not go on with what another began with
+    name = "prior" if use == "shipped" else f"prior {use}"
+    begun = study.begun(name, known) if use != "none" else None
     if begun is None:
         return Fits(space, meter.top)
     return Learnt(space, prior_of(begun), meter.top)

@@ -15,6 +15,12 @@ MIN_FRAMES = 2
 """A bitrate needs a duration, and one picture has none; nor has it anything to predict from."""
 MIN_FPS, MAX_FPS = Fraction(1), Fraction(1000)
 """Frames a second: below, a 2 s GOP is one picture; above, it is a time base taken for a rate."""
+MAX_VARIABLE_FPS = Fraction(240)
+"""Frames a second that a variable rate is brought to at most, the fastest slow motion of most
+phones: stamps a millisecond apart would ask for 1000."""
+MAX_REPEATS = 10
+"""Frames made at most for each that there is, where a variable rate is made constant: 30 a second
+with a burst of 240 asks for 8, a slide show with a burst of 60 would ask for 60."""
 
 
 def check_size(name: str, width: int, height: int) -> None:

@@ -29,10 +29,11 @@ import av
 import ffmpeg as ffmpeg_graph
 
 from vqaloop import process
+from vqaloop.container import main_video
 from vqaloop.errors import DecodeFailed, InputError, ToolError
 from vqaloop.files import scratch
 from vqaloop.process import quoted
-from vqaloop.records import Score, Source
+from vqaloop.records import REUSE, Score, Source
 from vqaloop.vmaf import read_vmaf, require_filter, require_size, vmaf_of_pairs, vmaf_options
 
 if TYPE_CHECKING:
@@ -93,14 +94,16 @@ def measure(
     *,
     ffmpeg: str,
     distorted_options: tuple[tuple[str, str], ...] = (),
+    distorted_prep: Sequence[str] = (),
     timeout_s: float | None = None,
     threads: int | None = None,
 ) -> dict[str, Score]:
     """Scores of `distorted` against `source`, by metric name, over all frames.
 
-    `distorted_options` go before its -i, as raw video needs; `timeout_s` is by default a minute
-    and a second for every megapixel to decode; `threads` is by default all processors. The time
-    of the one run is split evenly between the scores.
+    `distorted_options` go before its -i, as raw video needs, and `distorted_prep` are filters that
+    make it constant in rate, progressive and square, as `Source.prep` does; `timeout_s` is by
+    default a minute and a second for every megapixel to decode; `threads` is by default all
+    processors. The time of the one run is split evenly between the scores.
 
     Raises InputError for an unknown metric, a file that is not there or an ffmpeg without the
     filter, DecodeFailed when either file does not decode to exactly `source.frames` frames.
@@ -113,7 +116,7 @@ def measure(
     limit_s = timeout_s or 60 + source.frames * width * height / 1e6
     with scratch() as name:
         folder = Path(name)
-        graph = _graph(source, distorted_options, wanted, bits, threads, folder)
+        graph = _graph(source, distorted_options, distorted_prep, wanted, bits, threads, folder)
         files = {"DISTORTED": distorted, "REFERENCE": source.path}
         done = process.run(process.compiled(graph, ffmpeg, files), timeout_s=limit_s)
         if done.returncode != 0 or done.timed_out:
@@ -227,9 +230,9 @@ def _bit_depth(path: Path, options: Mapping[str, str]) -> int:
             demuxer = options.get("f") or options.get("format")
             with av.open(process.file_url(path), format=demuxer, options=others) as container:
                 # a stream whose decoder is missing has no codec context, whatever the types say
-                codec: Any = container.streams.video[0].codec_context
+                codec: Any = main_video(container).codec_context
                 pix_fmt = codec.pix_fmt if codec is not None else None
-        except (av.FFmpegError, IndexError) as error:
+        except (av.FFmpegError, AttributeError) as error:
             raise DecodeFailed(f"{quoted(path)} could not be opened as video: {error}") from error
     if not pix_fmt:
         return 8
@@ -242,6 +245,7 @@ def _bit_depth(path: Path, options: Mapping[str, str]) -> int:
 def _graph(
     source: Source,
     distorted_options: Iterable[tuple[str, str]],
+    distorted_prep: Sequence[str],
     wanted: Sequence[str],
     bits: int,
     threads: int,
@@ -257,17 +261,18 @@ def _graph(
     size = f"{mark},scale={width}:{height}:flags={SCALER}"
     # where the file tells no range (AVS2 cannot), it has the source's; else ffmpeg would convert
     declared = [pair for pair in source.colour if pair[0] == "color_range"]
-    node = _leg("DISTORTED", threads, (*declared, *distorted_options), number, size, pix_fmt)
+    options = (REUSE, *declared, *distorted_options)
+    node = _leg("DISTORTED", threads, options, *distorted_prep, number, size, pix_fmt)
     prep = (*source.prep, number, f"scale=flags={SCALER}", pix_fmt)
     references = _leg("REFERENCE", threads, source.input_options, *prep)
     references = references.filter_multi_output("split", len(wanted))
     for index, name in enumerate(wanted):
         # pass, not repeat: a reference frame that is missing must leave a gap in the numbers
-        options: dict[str, Any] = {"eof_action": "pass"}
+        arguments: dict[str, Any] = {"eof_action": "pass"}
         if name == "vmaf":
-            options |= vmaf_options(folder, threads, _is_4k(source))
+            arguments |= vmaf_options(folder, threads, _is_4k(source))
         pair = [node, references[index]]
-        node = ffmpeg_graph.filter(pair, _DEFINITIONS[name].filter, **options)
+        node = ffmpeg_graph.filter(pair, _DEFINITIONS[name].filter, **arguments)
     node = node.filter("metadata", mode="print", file="pipe:1")
     return node.output("-", format="null", fps_mode="passthrough")
 
@@ -276,11 +281,11 @@ def _leg(key: str, threads: int, options: Iterable[tuple[str, str]], *filters: s
     # V rather than v: cover art is no video
     node = ffmpeg_graph.input(key, threads=threads, **process.input_options(options))["V"]
     for text in filters:
-        node = _append(node, text)
+        node = append_filters(node, text)
     return node
 
 
-def _append(node: Any, text: str) -> Any:
+def append_filters(node: Any, text: str) -> Any:
     """Filters written as in -vf, put after `node` (ffmpeg-python does its own escaping)."""
 
     def tokens(part: str, separator: str) -> list[str]:

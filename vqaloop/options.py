@@ -54,15 +54,36 @@ def metric_option(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def prior_option(command: argparse.ArgumentParser) -> None:
+    """What a search begins with; the older name of none stays."""
+    group = command.add_mutually_exclusive_group()
+    group.add_argument(
+        "--prior",
+        choices=("shipped", "own", "none"),
+        default="shipped",
+        metavar="shipped|own|none",
+        help="begin with what the package knows of other titles (default), add what this "
+        "machine's own taught, or begin with nothing and keep nothing",
+    )
+    group.add_argument(
+        "--no-prior", dest="prior", action="store_const", const="none", help="--prior none"
+    )
+
+
 def raw_options(parser: argparse.ArgumentParser) -> None:
-    raw = parser.add_argument_group("raw and HDR input")
+    raw = parser.add_argument_group("frame rate, raw and HDR input")
     raw.add_argument("--video-size", metavar="WxH")
     raw.add_argument("--pix-fmt", metavar="NAME", help="such as yuv420p")
-    raw.add_argument("--framerate", metavar="N[/D]")
+    raw.add_argument(
+        "--framerate",
+        metavar="N[/D]",
+        help="of raw video; of any other input the constant rate it is brought to, in place of "
+        "the one its time stamps suggest",
+    )
     raw.add_argument(
         "--allow-hdr",
         action="store_true",
-        help="take PQ and HLG, though SDR metrics do not hold for them",
+        help="take PQ, HLG and Dolby Vision, though SDR metrics do not hold for them",
     )
 
 

@@ -17,6 +17,7 @@ from vqaloop.options import (
     kbps,
     metric_option,
     number,
+    prior_option,
     raw_options,
     whole,
 )
@@ -83,7 +84,12 @@ def make_parser() -> argparse.ArgumentParser:
         "--workers", type=whole, default=1, action=Named, metavar="N", help="trials at a time"
     )
     group.add_argument(
-        "--seed", type=whole, default=0, metavar="N", help="the same seed gives the same answer"
+        "--seed",
+        type=whole,
+        default=0,
+        metavar="N",
+        help="the same command, seed and program give the same answer, but for --prior own, "
+        "--budget and time limits",
     )
     group.add_argument("--no-cache", action="store_true", help="neither read nor fill the cache")
     group.add_argument("--ffmpeg", metavar="PATH", help="another ffmpeg (or $VQALOOP_FFMPEG)")
@@ -193,11 +199,7 @@ def _ladder(command: Command) -> None:
         help="an Optuna storage that several processes share: sqlite:///FILE, another database, "
         "or journal:FILE (default: study.db in the output folder)",
     )
-    ladder.add_argument(
-        "--no-prior",
-        action="store_true",
-        help="neither use what was learnt of other titles nor keep this one for the next",
-    )
+    prior_option(ladder)
     raw_options(ladder)
     executor_options(ladder)
     ladder.add_argument(
@@ -213,6 +215,12 @@ def _score(command: Command) -> None:
     score = command("score", commands.score, "score one video, alone or against its original")
     score.add_argument("video", metavar="VIDEO", type=Path)
     score.add_argument("--reference", metavar="REF", type=Path, help="the original")
+    score.add_argument(
+        "--canvas",
+        metavar="WxH",
+        help="without --reference: judge at this size, that of the original (default: of a rung "
+        "beside its ladder.json the size of its source, else the video's own)",
+    )
     score.add_argument("--allow-hdr", action="store_true", help="score PQ and HLG all the same")
     metric_option(score)
 

@@ -20,6 +20,7 @@ from av.packet import Packet
 from av.video.frame import VideoFrame
 
 from vqaloop import process
+from vqaloop.container import main_video
 from vqaloop.leaves import Leaves
 
 SEEK_WORTH_S = 4.0
@@ -116,9 +117,9 @@ class _Clock:
 def _opened(path: Path, threads: int, formats: str | None) -> Iterator[tuple[Any, Any]]:
     options = {"format_whitelist": formats} if formats else {}
     with av.open(process.file_url(path), options=options) as container:
-        stream = container.streams.video[0]
+        stream = main_video(container)
         # of a codec without a decoder there is none, whatever the types say
-        if stream.codec_context is None:
+        if stream is None or stream.codec_context is None:
             raise ValueError("its codec is not known here")
         stream.thread_type = "AUTO" if threads > 1 else "NONE"
         stream.codec_context.thread_count = threads

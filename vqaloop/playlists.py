@@ -103,6 +103,8 @@ def master_playlist(tracks: Sequence[Track], audio: Track | None) -> str:
             f'#EXT-X-MEDIA:TYPE=AUDIO,GROUP-ID="audio",NAME="Main"{language},DEFAULT=YES,'
             f'AUTOSELECT=YES,CHANNELS="{AUDIO_CHANNELS}",URI="{audio.name}/{MEDIA}"'
         )
+    # NONE speaks for all variants; where nothing is said players look into the pictures
+    captions = "" if any(track.captions for track in tracks) else ",CLOSED-CAPTIONS=NONE"
     first = _start(tracks, audio)
     for track in [first, *(t for t in tracks if t is not first)]:
         entry, rates = _entry(track), variant_rates(track, audio)
@@ -111,8 +113,8 @@ def master_playlist(tracks: Sequence[Track], audio: Track | None) -> str:
         lines += [
             f"#EXT-X-STREAM-INF:BANDWIDTH={rates.peak},AVERAGE-BANDWIDTH={rates.mean},"
             f'CODECS="{codecs}",RESOLUTION={entry.width}x{entry.height},'
-            f"FRAME-RATE={float(track.fps):.3f},VIDEO-RANGE={video_range(entry)}{group},"
-            "CLOSED-CAPTIONS=NONE",
+            f"FRAME-RATE={float(track.fps):.3f},VIDEO-RANGE={video_range(entry)}{group}"
+            f"{captions}",
             f"{track.name}/{MEDIA}",
         ]
     for track in tracks:

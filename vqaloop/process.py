@@ -211,11 +211,13 @@ def run(
     stdin: int | IO[bytes] = subprocess.DEVNULL,
     stdout: int | IO[bytes] = subprocess.PIPE,
     max_stdout: int = 1 << 34,
+    read_stderr: Callable[[bytes], bytes] = bytes,
 ) -> Finished:
     """Run a program to its end, its time limit, or an exception in this thread.
 
     A program that uses no processor for `idle_s` is held to hang and stopped as at its limit.
     `max_stdout` bounds the bytes of stdout held in memory; a program that writes more is stopped.
+    `read_stderr` is given each piece of stderr and returns what to keep of it.
     Raises ToolError when the program cannot be started or writes more than that, CalledOff where
     this thread's work was called off.
     """
@@ -245,7 +247,7 @@ def run(
 
     def keep_tail(pipe: IO[bytes]) -> None:
         while chunk := os.read(pipe.fileno(), 65536):
-            said.extend(chunk)
+            said.extend(read_stderr(chunk))
             del said[:-STDERR_KEPT]
 
     def keep_all(pipe: IO[bytes]) -> None:

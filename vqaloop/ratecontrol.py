@@ -25,9 +25,10 @@ import numpy as np
 
 from vqaloop.encoderspec import EncoderSpec, Knob
 from vqaloop.errors import InputError
-from vqaloop.history import current_prior
+from vqaloop.history import PriorUse, chosen_prior
 from vqaloop.prior import Prior
 from vqaloop.records import Source
+from vqaloop.remarks import Remark, remarks_on
 from vqaloop.scenecurves import Probe, SceneCurves, SceneState
 from vqaloop.scenegoals import (
     CAP_USED,
@@ -40,9 +41,13 @@ from vqaloop.scenegoals import (
     pick_knob,
 )
 from vqaloop.scenes import Scene
+from vqaloop.spending import bits_over, is_spent, next_spent, spend
 
 MOST_A_SCENE = 6
 """Encodes of one scene; where so many do not land on the target, more will not."""
+SPARE = 3
+"""As many fewer look for a scene's best point where a bitrate is asked for, and as many more may
+bring the title to it."""
 GIVE_UP = 3
 """Failures after which a scene that never succeeded is left alone."""
 SAFE = 0.9
@@ -118,10 +123,12 @@ class RateController:
         *,
         metrics: Sequence[str] = ("vmaf",),
         preset: str | None = None,
+        prior: PriorUse = "shipped",
         **options: Any,
     ) -> RateController:
         """The controller of a probed title, with the prior of an encoder and the first of
-        `metrics` that there is one for; `options` are those of the class."""
+        `metrics` that there is one for: the shipped one, that moved by this machine's "own"
+        titles, or "none"; `options` are those of the class."""
         width, height = source.canvas
         return cls(
             scenes,
@@ -129,7 +136,9 @@ class RateController:
             width=width,
             height=height,
             fps=float(source.fps),
-            prior=current_prior(spec.name, preset or spec.default_preset, metrics, source.sha256),
+            prior=chosen_prior(
+                prior, spec.name, preset or spec.default_preset, metrics, source.sha256
+            ),
             **options,
         )
 
@@ -241,27 +250,16 @@ class RateController:
         """Of the whole title, likewise."""
         return math.fsum(self._expected(s)[1] for s in self._states.values())
 
-    def remarks(self) -> tuple[str, ...]:
+    def remarks(self) -> tuple[Remark, ...]:
         """What did not come out as wished, a sentence each; empty when all did. For the end."""
-        said = []
-        chosen, goals = self._choices(), self._goals()
-        for state in self._states.values():
-            name = f"frames {state.scene.start_frame} to {state.scene.end_frame - 1}"
-            probe = chosen.get(state)
-            if probe is None:
-                said.append(f"{name}: no encode succeeded")
-                continue
-            miss = probe.score - goals.score[state.scene]
-            if goals.over(state, probe):
-                said.append(f"{name}: every encode is above the bitrate cap")
-            elif not goals.price and abs(miss) > self._wish.scene_tolerance:
-                ends = {self._curves.knobs[0]: "worst", self._curves.knobs[-1]: "best"}
-                end = f" at the {ends[probe.knob]} knob" if probe.knob in ends else ""
-                said.append(f"{name}: {probe.score:.2f}{end}, {miss:+.2f} from the target")
-        missed, _ = self._sums()
-        if abs(missed) > self.tolerance and len(chosen) == len(self._states):
-            said.append(f"the whole title is {missed:+.2f} points from its target")
-        return tuple(said)
+        goals, chosen, whole = self._goals(), self._choices(), None
+        if len(chosen) == len(self._states):
+            missed = self._sums()[0]
+            whole = missed if abs(missed) > self.tolerance else None
+            if self._wish.bits is not None:
+                over = bits_over(goals, chosen.values())
+                whole = None if is_spent(goals, over) else over
+        return remarks_on(list(self._states.values()), chosen, goals, self._curves.knobs, whole)
 
     def _state(self, scene: Scene) -> SceneState:
         try:
@@ -276,7 +274,7 @@ class RateController:
 
     def _may_try(self, state: SceneState) -> bool:
         """Whether the bounds allow another encode: scenes that have none come first."""
-        if state.tries >= MOST_A_SCENE:
+        if state.tries >= MOST_A_SCENE + (0 if self._wish.bits is None else SPARE):
             return False
         if self.max_encodes is None:
             return True
@@ -336,6 +334,8 @@ class RateController:
     def _next(self, state: SceneState) -> float | None:
         if state.done:
             return self._again(state)
+        if self._wish.bits is not None and state.tries >= MOST_A_SCENE - SPARE:
+            return None
         detour = DETOUR * self._wish.scene_tolerance
         missed, rest = self._sums()
         aim = self._goals().score[state.scene] - min(max(missed / rest, -detour), detour)
@@ -344,11 +344,15 @@ class RateController:
 
     def _again(self, asked: SceneState) -> float | None:
         """Once all are done and the title is still off: the one scene that can mend it best."""
-        states = self._states.values()
-        missed, _ = self._sums()
-        if abs(missed) <= self._slack or any(not s.done or s.pending is not None for s in states):
+        states, goals = self._states.values(), self._goals()
+        if any(not s.done or s.pending is not None for s in states):
             return None
-        goals = self._goals()
+        if self._wish.bits is not None:
+            found = next_spent(goals, self._curves, self._choices(), self._may_try)
+            return found[1] if found is not None and found[0] is asked else None
+        missed, _ = self._sums()
+        if abs(missed) <= self._slack:
+            return None
         reach = (
             2 * self._wish.scene_tolerance if goals.price else NEAR * self._wish.scene_tolerance
         )
@@ -358,14 +362,14 @@ class RateController:
                 continue
             goal, aim = goals.score[state.scene], probe.score - missed / state.weight
             aim = min(max(aim, goal - reach), goal + reach)
-            found = pick_knob(goals, self._curves, state, aim)
-            if found is None:
+            place = pick_knob(goals, self._curves, state, aim)
+            if place is None:
                 continue
-            score, bits = (float(curve[found]) for curve in self._curves.of(state))
+            score, bits = (float(curve[place]) for curve in self._curves.of(state))
             change = goals.excess(state, score, bits)
             change -= goals.excess(state, probe.score, probe.bits)
             if abs(missed + change) < best[0]:
-                best = abs(missed + change), state, self._curves.knobs[found]
+                best = abs(missed + change), state, self._curves.knobs[place]
         return best[2] if best[1] is asked else None
 
     def _choices(self) -> dict[SceneState, Probe]:
@@ -375,6 +379,8 @@ class RateController:
             self._chosen = {s: p for s, p in near if p is not None}
             if all(s.done for s in self._chosen):
                 mend_choices(goals, self._chosen, self._slack)
+                if self._wish.bits is not None:
+                    spend(goals, self._chosen)
         return self._chosen
 
     def _expected(self, state: SceneState) -> tuple[float, float]:

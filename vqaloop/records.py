@@ -18,6 +18,10 @@ if TYPE_CHECKING:
     import pandas
 
 
+REUSE = ("reinit_filter", "0")
+"""The ffmpeg option before -i with which one filter graph takes all frames, whatever changes."""
+
+
 @dataclass(frozen=True)
 class Source:
     """A probed input, as the loop sees it: constant frame rate, progressive, upright."""
@@ -39,7 +43,7 @@ class Source:
     bit_depth: int = 8
     """Bits a sample."""
     input_options: tuple[tuple[str, str], ...] = ()
-    """ffmpeg options before -i (raw video: format, size, rate)."""
+    """ffmpeg options before -i (raw video: format, size, rate; else how prep takes frames)."""
     prep: tuple[str, ...] = ()
     """Filters that make it so: fps for variable rate, bwdif for interlace, crop to even sizes."""
     colour: tuple[tuple[str, str], ...] = ()
@@ -57,6 +61,16 @@ class Source:
     @property
     def duration_s(self) -> float:
         return float(self.frames / self.fps)
+
+    @property
+    def changes(self) -> bool:
+        """Whether properties of its frames change inside the file, so that prep evens them out."""
+        return REUSE in self.input_options
+
+    @property
+    def is_raw(self) -> bool:
+        """Whether it is raw video, of which only `input_options` tell what it is."""
+        return ("f", "rawvideo") in self.input_options
 
 
 @dataclass(frozen=True)
@@ -244,7 +258,9 @@ class Rung:
     params: dict[str, str]
     """Further encoder parameters."""
     ffmpeg_args: tuple[str, ...]
-    """Complete output options; `to_ffmpeg` and a command line take them alike."""
+    """Complete output options; `to_ffmpeg` and a command line take them alike. They are made for
+    the program that `about["encoder"]` of the ladder names (`ffmpeg_path`, `ffmpeg_version`, and
+    `ffmpeg`, its SHA-256); others may not know an option, or take a value for another."""
     file: str
     """Relative to the ladder's folder."""
     over_time: dict[str, Any] = field(default_factory=dict)
@@ -334,12 +350,17 @@ class Ladder:
         """One row a rung."""
         import pandas
 
-        rows = []
+        rows, encoder = [], self.about.get("encoder") or {}
         for rung in self.rungs:
             row = rung.to_json()
             guard, knob = row.pop("guard"), row.pop("knob")
             row.pop("over_time", None)
             row["ffmpeg_args"] = shlex.join(row["ffmpeg_args"])
             row["params"] = ",".join(f"{k}={v}" for k, v in rung.params.items())
-            rows.append({**row, **guard, knob["name"]: knob["value"]})
+            # the arguments are those of this very program: others may not know or keep them
+            made_by = {
+                "ffmpeg": encoder.get("ffmpeg_path"),
+                "ffmpeg_version": encoder.get("ffmpeg_version"),
+            }
+            rows.append({**row, **guard, knob["name"]: knob["value"], **made_by})
         return pandas.DataFrame(rows)

@@ -72,8 +72,8 @@ def _option(name: str, value: Any) -> list[str]:
     if name not in KEPT or not (lists or isinstance(value, str | int | float)):
         return []
     option = f"--{_OPTIONS.get(name, name).replace('_', '-')}"
-    if name == "prior":
-        return ["--no-prior"]
+    if name == "prior" and isinstance(value, bool):
+        return ["--prior", "own" if value else "none"]
     if value is True:
         return [option]
     if lists:

@@ -50,7 +50,10 @@ _SHAPE: dict[str, Any] = {
         **every(float, "fps duration"),
         "input_options": ({str: str}, None),
     },
-    "encoder": every(str, "name library_version preset"),
+    "encoder": {
+        **every(str, "name library_version preset"),
+        **dict.fromkeys(("ffmpeg", "ffmpeg_path", "ffmpeg_version"), (str, None)),
+    },
     "metric": {**every(str, "name mode"), "label": (str, None)},
     "rungs": [
         {

@@ -284,7 +284,7 @@ def _trial_table(ladder: Ladder) -> str:
 
 def _commands(ladder: Ladder) -> str:
     parts = [
-        '<p class="faint">Each gives its rung again.</p>',
+        f'<p class="faint">{_needed(ladder.about["encoder"])}</p>',
         *(_pre(_rung_command(ladder, rung)) for rung in ladder.rungs),
         f'<p class="faint">The ladder again{"" if "asked" in ladder.about else _AS_FAR}; what is '
         "in the cache is not encoded again.</p>",
@@ -311,7 +311,19 @@ def _rung_command(ladder: Ladder, rung: Rung) -> list[str]:
         for word in (f"-{name}", value)
     ]
     source, out = _as_ffmpeg_file(about["path"]), _as_ffmpeg_file(rung.file)
-    return ["ffmpeg", *before, "-i", source, *rung.ffmpeg_args, out]
+    program = ladder.about["encoder"].get("ffmpeg_path") or "ffmpeg"
+    return [program, *before, "-i", source, *rung.ffmpeg_args, out]
+
+
+def _needed(encoder: Mapping[str, Any]) -> str:
+    """Which ffmpeg the commands are for, as HTML."""
+    version, digest = encoder.get("ffmpeg_version"), encoder.get("ffmpeg")
+    made_by = f"{version} with {encoder['library_version']}" if version else "the same ffmpeg"
+    text = f"Each gives its rung again, by {made_by}. "
+    text += "Another may take options otherwise, and without a word"
+    if digest:
+        text += f": sha256sum of this one is {digest}"
+    return f"{safe(text)}."
 
 
 def _as_ffmpeg_file(name: str) -> str:

@@ -79,9 +79,9 @@ class SceneCurves:
         """Their places: the search range is 0..1."""
         self._prior = self._start = prior or vague_prior()
         nothing = self._start.given(Titles(*np.zeros((4, 0))))
-        usual = nothing.at(np.zeros_like(self.q), self.q)[1]
-        self._usual = np.maximum(np.diff(logit(usual)), 0.0)
-        """By how much the curve of other titles rises from each knob to the next."""
+        rate, share, _, _ = nothing.at(np.zeros_like(self.q), self.q)
+        self._usual = tuple(np.maximum(np.diff(c), 0.0) for c in (rate, logit(share)))
+        """By how much the curves of other titles rise from each knob to the next."""
         self._learnt_at = 0
         self._known: dict[Scene, tuple[Prior, int, Values, Values]] = {}
 
@@ -101,17 +101,18 @@ class SceneCurves:
             # reports that contradict each other may lead anywhere
             with np.errstate(over="ignore"):
                 rate, share, _, _ = belief.at(np.zeros_like(self.q), self.q)
-                scores = expit(self._rising(logit(share), state)) * self.top
-            rate = np.clip(rate, -LARGEST_RATE, LARGEST_RATE)
-            bits = np.maximum.accumulate(2.0**rate) * (state.scene.frames * self._pixels)
+                scores = expit(self._rising(logit(share), self._usual[1], state)) * self.top
+            rate = np.clip(self._rising(rate, self._usual[0], state), -LARGEST_RATE, LARGEST_RATE)
+            bits = 2.0**rate * (state.scene.frames * self._pixels)
             known = self._prior, len(state.probes), scores, bits
             self._known[state.scene] = known
         return known[2], known[3]
 
-    def _rising(self, curve: Values, state: SceneState) -> Values:
-        """A curve of logits that rises; beyond a scene's encodes by LEAST_RISE at least.
+    def _rising(self, curve: Values, usual: Values, state: SceneState) -> Values:
+        """A curve of logits or of log rate that rises; beyond a scene's encodes by LEAST_RISE of
+        the usual at least.
 
-        A cubic that bends down there would have it that more bits buy nothing.
+        A cubic that bends down there would have it that more bits buy nothing, or cost nothing.
         """
         curve = np.maximum.accumulate(curve)
         if state.probes:
@@ -119,7 +120,7 @@ class SceneCurves:
             low, high = np.clip(
                 np.searchsorted(self.q, [min(places), max(places)]), 0, len(curve) - 1
             )
-            steps = np.maximum(np.diff(curve), LEAST_RISE * self._usual)
+            steps = np.maximum(np.diff(curve), LEAST_RISE * usual)
             below = curve[low] - np.cumsum(steps[:low][::-1])[::-1]
             above = curve[high] + np.cumsum(steps[high:])
             curve = np.concatenate([below, curve[low : high + 1], above])

@@ -7,17 +7,19 @@ loop calls `measure` once a rung; whatever belongs to the source is computed onc
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 from pathlib import Path
 from typing import Any, Protocol
 
 from vqaloop import metrics, process
+from vqaloop.bitstream import avs2_size
 from vqaloop.encode import stream_packets
 from vqaloop.encoder import default_encoder
 from vqaloop.errors import InputError, ToolError
 from vqaloop.frames import each_of_source, picks_from
 from vqaloop.precision import check_precision
 from vqaloop.records import Score, Source
-from vqaloop.source import probe_source
+from vqaloop.source import probe_source, read_head
 from vqaloop.students import StudentMetric
 
 DEFAULT_METRIC = "internvqa"
@@ -188,20 +190,32 @@ class Scorer:
         self,
         video: str | os.PathLike[str],
         reference: str | os.PathLike[str] | None = None,
+        canvas: tuple[int, int] | None = None,
     ) -> Score:
         """0..100, or dB for psnr and xpsnr; anchored to `reference` where there is one.
 
-        The video is scaled to the reference's size and matched with it by frame index. Raises
-        InputError for a file that is no video, for two of different length, and for a classical
-        metric without a reference.
+        Args:
+            video: The file. With a reference it is scaled to that one's size and matched with it
+                by frame index.
+            reference: The original.
+            canvas: Without one, the width and height at which the video is judged: that of its
+                original, by default as `canvas_of` finds it, else the video's own.
+
+        Raises:
+            InputError: for a file that is no video, two of different length, a classical metric
+                without a reference, and a canvas beside a reference.
         """
         path = Path(video)
+        if reference is not None and canvas is not None:
+            raise InputError("a video is judged at its reference's size; leave out --canvas")
         if reference is None:
             if not isinstance(self.metric, StudentMetric):
                 raise InputError(
                     f"{self.metric.name} needs the original: give it with --reference"
                 )
-            return self.metric.alone(self._probe(path))
+            if canvas is not None:
+                check_canvas(canvas)
+            return self.metric.alone(self._probe_alone(path), canvas or self.canvas_of(path))
         source = self._probe(Path(reference))
         if path.suffix.lower() in (".avs2", ".avs"):
             _check_avs2(path, source)
@@ -221,25 +235,87 @@ class Scorer:
                 # what is decoded from its beginning each time had better be read once
                 in_rounds=self.metric.precision is not None and picks_from(other),
             )
-        if other.prep or other.input_options:
-            raise InputError(
-                f"{path.name!r} would have to be changed before it can be compared by "
-                f"{self.metric.name} ({'; '.join(other.notes) or 'raw video'}); convert it first"
-            )
-        return self.metric.measure(source, path, "ffmpeg")
+        name, prep = self.metric.name, other.prep
+        scores = metrics.measure(source, path, [name], ffmpeg=self.ffmpeg, distorted_prep=prep)
+        return scores[name]
+
+    def canvas_of(self, video: str | os.PathLike[str]) -> tuple[int, int] | None:
+        """The size of the original of a ladder's rung, as the ladder.json beside it has it.
+
+        None for what is no rung, and for metrics that do not look at crops.
+        """
+        from vqaloop.report import read_ladder
+
+        path = Path(video)
+        if not isinstance(self.metric, StudentMetric) or not self.metric.sees_crops:
+            return None
+        try:
+            ladder = read_ladder(path.parent)
+        except InputError:
+            return None
+        if path.name not in [rung.file for rung in ladder.rungs]:
+            return None
+        about = ladder.about["source"]
+        size = about["width"] // 2 * 2, about["height"] // 2 * 2
+        check_canvas(size)
+        return size
+
+    def _probe_alone(self, path: Path) -> Source:
+        head = read_head(path)
+        is_avs2 = path.suffix.lower() in (".avs2", ".avs") or head.startswith(AVS2_START)
+        return _avs2_alone(path) if is_avs2 else self._probe(path)
 
     def _probe(self, path: Path) -> Source:
         return probe_source(path, allow_hdr=self.allow_hdr, ffmpeg=self.ffmpeg)
+
+
+AVS2_START = b"\0\0\1\xb0"
+"""What a raw AVS2 stream begins with: the start code of its sequence header."""
+
+
+def check_canvas(size: tuple[int, int]) -> None:
+    """Raise InputError for a size at which no video can be judged."""
+    if any(side % 2 or not 16 <= side <= 16384 for side in size):
+        raise InputError(
+            f"the canvas {size[0]}x{size[1]} must have even sides of 16 to 16384 pixels; give the "
+            "size of the original, such as --canvas 1920x1080"
+        )
+
+
+def _avs2_alone(path: Path) -> Source:
+    """A raw AVS2 stream as a title: it carries no frame rate, and a score needs none."""
+    width, height = avs2_size(path)
+    if not (width and height):
+        raise InputError(
+            f"{process.quoted(path)} is no AVS2 stream: it begins with no sequence header; name "
+            "another file"
+        )
+    rate = Fraction(25)
+    return Source(
+        path=path,
+        sha256=process.file_sha256(path),
+        width=width,
+        height=height,
+        fps=rate,
+        frames=_avs2_pictures(path, rate),
+        pix_fmt="yuv420p",
+        bit_depth=8,
+        input_options=(("f", "avs2"),),
+    )
+
+
+def _avs2_pictures(path: Path, rate: Fraction) -> int:
+    try:
+        return len(stream_packets(path, default_encoder("avs2"), rate))
+    except ToolError as error:
+        raise InputError(str(error)) from error
 
 
 def _check_avs2(path: Path, source: Source) -> None:
     """Raise InputError unless it is a raw AVS2 stream of as many pictures as the source."""
     if not path.is_file():
         raise InputError(f"{process.quoted(path)} does not exist")
-    try:
-        pictures = len(stream_packets(path, default_encoder("avs2"), source.fps))
-    except ToolError as error:
-        raise InputError(str(error)) from error
+    pictures = _avs2_pictures(path, source.fps)
     if pictures != source.frames:
         raise InputError(
             f"{process.quoted(path)} has {pictures} frames and its reference {source.frames}; "

@@ -19,9 +19,10 @@ import ffmpeg as ffmpeg_graph
 
 from vqaloop import process
 from vqaloop.boxes import VideoEntry, fragment_starts, read_video_entry
-from vqaloop.codecstrings import AAC_LC, codec_string, starts_anew
+from vqaloop.codecstrings import AAC_LC, codec_string, starts_anew, vp9_level
 from vqaloop.container import opened
 from vqaloop.errors import InputError, ToolError
+from vqaloop.inpictures import holds_captions, main_video
 from vqaloop.process import quoted
 from vqaloop.rates import snapped
 
@@ -52,6 +53,8 @@ class Stream:
     """Frames a second."""
     pictures: tuple[Picture, ...]
     """In coding order."""
+    captions: bool = False
+    """True where the pictures hold closed captions."""
 
     @property
     def keys(self) -> tuple[Fraction, ...]:
@@ -103,6 +106,8 @@ class Track:
     """None for sound."""
     fps: Fraction = Fraction(0)
     keyframes: tuple[KeyFrame, ...] = ()
+    captions: bool = False
+    """True where the pictures hold closed captions."""
     language: str | None = None
     """Of the sound, ISO 639, where the source tells it."""
 
@@ -128,7 +133,7 @@ def read_stream(path: Path) -> Stream:
         codec, config = context.codec.canonical_name, context.extradata or b""
         if codec not in _TAGS:
             raise InputError(f"{name} holds {codec}, for which there are no segments")
-        latest = Fraction(0)
+        latest, captions = Fraction(0), False
         for packet in container.demux(stream):
             if not packet.size or packet.pts is None:
                 continue
@@ -146,13 +151,14 @@ def read_stream(path: Path) -> Stream:
                     f"{float(time):.3f} s follows; the GOP is open; encode with a closed one"
                 )
             pictures.append(Picture(time, packet.is_keyframe))
+            captions = captions or holds_captions(bytes(packet))
         rate = stream.average_rate
     if not pictures or not pictures[0].key or not rate:
         raise InputError(f"{name} does not start with a key frame; make the ladder again")
     fps = snapped(Fraction(rate))
     if abs(pictures[0].time) > 1 / (2 * fps):
         raise InputError(f"{name} starts at {float(pictures[0].time):.3f} s and not at 0")
-    return Stream(codec, fps, tuple(pictures))
+    return Stream(codec, fps, tuple(pictures), captions)
 
 
 def mux_video(rung: Path, stream: Stream, folder: Path, cut_s: Fraction, ffmpeg: str) -> Track:
@@ -171,7 +177,19 @@ def mux_video(rung: Path, stream: Stream, folder: Path, cut_s: Fraction, ffmpeg:
         map_chapters="-1",
     )
     _mux(graph, rung, folder, ffmpeg)
+    if stream.codec == "vp9":
+        _set_vp9_level(folder / INIT, stream.fps)
     return measure_video(folder, stream)
+
+
+def _set_vp9_level(init: Path, fps: Fraction) -> None:
+    """Give vpcC the level of this frame rate: ffmpeg's muxer of segments knows the size alone."""
+    data = bytearray(init.read_bytes())
+    entry = read_video_entry(bytes(data))
+    # four bytes of version and flags and one of the profile come first
+    at = data.index(b"vpcC" + entry.config) + len(b"vpcC") + 5
+    data[at] = max(data[at], vp9_level(entry.width, entry.height, fps))
+    init.write_bytes(data)
 
 
 def measure_video(folder: Path, stream: Stream) -> Track:
@@ -210,26 +228,26 @@ def measure_video(folder: Path, stream: Stream) -> Track:
             KeyFrame(file, offset, size, after - time)
             for (file, time, offset, size), after in zip(heads, [*times[1:], end], strict=True)
         ),
+        captions=stream.captions,
     )
 
 
 def mux_audio(
-    source: Path, folder: Path, cut_s: Fraction, end: Fraction, ffmpeg: str
-) -> Track | None:
-    """The first sound of `source` as AAC segments in `folder`, `end` s from its first picture.
+    source: Path, place: int, folder: Path, cut_s: Fraction, end: Fraction, ffmpeg: str
+) -> Track:
+    """An audio track of `source` as AAC segments in `folder`, `end` s from its first picture.
 
-    None where it has no sound. Sound that begins late or ends early is filled up with silence, so
-    that it lasts as long as the pictures. Raises ToolError when ffmpeg fails.
+    `place` is the track's among the audio, from 0. Sound that begins late or ends early is filled
+    up with silence, so that it lasts as long as the pictures. Raises InputError for a source that
+    cannot be read, ToolError when ffmpeg fails.
     """
     with opened(source) as container:
-        if not container.streams.audio or not container.streams.video:
-            return None
-        language = str(container.streams.audio[0].metadata.get("language", ""))
-        video = container.streams.video[0]
+        language = str(container.streams.audio[place].metadata.get("language", ""))
+        video = main_video(container) or container.streams.video[0]
         begin_s = (container.start_time or 0) / 1_000_000
         late_s = float((video.start_time or 0) * video.time_base) - begin_s
     sound = (
-        ffmpeg_graph.input("INPUT", format_whitelist=_READ_FORMATS)["a:0"]
+        ffmpeg_graph.input("INPUT", format_whitelist=_READ_FORMATS)[f"a:{place}"]
         .filter("aresample", AUDIO_RATE, **{"async": 1, "first_pts": 0})
         .filter("atrim", start=f"{max(0.0, late_s):.6f}")
         .filter("asetpts", "PTS-STARTPTS")

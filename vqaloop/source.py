@@ -9,19 +9,39 @@ allocated for them.
 import os
 import re
 import stat
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 
 import av
 
 from vqaloop import process
-from vqaloop.container import LOSSLESS, Delivery, VideoStream, deliver, read_stream
-from vqaloop.errors import InputError
+from vqaloop.container import (
+    LOSSLESS,
+    Delivery,
+    VideoStream,
+    deliver,
+    dolby_vision,
+    pixel_shapes,
+    read_stream,
+)
+from vqaloop.errors import InputError, ToolError
+from vqaloop.frameproperties import FrameLog, normalise, refuse_change
+from vqaloop.inpictures import source_notes
 from vqaloop.limits import check_rate, check_size
 from vqaloop.process import quoted
-from vqaloop.rates import mean_rate, nearest_standard, parse_rate, regular_rate
+from vqaloop.rates import (
+    Regrid,
+    best_regrid,
+    follows,
+    mean_rate,
+    parse_rate,
+    regrid,
+    regular_rate,
+)
 from vqaloop.rawvideo import Y4M_MAGIC, count_raw_frames, count_y4m_frames
-from vqaloop.records import Source
+from vqaloop.records import REUSE, Source
+from vqaloop.terminal import counted
 
 _LATE_START = 0.25
 """Frames by which the first picture may lag the container's start without being moved."""
@@ -41,19 +61,20 @@ def probe_source(
 ) -> Source:
     """Describe an input as the loop sees it: constant rate, progressive, upright, square pixels.
 
-    `video_size` ("1920x1080"), `pix_fmt` and `framerate` (frames a second, "30000/1001" or
-    "29.97") describe raw video and go together. HDR (PQ, HLG) needs `allow_hdr`. The whole file
-    is read once, and unless it is raw, decoded once. Raises InputError with a message that names
-    the file, what is wrong with it and what to do.
+    `video_size` ("1920x1080") and `pix_fmt` describe raw video and go together with `framerate`
+    (frames a second, "30000/1001" or "29.97"). To all else `framerate` is the constant rate that
+    it is brought to, in place of the one that its time stamps suggest. HDR (PQ, HLG, Dolby Vision)
+    needs `allow_hdr`. The whole file is read once, and unless it is raw, decoded once. Raises
+    InputError with a message that names the file, what is wrong with it and what to do.
     """
     source_path = Path(path)
     head = read_head(source_path)
     name = quoted(path)
-    if video_size or pix_fmt or framerate:
+    if video_size or pix_fmt:
         if not (video_size and pix_fmt and framerate):
             raise InputError(
                 f"{name}: raw video needs all of --video-size, --pix-fmt and --framerate, and "
-                "other files none of them"
+                "other files at most --framerate"
             )
         return _probe_raw(source_path, video_size, pix_fmt, framerate)
     if source_path.suffix.lower() in (".avs2", ".avs") or head.startswith(b"\0\0\1\xb0"):
@@ -70,7 +91,8 @@ def probe_source(
             "--pix-fmt and --framerate, such as --video-size 1920x1080 --pix-fmt yuv420p "
             "--framerate 25"
         )
-    return _probe_container(source_path, expected, allow_hdr, process.ffmpeg_path(ffmpeg))
+    rate = parse_rate(framerate) if framerate else None
+    return _probe_container(source_path, expected, rate, allow_hdr, process.ffmpeg_path(ffmpeg))
 
 
 def read_head(path: Path) -> bytes:
@@ -131,36 +153,71 @@ def _probe_raw(path: Path, video_size: str, pix_fmt: str, framerate: str) -> Sou
     )
 
 
-def _probe_container(path: Path, expected: int | None, allow_hdr: bool, ffmpeg: str) -> Source:
-    """`expected` is the number of frames where it is known without decoding."""
+def _probe_container(
+    path: Path, expected: int | None, rate: Fraction | None, allow_hdr: bool, ffmpeg: str
+) -> Source:
+    """`expected` is the number of frames where it is known without decoding, `rate` the asked."""
     name = quoted(path)
     stream = read_stream(path)
-    bit_depth, format_notes = _sample_format(stream.pix_fmt)
-    notes = list(format_notes)
-    if stream.hdr:
+    notes = []
+    if stream.alpha:
+        notes.append("Transparency is dropped.")
+    profile = dolby_vision(path, stream.codec, ffmpeg)
+    hdr = f"Dolby Vision profile {profile}" if profile else stream.hdr and f"{stream.hdr} transfer"
+    if hdr:
         if not allow_hdr:
             raise InputError(
-                f"{name} is HDR ({stream.hdr} transfer): VMAF, PSNR and the student were made for "
+                f"{name} is HDR ({hdr}): VMAF, PSNR and the student were made for "
                 "SDR, and their scores do not hold there; tone-map it first, or give --allow-hdr "
                 "to go on all the same"
             )
+        notes.append(f"HDR ({hdr}); scores of SDR metrics are no more than a hint.")
+    if profile:
         notes.append(
-            f"HDR ({stream.hdr} transfer); scores of SDR metrics are no more than a hint."
+            "The Dolby Vision metadata is dropped, without which players show wrong colours: its "
+            "base layer is made for no other display."
         )
-    seen = deliver(path, (), ffmpeg)
+    log = FrameLog()
+    try:
+        seen = deliver(path, (), ffmpeg, log)
+    except InputError:
+        if log.changed_to:
+            refuse_change(name, f"changes to {log.changed_to}", log.frames, log.last_s)
+        raise
+    if not log.runs:
+        raise ToolError(
+            f"{ffmpeg} does not describe the frames of {name}: its showinfo filter writes what is "
+            "not understood here; name another with --ffmpeg"
+        )
+    alike = normalise(
+        name,
+        log,
+        rotated=stream.turned is not None,
+        interlaced=bool(seen.interlaced or stream.field_order),
+    )
+    if alike.filters:
+        of_all = alike.properties
+        stream = replace(stream, pix_fmt=of_all.pix_fmt, colour=of_all.colour())
+        seen = replace(seen, width=of_all.width, height=of_all.height, sar=of_all.sar)
+    bit_depth, format_notes = _sample_format(stream.pix_fmt)
+    notes += [*format_notes, *alike.notes, *_overruled(path, seen)]
     if seen.complaint:
         notes.append(f"ffmpeg said while decoding: {seen.complaint[:200]}")
     if expected is not None and len(seen.times_s) != expected:
         raise InputError(
             f"{name} has {expected} frames and {len(seen.times_s)} of them decode; {LOSSLESS}"
         )
-    if stream.rotation:
-        notes.append(f"Rotated by {stream.rotation} degrees; turned upright.")
-    fps, temporal, timing_notes = _timing(stream, seen, name)
+    notes += source_notes(path)
+    if stream.turned:
+        notes.append(f"{stream.turned}; turned upright.")
+    fps, way, temporal, timing_notes = _timing(stream, seen, rate, name)
     width, height, spatial, size_notes = _square(seen)
     check_size(name, width, height)
     check_rate(name, fps)
-    delivered = deliver(path, temporal, ffmpeg) if temporal else seen
+    first = (*alike.filters, *temporal)
+    delivered = deliver(path, first, ffmpeg) if temporal else seen
+    if way:
+        timing_notes.append(_rate_note(way, seen, len(delivered.times_s), rate))
     return Source(
         path=path,
         sha256=process.file_sha256(path),
@@ -170,42 +227,84 @@ def _probe_container(path: Path, expected: int | None, allow_hdr: bool, ffmpeg: 
         frames=len(delivered.times_s),
         pix_fmt=stream.pix_fmt,
         bit_depth=bit_depth,
-        prep=(*temporal, *spatial),
+        input_options=(REUSE,) if alike.filters else (),
+        prep=(*first, *spatial),
         colour=stream.colour,
-        hdr=stream.hdr is not None,
+        hdr=hdr is not None,
         notes=(*notes, *timing_notes, *size_notes),
     )
 
 
+def _overruled(path: Path, seen: Delivery) -> tuple[str, ...]:
+    """A note where the pixel shape changes in the stream, which ffmpeg does not follow."""
+    shapes = pixel_shapes(path)
+    if len(shapes) < 2:
+        return ()
+    told = ", ".join(dict.fromkeys(f"{s.numerator}:{s.denominator}" for _, s in shapes))
+    return (
+        f"The pixel shape changes inside the stream ({told}; first at {shapes[1][0]:.3f} s); "
+        f"{seen.sar.numerator}:{seen.sar.denominator}, which the container or its first frame "
+        "tells, holds for all.",
+    )
+
+
 def _timing(
-    stream: VideoStream, seen: Delivery, name: str
-) -> tuple[Fraction, tuple[str, ...], tuple[str, ...]]:
-    """Frame rate, the filters that make it constant and progressive, and the notes on them."""
+    stream: VideoStream, seen: Delivery, rate: Fraction | None, name: str
+) -> tuple[Fraction, Regrid | None, list[str], list[str]]:
+    """Frame rate, how the frames come to it if they do not follow it, the filters that make it
+    constant and progressive, and the notes on them."""
     mean = mean_rate(seen.times_s)
     if not mean:
         raise InputError(f"{name} has frames whose times do not advance; {LOSSLESS}")
-    prep, notes = [], []
-    if stream.interlaced:
-        # bwdif takes frames that are not flagged themselves for top field first
-        prep.append("bwdif=mode=send_frame" + (":parity=bff" if stream.bottom_first else ""))
-        notes.append("Interlaced; deinterlaced with bwdif, one frame for each pair of fields.")
-    # the standard rate nearest to a frame an hour would ask for thousands of repeated frames
+    # a frame an hour would ask for thousands of repeated frames
     check_rate(name, Fraction(mean))
-    constant = regular_rate(seen.times_s, seen.tick_s, stream.rates)
-    fps = constant or nearest_standard(mean)
-    start_s = float(seen.times_s[0])
-    late = start_s > _LATE_START / float(fps)
+    prep, notes = _progressive(stream, seen)
+    times_s, tick_s, way = seen.times_s, seen.tick_s, None
+    fps = rate or regular_rate(times_s, tick_s, stream.rates)
+    if fps is None or not follows(times_s, tick_s, fps):
+        moved_s = times_s - times_s[0]
+        way = regrid(moved_s, fps) if fps else best_regrid(moved_s, tick_s, stream.rates)
+        fps = way.fps
+    late = float(times_s[0]) > _LATE_START / float(fps)
     if late:
+        notes.append(f"Video starts {float(times_s[0]):.3f} s late; moved to the start.")
+    if late or (way and times_s[0]):
         prep.append("setpts=PTS-STARTPTS")
-        notes.append(f"Video starts {start_s:.3f} s late; moved to the start.")
-    if late or not constant:
+    if way:
+        prep += way.filters
+    elif late:
         prep.append(f"fps={fps.numerator}/{fps.denominator}")
-    if not constant:
-        notes.append(
-            f"Variable frame rate ({mean:.3f} on average); brought to {float(fps):.6g} a second "
-            "by repeating and dropping frames."
+    return fps, way, prep, notes
+
+
+def _rate_note(way: Regrid, seen: Delivery, made: int, rate: Fraction | None) -> str:
+    """What became of the frames; `rate` is the asked one."""
+    frames, mean = len(seen.times_s), mean_rate(seen.times_s)
+    repeated = counted(made - frames + way.lost, "frame")
+    dropped = f", {way.lost} dropped" if way.lost else ", none dropped"
+    what = "Frame rate as asked" if rate else "Variable frame rate"
+    return (
+        f"{what} ({mean:.3f} on average); brought to {float(way.fps):.6g} a second: "
+        f"{repeated} repeated{dropped}."
+    )
+
+
+def _progressive(stream: VideoStream, seen: Delivery) -> tuple[list[str], list[str]]:
+    """The filter that deinterlaces, with its note; neither where no frame needs it."""
+    frames, flagged = len(seen.times_s), seen.interlaced
+    if flagged == frames or (not flagged and stream.field_order):
+        # bwdif takes frames that are not flagged themselves for top field first
+        unflagged = not flagged and stream.field_order == "bff"
+        return (
+            ["bwdif=mode=send_frame" + (":parity=bff" if unflagged else "")],
+            ["Interlaced; deinterlaced with bwdif, one frame for each pair of fields."],
         )
-    return fps, tuple(prep), tuple(notes)
+    if not flagged:
+        return [], []
+    return ["bwdif=mode=send_frame:deint=interlaced"], [
+        f"{flagged} of {frames} frames are interlaced; those are deinterlaced with bwdif, one "
+        "frame for each pair of fields."
+    ]
 
 
 def _square(seen: Delivery) -> tuple[int, int, tuple[str, ...], tuple[str, ...]]:

@@ -331,16 +331,22 @@ class StudentMetric:
             held -= bytes_of(anchor)
             self._locks.pop(key, None)
 
-    def alone(self, source: Source) -> Score:
-        """No-reference score, of the video at its own size."""
+    @property
+    def sees_crops(self) -> bool:
+        """Whether the weights look at crops of a video, and so at its size. Loads them."""
+        return self._view is None
+
+    def alone(self, source: Source, canvas: tuple[int, int] | None = None) -> Score:
+        """No-reference score, of the video at its own size or scaled to `canvas`."""
+        size = canvas or source.canvas
 
         def read(indices: list[int]) -> Iterator[Frames]:
-            return each_of_source(source, indices, ffmpeg=self.ffmpeg)
+            return each_of_source(source, indices, ffmpeg=self.ffmpeg, size=size)
 
         with METER.measured() as spent:
             network, view = self._network, self._view
             if view is None:
-                where = spots(source.frames, source.canvas, self.seed)
+                where = spots(source.frames, size, self.seed)
                 in_rounds = self.precision is not None and picks_from(source)
                 found = self._looked(
                     where,
@@ -353,9 +359,9 @@ class StudentMetric:
             else:
                 clips = clips_of(
                     view,
-                    source.canvas,
+                    size,
                     source.frames,
-                    lambda i: read_source(source, i, ffmpeg=self.ffmpeg),
+                    lambda i: read_source(source, i, ffmpeg=self.ffmpeg, size=size),
                     self.seed,
                 )
                 seen = network.alone(clips)

@@ -19,6 +19,8 @@ from vqaloop.encoder import CAP, ZONES, encoder_version, gop_frames
 from vqaloop.encoderspec import EncoderSpec
 from vqaloop.errors import InputError, TargetUnreachable
 from vqaloop.executor import Executor
+from vqaloop.files import scratch
+from vqaloop.history import PriorUse, prior_use
 from vqaloop.join import Joined, join, output_muxer
 from vqaloop.precision import unreached
 from vqaloop.process import quoted
@@ -36,6 +38,9 @@ FAR, SCENE_FAR = 1 / 8, 1 / 2
 LEARNED_FAR = 1 / 4
 """The same of the title by a learned metric, which looks at a sample of the frames."""
 
+RATE_FAR = 1 / 10
+"""Part of a bitrate asked for by which a title may miss it: knobs have steps, and so bitrates."""
+
 Watcher = Callable[[Event], None]
 
 
@@ -49,7 +54,8 @@ class Encoded:
     document: dict[str, Any]
     """vqaloop.encode/1, as --json writes it."""
     reached: bool
-    """False when the target is out of reach, or bounds held the encodes back from it."""
+    """False when the score is below its target, or the bitrate off the one asked for: out of the
+    encoder's range, or held back by bounds."""
     trusted: bool
     """False when the whole file does not score what its scenes do."""
 
@@ -70,6 +76,7 @@ def encode_to_target(
     max_bitrate: float | None = None,
     max_encodes: int | None = None,
     one_run: bool = False,
+    prior: PriorUse | bool = "shipped",
     encoder: str | None = None,
     preset: str | None = None,
     bit_depth: int | None = None,
@@ -95,7 +102,8 @@ def encode_to_target(
     most, and the mean is the target. `max_bitrate` bounds each scene's mean rate in kb/s and, with
     encoders that can, its buffer of a second; `max_encodes` bounds the encodes of scenes. With
     `one_run` the knobs found become zones of one more run over the whole (x264, x265), instead of
-    the scenes' own files being joined. `output` is an .mp4, .mkv or .webm (VP9 and AV1) with the
+    the scenes' own files being joined. `prior` is what the search begins with, as of
+    `build_ladder`. `output` is an .mp4, .mkv or .webm (VP9 and AV1) with the
     sound and all else of the input, .avs2 for AVS2; it appears when all is done, replacing what is
     there.
 
@@ -106,6 +114,7 @@ def encode_to_target(
     binary = process.ffmpeg_path(ffmpeg)
     out = Path(output)
     request.check_run(workers, seed, device, timeout_s)
+    use = prior_use(prior)
     spec = request.choose_encoder(codec, encoder, binary)
     preset = request.checked_preset(spec, preset)
     meter = open_metric(
@@ -140,6 +149,7 @@ def encode_to_target(
         spec,
         metrics=kindred(meter),
         preset=preset,
+        prior=use,
         target=target_score,
         bitrate_kbps=bitrate,
         allocation=how,
@@ -160,22 +170,30 @@ def encode_to_target(
         files = _files(controller, trials, scenes)
         if one_run:
             files = [_in_one_run(controller, plain, source, shop, progress)]
-        joined, score = _joined(files, scenes, source, out, shop, progress)
-        guard = shop.guard(source, out)
+        # beside the output: it gets its name once it is known to be right
+        with scratch(out.parent) as folder:
+            whole = Path(folder) / out.name
+            joined, score = _joined(files, scenes, source, whole, out, shop, progress)
+            guard = shop.guard(source, whole)
+            peak_kbps = _peak(joined, spec, source)
+            os.replace(whole, out)
         cost = cost_json(shop.cost, time.monotonic() - started)
     aim = controller.target_score
-    # a bitrate is the bound that was asked for, and its score whatever it buys
-    missed = 0.0 if target_score is None else score.value - target_score
-    reached = missed >= -far
-    # of the whole the controller knows the mean of its scenes only
-    remarks = [line for line in controller.remarks() if not line.startswith("the whole")]
-    if abs(missed) > far:
-        held = _held_back(controller, max_encodes, max_bitrate, source)
-        not_reached = "" if reached else ", not reached"
-        remarks.append(
-            f"the whole scores {score.value:.2f}, {missed:+.2f} from the target "
-            f"{target_score:g}{not_reached}{held}"
-        )
+    if bitrate is None:
+        missed = score.value - (target_score or 0.0)
+        # a title that scores more even at the worst knob has what was asked for, and is told
+        reached, off = missed >= -far, abs(missed) > far
+        outcome = f"scores {score.value:.2f}, {missed:+.2f} from the target {target_score:g}"
+    else:
+        missed = joined.video_kbps - bitrate
+        off = abs(missed) > RATE_FAR * bitrate
+        reached = not off
+        outcome = f"takes {joined.video_kbps:.1f} kb/s where {bitrate:g} were asked for"
+    # of the whole the controller knows the sum of its scenes only
+    remarks = [remark.text for remark in controller.remarks() if remark.kind != "whole"]
+    if off:
+        held = _held_back(controller, max_encodes, max_bitrate, source, above=missed > 0)
+        remarks.append(f"the whole {outcome}{'' if reached else ', not reached'}{held}")
     trusted = abs(score.value - controller.mean_score) <= SCENE_FAR * meter.step
     if not trusted:
         remarks.append(
@@ -203,7 +221,7 @@ def encode_to_target(
         "score_of_scenes": rounded(controller.mean_score),
         "guard": {name: rounded(value) for name, value in guard.items()},
         "bitrate_kbps": rounded(joined.video_kbps),
-        "peak_kbps": rounded(_peak(joined, spec, source)),
+        "peak_kbps": rounded(peak_kbps),
         "frames": joined.frames,
         "duration": joined.duration_s,
         "scenes": [
@@ -228,20 +246,25 @@ def tolerance_of(metric: Metric) -> float:
 
 
 def _held_back(
-    controller: RateController, max_encodes: int | None, max_bitrate: float | None, source: Source
+    controller: RateController,
+    max_encodes: int | None,
+    max_bitrate: float | None,
+    source: Source,
+    *,
+    above: bool,
 ) -> str:
-    """What kept the title from its target, as far as can be told."""
-    held = []
-    if max_encodes is not None and controller.encodes >= max_encodes:
-        held.append("--max-encodes")
+    """What kept the title from its target, as far as can be told; `above`: it is beyond it."""
+    used_up = max_encodes is not None and controller.encodes >= max_encodes
+    held = ["--max-encodes"] * used_up
     rates = [
         probe.bits / 1000 / float(scene.frames / source.fps)
         for scene, probe in controller.choices.items()
     ]
-    if max_bitrate is not None and max(rates) > CAP_USED * max_bitrate:
+    if not above and max_bitrate is not None and max(rates) > CAP_USED * max_bitrate:
         held.append("--max-bitrate")
-    if any("est knob" in line for line in controller.remarks()):
-        held.append("the range of the knob")
+    end = "worst-knob" if above else "best-knob"
+    if any(remark.kind == end for remark in controller.remarks()):
+        held.append(f"the range of the knob ({end.split('-')[0]} quality)")
     return f"; held back by {' and '.join(held)}" if held else ""
 
 
@@ -352,16 +375,17 @@ def _joined(
     files: Sequence[Path],
     scenes: Sequence[Scene],
     source: Source,
+    whole: Path,
     out: Path,
     shop: Workshop,
     progress: Watcher,
 ) -> tuple[Joined, Score]:
-    """The chosen encodes as one file, and its score as a whole."""
+    """The chosen encodes as one file `whole`, of which `out` will be the name, and its score."""
     progress(Event("join", f"{counted(len(files), 'part')} to {quoted(out)}"))
-    joined = join(files, source, out, spec=shop.spec, ffmpeg=shop.ffmpeg)
+    joined = join(files, source, whole, spec=shop.spec, ffmpeg=shop.ffmpeg)
     progress(Event("verify", f"scoring {quoted(out)} as a whole"))
     meter = shop.metric.scene_by_scene([(scene.start_frame, scene.frames) for scene in scenes])
-    return joined, shop.score(source, out, meter)
+    return joined, shop.score(source, whole, meter)
 
 
 def _nothing_made(scenes: Sequence[Scene], trials: Sequence[tuple[Scene, Trial]]) -> str:

@@ -12,6 +12,7 @@ import av
 
 from vqaloop import process
 from vqaloop.container import opened
+from vqaloop.inpictures import is_stereo
 from vqaloop.records import Source
 
 _PCM = {f"pcm_{kind}" for kind in ("u8", "s16le", "s16be", "s24le", "s24be", "s32le", "f32le")}
@@ -36,7 +37,9 @@ _SUBTITLES = {
 _TEXT_ENCODER = {"mp4": "mov_text", "matroska": "srt", "webm": "webvtt"}
 
 _PICTURES = {"png": ("png", "image/png"), "mjpeg": ("jpg", "image/jpeg")}
-_STALE = ("bps", "duration", "number_of_", "_statistics", "encoder", "rotate", "vendor_id")
+_STALE = ("bps", "duration", "number_of_", "_statistics", "encoder", "rotate", "vendor_id") + (
+    "alpha_mode",
+)
 """How the tags of a video track begin that were true of the old bitstream only."""
 _OF_MP4 = ("major_brand", "minor_version", "compatible_brands")
 
@@ -53,13 +56,14 @@ class Tracks:
     """What was converted or left out, one sentence each."""
 
 
-def tracks_of(source: Source, muxer: str, folder: Path) -> Tracks:
+def tracks_of(source: Source, muxer: str, folder: Path, *, packed: bool = False) -> Tracks:
     """All but the video of the original file, for an output of that muxer.
 
-    `folder` takes pictures that have to be attached. Raises InputError when the original cannot
-    be read any more.
+    `folder` takes pictures that have to be attached. `packed` is true where the new video's own
+    stream says that its pictures are stereo 3D. Raises InputError when the original cannot be read
+    any more.
     """
-    if source.input_options:
+    if source.is_raw:
         return Tracks()
     made = _Options(muxer)
     with opened(source.path) as container:
@@ -69,6 +73,7 @@ def tracks_of(source: Source, muxer: str, folder: Path) -> Tracks:
         for stream in ordered:
             if stream.type == "video" and not stream.disposition & cover:
                 made.video(stream)
+                made.stereo(stream, packed, is_stereo(container, stream))
             elif stream.type == "audio":
                 made.audio_track(stream)
             elif stream.type == "subtitle":
@@ -77,14 +82,14 @@ def tracks_of(source: Source, muxer: str, folder: Path) -> Tracks:
                 made.attachment(stream)
             elif stream.type == "video":
                 made.cover(container, stream, folder)
-            elif stream.type == "data" and not _chapter_names(stream):
+            elif stream.type == "data" and not is_chapter_text(stream):
                 made.notes.append(f"Data track {stream.index} cannot go along.")
     made.attach()
     options = ("-map_metadata", "1", "-map_chapters", "1", *made.options)
     return Tracks(options, tuple(made.audio), tuple(made.notes))
 
 
-def _chapter_names(stream: Any) -> bool:
+def is_chapter_text(stream: Any) -> bool:
     """Whether it is the text track in which mp4 keeps the names of chapters."""
     return "text" in str(getattr(stream, "codec_tag", "")) or (
         stream.metadata.get("handler_name") == "SubtitleHandler"
@@ -125,6 +130,25 @@ class _Options:
                 self.options += ["-metadata:s:0", f"{key}={value}"]
         self._titled(stream, 0)
         self.options += ["-disposition:0", _disposition(stream)]
+
+    def stereo(self, stream: Any, packed: bool, was_stereo: bool) -> None:
+        """The 3D mode: in the new stream, or in Matroska's header, or lost."""
+        mode = stream.metadata.get("stereo_mode", "mono")
+        if mode == "mono" and not was_stereo:
+            return
+        kept = mode != "mono" and self.muxer != "mp4"
+        if packed:
+            # ffmpeg decodes no file in which both the stream and the header tell it
+            self.options += ["-metadata:s:0", "stereo_mode="]
+            self.notes.append(
+                "The stereo 3D mode stands in the video stream (frame packing SEI) and not in the "
+                "container; players that look for it there alone show both views."
+            )
+        elif not kept:
+            self.notes.append(
+                "The stereo 3D mode is lost: neither this container nor the codec holds it; "
+                "an .mkv takes the mode of an .mkv."
+            )
 
     def audio_track(self, stream: Any) -> None:
         codec = _codec(stream)

@@ -15,13 +15,12 @@ import os
 from collections.abc import Sequence
 from fractions import Fraction
 
-import av
 import ffmpeg as ffmpeg_graph
 import numpy as np
 import numpy.typing as npt
 
 from vqaloop import process
-from vqaloop.container import opened
+from vqaloop.container import main_video, opened
 from vqaloop.errors import DecodeFailed, InputError
 from vqaloop.excerpt import GOP_S
 from vqaloop.frames import any_of
@@ -126,13 +125,15 @@ def look(source: Source, ranges: Sequence[tuple[int, int]], pace: int, *, ffmpeg
 
 
 def _seeking_pays(source: Source, ranges: Sequence[tuple[int, int]]) -> bool:
-    if len(ranges) == 1 or _is_raw(source):
+    # of a range that changes, what is read depends on what was read before
+    if source.changes:
+        return False
+    if len(ranges) == 1 or source.is_raw:
         return len(ranges) > 1
     decoded = Fraction(0)
     try:
         with opened(source.path) as container:
-            cover = av.stream.Disposition.attached_pic
-            stream = next(s for s in container.streams.video if not s.disposition & cover)
+            stream = main_video(container)
             begin = stream.start_time or 0
             for start, count in ranges:
                 place = begin + int(start / source.fps / stream.time_base)
@@ -144,10 +145,6 @@ def _seeking_pays(source: Source, ranges: Sequence[tuple[int, int]]) -> bool:
     except (InputError, StopIteration):
         return False
     return decoded < source.frames
-
-
-def _is_raw(source: Source) -> bool:
-    return ("f", "rawvideo") in source.input_options
 
 
 def _read(
@@ -165,7 +162,7 @@ def _read(
     if sought:
         start, count = ranges[0]
         ranges = [(0, count)]
-        if _is_raw(source):
+        if source.is_raw:
             # ffmpeg would read its way to the place, where the size of a frame tells it
             name, skipped = "pipe:0", start * (os.stat(source.path).st_size // source.frames)
         else:
