@@ -27,13 +27,14 @@ from vqaloop.builds import Build, Point, open_build
 from vqaloop.cache import Cache
 from vqaloop.comparison import POINTS
 from vqaloop.encoder import get_encoder
-from vqaloop.paired import Plan, run_clip
+from vqaloop.paired import RunPlan, run_clip
+from vqaloop.regressdocument import outcome_json
 from vqaloop.regression import BASELINE, CANDIDATE, REPEAT, ClipRuns, Limits, Run
 from vqaloop.saved import Saved, read_saved, write_saved
 from vqaloop.score import open_metric
 from vqaloop.source import probe_source
 from vqaloop.trials import Workshop
-from vqaloop.weighed import weigh
+from vqaloop.weighed import judge
 
 FRAMES, DRAWN = 40, 6
 PLANTED = {
@@ -88,7 +89,7 @@ def measured(clip: Path, out: Path, tried: dict[str, Build], ffmpeg: str) -> Cli
         points = tuple(
             Point(spec.knob.name, spec.knob.snap(low + (high - low) * part)) for part in POINTS
         )
-        plan = Plan(spec, spec.default_preset, points, (), None, FRAMES, None, (student,))
+        plan = RunPlan(spec, spec.default_preset, points, (), None, FRAMES, None, (student,))
         with Workshop(spec, student, Cache(out / "cache"), ffmpeg=ffmpeg) as shop:
             made = run_clip(probe_source(clip, ffmpeg=ffmpeg), clip.name, tried, plan, shop, _tell)
         if made.failures:
@@ -115,19 +116,11 @@ def cast(clip: ClipRuns, roles: dict[str, str]) -> ClipRuns:
     return replace(clip, runs=tuple(runs))
 
 
-def judge(clips: list[ClipRuns], seed: int, **limits: Any) -> dict[str, Any]:
+def verdict_of(clips: list[ClipRuns], seed: int, **limits: Any) -> dict[str, Any]:
     metrics = list(clips[0].runs[0].scores)
     student = next(name for name in metrics if name.startswith("internvqa"))
-    return weigh(
-        clips,
-        Limits(**limits),
-        metrics=metrics,
-        lead=student,
-        gate=metrics,
-        targets=False,
-        timed=True,
-        seed=seed,
-    )
+    kinds: dict[str, Any] = {"lead": student, "gate": metrics, "targets": False, "timed": True}
+    return outcome_json(judge(clips, Limits(**limits), metrics=metrics, seed=seed, **kinds))
 
 
 def main() -> None:
@@ -158,21 +151,21 @@ def main() -> None:
     rng = np.random.default_rng(0)
     same = {BASELINE: BASELINE, REPEAT: BASELINE}
     for name in PLANTED:
-        whole = judge([cast(clip, {**same, CANDIDATE: name}) for clip in clips], 0)
+        whole = verdict_of([cast(clip, {**same, CANDIDATE: name}) for clip in clips], 0)
         drawn = []
         for draw in range(options.draws):
             chosen = rng.choice(len(clips), DRAWN, replace=False)
             six = [cast(clips[i], {**same, CANDIDATE: name}) for i in chosen]
-            drawn.append(judge(six, draw, rate=1.0))
+            drawn.append(verdict_of(six, draw, rate=1.0))
         rows.append(_row(name, whole, drawn))
     drawn = []
     for draw in range(2 * options.draws):
         chosen = rng.choice(len(clips), DRAWN, replace=False)
         roles = [f"unsteady {i}" for i in rng.choice(UNSTEADY, 3, replace=False)]
         trio = dict(zip((BASELINE, REPEAT, CANDIDATE), roles, strict=True))
-        drawn.append(judge([cast(clips[i], trio) for i in chosen], draw))
+        drawn.append(verdict_of([cast(clips[i], trio) for i in chosen], draw))
     trio = {role: f"unsteady {i}" for i, role in enumerate((BASELINE, REPEAT, CANDIDATE))}
-    whole = judge([cast(clip, trio) for clip in clips], 0)
+    whole = verdict_of([cast(clip, trio) for clip in clips], 0)
     rows.append(_row("same build, not repeating itself", whole, drawn))
     table = pd.DataFrame(rows)
     print(f"{len(clips)} clips, {DRAWN} a comparison")

@@ -17,7 +17,7 @@ import pytest
 from tests.media import make_clip
 from vqaloop import builds, process
 from vqaloop.bitstream import read_bitstream
-from vqaloop.builds import Build, BuildFailed, Point, Run, View
+from vqaloop.builds import Build, BuildFailed, BuildInput, BuildRun, Point, Run
 from vqaloop.encoder import EncoderSpec, load_encoders
 from vqaloop.errors import DecodeFailed, InputError
 from vqaloop.faults import missing_frames
@@ -34,7 +34,7 @@ every_program = pytest.mark.parametrize("spec", ALONE.values(), ids=ALONE)
 
 
 @pytest.fixture(scope="module")
-def view(tmp_path_factory: pytest.TempPathFactory) -> View:
+def view(tmp_path_factory: pytest.TempPathFactory) -> BuildInput:
     """Two and a half seconds, so that a second GOP begins; a blank and a quote in its name."""
     folder = tmp_path_factory.mktemp("view")
     clip = make_clip(folder / "in.mkv", size="192x144", rate="12", frames=FRAMES + 4)
@@ -60,10 +60,10 @@ def middle(spec: EncoderSpec) -> Point:
     return Point(spec.knob.name, round(sum(spec.knob.search) / 2))
 
 
-def run(build: Build, spec: EncoderSpec, view: View, out: Path, **more: Any) -> Run:
-    point = more.pop("point", middle(spec))
-    options: dict[str, Any] = {"timeout_s": LIMIT_S, "preset": spec.presets[-1], "threads": 1}
-    return builds.make(build, spec, view, point, out, **options | more)
+def run(build: Build, spec: EncoderSpec, view: BuildInput, out: Path, **more: Any) -> Run:
+    limit_s = more.pop("timeout_s", LIMIT_S)
+    job = BuildRun(view, middle(spec), spec.presets[-1], out, threads=1)
+    return builds.make(build, spec, replace(job, **more), timeout_s=limit_s)
 
 
 def decoded(made: Run, spec: EncoderSpec) -> str:
@@ -105,7 +105,7 @@ def wrap(tmp_path: Path) -> Wrap:
 
 
 @every_codec
-def test_a_run_of_an_ffmpeg(spec: EncoderSpec, view: View, tmp_path: Path) -> None:
+def test_a_run_of_an_ffmpeg(spec: EncoderSpec, view: BuildInput, tmp_path: Path) -> None:
     build = builds.open_build(FFMPEG, spec)
     assert build.kind == "ffmpeg" and build.version.startswith("ffmpeg ")
     assert build.sha256 == process.file_sha256(FFMPEG) and Path(build.path).is_absolute()
@@ -126,7 +126,9 @@ def test_a_run_of_an_ffmpeg(spec: EncoderSpec, view: View, tmp_path: Path) -> No
 
 
 @every_program
-def test_a_run_of_the_encoders_own_program(spec: EncoderSpec, view: View, tmp_path: Path) -> None:
+def test_a_run_of_the_encoders_own_program(
+    spec: EncoderSpec, view: BuildInput, tmp_path: Path
+) -> None:
     build = builds.open_build(program_of(spec), spec)
     assert spec.standalone and build.kind == "standalone"
     assert build.version.startswith(f"{spec.standalone.program} ")
@@ -152,7 +154,7 @@ def test_ten_bits_go_through_an_own_program(name: str, tmp_path: Path) -> None:
     assert "yuv420p10le" in process.run(argv, timeout_s=60).stderr
 
 
-def test_the_same_frames_are_the_same_in_any_wrapping(view: View, tmp_path: Path) -> None:
+def test_the_same_frames_are_the_same_in_any_wrapping(view: BuildInput, tmp_path: Path) -> None:
     for codec, raw in [("h264", "264"), ("hevc", "hevc"), ("av1", "ivf"), ("av1", "obu")]:
         spec = BY_CODEC[codec]
         made = run(builds.open_build(FFMPEG, spec), spec, view, tmp_path / "a.mp4")
@@ -164,7 +166,7 @@ def test_the_same_frames_are_the_same_in_any_wrapping(view: View, tmp_path: Path
         assert stream.frames == FRAMES
 
 
-def test_an_own_program_is_told_the_gop_of_the_product(view: View, tmp_path: Path) -> None:
+def test_an_own_program_is_told_the_gop_of_the_product(view: BuildInput, tmp_path: Path) -> None:
     # the GOP is 24 frames here: the same as ffmpeg's, keyframe for keyframe
     import av
 
@@ -179,7 +181,7 @@ def test_an_own_program_is_told_the_gop_of_the_product(view: View, tmp_path: Pat
 
 
 @every_codec
-def test_a_rate_is_aimed_at(spec: EncoderSpec, view: View, tmp_path: Path) -> None:
+def test_a_rate_is_aimed_at(spec: EncoderSpec, view: BuildInput, tmp_path: Path) -> None:
     build = builds.open_build(FFMPEG, spec)
     low, high = (
         run(build, spec, view, tmp_path / "a", point=Point("bitrate", kbps)).size_bytes
@@ -188,7 +190,7 @@ def test_a_rate_is_aimed_at(spec: EncoderSpec, view: View, tmp_path: Path) -> No
     assert 1.3 * low < high
 
 
-def test_further_arguments_win(view: View, tmp_path: Path) -> None:
+def test_further_arguments_win(view: BuildInput, tmp_path: Path) -> None:
     x264 = SPECS["libx264"]
     plain = builds.open_build(FFMPEG, x264)
     want = run(plain, x264, view, tmp_path / "a", point=Point("crf", 40)).stream_sha256
@@ -206,7 +208,7 @@ def test_further_arguments_win(view: View, tmp_path: Path) -> None:
 
 @every_program
 def test_further_arguments_win_over_an_own_programs(
-    spec: EncoderSpec, view: View, tmp_path: Path
+    spec: EncoderSpec, view: BuildInput, tmp_path: Path
 ) -> None:
     assert spec.standalone
     program, point = program_of(spec), middle(spec)
@@ -239,7 +241,7 @@ fault = pytest.mark.parametrize(("kind", "body", "said"), FAULTS)
 
 
 def check_failure(
-    build: Build, spec: EncoderSpec, view: View, folder: Path, kind: str, said: str
+    build: Build, spec: EncoderSpec, view: BuildInput, folder: Path, kind: str, said: str
 ) -> str:
     """The build must fail in this way, in words that hold `said`, and leave nothing behind."""
     folder.mkdir()
@@ -258,7 +260,13 @@ def check_failure(
 @every_codec
 @fault
 def test_faults_of_an_ffmpeg(
-    spec: EncoderSpec, view: View, tmp_path: Path, wrap: Wrap, kind: str, body: str, said: str
+    spec: EncoderSpec,
+    view: BuildInput,
+    tmp_path: Path,
+    wrap: Wrap,
+    kind: str,
+    body: str,
+    said: str,
 ) -> None:
     build = wrap(FFMPEG, spec, body)
     assert build.kind == "ffmpeg"
@@ -267,7 +275,7 @@ def test_faults_of_an_ffmpeg(
 
 @fault
 def test_faults_of_an_own_program(
-    view: View, tmp_path: Path, wrap: Wrap, kind: str, body: str, said: str
+    view: BuildInput, tmp_path: Path, wrap: Wrap, kind: str, body: str, said: str
 ) -> None:
     spec = SPECS["libx264"]
     build = wrap(program_of(spec), spec, body)
@@ -284,7 +292,7 @@ real()
 
 @every_codec
 def test_a_dropped_frame_is_named(
-    spec: EncoderSpec, view: View, tmp_path: Path, wrap: Wrap
+    spec: EncoderSpec, view: BuildInput, tmp_path: Path, wrap: Wrap
 ) -> None:
     build = wrap(FFMPEG, spec, FEWER.format(keep="not(eq(n,10))"))
     said = "29 of 30 frames, missing 10 (counted from 0)"
@@ -299,7 +307,7 @@ def test_a_dropped_frame_is_named(
 
 @every_codec
 def test_a_repeated_frame_is_a_wrong_number(
-    spec: EncoderSpec, view: View, tmp_path: Path, wrap: Wrap
+    spec: EncoderSpec, view: BuildInput, tmp_path: Path, wrap: Wrap
 ) -> None:
     twice = "at = args.index('-vf') + 1\nargs[at] = 'loop=1:1:7,' + args[at]\nreal()\n"
     build = wrap(FFMPEG, spec, twice)
@@ -308,7 +316,7 @@ def test_a_repeated_frame_is_a_wrong_number(
 
 @every_program
 def test_a_dropped_frame_of_an_own_program_is_named(
-    spec: EncoderSpec, view: View, tmp_path: Path, wrap: Wrap
+    spec: EncoderSpec, view: BuildInput, tmp_path: Path, wrap: Wrap
 ) -> None:
     frame = view.width * view.height * 3 // 2 + len("FRAME\n")
     body = f"""
@@ -327,7 +335,7 @@ real()
 
 @pytest.mark.parametrize("codec", ["h264", "hevc", "vp9", "av1"])
 def test_a_packet_lost_on_the_way_is_a_frame_lost(
-    codec: str, view: View, tmp_path: Path, wrap: Wrap
+    codec: str, view: BuildInput, tmp_path: Path, wrap: Wrap
 ) -> None:
     body = f"""
 real()
@@ -341,7 +349,9 @@ subprocess.run([{FFMPEG!r}, "-v", "error", "-i", whole, "-c", "copy", "-bsf:v",
 
 
 @pytest.mark.parametrize("codec", ["h264", "hevc", "av1"])
-def test_damage_inside_is_undecodable(codec: str, view: View, tmp_path: Path, wrap: Wrap) -> None:
+def test_damage_inside_is_undecodable(
+    codec: str, view: BuildInput, tmp_path: Path, wrap: Wrap
+) -> None:
     body = """
 real()
 with open(out, "r+b") as file:
@@ -357,7 +367,7 @@ with open(out, "r+b") as file:
 
 @every_program
 def test_an_own_programs_stream_cut_short(
-    spec: EncoderSpec, view: View, tmp_path: Path, wrap: Wrap
+    spec: EncoderSpec, view: BuildInput, tmp_path: Path, wrap: Wrap
 ) -> None:
     body = "real(); os.truncate(out, os.stat(out).st_size * 6 // 10)"
     build = wrap(program_of(spec), spec, body)
@@ -366,7 +376,7 @@ def test_an_own_programs_stream_cut_short(
 
 @pytest.mark.parametrize("name", [name for name in ALONE if name != "libx265"])
 def test_a_stream_cut_in_its_last_frame_is_truncated(
-    name: str, view: View, tmp_path: Path, wrap: Wrap
+    name: str, view: BuildInput, tmp_path: Path, wrap: Wrap
 ) -> None:
     # x265's raw stream is left out: its decoder fills in the end of a last slice without a word
     spec = ALONE[name]
@@ -379,7 +389,9 @@ def test_a_stream_cut_in_its_last_frame_is_truncated(
     assert failed.value.kind == "truncated", str(failed.value)
 
 
-def test_another_codec_or_size_is_undecodable(view: View, tmp_path: Path, wrap: Wrap) -> None:
+def test_another_codec_or_size_is_undecodable(
+    view: BuildInput, tmp_path: Path, wrap: Wrap
+) -> None:
     for codec in ("h264", "avs2"):
         body = "at = args.index('-vf') + 1\nargs[at] += ',scale=80:80'\nreal()"
         build = wrap(FFMPEG, BY_CODEC[codec], body)
@@ -447,7 +459,9 @@ def test_a_program_that_is_silent_does_not_answer(
         builds.open_build(script(tmp_path / "f", "sleep 60"), SPECS["libx264"])
 
 
-def test_a_build_that_fails_at_everything_is_still_a_build(tmp_path: Path, view: View) -> None:
+def test_a_build_that_fails_at_everything_is_still_a_build(
+    tmp_path: Path, view: BuildInput
+) -> None:
     real = shlex.quote(FFMPEG)
     body = f'case "$*" in *-version*|*encoder=*) exec {real} "$@";; *) exit 9;; esac'
     x264 = SPECS["libx264"]
@@ -456,14 +470,14 @@ def test_a_build_that_fails_at_everything_is_still_a_build(tmp_path: Path, view:
     check_failure(build, x264, view, tmp_path / "o", "crash", "exit status 9")
 
 
-def test_memory_is_the_programs_own(tmp_path: Path, view: View) -> None:
+def test_memory_is_the_programs_own(tmp_path: Path, view: BuildInput) -> None:
     ballast = bytearray(b"x") * (200 << 20)
     x264 = SPECS["libx264"]
     made = run(builds.open_build(FFMPEG, x264), x264, view, tmp_path / "a")
     assert 1 << 20 < made.peak_bytes < len(ballast)
 
 
-def test_points_and_threads_that_cannot_be(view: View, tmp_path: Path) -> None:
+def test_points_and_threads_that_cannot_be(view: BuildInput, tmp_path: Path) -> None:
     x264 = SPECS["libx264"]
     build = builds.open_build(FFMPEG, x264)
     assert str(Point("crf", 27)) == "crf 27"
@@ -485,7 +499,7 @@ def test_points_and_threads_that_cannot_be(view: View, tmp_path: Path) -> None:
         run(builds.open_build(FFMPEG, avs2), avs2, replace(view, bit_depth=10), tmp_path / "a")
 
 
-def test_a_view_is_what_it_says(view: View) -> None:
+def test_a_view_is_what_it_says(view: BuildInput) -> None:
     assert (view.width, view.height, view.fps) == (96, 72, Fraction(12))
     assert view.path.read_bytes().count(b"FRAME\n") == view.frames == FRAMES
     assert view.path.read_bytes().startswith(b"YUV4MPEG2 W96 H72 F12:1 ")

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from vqaloop.regressdocument import outcome_json
 from vqaloop.regression import (
     BASELINE,
     CANDIDATE,
@@ -21,7 +22,7 @@ from vqaloop.regression import (
     mean_gap,
     noise_floor,
 )
-from vqaloop.weighed import ALL, weigh
+from vqaloop.weighed import ALL, judge
 
 CURVE = ((27.0, 400.0, 90.0), (32.0, 200.0, 80.0), (37.0, 100.0, 66.0), (42.0, 50.0, 50.0))
 
@@ -80,7 +81,7 @@ def weighed(clips: Sequence[ClipRuns], **changes: Any) -> dict[str, Any]:
         timed=True,
         seed=0,
     )
-    return weigh(clips, limits, **{**options, **changes})
+    return outcome_json(judge(clips, limits, **{**options, **changes}))
 
 
 def failed(document: dict[str, Any]) -> set[tuple[str, str]]:

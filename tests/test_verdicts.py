@@ -95,7 +95,8 @@ def make_document() -> dict[str, Any]:
         (("dark.y4m", "encode"), "failed", f"crash at 640x360 crf 22 (and at 1 more): {CRASH}"),
         (("dark.y4m", "decode"), "skipped", "no run came so far"),
     ):
-        marked[key].update(status=status, message=message)
+        kind = "" if status == "skipped" else "bd-rate" if "bd-rate" in key[1] else "crash"
+        marked[key].update(status=status, message=message, kind=kind)
     mean = {"clip": "all clips", "check": "bd-rate vmaf", "status": "failed", "kind": "bd-rate"}
     checks.append({**mean, "message": "vmaf needs +3.19 %; the limit is 0.5 %"})
     found = {
@@ -320,7 +321,7 @@ def test_a_comment_keeps_within_what_sites_take() -> None:
     assert len(text) < 65_536
     assert "The rest is left out" in text and text.rstrip().endswith("its check.")
     assert text.count("<details>") == text.count("</details>")
-    document["reasons"] = ["short"] * 50
+    document["reasons"] = ["short"] * 51
     assert "- 30 more\n" in markdown(document)
 
 

@@ -41,17 +41,23 @@ class NotComparable(VqaloopError):
 
 
 def bd_rate(
-    anchor: Curve, test: Curve, *, method: Method = "pchip", least_overlap: float = LEAST_OVERLAP
+    anchor: Curve,
+    test: Curve,
+    *,
+    method: Method = "pchip",
+    least_overlap: float = LEAST_OVERLAP,
+    names: tuple[str, str] = ("anchor", "test"),
 ) -> float:
     """Bitrate that `test` needs more (+) or less (-) than `anchor` at equal score, in percent.
 
     100 (exp(mean) - 1), where the mean is of the difference in log rate over the scores that both
     curves reach. Raises NotComparable for curves that are too short or do not strictly rise, and
-    where they share less than `least_overlap` (0..1) of the scores of the shorter one.
+    where they share less than `least_overlap` (0..1) of the scores of the shorter one; its message
+    calls the curves by `names`.
     """
-    curves = [_checked(anchor, "anchor"), _checked(test, "test")]
+    curves = [_checked(curve, name) for curve, name in zip((anchor, test), names, strict=True)]
     over_score = [(score, rate) for rate, score in curves]
-    mean = _mean_gap(over_score, method, least_overlap, "score", lambda x: f"{x:.4g}")
+    mean = _mean_gap(over_score, method, least_overlap, "score", lambda x: f"{x:.4g}", names)
     with np.errstate(over="ignore"):
         return _finite(100 * float(np.expm1(mean)))
 
@@ -101,6 +107,7 @@ def _mean_gap(
     least_overlap: float,
     axis: str,
     told: Callable[[float], str],
+    names: tuple[str, str] = ("anchor", "test"),
 ) -> float:
     """Mean of test minus anchor over the x that both have; each curve is (x, y), x ascending."""
     if method not in _INTERPOLATORS:
@@ -112,7 +119,7 @@ def _mean_gap(
     if not share >= max(least_overlap, 1e-9):
         spans = " and ".join(
             f"the {name} from {told(x[0])} to {told(x[-1])}"
-            for name, (x, _) in zip(("anchor", "test"), curves, strict=True)
+            for name, (x, _) in zip(names, curves, strict=True)
         )
         raise NotComparable(
             f"the curves share {100 * share:.0f} % of the shorter one's {axis} span, and "

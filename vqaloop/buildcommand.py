@@ -35,7 +35,7 @@ class Build:
 
 
 @dataclass(frozen=True)
-class View:
+class BuildInput:
     """What every run reads: a 4:2:0 Y4M file of constant rate."""
 
     path: Path
@@ -65,15 +65,15 @@ class Point(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Job:
+class BuildRun:
     """One run to be made."""
 
-    view: View
+    view: BuildInput
     point: Point
     preset: str
-    threads: int | None
-    """None: as many as the encoder chooses."""
     out: Path
+    threads: int | None = None
+    """None: as many as the encoder chooses."""
 
 
 def file_suffix(build: Build, spec: EncoderSpec) -> str:
@@ -82,14 +82,14 @@ def file_suffix(build: Build, spec: EncoderSpec) -> str:
     return alone.suffix if alone else spec.suffix
 
 
-def default_timeout_s(spec: EncoderSpec, view: View, preset: str | None = None) -> float:
+def default_timeout_s(spec: EncoderSpec, view: BuildInput, preset: str | None = None) -> float:
     """Seconds after which a run is held to hang: far more than a slow machine needs."""
     middle = spec.knob.snap(sum(spec.knob.search) / 2)
     rendition = _rendition(spec, view, middle, preset or spec.default_preset)
     return encode.default_timeout_s(spec, rendition, _source(view))
 
 
-def command(build: Build, spec: EncoderSpec, job: Job) -> list[str]:
+def command(build: Build, spec: EncoderSpec, job: BuildRun) -> list[str]:
     """The whole argv. Raises InputError for what the encoder cannot be asked."""
     threads, point = job.threads, job.point
     if threads is not None and threads < 1:
@@ -105,12 +105,12 @@ def command(build: Build, spec: EncoderSpec, job: Job) -> list[str]:
     return _ffmpeg_command(build, spec, job)
 
 
-def _rendition(spec: EncoderSpec, view: View, knob: float, preset: str) -> Rendition:
+def _rendition(spec: EncoderSpec, view: BuildInput, knob: float, preset: str) -> Rendition:
     size = view.width, view.height
     return Rendition(*size, spec.name, knob, preset, view.bit_depth)
 
 
-def _source(view: View) -> Source:
+def _source(view: BuildInput) -> Source:
     # the encoders' options depend on no content hash
     fmt = "yuv420p10le" if view.bit_depth == 10 else "yuv420p"
     rate, colour = (view.fps, view.frames), view.colour
@@ -127,7 +127,7 @@ def _by_rate(spec: EncoderSpec, option: str | None) -> EncoderSpec:
     return replace(spec, knob=Knob("bitrate", option, 1000, most, 1, (1000, most), False))
 
 
-def _ffmpeg_command(build: Build, spec: EncoderSpec, job: Job) -> list[str]:
+def _ffmpeg_command(build: Build, spec: EncoderSpec, job: BuildRun) -> list[str]:
     (name, value), view = job.point, job.view
     if name == "bitrate":
         spec, value = _by_rate(spec, spec.bitrate_option), round(value * 1000)
@@ -151,7 +151,7 @@ def _ffmpeg_command(build: Build, spec: EncoderSpec, job: Job) -> list[str]:
 
 
 def _standalone_command(
-    build: Build, spec: EncoderSpec, program: Standalone, job: Job
+    build: Build, spec: EncoderSpec, program: Standalone, job: BuildRun
 ) -> list[str]:
     (name, value), view = job.point, job.view
     if name == "bitrate":

@@ -17,9 +17,9 @@ import ffmpeg as ffmpeg_graph
 from vqaloop import process
 from vqaloop.buildcommand import (
     Build,
-    Job,
+    BuildInput,
+    BuildRun,
     Point,
-    View,
     command,
     default_timeout_s,
     file_suffix,
@@ -37,9 +37,10 @@ from vqaloop.records import Source
 __all__ = [
     "Build",
     "BuildFailed",
+    "BuildInput",
+    "BuildRun",
     "Point",
     "Run",
-    "View",
     "check_arguments",
     "decode_md5",
     "default_timeout_s",
@@ -99,12 +100,12 @@ def check_arguments(
         frame = b"FRAME\n" + bytes([128]) * (_GREY[0] * _GREY[1] * 3 // 2)
         head = f"YUV4MPEG2 W{_GREY[0]} H{_GREY[1]} F25:1 Ip A1:1 C420jpeg\n"
         grey.write_bytes(head.encode() + frame * _GREY_FRAMES)
-        view = View(grey, *_GREY, Fraction(25), _GREY_FRAMES, min(spec.bit_depths))
+        view = BuildInput(grey, *_GREY, Fraction(25), _GREY_FRAMES, min(spec.bit_depths))
 
         def complaint_of(tried: Build) -> str:
             out = Path(folder) / f"grey{file_suffix(tried, spec)}"
             try:
-                make(tried, spec, view, point, out, timeout_s=_ANSWER_S, preset=preset)
+                make(tried, spec, BuildRun(view, point, preset, out), timeout_s=_ANSWER_S)
             except BuildFailed as error:
                 return str(error)
             return ""
@@ -198,7 +199,7 @@ def write_view(
     bit_depth: int,
     frames: int | None,
     ffmpeg: str,
-) -> View:
+) -> BuildInput:
     """Write what every run reads: prep applied, scaled to `size` (None: the source's own).
 
     `frames` are taken from the start, or all. By our own ffmpeg, so that scaling is no part of the
@@ -236,35 +237,30 @@ def write_view(
                 raise DecodeFailed(f"{quoted(source.path)} gave {count} of {wanted} frames")
     except OSError as error:
         raise InputError(f"could not write {quoted(out)}: {error.strerror or error}") from error
-    return View(out, width, height, source.fps, wanted, bit_depth, source.colour)
+    return BuildInput(out, width, height, source.fps, wanted, bit_depth, source.colour)
 
 
 def make(
     build: Build,
     spec: EncoderSpec,
-    view: View,
-    point: Point,
-    out: Path,
+    job: BuildRun,
     *,
     timeout_s: float,
-    threads: int | None = None,
-    preset: str | None = None,
     ffmpeg: str | None = None,
 ) -> Run:
-    """Encode `view` to `out` and check what comes: its codec, size and number of frames.
+    """Encode `job.view` to `job.out` and check the file: its codec, size and number of frames.
 
-    `preset` is the encoder's default one unless given, `threads` the encoder's own choice;
     `ffmpeg` decodes in case of doubt. Whether all of it decodes, `decode_md5` tells. Raises
     InputError for what the encoder cannot be asked, ToolError when the disk is full, BuildFailed
-    for all that the build does wrong; then, and after an interruption, `out` is as it was.
+    for all that the build does wrong; then, and after an interruption, `job.out` is as it was.
     """
+    view, out = job.view, job.out
     if not out.parent.is_dir():
         raise InputError(f"the folder {quoted(out.parent)} does not exist; create it first")
     # a folder of its own: some programs ask before they overwrite, or write statistics beside
     with scratch(out.parent) as folder:
         part = Path(folder).absolute() / f"out{file_suffix(build, spec)}"
-        job = Job(view, point, preset or spec.default_preset, threads, part)
-        argv = command(build, spec, job)
+        argv = command(build, spec, replace(job, out=part))
         try:
             done = run_measured(argv, timeout_s=timeout_s, folder=Path(folder))
         except ToolError as error:

@@ -66,21 +66,20 @@ class Board:
 
 def catalogue_table(catalogue: "Catalogue", encoding: str = "utf-8") -> "Table":
     """A row a ladder, in their order, within 80 columns; bitrates in kb/s."""
-    from rich import box
-    from rich.table import Table
-    from rich.text import Text
+    from vqaloop.terminal import printable, table
 
-    from vqaloop.terminal import printable
-
-    table = Table(box=box.SIMPLE_HEAD, padding=(0, 0, 0, 1), pad_edge=False, show_edge=False)
-    table.add_column(Text("title"), no_wrap=True, overflow="ellipsis", max_width=22)
-    for heading in ("codec", "rungs", "top size", "kb/s", "score", "encodes"):
-        table.add_column(Text(heading), justify="right", no_wrap=True)
-    table.add_column(Text("state"), no_wrap=True)
-    for entry in catalogue.entries:
-        name = printable(entry.name).encode(encoding, "backslashreplace").decode(encoding)
-        table.add_row(Text(name), entry.codec, *_cells(entry))
-    return table
+    names = [
+        printable(entry.name).encode(encoding, "backslashreplace").decode(encoding)
+        for entry in catalogue.entries
+    ]
+    rows = [
+        [name, entry.codec, *_cells(entry)]
+        for name, entry in zip(names, catalogue.entries, strict=True)
+    ]
+    headings = ("title", "codec", "rungs", "top size", "kb/s", "score", "encodes", "state")
+    drawn = table(headings, rows, left=(0, len(headings) - 1))
+    drawn.columns[0].max_width = 22
+    return drawn
 
 
 def _cells(entry: "Entry") -> list[str]:

@@ -1,4 +1,4 @@
-"""Comparing two builds of an encoder: what to run, what was saved, and the document of it all."""
+"""Compares two builds of an encoder: checks the request, runs both, and makes the document."""
 
 import datetime
 import hashlib
@@ -8,7 +8,7 @@ import platform
 import shlex
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -18,10 +18,11 @@ from vqaloop.builds import Build, Point, check_arguments, open_build
 from vqaloop.cache import Cache
 from vqaloop.encoderspec import EncoderSpec
 from vqaloop.errors import InputError
-from vqaloop.paired import Plan, run_clips
+from vqaloop.paired import RunPlan, run_clips
 from vqaloop.process import quoted
 from vqaloop.records import Event, Source
-from vqaloop.regression import BASELINE, CANDIDATE, Limits
+from vqaloop.regressdocument import outcome_json
+from vqaloop.regression import BASELINE, CANDIDATE, ClipRuns, Limits
 from vqaloop.saved import (
     Journal,
     Saved,
@@ -29,14 +30,14 @@ from vqaloop.saved import (
     differing,
     is_saved,
     read_saved,
-    told_saved,
+    save_summary,
     without_candidate,
     write_saved,
 )
 from vqaloop.score import CLASSICAL, DEFAULT_METRIC, Metric, open_metric
 from vqaloop.source import probe_source
 from vqaloop.trials import GUARDS, Workshop
-from vqaloop.weighed import weigh
+from vqaloop.weighed import judge
 
 POINTS = (0.2, 0.4, 0.6, 0.8)
 """Where on the knob's search range the curves are measured."""
@@ -46,6 +47,10 @@ BUNDLED = "bundled"
 """Stands for the ffmpeg that vqaloop itself runs, in the place of a build's path."""
 
 Watcher = Callable[[Event], None]
+PathName = str | os.PathLike[str]
+Settings = Mapping[str, str]
+Side = Build | Saved
+"""What is compared: a build to be run, or the kept runs of one."""
 
 
 @dataclass(frozen=True)
@@ -109,17 +114,49 @@ def compare_builds(
     allow_hdr: bool = False,
     progress: Watcher = lambda event: None,
 ) -> Comparison:
-    """Is the candidate worse than the baseline? Both are an ffmpeg, a standalone encoder of the
-    codec, or a result that `save` wrote.
+    """Is the candidate worse than the baseline?
 
-    Each clip is encoded at every point (`knobs`, values of the encoder's quality knob, or
-    `bitrates` in kb/s; by default four knobs) and size (`resolutions`; by default the clip's own),
-    by the baseline twice and by the candidate once, in turns. Arguments are added to those that
-    vqaloop gives; a text is split as a shell would. Thresholds are in percent; those of time,
-    memory and rate are not judged unless given. `metric` leads; `gate` names the metrics that may
-    call a regression (by default the leading one, VMAF and PSNR-Y). `save` keeps the baseline's
-    runs; without a candidate that is all. `timeout_s` is one run's. Raises InputError for what
-    cannot be compared.
+    Each clip is encoded at every point and size, by the baseline twice and by the candidate once,
+    in turns; the curves are compared by BD-rate.
+
+    Args:
+        baseline: An ffmpeg, a standalone encoder of the codec, or a result that `save` wrote.
+        candidate: The same; None only to save the baseline.
+        codec: h264, hevc, vp9, av1 or avs2.
+        clips: Videos to encode.
+        encoder: By name; None: the codec's default one.
+        preset: Of the encoder; None: its default one.
+        knobs: Values of the encoder's quality knob; by default four across its range.
+        bitrates: In place of knobs, target bitrates in kb/s.
+        resolutions: Width and height in pixels; by default the clip's own.
+        frames: How many of each clip, from its start; None: all.
+        bit_depth: 8 or 10; None: the clip's own.
+        baseline_args: Added to the baseline's arguments; a text is split as a shell would.
+        candidate_args: The same for the candidate.
+        threshold: Mean BD-rate from which on there is a regression, in percent.
+        clip_threshold: BD-rate of a single clip, in percent.
+        time_threshold: CPU time, in percent; None: not judged, as below.
+        memory_threshold: Peak memory, in percent.
+        rate_threshold: Bitrate at the same knob, or error against the target, in percent.
+        metric: Leads: its BD-rate is the headline.
+        gate: Metrics that may call a regression; by default the leading one, VMAF and PSNR-Y.
+        save: File for the baseline's runs.
+        timeout_s: Seconds of one run; None: by what the baseline took.
+        device: Of the learned metric: auto, cpu or cuda.
+        workers: Clips at a time.
+        seed: Of the bootstrap and the metric.
+        cache: Whether scores and finished clips are kept for the next call.
+        ffmpeg: Decodes and scores; None: the bundled one.
+        weights: Of the learned metric; None: those that come with vqaloop.
+        score_precision: Half-width of a score's interval at which scoring stops, in points.
+        allow_hdr: Take PQ and HLG, though SDR metrics do not hold for them.
+        progress: Called with every event.
+
+    Returns:
+        The document `vqaloop.regress/1` with the verdict.
+
+    Raises:
+        InputError: Something cannot be compared, or a file is not what it should be.
     """
     started = time.monotonic()
     request.check_run(workers, seed, device, timeout_s)
@@ -135,7 +172,7 @@ def compare_builds(
         if metric not in CLASSICAL
         else open_metric(DEFAULT_METRIC, ffmpeg=binary, device=device, seed=seed)
     )
-    plan = Plan(
+    plan = RunPlan(
         spec,
         request.checked_preset(spec, preset),
         _points(spec, knobs, bitrates),
@@ -150,14 +187,8 @@ def compare_builds(
     other = None
     if candidate is not None:
         other = _opened(candidate, plan, candidate_args, "--candidate-args")
-    if other is None and save is None:
-        raise InputError("there is nothing to compare with; give --candidate, or --save FILE")
-    if save is not None:
-        request.check_writable(Path(save).absolute().parent, "save to another folder")
     settings = _settings(plan)
-    for result, role in ((one, BASELINE), (other, CANDIDATE)):
-        if isinstance(result, Saved) and (why := differing(result.settings, settings)):
-            raise InputError(f"the saved {role} was made otherwise: {'; '.join(why)}")
+    _check_pair(one, other, settings, save)
     titles = _probed(clips, spec, plan, binary, allow_hdr, progress)
     with Workshop(
         # raw streams of standalone encoders have no times by which PyAV would find a frame
@@ -167,16 +198,9 @@ def compare_builds(
         ffmpeg=binary,
         workers=workers,
     ) as shop:
-        about = [
-            {"role": role, **_described(build)}
-            for role, build in ((BASELINE, one), (CANDIDATE, other))
-            if isinstance(build, Build)
-        ]
         # what hung by another limit need not hang by this one
         limited = {**settings, "time limit": str(timeout_s)}
-        journal = Journal(
-            about, limited, _machine(), list(titles.values()), enabled=cache and bool(about)
-        )
+        journal = _journal((one, other), limited, list(titles.values()), cache)
         measured = run_clips(titles, one, other, plan, shop, journal, progress)
         cost = {
             "encodes": shop.cost.encodes,
@@ -187,27 +211,11 @@ def compare_builds(
     if save is not None:
         if other is None:
             check_any_run(measured)
-        kept = one if isinstance(one, Saved) else Saved(_build_json(one), {}, _machine(), ())
-        own = tuple(map(without_candidate, measured))
-        write_saved(replace(kept, settings=settings, clips=own), Path(save))
+        _save(save, one, measured, settings)
     same_machine = all(
-        not isinstance(result, Saved) or result.machine == _machine() for result in (one, other)
+        not isinstance(side, Saved) or side.machine == _machine() for side in (one, other)
     )
-    head = {
-        "schema": "vqaloop.regress/1",
-        "vqaloop": __version__,
-        "when": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "machine": _machine(),
-        "codec": codec,
-        "encoder": spec.name,
-        "preset": plan.preset,
-        "points": [str(point) for point in plan.points],
-        "sizes": [f"{w}x{h}" for w, h in plan.sizes] or ["source"],
-        "metric": _metric_json(lead),
-        "baseline": _described(one),
-        "candidate": _described(other) if other is not None else None,
-    }
-    found = weigh(
+    outcome = judge(
         measured,
         limits,
         metrics=_names(plan),
@@ -217,9 +225,59 @@ def compare_builds(
         timed=same_machine,
         seed=seed,
     )
+    document = {**_head(plan, lead, one, other), **outcome_json(outcome)}
     if other is None:
-        found |= {"verdict": "saved", "summary": told_saved(measured, save or "")}
-    return Comparison({**head, **found, "cost": cost})
+        document |= {"verdict": "saved", "summary": save_summary(measured, save or "")}
+    return Comparison({**document, "cost": cost})
+
+
+def _check_pair(one: Side, other: Side | None, settings: Settings, save: PathName | None) -> None:
+    """Raises InputError where there is nothing to do, or a saved result does not fit."""
+    if other is None and save is None:
+        raise InputError("there is nothing to compare with; give --candidate, or --save FILE")
+    if save is not None:
+        request.check_writable(Path(save).absolute().parent, "save to another folder")
+    for result, role in ((one, BASELINE), (other, CANDIDATE)):
+        if isinstance(result, Saved) and (why := differing(result.settings, settings)):
+            raise InputError(f"the saved {role} was made otherwise: {'; '.join(why)}")
+
+
+def _journal(
+    sides: tuple[Side, Side | None], settings: Settings, clips: Sequence[Source], enabled: bool
+) -> Journal:
+    """Where this comparison keeps the clips it has finished."""
+    about = [
+        {"role": role, **_described(build)}
+        for role, build in zip((BASELINE, CANDIDATE), sides, strict=True)
+        if isinstance(build, Build)
+    ]
+    return Journal(about, settings, _machine(), clips, enabled=enabled and bool(about))
+
+
+def _save(path: PathName, baseline: Side, clips: Sequence[ClipRuns], settings: Settings) -> None:
+    """Write the baseline's runs."""
+    if isinstance(baseline, Build):
+        baseline = Saved(_build_json(baseline), {}, _machine(), ())
+    own = tuple(map(without_candidate, clips))
+    write_saved(replace(baseline, settings=settings, clips=own), Path(path))
+
+
+def _head(plan: RunPlan, lead: Metric, baseline: Side, candidate: Side | None) -> dict[str, Any]:
+    """What was compared, and how: the first part of the document."""
+    return {
+        "schema": "vqaloop.regress/1",
+        "vqaloop": __version__,
+        "when": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "machine": _machine(),
+        "codec": plan.spec.codec,
+        "encoder": plan.spec.name,
+        "preset": plan.preset,
+        "points": [str(point) for point in plan.points],
+        "sizes": [f"{w}x{h}" for w, h in plan.sizes] or ["source"],
+        "metric": _metric_json(lead),
+        "baseline": _described(baseline),
+        "candidate": _described(candidate) if candidate is not None else None,
+    }
 
 
 def _limits(
@@ -273,12 +331,12 @@ def _named(metric: Metric) -> str:
     return GUARDS.get(metric.name, metric.name)
 
 
-def _names(plan: Plan) -> list[str]:
+def _names(plan: RunPlan) -> list[str]:
     """Of all that is measured, the learned one first."""
     return list(dict.fromkeys([*map(_named, plan.metrics), *GUARDS.values()]))
 
 
-def _gated(gate: Sequence[str], plan: Plan, lead: Metric) -> list[str]:
+def _gated(gate: Sequence[str], plan: RunPlan, lead: Metric) -> list[str]:
     aliases = {"internvqa": plan.metrics[0].name, "psnr": "psnr_y"}
     wanted = [aliases.get(name, name) for name in gate]
     known = _names(plan)
@@ -289,9 +347,7 @@ def _gated(gate: Sequence[str], plan: Plan, lead: Metric) -> list[str]:
     return wanted or list(dict.fromkeys([_named(lead), *GUARDS.values()]))
 
 
-def _opened(
-    path: str | os.PathLike[str], plan: Plan, words: str | Sequence[str], option: str
-) -> Build | Saved:
+def _opened(path: PathName, plan: RunPlan, words: str | Sequence[str], option: str) -> Side:
     args = split_args(words, option)
     if os.fspath(path) == BUNDLED:
         path = process.ffmpeg_path()
@@ -306,7 +362,7 @@ def _opened(
     return build
 
 
-def _settings(plan: Plan) -> dict[str, str]:
+def _settings(plan: RunPlan) -> dict[str, str]:
     """What must be equal for two results to be comparable, as people would say it."""
     identities = json.dumps([metric.identity() for metric in plan.metrics], sort_keys=True)
     return {
@@ -324,9 +380,9 @@ def _settings(plan: Plan) -> dict[str, str]:
 
 
 def _probed(
-    clips: Sequence[str | os.PathLike[str]],
+    clips: Sequence[PathName],
     spec: EncoderSpec,
-    plan: Plan,
+    plan: RunPlan,
     binary: str,
     allow_hdr: bool,
     progress: Watcher,
@@ -362,10 +418,9 @@ def _build_json(build: Build) -> dict[str, Any]:
     }
 
 
-def _described(build: object) -> dict[str, Any]:
+def _described(build: Side) -> dict[str, Any]:
     if isinstance(build, Saved):
         return {**build.build, "saved": True}
-    assert isinstance(build, Build)
     return {**_build_json(build), "saved": False}
 
 

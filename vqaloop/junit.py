@@ -101,7 +101,7 @@ def _add_case(suite: ET.Element, document: Mapping[str, Any], check: Mapping[str
             for failure in sorted(clip["failures"], key=lambda f: f["build"] == "baseline")
             if failure["kind"] in STEPS.get(name, ())
         ]
-        kind = failures[0]["kind"] if failures else name.split()[0]
+        kind = failures[0]["kind"] if failures else check["kind"]
         failed = ET.SubElement(case, "failure", type=kind, message=_text(check["message"]))
         failed.text = "\n".join(map(_failure_line, failures)) or _text(check["message"])
 

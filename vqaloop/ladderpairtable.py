@@ -13,7 +13,7 @@ from vqaloop.ladderpair import (
     value_of,
 )
 from vqaloop.records import Ladder, Rung
-from vqaloop.terminal import WIDTH, console_for, metric_name, printable, shown, shown_rate
+from vqaloop.terminal import WIDTH, console_for, metric_name, printable, shown, shown_rate, table
 from vqaloop.verdicts import change, cut
 
 if TYPE_CHECKING:
@@ -138,7 +138,7 @@ def gap_table(compared: LadderComparison, encoding: str = "utf-8") -> "Table":
     """BD-rates by metric, within 80 columns."""
     rows = gap_rows(compared)
     rows = [[_encodable(cell, encoding) for cell in row] for row in rows]
-    return _table(GAP_HEADINGS, rows, left=1)
+    return table(GAP_HEADINGS, rows, left=(0,))
 
 
 def pair_table(compared: LadderComparison) -> "Table":
@@ -149,21 +149,7 @@ def pair_table(compared: LadderComparison) -> "Table":
         [*rung_cells(a, one), " ", *rung_cells(b, other)]
         for one, other in side_by_side(a.rungs, b.rungs)
     ]
-    return _table(headings, rows)
-
-
-def _table(headings: Sequence[str], rows: Sequence[Sequence[str]], left: int = 0) -> "Table":
-    from rich import box
-    from rich.table import Table
-    from rich.text import Text
-
-    table = Table(box=box.SIMPLE_HEAD, padding=(0, 0, 0, 1), pad_edge=False, show_edge=False)
-    for number, heading in enumerate(headings):
-        side = "left" if number < left else "right"
-        table.add_column(Text(heading), justify=side, no_wrap=True)  # type: ignore[arg-type]
-    for row in rows:
-        table.add_row(*map(Text, row))
-    return table
+    return table(headings, rows)
 
 
 def _encodable(text: str, encoding: str) -> str:

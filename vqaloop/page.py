@@ -1,4 +1,8 @@
-"""What pages that open offline have in common; everything that is data in them is escaped."""
+"""HTML pages that open offline: templates beside this file, in one frame with one style.
+
+All that a template prints is escaped, with control characters made visible; markup of our own
+(a drawing) is passed as `Markup`.
+"""
 
 import base64
 import hashlib
@@ -7,30 +11,65 @@ import shlex
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from string import Template
+from typing import Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
 
 from vqaloop.terminal import printable
 
+_FOLDER = Path(__file__).parent
 
-def filled(body: str, *, title: str, script: str = "", **parts: str) -> str:
-    """A page: `body`, a file beside this one, with its parts (HTML), in the frame of all.
 
-    `script`, another such file, is the only one that the page's policy lets run; with it come
-    pictures that the page holds itself.
+def _shown(value: object) -> object:
+    """A value on one line, control characters as escapes; markup as it is."""
+    return value if isinstance(value, Markup) else printable(str(value))
+
+
+_TEMPLATES = Environment(
+    loader=FileSystemLoader(_FOLDER),
+    autoescape=True,
+    finalize=_shown,
+    undefined=StrictUndefined,
+    trim_blocks=True,
+    lstrip_blocks=True,
+    keep_trailing_newline=True,
+)
+
+
+def render(template: str, *, script: str = "", **context: Any) -> str:
+    """A page from a template that extends page.html.
+
+    Args:
+        template: Name of a file beside this one.
+        script: Another such file, the only script that the page's policy lets run; with it come
+            pictures that the page holds itself.
+        context: What the template names; `title` is always needed.
+
+    Returns:
+        The whole page, which loads nothing from anywhere.
     """
-
-    def beside(name: str) -> str:
-        return Path(__file__).with_name(name).read_text(encoding="utf-8")
-
-    inner = Template(beside(body)).substitute(parts, title=title)
-    policy = "default-src 'none'; style-src 'unsafe-inline'"
+    policy, code = "default-src 'none'; style-src 'unsafe-inline'", ""
     if script:
-        code = beside(script)
+        code = _beside(script)
         digest = base64.b64encode(hashlib.sha256(code.encode()).digest()).decode()
         policy += f"; img-src data:; script-src 'sha256-{digest}'"
-        inner += f"<script>{code}</script>\n"
-    return Template(beside("page.html")).substitute(
-        title=title, policy=policy, style=beside("page.css"), body=inner
-    )
+    frame = {
+        "policy": Markup(policy),
+        "style": Markup(_beside("page.css")),
+        "script": Markup(code),
+    }
+    return _TEMPLATES.get_template(template).render(context, **frame)
+
+
+def filled(body: str, *, title: str, script: str = "", **parts: str) -> str:
+    """A page of a `string.Template` whose parts are HTML already."""
+    inner = Markup(Template(_beside(body)).substitute(parts, title=title))
+    return render("page.html", script=script, title=Markup(title), body=inner)
+
+
+def _beside(name: str) -> str:
+    return (_FOLDER / name).read_text(encoding="utf-8")
 
 
 def bullets(lines: Iterable[str]) -> str:

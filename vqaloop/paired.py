@@ -1,4 +1,4 @@
-"""Runs of two builds side by side: the same frames, the same points, in turns.
+"""Interleaved runs of two builds: the same frames, the same points, in turns.
 
 Whatever else the machine does meets both builds alike, since their runs alternate and each goes
 first as often as the other. Both read the same Y4M file, so neither scaling nor decoding of the
@@ -6,15 +6,16 @@ source is part of what is compared.
 """
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from vqaloop.builds import (
     Build,
     BuildFailed,
+    BuildInput,
+    BuildRun,
     Point,
-    View,
     decode_md5,
     default_timeout_s,
     file_suffix,
@@ -39,7 +40,7 @@ HANG_TIMES, HANG_LEAST_S = 20.0, 30.0
 
 
 @dataclass(frozen=True)
-class Plan:
+class RunPlan:
     """What every clip goes through."""
 
     spec: EncoderSpec
@@ -60,60 +61,147 @@ class Plan:
         return self.sizes or (source.canvas,)
 
 
+class ClipRunner:
+    """Runs builds on one clip, at one size after the other; equal pictures are scored once."""
+
+    view: BuildInput
+    """What all builds read, written by `set_size`."""
+
+    def __init__(
+        self,
+        clip: Source,
+        name: str,
+        builds: Mapping[str, Build],
+        plan: RunPlan,
+        shop: Workshop,
+        folder: Path,
+    ) -> None:
+        self.builds, self.plan, self.shop, self.folder = builds, plan, shop, folder
+        self.source = clip
+        """The clip, or as many of its first frames as the plan takes."""
+        if plan.frames is not None and plan.frames < clip.frames:
+            part = folder / "part.mkv"
+            self.source = excerpt(clip, [(0, plan.frames)], part, ffmpeg=shop.ffmpeg)
+        # by the clip's name, so that a command line or an encoder's log tells it
+        self._y4m = folder / f"{re.sub(r'[^A-Za-z0-9._-]', '_', Path(name).stem)[:100]}.y4m"
+        self._scores: dict[str, dict[str, float]] = {}
+        """By MD5 of the decoded frames, then by metric."""
+
+    def set_size(self, size: tuple[int, int], slowest_s: float | None) -> None:
+        """Write the input of further runs; `slowest_s` is what the baseline is known to take."""
+        self.view = write_view(
+            self.source,
+            size,
+            self._y4m,
+            bit_depth=self.plan.bit_depth or self.source.bit_depth,
+            frames=None,
+            ffmpeg=self.shop.ffmpeg,
+        )
+        self._slowest_s = slowest_s
+
+    def run(self, role: str, point: Point) -> Run:
+        """One run, decoded and scored. Raises BuildFailed."""
+        view, plan, build = self.view, self.plan, self.builds[role]
+        out = self.folder / f"{role}{file_suffix(build, plan.spec)}"
+        try:
+            encoded = make(
+                build,
+                plan.spec,
+                BuildRun(view, point, plan.preset, out),
+                timeout_s=plan.timeout_s or self._limit_s(),
+                ffmpeg=self.shop.ffmpeg,
+            )
+            self.shop.count(
+                encodes=1,
+                encoded_frames=encoded.frames,
+                encoded_pixels=encoded.frames * view.width * view.height,
+                encode_cpu_s=encoded.cpu_s,
+            )
+            decoded = decode_md5(out, plan.spec, ffmpeg=self.shop.ffmpeg, frames=view.frames)
+            scores = self._scores_of(out, decoded)
+        finally:
+            out.unlink(missing_ok=True)
+        if role == BASELINE:
+            self._slowest_s = max(self._slowest_s or 0.0, encoded.wall_s)
+        return Run(
+            role,
+            view.width,
+            view.height,
+            str(point),
+            point.value,
+            encoded.size_bytes * 8 / 1000 / float(view.frames / view.fps),
+            scores,
+            encoded.cpu_s,
+            encoded.wall_s,
+            encoded.peak_bytes,
+            encoded.stream_sha256,
+            decoded,
+        )
+
+    def _limit_s(self) -> float:
+        """Seconds after which a run is held to hang."""
+        if self._slowest_s is None:
+            return default_timeout_s(self.plan.spec, self.view, self.plan.preset)
+        return max(HANG_LEAST_S, HANG_TIMES * self._slowest_s)
+
+    def _scores_of(self, path: Path, decoded: str) -> dict[str, float]:
+        """By name: VMAF and PSNR-Y in one run of ffmpeg, and the other metrics."""
+        if decoded not in self._scores:
+            try:
+                scores = self.shop.guard(self.source, path)
+                for metric in self.plan.metrics:
+                    if metric.name not in (*GUARDS, *scores):
+                        scores[metric.name] = self.shop.score(self.source, path, metric).value
+            except DecodeFailed as error:
+                raise BuildFailed("not-scored", str(error)) from error
+            self._scores[decoded] = scores
+        return self._scores[decoded]
+
+
 def run_clip(
     clip: Source,
     name: str,
     builds: Mapping[str, Build],
-    plan: Plan,
+    plan: RunPlan,
     shop: Workshop,
     tell: Callable[[str], None],
     usual_s: float | None = None,
 ) -> ClipRuns:
-    """All runs on one clip; `builds` by role: baseline, candidate, repeat.
+    """All runs on one clip.
 
     A run that fails is part of the answer. After a hang the build's other points of the clip are
-    left out, as they would most likely cost as long. `usual_s` is what a saved baseline took at
-    most. `tell` is called before each run with a line for people.
+    left out, as they would most likely cost as long.
+
+    Args:
+        clip: What is encoded.
+        name: How the clip is called in messages and in the result.
+        builds: By role: baseline, candidate, repeat.
+        plan: Sizes, points and all else that every clip goes through.
+        shop: Scores, and counts what is spent.
+        tell: Called before each run with a line for people.
+        usual_s: Seconds that a run of a saved baseline took at most.
+
+    Returns:
+        The runs and failures, in the order in which they were made.
     """
     runs: list[Run] = []
     failures: list[Failure] = []
-    known: dict[str, dict[str, float]] = {}
     hung: set[str] = set()
     with scratch(shop.scratch) as folder:
-        source = clip
-        if plan.frames is not None and plan.frames < clip.frames:
-            part = Path(folder) / "part.mkv"
-            source = excerpt(clip, [(0, plan.frames)], part, ffmpeg=shop.ffmpeg)
+        runner = ClipRunner(clip, name, builds, plan, shop, Path(folder))
+        source = runner.source
         for size in plan.sizes_of(source):
-            view = write_view(
-                source,
-                size,
-                # by the clip's name, so that a command line or an encoder's log tells it
-                Path(folder) / f"{re.sub(r'[^A-Za-z0-9._-]', '_', Path(name).stem)[:100]}.y4m",
-                bit_depth=plan.bit_depth or source.bit_depth,
-                frames=None,
-                ffmpeg=shop.ffmpeg,
-            )
-            slowest = usual_s
-            for index, point in enumerate(plan.points):
-                for role in _in_turn(tuple(builds), index):
-                    if role in hung:
-                        continue
-                    tell(f"{name} {size[0]}x{size[1]} {point}: {role}")
-                    out = Path(folder) / f"{role}{file_suffix(builds[role], plan.spec)}"
-                    limit = plan.timeout_s or _limit_s(plan, view, slowest)
-                    try:
-                        run = _one(
-                            builds[role], role, source, view, point, out, plan, shop, limit, known
-                        )
-                    except BuildFailed as error:
-                        failures.append(Failure(role, *size, str(point), error.kind, str(error)))
-                        if error.kind == "hang":
-                            hung.add(role)
-                        continue
-                    runs.append(run)
-                    if role == BASELINE:
-                        slowest = max(slowest or 0.0, run.wall_s)
+            runner.set_size(size, usual_s)
+            for role, point in _in_turn(tuple(builds), plan.points):
+                if role in hung:
+                    continue
+                tell(f"{name} {size[0]}x{size[1]} {point}: {role}")
+                try:
+                    runs.append(runner.run(role, point))
+                except BuildFailed as error:
+                    failures.append(Failure(role, *size, str(point), error.kind, str(error)))
+                    if error.kind == "hang":
+                        hung.add(role)
     return ClipRuns(
         name,
         clip.sha256,
@@ -125,79 +213,12 @@ def run_clip(
     )
 
 
-def _in_turn(roles: Sequence[str], index: int) -> list[str]:
-    """The roles from another one on each time; the baseline opens the first round."""
-    start = index % len(roles)
-    return [*roles[start:], *roles[:start]]
-
-
-def _limit_s(plan: Plan, view: View, slowest_s: float | None) -> float:
-    if slowest_s is None:
-        return default_timeout_s(plan.spec, view, plan.preset)
-    return max(HANG_LEAST_S, HANG_TIMES * slowest_s)
-
-
-def _one(
-    build: Build,
-    role: str,
-    source: Source,
-    view: View,
-    point: Point,
-    out: Path,
-    plan: Plan,
-    shop: Workshop,
-    limit_s: float,
-    known: dict[str, dict[str, float]],
-) -> Run:
-    """One run, decoded and scored; equal pictures are scored once."""
-    try:
-        made = make(
-            build,
-            plan.spec,
-            view,
-            point,
-            out,
-            timeout_s=limit_s,
-            preset=plan.preset,
-            ffmpeg=shop.ffmpeg,
-        )
-        shop.count(
-            encodes=1,
-            encoded_frames=made.frames,
-            encoded_pixels=made.frames * view.width * view.height,
-            encode_cpu_s=made.cpu_s,
-        )
-        decoded = decode_md5(out, plan.spec, ffmpeg=shop.ffmpeg, frames=view.frames)
-        if decoded not in known:
-            try:
-                known[decoded] = _scores(source, out, plan, shop)
-            except DecodeFailed as error:
-                raise BuildFailed("not-scored", str(error)) from error
-    finally:
-        out.unlink(missing_ok=True)
-    return Run(
-        role,
-        view.width,
-        view.height,
-        str(point),
-        point.value,
-        made.size_bytes * 8 / 1000 / float(view.frames / view.fps),
-        known[decoded],
-        made.cpu_s,
-        made.wall_s,
-        made.peak_bytes,
-        made.stream_sha256,
-        decoded,
-    )
-
-
-def _scores(source: Source, path: Path, plan: Plan, shop: Workshop) -> dict[str, float]:
-    """By name: VMAF and PSNR-Y in one run of ffmpeg, and the other metrics."""
-    found = shop.guard(source, path)
-    for metric in plan.metrics:
-        if metric.name not in (*GUARDS, *found):
-            found[metric.name] = shop.score(source, path, metric).value
-    return found
+def _in_turn(roles: Sequence[str], points: Sequence[Point]) -> Iterator[tuple[str, Point]]:
+    """Every role at every point, beginning with another role each time, the baseline first."""
+    for index, point in enumerate(points):
+        start = index % len(roles)
+        for role in (*roles[start:], *roles[:start]):
+            yield role, point
 
 
 def longest_s(clip: ClipRuns) -> float | None:
@@ -209,7 +230,7 @@ def run_clips(
     titles: Mapping[str, Source],
     baseline: Build | Saved,
     candidate: Build | Saved | None,
-    plan: Plan,
+    plan: RunPlan,
     shop: Workshop,
     journal: Journal,
     progress: Watcher,

@@ -1,4 +1,4 @@
-"""Did this build get worse? BD-rates of its runs against a baseline's, and what they amount to.
+"""Statistics of two builds: BD-rates with a noise floor and a bootstrap interval over clips.
 
 Clip by clip the curves of two builds are compared (see bdrate); the mean over the clips is set
 against two yardsticks. The noise floor is what the mean moves by itself when the same build runs
@@ -167,10 +167,9 @@ def clip_gap(clip: ClipRuns, metric: str) -> Gap:
         return Gap(refused=f"the two have runs in common at {points}; {MIN_POINTS} are needed")
     baseline, candidate = curve_pair(clip, CANDIDATE, metric)
     try:
-        pchip = bd_rate(baseline, candidate)
+        pchip = bd_rate(baseline, candidate, names=(BASELINE, CANDIDATE))
     except NotComparable as error:
-        why = str(error).replace("anchor", "baseline").replace("test", "candidate")
-        return Gap(refused=why, worse=_worse_everywhere(baseline, candidate))
+        return Gap(refused=str(error), worse=_worse_everywhere(baseline, candidate))
     return Gap(
         pchip,
         akima=_or_none(baseline, candidate, "akima"),
@@ -252,12 +251,12 @@ def mean_gap(gaps: Mapping[str, Gap], threshold: float, *, seed: int = 0) -> Mea
         interval,
         floor,
         refused,
-        judged(mean, max(threshold, floor or 0.0), interval),
+        change_verdict(mean, max(threshold, floor or 0.0), interval),
     )
 
 
-def judged(value: float, limit: float, interval: tuple[float, float] | None) -> str:
-    """In a word; `interval` None where there are too few clips for one."""
+def change_verdict(value: float, limit: float, interval: tuple[float, float] | None) -> str:
+    """Regression, improvement or no change; `interval` None where there are too few clips."""
     low, high = interval or (value, value)
     if value > limit and low > 0:
         return "regression"
@@ -334,7 +333,7 @@ def compare_ratio(clips: Sequence[ClipRuns], kind: str, limit: float | None, see
     verdict = "not judged"
     if limit is not None:
         interval = bootstrap(list(by_clip.values()), seed=seed)
-        verdict = judged(value, max(limit, floor or 0.0), interval)
+        verdict = change_verdict(value, max(limit, floor or 0.0), interval)
         if kind == "rate" and verdict == "improvement":
             # at the same knob neither more nor less is better: it has moved
             verdict = "regression"

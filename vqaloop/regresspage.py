@@ -3,18 +3,20 @@
 Made from the document that `vqaloop regress --json` writes; everything that is data is escaped.
 """
 
-import html
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from vqaloop.page import bullets, escaped, filled, safe, shell_word, table
+from markupsafe import Markup
+
+from vqaloop.page import render, shell_word
 from vqaloop.plot import COLOURS, INK, as_svg, label_octaves, style
-from vqaloop.terminal import metric_name, shown, shown_rate
+from vqaloop.terminal import metric_name, printable, shown, shown_rate
 from vqaloop.verdicts import (
     builds_line,
     change,
     clip_cells,
     clip_line,
+    clip_rows,
     failure_rows,
     headline,
     more_reasons,
@@ -47,121 +49,82 @@ STEPS = 100
 
 
 def regress_page(document: Document) -> str:
-    verdict = document["verdict"]
-    headline, builds = safe(verdict.capitalize()), safe(builds_line(document))
-    return filled(
+    """The page of a document `vqaloop.regress/1`, whole."""
+    verdict, builds = document["verdict"].capitalize(), builds_line(document)
+    return render(
         "regress.html",
-        title=f"{headline}: {builds}",
-        verdict=headline,
-        kind="alarm" if verdict in ("regression", "cannot tell") else "calm",
-        summary=safe(document["summary"]),
+        title=f"{verdict}: {builds}",
+        document=document,
+        verdict=verdict,
+        kind="alarm" if document["verdict"] in ("regression", "cannot tell") else "calm",
         builds=builds,
-        reasons=bullets(map(safe, more_reasons(document))),
-        overall=_overall(document),
-        failures=_failures(document),
-        refusals=_refusals(document),
-        clips="\n".join(_clip(document, clip) for clip in document["clips"]),
-        about=_about(document),
-        cost=safe(price_line(document)),
-        version=safe(document["vqaloop"]),
-        when=safe(document["when"]),
+        reasons=more_reasons(document),
+        overall=overall_rows(document),
+        others=other_rows(document),
+        failures=failure_rows(document),
+        refusals=[f"{clip}, {names}: {why}" for clip, names, why in refusals(document)],
+        metrics=[metric_name(name) for name in document["metrics"]],
+        clips=[_clip(document, clip) for clip in document["clips"]],
+        about=[_build_cells(key, document[key] or {}) for key in ("baseline", "candidate")],
+        settings=_settings(document),
+        cost=price_line(document),
     )
 
 
-def _overall(document: Document) -> str:
-    headings = ["metric", "BD-rate %", "Akima %", "95 % interval", "noise floor %", "clips"]
-    metrics = table("cards", [*headings, "verdict"], escaped(overall_rows(document)))
-    others = ["candidate to baseline", "value", "noise", "verdict"]
-    return metrics + "\n" + table("dense", others, escaped(other_rows(document)))
-
-
-def _failures(document: Document) -> str:
-    rows = escaped(failure_rows(document))
-    headings = ["clip", "build", "kind", "where", "message"]
-    return table("cards words", headings, rows) if rows else "<p>None.</p>"
-
-
-def _refusals(document: Document) -> str:
-    lines = [
-        f"{safe(clip)}, {safe(names)}: {safe(why)}" for clip, names, why in refusals(document)
-    ]
-    return f"<h2>No BD-rate</h2>\n{bullets(lines)}" if lines else ""
-
-
-def _clip(document: Document, clip: Mapping[str, Any]) -> str:
+def _clip(document: Document, clip: Mapping[str, Any]) -> dict[str, Any]:
     cells = clip_cells(document, clip)
-    rows = [
-        [
-            metric_name(name),
-            cells[f"bd-rate {name}"],
-            *(change((clip["bd_rate"].get(name) or {}).get(key)) for key in ("akima", "noise")),
-        ]
-        for name in document["metrics"]
-    ]
     trouble = any(cell.endswith("!") for cell in cells.values()) or clip["failures"]
-    title = f"{safe(clip['clip'])}: {safe(headline(document, clip))}"
-    unfolded = " open" if trouble or len(document["clips"]) <= MANY_CLIPS else ""
-    return "\n".join(
-        [
-            f'<details class="clip"{unfolded}><summary>{title}</summary>',
-            f"<p>{safe(clip_line(clip, cells))}.</p>",
-            table("dense numbers", ["metric", "BD-rate %", "Akima %", "noise %"], escaped(rows)),
-            *(_pair(clip, name) for name in document["metrics"]),
-            "<details><summary>All runs</summary>",
-            _runs(document, clip),
-            "</details></details>",
-        ]
-    )
+    return {
+        "title": f"{clip['clip']}: {headline(document, clip)}",
+        "unfolded": bool(trouble or len(document["clips"]) <= MANY_CLIPS),
+        "line": clip_line(clip, cells),
+        "rows": clip_rows(document, clip),
+        "figures": {metric_name(name): _pair(clip, name) for name in document["metrics"]},
+        "runs": _runs(document, clip),
+    }
 
 
-def _runs(document: Document, clip: Mapping[str, Any]) -> str:
-    names = list(document["metrics"])
-    headings = ["build", "size", "point", "kb/s", *map(safe, map(metric_name, names))]
-    rows = [
+def _runs(document: Document, clip: Mapping[str, Any]) -> list[list[str]]:
+    return [
         [
             WORDS.get(run["build"], run["build"]),
             f"{run['width']}x{run['height']}",
             str(run["point"]),
             shown_rate(run["bitrate_kbps"]),
-            *(shown(run["scores"].get(name), 2) for name in names),
+            *(shown(run["scores"].get(name), 2) for name in document["metrics"]),
             shown(run["cpu_s"], 2),
             shown(run["peak_bytes"] and run["peak_bytes"] / 2**20),
         ]
         for run in clip["runs"]
     ]
-    return table("dense numbers", [*headings, "CPU s", "peak MiB"], escaped(rows))
 
 
-def _about(document: Document) -> str:
-    """The builds, their arguments, and what was asked of them."""
-    rows = []
-    for key in ("baseline", "candidate"):
-        about = document[key] or {}
-        args = " ".join(map(shell_word, about.get("args") or ()))
-        rows.append(
-            [
-                key,
-                *(safe(str(about.get(name) or "-")) for name in ("name", "kind", "version")),
-                "yes" if about.get("saved") else "no",
-                f"<code>{html.escape(args)}</code>" if args else "-",
-                f"<code>{safe(str(about.get('sha256') or '-'))}</code>",
-            ]
-        )
+def _build_cells(role: str, about: Mapping[str, Any]) -> list[str]:
+    """A build and its arguments; what is for copying as code."""
+    args = " ".join(map(shell_word, about.get("args") or ()))
+    return [
+        role,
+        *(str(about.get(name) or "-") for name in ("name", "kind", "version")),
+        "yes" if about.get("saved") else "no",
+        Markup("<code>{}</code>").format(args) if args else "-",
+        Markup("<code>{}</code>").format(printable(str(about.get("sha256") or "-"))),
+    ]
+
+
+def _settings(document: Document) -> list[str]:
+    """What was asked of both builds."""
     metric = document["metric"]
-    said = [
+    return [
         f"{document['codec']} by {document['encoder']}, preset {document['preset']}",
         f"points {', '.join(map(str, document['points']))}, sizes {', '.join(document['sizes'])}",
         f"threshold {document['threshold_percent']} % by {', '.join(document['gate'])}",
         f"headline metric {metric['name']}, weights {metric.get('weights_sha256') or 'none'}",
         f"machine {document['machine']}",
     ]
-    headings = ["build", "file", "kind", "version", "saved", "arguments", "sha256"]
-    return table("cards words", headings, rows) + "\n" + bullets(map(safe, said))
 
 
-def _pair(clip: Mapping[str, Any], metric: str) -> str:
-    """Rate and score of both builds, and beside it how far apart they are."""
-    name = metric_name(metric)
+def _pair(clip: Mapping[str, Any], metric: str) -> list[Markup]:
+    """Rate and score of both builds, and how far apart they are; nothing without a run."""
     figures = []
     with style(10, INK):
         for figure, what in (
@@ -170,10 +133,8 @@ def _pair(clip: Mapping[str, Any], metric: str) -> str:
         ):
             if figure is not None:
                 salt = f"{clip['clip']} {metric} {what}"
-                figures.append(f"<figure>{as_svg(figure, what, salt)}</figure>")
-    if not figures:
-        return f"<p>Nothing was measured by {safe(name)}.</p>"
-    return f'<h4>{safe(name)}</h4>\n<div class="pair">{"".join(figures)}</div>'
+                figures.append(Markup(as_svg(figure, what, salt)))
+    return figures
 
 
 def curves_figure(clip: Mapping[str, Any], metric: str) -> "Figure | None":

@@ -1,4 +1,4 @@
-"""What a build did on its clips, kept in a file: a baseline that need not be built again.
+"""Saved runs of a build (`vqaloop.build/1`): a baseline that need not be built or run again.
 
 The same form keeps the clips that an interrupted comparison had finished.
 """
@@ -94,7 +94,7 @@ def check_any_run(clips: Sequence[ClipRuns]) -> None:
         )
 
 
-def told_saved(clips: Sequence[ClipRuns], path: str | os.PathLike[str]) -> str:
+def save_summary(clips: Sequence[ClipRuns], path: str | os.PathLike[str]) -> str:
     """What was kept where, and which of it failed, for people."""
     count = counted(len(clips), "clip")
     told = f"The baseline's runs on {count} are kept in {quoted(path)}."

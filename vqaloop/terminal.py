@@ -8,7 +8,7 @@ import math
 import os
 import sys
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TextIO
 
 from vqaloop.errors import EncoderMissing
@@ -16,10 +16,11 @@ from vqaloop.process import check_cancelled
 from vqaloop.records import Event, Ladder
 
 if TYPE_CHECKING:
-    from rich.console import Console
+    from rich.console import Console, JustifyMethod, OverflowMethod
     from rich.progress import Progress as Bar
     from rich.progress import TaskID
     from rich.table import Table
+    from rich.text import Text
 
 
 WIDTH = 80
@@ -53,18 +54,37 @@ def shown_rate(kbps: float | None) -> str:
     return shown(kbps, 1 if kbps is not None and kbps < 99.95 else 0)
 
 
-def ladder_table(ladder: Ladder) -> "Table":
-    """The rungs, lowest first, within 80 columns; bitrates in kb/s."""
+def table(
+    headings: Sequence[str],
+    rows: Iterable[Sequence["str | Text"]],
+    *,
+    left: Collection[int] = (),
+    padding: int = 1,
+    overflow: "OverflowMethod" = "ellipsis",
+) -> "Table":
+    """A table with a line under its headings and none around it; cells are printable text.
+
+    Columns with an index in `left` are aligned to the left, the others, of numbers, to the right.
+    `padding` columns stand between them; `overflow` is what becomes of a cell without room.
+    """
     from rich import box
     from rich.table import Table
     from rich.text import Text
 
-    table = Table(box=box.SIMPLE_HEAD, padding=(0, 0, 0, 1), pad_edge=False, show_edge=False)
+    drawn = Table(box=box.SIMPLE_HEAD, padding=(0, 0, 0, padding), pad_edge=False, show_edge=False)
+    for index, heading in enumerate(headings):
+        side: JustifyMethod = "left" if index in left else "right"
+        drawn.add_column(Text(heading), justify=side, no_wrap=True, overflow=overflow)
+    for row in rows:
+        drawn.add_row(*(Text(printable(cell)) if isinstance(cell, str) else cell for cell in row))
+    return drawn
+
+
+def ladder_table(ladder: Ladder) -> "Table":
+    """The rungs, lowest first, within 80 columns; bitrates in kb/s."""
     knob = printable(ladder.rungs[0].knob[0])[:9] if ladder.rungs else "knob"
-    for heading in ("#", "size", "kb/s", "peak", knob, "score", "predicted", "VMAF", "PSNR-Y"):
-        table.add_column(Text(heading), justify="right", no_wrap=True)
-    for number, rung in enumerate(ladder.rungs, 1):
-        table.add_row(
+    rows = [
+        [
             str(number),
             f"{rung.width}x{rung.height}",
             shown_rate(rung.bitrate_kbps),
@@ -74,8 +94,11 @@ def ladder_table(ladder: Ladder) -> "Table":
             shown(rung.score_predicted),
             shown(rung.guard.get("vmaf")),
             shown(rung.guard.get("psnr_y")),
-        )
-    return table
+        ]
+        for number, rung in enumerate(ladder.rungs, 1)
+    ]
+    headings = ("#", "size", "kb/s", "peak", knob, "score", "predicted", "VMAF", "PSNR-Y")
+    return table(headings, rows)
 
 
 def cost_line(ladder: Ladder) -> str:

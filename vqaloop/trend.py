@@ -23,7 +23,7 @@ from pathlib import Path
 from statistics import fmean, median
 from typing import Any
 
-from vqaloop.trendstore import Name, Row, read_rows
+from vqaloop.trendstore import BuildName, Row, read_rows
 
 CLEAR = ("regression", "improvement")
 """Verdicts that tell of a change."""
@@ -90,7 +90,7 @@ def read_trend(
 def _linked(rows: Sequence[Row]) -> Iterator[tuple[list[Row], tuple[float | None, ...]]]:
     """Rows in the order of time, parted where nothing links them; and their levels in percent."""
     # of each part: its rows, their levels, and what is known of each build, as log ratios
-    parts: list[tuple[list[Row], list[float | None], dict[Name, list[float]]]] = []
+    parts: list[tuple[list[Row], list[float | None], dict[BuildName, list[float]]]] = []
     for row in rows:
         part = next((p for p in reversed(parts) if row.baseline in p[2]), None)
         if part is None:
@@ -112,7 +112,7 @@ def _linked(rows: Sequence[Row]) -> Iterator[tuple[list[Row], tuple[float | None
 def _changes(rows: Sequence[Row], seed: int) -> tuple[Change, ...]:
     from vqaloop.changepoint import change_points
 
-    groups: dict[Name, list[tuple[int, Row, float]]] = {}
+    groups: dict[BuildName, list[tuple[int, Row, float]]] = {}
     for index, row in enumerate(rows):
         if row.bd_rate is not None:
             groups.setdefault(row.baseline, []).append((index, row, row.bd_rate))

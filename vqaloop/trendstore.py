@@ -55,7 +55,7 @@ _TABLES = (
 
 
 @dataclass(frozen=True)
-class Name:
+class BuildName:
     """A build as a history knows it; equal where it is the same file with the same arguments."""
 
     version: str
@@ -70,8 +70,8 @@ class Row:
 
     when: datetime
     """UTC."""
-    baseline: Name
-    candidate: Name
+    baseline: BuildName
+    candidate: BuildName
     bd_rate: float | None
     """None where it could not be told."""
     interval: tuple[float, float] | None
@@ -172,8 +172,8 @@ def _row(cells: Sequence[Any]) -> Row:
             raise ValueError(f"arguments {str(args)[:40]!r}")
     return Row(
         made.replace(tzinfo=made.tzinfo or UTC),
-        Name(*map(str, cells[1:4])),
-        Name(*map(str, cells[4:7])),
+        BuildName(*map(str, cells[1:4])),
+        BuildName(*map(str, cells[4:7])),
         _percent(cells[7]),
         None if low is None or high is None else (low, high),
         _number(cells[10]),

@@ -1,21 +1,22 @@
 """Trends as people see them: a table of 80 columns, what changed in words, and a plot."""
 
-import html
 import io
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from markupsafe import Markup
+
 from vqaloop import __version__
 from vqaloop.errors import InputError
 from vqaloop.files import write_whole
-from vqaloop.page import filled, safe
+from vqaloop.page import render
 from vqaloop.plot import COLOURS, INK, as_png, as_svg, style
 from vqaloop.process import quoted
-from vqaloop.terminal import WIDTH, counted, printable, shown
+from vqaloop.terminal import WIDTH, counted, printable, shown, table
 from vqaloop.trend import Change, Trend, read_trend
-from vqaloop.trendstore import Name
+from vqaloop.trendstore import BuildName
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -78,17 +79,11 @@ def write_trend(trends: Sequence[Trend], out: Path) -> None:
 
 def trend_page(trends: Sequence[Trend]) -> str:
     """A page that opens offline, the newest trend first."""
-    parts = [
-        f'<div class="scroll">{trend_svg([trend], f"trend{number}")}</div>\n'
-        f"<pre>{html.escape(trend_text(trend))}</pre>"
+    drawn = [
+        (Markup(trend_svg([trend], f"trend{number}")), trend_text(trend))
         for number, trend in enumerate(reversed(trends))
     ]
-    return filled(
-        "trend.html",
-        title="Trend of builds",
-        trends="\n".join(parts),
-        version=safe(__version__),
-    )
+    return render("trend.html", title="Trend of builds", trends=drawn, version=__version__)
 
 
 def trend_text(trend: Trend) -> str:
@@ -115,41 +110,24 @@ def trend_title(trend: Trend) -> str:
 
 def trend_table(trend: Trend) -> "Table":
     """The newest rows, within 80 columns. BD-rate and level in percent, + is worse; * changes."""
-    from rich import box
-    from rich.table import Table
-    from rich.text import Text
-
-    table = Table(box=box.SIMPLE_HEAD, padding=0, pad_edge=False, show_edge=False)
-    for heading, side in _COLUMNS.items():
-        table.add_column(Text(heading), justify=side, no_wrap=True)  # type: ignore[arg-type]
     changed = {change.row for change in trend.changes}
     start = max(len(trend.rows) - ROWS, 0)
+    rows = []
     for index, row in list(enumerate(trend.rows))[start:]:
         ends = row.interval or (None, None)
         cells = [
             "*" if index in changed else "",
             f"{row.when:%y-%m-%d %H:%M}",
-            _told(row.candidate, 22),
+            _build_label(row.candidate, 22),
             _signed(row.bd_rate),
             " ".join(_signed(end) for end in ends) if row.interval else "-",
             _signed(trend.levels[index]),
             shown(row.cpu_ratio, 2),
             VERDICTS.get(row.overall, row.overall),
         ]
-        table.add_row(*(Text(printable(cell)) for cell in cells))
-    return table
-
-
-_COLUMNS = {
-    "": "left",
-    "when": "left",
-    "candidate": "left",
-    "BD %": "right",
-    "interval": "right",
-    "in all": "right",
-    "CPU": "right",
-    "verdict": "left",
-}
+        rows.append(cells)
+    headings = ("", "when", "candidate", "BD %", "interval", "in all", "CPU", "verdict")
+    return table(headings, rows, left=(0, 1, 2, 7), padding=0)
 
 
 def change_lines(trend: Trend) -> list[str]:
@@ -184,7 +162,7 @@ def _since(trend: Trend, change: Change) -> str:
     return f"after {_full_name(before[-1].candidate)} (p = {change.p_value:.2g})"
 
 
-def short_name(build: Name, width: int = 24) -> str:
+def short_name(build: BuildName, width: int = 24) -> str:
     """Version, cut in its middle, and the start of the hash: at most `width` characters."""
     room = width - 8
     version = printable(build.version)
@@ -193,13 +171,13 @@ def short_name(build: Name, width: int = 24) -> str:
     return f"{version} {build.sha256[:7]}"
 
 
-def _told(build: Name, width: int) -> str:
+def _build_label(build: BuildName, width: int) -> str:
     """What tells a build from its neighbours: its version, or its arguments where it has some."""
     args = printable(" ".join(json.loads(build.args)))
     return f"{build.sha256[:7]} {args}"[:width] if args else short_name(build, width)
 
 
-def _full_name(build: Name) -> str:
+def _full_name(build: BuildName) -> str:
     args = printable(" ".join(json.loads(build.args)))
     return short_name(build, 68) + (f" {args[:60]}" if args else "")
 

@@ -1,4 +1,4 @@
-"""What a comparison of two builds amounts to: for a terminal, and for a pull request.
+"""Summary of a comparison of two builds: tables for a terminal, Markdown for a pull request.
 
 All of it is made from the document that `vqaloop regress --json` writes. Names and messages in it
 come from others: they reach a terminal as `printable` text and Markdown as text without markup.
@@ -8,14 +8,14 @@ import html
 import math
 import re
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from fractions import Fraction
 from typing import TYPE_CHECKING, Any
 
 from vqaloop.junit import junit_xml
 from vqaloop.markup import code, listed, pipes, prose
-from vqaloop.terminal import WIDTH, console_for, counted, metric_name, printable
-from vqaloop.weighed import STEPS
+from vqaloop.terminal import WIDTH, console_for, counted, metric_name, printable, table
+from vqaloop.weighed import STEPS, CheckKind, check_name
 
 if TYPE_CHECKING:
     from rich.console import Group
@@ -114,7 +114,7 @@ def clip_cells(document: Document, clip: Mapping[str, Any]) -> dict[str, str]:
     failed, cells = _failed(document, clip), {}
     for name in document["metrics"]:
         found = clip["bd_rate"].get(name) or {}
-        cells[f"bd-rate {name}"] = (
+        cells[check_name(CheckKind.BD_RATE, name)] = (
             "refused" if found.get("refused") else change(found.get("pchip"))
         )
     cells["time"] = times(clip.get("cpu_ratio"))
@@ -123,11 +123,27 @@ def clip_cells(document: Document, clip: Mapping[str, Any]) -> dict[str, str]:
     return {check: cell + "!" * (check in failed) for check, cell in cells.items()}
 
 
+def clip_rows(document: Document, clip: Mapping[str, Any]) -> list[list[str]]:
+    """For each metric: name, BD-rate, Akima, noise floor of a clip."""
+    cells = clip_cells(document, clip)
+    return [
+        [
+            metric_name(name),
+            cells[check_name(CheckKind.BD_RATE, name)],
+            *(change((clip["bd_rate"].get(name) or {}).get(key)) for key in ("akima", "noise")),
+        ]
+        for name in document["metrics"]
+    ]
+
+
 def headline(document: Document, clip: Mapping[str, Any]) -> str:
     """The BD-rate of a clip by the metric that leads, and which checks it failed."""
     found = clip["bd_rate"].get(document["metric"]["name"]) or {}
     cell = "refused" if found.get("refused") else change(found.get("pchip"), " %")
-    failed = [metric_name(check.removeprefix("bd-rate ")) for check in _failed(document, clip)]
+    names = {
+        check_name(CheckKind.BD_RATE, name): metric_name(name) for name in document["metrics"]
+    }
+    failed = [names.get(check, printable(check)) for check in _failed(document, clip)]
     return f"BD-rate {cell}" + f"; failed: {', '.join(failed)}" * bool(failed)
 
 
@@ -141,9 +157,9 @@ def _failed(document: Document, clip: Mapping[str, Any]) -> list[str]:
 
 
 def more_reasons(document: Document) -> list[str]:
-    """The reasons but for the first, where the summary tells that one."""
+    """The reasons but for the first, which the summary of a regression holds."""
     reasons: list[str] = document["reasons"]
-    return reasons[1:] if reasons and reasons[0] in document["summary"] else reasons
+    return reasons[1:] if document["verdict"] == "regression" else reasons
 
 
 def clip_line(clip: Mapping[str, Any], cells: Mapping[str, str]) -> str:
@@ -177,7 +193,7 @@ def failure_rows(document: Document) -> list[list[str]]:
     return rows
 
 
-def untold_failures(document: Document) -> list[str]:
+def other_failures(document: Document) -> list[str]:
     """The failures that are no reason of the verdict: the baseline's, and those of both."""
     reasons = {
         (check["clip"], check["check"])
@@ -246,7 +262,7 @@ def regress_table(document: Document) -> "Group":
     parts += [_line(f"failed: {reason}", "red") for reason in reasons[:MOST_REASONS]]
     if len(reasons) > MOST_REASONS:
         parts.append(_line(f"and {len(reasons) - MOST_REASONS} more, marked ! above", "red"))
-    parts += [_line(f"also failed: {line}") for line in untold_failures(document)]
+    parts += [_line(f"also failed: {line}") for line in other_failures(document)]
     parts += [
         _line(f"no BD-rate: {clip}, {names}: {why}", "yellow")
         for clip, names, why in refusals(document)
@@ -279,19 +295,12 @@ def _line(text: str, style: str = "") -> Any:
 
 def _plain_table(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> "Table":
     """Numbers to the right, names and verdicts to the left; verdicts, the last ones, in colour."""
-    from rich import box
-    from rich.table import Table
     from rich.text import Text
 
-    table = Table(box=box.SIMPLE_HEAD, padding=(0, 0, 0, 1), pad_edge=False, show_edge=False)
-    last = len(headings) - 1
-    for number, heading in enumerate(headings):
-        side = "right" if 0 < number < last else "left"
-        table.add_column(Text(heading), justify=side, no_wrap=True, overflow="fold")  # type: ignore[arg-type]
-    for row in rows:
-        *cells, verdict = (printable(cell) for cell in row)
-        table.add_row(*map(Text, cells), Text(verdict, STYLES.get(verdict, "")))
-    return table
+    coloured: Iterator[list[str | Text]] = (
+        [*cells, Text(printable(verdict), STYLES.get(verdict, ""))] for *cells, verdict in rows
+    )
+    return table(headings, coloured, left=(0, len(headings) - 1), overflow="fold")
 
 
 def _clip_table(
@@ -300,16 +309,19 @@ def _clip_table(
     """BD-rates of some metrics by clip; the last such table holds time, memory and rate too."""
     from rich.console import Console
 
-    checks = {f"bd-rate {name}": _LONG.sub(hyphen, cut(metric_name(name), 20)) for name in names}
+    checks = {
+        check_name(CheckKind.BD_RATE, name): _LONG.sub(hyphen, cut(metric_name(name), 20))
+        for name in names
+    }
     if last:
         checks |= {"time": "time", "memory": "memory", "rate": "bits %"}
-    table = _plain_table(("clip", *checks.values(), ""), [])
-    table.columns[0].no_wrap = False
+    drawn = _plain_table(("clip", *checks.values(), ""), [])
+    drawn.columns[0].no_wrap = False
     broken = {(clip, build) for clip, build, *_ in failure_rows(document)}
     for clip in document["clips"]:
         cells = clip_cells(document, clip)
         failed = (clip["clip"], "candidate") in broken
-        table.add_row(
+        drawn.add_row(
             _line(cut(clip["clip"], 80)),
             *(
                 _line(cells[check], "red" if cells[check].endswith("!") else "")
@@ -317,10 +329,10 @@ def _clip_table(
             ),
             _line("failed", "bold red") if failed else _line(""),
         )
-    if hyphen == "-" and Console(width=1000).measure(table).maximum > WIDTH:
+    if hyphen == "-" and Console(width=1000).measure(drawn).maximum > WIDTH:
         # a long name on two lines, and a clip's on as many as it needs
         return _clip_table(document, names, last, "-\n")
-    return table
+    return drawn
 
 
 def markdown(document: Document) -> str:
@@ -336,8 +348,8 @@ def markdown(document: Document) -> str:
         f"{code(cut(clip, 120))}, {prose(names)}: {prose(why)}"
         for clip, names, why in refusals(document)
     ]
-    untold = [prose(line) for line in untold_failures(document)]
-    blocks += ["#### Other crashes and broken output"] * bool(untold) + listed(untold)
+    crashes = [prose(line) for line in other_failures(document)]
+    blocks += ["#### Other crashes and broken output"] * bool(crashes) + listed(crashes)
     blocks += ["#### No BD-rate"] * bool(refused) + listed(refused)
     blocks += [_folded(document, clip) for clip in document["clips"]]
     foot = f"{prose(cut(builds_line(document), 1000))}. {prose(price_line(document))}. "
@@ -363,19 +375,11 @@ def _within(blocks: Sequence[str], foot: str) -> str:
 def _folded(document: Document, clip: Mapping[str, Any]) -> str:
     """One clip behind its name and the BD-rate of the headline metric."""
     cells = clip_cells(document, clip)
-    rows = [
-        [
-            metric_name(name),
-            cells[f"bd-rate {name}"],
-            *(change((clip["bd_rate"].get(name) or {}).get(key)) for key in ("akima", "noise")),
-        ]
-        for name in document["metrics"]
-    ]
     name = html.escape(printable(cut(clip["clip"], 120)))
     return "\n\n".join(
         [
             f"<details><summary><code>{name}</code>: {prose(headline(document, clip))}</summary>",
-            pipes(("metric", "BD-rate %", "Akima %", "noise %"), rows),
+            pipes(("metric", "BD-rate %", "Akima %", "noise %"), clip_rows(document, clip)),
             prose(clip_line(clip, cells)),
             "</details>",
         ]
