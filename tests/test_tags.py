@@ -360,8 +360,8 @@ def test_builds_encode_the_samples_of_the_source(
         assert run_ffmpeg("-i", str(view.path), *raw) == run_ffmpeg("-i", str(clip), *raw)
         out = tmp_path / f"a{spec.suffix}"
         point = Point(spec.knob.name, spec.knob.snap(spec.knob.search[0]))
-        options = {"timeout_s": 60, "preset": spec.presets[-1], "threads": 1}
-        builds.make(build, spec, view, point, out, **options)  # type: ignore[arg-type]
+        run = BuildRun(view, point, spec.presets[-1], out, threads=1)
+        builds.make(build, spec, run, timeout_s=60)
         made.add(builds.decode_md5(out, spec, ffmpeg=FFMPEG, frames=FRAMES))
         assert metrics.measure(source, out, ["psnr"], ffmpeg=FFMPEG)["psnr"].value > 38
     assert len(made) == 1
