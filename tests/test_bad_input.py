@@ -325,6 +325,8 @@ CASES = (
     ),
 )
 
+ALPHA: dict[str, Any] = {"pix_fmt": "yuva420p", "auto-alt-ref": 0}
+
 THROUGH = (
     Case(
         "odd width and height",
@@ -336,7 +338,7 @@ THROUGH = (
     Case("--framerate 50", clip("a.mp4", "--framerate", "50"), "brought to 50 a second"),
     Case(
         "transparency of VP9",
-        clip("a.webm", pix_fmt="yuva420p", **{"auto-alt-ref": 0}),
+        clip("a.webm", **ALPHA),
         "Transparency is dropped",
     ),
     Case("rotated", remade("a.mp4", rotated, *TALL), "Rotated by 90"),

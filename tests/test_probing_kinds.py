@@ -69,7 +69,7 @@ def with_dolby_vision(path: Path, profile: int, compatibility: int) -> Path:
     make_clip(path, size="64x64", frames=5, codec="libx265", pix_fmt="yuv420p10le", **options)
     data, at, ends = bytearray(path.read_bytes()), 0, []
     for kind in (b"moov", b"trak", b"mdia", b"minf", b"stbl", b"stsd"):
-        while data[at + 4 : at + 8] != kind:
+        while bytes(data[at + 4 : at + 8]) != kind:
             at += int.from_bytes(data[at : at + 4], "big")
         ends.append(at)
         at += 8
@@ -116,7 +116,7 @@ def test_dolby_vision_over_sdr_is_taken_as_that(
 def test_transparency_beside_the_frames_is_told(tmp_path: Path, codec: str, suffix: str) -> None:
     vf = "format=yuva420p,geq=lum='lum(X,Y)':cb=128:cr=128:a='X*4'"
     path = tmp_path / f"a{suffix}"
-    clear = {"pix_fmt": "yuva420p", "auto-alt-ref": 0}
+    clear: dict[str, Any] = {"pix_fmt": "yuva420p", "auto-alt-ref": 0}
     make_clip(path, size="64x64", frames=4, codec=codec, vf=vf, **clear)
     assert probe_source(path).notes == ("Transparency is dropped.",)
     make_clip(path, size="64x64", frames=4, codec=codec)

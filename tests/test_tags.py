@@ -15,6 +15,7 @@ import pytest
 
 from tests.media import run_ffmpeg
 from vqaloop import builds, metrics, process
+from vqaloop.buildcommand import BuildRun
 from vqaloop.builds import Point
 from vqaloop.encode import encode
 from vqaloop.encoder import EncoderSpec, load_encoders
