@@ -225,7 +225,7 @@ def write_view(
         "strict": -1,
         "f": "yuv4mpegpipe",
     }
-    graph = ffmpeg_graph.input("INPUT", **process.input_options(source.input_options))
+    graph = ffmpeg_graph.input("INPUT", **process.input_arguments(source.input_options))
     graph = graph.output("OUTPUT", **options)
     try:
         with renamed_to(out) as part:

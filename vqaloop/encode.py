@@ -185,7 +185,7 @@ def _command(
     source: Source, options: dict[str, str], out: Path, ffmpeg: str
 ) -> tuple[list[str], tuple[str, ...]]:
     """The whole command line, and the output options alone as a user replays them."""
-    before = process.input_options(source.input_options)
+    before = process.input_arguments(source.input_options)
     graph = ffmpeg_graph.input("INPUT", **before).output("OUTPUT", **options)
     argv = process.compiled(graph, ffmpeg, {"INPUT": source.path, "OUTPUT": out})
     return argv, tuple(argv[argv.index("-i") + 2 : -1])

@@ -118,7 +118,7 @@ def _selected(source: Source, windows: Sequence[tuple[int, int]]) -> Any:
 
 
 def _input(source: Source, **more: str) -> Any:
-    options = process.input_options(source.input_options) | more
+    options = process.input_arguments(source.input_options) | more
     return ffmpeg_graph.input("INPUT", **options)["V:0"]
 
 

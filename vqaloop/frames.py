@@ -127,7 +127,7 @@ def read_with_ffmpeg(
     width, height = size
     wanted = any_of([f"between(n,{first},{last})" for first, last in _runs(indices)])
     scale = f"scale={width}:{height}:flags={SCALER}{ranges}"
-    graph = ffmpeg_graph.input("INPUT", **process.input_options(input_options)).output(
+    graph = ffmpeg_graph.input("INPUT", **process.input_arguments(input_options)).output(
         "pipe:1",
         # V rather than v: cover art is no video
         map="0:V:0",

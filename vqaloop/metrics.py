@@ -186,7 +186,7 @@ def measure_clips(
     for name in metrics:
         require_filter(ffmpeg, _DEFINITIONS[name].filter)
     size = ("video_size", f"{shape[3]}x{shape[2] // 3 * 2}")
-    raw = process.input_options([("f", "rawvideo"), ("pix_fmt", "yuv420p"), size])
+    raw = process.input_arguments([("f", "rawvideo"), ("pix_fmt", "yuv420p"), size])
     with scratch() as folder:
         files = {"DISTORTED": Path(folder, "distorted"), "REFERENCE": Path(folder, "reference")}
         for path, clips in zip(files.values(), (distorted, reference), strict=True):
@@ -309,7 +309,7 @@ def _graph(
 
 def _leg(key: str, threads: int, options: Iterable[tuple[str, str]], *filters: str) -> Any:
     # V rather than v: cover art is no video
-    node = ffmpeg_graph.input(key, threads=threads, **process.input_options(options))["V"]
+    node = ffmpeg_graph.input(key, threads=threads, **process.input_arguments(options))["V"]
     for text in filters:
         node = append_filters(node, text)
     return node

@@ -22,7 +22,10 @@ from vqaloop.segments import (
     target_duration,
 )
 
-MEDIA, IFRAMES, MASTER, MPD = "media.m3u8", "iframes.m3u8", "master.m3u8", "manifest.mpd"
+MEDIA = "media.m3u8"
+IFRAMES = "iframes.m3u8"
+MASTER = "master.m3u8"
+MPD = "manifest.mpd"
 FIRST_BPS = 2_000_000
 """Bits a second of the variant to start with, by Apple's authoring specification."""
 _HLS_VERSION = 7

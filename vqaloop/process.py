@@ -250,7 +250,7 @@ def quoted(path: str | os.PathLike[str]) -> str:
     return name if len(name) <= 200 else f"{name[:98]}...{name[-98:]}"
 
 
-def input_options(options: Iterable[tuple[str, str]]) -> dict[str, str]:
+def input_arguments(options: Iterable[tuple[str, str]]) -> dict[str, str]:
     """Options before -i as ffmpeg-python takes them: of a video_size it makes two letters."""
     return {"s" if key == "video_size" else key: value for key, value in options}
 

@@ -99,7 +99,7 @@ def find_cuts(source: Source, *, ffmpeg: str) -> dict[int, float]:
         f"metadata=select:key=lavfi.scd.score:function=greater:value={THRESHOLD}",
         "metadata=print:key=lavfi.scd.score:file=pipe\\\\:1",
     ]
-    options = process.input_options(source.input_options)
+    options = process.input_arguments(source.input_options)
     graph = ffmpeg_graph.input("INPUT", **options).output(
         "-", map="0:V:0", vf=",".join(chain), fps_mode="passthrough", f="null"
     )

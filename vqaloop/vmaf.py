@@ -54,7 +54,7 @@ def vmaf_of_pairs(
     require_size(width, height)
     require_filter(ffmpeg, "libvmaf")
     size = ("video_size", f"{width}x{height}")
-    raw = process.input_options([("f", "rawvideo"), ("pix_fmt", "yuv420p"), size])
+    raw = process.input_arguments([("f", "rawvideo"), ("pix_fmt", "yuv420p"), size])
     with scratch() as name:
         files = {"DISTORTED": Path(name, "distorted"), "REFERENCE": Path(name, "reference")}
         distorted.tofile(files["DISTORTED"])

@@ -143,7 +143,7 @@ def watch(
     frame_bytes = width * height * 3 // 2
     wanted = any_of([f"eq(n,{index})" for index in indices])
     scale = f"scale={width}:{height}:flags={SCALER}"
-    options = process.input_options(measured.options)
+    options = process.input_arguments(measured.options)
     graph = ffmpeg_graph.input("INPUT", max_pixels=MAX_PIXELS, **options).output(
         "pipe:1",
         # V rather than v: cover art is no video

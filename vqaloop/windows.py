@@ -158,7 +158,7 @@ def _read(
     """The pairs of all ranges in one run of ffmpeg; `sought`: of the one range, and no more."""
     width, height = _view(source)
     wanted = sum(len(range(0, count - 1, pace)) for _, count in ranges)
-    options, name, skipped = process.input_options(source.input_options), "INPUT", 0
+    options, name, skipped = process.input_arguments(source.input_options), "INPUT", 0
     if sought:
         start, count = ranges[0]
         ranges = [(0, count)]
