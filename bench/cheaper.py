@@ -20,18 +20,18 @@ import numpy as np
 import pandas as pd
 import torch
 
-from vqaloop import process
-from vqaloop.clips import read_clips, spots
-from vqaloop.colour import to_clips
-from vqaloop.encode import encode
-from vqaloop.frames import read_encode, read_source
-from vqaloop.judged import judged
+from vqaloop.core.ffmpeg import ffmpeg_path
+from vqaloop.encoding.encode import encode
+from vqaloop.media.colour import to_clips
+from vqaloop.media.frames import read_encode, read_source
+from vqaloop.media.probe import probe_source
 from vqaloop.models.student import Student
-from vqaloop.network import joined
+from vqaloop.models.weights import load_student
+from vqaloop.quality.crop_sampling import read_clips, spots
+from vqaloop.quality.inference import joined
+from vqaloop.quality.metric import DEFAULT_STUDENT, open_metric, shipped_weights
+from vqaloop.quality.pooling import judged
 from vqaloop.records import Rendition, Source
-from vqaloop.score import DEFAULT_STUDENT, open_metric, shipped_weights
-from vqaloop.source import probe_source
-from vqaloop.weights import load_student
 
 ENCODES = ((1.0, 24), (1.0, 34), (0.5, 24), (0.5, 34))
 """Part of the source's height, and x264's CRF."""
@@ -83,7 +83,7 @@ def main() -> None:
     parser.add_argument("--csv", type=Path)
     options = parser.parse_args()
     torch.set_num_threads(1)
-    ffmpeg = process.ffmpeg_path()
+    ffmpeg = ffmpeg_path()
     plain, _ = load_student(next(p for p in shipped_weights() if p.stem == DEFAULT_STUDENT))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # it is to move to another package

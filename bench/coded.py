@@ -2,10 +2,12 @@
 
 from pathlib import Path
 
-from vqaloop import bitstream, boxes, codecstrings, process
-from vqaloop.bitstream import _splitter, is_cut_mp4
-from vqaloop.encoder import get_encoder
-from vqaloop.join import _hevc_sets
+from vqaloop.bitstream import codec_strings, coded_frames, mp4_boxes
+from vqaloop.bitstream.coded_frames import _splitter, is_cut_mp4
+from vqaloop.core import process
+from vqaloop.core.ffmpeg import ffmpeg_path, file_url
+from vqaloop.encoding.registry import get_encoder
+from vqaloop.ratecontrol.concat import _hevc_sets
 
 
 def _written(data: bytes, folder: Path, name: str) -> Path:
@@ -30,9 +32,9 @@ def _small_files(folder: Path) -> dict[str, bytes]:
             if kind and not name.endswith(".mp4"):
                 continue
             path = folder / f"{kind}{name}"
-            argv = [process.ffmpeg_path(), "-nostdin", "-v", "error", "-y", "-f", "lavfi"]
+            argv = [ffmpeg_path(), "-nostdin", "-v", "error", "-y", "-f", "lavfi"]
             argv += ["-i", "testsrc2=s=64x64:r=25", "-frames:v", "2", "-pix_fmt", "yuv420p"]
-            argv += [*options, *more, process.file_url(path)]
+            argv += [*options, *more, file_url(path)]
             process.run(argv, timeout_s=60)
             if path.is_file():
                 made[path.name] = path.read_bytes()
@@ -41,9 +43,9 @@ def _small_files(folder: Path) -> dict[str, bytes]:
 
 def read_boxes(data: bytes, folder: Path) -> object:
     del folder
-    starts = boxes.fragment_starts(data)
-    entry = boxes.read_video_entry(data)
-    return starts, codecstrings.codec_string(entry), codecstrings.video_range(entry)
+    starts = mp4_boxes.fragment_starts(data)
+    entry = mp4_boxes.read_video_entry(data)
+    return starts, codec_strings.codec_string(entry), codec_strings.video_range(entry)
 
 
 def boxes_seeds(folder: Path) -> list[bytes]:
@@ -60,7 +62,7 @@ def read_packets(data: bytes, folder: Path) -> object:
         return None
     codec, length = _CODECS[data[0] % 4], 16 * data[1]
     config, packet = data[2 : 2 + length], data[2 + length :]
-    anew = codecstrings.starts_anew(codec, config, packet)
+    anew = codec_strings.starts_anew(codec, config, packet)
     # an encoder's configuration, which `_splitter` takes, comes through a demuxer: never so short
     parts = sum(map(len, _splitter(codec, config.ljust(22, b"\0"))(packet)))
     return anew, parts, _hevc_sets(config) if codec == "hevc" else b""
@@ -74,7 +76,7 @@ def packets_seeds(folder: Path) -> list[bytes]:
         if "fragments" in name or not name.endswith(".mp4"):
             continue
         path = _written(data, folder, name)
-        with av.open(process.file_url(path)) as container:
+        with av.open(file_url(path)) as container:
             stream = container.streams.video[0]
             config = bytes(stream.codec_context.extradata or b"")
             packets = [bytes(packet) for packet in container.demux(stream) if packet.size]
@@ -92,7 +94,7 @@ def read_bitstream(data: bytes, folder: Path) -> object:
     codec = _CODECS[data[0] % 4] if data else "h264"
     path = _written(data[1:], folder, "a.mp4")
     cut = is_cut_mp4(path)
-    return cut, bitstream.read_bitstream(path, get_encoder(_SPECS[codec]))
+    return cut, coded_frames.read_bitstream(path, get_encoder(_SPECS[codec]))
 
 
 def bitstream_seeds(folder: Path) -> list[bytes]:

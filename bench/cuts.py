@@ -14,9 +14,10 @@ import sys
 import tempfile
 from pathlib import Path
 
-from vqaloop import process
-from vqaloop.scenes import find_cuts
-from vqaloop.source import probe_source
+from vqaloop.core import process
+from vqaloop.core.ffmpeg import ffmpeg_path, file_url
+from vqaloop.media.probe import probe_source
+from vqaloop.media.scene_cuts import find_cuts
 
 SIZE = (160, 90)
 
@@ -33,7 +34,7 @@ def groups_of(clips: list[Path]) -> dict[Path, str]:
 
 def small(clip: Path, ffmpeg: str) -> bytes:
     """A clip's frames, all of one size."""
-    argv = [ffmpeg, "-nostdin", "-v", "error", "-i", process.file_url(clip), "-map", "0:V:0"]
+    argv = [ffmpeg, "-nostdin", "-v", "error", "-i", file_url(clip), "-map", "0:V:0"]
     argv += ["-vf", f"scale={SIZE[0]}:{SIZE[1]}:flags=area,format=yuv420p"]
     done = process.run([*argv, "-fps_mode", "passthrough", "-f", "rawvideo", "-"], timeout_s=300)
     if done.returncode:
@@ -63,7 +64,7 @@ def main() -> int:
     parser.add_argument("clips", nargs="+", type=Path)
     parser.add_argument("--titles", type=int, default=60)
     options = parser.parse_args()
-    ffmpeg, groups = process.ffmpeg_path(), groups_of(options.clips)
+    ffmpeg, groups = ffmpeg_path(), groups_of(options.clips)
     names = sorted(set(groups.values()))
     random.Random(1).shuffle(names)
     half = set(names[: len(names) // 2])

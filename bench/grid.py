@@ -18,16 +18,18 @@ import filelock
 import numpy as np
 import pandas as pd
 
-from vqaloop import metrics, process
-from vqaloop.encode import encode
-from vqaloop.encoder import EncoderSpec, codecs, default_encoder
-from vqaloop.encoderspec import Knob
+from vqaloop.core import process
+from vqaloop.core.ffmpeg import ffmpeg_path, file_url
+from vqaloop.core.files import renamed_to
+from vqaloop.encoding.checks import choose_sizes
+from vqaloop.encoding.encode import encode
+from vqaloop.encoding.registry import codecs, default_encoder
+from vqaloop.encoding.spec import EncoderSpec, Knob
 from vqaloop.errors import VqaloopError
-from vqaloop.files import renamed_to
+from vqaloop.media.probe import probe_source
+from vqaloop.quality import full_reference
+from vqaloop.quality.metric import DEFAULT_METRIC, open_metric
 from vqaloop.records import Rendition, Source
-from vqaloop.request import choose_sizes
-from vqaloop.score import DEFAULT_METRIC, open_metric
-from vqaloop.source import probe_source
 
 FRACTIONS = (1, 2 / 3, 1 / 2, 1 / 3)
 """Sizes of the grid, as parts of the source's."""
@@ -54,11 +56,9 @@ def cut(clip: Path, folder: Path, frames: int) -> Path:
     if not out.exists():
         folder.mkdir(parents=True, exist_ok=True)
         with renamed_to(out) as part:
-            argv = [process.ffmpeg_path(), "-nostdin", "-v", "error", "-y"]
-            argv += ["-i", process.file_url(clip), "-map", "0:V:0", "-frames:v", str(frames)]
-            done = process.run(
-                [*argv, "-f", "yuv4mpegpipe", process.file_url(part)], timeout_s=600
-            )
+            argv = [ffmpeg_path(), "-nostdin", "-v", "error", "-y"]
+            argv += ["-i", file_url(clip), "-map", "0:V:0", "-frames:v", str(frames)]
+            done = process.run([*argv, "-f", "yuv4mpegpipe", file_url(part)], timeout_s=600)
             if done.returncode:
                 raise SystemExit(f"{clip}: {done.reason()}")
     return out
@@ -77,7 +77,7 @@ def missing(
 
 def fill(clip: Path, codec: str, out: Path, count: int) -> None:
     """Measure what is missing of one clip's grid for one codec; failures are said and left out."""
-    ffmpeg = process.ffmpeg_path()
+    ffmpeg = ffmpeg_path()
     spec, source = default_encoder(codec), probe_source(clip, ffmpeg=ffmpeg)
     student = open_metric(DEFAULT_METRIC, ffmpeg=ffmpeg, device="cpu")
     table = out / "points" / f"{clip.stem}.{codec}.csv"
@@ -91,7 +91,7 @@ def fill(clip: Path, codec: str, out: Path, count: int) -> None:
             rendition = Rendition(width, height, spec.name, knob, spec.default_preset)
             try:
                 made = encode(source, rendition, Path(scratch, f"x{spec.suffix}"), ffmpeg=ffmpeg)
-                full = metrics.measure(
+                full = full_reference.measure(
                     source, made.path, ["vmaf", "psnr"], ffmpeg=ffmpeg, threads=1
                 )
                 learned = student.measure(source, made.path, spec.decoder)

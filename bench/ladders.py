@@ -21,7 +21,7 @@ import pandas as pd
 from scipy.stats import kendalltau
 
 import vqaloop
-from vqaloop import process
+from vqaloop.core.ffmpeg import ffmpeg_path, file_url
 from vqaloop.records import Ladder, Rung
 
 CODECS = ("h264", "hevc", "vp9", "av1", "avs2")
@@ -71,12 +71,12 @@ def codec_of(path: Path) -> str:
     if path.suffix == ".avs2":
         subprocess.run(
             [
-                process.ffmpeg_path(),
+                ffmpeg_path(),
                 "-v",
                 "error",
                 "-xerror",
                 "-i",
-                process.file_url(path),
+                file_url(path),
                 "-f",
                 "null",
                 "-",
@@ -84,7 +84,7 @@ def codec_of(path: Path) -> str:
             check=True,
         )
         return "avs2"
-    with av.open(process.file_url(path)) as container:
+    with av.open(file_url(path)) as container:
         stream = container.streams.video[0]
         frames = sum(1 for _ in container.decode(stream))
         assert frames == stream.frames, f"{path}: {frames} of {stream.frames} frames"
@@ -97,15 +97,15 @@ def replayed(rung: Rung, clip: Path, size: int) -> float:
         out = Path(folder) / "again"
         subprocess.run(
             [
-                process.ffmpeg_path(),
+                ffmpeg_path(),
                 "-v",
                 "error",
                 "-nostdin",
                 "-y",
                 "-i",
-                process.file_url(clip),
+                file_url(clip),
                 *rung.ffmpeg_args,
-                process.file_url(out),
+                file_url(out),
             ],
             check=True,
             stdout=subprocess.DEVNULL,

@@ -10,10 +10,10 @@ import pandas as pd
 from scipy.interpolate import PchipInterpolator
 
 from bench.grid import FRACTIONS
-from vqaloop.encoderspec import EncoderSpec, Knob
-from vqaloop.hull import convex_hull
+from vqaloop.encoding.spec import EncoderSpec, Knob
 from vqaloop.records import RDPoint
-from vqaloop.space import Point
+from vqaloop.search.hull import convex_hull
+from vqaloop.search.space import Point
 
 METRICS = ("vmaf", "student")
 DENSE = 0.25

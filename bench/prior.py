@@ -14,13 +14,13 @@ from pathlib import Path
 import pandas as pd
 
 from bench.grid import read_grid
-from vqaloop.belief import as_title
-from vqaloop.encoder import default_encoder
-from vqaloop.history import SHIPPED, prior_json
-from vqaloop.prior import Titles, learn
+from vqaloop.encoding.registry import default_encoder
+from vqaloop.quality.metric import DEFAULT_STUDENT
 from vqaloop.records import RDPoint
-from vqaloop.score import DEFAULT_STUDENT
-from vqaloop.space import Space
+from vqaloop.search.prior import Titles, learn
+from vqaloop.search.prior_store import SHIPPED, prior_json
+from vqaloop.search.space import Space
+from vqaloop.search.surrogates import as_title
 
 METRICS = {"vmaf": "vmaf", "psnr_y": "psnr", "student": DEFAULT_STUDENT}
 """Columns of a grid, and the metrics whose scores they hold."""

@@ -27,12 +27,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from vqaloop import process
-from vqaloop.rayconnection import connect, import_ray
-from vqaloop.rayexecutor import RayCluster
+from vqaloop.cluster.connection import connect, import_ray
+from vqaloop.cluster.ray_cluster import RayCluster
+from vqaloop.core import process
+from vqaloop.core.ffmpeg import ffmpeg_path
+from vqaloop.media.probe import probe_source
+from vqaloop.media.sample import write_sample
 from vqaloop.records import Rendition
-from vqaloop.sample import write_sample
-from vqaloop.source import probe_source
 
 THREADS = (1, 2, 4, 8, 16, 32, 64, 128)
 WAIT_S = 4.0
@@ -80,7 +81,7 @@ def measure(tasks: int, processors: int) -> dict[str, Any]:
 
 
 def _measure(found: dict[str, Any], tasks: int, folder: Path) -> None:
-    ray, ffmpeg = import_ray(), process.ffmpeg_path()
+    ray, ffmpeg = import_ray(), ffmpeg_path()
     source = probe_source(
         write_sample(folder / "a.y4m", seconds=1, size=(160, 90), fps=25, seed=0), ffmpeg=ffmpeg
     )
@@ -128,7 +129,7 @@ def _watched(work: Callable[[], object], count: int) -> dict[str, float]:
 
 def _waiting_cpu_s(threads: int) -> float:
     """CPU seconds a second of a thread that waits as those of a RayCluster do."""
-    from vqaloop.executor import POLL_S
+    from vqaloop.execution.executor import POLL_S
 
     over = threading.Event()
 

@@ -15,15 +15,17 @@ from pathlib import Path
 from typing import Any
 
 from bench import coded
-from vqaloop import rawvideo, records, shape
-from vqaloop.datasets import find, read_dataset
-from vqaloop.encoderspec import read_spec
-from vqaloop.recipe import bundled_recipes, read_recipe
-from vqaloop.regression import ClipRuns, Failure, Run
-from vqaloop.report import SCHEMA, read_ladder
-from vqaloop.saved import Saved, read_saved, write_saved
-from vqaloop.trend import read_trend
-from vqaloop.trendstore import append
+from vqaloop import records
+from vqaloop.core import documents
+from vqaloop.encoding.spec import read_spec
+from vqaloop.ladder.store import SCHEMA, read_ladder
+from vqaloop.media import rawvideo
+from vqaloop.regress.saved_runs import Saved, read_saved, write_saved
+from vqaloop.regress.statistics import ClipRuns, Failure, Run
+from vqaloop.training.datasets import find, read_dataset
+from vqaloop.training.recipe import bundled_recipes, read_recipe
+from vqaloop.trend.store import append
+from vqaloop.trend.trend import read_trend
 
 Read = Callable[[bytes, Path], object]
 """Gives the bytes to a reader, by a file in a folder where it wants one; what it made of them."""
@@ -89,7 +91,7 @@ def _yuv_seeds(folder: Path) -> list[bytes]:
 def _ladder(data: bytes, folder: Path) -> object:
     _written(data, folder, "ladder.json")
     # what `vqaloop report` writes again
-    return json.dumps(shape.finite(read_ladder(folder).to_json()), allow_nan=False)
+    return json.dumps(documents.finite(read_ladder(folder).to_json()), allow_nan=False)
 
 
 def _ladder_seeds(folder: Path) -> list[bytes]:
@@ -125,7 +127,7 @@ def _ladder_seeds(folder: Path) -> list[bytes]:
         "warnings": ["none"],
     }
     ladder = records.Ladder(folder, tuple(rungs), about)
-    return [json.dumps(shape.finite(ladder.to_json())).encode()]
+    return [json.dumps(documents.finite(ladder.to_json())).encode()]
 
 
 def _saved(data: bytes, folder: Path) -> object:
@@ -270,7 +272,7 @@ def _encoder(data: bytes, folder: Path) -> object:
 
 def _encoder_seeds(folder: Path) -> list[bytes]:
     del folder
-    from vqaloop.encoder import __file__ as module
+    from vqaloop.encoding.registry import __file__ as module
 
     here = Path(module).resolve().parent
     folders = (here / "encoders", here.parent / "encoders")
@@ -300,14 +302,14 @@ def header_of(data: bytes) -> bytes:
 
 
 def _weights(data: bytes, folder: Path) -> object:
-    from vqaloop.weights import load_student
+    from vqaloop.models.weights import load_student
 
     return load_student(_written(with_zeros(data), folder, "a.safetensors"))
 
 
 def _weights_seeds(folder: Path) -> list[bytes]:
     from vqaloop.models import create_student
-    from vqaloop.weights import CONTENT, save_student
+    from vqaloop.models.weights import CONTENT, save_student
 
     path = folder / "weights.safetensors"
     save_student(create_student("internvqa-mini"), path, "internvqa-mini", "VMAF", {"a": "b"})
@@ -320,7 +322,7 @@ def _weights_seeds(folder: Path) -> list[bytes]:
 
 
 def _shard(data: bytes, folder: Path) -> object:
-    from vqaloop.shards import load_shard, title_of
+    from vqaloop.training.shards import load_shard, title_of
 
     path = _written(with_zeros(data), folder, "a.safetensors")
     shard = load_shard(path)
@@ -330,7 +332,7 @@ def _shard(data: bytes, folder: Path) -> object:
 def _shard_seeds(folder: Path) -> list[bytes]:
     import numpy as np
 
-    from vqaloop.shards import write_shard
+    from vqaloop.training.shards import write_shard
 
     path = folder / "shard.safetensors"
     arrays = {"distorted": np.zeros((1, 1, 1, 6, 4), np.uint8)}

@@ -22,19 +22,20 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from vqaloop import process
-from vqaloop.builds import Build, Point, open_build
-from vqaloop.cache import Cache
-from vqaloop.comparison import POINTS
-from vqaloop.encoder import get_encoder
-from vqaloop.paired import RunPlan, run_clip
-from vqaloop.regressdocument import outcome_json
-from vqaloop.regression import BASELINE, CANDIDATE, REPEAT, ClipRuns, Limits, Run
-from vqaloop.saved import Saved, read_saved, write_saved
-from vqaloop.score import open_metric
-from vqaloop.source import probe_source
-from vqaloop.trials import Workshop
-from vqaloop.weighed import judge
+from vqaloop.core.ffmpeg import ffmpeg_path
+from vqaloop.encoding.registry import get_encoder
+from vqaloop.execution.cache import Cache
+from vqaloop.execution.workshop import Workshop
+from vqaloop.media.probe import probe_source
+from vqaloop.quality.metric import open_metric
+from vqaloop.regress.build_command import Build, Point
+from vqaloop.regress.builds import open_build
+from vqaloop.regress.compare import POINTS
+from vqaloop.regress.document import outcome_json
+from vqaloop.regress.interleaved_runs import RunPlan, run_clip
+from vqaloop.regress.saved_runs import Saved, read_saved, write_saved
+from vqaloop.regress.statistics import BASELINE, CANDIDATE, REPEAT, ClipRuns, Limits, Run
+from vqaloop.regress.verdict import judge
 
 FRAMES, DRAWN = 40, 6
 PLANTED = {
@@ -138,7 +139,7 @@ def main() -> None:
     small = manifest[(manifest["frames"] >= FRAMES) & (manifest["width"] <= 640)]
     # one of each group, so that clips of one film are not taken for several
     names = small.drop_duplicates("group")["file"].head(options.clips)
-    ffmpeg = process.ffmpeg_path()
+    ffmpeg = ffmpeg_path()
     tried = builds(options.out, ffmpeg)
     clips = [
         measured(options.folder / name, options.out, tried, ffmpeg)

@@ -12,10 +12,11 @@ import numpy as np
 from scipy.optimize import brentq
 
 from bench.oracle import Encoded, Oracle, Tally
-from vqaloop.encoderspec import Knob
-from vqaloop.hull import Rules, choose_rungs, convex_hull
+from vqaloop.encoding.spec import Knob
 from vqaloop.records import RDPoint
-from vqaloop.space import Space
+from vqaloop.search.hull import convex_hull
+from vqaloop.search.rungs import Rules, choose_rungs
+from vqaloop.search.space import Space
 
 Size = tuple[int, int]
 

@@ -30,10 +30,10 @@ from typing import Any
 import pandas as pd
 
 import vqaloop
-from vqaloop.catalogue import MOST_OPEN
-from vqaloop.executor import Local
-from vqaloop.studies import SharedStudy
-from vqaloop.trials import Workshop
+from vqaloop.catalogue.build import MOST_OPEN
+from vqaloop.execution.executor import Local
+from vqaloop.execution.workshop import Workshop
+from vqaloop.search.shared_study import SharedStudy
 
 WORKERS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
 OPEN_A_WORKER = 2

@@ -20,14 +20,14 @@ import pandas as pd
 
 from bench.grid import read_grid
 from bench.oracle import Oracle, read_oracle
-from vqaloop.encoder import default_encoder, get_encoder
-from vqaloop.files import renamed_to
-from vqaloop.history import shipped_prior
-from vqaloop.prior import Prior
-from vqaloop.ratecontrol import RateController
-from vqaloop.scenecurves import Probe
-from vqaloop.scenegoals import Allocation
-from vqaloop.scenes import Scene
+from vqaloop.core.files import renamed_to
+from vqaloop.encoding.registry import default_encoder, get_encoder
+from vqaloop.media.scene_cuts import Scene
+from vqaloop.ratecontrol.controller import RateController
+from vqaloop.ratecontrol.scene_curves import Probe
+from vqaloop.ratecontrol.scene_goals import Allocation
+from vqaloop.search.prior import Prior
+from vqaloop.search.prior_store import shipped_prior
 
 CODECS = ("h264", "hevc", "av1", "vp9")
 TARGETS = (70.0, 80.0, 90.0)

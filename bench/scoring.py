@@ -23,13 +23,15 @@ from typing import Any
 
 import pandas as pd
 
-from vqaloop import metrics, process
-from vqaloop.encode import encode
-from vqaloop.encoder import get_encoder
+from vqaloop.core import process
+from vqaloop.core.ffmpeg import ffmpeg_path, file_url
+from vqaloop.encoding.encode import encode
+from vqaloop.encoding.registry import get_encoder
+from vqaloop.media.probe import probe_source
+from vqaloop.quality import full_reference
+from vqaloop.quality.metric import open_metric
+from vqaloop.quality.student_metric import StudentMetric
 from vqaloop.records import Rendition, Source
-from vqaloop.score import open_metric
-from vqaloop.source import probe_source
-from vqaloop.students import StudentMetric
 
 SECONDS, FPS = 10, 25
 ENCODES = (("libx264", "veryfast", 26.0), ("libsvtav1", "10", 35.0))
@@ -50,12 +52,12 @@ def make_title(clips: list[Path], height: int, folder: Path, ffmpeg: str) -> Sou
         ]
         joined = "".join(f"[v{i}]" for i in range(len(clips)))
         graph = ";".join([*parts, f"{joined}concat=n={len(clips)}:v=1[out]"])
-        inputs = [word for clip in clips for word in ("-i", process.file_url(clip))]
+        inputs = [word for clip in clips for word in ("-i", file_url(clip))]
         part = path.with_name(f"part-{path.name}")
         done = process.run(
             [ffmpeg, "-nostdin", "-v", "error", "-y", *inputs, "-filter_complex", graph]
             + ["-map", "[out]", "-c:v", "libx264", "-preset", "ultrafast", "-crf", "6"]
-            + ["-g", str(FPS), process.file_url(part)],
+            + ["-g", str(FPS), file_url(part)],
             timeout_s=3600,
         )
         if done.returncode:
@@ -80,11 +82,13 @@ def make_rungs(source: Source, folder: Path, ffmpeg: str) -> list[Path]:
 
 def judged(title: Path, rung: Path, judge: str, threads: int, repeats: int) -> dict[str, Any]:
     """One judge on one rung, in this process; the least of the repeats."""
-    ffmpeg = process.ffmpeg_path()
+    ffmpeg = ffmpeg_path()
     source = probe_source(title, ffmpeg=ffmpeg)
     found: dict[str, Any] = {}
     if judge != "internvqa":
-        runs = [metrics.measure(source, rung, [judge], ffmpeg=ffmpeg, threads=threads)[judge]]
+        runs = [
+            full_reference.measure(source, rung, [judge], ffmpeg=ffmpeg, threads=threads)[judge]
+        ]
         found["peak_mb"] = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024
     else:
         import torch
@@ -201,7 +205,7 @@ def main() -> None:
     rows = []
     if options.clips:
         options.out.mkdir(parents=True, exist_ok=True)
-        ffmpeg = process.ffmpeg_path()
+        ffmpeg = ffmpeg_path()
         for height in map(int, options.heights.split(",")):
             source = make_title(options.clips, height, options.out, ffmpeg)
             for rung in make_rungs(source, options.out, ffmpeg):

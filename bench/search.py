@@ -24,16 +24,18 @@ from bench import rivals
 from bench.grid import read_grid
 from bench.oracle import METRICS, Encoded, Oracle, Tally, read_oracle
 from bench.rivals import Result
-from vqaloop.bdrate import Curve, NotComparable, bd_rate
-from vqaloop.belief import Belief, Fits, Learnt
-from vqaloop.encoder import default_encoder, get_encoder
-from vqaloop.files import renamed_to
-from vqaloop.history import shipped_prior
-from vqaloop.hull import Rules, front, keep_rules
-from vqaloop.plot import COLOURS, MARKERS, style
-from vqaloop.score import DEFAULT_STUDENT
-from vqaloop.search import Measured, explore, rungs_of
-from vqaloop.space import Point, Space
+from vqaloop.core.files import renamed_to
+from vqaloop.encoding.registry import default_encoder, get_encoder
+from vqaloop.ladder.rd_plot import MARKERS
+from vqaloop.quality.bdrate import Curve, NotComparable, bd_rate
+from vqaloop.quality.metric import DEFAULT_STUDENT
+from vqaloop.report.plotting import COLOURS, style
+from vqaloop.search.explore import Measured, explore, rungs_of
+from vqaloop.search.hull import front
+from vqaloop.search.prior_store import shipped_prior
+from vqaloop.search.rungs import Rules, keep_rules
+from vqaloop.search.space import Point, Space
+from vqaloop.search.surrogates import CurveFits, Surrogate, TitlePrior
 
 RULES = Rules(min_step=4.0, floor=30.0, ceiling=95.0)
 """What `vqaloop ladder` asks for by default, of VMAF and the students alike."""
@@ -46,7 +48,9 @@ def vqaloop_ladder(oracle: Oracle, metric: str, rules: Rules = RULES) -> Result:
     name = DEFAULT_STUDENT if metric == "student" else metric
     prior = shipped_prior(default_encoder(oracle.codec).name, name)
     space = Space(oracle.sizes, oracle.knob, oracle.sizes[0], oracle.fps)
-    return _explored(oracle, metric, rules, space, Learnt(space, prior, TOP) if prior else None)
+    return _explored(
+        oracle, metric, rules, space, TitlePrior(space, prior, TOP) if prior else None
+    )
 
 
 def vqaloop_alone(oracle: Oracle, metric: str, rules: Rules = RULES) -> Result:
@@ -55,9 +59,9 @@ def vqaloop_alone(oracle: Oracle, metric: str, rules: Rules = RULES) -> Result:
 
 
 def _explored(
-    oracle: Oracle, metric: str, rules: Rules, space: Space, prior: Belief | None
+    oracle: Oracle, metric: str, rules: Rules, space: Space, prior: Surrogate | None
 ) -> Result:
-    tally, belief = Tally(oracle, metric), prior or Fits(space, TOP)
+    tally, belief = Tally(oracle, metric), prior or CurveFits(space, TOP)
 
     def evaluate(batch: Sequence[Point]) -> dict[Point, Measured]:
         made = [(point, tally.measure(point)) for point in batch]

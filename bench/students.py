@@ -18,17 +18,17 @@ import numpy as np
 import pandas as pd
 import torch
 
-from vqaloop import process
-from vqaloop.clips import CLIPS_EACH, POSITIONS
-from vqaloop.encode import encode
-from vqaloop.evaluate import evaluate, judge
-from vqaloop.frames import CLIP_FRAMES, CLIP_SIZE
+from vqaloop.core.ffmpeg import ffmpeg_path
+from vqaloop.encoding.encode import encode
+from vqaloop.media.frames import CLIP_FRAMES, CLIP_SIZE
+from vqaloop.media.probe import probe_source
+from vqaloop.models.weights import load_student
+from vqaloop.quality.crop_sampling import CLIPS_EACH, POSITIONS
+from vqaloop.quality.metric import open_metric
+from vqaloop.quality.student_metric import StudentMetric
 from vqaloop.records import Rendition
-from vqaloop.score import open_metric
-from vqaloop.shards import load_shard, shard_paths
-from vqaloop.source import probe_source
-from vqaloop.students import StudentMetric
-from vqaloop.weights import load_student
+from vqaloop.training.evaluate import evaluate, judge
+from vqaloop.training.shards import load_shard, shard_paths
 
 SEEDS = range(10)
 ENCODES = ((1.0, 24), (1.0, 34), (0.5, 24), (0.5, 34))
@@ -58,7 +58,7 @@ def cost(weights: Path, threads: int) -> dict[str, Any]:
 
 def noise(weights: Path, clips: list[Path]) -> dict[str, float]:
     """Standard deviations over crop seeds, of scores and of differences within a clip."""
-    ffmpeg = process.ffmpeg_path()
+    ffmpeg = ffmpeg_path()
     single, differences = [], []
     for clip in clips:
         source = probe_source(clip, allow_hdr=True, ffmpeg=ffmpeg)

@@ -21,14 +21,15 @@ import pandas as pd
 from scipy.interpolate import PchipInterpolator
 
 import vqaloop
-from vqaloop import process
-from vqaloop.cache import Cache
-from vqaloop.encoder import default_encoder
+from vqaloop.core import process
+from vqaloop.core.ffmpeg import ffmpeg_path, file_url
+from vqaloop.encoding.registry import default_encoder
+from vqaloop.execution.cache import Cache
+from vqaloop.execution.workshop import Workshop
+from vqaloop.media.probe import probe_source
+from vqaloop.quality.metric import open_metric
+from vqaloop.ratecontrol.target import Encoded
 from vqaloop.records import Rendition
-from vqaloop.score import open_metric
-from vqaloop.source import probe_source
-from vqaloop.target import Encoded
-from vqaloop.trials import Workshop
 
 AROUND = (-6, -3, 0, 3, 6)
 """Steps of one about the scenes' mean knob at which the whole is encoded by one knob."""
@@ -38,15 +39,15 @@ def make_title(clips: list[Path], out: Path) -> Path:
     """The clips joined, lossless, with a tone as long."""
     if out.exists():
         return out
-    argv = [process.ffmpeg_path(), "-nostdin", "-v", "error", "-y"]
+    argv = [ffmpeg_path(), "-nostdin", "-v", "error", "-y"]
     for clip in clips:
-        argv += ["-i", process.file_url(clip)]
+        argv += ["-i", file_url(clip)]
     graph = ""
     for index in range(len(clips)):
         graph += f"[{index}:V]scale=640:360,setsar=1,fps=25,format=yuv420p[v{index}];"
     graph += "".join(f"[v{i}]" for i in range(len(clips))) + f"concat=n={len(clips)}[v]"
     argv += ["-filter_complex", f"{graph};sine=f=440[a]", "-map", "[v]", "-map", "[a]"]
-    argv += ["-shortest", "-c:v", "ffv1", "-c:a", "aac", process.file_url(out)]
+    argv += ["-shortest", "-c:v", "ffv1", "-c:a", "aac", file_url(out)]
     done = process.run(argv, timeout_s=600)
     if done.returncode:
         raise SystemExit(done.reason())
@@ -57,7 +58,7 @@ def constant(
     title: Path, codec: str, knob: float, metric: str, scenes: list[tuple[int, int]]
 ) -> list[tuple[float, float]]:
     """(kb/s, score) of the whole title at several single knobs about one."""
-    ffmpeg = process.ffmpeg_path()
+    ffmpeg = ffmpeg_path()
     spec, source = default_encoder(codec), probe_source(title, ffmpeg=ffmpeg)
     found = {}
     # a student looks where it looked for the encode of scenes

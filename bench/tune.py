@@ -19,9 +19,9 @@ import pandas as pd
 
 from bench.grid import cut
 from vqaloop.errors import TargetUnreachable
-from vqaloop.judge import Rules
-from vqaloop.tune import tune_encoder
-from vqaloop.tuning import Tuning
+from vqaloop.tuning.param_trials import TuneLimits
+from vqaloop.tuning.result import Tuning
+from vqaloop.tuning.tune import tune_encoder
 
 COLUMNS = ["clip", "codec", "encoder", "sampler", "seed", "trials", "failed", "pruned"]
 COLUMNS += ["feasible", "predicted", "saving", "psnr_y_gain", "time_ratio", "trusted"]
@@ -85,7 +85,7 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--frames", type=int, default=40)
     parser.add_argument("--target-score", type=float, default=85.0)
-    parser.add_argument("--slowdown", type=float, default=Rules().slowdown)
+    parser.add_argument("--slowdown", type=float, default=TuneLimits().slowdown)
     options = parser.parse_args()
     work = options.csv.with_suffix("")
     work.mkdir(parents=True, exist_ok=True)

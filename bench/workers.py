@@ -18,9 +18,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from vqaloop.catalogue import build_catalogue
-from vqaloop.executor import Executor, Local
-from vqaloop.rayexecutor import RayCluster
+from vqaloop.catalogue.build import build_catalogue
+from vqaloop.cluster.ray_cluster import RayCluster
+from vqaloop.execution.executor import Executor, Local
 
 
 @contextmanager

@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from vqaloop import process
-from vqaloop.cli import main
+from vqaloop.cli.main import main
+from vqaloop.core.ffmpeg import ffmpeg_path
 
 SMALL = (
     *("--codec", "h264", "--metric", "psnr", "--preset", "ultrafast"),
@@ -119,7 +119,7 @@ FAILURES: Mapping[str, str] = {
 def fake_ffmpeg(path: Path, cases: Mapping[str, str]) -> Path:
     """An ffmpeg that does as the real one, except for command lines that match a pattern of sh."""
     lines = [f"  {pattern}) {action} ;;" for pattern, action in cases.items()]
-    real = shlex.quote(process.ffmpeg_path())
+    real = shlex.quote(ffmpeg_path())
     script = ["#!/bin/sh", 'case "$*" in', *lines, "esac", f'exec {real} "$@"', ""]
     path.write_text("\n".join(script))
     path.chmod(0o755)

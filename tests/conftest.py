@@ -36,8 +36,8 @@ def room(
     monkeypatch.setattr(tempfile, "tempdir", str(made.temp))
     monkeypatch.setenv("VQALOOP_CACHE", str(made.cache))
     # on a busy machine any probe is slow, and speaks of it
-    monkeypatch.setattr("vqaloop.progress.NOTICE_S", 60.0)
-    monkeypatch.setattr("vqaloop.process.TELL_S", 60.0)
+    monkeypatch.setattr("vqaloop.execution.stage_progress.NOTICE_S", 60.0)
+    monkeypatch.setattr("vqaloop.core.process.TELL_S", 60.0)
     before = set(children())
     yield made
     left = {pid: line for pid, line in children().items() if pid not in before}

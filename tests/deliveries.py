@@ -12,13 +12,14 @@ from typing import Any
 import pytest
 
 from tests.media import run_ffmpeg
-from vqaloop import process
-from vqaloop.deliver import Delivery, package_ladder
-from vqaloop.encode import encode
-from vqaloop.encoder import default_encoder
+from vqaloop.core import process
+from vqaloop.core.ffmpeg import ffmpeg_path, file_url
+from vqaloop.delivery.package import Delivery, package_ladder
+from vqaloop.encoding.encode import encode
+from vqaloop.encoding.registry import default_encoder
+from vqaloop.ladder.store import SCHEMA, read_ladder
+from vqaloop.media.probe import probe_source
 from vqaloop.records import Ladder, Rendition, Rung, Source
-from vqaloop.report import SCHEMA, read_ladder
-from vqaloop.source import probe_source
 
 FRAMES = 425
 """14.18 s at 29.97 frames a second: two segments, and a short one that holds a short GOP."""
@@ -57,7 +58,7 @@ def make_title(path: Path, *video: str, frames: int = FRAMES) -> Source:
         ),
         *("-qp", "12", "-pix_fmt", "yuv420p", "-c:a", "flac", "-metadata:s:a:0", "language=deu"),
         *video,
-        process.file_url(path),
+        file_url(path),
     )
     return probe_source(path, allow_hdr=True)
 
@@ -76,7 +77,7 @@ def make_ladder(
         preset = PRESETS[codec] if PRESETS[codec] in spec.presets else spec.presets[-1]
         rendition = Rendition(width, height, spec.name, knob, preset, bit_depth)
         file = f"{width}x{height}_{knob:g}{spec.suffix}"
-        done = encode(source, rendition, folder / file, ffmpeg=process.ffmpeg_path())
+        done = encode(source, rendition, folder / file, ffmpeg=ffmpeg_path())
         made.append(
             Rung(
                 width,
@@ -207,7 +208,7 @@ def rungs(made: Delivery, codecs: tuple[str, ...]) -> list[Path]:
 
 def decoded(*arguments: str) -> list[str]:
     """MD5 of each frame; fails if ffmpeg has anything to say."""
-    argv = [process.ffmpeg_path(), "-nostdin", "-v", "warning", *arguments]
+    argv = [ffmpeg_path(), "-nostdin", "-v", "warning", *arguments]
     done = process.run([*argv, "-f", "framemd5", "pipe:1"], timeout_s=60)
     assert done.returncode == 0 and done.stderr == ""
     lines = done.stdout.decode().splitlines()

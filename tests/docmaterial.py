@@ -6,8 +6,8 @@ from pathlib import Path
 
 from tests.media import REPOSITORY, make_clip, run_ffmpeg
 from tests.waterloo import make_waterloo
-from vqaloop import process
-from vqaloop.sample import write_sample
+from vqaloop.core.ffmpeg import ffmpeg_path, file_url
+from vqaloop.media.sample import write_sample
 
 BENCH_CLIPS = (
     *("slide_talk", "woman_park", "bedroom_kids", "two_men_office"),
@@ -31,7 +31,7 @@ def furnish(folder: Path) -> Path:
 
 
 def _ffmpeg(source: Path, path: Path, *options: str) -> Path:
-    run_ffmpeg("-i", process.file_url(source), *options, process.file_url(path))
+    run_ffmpeg("-i", file_url(source), *options, file_url(path))
     return path
 
 
@@ -82,12 +82,12 @@ def _material(folder: Path) -> None:
         os.link(folder / "CLIPS" / f"film{number % 6}.mp4", folder / f"{name}.mp4")
     for number, pattern in enumerate(("mandelbrot=s=480x270", "testsrc2=s=480x270")):
         picture = folder / "STILLS" / f"still{number}.png"
-        run_ffmpeg("-f", "lavfi", "-i", pattern, "-frames:v", "1", process.file_url(picture))
+        run_ffmpeg("-f", "lavfi", "-i", pattern, "-frames:v", "1", file_url(picture))
 
 
 def _builds(folder: Path) -> None:
     """Builds of x264; where there is none, an ffmpeg that holds it."""
-    x264 = shutil.which("x264") or process.ffmpeg_path()
+    x264 = shutil.which("x264") or ffmpeg_path()
     for name in ("x264-main", "x264", "build/x264", "tmp/x264-good"):
         (folder / name).parent.mkdir(exist_ok=True)
         (folder / name).symlink_to(x264)

@@ -3,7 +3,7 @@
 import argparse
 import re
 
-from vqaloop.parser import make_parser
+from vqaloop.cli.parser import make_parser
 
 
 def subcommands() -> dict[str, argparse.ArgumentParser]:

@@ -7,11 +7,11 @@ import torch
 from torch import Tensor
 
 from tests.nets import MINI, shaken
-from vqaloop.lesson import FEATURE_SCALES, Batch, draw
 from vqaloop.models.internvideo2 import InternVideo2
 from vqaloop.models.student import Student
-from vqaloop.recipe import Losses, Recipe, Teacher
-from vqaloop.shards import Shard
+from vqaloop.training.recipe import Losses, Recipe, Teacher
+from vqaloop.training.shards import Shard
+from vqaloop.training.step import FEATURE_SCALES, Batch, draw
 
 RECIPE = Recipe(
     "internvqa-mini", ("a",), "out", 1, 1e-3, Losses(crop=1.0), ("b",),

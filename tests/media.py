@@ -6,7 +6,8 @@ from typing import Any
 
 import ffmpeg as ffmpeg_graph
 
-from vqaloop import process
+from vqaloop.core import process
+from vqaloop.core.ffmpeg import ffmpeg_path, file_url
 from vqaloop.records import Source
 
 REPOSITORY = Path(__file__).resolve().parent.parent
@@ -26,7 +27,7 @@ def clip_or_synthetic(name: str, folder: Path) -> Path:
 
 def run_ffmpeg(*args: str) -> bytes:
     """Run ffmpeg with these arguments; its stdout. Fails the test when ffmpeg fails."""
-    argv = [process.ffmpeg_path(), "-nostdin", "-v", "error", "-y", *args]
+    argv = [ffmpeg_path(), "-nostdin", "-v", "error", "-y", *args]
     done = process.run(argv, timeout_s=60)
     assert done.returncode == 0, done.stderr
     return done.stdout
@@ -61,16 +62,14 @@ def make_clip(
         options["pix_fmt"] = pix_fmt
     options["vf"] = f"trim=end_frame={frames}" + (f",{vf}" if vf else "")
     graph = ffmpeg_graph.input(f"testsrc2=s={size}:r={rate}", f="lavfi")
-    argv = graph.output(process.file_url(path), **options | output).compile(cmd="ffmpeg")
+    argv = graph.output(file_url(path), **options | output).compile(cmd="ffmpeg")
     run_ffmpeg(*argv[1:])
     return path
 
 
 def remux(source: Path, path: Path, *before: str, after: tuple[str, ...] = ()) -> Path:
     """Copy the streams to another file; `before` are input options, `after` output options."""
-    run_ffmpeg(
-        *before, "-i", process.file_url(source), "-c", "copy", *after, process.file_url(path)
-    )
+    run_ffmpeg(*before, "-i", file_url(source), "-c", "copy", *after, file_url(path))
     return path
 
 
@@ -92,7 +91,7 @@ def frame_hashes(source: Source) -> list[str]:
     """MD5 of each frame of a source, prep applied."""
     options = [part for key, value in source.input_options for part in (f"-{key}", value)]
     prep = ["-vf", ",".join(source.prep)] if source.prep else []
-    url = process.file_url(source.path)
+    url = file_url(source.path)
     said = run_ffmpeg(
         *options, "-i", url, *prep, "-fps_mode", "passthrough", "-f", "framemd5", "pipe:1"
     )

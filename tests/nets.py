@@ -9,12 +9,12 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from vqaloop import process
+from vqaloop.core.ffmpeg import ffmpeg_path
 from vqaloop.models import create_student, fastvqa
 from vqaloop.models.internvideo2 import Config, InternVideo2
 from vqaloop.models.student import start_from_cosines
-from vqaloop.students import StudentMetric
-from vqaloop.weights import save_student
+from vqaloop.models.weights import save_student
+from vqaloop.quality.student_metric import StudentMetric
 
 Values = npt.NDArray[np.float64]
 
@@ -128,5 +128,5 @@ def random_student(folder: Path, name: str = "internvqa-tiny") -> Path:
 
 
 def student_metric(weights: Path, **options: Any) -> StudentMetric:
-    told: dict[str, Any] = {"ffmpeg": process.ffmpeg_path(), "device": "cpu", **options}
+    told: dict[str, Any] = {"ffmpeg": ffmpeg_path(), "device": "cpu", **options}
     return StudentMetric("internvqa-mine", weights, **told)

@@ -20,11 +20,11 @@ from typing import Any
 import pytest
 
 from tests.media import REPOSITORY, make_clip
-from vqaloop import process
-from vqaloop.executor import Executor
-from vqaloop.rayexecutor import RayCluster
+from vqaloop.cluster.ray_cluster import RayCluster
+from vqaloop.core.ffmpeg import ffmpeg_path
+from vqaloop.execution.executor import Executor
+from vqaloop.media.probe import probe_source
 from vqaloop.records import Ladder, Rendition, Score, Source
-from vqaloop.source import probe_source
 
 TINY: dict[str, Any] = dict(
     codec="h264",
@@ -114,7 +114,7 @@ def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def source(clip: Path) -> Source:
-    return probe_source(clip, ffmpeg=process.ffmpeg_path())
+    return probe_source(clip, ffmpeg=ffmpeg_path())
 
 
 def rendition(knob: float = 30.0) -> Rendition:
@@ -132,7 +132,7 @@ def encoded(
         source,
         rendition(knob),
         out,
-        ffmpeg=process.ffmpeg_path(ffmpeg),
+        ffmpeg=ffmpeg_path(ffmpeg),
         timeout_s=None,
         whose="a",
     )

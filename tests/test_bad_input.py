@@ -21,7 +21,7 @@ from tests.commandline import SMALL, Room, fake_ffmpeg
 from tests.media import REPOSITORY, make_captioned, make_changing, make_clip, remux, write_y4m
 from tests.test_probing_kinds import with_dolby_vision
 from tests.test_source import HDR_TAGS, cut, fifo, huge_mkv, sound_only, with_bytes, with_cover
-from vqaloop import process
+from vqaloop.core.ffmpeg import ffmpeg_path
 
 DOCUMENT = REPOSITORY / "docs" / "input.md"
 HEAD, ROW, END = "| case | exit | message |", "| --- | --- | --- |", "<!-- end of table -->"
@@ -467,7 +467,7 @@ def test_no_right_to_write(room: Room) -> None:
     assert room.run(*words, "--rungs", "1").status == 2
     before = room.tree()
     with without_rights(room.folder):
-        if not os.access(process.ffmpeg_path(), os.X_OK, effective_ids=True):
+        if not os.access(ffmpeg_path(), os.X_OK, effective_ids=True):
             pytest.skip("only root can reach the ffmpeg of this environment")
         message = check_refused(room, words, "Permission denied; choose another folder")
     assert room.tree().keys() == before.keys()
@@ -519,7 +519,7 @@ def test_a_lying_header_allocates_nothing(tmp_path: Path) -> None:
     huge_mkv(tmp_path / "b.mkv")
     script = """
 import resource, sys
-from vqaloop.cli import main
+from vqaloop.cli.main import main
 argv = ["ladder", "NAME", "--codec", "h264", "--metric", "psnr", "-o", "out"]
 assert main([argv[0], "none.mp4", *argv[2:]]) == 2
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vqaloop.bdrate import Curve, Method, NotComparable, bd_rate, bd_score
 from vqaloop.errors import VqaloopError
+from vqaloop.quality.bdrate import Curve, Method, NotComparable, bd_rate, bd_score
 
 METHODS: tuple[Method, ...] = ("pchip", "akima")
 CURVE = ((180.0, 31.0), (420.0, 52.5), (1000.0, 74.0), (2600.0, 88.0), (6100.0, 95.5))

@@ -15,8 +15,8 @@ from bench import rivals, search
 from bench.grid import COLUMNS
 from bench.oracle import METRICS, Encoded, Oracle, Tally, read_oracle
 from tests.titles import CRF, SIZES, Title, random_title
-from vqaloop.encoder import default_encoder
-from vqaloop.space import Point
+from vqaloop.encoding.registry import default_encoder
+from vqaloop.search.space import Point
 
 GRID = [(w, h, CRF.snap(k)) for w, h in SIZES[:4] for k in np.linspace(*CRF.search, 12)]
 

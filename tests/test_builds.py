@@ -15,15 +15,27 @@ from typing import Any
 import pytest
 
 from tests.media import make_clip
-from vqaloop import builds, process
-from vqaloop.bitstream import read_bitstream
-from vqaloop.builds import Build, BuildFailed, BuildInput, BuildRun, Point, Run
-from vqaloop.encoder import EncoderSpec, load_encoders
+from vqaloop.bitstream.coded_frames import read_bitstream
+from vqaloop.core import process
+from vqaloop.core.ffmpeg import ffmpeg_path, file_url
+from vqaloop.core.files import file_sha256
+from vqaloop.encoding.registry import load_encoders
+from vqaloop.encoding.spec import EncoderSpec
 from vqaloop.errors import DecodeFailed, InputError
-from vqaloop.faults import missing_frames
-from vqaloop.source import probe_source
+from vqaloop.media.probe import probe_source
+from vqaloop.regress import builds
+from vqaloop.regress.build_command import (
+    Build,
+    BuildInput,
+    BuildRun,
+    Point,
+    default_timeout_s,
+    file_suffix,
+)
+from vqaloop.regress.builds import Run
+from vqaloop.regress.faults import BuildFailed, decode_md5, missing_frames
 
-FFMPEG = process.ffmpeg_path()
+FFMPEG = ffmpeg_path()
 SPECS = {name: spec for name, spec in load_encoders().items() if not spec.hardware}
 BY_CODEC = {spec.codec: spec for spec in SPECS.values() if spec.default}
 ALONE = {name: spec for name, spec in SPECS.items() if spec.standalone}
@@ -67,7 +79,7 @@ def run(build: Build, spec: EncoderSpec, view: BuildInput, out: Path, **more: An
 
 
 def decoded(made: Run, spec: EncoderSpec) -> str:
-    return builds.decode_md5(made.path, spec, ffmpeg=FFMPEG, frames=FRAMES)
+    return decode_md5(made.path, spec, ffmpeg=FFMPEG, frames=FRAMES)
 
 
 Wrap = Callable[..., Build]
@@ -108,8 +120,8 @@ def wrap(tmp_path: Path) -> Wrap:
 def test_a_run_of_an_ffmpeg(spec: EncoderSpec, view: BuildInput, tmp_path: Path) -> None:
     build = builds.open_build(FFMPEG, spec)
     assert build.kind == "ffmpeg" and build.version.startswith("ffmpeg ")
-    assert build.sha256 == process.file_sha256(FFMPEG) and Path(build.path).is_absolute()
-    out = tmp_path / f"-o ut{builds.file_suffix(build, spec)}"
+    assert build.sha256 == file_sha256(FFMPEG) and Path(build.path).is_absolute()
+    out = tmp_path / f"-o ut{file_suffix(build, spec)}"
     made = run(build, spec, view, out)
     assert list(tmp_path.iterdir()) == [out]
     assert made.frames == FRAMES and made.path == out
@@ -133,7 +145,7 @@ def test_a_run_of_the_encoders_own_program(
     assert spec.standalone and build.kind == "standalone"
     assert build.version.startswith(f"{spec.standalone.program} ")
     assert any(c.isdigit() for c in build.version) and "\n" not in build.version
-    made = run(build, spec, view, tmp_path / f"a{builds.file_suffix(build, spec)}")
+    made = run(build, spec, view, tmp_path / f"a{file_suffix(build, spec)}")
     assert made.frames == FRAMES and decoded(made, spec)
     stated = run(build, spec, view, tmp_path / "b", point=Point("bitrate", 200))
     assert stated.stream_sha256 != made.stream_sha256
@@ -150,7 +162,7 @@ def test_ten_bits_go_through_an_own_program(name: str, tmp_path: Path) -> None:
     )
     assert (ten.width, ten.height, ten.frames, ten.bit_depth) == (160, 90, 6, 10)
     made = run(build, spec, ten, tmp_path / "a")
-    argv = [FFMPEG, "-hide_banner", "-i", process.file_url(made.path)]
+    argv = [FFMPEG, "-hide_banner", "-i", file_url(made.path)]
     assert "yuv420p10le" in process.run(argv, timeout_s=60).stderr
 
 
@@ -159,8 +171,8 @@ def test_the_same_frames_are_the_same_in_any_wrapping(view: BuildInput, tmp_path
         spec = BY_CODEC[codec]
         made = run(builds.open_build(FFMPEG, spec), spec, view, tmp_path / "a.mp4")
         bare = tmp_path / f"a.{raw}"
-        copy = [FFMPEG, "-v", "error", "-i", process.file_url(made.path), "-c", "copy"]
-        assert process.run([*copy, process.file_url(bare)], timeout_s=60).returncode == 0
+        copy = [FFMPEG, "-v", "error", "-i", file_url(made.path), "-c", "copy"]
+        assert process.run([*copy, file_url(bare)], timeout_s=60).returncode == 0
         stream = read_bitstream(bare, spec)
         assert (stream.sha256, stream.size_bytes) == (made.stream_sha256, made.size_bytes)
         assert stream.frames == FRAMES
@@ -174,8 +186,8 @@ def test_an_own_program_is_told_the_gop_of_the_product(view: BuildInput, tmp_pat
         if not shutil.which(spec.standalone.program if spec.standalone else ""):
             continue
         build = builds.open_build(program_of(spec), spec)
-        made = run(build, spec, view, tmp_path / f"a{builds.file_suffix(build, spec)}")
-        with av.open(process.file_url(made.path)) as container:
+        made = run(build, spec, view, tmp_path / f"a{file_suffix(build, spec)}")
+        with av.open(file_url(made.path)) as container:
             keys = [bool(p.is_keyframe) for p in container.demux(video=0) if p.size]
         assert [at for at, key in enumerate(keys) if key] == [0, 24], spec.name
 
@@ -503,7 +515,7 @@ def test_a_view_is_what_it_says(view: BuildInput) -> None:
     assert (view.width, view.height, view.fps) == (96, 72, Fraction(12))
     assert view.path.read_bytes().count(b"FRAME\n") == view.frames == FRAMES
     assert view.path.read_bytes().startswith(b"YUV4MPEG2 W96 H72 F12:1 ")
-    assert builds.default_timeout_s(SPECS["libx264"], view) > 60
+    assert default_timeout_s(SPECS["libx264"], view) > 60
 
 
 def test_a_view_that_cannot_be_written(tmp_path: Path) -> None:

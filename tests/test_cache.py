@@ -16,9 +16,12 @@ from typing import Any
 
 import pytest
 
-from vqaloop import cache as cache_module
-from vqaloop.cache import Cache, default_folder, encode_key, place_file, score_key
+from vqaloop.core.files import place_file
+from vqaloop.core.folders import cache_folder
 from vqaloop.errors import InputError
+from vqaloop.execution import cache as cache_module
+from vqaloop.execution.cache import Cache
+from vqaloop.execution.cache_keys import encode_key, score_key
 from vqaloop.records import Source
 
 KEY = {"kind": "encode", "options": ["-c:v", "libx264"], "n": 1}
@@ -79,9 +82,9 @@ def test_paths_and_nan_are_refused(cache: Cache) -> None:
 
 def test_folder_from_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("VQALOOP_CACHE", str(tmp_path))
-    assert default_folder() == tmp_path
+    assert cache_folder() == tmp_path
     monkeypatch.delenv("VQALOOP_CACHE")
-    assert default_folder().name == "vqaloop"
+    assert cache_folder().name == "vqaloop"
 
 
 def test_disabled_keeps_nothing(tmp_path: Path) -> None:
@@ -200,7 +203,7 @@ def test_leftovers_of_a_crash_are_removed(cache: Cache, tmp_path: Path) -> None:
 RACER = """
 import sys, time
 from pathlib import Path
-from vqaloop.cache import Cache
+from vqaloop.execution.cache import Cache
 cache, key, folder = Cache(Path(sys.argv[1])), {"race": 1}, Path(sys.argv[2])
 print("ready", flush=True); sys.stdin.readline()
 with cache.lock(key):
@@ -244,7 +247,7 @@ def test_lock_dies_with_its_holder(tmp_path: Path, cache: Cache) -> None:
     holder = subprocess.Popen(
         [
             sys.executable, "-c",
-            "import sys, time; from pathlib import Path; from vqaloop.cache import Cache\n"
+            "import sys, time; from pathlib import Path; from vqaloop.execution.cache import Cache\n"
             "with Cache(Path(sys.argv[1])).lock({'race': 1}):\n"
             "    print('in', flush=True); time.sleep(60)",
             str(tmp_path / "cache"),

@@ -13,18 +13,11 @@ from hypothesis import strategies as st
 from tests.commandline import FAILURES, Room, children, fake_ffmpeg
 from tests.media import make_clip
 from tests.test_report import Page
-from vqaloop import (
-    Cancelled,
-    InputError,
-    Job,
-    Title,
-    build_catalogue,
-    build_ladder,
-)
-from vqaloop.cataloguestate import MADE
+from vqaloop import Cancelled, InputError, Job, Title, build_catalogue, build_ladder
+from vqaloop.catalogue.state import MADE
+from vqaloop.catalogue.titles import LONGEST_NAME, folder_names, read_titles
 from vqaloop.errors import EncodeFailed
 from vqaloop.records import Event
-from vqaloop.titlelist import LONGEST_NAME, folder_names, read_titles
 
 QUICK: dict[str, Any] = {
     "metric": "psnr",
@@ -269,9 +262,9 @@ REAL = '"$VQALOOP_REAL"'
 
 @pytest.fixture(autouse=True)
 def real_ffmpeg(monkeypatch: pytest.MonkeyPatch) -> None:
-    from vqaloop import process
+    from vqaloop.core.ffmpeg import ffmpeg_path
 
-    monkeypatch.setenv("VQALOOP_REAL", process.ffmpeg_path())
+    monkeypatch.setenv("VQALOOP_REAL", ffmpeg_path())
 
 
 def test_interrupted_and_taken_up_again(room: Room, alone: Mapping[str, tuple[Any, ...]]) -> None:
@@ -362,7 +355,7 @@ def test_an_error_nobody_thought_of_is_the_titles_own(
     def fails(input: Path, **_: object) -> None:
         raise EncodeFailed("no") if Path(input).stem == "one" else ZeroDivisionError("oh")
 
-    monkeypatch.setattr("vqaloop.catalogue.build_ladder", fails)
+    monkeypatch.setattr("vqaloop.ladder.build.build_ladder", fails)
     made = build_catalogue(titles[:2], codec="h264", out="all", **QUICK)
     assert [e.reason for e in made.entries] == [
         "no", "unexpected ZeroDivisionError: oh; try this title alone",

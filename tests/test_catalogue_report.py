@@ -12,9 +12,9 @@ import pytest
 from tests.commandline import Room
 from tests.test_report import Page, make_ladder
 from vqaloop import Catalogue, Entry
-from vqaloop.cataloguereport import catalogue_csv, catalogue_page, write_catalogue
-from vqaloop.cataloguestate import LARGEST_NOTE, MADE, made_before, note_made
-from vqaloop.report import write_reports
+from vqaloop.catalogue.report import catalogue_csv, catalogue_page, write_catalogue
+from vqaloop.catalogue.state import LARGEST_NOTE, MADE, made_before, note_made
+from vqaloop.ladder.store import write_reports
 
 ABOUT: dict[str, Any] = {
     "source": {"width": 160, "height": 96, "fps": 25.0, "duration": 1.0},

@@ -10,8 +10,8 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from vqaloop.checkpoints import read_tensors
 from vqaloop.errors import InputError
+from vqaloop.models.checkpoints import read_tensors
 
 STATE = {f"blocks.{i}.weight": torch.arange(100.0) + i for i in range(9)}
 

@@ -14,9 +14,9 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from tests.nets import MINI, MINI_SWIN, noise, published_shapes, shaken
-from vqaloop.checkpoints import load_released, table_shape
 from vqaloop.errors import InputError
 from vqaloop.models import CONFIGS, create_model
+from vqaloop.models.checkpoints import load_released, table_shape
 from vqaloop.models.fastvqa import FastVQA
 from vqaloop.models.internvideo2 import InternVideo2, interpolate_positions
 from vqaloop.models.student import Student

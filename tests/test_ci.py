@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.media import REPOSITORY, make_clip
-from vqaloop.parser import make_parser
+from vqaloop.cli.parser import make_parser
 from vqaloop.pytest_plugin import OPTIONS
 
 TEXT = (REPOSITORY / "docs" / "ci.md").read_text("utf-8")

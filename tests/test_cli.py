@@ -15,9 +15,9 @@ import pytest
 
 from tests.commandline import SMALL, Room, children, fake_ffmpeg, running, slow_but
 from tests.media import REPOSITORY, make_clip
-from vqaloop.cli import main
-from vqaloop.parser import make_parser
-from vqaloop.studies import is_study_file
+from vqaloop.cli.main import main
+from vqaloop.cli.parser import make_parser
+from vqaloop.core.folders import is_study_file
 
 SIZES = ("--resolutions", "160x96,112x64")
 COMMANDS = (
@@ -28,7 +28,7 @@ SCRIPT = """
 import signal, sys
 signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored in a shell's background jobs
 signal.signal(signal.SIGHUP, signal.SIG_DFL)  # and in what nohup starts
-from vqaloop.cli import main
+from vqaloop.cli.main import main
 sys.exit(main())
 """
 
@@ -248,9 +248,9 @@ class Finder:
             os.kill(os.getpid(), number)
 
 sys.meta_path.insert(0, Finder())
-from vqaloop.cli import main
+from vqaloop.cli.main import main
 if "AT_IMPORT" not in os.environ:
-    from vqaloop.terminal import Progress
+    from vqaloop.report.progress import Progress
     show = Progress.__call__
 
     def hooked(self, event):
@@ -269,8 +269,8 @@ Python ignores what is raised."""
 @pytest.mark.parametrize(
     ("number", "module"),
     [
-        (signal.SIGINT, "vqaloop.parser"),
-        (signal.SIGINT, "vqaloop.ladder"),
+        (signal.SIGINT, "vqaloop.cli.parser"),
+        (signal.SIGINT, "vqaloop.ladder.build"),
         (signal.SIGINT, None),
         (signal.SIGTERM, None),
     ],

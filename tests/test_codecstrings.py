@@ -16,12 +16,12 @@ from tests.deliveries import (
     rungs,
 )
 from tests.media import make_clip
-from vqaloop import process
-from vqaloop.boxes import VideoEntry, read_video_entry
-from vqaloop.codecstrings import codec_string, starts_anew, vp9_level
-from vqaloop.deliver import Delivery
+from vqaloop.bitstream.codec_strings import codec_string, starts_anew, vp9_level
+from vqaloop.bitstream.mp4_boxes import VideoEntry, read_video_entry
+from vqaloop.core.ffmpeg import ffmpeg_path
+from vqaloop.delivery.package import Delivery
+from vqaloop.delivery.segments import mean_rate, mux_video, peak_rate, read_stream
 from vqaloop.errors import ToolError
-from vqaloop.segments import mean_rate, mux_video, peak_rate, read_stream
 
 
 def entry(kind: str, config: str, colour: tuple[int, int, int] = (2, 2, 2)) -> VideoEntry:
@@ -110,9 +110,7 @@ def test_segments_of_vp9_tell_the_level_of_their_rate(
     rate: str, level: str, tmp_path: Path
 ) -> None:
     rung = make_clip(tmp_path / "rung.mp4", size="320x180", frames=30, rate=rate, codec="vp9")
-    track = mux_video(
-        rung, read_stream(rung), tmp_path / "out", Fraction(6), process.ffmpeg_path()
-    )
+    track = mux_video(rung, read_stream(rung), tmp_path / "out", Fraction(6), ffmpeg_path())
     assert track.codecs == f"vp09.00.{level}.08"
     found = read_video_entry((tmp_path / "out" / "init.mp4").read_bytes())
     assert found.config[5] == int(level)

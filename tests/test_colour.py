@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from vqaloop.colour import MEAN, STD, to_clips, to_planes
+from vqaloop.media.colour import MEAN, STD, to_clips, to_planes
 
 
 def planes(y: int, u: int, v: int, size: int = 4) -> Tensor:

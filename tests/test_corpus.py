@@ -9,15 +9,15 @@ import pytest
 import torch
 
 from tests.media import make_clip, run_ffmpeg
-from vqaloop import process
-from vqaloop.corpus import CorpusPlan, _renditions, build_corpus, find_scenes
-from vqaloop.encode import encode
-from vqaloop.encoder import get_encoder
+from vqaloop.core.ffmpeg import ffmpeg_path, file_url
+from vqaloop.encoding.encode import encode
+from vqaloop.encoding.registry import get_encoder
 from vqaloop.errors import EncodeFailed, InputError
 from vqaloop.models.student import OUTPUTS
-from vqaloop.motion import PICTURE_PIXELS, picture_in_motion
 from vqaloop.records import Encode
-from vqaloop.shards import load_corpus, load_shard, read_about, title_of, write_shard
+from vqaloop.training.corpus import CorpusPlan, _renditions, build_corpus, find_scenes
+from vqaloop.training.shards import load_corpus, load_shard, read_about, title_of, write_shard
+from vqaloop.training.synthetic_motion import PICTURE_PIXELS, picture_in_motion
 
 PLAN = CorpusPlan(encodes=2, crops=3, frames=6)
 
@@ -29,7 +29,7 @@ def material(tmp_path_factory: pytest.TempPathFactory) -> Path:
     # a quarter of it is still large enough for every encoder
     run_ffmpeg(
         "-f", "lavfi", "-i", "mandelbrot=s=640x560", "-frames:v", "1",
-        process.file_url(folder / "two.png"),
+        file_url(folder / "two.png"),
     )  # fmt: skip
     (folder / "MANIFEST.csv").write_text(
         "file,group,licence,licence_basis\none.mp4,film,CC0,explicit\n", encoding="utf-8"
@@ -42,7 +42,7 @@ def material(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def corpus(material: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("corpus")
     said: list[str] = []
-    ffmpeg = process.ffmpeg_path()
+    ffmpeg = ffmpeg_path()
     made = build_corpus(find_scenes([material]), out, PLAN, ffmpeg=ffmpeg, report=said.append)
     assert [path.name for path in made] == ["one.safetensors", "two.safetensors"]
     assert len(said) == 2 and all("2 encodes" in line for line in said)
@@ -52,7 +52,7 @@ def corpus(material: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_a_small_clip_is_encoded_as_often_as_was_asked() -> None:
     """At sizes that each encoder takes: a quarter of this clip is too small for some."""
     plan, drawn = CorpusPlan(encodes=120), np.random.default_rng(0)
-    renditions = list(_renditions(160, 128, plan, drawn, process.ffmpeg_path()))
+    renditions = list(_renditions(160, 128, plan, drawn, ffmpeg_path()))
     assert len(renditions) == 120
     assert min(r.width for r in renditions if r.encoder == "libvpx-vp9") == 40
     for r in renditions:
@@ -70,10 +70,10 @@ def test_encodes_that_fail_are_counted_and_said(
             return encode(*args, **options)
         raise EncodeFailed("it crashed")
 
-    monkeypatch.setattr("vqaloop.corpus.encode", fails_once)
+    monkeypatch.setattr("vqaloop.encoding.encode.encode", fails_once)
     said: list[str] = []
     scenes = find_scenes([material / "one.mp4"])
-    build_corpus(scenes, tmp_path, PLAN, ffmpeg=process.ffmpeg_path(), report=said.append)
+    build_corpus(scenes, tmp_path, PLAN, ffmpeg=ffmpeg_path(), report=said.append)
     assert said == ["1/1 one: 1 of 2 encodes, the others failed: it crashed"]
 
 
@@ -110,7 +110,7 @@ def test_shards_hold_what_they_say(corpus: Path) -> None:
 
 def test_what_is_there_is_not_made_again(material: Path, corpus: Path) -> None:
     before = {path: path.stat().st_mtime_ns for path in corpus.iterdir()}
-    ffmpeg = process.ffmpeg_path()
+    ffmpeg = ffmpeg_path()
     said: list[str] = []
     build_corpus(find_scenes([material]), corpus, PLAN, ffmpeg=ffmpeg, report=said.append)
     assert said == []
@@ -118,7 +118,7 @@ def test_what_is_there_is_not_made_again(material: Path, corpus: Path) -> None:
 
 
 def test_a_folder_of_another_plan_is_refused(material: Path, corpus: Path, tmp_path: Path) -> None:
-    ffmpeg = process.ffmpeg_path()
+    ffmpeg = ffmpeg_path()
     scenes = find_scenes([material])
     for other in (replace(PLAN, crops=4), replace(PLAN, seed=1)):
         with pytest.raises(InputError, match="made with other options"):
@@ -143,7 +143,7 @@ def test_plans_and_windows_that_cannot_be_are_refused(material: Path, tmp_path: 
 def test_an_ffmpeg_without_encoders_is_refused(
     material: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("vqaloop.corpus.available", lambda spec, ffmpeg: False)
+    monkeypatch.setattr("vqaloop.encoding.survey.available", lambda spec, ffmpeg: False)
     with pytest.raises(InputError, match="none of the encoders"):
         build_corpus(find_scenes([material]), tmp_path / "out", PLAN, ffmpeg="ffmpeg")
     assert not (tmp_path / "out").exists()
@@ -153,14 +153,12 @@ def test_an_unusable_scene_is_reported_and_left_out(material: Path, tmp_path: Pa
     make_clip(tmp_path / "small.mp4", size="64x64", frames=8)
     make_clip(tmp_path / "short.mp4", size="176x144", frames=3)
     (tmp_path / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\nnothing")
-    dot = process.file_url(tmp_path / "dot.png")
+    dot = file_url(tmp_path / "dot.png")
     run_ffmpeg("-f", "lavfi", "-i", "color=s=200x2", "-frames:v", "1", dot)
     said: list[str] = []
     out = tmp_path / "out"
     with pytest.raises(InputError, match="no scene could be labelled: .*"):
-        build_corpus(
-            find_scenes([tmp_path]), out, PLAN, ffmpeg=process.ffmpeg_path(), report=said.append
-        )
+        build_corpus(find_scenes([tmp_path]), out, PLAN, ffmpeg=ffmpeg_path(), report=said.append)
     assert list(out.iterdir()) == []
     assert len(said) == 4 and all("left out" in line for line in said)
     assert any("dot.png is too small" in line for line in said)
@@ -242,7 +240,7 @@ def test_labels_in_another_order_are_refused(
     path = tmp_path / "old.safetensors"
     arrays = {"distorted": np.zeros((1, 1, 2, 168, 112), np.uint8)}
     with monkeypatch.context() as patch:
-        patch.setattr("vqaloop.shards.OUTPUTS", OUTPUTS[::-1])
+        patch.setattr("vqaloop.models.student.OUTPUTS", OUTPUTS[::-1])
         write_shard(path, arrays, {"content": "x"}, [{"score": 1.0}], "VMAF")
     with pytest.raises(InputError, match="do not fit each other"):
         load_shard(path)

@@ -7,7 +7,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from vqaloop.datasets import (
+from vqaloop.errors import InputError
+from vqaloop.training.datasets import (
     AUTHORS,
     AVT,
     BVI_HD,
@@ -18,7 +19,6 @@ from vqaloop.datasets import (
     read_waterloo,
     score_of_dmos,
 )
-from vqaloop.errors import InputError
 
 
 def write(path: Path, text: str) -> Path:

@@ -33,13 +33,13 @@ from tests.deliveries import (
     write,
 )
 from tests.media import run_ffmpeg
-from vqaloop import process
-from vqaloop.boxes import read_video_entry, walk
-from vqaloop.codecstrings import codec_string
-from vqaloop.deliver import Delivery, package_ladder
+from vqaloop.bitstream.codec_strings import codec_string
+from vqaloop.bitstream.mp4_boxes import read_video_entry, walk
+from vqaloop.core.ffmpeg import file_url
+from vqaloop.delivery.package import Delivery, package_ladder
+from vqaloop.ladder.store import read_ladder
+from vqaloop.media.probe import probe_source
 from vqaloop.records import Event, Ladder, Source
-from vqaloop.report import read_ladder
-from vqaloop.source import probe_source
 
 NS = {"d": "urn:mpeg:dash:schema:mpd:2011"}
 
@@ -138,7 +138,7 @@ def test_a_peak_above_twice_the_average_is_warned_of(tmp_path: Path) -> None:
     run_ffmpeg(
         *("-f", "lavfi", "-i", "color=gray:s=160x90:r=25:d=18"),
         *("-vf", "noise=alls=90:allf=t:enable=gte(t\\,12)", "-c:v", "libx264", "-qp", "5"),
-        *("-preset", "ultrafast", process.file_url(clip)),
+        *("-preset", "ultrafast", file_url(clip)),
     )
     ladder = make_ladder(tmp_path / "ladder", probe_source(clip), "h264", [(160, 90, 30)])
     found = package_ladder(ladder.folder, out=tmp_path / "out").about["warnings"]
@@ -289,25 +289,25 @@ def test_ffmpeg_plays_each_variant_without_warnings_and_bit_for_bit(
     codec: str, delivered: Delivery, codec_ladders: Path
 ) -> None:
     ladder = read_ladder(codec_ladders / codec)
-    manifest = process.file_url(delivered.folder / "manifest.mpd")
+    manifest = file_url(delivered.folder / "manifest.mpd")
     names = delivered.about["dash"]["representations"]
     for rung, folder in zip(ladder.rungs, rungs(delivered, (codec,)), strict=True):
-        wanted = decoded("-i", process.file_url(ladder.folder / rung.file))
+        wanted = decoded("-i", file_url(ladder.folder / rung.file))
         assert len(wanted) == FRAMES
         stream = f"0:v:{names.index(folder.name)}"
         assert decoded("-i", manifest, "-map", stream) == wanted
         if codec in HLS:
-            assert decoded("-i", process.file_url(folder / "media.m3u8")) == wanted
+            assert decoded("-i", file_url(folder / "media.m3u8")) == wanted
 
 
 def test_ffmpeg_reads_the_master_playlist_without_warnings(delivered: Delivery) -> None:
-    url = process.file_url(delivered.folder / "master.m3u8")
+    url = file_url(delivered.folder / "master.m3u8")
     found = decoded("-i", url, "-map", "0", "-c", "copy")
     assert len(found) >= FRAMES * sum(len(RUNGS[codec]) for codec in HLS)
 
 
 def test_the_sound_is_in_time_with_the_pictures_and_as_long(delivered: Delivery) -> None:
-    url = process.file_url(delivered.folder / "audio" / "media.m3u8")
+    url = file_url(delivered.folder / "audio" / "media.m3u8")
     raw = run_ffmpeg("-i", url, "-ac", "1", "-f", "f32le", "pipe:1")
     sound = np.frombuffer(raw, np.float32)
     assert len(sound) / 48000 == pytest.approx(float(TITLE_S), abs=0.025)
@@ -321,13 +321,13 @@ def test_a_late_picture_has_its_sound_moved_along(tmp_path: Path) -> None:
     early = make_title(tmp_path / "early.mkv")
     late = tmp_path / "late.mkv"
     run_ffmpeg(
-        *("-itsoffset", "1.2", "-i", process.file_url(early.path)),
-        *("-i", process.file_url(early.path), "-map", "0:v", "-map", "1:a", "-c", "copy"),
-        process.file_url(late),
+        *("-itsoffset", "1.2", "-i", file_url(early.path)),
+        *("-i", file_url(early.path), "-map", "0:v", "-map", "1:a", "-c", "copy"),
+        file_url(late),
     )
     ladder = make_ladder(tmp_path / "ladder", probe_source(late), "h264", [(128, 72, 40)])
     made = package_ladder(ladder.folder, out=tmp_path / "out")
-    url = process.file_url(made.folder / "audio" / "media.m3u8")
+    url = file_url(made.folder / "audio" / "media.m3u8")
     sound = np.frombuffer(run_ffmpeg("-i", url, "-ac", "1", "-f", "f32le", "pipe:1"), np.float32)
     assert int(np.argmax(np.abs(sound) > 0.1)) / 48000 == pytest.approx(BEEP_S - 1.2, abs=0.004)
 

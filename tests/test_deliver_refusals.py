@@ -20,21 +20,21 @@ from tests.deliveries import (
     write,
 )
 from tests.media import run_ffmpeg
-from vqaloop import deliver, guardian, process, segments
-from vqaloop.deliver import package_ladder
+from vqaloop.core import guardian
+from vqaloop.core.ffmpeg import file_url
+from vqaloop.delivery import package, segments
+from vqaloop.delivery.package import package_ladder
+from vqaloop.delivery.segments import Track
 from vqaloop.errors import InputError, ToolError
+from vqaloop.ladder.store import read_ladder
 from vqaloop.records import Ladder, Source
-from vqaloop.report import read_ladder
-from vqaloop.segments import Track
 
 
 def spoil(own: Ladder, index: int, *arguments: str) -> None:
     """Encode one rung again, otherwise."""
     path = own.folder / own.rungs[index].file
     other = path.with_name("other.mp4")
-    run_ffmpeg(
-        "-i", process.file_url(path), "-c:v", "libx264", *arguments, process.file_url(other)
-    )
+    run_ffmpeg("-i", file_url(path), "-c:v", "libx264", *arguments, file_url(other))
     other.replace(path)
 
 
@@ -217,16 +217,16 @@ def test_a_replacement_that_was_cut_off_loses_nothing(own_ladder: Ladder, tmp_pa
     package_ladder(own_ladder.folder, out=out, audio=False, dash=False)
     # killed after the earlier delivery was set aside, and before the new one had its place: no
     # guardian may take it for something unfinished
-    assert deliver._set_aside(out) == aside and guardian.mark() not in aside.name
+    assert package._set_aside(out) == aside and guardian.mark() not in aside.name
     out.rename(aside)
     with pytest.raises(InputError, match="ladder"):
         package_ladder(tmp_path / "none", out=out)
     package_ladder(own_ladder.folder, out=out, audio=False, hls=False)
     assert (out / "manifest.mpd").exists() and not aside.exists()
-    deliver._put_back(out)
+    package._put_back(out)
     assert (out / "manifest.mpd").exists()
     out.rename(aside)
-    deliver._put_back(out)
+    package._put_back(out)
     assert (out / "manifest.mpd").exists() and not aside.exists()
 
 

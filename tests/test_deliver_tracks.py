@@ -10,11 +10,12 @@ import pytest
 from tests.commandline import Room
 from tests.deliveries import make_ladder, variants, write
 from tests.media import make_captioned, make_clip, run_ffmpeg
-from vqaloop import process
-from vqaloop.boxes import walk
-from vqaloop.deliver import Delivery, package_ladder
+from vqaloop.bitstream.mp4_boxes import walk
+from vqaloop.core.ffmpeg import file_url
+from vqaloop.core.files import file_sha256
+from vqaloop.delivery.package import Delivery, package_ladder
+from vqaloop.media.probe import probe_source
 from vqaloop.records import Source
-from vqaloop.source import probe_source
 
 RUNG = ((128, 72, 40.0),)
 HERTZ = (440, 880, 1760)
@@ -52,7 +53,7 @@ def delivered(source: Source, folder: Path, audio: bool = True) -> Delivery:
 
 def heard(made: Delivery) -> int:
     """The tone that is delivered, in Hz."""
-    url = process.file_url(made.folder / "audio" / "media.m3u8")
+    url = file_url(made.folder / "audio" / "media.m3u8")
     raw = run_ffmpeg("-i", url, "-ac", "1", "-f", "f32le", "pipe:1")
     sound = np.frombuffer(raw, np.float32)[4800:43200]
     return int(np.argmax(np.abs(np.fft.rfft(sound))) * 48000 / len(sound))
@@ -126,7 +127,7 @@ def put_cover_first(path: Path) -> None:
     parts = list(walk(data, moov + 8, end))
     ordered = sorted(parts, key=lambda part: part[0] != b"udta")
     path.write_bytes(data[: moov + 8] + b"".join(data[start:end] for _, start, end in ordered))
-    with av.open(process.file_url(path)) as container:
+    with av.open(file_url(path)) as container:
         assert container.streams.video[0].codec_context.codec.canonical_name == "png"
 
 
@@ -143,10 +144,10 @@ def test_a_cover_before_the_pictures_does_not_shift_the_sound(tmp_path: Path) ->
     )
     ladder = make_ladder(tmp_path / "ladder", probe_source(title), "h264", RUNG)
     put_cover_first(title)
-    ladder.about["source"]["sha256"] = process.file_sha256(title)
+    ladder.about["source"]["sha256"] = file_sha256(title)
     write(ladder)
     made = package_ladder(ladder.folder, out=tmp_path / "out")
-    url = process.file_url(made.folder / "audio" / "media.m3u8")
+    url = file_url(made.folder / "audio" / "media.m3u8")
     raw = run_ffmpeg("-i", url, "-ac", "1", "-f", "f32le", "pipe:1")
     first = int(np.argmax(np.abs(np.frombuffer(raw, np.float32)) > 0.1)) / 48000
     assert first == pytest.approx(0.2, abs=0.01)

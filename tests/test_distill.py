@@ -22,17 +22,17 @@ from tests.training import (
     same_weights,
     stop_at,
 )
-from vqaloop import distill
-from vqaloop.colour import to_clips
-from vqaloop.distill import first_student, first_teacher, parameter_groups, train
-from vqaloop.engine import engine_config
 from vqaloop.errors import InputError
-from vqaloop.lesson import Lesson, draw
+from vqaloop.media.colour import to_clips
 from vqaloop.models import create_student
 from vqaloop.models.internvideo2 import InternVideo2
-from vqaloop.recipe import Losses, Recipe, Teacher
-from vqaloop.shards import load_corpus
-from vqaloop.weights import load_student, save_student
+from vqaloop.models.weights import load_student, save_student
+from vqaloop.training import train as train_module
+from vqaloop.training.deepspeed_engine import engine_config
+from vqaloop.training.recipe import Losses, Recipe, Teacher
+from vqaloop.training.shards import load_corpus
+from vqaloop.training.step import Lesson, draw
+from vqaloop.training.train import first_student, first_teacher, parameter_groups, train
 
 data, recipe, pytestmark = training.data, training.recipe, training.QUIET
 
@@ -76,7 +76,7 @@ def test_a_run_is_logged_and_goes_on_where_it_was_stopped(
 
     halves = replace(recipe, out=str(tmp_path / "halves"))
     with monkeypatch.context() as patch:
-        patch.setattr(distill, "CHECKPOINT_EVERY", 1)
+        patch.setattr(train_module, "CHECKPOINT_EVERY", 1)
         stop_at(2, recipe.accumulate, patch)
         with pytest.raises(KeyboardInterrupt):
             train(halves, device=CPU)
@@ -154,7 +154,7 @@ def test_a_teacher_teaches_on_opinion_scores(
         lessons.append(Lesson(*args))  # type: ignore[arg-type]
         return lessons[-1]
 
-    monkeypatch.setattr(distill, "Lesson", kept_lesson)
+    monkeypatch.setattr(train_module, "Lesson", kept_lesson)
     said: list[str] = []
     student, about = load_student(train(taught, device=CPU, report=said.append))
     assert said[0] == "2 scenes, 2 held out; 2 steps"
@@ -236,7 +236,7 @@ def test_a_fold_is_held_out(recipe: Recipe, data: Path) -> None:
     sides = []
     for fold in ("fold 1/2", "fold 2/2"):
         folded = replace(recipe, corpus=(str(data / "mos"),), held_out=(), split=fold)
-        sides.append([sorted(s.content for s in side) for side in distill.split(folded)])
+        sides.append([sorted(s.content for s in side) for side in train_module.split(folded)])
     assert sides[0] == sides[1][::-1]
     assert sorted(sides[0][0] + sides[0][1]) == list("fghi") and len(sides[0][0]) == 2
     with pytest.raises(InputError, match="split 'halves' is not known"):
@@ -285,7 +285,7 @@ def test_the_recipe_overrules_the_engines_file(recipe: Recipe, tmp_path: Path) -
 
 
 def test_learning_rate_warms_up_and_falls(recipe: Recipe) -> None:
-    schedule: Callable[[int, Recipe], float] = distill._schedule
+    schedule: Callable[[int, Recipe], float] = train_module._schedule
     long = replace(recipe, steps=100, warm_up=10)
     rates = [schedule(step, long) for step in range(100)]
     assert rates[0] == pytest.approx(0.1) and rates[9] == pytest.approx(1)

@@ -30,7 +30,7 @@ from tests.docmaterial import furnish
 from tests.docoptions import option_lists, subcommands
 from tests.docpages import PAGES, Block
 from tests.media import REPOSITORY
-from vqaloop.parser import make_parser
+from vqaloop.cli.parser import make_parser
 from vqaloop.pytest_plugin import OPTIONS
 
 COMMANDS = REPOSITORY / "docs" / "commands.md"

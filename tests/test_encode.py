@@ -11,14 +11,17 @@ from pathlib import Path
 import av
 import pytest
 
-from vqaloop import encode as encode_module
-from vqaloop import process
-from vqaloop.encode import Packet, encode, peak_kbps, stream_packets
-from vqaloop.encoder import EncoderSpec, load_encoders
+from vqaloop.bitstream.packets import Packet, peak_kbps, stream_packets
+from vqaloop.core import process
+from vqaloop.core.ffmpeg import ffmpeg_path, file_url
+from vqaloop.encoding import encode as encode_module
+from vqaloop.encoding.encode import encode
+from vqaloop.encoding.registry import load_encoders
+from vqaloop.encoding.spec import EncoderSpec
 from vqaloop.errors import EncodeFailed, InputError, ToolError
 from vqaloop.records import Rendition, Source
 
-FFMPEG = process.ffmpeg_path()
+FFMPEG = ffmpeg_path()
 SOFTWARE = {name: spec for name, spec in load_encoders().items() if not spec.hardware}
 FRAMES, FPS, GOP = 30, Fraction(12), 24
 
@@ -30,7 +33,7 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Source:
     """2.5 s with a hard cut at frame 14 and one at 21, where no keyframe may be set."""
     path = tmp_path_factory.mktemp("clip") / "in put:1.y4m"
     video = "testsrc2=s=192x108:r=12:d=2.5,negate=enable='between(n,14,20)',format=yuv420p"
-    command = [FFMPEG, "-v", "error", "-f", "lavfi", "-i", video, process.file_url(path)]
+    command = [FFMPEG, "-v", "error", "-f", "lavfi", "-i", video, file_url(path)]
     subprocess.run(command, check=True, stdin=subprocess.DEVNULL)
     return Source(path, "0" * 64, 192, 108, FPS, FRAMES, "yuv420p")
 
@@ -54,7 +57,7 @@ def fastest(spec: EncoderSpec, knob: float | None = None) -> Rendition:
 
 def decoded(path: Path) -> list[str]:
     """Hash of each decoded frame, by ffmpeg, which has a decoder for all five codecs."""
-    argv = [FFMPEG, "-v", "error", "-i", process.file_url(path), "-f", "framemd5", "-"]
+    argv = [FFMPEG, "-v", "error", "-i", file_url(path), "-f", "framemd5", "-"]
     lines = process.run(argv, timeout_s=60).stdout.decode().splitlines()
     return [line.split()[-1] for line in lines if line.startswith("0,")]
 
@@ -73,7 +76,7 @@ def test_a_real_encode(spec: EncoderSpec, source: Source, tmp_path: Path) -> Non
     assert [i for i, p in enumerate(packets) if p.keyframe] == [0, GOP]
     assert [p.time_s for p in packets] == pytest.approx([i / 12 for i in range(FRAMES)])
     if spec.decoder == "pyav":
-        with av.open(process.file_url(out)) as container:
+        with av.open(file_url(out)) as container:
             stream = container.streams.video[0]
             assert stream.codec_context.codec.canonical_name == spec.codec
             assert (stream.width, stream.height) == (128, 72)
@@ -90,9 +93,9 @@ def test_gops_are_closed(spec: EncoderSpec, source: Source, tmp_path: Path) -> N
         tail.write_bytes(data[second:])
         assert decoded(tail) == decoded(out)[GOP:]
         return
-    with av.open(process.file_url(out)) as container:
+    with av.open(file_url(out)) as container:
         whole = [frame.to_ndarray().tobytes() for frame in container.decode(video=0)]
-    with av.open(process.file_url(out)) as container:
+    with av.open(file_url(out)) as container:
         keys, late = 0, []
         for packet in container.demux(video=0):
             keys += bool(packet.size and packet.is_keyframe)
@@ -105,8 +108,8 @@ def test_gops_are_closed(spec: EncoderSpec, source: Source, tmp_path: Path) -> N
 def test_replay_gives_the_file_again(spec: EncoderSpec, source: Source, tmp_path: Path) -> None:
     made = encode(source, fastest(spec), tmp_path / f"a{spec.suffix}", ffmpeg=FFMPEG)
     again = tmp_path / f"again{spec.suffix}"
-    argv = [FFMPEG, "-v", "error", "-i", process.file_url(source.path)]
-    argv += [*made.ffmpeg_args, process.file_url(again)]
+    argv = [FFMPEG, "-v", "error", "-i", file_url(source.path)]
+    argv += [*made.ffmpeg_args, file_url(again)]
     assert process.run(argv, timeout_s=60).returncode == 0
     assert again.read_bytes() == made.path.read_bytes()
 
@@ -125,7 +128,7 @@ def test_ten_bit(name: str, source: Source, tmp_path: Path) -> None:
     out = tmp_path / "a.mp4"
     short = replace(fastest(SOFTWARE[name]), bit_depth=10)
     encode(source, short, out, ffmpeg=FFMPEG)
-    with av.open(process.file_url(out)) as container:
+    with av.open(file_url(out)) as container:
         assert container.streams.video[0].codec_context.pix_fmt == "yuv420p10le"
 
 
@@ -192,7 +195,7 @@ def test_raw_video_is_read_with_its_options(tmp_path: Path) -> None:
 def test_pixels_are_square_at_any_size(source: Source, tmp_path: Path) -> None:
     odd = replace(fastest(SOFTWARE["libx264"]), width=100, height=58)
     made = encode(source, odd, tmp_path / "a.mp4", ffmpeg=FFMPEG)
-    with av.open(process.file_url(made.path)) as container:
+    with av.open(file_url(made.path)) as container:
         assert container.streams.video[0].sample_aspect_ratio in (None, 0, 1)
 
 
@@ -213,7 +216,7 @@ def test_rounded_timestamps_lose_no_frame(tmp_path: Path) -> None:
     mkv = tmp_path / "in.mkv"
     video = "testsrc2=s=128x72:r=60000/1001:d=0.5"
     argv = [FFMPEG, "-v", "error", "-f", "lavfi", "-i", video, "-c:v", "libx264"]
-    subprocess.run([*argv, process.file_url(mkv)], check=True, stdin=subprocess.DEVNULL)
+    subprocess.run([*argv, file_url(mkv)], check=True, stdin=subprocess.DEVNULL)
     fps = Fraction(60000, 1001)
     source = Source(mkv, "0" * 64, 128, 72, fps, 30, "yuv420p")
     made = encode(source, fastest(SOFTWARE["libx264"]), tmp_path / "a.mp4", ffmpeg=FFMPEG)

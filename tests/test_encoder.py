@@ -7,13 +7,17 @@ from pathlib import Path
 
 import pytest
 
-from vqaloop import encoder, encoderspec
-from vqaloop.encoder import EncoderSpec, check_rendition, get_encoder, output_options
+from vqaloop.core.ffmpeg import ffmpeg_path
+from vqaloop.encoding import registry
+from vqaloop.encoding import spec as spec_module
+from vqaloop.encoding.options import check_rendition, gop_frames, output_options
+from vqaloop.encoding.registry import get_encoder
+from vqaloop.encoding.spec import EncoderSpec
+from vqaloop.encoding.survey import available, encoder_version
 from vqaloop.errors import EncoderMissing, InputError
-from vqaloop.process import ffmpeg_path
 from vqaloop.records import Rendition, Source
 
-SPECS = encoder.load_encoders()
+SPECS = registry.load_encoders()
 SOFTWARE = [name for name, spec in SPECS.items() if not spec.hardware]
 SOURCE = Source(
     path=Path("in.y4m"),
@@ -45,8 +49,8 @@ def test_each_codec_has_one_default() -> None:
         "avs2": "libxavs2",
     }
     assert sum(spec.default for spec in SPECS.values()) == 5
-    assert encoder.codecs() == ("av1", "avs2", "h264", "hevc", "vp9")
-    assert encoder.default_encoder("av1").name == "libsvtav1"
+    assert registry.codecs() == ("av1", "avs2", "h264", "hevc", "vp9")
+    assert registry.default_encoder("av1").name == "libsvtav1"
 
 
 @every_encoder
@@ -173,14 +177,14 @@ def test_too_short_a_source_is_refused() -> None:
 
 @pytest.mark.parametrize(("fps", "gop"), [("24", 48), ("60000/1001", 120), ("1/10", 1)])
 def test_gop_is_two_seconds(fps: str, gop: int) -> None:
-    assert encoder.gop_frames(get_encoder("libx264"), Fraction(fps)) == gop
+    assert gop_frames(get_encoder("libx264"), Fraction(fps)) == gop
 
 
 def test_unknown_names_list_the_known_ones() -> None:
     with pytest.raises(InputError, match="unknown encoder 'x'.*libx264"):
         get_encoder("x")
     with pytest.raises(InputError, match="unknown codec 'vvc'.*av1, avs2, h264, hevc, vp9"):
-        encoder.default_encoder("vvc")
+        registry.default_encoder("vvc")
 
 
 @pytest.mark.parametrize(
@@ -214,18 +218,18 @@ def test_unknown_names_list_the_known_ones() -> None:
     ],
 )
 def test_a_wrong_file_is_named_with_its_key(tmp_path: Path, old: str, new: str, said: str) -> None:
-    text = (encoder._folder() / "libx264.toml").read_text()
+    text = (registry._folder() / "libx264.toml").read_text()
     assert old in text
     wrong = tmp_path / "wrong.toml"
     wrong.write_text(text.replace(old, new, 1))
     with pytest.raises(InputError, match=said) as refused:
-        encoderspec.read_spec(wrong)
+        spec_module.read_spec(wrong)
     assert str(wrong) in str(refused.value)
 
 
 @pytest.mark.parametrize("name", SOFTWARE)
 def test_version_is_told(name: str) -> None:
-    version = encoder.encoder_version(get_encoder(name), ffmpeg_path())
+    version = encoder_version(get_encoder(name), ffmpeg_path())
     assert version.startswith(name)
     told = name not in ("librav1e", "libxavs2")
     assert ("does not tell its version" in version) is not told
@@ -235,17 +239,17 @@ def test_version_is_told(name: str) -> None:
 @pytest.mark.parametrize("name", sorted(set(SPECS) - set(SOFTWARE)))
 def test_hardware_is_tried_and_not_believed(name: str) -> None:
     spec, ffmpeg = get_encoder(name), ffmpeg_path()
-    if encoder.available(spec, ffmpeg):
-        assert encoder.encoder_version(spec, ffmpeg).startswith(name)
+    if available(spec, ffmpeg):
+        assert encoder_version(spec, ffmpeg).startswith(name)
     else:
         with pytest.raises(EncoderMissing, match="no device here|built without"):
-            encoder.encoder_version(spec, ffmpeg)
+            encoder_version(spec, ffmpeg)
 
 
 def test_an_ffmpeg_without_the_encoder(tmp_path: Path) -> None:
     fake = tmp_path / "ffmpeg"
     fake.write_text("#!/bin/sh\necho \"Unknown encoder 'libx264'\" >&2\nexit 8\n")
     fake.chmod(fake.stat().st_mode | stat.S_IXUSR)
-    assert not encoder.available(get_encoder("libx264"), str(fake))
+    assert not available(get_encoder("libx264"), str(fake))
     with pytest.raises(EncoderMissing, match="built without libx264.*--ffmpeg"):
-        encoder.encoder_version(get_encoder("libx264"), str(fake))
+        encoder_version(get_encoder("libx264"), str(fake))

@@ -12,24 +12,18 @@ import torch
 from scipy import stats
 
 from tests.media import make_clip
-from vqaloop import process
-from vqaloop.cli import main
-from vqaloop.colour import to_clips
-from vqaloop.corpus import CorpusPlan, build_corpus, find_scenes
+from vqaloop.cli.main import main
+from vqaloop.core.ffmpeg import ffmpeg_path
 from vqaloop.errors import InputError
-from vqaloop.evaluate import (
-    Judgement,
-    crop_spread,
-    evaluate,
-    judge,
-    summary,
-)
-from vqaloop.metrics import measure_clips
+from vqaloop.media.colour import to_clips
 from vqaloop.models import create_student
 from vqaloop.models.student import Student
-from vqaloop.scatter import figures_text, worst_titles, write_evaluation
-from vqaloop.shards import load_corpus, shard_paths
-from vqaloop.weights import save_student
+from vqaloop.models.weights import save_student
+from vqaloop.quality.full_reference import measure_clips
+from vqaloop.training.corpus import CorpusPlan, build_corpus, find_scenes
+from vqaloop.training.evaluate import Judgement, crop_spread, evaluate, judge, summary
+from vqaloop.training.evaluation_report import figures_text, worst_titles, write_evaluation
+from vqaloop.training.shards import load_corpus, shard_paths
 
 CPU = torch.device("cpu")
 
@@ -47,7 +41,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for hue, name in enumerate("abcd"):
         make_clip(base / f"{name}.mp4", size="144x128", frames=8, vf=f"hue=h={70 * hue}")
     plan = CorpusPlan(encodes=5, crops=3, frames=6)
-    build_corpus(find_scenes([base]), base / "shards", plan, ffmpeg=process.ffmpeg_path())
+    build_corpus(find_scenes([base]), base / "shards", plan, ffmpeg=ffmpeg_path())
     return base / "shards"
 
 
@@ -58,7 +52,7 @@ def judged(student: Student, folder: Path) -> Judgement:
         load_corpus([folder]),
         CPU,
         metrics=("psnr", "ssim", "xpsnr"),
-        ffmpeg=process.ffmpeg_path(),
+        ffmpeg=ffmpeg_path(),
     )
 
 
@@ -91,7 +85,7 @@ def test_answers_are_the_student_s_own(student: Student, folder: Path, judged: J
 def test_many_clips_are_judged_as_few(
     student: Student, folder: Path, judged: Judgement, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("vqaloop.evaluate.CLIPS_AT_ONCE", 2)
+    monkeypatch.setattr("vqaloop.training.evaluate.CLIPS_AT_ONCE", 2)
     table = judge(student, load_corpus([folder]), CPU).table
     for column in ("anchored", "alone"):
         assert table[column].to_numpy() == pytest.approx(judged.table[column].to_numpy(), abs=1e-3)
@@ -282,7 +276,7 @@ def test_clips_are_measured_one_by_one() -> None:
     source = rng.integers(40, 200, (3, 2, 96, 64), dtype=np.uint8)
     noise = rng.integers(-9, 10, source.shape)
     coded = (source + noise * np.array([1, 2, 4])[:, None, None, None]).clip(0, 255).astype("u1")
-    ffmpeg = process.ffmpeg_path()
+    ffmpeg = ffmpeg_path()
     found = measure_clips(source, coded, ("psnr", "ssim", "xpsnr"), ffmpeg=ffmpeg)
     error = (source[:, :, :64].astype(float) - coded[:, :, :64]) ** 2
     expected = 10 * np.log10(255**2 / error.mean((2, 3)))

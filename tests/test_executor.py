@@ -15,12 +15,13 @@ import pytest
 
 from tests.commandline import Room, fake_ffmpeg, running
 from tests.media import REPOSITORY, make_clip
-from vqaloop import process
-from vqaloop.encoder import get_encoder
+from vqaloop.core import process
+from vqaloop.core.ffmpeg import ffmpeg_path
+from vqaloop.encoding.registry import get_encoder
 from vqaloop.errors import CalledOff, InputError
-from vqaloop.executor import Local, Turns
+from vqaloop.execution.executor import Local, Turns
+from vqaloop.media.probe import probe_source
 from vqaloop.records import Rendition
-from vqaloop.source import probe_source
 
 PATIENCE_S = 30
 
@@ -207,7 +208,7 @@ def test_what_an_encoder_writes_does_not_depend_on_its_processors(room: Room, na
         pytest.skip("there is one processor only")
     make_clip(room.folder / "a.y4m", size="320x192", frames=30)
     spec = get_encoder(name)
-    source, ffmpeg = probe_source(room.folder / "a.y4m"), process.ffmpeg_path()
+    source, ffmpeg = probe_source(room.folder / "a.y4m"), ffmpeg_path()
     knob = spec.knob.snap(sum(spec.knob.search) / 2)
     rendition = Rendition(320, 192, name, knob, spec.presets[-1])
     for processors in (1, 2):
@@ -244,7 +245,8 @@ def test_a_program_that_works_may_do_so_until_its_limit() -> None:
 CHILD = """
 import os, sys, threading, time
 from pathlib import Path
-from vqaloop import files, process
+from vqaloop.core import files
+from vqaloop.core import process
 folder = files.scratch()
 part = files.unfinished(Path(sys.argv[1]))
 part.write_text("half")
@@ -285,7 +287,7 @@ def test_what_a_process_leaves_is_cleaned_up(
 
 def test_a_guardian_that_was_killed_is_replaced(tmp_path: Path) -> None:
     code = (
-        "import os; from vqaloop import guardian, process\n"
+        "import os; from vqaloop.core import guardian; from vqaloop.core import process\n"
         "process.run(['true'], timeout_s=9)\n"
         "first = guardian._state.process.pid; os.kill(first, 9)\n"
         "guardian._state.process.wait()\n"

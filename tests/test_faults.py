@@ -19,14 +19,14 @@ import pytest
 
 from tests.commandline import FAILURES, Room, children, fake_ffmpeg, slow_but
 from tests.media import REPOSITORY, make_clip
-from vqaloop import guardian, process
+from vqaloop.core import guardian, process
 from vqaloop.errors import ToolError
 
 WORDS = (
     *("--codec", "h264", "--metric", "psnr", "--preset", "ultrafast", "--min-step", "0.5"),
     *("--min-ratio", "1.25", "--resolutions", "160x96,112x64", "--quiet"),
 )
-MAIN = "import sys; from vqaloop.cli import main; sys.exit(main())"
+MAIN = "import sys; from vqaloop.cli.main import main; sys.exit(main())"
 PATIENCE_S = 120
 
 
@@ -182,10 +182,10 @@ def test_a_second_ctrl_c_ends_it_at_once(room: Room, clip: str) -> None:
     """While the first is still clearing up; what it leaves, the guardian takes away."""
     clearing = room.folder / "clearing"
     slow = (
-        "import pathlib, signal, sys, time; from vqaloop.trials import Workshop\n"
+        "import pathlib, signal, sys, time; from vqaloop.execution.workshop import Workshop\n"
         # ignored in a shell's background jobs
         "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
-        "from vqaloop.cli import main\n"
+        "from vqaloop.cli.main import main\n"
         f"clearing = pathlib.Path({str(clearing)!r})\n"
         "Workshop.__exit__ = lambda *_: (clearing.touch(), time.sleep(60))\n"
         "sys.exit(main())"
@@ -230,7 +230,7 @@ def test_clocks_that_jump(room: Room, clip: str, calm: dict[str, Any], jump_s: f
         "import itertools, sys, time\n"
         f"real, by = time.time, itertools.cycle([0.0, {jump_s}])\n"
         "time.time = lambda: real() + next(by)\n"
-        "from vqaloop.cli import main; sys.exit(main())"
+        "from vqaloop.cli.main import main; sys.exit(main())"
     )
     where = ("--storage", f"sqlite:///{room.folder}/shared.db")
     pair = [

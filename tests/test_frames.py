@@ -10,15 +10,15 @@ import numpy as np
 import pytest
 
 from tests.media import make_clip, run_ffmpeg
-from vqaloop import process
-from vqaloop.encode import encode
-from vqaloop.encoder import get_encoder
+from vqaloop.core.ffmpeg import ffmpeg_path, file_url
+from vqaloop.encoding.encode import encode
+from vqaloop.encoding.registry import get_encoder
 from vqaloop.errors import DecodeFailed
-from vqaloop.frames import Frames, cut, read_encode, read_source
+from vqaloop.media.frames import Frames, cut, read_encode, read_source
+from vqaloop.media.probe import probe_source
 from vqaloop.records import Rendition, Source
-from vqaloop.source import probe_source
 
-FFMPEG = process.ffmpeg_path()
+FFMPEG = ffmpeg_path()
 WIDTH, HEIGHT = 160, 96
 SECONDS, FPS = 12, Fraction(10)
 PC = {"color_range": "pc"}
@@ -34,7 +34,7 @@ GAPS = {
 
 def all_frames(path: Path, pix_fmt: str = "yuv420p") -> Frames:
     raw = run_ffmpeg(
-        "-i", process.file_url(path), "-f", "rawvideo", "-pix_fmt", pix_fmt, "-fps_mode",
+        "-i", file_url(path), "-f", "rawvideo", "-pix_fmt", pix_fmt, "-fps_mode",
         "passthrough", "pipe:1",
     )  # fmt: skip
     return np.frombuffer(raw, np.uint8).reshape(-1, HEIGHT * 3 // 2, WIDTH)
@@ -106,7 +106,7 @@ def test_ten_bits_are_read_as_eight(title: Source, tmp_path: Path) -> None:
     found = read_source(source, [0, 5, 11], ffmpeg=FFMPEG)
     assert (found == read(ten, [0, 5, 11], "pyav")).all()
     deep = np.frombuffer(
-        run_ffmpeg("-i", process.file_url(ten), "-f", "rawvideo", "pipe:1"), "<u2"
+        run_ffmpeg("-i", file_url(ten), "-f", "rawvideo", "pipe:1"), "<u2"
     ).reshape(-1, HEIGHT * 3 // 2, WIDTH)[[0, 5, 11]]
     assert abs(deep / 4 - found).max() <= 1
     rung = coded(source, "libx265", tmp_path / "ten.mp4", bits=10)
@@ -187,7 +187,7 @@ def test_names_that_are_not_utf8(rungs: dict[str, Path], title: Source, tmp_path
 
 def test_a_cut_file_is_refused(rungs: dict[str, Path], title: Source, tmp_path: Path) -> None:
     mkv = tmp_path / "a.mkv"
-    run_ffmpeg("-i", str(rungs["libx264"]), "-c", "copy", process.file_url(mkv))
+    run_ffmpeg("-i", str(rungs["libx264"]), "-c", "copy", file_url(mkv))
     for path, decoder in (
         (rungs["libx264"], "pyav"),
         (rungs["libx264"], "ffmpeg"),
@@ -218,7 +218,7 @@ def test_other_refusals(rungs: dict[str, Path], tmp_path: Path, decoder: str) ->
     with pytest.raises(DecodeFailed, match="text"):
         read(text, [0], decoder)
     sound = tmp_path / "sound.mp4"
-    run_ffmpeg("-f", "lavfi", "-i", "sine=d=0.2", process.file_url(sound))
+    run_ffmpeg("-f", "lavfi", "-i", "sine=d=0.2", file_url(sound))
     with pytest.raises(DecodeFailed, match="sound"):
         read(sound, [0], decoder)
 
@@ -227,7 +227,7 @@ def test_a_frame_that_was_dropped_is_missed(rungs: dict[str, Path], tmp_path: Pa
     gap = tmp_path / "gap.mkv"
     keep = "select='not(eq(n,5))'"
     options = ["-vf", keep, "-fps_mode", "passthrough", "-c:v", "libx264", "-bf", "0"]
-    run_ffmpeg("-i", process.file_url(rungs["libx264"]), *options, process.file_url(gap))
+    run_ffmpeg("-i", file_url(rungs["libx264"]), *options, file_url(gap))
     assert len(read(gap, [4, 6], "pyav")) == 2
     with pytest.raises(DecodeFailed, match="has no frame 5"):
         read(gap, [4, 5, 6], "pyav")

@@ -2,11 +2,11 @@
 
 import pytest
 
-from vqaloop.encoder import codecs, get_encoder
+from vqaloop.cli.parser import make_parser
+from vqaloop.core.suggestions import did_you_mean
+from vqaloop.encoding.checks import named_encoder
+from vqaloop.encoding.registry import codecs, get_encoder
 from vqaloop.errors import InputError
-from vqaloop.hints import did_you_mean
-from vqaloop.parser import make_parser
-from vqaloop.request import named_encoder
 
 
 @pytest.mark.parametrize(

@@ -24,15 +24,15 @@ from hypothesis import strategies as st
 from bench.mutate import change
 from bench.readers import TARGETS, with_zeros
 from tests.media import REPOSITORY
-from vqaloop import boxes, codecstrings
-from vqaloop.bitstream import _splitter
-from vqaloop.crops import find_pictures
-from vqaloop.encoder import get_encoder
+from vqaloop.bitstream import codec_strings, mp4_boxes
+from vqaloop.bitstream.coded_frames import _splitter
+from vqaloop.core.documents import DEEPEST
+from vqaloop.encoding.registry import get_encoder
 from vqaloop.errors import InputError, ToolError, VqaloopError
-from vqaloop.join import _hevc_sets
-from vqaloop.report import read_ladder
-from vqaloop.shape import DEEPEST
-from vqaloop.weights import load_student
+from vqaloop.ladder.pictures import find_pictures
+from vqaloop.ladder.store import read_ladder
+from vqaloop.models.weights import load_student
+from vqaloop.ratecontrol.concat import _hevc_sets
 
 HOSTILE = REPOSITORY / "tests" / "hostile"
 LIMIT_S = 1.0
@@ -226,7 +226,7 @@ def altered(statement: str) -> bytes:
 def test_a_unit_of_av1_with_an_endless_length_is_read_quickly() -> None:
     started = time.process_time()
     list(_splitter("av1", b"")(b"\x32" + b"\xff" * 300_000))
-    assert not codecstrings.starts_anew("av1", b"", b"\x0a" + b"\xff" * 300_000)
+    assert not codec_strings.starts_anew("av1", b"", b"\x0a" + b"\xff" * 300_000)
     assert time.process_time() - started < LIMIT_S
 
 
@@ -244,7 +244,7 @@ def test_a_packet_without_a_start_code_holds_no_unit() -> None:
 def test_boxes_of_impossible_sizes_are_refused() -> None:
     for size in (2, 7, 9, 2**32 - 1):
         with pytest.raises(ToolError, match="impossible size"):
-            boxes.fragment_starts(struct.pack(">I4s", size, b"moof"))
+            mp4_boxes.fragment_starts(struct.pack(">I4s", size, b"moof"))
 
 
 def weights_file(folder: Path, change: Callable[[dict[str, dict[str, object]]], None]) -> Path:
@@ -305,10 +305,10 @@ def large_files(folder: Path) -> Iterator[tuple[str, Path]]:
 BOUNDED = """
 import resource, sys
 from pathlib import Path
-from vqaloop.datasets import read_dataset
+from vqaloop.training.datasets import read_dataset
 from vqaloop.errors import VqaloopError
-from vqaloop.recipe import read_recipe
-from vqaloop.shape import read_document
+from vqaloop.training.recipe import read_recipe
+from vqaloop.core.documents import read_document
 
 kind, path, most = sys.argv[1], Path(sys.argv[2]), int(sys.argv[3])
 now = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()

@@ -10,19 +10,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vqaloop.fits import densify, fit_curve
-from vqaloop.hull import (
+from vqaloop.records import RDPoint
+from vqaloop.search.curve_fit import densify, fit_curve
+from vqaloop.search.hull import convex_hull, front, rising_front
+from vqaloop.search.rungs import (
     Rules,
     choose_rungs,
-    convex_hull,
-    front,
     in_sight,
     keep_rules,
-    rising_front,
     with_required_sizes,
     with_smaller_bottom,
 )
-from vqaloop.records import RDPoint
 
 
 def point(

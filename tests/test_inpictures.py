@@ -7,9 +7,10 @@ import av
 import pytest
 
 from tests.media import make_captioned, make_clip, remux, run_ffmpeg
-from vqaloop import encode_to_target, process
-from vqaloop.inpictures import find_captions, holds_captions
-from vqaloop.source import probe_source
+from vqaloop import encode_to_target
+from vqaloop.core.ffmpeg import file_url
+from vqaloop.media.picture_data import find_captions, holds_captions
+from vqaloop.media.probe import probe_source
 
 QUICK: dict[str, Any] = {"preset": "ultrafast", "metric": "psnr", "max_encodes": 2}
 
@@ -21,7 +22,7 @@ def tells(frame: Any, kind: str) -> bool:
 
 def captioned_frames(path: Path) -> int:
     """Frames of which libavcodec gives captions."""
-    with av.open(process.file_url(path)) as container:
+    with av.open(file_url(path)) as container:
         return sum(tells(frame, "A53_CC") for frame in container.decode(video=0))
 
 
@@ -92,7 +93,7 @@ def stereo_title(path: Path) -> Path:
 
 def is_packed(path: Path) -> tuple[bool, bool]:
     """Whether the container tells a 3D mode, and whether the first frame does as it decodes."""
-    with av.open(process.file_url(path)) as container:
+    with av.open(file_url(path)) as container:
         stream = container.streams.video[0]
         frame = next(container.decode(stream))
         return "stereo_mode" in map(str.lower, stream.metadata), tells(frame, "STEREO3D")

@@ -11,7 +11,8 @@ import pytest
 
 from tests.commandline import children
 from tests.media import make_clip
-from vqaloop import Cancelled, InputError, Job, build_ladder, process
+from vqaloop import Cancelled, InputError, Job, build_ladder
+from vqaloop.core import process
 from vqaloop.records import Event
 
 QUICK: dict[str, Any] = dict(

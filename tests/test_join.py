@@ -13,17 +13,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.media import frame_hashes, make_clip, remux, run_ffmpeg
-from vqaloop import join as join_module
-from vqaloop import process
-from vqaloop.encode import encode
-from vqaloop.encoder import EncoderSpec, get_encoder
+from vqaloop.core import process
+from vqaloop.core.ffmpeg import ffmpeg_path, file_url
+from vqaloop.encoding.encode import encode
+from vqaloop.encoding.registry import get_encoder
+from vqaloop.encoding.spec import EncoderSpec
 from vqaloop.errors import DecodeFailed, InputError, ToolError
-from vqaloop.excerpt import excerpt
-from vqaloop.join import Joined, join, output_muxer
+from vqaloop.media.excerpt import excerpt
+from vqaloop.media.probe import probe_source
+from vqaloop.ratecontrol import concat as join_module
+from vqaloop.ratecontrol.concat import Joined, join, output_muxer
 from vqaloop.records import Rendition, Source
-from vqaloop.source import probe_source
 
-FFMPEG = process.ffmpeg_path()
+FFMPEG = ffmpeg_path()
 X264 = get_encoder("libx264")
 CHAPTERS = """;FFMETADATA1
 [CHAPTER]
@@ -76,7 +78,7 @@ def hashes(path: Path) -> list[str]:
 
 
 def tag_of(path: Path) -> str:
-    with av.open(process.file_url(path)) as container:
+    with av.open(file_url(path)) as container:
         return str(container.streams.video[0].codec_context.codec_tag)
 
 
@@ -105,7 +107,7 @@ def test_a_joined_file_decodes_to_the_frames_of_its_scenes(
     assert hashes(out) == [h for path in segments for h in hashes(path)]
     assert made.frames == 20 and made.size_bytes == out.stat().st_size
     assert made.video_bytes < made.size_bytes and made.video_kbps > 0
-    with av.open(process.file_url(out)) as container:
+    with av.open(file_url(out)) as container:
         video = container.streams.video[0]
         assert video.average_rate == pytest.approx(Fraction(24000, 1001), rel=1e-3)
         packets = [p for p in container.demux(video) if p.size]
@@ -126,10 +128,10 @@ def test_no_output_says_it_is_transparent(suffix: str, tmp_path: Path) -> None:
     vf = "format=yuva420p,colorchannelmixer=aa=0.5"
     options: dict[str, Any] = {"pix_fmt": "yuva420p", "auto-alt-ref": 0}
     title = make_clip(tmp_path / "in.webm", vf=vf, **options)
-    with av.open(process.file_url(title)) as container:
+    with av.open(file_url(title)) as container:
         assert container.streams.video[0].metadata["alpha_mode"] == "1"
     _, made = joined(title, tmp_path / f"out{suffix}", get_encoder("libvpx-vp9"))
-    with av.open(process.file_url(made.path)) as container:
+    with av.open(file_url(made.path)) as container:
         assert "alpha_mode" not in map(str.lower, container.streams.video[0].metadata)
 
 
@@ -216,7 +218,7 @@ def rich_title(folder: Path, **video: Any) -> Path:
 def test_all_else_goes_along(suffix: str, tmp_path: Path) -> None:
     spec = get_encoder("libvpx-vp9") if suffix == ".webm" else X264
     _, made = joined(rich_title(tmp_path), tmp_path / f"out{suffix}", spec)
-    with av.open(process.file_url(made.path)) as container:
+    with av.open(file_url(made.path)) as container:
         streams = container.streams
         assert container.metadata["title"] == "A = title"
         assert [c["metadata"]["title"] for c in container.chapters()] == ["One = first", "Two"]
@@ -265,7 +267,7 @@ def flash_and_beep(path: Path, flash_s: float, beep_s: float, *codecs: str) -> P
 def beep_after_flash_s(path: Path) -> float:
     """Seconds from the white frame to the beep, as a player's clock has it."""
     said = run_ffmpeg(
-        *("-i", process.file_url(path), "-map", "0:v:0", "-fps_mode", "passthrough", "-vf"),
+        *("-i", file_url(path), "-map", "0:v:0", "-fps_mode", "passthrough", "-vf"),
         *("scale=1:1,format=gray", "-enc_time_base", "1/90000", "-f", "framecrc", "pipe:1"),
     ).decode()
     rows = [line.split(",") for line in said.splitlines() if line.startswith("0,")]
@@ -273,7 +275,7 @@ def beep_after_flash_s(path: Path) -> float:
     flash_s = int(white[2]) / 90000
     # the filter fills what is missing before the first sample
     samples = run_ffmpeg(
-        *("-i", process.file_url(path), "-map", "0:a:0", "-af", "aresample=async=1:first_pts=0"),
+        *("-i", file_url(path), "-map", "0:a:0", "-af", "aresample=async=1:first_pts=0"),
         *("-ac", "1", "-ar", "48000", "-f", "s16le", "pipe:1"),
     )
     loud = np.flatnonzero(np.abs(np.frombuffer(samples, np.int16)) > 3000)
@@ -296,7 +298,7 @@ def test_sound_stays_with_the_picture(
 ) -> None:
     plain = flash_and_beep(tmp_path / f"plain{Path(original).suffix}", 1, 1.2, "-c:a", audio)
     title = tmp_path / original
-    url = process.file_url(plain)
+    url = file_url(plain)
     run_ffmpeg(
         *("-itsoffset", str(late_s), "-i", url, "-i", url, "-map", "0:v", "-map", "1:a"),
         *("-c", "copy", str(title)),
@@ -326,7 +328,7 @@ def test_a_rotated_title_comes_out_upright_and_untagged(tmp_path: Path) -> None:
     title = remux(flat, tmp_path / "in.mp4", "-display_rotation:v:0", "90")
     source, made = joined(title, tmp_path / "out.mp4")
     assert (source.width, source.height) == (90, 160)
-    with av.open(process.file_url(made.path)) as container:
+    with av.open(file_url(made.path)) as container:
         frame = next(container.decode(video=0))
         assert (frame.width, frame.height, frame.rotation) == (90, 160, 0)
         shown = frame.to_ndarray(format="gray").astype(float)
@@ -352,7 +354,7 @@ def test_colour_and_hdr_metadata_are_kept(suffix: str, tmp_path: Path) -> None:
     segments = encoded(source, (4, 6), tmp_path, spec, bit_depth=10)
     made = join(segments, source, tmp_path / f"out{suffix}", spec=spec, ffmpeg=FFMPEG)
     assert probe_source(made.path, allow_hdr=True).colour == source.colour
-    argv = [FFMPEG, "-hide_banner", "-i", process.file_url(made.path)]
+    argv = [FFMPEG, "-hide_banner", "-i", file_url(made.path)]
     told = process.run(argv, timeout_s=30).stderr
     assert "MaxCLL=1000, MaxFALL=400" in told and "max_luminance=1000.0" in told
 

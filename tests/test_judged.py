@@ -7,19 +7,19 @@ import pytest
 import torch
 from torch import Tensor
 
-from vqaloop import process
+from vqaloop.core.ffmpeg import ffmpeg_path
 from vqaloop.errors import InputError
-from vqaloop.judged import judged
 from vqaloop.models import create_student
-from vqaloop.students import StudentMetric
-from vqaloop.weights import save_student
+from vqaloop.models.weights import save_student
+from vqaloop.quality.pooling import judged
+from vqaloop.quality.student_metric import StudentMetric
 
 
 def metric_with(tmp_path: Path, view: str) -> StudentMetric:
     torch.manual_seed(0)
     path = tmp_path / "w.safetensors"
     save_student(create_student("internvqa-mini"), path, "internvqa-mini", "", {"view": view})
-    return StudentMetric("internvqa-mine", path, ffmpeg=process.ffmpeg_path(), device="cpu")
+    return StudentMetric("internvqa-mine", path, ffmpeg=ffmpeg_path(), device="cpu")
 
 
 def test_weights_of_another_view_judge_alone_only(tmp_path: Path) -> None:

@@ -13,10 +13,13 @@ import pytest
 import vqaloop
 from tests.commandline import Room, children
 from tests.media import make_clip, run_ffmpeg
-from vqaloop import metrics, process
+from vqaloop.core.ffmpeg import ffmpeg_path, file_url
+from vqaloop.core.files import file_sha256
+from vqaloop.core.folders import STUDY_FILE, is_study_file
+from vqaloop.core.text import quoted
+from vqaloop.media.probe import probe_source
+from vqaloop.quality import full_reference
 from vqaloop.records import Event, Ladder
-from vqaloop.source import probe_source
-from vqaloop.studies import FILE_NAME, is_study_file
 
 SMALL: dict[str, Any] = {
     "metric": "psnr",
@@ -128,7 +131,7 @@ def check_ladder(ladder: Ladder, min_step: float, min_ratio: float) -> dict[str,
     check_shape(document, CONTRACT)
     assert document["schema"] == "vqaloop.ladder/1"
     source = document["source"]
-    assert source["sha256"] == process.file_sha256(source["path"])
+    assert source["sha256"] == file_sha256(source["path"])
     assert Fraction(source["fps_exact"]) == pytest.approx(source["fps"])
     rungs = document["rungs"]
     assert len(rungs) >= 2
@@ -153,7 +156,7 @@ def check_rung(path: Path, rung: Mapping[str, Any], document: Mapping[str, Any])
     assert rung["peak_kbps"] >= rung["bitrate_kbps"]
     assert 0 <= rung["guard"]["vmaf"] <= 100
     if document["codec"] == "avs2":
-        said = run_ffmpeg("-i", process.file_url(path), "-f", "framecrc", "-")
+        said = run_ffmpeg("-i", file_url(path), "-f", "framecrc", "-")
         assert (
             sum(not line.startswith(b"#") for line in said.splitlines())
             == (document["source"]["frames"])
@@ -208,9 +211,11 @@ def test_ladder_holds_what_it_says(room: Room, clip: Path) -> None:
 def test_scores_are_those_of_the_delivered_files(room: Room, clip: Path) -> None:
     ladder = vqaloop.build_ladder(clip, codec="h264", out="out", **SMALL)
     source = probe_source(clip)
-    binary = process.ffmpeg_path()
+    binary = ffmpeg_path()
     for rung in ladder.rungs:
-        found = metrics.measure(source, ladder.folder / rung.file, ["vmaf", "psnr"], ffmpeg=binary)
+        found = full_reference.measure(
+            source, ladder.folder / rung.file, ["vmaf", "psnr"], ffmpeg=binary
+        )
         assert rung.score == pytest.approx(found["psnr"].value, abs=1e-6)
         assert rung.guard["psnr_y"] == pytest.approx(found["psnr"].value, abs=1e-6)
         assert rung.guard["vmaf"] == pytest.approx(found["vmaf"].value, abs=1e-6)
@@ -222,8 +227,8 @@ def test_arguments_replayed_give_the_file_again(room: Room, clip: Path, metric: 
     ladder = vqaloop.build_ladder(clip, codec="h264", out="out", rungs=2, **options)
     for rung in ladder.rungs:
         again = room.folder / rung.file
-        run_ffmpeg("-i", process.file_url(clip), *rung.ffmpeg_args, process.file_url(again))
-        assert ladder.about["encoder"]["ffmpeg_path"] == process.ffmpeg_path()
+        run_ffmpeg("-i", file_url(clip), *rung.ffmpeg_args, file_url(again))
+        assert ladder.about["encoder"]["ffmpeg_path"] == ffmpeg_path()
         assert again.stat().st_size == pytest.approx(
             (ladder.folder / rung.file).stat().st_size, rel=0.01
         )
@@ -308,13 +313,13 @@ def test_bitrates_are_kept_within_bounds(room: Room, clip: Path) -> None:
 def test_a_slow_probe_is_announced(
     room: Room, clip: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("vqaloop.ladder.NOTICE_S", 0.0)
+    monkeypatch.setattr("vqaloop.ladder.build.NOTICE_S", 0.0)
     events: list[Event] = []
     with pytest.raises(vqaloop.InputError, match="larger than"):
         vqaloop.build_ladder(
             clip, codec="h264", progress=events.append, **{**SMALL, "resolutions": [(320, 180)]}
         )
-    assert [event.message for event in events] == [f"looking at {process.quoted(clip)}"]
+    assert [event.message for event in events] == [f"looking at {quoted(clip)}"]
 
 
 def kept(folder: Path) -> dict[str, bytes]:
@@ -381,7 +386,7 @@ def test_interrupted_in_every_stage(room: Room, long_clip: Path) -> None:
         assert not children() and not list(room.temp.iterdir())
         left = [path for path in room.folder.rglob("*") if path.is_file()]
         assert [path.name for path in left if not is_study_file(path)] == [], stage
-        assert (room.folder / "new" / "out" / FILE_NAME).is_file()
+        assert (room.folder / "new" / "out" / STUDY_FILE).is_file()
     ladder = vqaloop.build_ladder(long_clip, codec="h264", out="out", **options)
     assert ladder.about["cost"]["encodes"] == 0
 
@@ -400,7 +405,7 @@ def test_an_old_ladder_survives_an_interruption(room: Room, clip: Path) -> None:
 def test_a_missed_prediction_is_status_3(
     room: Room, long_clip: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("vqaloop.ladder.TOLERANCE_STEPS", 0.0)
+    monkeypatch.setattr("vqaloop.ladder.build.TOLERANCE_STEPS", 0.0)
     sizes = ("--resolutions", "160x96,112x64", "--preset", "ultrafast")
     words = ("--codec", "h264", "--metric", "psnr", "--rungs", "2", "--min-step", "1", *sizes)
     said = room.run("ladder", long_clip, *words, "-o", "out", "--quiet")

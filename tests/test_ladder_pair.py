@@ -15,13 +15,13 @@ import vqaloop
 from tests.commandline import SMALL, Room
 from tests.media import REPOSITORY, make_clip
 from tests.test_report import HOSTILE, MADE_UP, Page, make_ladder
-from vqaloop.bdrate import bd_rate
 from vqaloop.errors import InputError
-from vqaloop.ladderpair import compare_ladders, curve_of
-from vqaloop.ladderpairpage import pair_page, pair_png
-from vqaloop.ladderpairtable import rung_rows, side_by_side
+from vqaloop.ladder.compare import compare_ladders, curve_of
+from vqaloop.ladder.compare_page import pair_page, pair_png
+from vqaloop.ladder.compare_table import rung_rows, side_by_side
+from vqaloop.ladder.store import write_reports
+from vqaloop.quality.bdrate import bd_rate
 from vqaloop.records import Ladder
-from vqaloop.report import write_reports
 
 Change = Callable[[Ladder], Ladder]
 

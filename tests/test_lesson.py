@@ -8,10 +8,10 @@ import torch
 
 from tests.lessons import RECIPE, SHARDS, found_at, made, opinions, origin
 from tests.nets import MINI_SWIN, noise
-from vqaloop.lesson import FEATURE_SCALES, Lesson, augmented, draw, freeze
 from vqaloop.models import create_student
 from vqaloop.models.fastvqa import FastVQA
 from vqaloop.models.student import OUTPUTS, Student
+from vqaloop.training.step import FEATURE_SCALES, Lesson, augmented, draw, freeze
 
 # --- drawing -------------------------------------------------------------------------------------
 

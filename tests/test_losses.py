@@ -22,19 +22,19 @@ from tests.lessons import (
     with_losses,
 )
 from tests.nets import MINI_SWIN, noise
-from vqaloop.colour import to_clips
 from vqaloop.errors import InputError
-from vqaloop.lesson import Batch, Lesson, draw, freeze
-from vqaloop.losses import RANK_MARGIN, rank_loss
+from vqaloop.media.colour import to_clips
 from vqaloop.models.fastvqa import FastVQA
 from vqaloop.models.student import Student
-from vqaloop.recipe import Losses, Teacher
+from vqaloop.training.losses import RANK_MARGIN, rank_loss
+from vqaloop.training.recipe import Losses, Teacher
+from vqaloop.training.step import Batch, Lesson, draw, freeze
 
 
 @pytest.fixture(autouse=True)
 def whole_fp32(monkeypatch: pytest.MonkeyPatch) -> None:
     """Networks in fp32, also on processors that multiply bf16."""
-    monkeypatch.setattr("vqaloop.lesson.autocast", lambda device: contextlib.nullcontext())
+    monkeypatch.setattr("vqaloop.models.device.autocast", lambda device: contextlib.nullcontext())
 
 
 def test_rank_loss_by_hand() -> None:
@@ -262,7 +262,7 @@ def test_the_teacher_looks_at_its_own_view() -> None:
 def in_autocast(lesson: Lesson, batch: Batch) -> dict[str, Tensor]:
     with pytest.MonkeyPatch.context() as patch:
         quick = torch.autocast("cpu", torch.bfloat16)
-        patch.setattr("vqaloop.lesson.autocast", lambda device: quick)
+        patch.setattr("vqaloop.models.device.autocast", lambda device: quick)
         found: dict[str, Tensor] = lesson(batch, 1)
     return found
 

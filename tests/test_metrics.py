@@ -12,13 +12,15 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from vqaloop import metrics
+from vqaloop.core.ffmpeg import ffmpeg_path, file_url
+from vqaloop.core.process import run
 from vqaloop.errors import DecodeFailed, InputError
-from vqaloop.metrics import METRICS, measure, vmaf_of_pairs
-from vqaloop.process import ffmpeg_path, file_url, run
+from vqaloop.media.frames import SCALER
+from vqaloop.media.probe import probe_source
+from vqaloop.quality import full_reference
+from vqaloop.quality.full_reference import METRICS, measure
+from vqaloop.quality.libvmaf import FEATURES, VMAF_MIN_SIDE, vmaf_of_pairs
 from vqaloop.records import Source
-from vqaloop.source import probe_source
-from vqaloop.vmaf import FEATURES, VMAF_MIN_SIDE
 
 FRAMES = 12
 WIDTH, HEIGHT = 320, 180
@@ -112,15 +114,15 @@ def test_identical_is_finite(source: Source) -> None:
 
 
 def test_xpsnr_weighs_errors_by_samples() -> None:
-    value = metrics._xpsnr((30.0, 40.0, math.inf), 60)
+    value = full_reference._xpsnr((30.0, 40.0, math.inf), 60)
     assert value == pytest.approx(-10 * math.log10((4e-3 + 1e-4) / 6))
-    assert metrics._xpsnr((math.inf,) * 3, 60) == 60
+    assert full_reference._xpsnr((math.inf,) * 3, 60) == 60
 
 
 def test_smaller_rung_is_judged_at_the_size_of_the_source(source: Source, folder: Path) -> None:
     options = ["-s", "160x90", "-c:v", "libx264", "-crf", "12"]
     small = encode(source.path, folder / "small.mp4", *options)
-    back = ["-vf", f"scale={WIDTH}:{HEIGHT}:flags={metrics.SCALER}"]
+    back = ["-vf", f"scale={WIDTH}:{HEIGHT}:flags={SCALER}"]
     large = encode(small, folder / "large.y4m", *back)
     score = measure(source, small, ["psnr"], ffmpeg=FFMPEG)["psnr"]
     mse = ((luma(source.path) - luma(large)) ** 2).mean(axis=(1, 2))
@@ -221,9 +223,11 @@ def test_model_follows_the_canvas(
 ) -> None:
     sizes = {(1920, 1080): False, (2560, 1440): False, (1440, 2560): False, (3840, 2160): True}
     for (width, height), is_4k in sizes.items():
-        assert metrics._is_4k(dataclasses.replace(source, width=width, height=height)) is is_4k
+        assert (
+            full_reference._is_4k(dataclasses.replace(source, width=width, height=height)) is is_4k
+        )
     usual = measure(source, rungs[2], ["vmaf"], ffmpeg=FFMPEG)["vmaf"]
-    monkeypatch.setattr(metrics, "_is_4k", lambda _: True)
+    monkeypatch.setattr(full_reference, "_is_4k", lambda _: True)
     large = measure(source, rungs[2], ["vmaf"], ffmpeg=FFMPEG)["vmaf"]
     assert (usual.label, large.label) == ("VMAF v0.6.1", "VMAF 4K v0.6.1")
     assert usual.value != large.value

@@ -12,19 +12,21 @@ import vqaloop
 from tests.commandline import Room
 from tests.media import CHANGES, frame_hashes, make_changing, make_clip, remux, run_ffmpeg
 from tests.nets import random_student, student_metric
-from vqaloop import builds, metrics, process
+from vqaloop.core.ffmpeg import ffmpeg_path
 from vqaloop.errors import DecodeFailed, InputError
-from vqaloop.excerpt import excerpt
-from vqaloop.frameproperties import FrameLog
-from vqaloop.frames import read_encode, read_source
-from vqaloop.join import join
+from vqaloop.media.excerpt import excerpt
+from vqaloop.media.excerpt_windows import look
+from vqaloop.media.frame_properties import FrameLog
+from vqaloop.media.frames import read_encode, read_source
+from vqaloop.media.probe import probe_source
+from vqaloop.media.scene_cuts import find_cuts
+from vqaloop.quality import full_reference
+from vqaloop.quality.scorer import Scorer
+from vqaloop.ratecontrol.concat import join
 from vqaloop.records import Source
-from vqaloop.scenes import find_cuts
-from vqaloop.score import Scorer
-from vqaloop.source import probe_source
-from vqaloop.windows import look
+from vqaloop.regress import builds
 
-FFMPEG = process.ffmpeg_path()
+FFMPEG = ffmpeg_path()
 SMALL: dict[str, Any] = {"metric": "psnr", "preset": "ultrafast", "cache": False}
 
 
@@ -135,7 +137,7 @@ def test_encode(clips: dict[str, Path], room: Room, change: str) -> None:
     made = vqaloop.encode_to_target(clips[change], out, codec="h264", target_score=38, **SMALL)
     assert made.exit_code in (0, 1) and abs(made.score - 38) < 3
     assert len(hashes(out)) == 30
-    score = metrics.measure(probe_source(clips[change]), out, ["psnr"], ffmpeg=FFMPEG)
+    score = full_reference.measure(probe_source(clips[change]), out, ["psnr"], ffmpeg=FFMPEG)
     assert score["psnr"].value == pytest.approx(made.score)
 
 
@@ -199,7 +201,7 @@ def test_what_stalls_is_cut_in_another_way(
     program = tmp_path / "ffmpeg"
     program.write_text(f'#!/bin/sh\ncase "$*" in *" -ss "*) sleep 60;; esac\nexec {FFMPEG} "$@"\n')
     program.chmod(0o755)
-    monkeypatch.setattr("vqaloop.excerpt.STALLED_S", 0.6)
+    monkeypatch.setattr("vqaloop.media.excerpt.STALLED_S", 0.6)
     source = probe_source(clips["size"])
     part = excerpt(source, [(3, 4), (20, 5)], tmp_path / "p.mkv", ffmpeg=os.fspath(program))
     every = frame_hashes(source)
@@ -289,15 +291,15 @@ def test_encode_that_fails_at_the_end_writes_nothing(
         whole.append(out)
         return join(files, source, out, **more)
 
-    measure = metrics.measure
+    measure = full_reference.measure
 
     def fails(source: Source, path: Path, *rest: Any, **more: Any) -> Any:
         if path in whole:
             raise DecodeFailed("the whole does not decode")
         return measure(source, path, *rest, **more)
 
-    monkeypatch.setattr("vqaloop.target.join", joined)
-    monkeypatch.setattr("vqaloop.metrics.measure", fails)
+    monkeypatch.setattr("vqaloop.ratecontrol.concat.join", joined)
+    monkeypatch.setattr("vqaloop.quality.full_reference.measure", fails)
     with pytest.raises(DecodeFailed, match="the whole does not decode"):
         vqaloop.encode_to_target(
             clips["size"], Path("out.mp4"), codec="h264", target_score=38, **SMALL

@@ -59,7 +59,7 @@ def test_help_lists_the_commands_and_loads_nothing_heavy() -> None:
     for command in ("sample", "ladder", "score", "encoders", "corpus", "distill"):
         assert command in done.stdout
     code = (
-        "import sys\nfrom vqaloop.cli import main\n"
+        "import sys\nfrom vqaloop.cli.main import main\n"
         "try:\n    main(['--help'])\nexcept SystemExit:\n    pass"
     )
     assert not loaded_after(code) & set(HEAVY)

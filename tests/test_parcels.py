@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from vqaloop import parcels
+from vqaloop.cluster import file_transfer
+from vqaloop.cluster.file_transfer import LOCK, Missing, Parcel, Sender, received
 from vqaloop.errors import InputError, ToolError
-from vqaloop.parcels import LOCK, Missing, Parcel, Sender, received
 
 
 class Store:
@@ -33,7 +33,7 @@ class Store:
 
 @pytest.fixture
 def store(monkeypatch: pytest.MonkeyPatch) -> Store:
-    monkeypatch.setattr(parcels, "CHUNK_BYTES", 10)
+    monkeypatch.setattr(file_transfer, "CHUNK_BYTES", 10)
     return Store()
 
 
@@ -140,7 +140,7 @@ def test_an_interruption_leaves_no_part(tmp_path: Path, store: Store) -> None:
 def test_the_folder_is_bounded_and_what_is_in_use_stays(
     tmp_path: Path, store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(parcels, "FOLDER_BYTES", 70)
+    monkeypatch.setattr(file_transfer, "FOLDER_BYTES", 70)
     node = tmp_path / "node"
     made = [parcel_of(written(tmp_path / f"{n}.y4m", bytes([n]) * 30), store) for n in range(4)]
 
@@ -172,7 +172,7 @@ def test_what_a_crash_left_long_ago_goes(tmp_path: Path, store: Store) -> None:
 def test_only_so_much_stays_in_the_store(
     tmp_path: Path, store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(parcels, "KEPT_BYTES", 70)
+    monkeypatch.setattr(file_transfer, "KEPT_BYTES", 70)
     sender = Sender(store.put)
     paths = [written(tmp_path / f"{n}", bytes([n]) * 30) for n in range(3)]
     for path in paths:

@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 from tests.media import REPOSITORY, make_clip
-from vqaloop import build_ladder, process
+from vqaloop import build_ladder
+from vqaloop.core.ffmpeg import ffmpeg_path
 
 TEXT = (REPOSITORY / "docs" / "pipeline.md").read_text("utf-8")
 QUICK: dict[str, Any] = dict(metric="psnr", preset="ultrafast", rungs=2, min_step=0.2)
@@ -67,7 +68,7 @@ def test_a_job_tells_as_it_goes(folder: Path, capsys: pytest.CaptureFixture[str]
 def test_a_rung_is_made_again_elsewhere(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     clip = make_clip(folder / "title.y4m", size="192x108", frames=24)
     monkeypatch.setenv("PATH", f"{folder}:{os.environ['PATH']}")
-    (folder / "ffmpeg").symlink_to(process.ffmpeg_path())
+    (folder / "ffmpeg").symlink_to(ffmpeg_path())
     ladder = build_ladder(clip, codec="h264", min_ratio=1.2, **QUICK)
     # ffmpeg asks before it writes over a file, and takes no answer for a no
     for number in range(len(ladder.rungs)):

@@ -22,7 +22,7 @@ from typing import Any
 import pytest
 
 from tests.deliveries import FRAMES, RUNGS, make_ladder, make_title
-from vqaloop.deliver import package_ladder
+from vqaloop.delivery.package import package_ladder
 
 pytestmark = pytest.mark.slow
 

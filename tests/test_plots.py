@@ -9,13 +9,14 @@ from hypothesis import strategies as st
 from matplotlib.figure import Figure
 
 from tests.test_report import make_ladder, page_of
-from vqaloop import plot, reportplots
+from vqaloop.ladder import report_plots
+from vqaloop.report.plotting import label_octaves
 
 
 def ticks_of(low: float, high: float, which: str = "x", most: int = 12) -> list[str]:
     axes = Figure().add_subplot()
     axes.set(xscale="log", yscale="log", xlim=(low, high), ylim=(low, high))
-    plot.label_octaves(axes, which, most)
+    label_octaves(axes, which, most)
     axis = axes.xaxis if which == "x" else axes.yaxis
     words = [label.get_text() for label in axis.get_ticklabels()]
     assert [float(word) for word in words] == pytest.approx(list(axis.get_ticklocs()))
@@ -35,7 +36,7 @@ def test_rates_are_marked_at_round_numbers(which: str) -> None:
 def test_all_rates_lie_between_the_ticks(low: float, ratio: float, most: int) -> None:
     axes = Figure().add_subplot()
     axes.set(xscale="log", xlim=(low, low * ratio))
-    plot.label_octaves(axes, most=most)
+    label_octaves(axes, most=most)
     ends = axes.get_xlim()
     assert ends[0] <= low * (1 + 1e-9) and ends[1] >= low * ratio * (1 - 1e-9)
     ticks = [round(tick, 9) for tick in axes.get_xticks()]
@@ -56,8 +57,8 @@ def test_no_legend_lies_on_the_data(
         drawn.append(figure)
         return "<svg>"
 
-    monkeypatch.setattr(reportplots, "as_svg", keep)
-    assert getattr(reportplots, name)(make_ladder(tmp_path))
+    monkeypatch.setattr(report_plots, "as_svg", keep)
+    assert getattr(report_plots, name)(make_ladder(tmp_path))
     figure = drawn[0]
     FigureCanvasAgg(figure).draw()  # type: ignore[no-untyped-call]
     assert not figure.axes[0].get_legend() and len(figure.legends) == 1

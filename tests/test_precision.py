@@ -11,15 +11,17 @@ from hypothesis import strategies as st
 from tests.commandline import SMALL, Room
 from tests.media import make_clip
 from tests.nets import random_student, student_metric
-from vqaloop import frames, process
-from vqaloop.clips import spots
+from vqaloop.core.ffmpeg import ffmpeg_path
 from vqaloop.errors import InputError
-from vqaloop.precision import FIRST, around, is_enough, reach, rounds, unreached
+from vqaloop.media import frames
+from vqaloop.media.probe import probe_source
+from vqaloop.quality.crop_sampling import spots
+from vqaloop.quality.metric import open_metric
+from vqaloop.quality.sampling_precision import FIRST, around, is_enough, reach, rounds, unreached
+from vqaloop.quality.scorer import Scorer
 from vqaloop.records import Score, Source
-from vqaloop.score import Scorer, open_metric
-from vqaloop.source import probe_source
 
-FFMPEG = process.ffmpeg_path()
+FFMPEG = ffmpeg_path()
 
 
 @pytest.fixture(scope="module")
@@ -113,12 +115,12 @@ def test_what_is_decoded_from_its_beginning_is_read_once(
         asked.append(len(indices))
         return frames.each_of_source(source, indices, **options)
 
-    monkeypatch.setattr("vqaloop.score.each_of_source", noted)
+    monkeypatch.setattr("vqaloop.media.frames.each_of_source", noted)
     scorer = Scorer("internvqa-mine", weights=weights, device="cpu", score_precision=1e-6)
     scorer.score(made, reference=made)
     assert len(asked) == (2 if plain else 1)
     asked.clear()
-    monkeypatch.setattr("vqaloop.students.each_of_source", noted)
+    monkeypatch.setattr("vqaloop.media.frames.each_of_source", noted)
     scorer.score(made)
     assert len(asked) == (2 if plain else 1)
 

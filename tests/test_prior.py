@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 
 from tests.titles import CRF, SIZES, as_seen, random_title, taught
-from vqaloop import history
-from vqaloop.belief import Fits, Learnt, Shifted, as_title
+from vqaloop.cli.parser import make_parser
 from vqaloop.errors import InputError
-from vqaloop.parser import make_parser
-from vqaloop.prior import TERMS, Prior, Titles, expit, learn, logit
 from vqaloop.records import RDPoint
-from vqaloop.space import Point, Space
+from vqaloop.search import prior_store
+from vqaloop.search.prior import TERMS, Prior, Titles, expit, learn, logit
+from vqaloop.search.space import Point, Space
+from vqaloop.search.surrogates import CurveFits, ExcerptShift, TitlePrior, as_title
 
 NOTHING = Titles(*(np.zeros(0) for _ in range(4)))
 SPACE = Space(SIZES, CRF)
@@ -154,13 +154,13 @@ def test_predictions_of_another_title_are_near() -> None:
     """Two encodes tell most of a title that was not learnt from."""
     errors = []
     for seed in range(6):
-        belief = Learnt(SPACE, taught())
+        belief = TitlePrior(SPACE, taught())
         dense = belief.dense(points_of(seed, SOME[1:3]))
         for point in dense.points[::7]:
             true = random_title(seed).measure((point.width, point.height, point.knob))
             errors.append(abs(true.score - point.score))
     assert np.mean(errors) < 4
-    nothing = Learnt(SPACE, taught()).dense([])
+    nothing = TitlePrior(SPACE, taught()).dense([])
     away = [
         abs(random_title(0).measure((p.width, p.height, p.knob)).score - p.score)
         for p in nothing.points[::7]
@@ -173,7 +173,7 @@ def test_predictions_of_another_title_are_near() -> None:
 
 def test_learnt_speaks_of_every_point_but_those_measured() -> None:
     points = points_of(4, SOME)
-    dense = Learnt(SPACE, taught()).dense(points)
+    dense = TitlePrior(SPACE, taught()).dense(points)
     keys = [(p.width, p.height, p.knob) for p in dense.points]
     assert len(keys) == len(set(keys)) == len(dense.deviation)
     assert not set(keys) & set(SOME)
@@ -185,7 +185,7 @@ def test_learnt_speaks_of_every_point_but_those_measured() -> None:
 
 
 def test_fits_ask_for_two_points_of_each_size_and_know_no_doubt() -> None:
-    belief = Fits(SPACE)
+    belief = CurveFits(SPACE)
     anchors = belief.anchors([])
     assert [sum(p[:2] == size for p in anchors) for size in SIZES] == [2] * len(SIZES)
     lost = anchors[0]
@@ -203,7 +203,7 @@ def test_an_excerpt_is_moved_by_what_the_title_shows() -> None:
         score = 100 * float(expit(logit(np.array([p.score / 100])) - 0.5)[0])
         return RDPoint(p.width, p.height, p.knob, p.bitrate_kbps * 1.5, score)
 
-    belief = Shifted(excerpt)
+    belief = ExcerptShift(excerpt)
     assert belief.anchors([]) == []
     before = belief.dense([])
     assert [p.score for p in before.points] == pytest.approx([p.score for p in excerpt])
@@ -222,17 +222,17 @@ def test_an_excerpt_is_moved_by_what_the_title_shows() -> None:
 
 def test_a_prior_as_json_is_the_same_prior() -> None:
     prior = taught()
-    again = history.prior_of(json.loads(json.dumps(history.prior_json(prior))))
+    again = prior_store.prior_of(json.loads(json.dumps(prior_store.prior_json(prior))))
     np.testing.assert_allclose(again.mean, prior.mean, atol=1e-5)
     np.testing.assert_allclose(again.spread, prior.spread, atol=1e-6)
     assert again.titles == prior.titles
-    assert history.prior_json(again) == history.prior_json(prior)
+    assert prior_store.prior_json(again) == prior_store.prior_json(prior)
 
 
 @pytest.mark.parametrize("encoder", ENCODERS)
 @pytest.mark.parametrize("metric", METRICS)
 def test_a_prior_comes_with_every_default_encoder(encoder: str, metric: str) -> None:
-    prior = history.shipped_prior(encoder, metric)
+    prior = prior_store.shipped_prior(encoder, metric)
     assert prior is not None and prior.titles >= 8
     assert prior.mean.shape == (2 * TERMS,) and prior.spread.shape == (2 * TERMS, 2 * TERMS)
     np.testing.assert_array_equal(prior.spread, prior.spread.T)
@@ -249,8 +249,8 @@ def test_a_prior_comes_with_every_default_encoder(encoder: str, metric: str) -> 
 
 
 def test_no_prior_for_what_is_not_known() -> None:
-    assert history.shipped_prior("x266", "vmaf") is None
-    assert history.shipped_prior("libx264", "mos") is None
+    assert prior_store.shipped_prior("x266", "vmaf") is None
+    assert prior_store.shipped_prior("libx264", "mos") is None
 
 
 # --- this machine's own titles ------------------------------------------------------------------
@@ -264,7 +264,7 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def keep(seed: int, encoder: str = "x266", metric: str = "vmaf") -> None:
     points = points_of(seed, SOME)
-    history.remember(encoder, "medium", metric, f"title {seed}", SPACE, points, 100.0)
+    prior_store.remember(encoder, "medium", metric, f"title {seed}", SPACE, points, 100.0)
 
 
 def files(cache: Path) -> list[Path]:
@@ -272,39 +272,39 @@ def files(cache: Path) -> list[Path]:
 
 
 def test_titles_of_this_machine_move_the_shipped_prior(cache: Path) -> None:
-    shipped = history.shipped_prior("libx264", "vmaf")
-    assert same(history.current_prior("libx264", "medium", ["vmaf"], "new"), shipped)
+    shipped = prior_store.shipped_prior("libx264", "vmaf")
+    assert same(prior_store.current_prior("libx264", "medium", ["vmaf"], "new"), shipped)
     keep(0, "libx264")
-    moved = history.current_prior("libx264", "medium", ["vmaf"], "new")
+    moved = prior_store.current_prior("libx264", "medium", ["vmaf"], "new")
     assert shipped and moved and moved.titles == shipped.titles + 1
     assert not same(moved, shipped)
     # of another metric, preset or encoder it tells nothing
-    assert same(history.current_prior("libx264", "slow", ["vmaf"], "new"), shipped)
-    assert same(history.current_prior("libx264", "medium", ["psnr"], "new"),
-                history.shipped_prior("libx264", "psnr"))  # fmt: skip
-    assert same(history.current_prior("libx265", "medium", ["vmaf"], "new"),
-                history.shipped_prior("libx265", "vmaf"))  # fmt: skip
+    assert same(prior_store.current_prior("libx264", "slow", ["vmaf"], "new"), shipped)
+    assert same(prior_store.current_prior("libx264", "medium", ["psnr"], "new"),
+                prior_store.shipped_prior("libx264", "psnr"))  # fmt: skip
+    assert same(prior_store.current_prior("libx265", "medium", ["vmaf"], "new"),
+                prior_store.shipped_prior("libx265", "vmaf"))  # fmt: skip
 
 
 def test_by_default_a_search_begins_with_what_is_shipped_whatever_was_made(cache: Path) -> None:
     """The same command gives the same answer later."""
     asked = ("libx264", "medium", ["vmaf"], "new")
-    shipped = history.shipped_prior("libx264", "vmaf")
+    shipped = prior_store.shipped_prior("libx264", "vmaf")
     keep(0, "libx264")
-    assert same(history.chosen_prior("shipped", *asked), shipped)
-    own = history.chosen_prior("own", *asked)
-    assert same(own, history.current_prior(*asked)) and not same(own, shipped)
-    assert history.chosen_prior("none", *asked) is None
-    assert history.chosen_prior("shipped", "x266", "medium", ["vmaf"], "new") is None
+    assert same(prior_store.chosen_prior("shipped", *asked), shipped)
+    own = prior_store.chosen_prior("own", *asked)
+    assert same(own, prior_store.current_prior(*asked)) and not same(own, shipped)
+    assert prior_store.chosen_prior("none", *asked) is None
+    assert prior_store.chosen_prior("shipped", "x266", "medium", ["vmaf"], "new") is None
 
 
 def test_what_a_search_may_begin_with() -> None:
-    assert [history.prior_use(use) for use in ("shipped", "own", "none")] == [
+    assert [prior_store.prior_use(use) for use in ("shipped", "own", "none")] == [
         *("shipped", "own", "none")
     ]
-    assert history.prior_use(True) == "own" and history.prior_use(False) == "none"
+    assert prior_store.prior_use(True) == "own" and prior_store.prior_use(False) == "none"
     with pytest.raises(InputError, match="'mine' is none of shipped, own and none"):
-        history.prior_use("mine")
+        prior_store.prior_use("mine")
 
 
 @pytest.mark.parametrize("command", [["ladder", "a.mp4"], ["encode", "a.mp4", "b.mp4"]])
@@ -326,23 +326,25 @@ def test_the_command_line_takes_every_prior_and_the_older_word_for_none(
 
 def test_a_title_is_not_told_by_itself(cache: Path) -> None:
     keep(0, "libx264")
-    shipped = history.shipped_prior("libx264", "vmaf")
-    assert same(history.current_prior("libx264", "medium", ["vmaf"], "title 0"), shipped)
+    shipped = prior_store.shipped_prior("libx264", "vmaf")
+    assert same(prior_store.current_prior("libx264", "medium", ["vmaf"], "title 0"), shipped)
 
 
 def test_an_encoder_without_prior_learns_from_five_titles(cache: Path) -> None:
-    for seed in range(history.LEAST_TITLES):
-        assert history.current_prior("x266", "medium", ["vmaf"], "new") is None
+    for seed in range(prior_store.LEAST_TITLES):
+        assert prior_store.current_prior("x266", "medium", ["vmaf"], "new") is None
         keep(seed)
-    found = history.current_prior("x266", "medium", ["vmaf"], "new")
-    assert found and found.titles == history.LEAST_TITLES
-    assert history.current_prior("x266", "medium", ["vmaf"], "title 1") is None
+    found = prior_store.current_prior("x266", "medium", ["vmaf"], "new")
+    assert found and found.titles == prior_store.LEAST_TITLES
+    assert prior_store.current_prior("x266", "medium", ["vmaf"], "title 1") is None
     # the first metric of which anything is known
-    assert same(history.current_prior("x266", "medium", ["mine", "vmaf"], "new"), found)
+    assert same(prior_store.current_prior("x266", "medium", ["mine", "vmaf"], "new"), found)
 
 
 def test_what_is_kept_holds_no_name_and_no_path(cache: Path) -> None:
-    history.remember("x266", "medium", "vmaf", "secret holiday", SPACE, points_of(0, SOME), 100.0)
+    prior_store.remember(
+        "x266", "medium", "vmaf", "secret holiday", SPACE, points_of(0, SOME), 100.0
+    )
     (file,) = files(cache)
     assert "secret" not in str(file) + file.read_text()
     assert set(json.loads(file.read_text())) == {"u", "q", "rate", "score"}
@@ -352,13 +354,13 @@ def test_what_is_kept_holds_no_name_and_no_path(cache: Path) -> None:
 
 
 def test_too_few_points_are_not_worth_keeping(cache: Path) -> None:
-    few = points_of(0, SOME)[: history.LEAST_POINTS - 1]
-    history.remember("x266", "medium", "vmaf", "title", SPACE, few, 100.0)
+    few = points_of(0, SOME)[: prior_store.LEAST_POINTS - 1]
+    prior_store.remember("x266", "medium", "vmaf", "title", SPACE, few, 100.0)
     assert files(cache) == []
 
 
 def test_the_oldest_titles_go(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(history, "MOST_TITLES", 3)
+    monkeypatch.setattr(prior_store, "MOST_TITLES", 3)
     for seed in range(5):
         keep(seed)
         for age, file in enumerate(files(cache)):
@@ -373,7 +375,7 @@ def test_the_oldest_titles_go(cache: Path, monkeypatch: pytest.MonkeyPatch) -> N
 def test_damaged_and_foreign_files_are_passed_over(cache: Path) -> None:
     for seed in range(5):
         keep(seed)
-    sound = history.current_prior("x266", "medium", ["vmaf"], "new")
+    sound = prior_store.current_prior("x266", "medium", ["vmaf"], "new")
     folder = files(cache)[0].parent
     whole = json.loads(files(cache)[0].read_text())
     bad = {
@@ -396,7 +398,7 @@ def test_damaged_and_foreign_files_are_passed_over(cache: Path) -> None:
         (folder / f"{name}.json").write_bytes(data)
     (folder / "folder.json").mkdir()
     (folder / "notes.txt").write_text("dear")
-    assert same(history.current_prior("x266", "medium", ["vmaf"], "new"), sound)
+    assert same(prior_store.current_prior("x266", "medium", ["vmaf"], "new"), sound)
 
 
 def test_a_folder_that_cannot_be_used_is_done_without(
@@ -405,8 +407,8 @@ def test_a_folder_that_cannot_be_used_is_done_without(
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("VQALOOP_CACHE", str(tmp_path / "file" / "cache"))
     keep(0, "libx264")
-    found = history.current_prior("libx264", "medium", ["vmaf"], "new")
-    assert same(found, history.shipped_prior("libx264", "vmaf"))
+    found = prior_store.current_prior("libx264", "medium", ["vmaf"], "new")
+    assert same(found, prior_store.shipped_prior("libx264", "vmaf"))
 
 
 def test_titles_are_as_the_test_titles_have_them() -> None:

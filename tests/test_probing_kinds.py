@@ -10,17 +10,17 @@ import numpy as np
 import pytest
 
 from tests.media import frame_hashes, make_clip, remux, run_ffmpeg
-from vqaloop import process
-from vqaloop.container import main_video, opened
-from vqaloop.encode import encode
-from vqaloop.encoder import get_encoder
+from vqaloop.core.ffmpeg import ffmpeg_path
+from vqaloop.encoding.encode import encode
+from vqaloop.encoding.registry import get_encoder
 from vqaloop.errors import InputError
-from vqaloop.metrics import METRICS, measure
+from vqaloop.media.container import main_video, opened
+from vqaloop.media.probe import probe_source
+from vqaloop.quality.full_reference import METRICS, measure
+from vqaloop.quality.scorer import Scorer
 from vqaloop.records import Rendition, Source
-from vqaloop.score import Scorer
-from vqaloop.source import probe_source
 
-FFMPEG = process.ffmpeg_path()
+FFMPEG = ffmpeg_path()
 
 # --- interlacing that begins late ----------------------------------------------------------------
 

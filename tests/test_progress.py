@@ -9,7 +9,8 @@ import pytest
 import vqaloop
 from tests.commandline import Room
 from tests.media import make_clip
-from vqaloop import process
+from vqaloop.core import process
+from vqaloop.core.ffmpeg import ffmpeg_path
 from vqaloop.records import Event
 
 QUICK: dict[str, Any] = {"metric": "psnr", "preset": "ultrafast"}
@@ -74,7 +75,7 @@ def test_whoever_is_told_may_end_a_program(room: Room) -> None:
 
     with pytest.raises(KeyboardInterrupt), process.counted_frames(told):
         process.run(
-            [process.ffmpeg_path(), "-nostdin", "-v", "error", "-re", "-f", "lavfi", "-i"]
+            [ffmpeg_path(), "-nostdin", "-v", "error", "-re", "-f", "lavfi", "-i"]
             + ["testsrc2=s=64x64:r=25", "-t", "60", "-f", "null", "-"],
             timeout_s=60,
         )

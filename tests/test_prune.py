@@ -10,8 +10,8 @@ from tests.nets import MINI, noise, shaken
 from vqaloop.errors import InputError
 from vqaloop.models import create_student
 from vqaloop.models.internvideo2 import Config, InternVideo2
+from vqaloop.models.prune import prune
 from vqaloop.models.student import Student
-from vqaloop.prune import prune
 
 THIN = replace(MINI, width=32, depth=1, heads=1, mlp_width=40)
 

@@ -13,10 +13,10 @@ import pytest
 from tests.media import REPOSITORY, make_clip
 from tests.test_package import loaded_after
 from tests.test_trend import document
-from vqaloop import process
-from vqaloop.comparison import Comparison
+from vqaloop.core.ffmpeg import ffmpeg_path
 from vqaloop.errors import InputError
-from vqaloop.trend import read_trend
+from vqaloop.regress.compare import Comparison
+from vqaloop.trend.trend import read_trend
 
 pytest_plugins = ["pytester"]
 
@@ -50,7 +50,7 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
             ] + [{"clip": "good", "check": "vmaf", "status": "passed", "message": "+0 %"}]
         return Comparison(found)
 
-    monkeypatch.setattr("vqaloop.comparison.compare_builds", compare)
+    monkeypatch.setattr("vqaloop.regress.compare.compare_builds", compare)
     return calls
 
 
@@ -248,7 +248,7 @@ def test_a_real_encoder_is_compared_with_itself_and_with_worse_arguments(
 ) -> None:
     monkeypatch.setenv("VQALOOP_CACHE", str(project.path / "cache"))
     make_clip(project.path / "clip.mp4", frames=10)
-    ffmpeg = process.ffmpeg_path()
+    ffmpeg = ffmpeg_path()
     project.makeini(
         f"""
         [pytest]

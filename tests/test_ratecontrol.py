@@ -12,16 +12,16 @@ from hypothesis import strategies as st
 
 from tests.media import make_clip
 from tests.titles import CRF, random_title, taught
-from vqaloop import process
-from vqaloop.allocation import equal_slope, mean_at_bits
-from vqaloop.encoder import get_encoder
+from vqaloop.core.ffmpeg import ffmpeg_path
+from vqaloop.encoding.registry import get_encoder
 from vqaloop.errors import InputError
-from vqaloop.history import remember
-from vqaloop.ratecontrol import MOST_A_SCENE, RateController
+from vqaloop.media.probe import probe_source
+from vqaloop.media.scene_cuts import Scene
+from vqaloop.ratecontrol.controller import MOST_A_SCENE, RateController
+from vqaloop.ratecontrol.equal_slope import equal_slope, mean_at_bits
 from vqaloop.records import RDPoint
-from vqaloop.scenes import Scene
-from vqaloop.source import probe_source
-from vqaloop.space import Space
+from vqaloop.search.prior_store import remember
+from vqaloop.search.space import Space
 
 LEAST, MOST = 1, 51
 """The encoder's own range; beyond the search range only where its end was not enough."""
@@ -286,7 +286,7 @@ def test_a_probed_title_gets_the_shipped_prior(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("VQALOOP_CACHE", str(tmp_path))
-    source = probe_source(make_clip(tmp_path / "c.y4m"), ffmpeg=process.ffmpeg_path())
+    source = probe_source(make_clip(tmp_path / "c.y4m"), ffmpeg=ffmpeg_path())
     spec = get_encoder("libx264")
     control = RateController.for_title(source, [Scene(0, 12)], spec, target=80.0)
     knob = control.suggest(Scene(0, 12))
@@ -297,7 +297,7 @@ def test_a_probed_title_begins_alike_whatever_was_made_before(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("VQALOOP_CACHE", str(tmp_path))
-    source = probe_source(make_clip(tmp_path / "c.y4m"), ffmpeg=process.ffmpeg_path())
+    source = probe_source(make_clip(tmp_path / "c.y4m"), ffmpeg=ffmpeg_path())
     spec, scene = get_encoder("libx264"), Scene(0, 12)
 
     def begun(**options: Any) -> float | None:

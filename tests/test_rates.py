@@ -10,18 +10,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.media import frame_hashes, make_clip, remux
-from vqaloop import process
-from vqaloop.encode import encode
-from vqaloop.encoder import get_encoder
+from vqaloop.core.ffmpeg import ffmpeg_path
+from vqaloop.encoding.encode import encode
+from vqaloop.encoding.registry import get_encoder
 from vqaloop.errors import InputError
-from vqaloop.excerpt import excerpt
-from vqaloop.limits import MAX_REPEATS, MAX_VARIABLE_FPS
-from vqaloop.metrics import measure
-from vqaloop.rates import best_regrid, parse_rate, regrid
+from vqaloop.media.excerpt import excerpt
+from vqaloop.media.framerate import best_regrid, parse_rate, regrid
+from vqaloop.media.limits import MAX_REPEATS, MAX_VARIABLE_FPS
+from vqaloop.media.probe import probe_source
+from vqaloop.quality.full_reference import measure
 from vqaloop.records import Rendition
-from vqaloop.source import probe_source
 
-FFMPEG = process.ffmpeg_path()
+FFMPEG = ffmpeg_path()
 FILM, NTSC = Fraction(24000, 1001), Fraction(30000, 1001)
 
 _SEEDED = np.random.default_rng(3)

@@ -18,15 +18,17 @@ from tests import rayclusters
 from tests.commandline import FAILURES, fake_ffmpeg
 from tests.media import make_clip
 from tests.rayclusters import ENCODES, TINY, Nodes, decided, encoded
-from vqaloop import process, rayconnection
+from vqaloop.cluster import connection
+from vqaloop.cluster.parity import Tools
+from vqaloop.cluster.ray_cluster import RayCluster
+from vqaloop.core.ffmpeg import ffmpeg_path
+from vqaloop.core.files import file_sha256
 from vqaloop.errors import DecodeFailed, EncodeFailed, InputError, ToolError
-from vqaloop.executor import Local
-from vqaloop.ladder import build_ladder
-from vqaloop.rayexecutor import RayCluster
-from vqaloop.rayterms import Tools
+from vqaloop.execution.executor import Local
+from vqaloop.ladder.build import build_ladder
+from vqaloop.media.probe import probe_source
+from vqaloop.quality.metric import open_metric
 from vqaloop.records import Rendition, Source
-from vqaloop.score import open_metric
-from vqaloop.source import probe_source
 
 # fixtures
 nodes, cluster = rayclusters.nodes, rayclusters.cluster
@@ -53,7 +55,7 @@ def test_what_is_no_address_is_refused(address: str) -> None:
 def test_an_address_without_a_cluster_is_refused_in_time(
     answer: bytes | None, prefix: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(rayconnection, "ANSWER_S", 0.5)
+    monkeypatch.setattr(connection, "ANSWER_S", 0.5)
     with socket.create_server(("127.0.0.1", 0)) as server:
 
         def serve() -> None:
@@ -107,7 +109,7 @@ def test_all_that_fits_runs_at_once_and_the_signals_stay_ours(nodes: Nodes) -> N
 def test_a_student_scores_as_it_does_here(
     cluster: RayCluster, source: Source, tmp_path: Path
 ) -> None:
-    metric = open_metric("internvqa", ffmpeg=process.ffmpeg_path(), device="cpu", seed=3)
+    metric = open_metric("internvqa", ffmpeg=ffmpeg_path(), device="cpu", seed=3)
     made = [
         encoded(cluster, source, tmp_path / f"{knob}.mp4", knob=knob).path for knob in (25, 35, 45)
     ]
@@ -131,7 +133,7 @@ def test_a_student_scores_as_it_does_here(
 def test_without_a_shared_folder_a_source_travels_once(
     nodes: Nodes, cluster: RayCluster, clip: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("vqaloop.parcels.CHUNK_BYTES", 100_000)
+    monkeypatch.setattr("vqaloop.cluster.file_transfer.CHUNK_BYTES", 100_000)
     own = tmp_path / "own.y4m"
     own.write_bytes(clip.read_bytes() + b"FRAME\n" + bytes(160 * 96 * 3 // 2))
     put: list[int] = []
@@ -147,14 +149,14 @@ def test_without_a_shared_folder_a_source_travels_once(
     size = own.stat().st_size
     assert put[: size // 100_000 + 1] == [100_000] * (size // 100_000) + [size % 100_000]
     assert put.count(100_000) == size // 100_000
-    name = f"{process.file_sha256(own)}.y4m"
+    name = f"{file_sha256(own)}.y4m"
     assert (nodes.cache / "sources" / name).read_bytes() == own.read_bytes()
     # what was put was all that was needed: the file itself may go
-    source = probe_source(own, ffmpeg=process.ffmpeg_path())
+    source = probe_source(own, ffmpeg=ffmpeg_path())
     here = build_ladder(own, out=tmp_path / "here", workers=Local(2), **TINY)
     assert decided(there) == decided(here)
     out = encoded(cluster, source, tmp_path / "x.mp4").path
-    metric = open_metric("psnr", ffmpeg=process.ffmpeg_path())
+    metric = open_metric("psnr", ffmpeg=ffmpeg_path())
     assert cluster.measure(metric, source, out, "pyav", 1).value > 20
     assert not nodes.left()
 
@@ -163,12 +165,12 @@ def test_without_a_shared_folder_a_source_travels_once(
 def test_a_large_encode_comes_in_chunks(
     cluster: RayCluster, source: Source, tmp_path: Path
 ) -> None:
-    from vqaloop.parcels import CHUNK_BYTES
+    from vqaloop.cluster.file_transfer import CHUNK_BYTES
 
     title = make_clip(tmp_path / "big.mkv", size="1280x720", frames=60, vf="noise=alls=100:allf=t")
-    big = probe_source(title, ffmpeg=process.ffmpeg_path())
+    big = probe_source(title, ffmpeg=ffmpeg_path())
     asked = Rendition(1280, 720, "libx264", 1, "ultrafast")
-    told: Any = dict(ffmpeg=process.ffmpeg_path(), timeout_s=None, whose=1)
+    told: Any = dict(ffmpeg=ffmpeg_path(), timeout_s=None, whose=1)
     there = cluster.encode(big, asked, tmp_path / "there.mp4", **told)
     here = Local(1).encode(big, asked, tmp_path / "here.mp4", **told)
     assert here.size_bytes > CHUNK_BYTES
@@ -182,7 +184,7 @@ def test_another_ffmpeg_on_a_node_is_refused(
     def elsewhere(path: str, sha256: str) -> Tools:
         return Tools("/where/no/node/has/one/ffmpeg", sha256)
 
-    monkeypatch.setattr("vqaloop.rayexecutor.Tools", elsewhere)
+    monkeypatch.setattr("vqaloop.cluster.parity.Tools", elsewhere)
     # the node's own is the same, so that its path does not matter
     assert encoded(cluster, source, tmp_path / "a.mp4").size_bytes
     other = fake_ffmpeg(tmp_path / "ffmpeg", {})
@@ -195,7 +197,9 @@ def test_another_ffmpeg_on_a_node_is_refused(
 def test_another_encoder_library_on_a_node_is_refused(
     cluster: RayCluster, source: Source, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("vqaloop.rayterms.encoder_version", lambda spec, ffmpeg: "libx264 core 1")
+    monkeypatch.setattr(
+        "vqaloop.encoding.survey.encoder_version", lambda spec, ffmpeg: "libx264 core 1"
+    )
     refusal = rf"node {socket.gethostname()} .*has libx264 .* and this machine libx264 core 1"
     with pytest.raises(ToolError, match=refusal):
         encoded(cluster, source, tmp_path / "a.mp4")
@@ -207,7 +211,7 @@ def test_another_vqaloop_on_a_node_is_refused(
     cluster: RayCluster, source: Source, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(
-        "vqaloop.rayexecutor.Tools", lambda path, sha256: Tools(path, sha256, "9.9")
+        "vqaloop.cluster.parity.Tools", lambda path, sha256: Tools(path, sha256, "9.9")
     )
     with pytest.raises(ToolError, match="pip install vqaloop==9.9"):
         encoded(cluster, source, tmp_path / "a.mp4")
@@ -227,7 +231,7 @@ def test_errors_arrive_as_what_they_are(
         encoded(cluster, source, out, broken)
     assert not failed.value.again and not out.exists()
     out.write_bytes(b"no video")
-    metric = open_metric("psnr", ffmpeg=process.ffmpeg_path())
+    metric = open_metric("psnr", ffmpeg=ffmpeg_path())
     with pytest.raises(DecodeFailed, match="a.mp4"):
         cluster.measure(metric, source, out, "pyav", 1)
     with pytest.raises(InputError, match="cannot read"):
@@ -241,7 +245,7 @@ def test_errors_arrive_as_what_they_are(
 def test_gpus_score_and_batch_what_comes_at_once(
     nodes: Nodes, source: Source, tmp_path: Path
 ) -> None:
-    metric = open_metric("internvqa", ffmpeg=process.ffmpeg_path(), device="auto")
+    metric = open_metric("internvqa", ffmpeg=ffmpeg_path(), device="auto")
     made = [
         encoded(Local(1), source, tmp_path / f"{k}.mp4", knob=k).path for k in range(20, 44, 4)
     ]

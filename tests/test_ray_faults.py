@@ -27,15 +27,15 @@ from tests.rayclusters import (
     waited,
     warnings,
 )
-from vqaloop import process
+from vqaloop.cluster.ray_cluster import RayCluster
+from vqaloop.core.ffmpeg import ffmpeg_path
 from vqaloop.errors import Cancelled, DecodeFailed, EncodeFailed
-from vqaloop.executor import Local
-from vqaloop.job import Job
-from vqaloop.ladder import build_ladder
-from vqaloop.rayexecutor import RayCluster
+from vqaloop.execution.executor import Local
+from vqaloop.execution.job import Job
+from vqaloop.ladder.build import build_ladder
+from vqaloop.media.probe import probe_source
+from vqaloop.quality.metric import open_metric
 from vqaloop.records import Source
-from vqaloop.score import open_metric
-from vqaloop.source import probe_source
 
 ray = pytest.importorskip("ray", reason="needs Ray: pip install 'vqaloop[ray]'")
 
@@ -102,7 +102,7 @@ def test_an_encode_that_kills_its_worker_each_time_is_a_failed_one(
 def test_a_scoring_process_that_dies_is_made_anew(
     cluster: RayCluster, source: Source, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    metric = open_metric("internvqa", ffmpeg=process.ffmpeg_path(), device="cpu")
+    metric = open_metric("internvqa", ffmpeg=ffmpeg_path(), device="cpu")
     out = encoded(cluster, source, tmp_path / "a.mp4").path
     before = cluster.measure(metric, source, out, "pyav", "a")
     with cluster._scorers.taken("a") as visit:
@@ -140,7 +140,7 @@ def test_a_score_that_kills_its_process_fails_alone(
 def test_a_node_lost_with_its_scoring_process_is_done_without(
     nodes: Nodes, source: Source, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    metric = open_metric("internvqa", ffmpeg=process.ffmpeg_path(), device="cpu")
+    metric = open_metric("internvqa", ffmpeg=ffmpeg_path(), device="cpu")
     out = encoded(Local(1), source, tmp_path / "a.mp4").path
     with (
         nodes.another(num_cpus=1) as node,

@@ -8,10 +8,11 @@ from typing import Any
 
 import pytest
 
-from vqaloop import process, rayscoring
+from vqaloop.cluster import scoring
+from vqaloop.cluster.connection import Node
+from vqaloop.cluster.scoring import Scorers, Visit
+from vqaloop.core import process
 from vqaloop.errors import CalledOff, ToolError
-from vqaloop.rayconnection import Node
-from vqaloop.rayscoring import Scorers, Visit
 
 SMALL, OTHER = Node("a", "a (1)", 2, 0), Node("b", "b (2)", 2, 0)
 GPU = Node("g", "g (3)", 2, 1)
@@ -21,8 +22,8 @@ GPU = Node("g", "g (3)", 2, 1)
 def there(monkeypatch: pytest.MonkeyPatch) -> list[Node]:
     """The nodes of a cluster, which may come and go; a process is only its node's id."""
     found: list[Node] = []
-    monkeypatch.setattr(rayscoring, "nodes", lambda: found)
-    monkeypatch.setattr(rayscoring, "_start", lambda node, gpu: [node.id])
+    monkeypatch.setattr(scoring, "nodes", lambda: found)
+    monkeypatch.setattr(scoring, "_start", lambda node, gpu: [node.id])
     return found
 
 

@@ -9,13 +9,14 @@ from typing import Any
 import pytest
 
 from tests.media import make_clip
-from vqaloop import encoder, process
-from vqaloop.encoder import get_encoder
+from vqaloop.cluster.parity import Terms, check_terms
+from vqaloop.cluster.worker import pinned
+from vqaloop.core.ffmpeg import ffmpeg_path
+from vqaloop.encoding import registry
+from vqaloop.encoding.registry import get_encoder
 from vqaloop.errors import EncoderMissing, InputError, ToolError
-from vqaloop.rayterms import Terms, check_terms
-from vqaloop.rayworker import pinned
+from vqaloop.media.probe import probe_source
 from vqaloop.records import Rendition, Source
-from vqaloop.source import probe_source
 
 ASKED = Rendition(160, 96, "libx264", 30, "ultrafast")
 
@@ -23,15 +24,15 @@ ASKED = Rendition(160, 96, "libx264", 30, "ultrafast")
 @pytest.fixture(scope="module")
 def source(tmp_path_factory: pytest.TempPathFactory) -> Source:
     clip = make_clip(tmp_path_factory.mktemp("clip") / "a.y4m", size="160x96")
-    return probe_source(clip, ffmpeg=process.ffmpeg_path())
+    return probe_source(clip, ffmpeg=ffmpeg_path())
 
 
 def check(terms: Terms, source: Source) -> None:
-    check_terms(terms, source, ASKED, process.ffmpeg_path(), "there")
+    check_terms(terms, source, ASKED, ffmpeg_path(), "there")
 
 
 def terms_of(source: Source) -> Terms:
-    return Terms.of(source, ASKED, process.ffmpeg_path())
+    return Terms.of(source, ASKED, ffmpeg_path())
 
 
 def test_the_driver_s_own_encoder_is_taken(source: Source, tmp_path: Path) -> None:
@@ -47,7 +48,7 @@ def test_another_library_of_the_encoder_is_refused(source: Source) -> None:
 def changed(monkeypatch: pytest.MonkeyPatch, **values: Any) -> None:
     """From now on the node's own libx264.toml says so."""
     specs = {"libx264": replace(get_encoder("libx264"), **values)}
-    monkeypatch.setattr(encoder, "load_encoders", lambda: specs)
+    monkeypatch.setattr(registry, "load_encoders", lambda: specs)
 
 
 def test_an_encoder_called_otherwise_is_refused(

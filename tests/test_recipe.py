@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from vqaloop import recipe as recipe_module
 from vqaloop.errors import InputError
-from vqaloop.recipe import Losses, Recipe, Teacher, read_recipe
+from vqaloop.training import recipe as recipe_module
+from vqaloop.training.recipe import Losses, Recipe, Teacher, read_recipe
 
 TOP = {
     "model": '"internvqa-mini"',

@@ -14,12 +14,13 @@ import pytest
 
 from tests.commandline import Room, slow_but
 from tests.media import make_clip
-from vqaloop import InputError, compare_builds, process
-from vqaloop.cli import main
+from vqaloop import InputError, compare_builds
+from vqaloop.cli.main import main
+from vqaloop.core.ffmpeg import ffmpeg_path
 from vqaloop.records import Source
-from vqaloop.regression import ClipRuns
+from vqaloop.regress.statistics import ClipRuns
 
-FFMPEG = process.ffmpeg_path()
+FFMPEG = ffmpeg_path()
 
 
 def run_main(argv: Sequence[Path | str]) -> int:
@@ -225,10 +226,10 @@ def test_a_baseline_that_fails_at_everything_is_not_saved(
 def test_an_interrupted_comparison_goes_on_with_the_clips_it_lacks(
     clips: dict[str, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from vqaloop import paired
+    from vqaloop.regress import interleaved_runs
 
     one: list[str] = []
-    real = paired.run_clip
+    real = interleaved_runs.run_clip
 
     def stop_at_the_second(source: Source, name: str, *rest: Any) -> ClipRuns:
         one.append(name)
@@ -236,7 +237,7 @@ def test_an_interrupted_comparison_goes_on_with_the_clips_it_lacks(
             raise KeyboardInterrupt
         return real(source, name, *rest)
 
-    monkeypatch.setattr(paired, "run_clip", stop_at_the_second)
+    monkeypatch.setattr(interleaved_runs, "run_clip", stop_at_the_second)
     asked: dict[str, Any] = dict(
         codec="h264", clips=[clips["good"], clips["crash"]], preset="ultrafast"
     )

@@ -4,8 +4,8 @@ import pytest
 
 from tests.test_verdicts import Words, as_page, drawn_once, make_clip, make_document
 from tests.test_verdicts import rendered as table_of
-from vqaloop.regresspage import regress_page
-from vqaloop.verdicts import headline, markdown
+from vqaloop.regress.page import regress_page
+from vqaloop.regress.summary import headline, markdown
 
 
 def test_a_heading_names_every_check_that_failed() -> None:

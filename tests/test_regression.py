@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from vqaloop.regressdocument import outcome_json
-from vqaloop.regression import (
+from vqaloop.regress.document import outcome_json
+from vqaloop.regress.statistics import (
     BASELINE,
     CANDIDATE,
     REPEAT,
@@ -22,7 +22,7 @@ from vqaloop.regression import (
     mean_gap,
     noise_floor,
 )
-from vqaloop.weighed import ALL, judge
+from vqaloop.regress.verdict import ALL, judge
 
 CURVE = ((27.0, 400.0, 90.0), (32.0, 200.0, 80.0), (37.0, 100.0, 66.0), (42.0, 50.0, 50.0))
 

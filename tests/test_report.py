@@ -14,11 +14,13 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from vqaloop import plot, process, report
-from vqaloop.crops import Pictures, Place
+from vqaloop.core import process
 from vqaloop.errors import InputError
+from vqaloop.ladder import store
+from vqaloop.ladder.pictures import Pictures, Place
+from vqaloop.ladder.store import read_ladder, write_reports
 from vqaloop.records import Ladder, Rung
-from vqaloop.report import read_ladder, write_reports
+from vqaloop.report.plotting import COLOURS, INK
 
 # all figures here are made up; they are only of a believable size
 MADE_UP = [
@@ -90,7 +92,7 @@ def make_about(path: str, metric: str) -> dict[str, Any]:
         for w, h, r, _, s, k in points
     ]
     return {
-        "schema": report.SCHEMA,
+        "schema": store.SCHEMA,
         "vqaloop": "0.1.0",
         "source": {
             "path": path, "sha256": "0" * 64, "width": 1280, "height": 720, "fps": 30000 / 1001,
@@ -178,7 +180,7 @@ def test_reads_back_what_was_written(tmp_path: Path) -> None:
     assert json.loads(text) == ladder.to_json()
     write_reports(again)
     assert (tmp_path / "ladder.json").read_text() == text
-    names = {*report.REPORTS, *(rung.file for rung in ladder.rungs)}
+    names = {*store.REPORTS, *(rung.file for rung in ladder.rungs)}
     assert {path.name for path in tmp_path.iterdir()} == names
 
 
@@ -233,7 +235,7 @@ def test_the_picture_decodes_and_is_drawn_on(tmp_path: Path, metric: str) -> Non
         picture = next(container.decode(video=0)).to_ndarray(format="rgb24")
     assert picture.shape == (800, 1200, 3)
     assert np.all(picture[:3, :3] == 255)
-    for colour in plot.COLOURS[:4]:
+    for colour in COLOURS[:4]:
         wanted = [int(colour[i : i + 2], 16) for i in (1, 3, 5)]
         assert np.sum(np.all(np.abs(picture.astype(int) - wanted) < 8, axis=2)) > 100
 
@@ -297,7 +299,7 @@ def test_the_page_stands_alone(tmp_path: Path) -> None:
     assert "@import" not in text and "url(http" not in text
     assert "prefers-color-scheme: dark" in text and 'name="viewport"' in text
     # rate and score twice, over time, promise and guard, the search, tuning, cost
-    assert page.tags.count("svg") == 2 + 2 + 2 + 2 + 2 + 1 and plot.INK not in text
+    assert page.tags.count("svg") == 2 + 2 + 2 + 2 + 2 + 1 and INK not in text
     for words in ("2905", "4711", "94.00", "41.30", "1,200", "killed by SIGSEGV", "32.1 s in"):
         assert words in text
     assert "Not to be trusted" not in text

@@ -13,11 +13,11 @@ from tests.media import make_clip
 from tests.test_report import make_ladder
 from tests.test_verdicts import make_document
 from vqaloop import Catalogue, Entry, build_ladder
-from vqaloop.cataloguereport import catalogue_page
-from vqaloop.ladderpair import compare_ladders
-from vqaloop.ladderpairpage import pair_page
-from vqaloop.regresspage import regress_page
-from vqaloop.report import read_ladder, write_reports
+from vqaloop.catalogue.report import catalogue_page
+from vqaloop.ladder.compare import compare_ladders
+from vqaloop.ladder.compare_page import pair_page
+from vqaloop.ladder.store import read_ladder, write_reports
+from vqaloop.regress.page import regress_page
 
 pytestmark = pytest.mark.slow
 

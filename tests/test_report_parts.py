@@ -23,19 +23,20 @@ from hypothesis import strategies as st
 
 from tests.media import REPOSITORY
 from tests.test_report import Page, grey_webp, make_ladder, make_pictures, page_of
-from vqaloop import reportplots
-from vqaloop.crops import _most_different, find_pictures, worst_json
-from vqaloop.encode import Packet
+from vqaloop.bitstream.packets import Packet
+from vqaloop.cli.parser import make_parser
+from vqaloop.core.text import parse_duration
 from vqaloop.errors import InputError
-from vqaloop.importance import importance
-from vqaloop.ladder import build_ladder
-from vqaloop.overtime import MOST_POINTS, rates_of, scores_of, step_of
-from vqaloop.parser import make_parser
+from vqaloop.ladder import report_plots
+from vqaloop.ladder.build import build_ladder
+from vqaloop.ladder.pictures import _most_different, find_pictures, worst_json
+from vqaloop.ladder.report_plots import hull_growth, is_sampled
+from vqaloop.ladder.reproduce import KEPT, asked_json, ladder_command
+from vqaloop.ladder.store import read_ladder, write_reports
+from vqaloop.ladder.timeline import MOST_POINTS, rates_of, scores_of, step_of
 from vqaloop.records import Ladder, Score, Source
-from vqaloop.remake import KEPT, asked_json, ladder_command
-from vqaloop.report import read_ladder, write_reports
-from vqaloop.reportplots import hull_growth, is_sampled, spread
-from vqaloop.request import parse_duration
+from vqaloop.report.plotting import spread
+from vqaloop.tuning.importance import importance
 
 TITLE = Source(Path("a.mp4"), "0" * 64, 640, 360, Fraction(25), 250, "yuv420p")
 
@@ -317,8 +318,8 @@ KILLED = """
 import os, signal, sys
 from pathlib import Path
 from tests.test_report import make_ladder
-from vqaloop import report
-from vqaloop.report import write_reports
+from vqaloop.ladder import store as report
+from vqaloop.ladder.store import write_reports
 
 ladder = make_ladder(Path(sys.argv[1]))
 write = Path.write_bytes
@@ -354,7 +355,7 @@ def test_places_are_apart_and_within_bounds(wanted: list[float]) -> None:
     assert spread(places, 10 - 1e-6, -1e-6, 200 + 1e-6) == pytest.approx(places, abs=1e-4)
 
 
-@pytest.mark.parametrize("draw", [reportplots.bitrate_svg, reportplots.score_svg])
+@pytest.mark.parametrize("draw", [report_plots.bitrate_svg, report_plots.score_svg])
 @pytest.mark.parametrize("apart", [0.0, 0.5, 1.0])
 def test_numbers_at_the_ends_of_curves_never_overlap(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, draw: Any, apart: float
@@ -376,7 +377,7 @@ def test_numbers_at_the_ends_of_curves_never_overlap(
         for n in range(14)
     ]
     figures: list[Any] = []
-    monkeypatch.setattr(reportplots, "as_svg", lambda figure, *_: figures.append(figure))
+    monkeypatch.setattr(report_plots, "as_svg", lambda figure, *_: figures.append(figure))
     draw(replace(ladder, rungs=tuple(rungs)))
     renderer = FigureCanvasAgg(figures[0]).get_renderer()  # type: ignore[no-untyped-call]
     labels = [text for text in figures[0].axes[0].texts if isinstance(text, Annotation)]

@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 
 from tests.test_report import make_ladder
-from vqaloop import report
 from vqaloop.errors import InputError
-from vqaloop.report import read_ladder, write_reports
+from vqaloop.ladder import store
+from vqaloop.ladder.store import read_ladder, write_reports
 
 
 def test_rung_files_of_an_older_ladder_go(tmp_path: Path) -> None:
@@ -38,7 +38,7 @@ def test_an_older_ladder_cannot_name_other_files_for_removal(tmp_path: Path, nam
     (folder / "ladder.json").write_text(json.dumps(document))
     write_reports(ladder)
     assert all(victim.read_text() == "keep" for victim in victims)
-    assert all((folder / name).is_file() for name in report.REPORTS)
+    assert all((folder / name).is_file() for name in store.REPORTS)
 
 
 def test_a_link_to_a_file_outside_is_not_followed(tmp_path: Path) -> None:

@@ -21,11 +21,12 @@ from tests.training import (
     same_weights,
     stop_at,
 )
-from vqaloop import distill, engine
-from vqaloop.distill import train
 from vqaloop.errors import InputError
-from vqaloop.recipe import Losses, Recipe
-from vqaloop.runlog import RunLog
+from vqaloop.training import deepspeed_engine
+from vqaloop.training import train as train_module
+from vqaloop.training.recipe import Losses, Recipe
+from vqaloop.training.train import train
+from vqaloop.training.training_log import RunLog
 
 data, recipe, pytestmark = training.data, training.recipe, training.QUIET
 
@@ -36,8 +37,9 @@ CHILD = """
 import sys
 from pathlib import Path
 import torch
-from vqaloop import distill, engine
-from vqaloop.recipe import read_recipe
+from vqaloop.training import train as distill
+from vqaloop.training import deepspeed_engine as engine
+from vqaloop.training.recipe import read_recipe
 distill.CHECKPOINT_EVERY = 1
 distill.train(read_recipe(Path(sys.argv[1])), device=torch.device("cpu"))
 """
@@ -58,7 +60,7 @@ def written(recipe: Recipe, path: Path) -> Path:
 def test_a_run_killed_outright_goes_on_in_a_new_process(recipe: Recipe, tmp_path: Path) -> None:
     long = replace(recipe, steps=400, accumulate=1)
     path = written(long, tmp_path / "recipe.toml")
-    root = Path(distill.__file__).resolve().parent.parent
+    root = Path(train_module.__file__).resolve().parent.parent
     errors = tmp_path / "errors.txt"
     with errors.open("w", encoding="utf-8") as file:
         child = subprocess.Popen(
@@ -177,7 +179,7 @@ def test_a_checkpoint_of_more_processes_is_refused(
     data: Path, finished: Path, tmp_path: Path
 ) -> None:
     (file,) = copied(finished, tmp_path / "out").glob("*model_states.pt")
-    state = engine.read(str(file))
+    state = deepspeed_engine.read(str(file))
     assert state["dp_world_size"] == 1 and state["titles"] == ["a", "b", "c"]
     torch.save({**state, "dp_world_size": 2}, file)
     assert "world size" in refused(one_step(data, tmp_path / "out"))

@@ -7,7 +7,8 @@ import ffmpeg
 import pytest
 
 from tests.media import make_clip
-from vqaloop import Ladder, build_ladder, process
+from vqaloop import Ladder, build_ladder
+from vqaloop.core.ffmpeg import ffmpeg_path, file_url
 
 
 @pytest.fixture(scope="module")
@@ -31,9 +32,9 @@ def ladder(clip: Path) -> Ladder:
 
 def test_ffmpeg_python_makes_the_same_bytes(ladder: Ladder, clip: Path, tmp_path: Path) -> None:
     rung = ladder.rungs[0]
-    for number, given in enumerate((clip, ffmpeg.input(process.file_url(clip)))):
+    for number, given in enumerate((clip, ffmpeg.input(file_url(clip)))):
         again = tmp_path / f"{number}.mp4"
-        rung.to_ffmpeg(given, again).run(cmd=process.ffmpeg_path(), quiet=True)
+        rung.to_ffmpeg(given, again).run(cmd=ffmpeg_path(), quiet=True)
         assert again.read_bytes() == (ladder.folder / rung.file).read_bytes()
 
 

@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 
 from tests.media import frame_hashes
+from vqaloop.core.files import file_sha256
 from vqaloop.errors import InputError
-from vqaloop.process import file_sha256
-from vqaloop.sample import write_sample
-from vqaloop.source import probe_source
+from vqaloop.media.probe import probe_source
+from vqaloop.media.sample import write_sample
 
 
 @pytest.mark.parametrize("suffix", [".y4m", ".mp4", ".mkv"])

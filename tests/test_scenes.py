@@ -8,10 +8,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.media import make_clip, run_ffmpeg
-from vqaloop import process
+from vqaloop.core.ffmpeg import ffmpeg_path, file_url
 from vqaloop.errors import DecodeFailed, InputError
-from vqaloop.scenes import MOST_CUTS, Scene, even_gop, find_cuts, find_scenes, keep_cuts, split
-from vqaloop.source import probe_source
+from vqaloop.media.probe import probe_source
+from vqaloop.media.scene_cuts import (
+    MOST_CUTS,
+    Scene,
+    even_gop,
+    find_cuts,
+    find_scenes,
+    keep_cuts,
+    split,
+)
 
 PARTS = {
     "still": "testsrc2=s=160x90:r=25,trim=end_frame={n},loop=-1:1,trim=end_frame={n}",
@@ -31,12 +39,12 @@ def title(path: Path, *parts: tuple[str, int], after: str = "null") -> Path:
     ]
     inputs = "".join(f"[p{i}]" for i in range(len(parts)))
     graph = ";".join([*chains, f"{inputs}concat=n={len(parts)}:v=1[j];[j]{after}[out]"])
-    run_ffmpeg("-filter_complex", graph, "-map", "[out]", "-c:v", "ffv1", process.file_url(path))
+    run_ffmpeg("-filter_complex", graph, "-map", "[out]", "-c:v", "ffv1", file_url(path))
     return path
 
 
 def cuts(path: Path) -> list[int]:
-    ffmpeg = process.ffmpeg_path()
+    ffmpeg = ffmpeg_path()
     return sorted(find_cuts(probe_source(path, ffmpeg=ffmpeg), ffmpeg=ffmpeg))
 
 
@@ -57,7 +65,7 @@ def test_a_fade_and_a_moving_picture_are_no_cuts(tmp_path: Path) -> None:
 
 
 def test_cuts_are_those_of_the_source_as_the_loop_sees_it(tmp_path: Path) -> None:
-    ffmpeg = process.ffmpeg_path()
+    ffmpeg = ffmpeg_path()
     path = title(tmp_path / "t.mkv", ("pattern", 40), ("fractal", 40))
     source = probe_source(path, ffmpeg=ffmpeg)
     half = type(source)(
@@ -67,7 +75,7 @@ def test_cuts_are_those_of_the_source_as_the_loop_sees_it(tmp_path: Path) -> Non
 
 
 def test_a_short_scene_goes_to_a_neighbour_and_all_frames_are_covered(tmp_path: Path) -> None:
-    ffmpeg = process.ffmpeg_path()
+    ffmpeg = ffmpeg_path()
     path = title(tmp_path / "t.mkv", ("pattern", 40), ("white", 10), ("fractal", 40))
     source = probe_source(path, ffmpeg=ffmpeg)
     scenes = find_scenes(source, ffmpeg=ffmpeg)
@@ -78,7 +86,7 @@ def test_a_short_scene_goes_to_a_neighbour_and_all_frames_are_covered(tmp_path: 
 
 
 def test_a_long_scene_is_split_at_gops_from_its_start(tmp_path: Path) -> None:
-    ffmpeg = process.ffmpeg_path()
+    ffmpeg = ffmpeg_path()
     path = title(tmp_path / "t.mkv", ("pattern", 30), ("fractal", 70))
     source = probe_source(path, ffmpeg=ffmpeg)
     scenes = find_scenes(source, ffmpeg=ffmpeg, least_s=0.4, most_s=1.6, gop_s=0.4)
@@ -86,7 +94,7 @@ def test_a_long_scene_is_split_at_gops_from_its_start(tmp_path: Path) -> None:
 
 
 def test_two_frames_are_one_scene(tmp_path: Path) -> None:
-    ffmpeg = process.ffmpeg_path()
+    ffmpeg = ffmpeg_path()
     source = probe_source(make_clip(tmp_path / "c.y4m", frames=2), ffmpeg=ffmpeg)
     assert find_scenes(source, ffmpeg=ffmpeg) == (Scene(0, 2),)
 
@@ -94,7 +102,7 @@ def test_two_frames_are_one_scene(tmp_path: Path) -> None:
 def test_a_file_that_does_not_decode_and_durations_without_sense_are_refused(
     tmp_path: Path,
 ) -> None:
-    ffmpeg = process.ffmpeg_path()
+    ffmpeg = ffmpeg_path()
     path = make_clip(tmp_path / "c.mp4")
     source = probe_source(path, ffmpeg=ffmpeg)
     for least, most in ((-1, 20), (5, 4), (1, 0.5), (float("nan"), 20)):

@@ -13,24 +13,27 @@ from hypothesis import strategies as st
 from tests.media import make_clip, run_ffmpeg
 from tests.nets import random_student, student_metric
 from tests.test_report import make_ladder
-from vqaloop import process, students
-from vqaloop.clips import CLIPS_EACH, POSITIONS, read_clips, spots
-from vqaloop.crops import Pictures
-from vqaloop.encode import encode
-from vqaloop.encoder import get_encoder
+from vqaloop.core.ffmpeg import ffmpeg_path
+from vqaloop.core.files import file_sha256
+from vqaloop.encoding.encode import encode
+from vqaloop.encoding.registry import get_encoder
 from vqaloop.errors import InputError
-from vqaloop.frames import CLIP_FRAMES, CLIP_SIZE, Frames, read_source
+from vqaloop.ladder.pictures import Pictures
+from vqaloop.ladder.store import write_reports
+from vqaloop.media.frames import CLIP_FRAMES, CLIP_SIZE, Frames, read_source
+from vqaloop.media.probe import probe_source
 from vqaloop.models import create_student
 from vqaloop.models.student import Anchor
-from vqaloop.network import Network, bytes_of
+from vqaloop.models.weights import save_student
+from vqaloop.quality import student_metric as student_metric_module
+from vqaloop.quality.crop_sampling import CLIPS_EACH, POSITIONS, read_clips, spots
+from vqaloop.quality.inference import Network, bytes_of
+from vqaloop.quality.metric import metric_names, open_metric
+from vqaloop.quality.scorer import Scorer
+from vqaloop.quality.student_metric import StudentMetric
 from vqaloop.records import Rendition, Score, Source
-from vqaloop.report import write_reports
-from vqaloop.score import Scorer, metric_names, open_metric
-from vqaloop.source import probe_source
-from vqaloop.students import StudentMetric
-from vqaloop.weights import save_student
 
-FFMPEG = process.ffmpeg_path()
+FFMPEG = ffmpeg_path()
 
 
 # --- where ---------------------------------------------------------------------------------------
@@ -172,7 +175,7 @@ def test_encodes_are_scored_the_same_twice(
         assert 0 <= score.value <= 100
         assert score.mode == "anchored" and score.metric == "internvqa-mine"
         assert score.label == "nothing: random"
-        assert score.weights_sha256 == process.file_sha256(metric.weights)
+        assert score.weights_sha256 == file_sha256(metric.weights)
         assert len(score.clips) == sum(map(len, spots(source.frames, source.canvas).values()))
         assert score.interval is not None
         low, high = score.interval
@@ -270,7 +273,7 @@ def test_titles_asked_for_longest_ago_make_room(
     assert size > kept[1].embedding.nbytes + kept[1].context.nbytes > 10_000
     look(metric, second)
     look(metric, first)  # so that the second is the one to go
-    monkeypatch.setattr(students, "ANCHOR_BYTES", 0)
+    monkeypatch.setattr(student_metric_module, "ANCHOR_BYTES", 0)
     look(metric, third)
     assert len(anchored) == 3 and len(metric._anchors) == len(metric._locks) == 2
     look(metric, first)
@@ -393,7 +396,7 @@ def swapped(weights: Path, path: Path) -> tuple[StudentMetric, str]:
     path.write_bytes(weights.read_bytes())
     metric = student_metric(path)
     sha256 = metric.identity()["weights_sha256"]
-    assert sha256 == process.file_sha256(weights)
+    assert sha256 == file_sha256(weights)
     return metric, sha256
 
 
@@ -414,7 +417,7 @@ def test_weights_changed_before_they_are_loaded_are_refused(
     fresh = student_metric(metric.weights)
     found = fresh.measure(source, rungs[0], "pyav")
     assert found.weights_sha256 == fresh.identity()["weights_sha256"]
-    assert found.weights_sha256 == process.file_sha256(metric.weights)
+    assert found.weights_sha256 == file_sha256(metric.weights)
 
 
 def test_weights_changed_later_change_neither_a_score_nor_its_key(

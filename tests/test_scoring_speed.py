@@ -16,19 +16,20 @@ from torch import Tensor
 
 from tests.media import make_clip, remux
 from tests.nets import random_student, student_metric
-from vqaloop import frames, picking, process
-from vqaloop.encode import encode
-from vqaloop.encoder import get_encoder
+from vqaloop.bitstream.av1_leaf_frames import Leaves
+from vqaloop.core.cpu_time import Meter
+from vqaloop.core.ffmpeg import ffmpeg_path
+from vqaloop.encoding.encode import encode
+from vqaloop.encoding.registry import get_encoder
 from vqaloop.errors import DecodeFailed, ToolError
-from vqaloop.frames import Frames, read_encode, read_source, read_with_ffmpeg
-from vqaloop.leaves import Leaves
-from vqaloop.meter import Meter
+from vqaloop.media import frames, selective_decode
+from vqaloop.media.frames import Frames, read_encode, read_source, read_with_ffmpeg
+from vqaloop.media.probe import probe_source
 from vqaloop.models.student import Anchor, Student
-from vqaloop.network import Network, _Asked, _cat
+from vqaloop.quality.inference import Network, _Asked, _cat
 from vqaloop.records import Rendition, Source
-from vqaloop.source import probe_source
 
-FFMPEG = process.ffmpeg_path()
+FFMPEG = ffmpeg_path()
 FPS = Fraction(25)
 
 
@@ -65,13 +66,13 @@ class Counted:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.packets = 0
-        fed = picking._Decoder.fed
+        fed = selective_decode._Decoder.fed
 
         def counting(decoder: Any, packet: Any, wanted: bool) -> Any:
             self.packets += 1
             return fed(decoder, packet, wanted)
 
-        monkeypatch.setattr(picking._Decoder, "fed", counting)
+        monkeypatch.setattr(selective_decode._Decoder, "fed", counting)
 
 
 @pytest.mark.parametrize("name", ["libx264", "libx265", "libsvtav1", "libvpx-vp9"])
@@ -80,7 +81,7 @@ def test_frames_picked_are_those_of_a_full_decode(
     rungs: dict[str, Path], title: Source, name: str, threads: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole = read_with_ffmpeg(rungs[name], range(150), title.canvas, ffmpeg=FFMPEG)
-    monkeypatch.delattr(picking, "_in_full")  # it must do without
+    monkeypatch.delattr(selective_decode, "_in_full")  # it must do without
     for indices in ([0], [7, 8], [49, 50], [3, 60, 61, 149], [148, 149], [51, 99, 100]):
         each = frames.each_of_encode(
             rungs[name], indices, title.canvas, FPS, decoder="pyav", ffmpeg=FFMPEG, threads=threads
@@ -187,7 +188,7 @@ def clips(count: int, seed: int) -> Frames:
 def test_comparing_is_looking_without_the_rest(weights: Path) -> None:
     network = Network(weights, torch.device("cpu"))
     with network.settled() as student:
-        from vqaloop.colour import to_clips
+        from vqaloop.media.colour import to_clips
 
         one, other = (to_clips(torch.from_numpy(clips(3, seed))) for seed in (0, 1))
         anchor = student.anchor(one)
@@ -265,7 +266,7 @@ def test_clips_are_put_side_by_side_only_once_they_have_arrived(
 
     asked = [_Asked(torch.from_numpy(clips(2, i)), network.anchor(clips(2, i))) for i in range(3)]
     monkeypatch.setattr(Network, "_arrived", noted)
-    monkeypatch.setattr("vqaloop.network._cat", checked)
+    monkeypatch.setattr("vqaloop.quality.inference._cat", checked)
     network._waiting.extend(asked)
     with network.settled() as student:
         network._run_batch(student)
@@ -335,7 +336,7 @@ def test_a_title_is_looked_at_once_by_many_threads(
         reads.append(1)
         return frames.each_of_source(*args, **options)
 
-    monkeypatch.setattr("vqaloop.students.each_of_source", noted)
+    monkeypatch.setattr("vqaloop.media.frames.each_of_source", noted)
     metric = student_metric(weights)
     found: dict[str, float] = {}
 

@@ -10,19 +10,20 @@ import numpy as np
 import pytest
 
 from tests.titles import CRF, RULES, SIZES, Title, exhaustive, random_space, random_title, taught
-from vqaloop.belief import SUBSTITUTES, Belief, Fits, Learnt
-from vqaloop.hull import Rules, choose_rungs, convex_hull, front
 from vqaloop.records import RDPoint
-from vqaloop.search import GIVE_UP, Measured, explore, plan, propose, rungs_of
-from vqaloop.space import Point, Space, params_of, point_of
+from vqaloop.search.explore import GIVE_UP, Measured, explore, plan, propose, rungs_of
+from vqaloop.search.hull import convex_hull, front
+from vqaloop.search.rungs import Rules, choose_rungs
+from vqaloop.search.space import Point, Space, params_of, point_of
+from vqaloop.search.surrogates import SUBSTITUTES, CurveFits, Surrogate, TitlePrior
 
 MOST = 40
 BELIEFS = ("fits", "learnt")
 SEEDS = range(6)
 
 
-def belief_of(kind: str, space: Space) -> Belief:
-    return Fits(space) if kind == "fits" else Learnt(space, taught())
+def belief_of(kind: str, space: Space) -> Surrogate:
+    return CurveFits(space) if kind == "fits" else TitlePrior(space, taught())
 
 
 def key(point: RDPoint) -> Point:
@@ -395,6 +396,6 @@ def test_a_bend_at_low_rates_leaves_a_ladder(kind: str) -> None:
 
 def test_a_plan_of_nothing_is_empty() -> None:
     space = Space(SIZES[:2], CRF)
-    fits = Fits(space)
+    fits = CurveFits(space)
     assert plan(RULES, [], fits.dense([])) == []
     assert rungs_of(space, RULES, [], fits) == []

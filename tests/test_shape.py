@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
+from vqaloop.core.csv_tables import rows
+from vqaloop.core.documents import read_document, read_toml
 from vqaloop.errors import InputError
-from vqaloop.shape import read_document, read_toml
-from vqaloop.shards import read_about
-from vqaloop.tables import rows
-from vqaloop.weights import load_student
+from vqaloop.models.weights import load_student
+from vqaloop.training.shards import read_about
 
 READERS: list[Callable[[Path], object]] = [
     lambda path: read_toml(path, "a recipe"),

@@ -15,13 +15,14 @@ from optuna.trial import TrialState
 
 from tests.commandline import FAILURES, Room, fake_ffmpeg, running
 from tests.media import REPOSITORY, make_clip
-from vqaloop.studies import FILE_NAME, default_storage, is_study_file, open_storage
+from vqaloop.core.folders import STUDY_FILE, is_study_file
+from vqaloop.search.shared_study import default_storage, open_storage
 
 WORDS = (
     *("--codec", "h264", "--metric", "psnr", "--preset", "ultrafast", "--min-step", "0.5"),
     *("--min-ratio", "1.25", "--resolutions", "160x96,112x64"),
 )
-MAIN = "import sys; from vqaloop.cli import main; sys.exit(main())"
+MAIN = "import sys; from vqaloop.cli.main import main; sys.exit(main())"
 
 
 @pytest.fixture
@@ -135,7 +136,7 @@ def test_a_study_of_a_refused_ladder_goes(room: Room, clip: str) -> None:
     document = room.ladder(clip, *WORDS)
     said = room.run("ladder", clip, *WORDS, "--max-bitrate", "1", "-o", "out", "--quiet")
     assert said.status == 1
-    assert (room.folder / "out" / FILE_NAME).is_file() and room.document() == document
+    assert (room.folder / "out" / STUDY_FILE).is_file() and room.document() == document
 
 
 def test_a_name_with_the_letters_of_a_url(room: Room, clip: str) -> None:
@@ -143,7 +144,7 @@ def test_a_name_with_the_letters_of_a_url(room: Room, clip: str) -> None:
     said = room.run("ladder", "what? {50%41}#1.y4m", *WORDS, "--quiet")
     assert said.status == 0, said.err
     out = room.folder / "what? {50%41}#1.h264.ladder"
-    assert (out / FILE_NAME).is_file() and len(list(room.folder.iterdir())) == 2
+    assert (out / STUDY_FILE).is_file() and len(list(room.folder.iterdir())) == 2
 
 
 @pytest.mark.slow
@@ -205,7 +206,7 @@ def test_two_processes_make_one_ladder_between_them(
     one, two = room.document("one"), room.document("two")
     assert answer(one) == answer(two) == answer(calm)
     assert one["cost"]["encodes"] + two["cost"]["encodes"] == len(one["trials"])
-    assert not (room.folder / "one" / FILE_NAME).exists()
+    assert not (room.folder / "one" / STUDY_FILE).exists()
 
 
 # --- time, codecs, rules ------------------------------------------------------------------------

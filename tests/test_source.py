@@ -23,13 +23,14 @@ from tests.media import (
     shared_clip,
     write_y4m,
 )
-from vqaloop import process
+from vqaloop.core.ffmpeg import ffmpeg_path, file_url
+from vqaloop.core.files import file_sha256
 from vqaloop.errors import InputError
-from vqaloop.excerpt import excerpt
-from vqaloop.limits import MAX_SIDE, MIN_SIDE
-from vqaloop.rates import parse_rate, regular_rate
-from vqaloop.rawvideo import MAX_HEADER_BYTES, parse_y4m_header
-from vqaloop.source import probe_source
+from vqaloop.media.excerpt import excerpt
+from vqaloop.media.framerate import parse_rate, regular_rate
+from vqaloop.media.limits import MAX_SIDE, MIN_SIDE
+from vqaloop.media.probe import probe_source
+from vqaloop.media.rawvideo import MAX_HEADER_BYTES, parse_y4m_header
 
 NTSC_FILM = Fraction(24000, 1001)
 HDR_TAGS = "setparams=color_trc={}:color_primaries=bt2020:colorspace=bt2020nc:range=tv"
@@ -79,13 +80,13 @@ def with_cover(path: Path, *codec: str) -> Path:
     run_ffmpeg(
         *("-f", "lavfi", "-i", "sine=d=0.5", "-f", "lavfi", "-i", "testsrc2=s=64x64:d=0.04"),
         *("-map", "0", "-map", "1", *codec, "-c:v", "png", "-disposition:v", "attached_pic"),
-        process.file_url(path),
+        file_url(path),
     )
     return path
 
 
 def sound_only(path: Path) -> Path:
-    run_ffmpeg("-f", "lavfi", "-i", "sine=d=0.5", process.file_url(path))
+    run_ffmpeg("-f", "lavfi", "-i", "sine=d=0.5", file_url(path))
     return path
 
 
@@ -93,7 +94,7 @@ def two_streams(path: Path) -> Path:
     source = "testsrc2=s=64x64:d=0.2"
     run_ffmpeg(
         *("-f", "lavfi", "-i", source, "-f", "lavfi", "-i", source, "-map", "0", "-map", "1"),
-        *("-c:v", "ffv1", process.file_url(path)),
+        *("-c:v", "ffv1", file_url(path)),
     )
     return path
 
@@ -231,7 +232,7 @@ def test_no_permission_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 
     # root reads everything, so the refusal of the system is played where tests run as root
     if os.geteuid() == 0:
-        monkeypatch.setattr("vqaloop.source.open", denied, raising=False)
+        monkeypatch.setattr("vqaloop.media.probe.open", denied, raising=False)
     with pytest.raises(InputError, match="no permission to read"):
         probe_source(path)
 
@@ -245,7 +246,7 @@ def test_a_lying_header_allocates_nothing(tmp_path: Path, header: bytes) -> None
     script = """
 import resource, sys
 from vqaloop.errors import InputError
-from vqaloop.source import probe_source
+from vqaloop.media.probe import probe_source
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 for path in sys.argv[1:]:
     try:
@@ -269,7 +270,7 @@ def test_a_plain_file_needs_nothing_done(clips: Path, name: str) -> None:
     assert (source.width, source.height, source.fps) == (160, 90, NTSC_FILM)
     assert (source.frames, source.bit_depth, source.pix_fmt) == (30, 8, "yuv420p")
     assert (source.prep, source.notes, source.input_options) == ((), (), ())
-    assert source.sha256 == process.file_sha256(clips / name)
+    assert source.sha256 == file_sha256(clips / name)
 
 
 @pytest.mark.parametrize("frames", [2, 7, 30])
@@ -330,8 +331,8 @@ def test_a_late_start_is_moved_to_the_front(tmp_path: Path, clips: Path) -> None
     path = tmp_path / "late.mkv"
     run_ffmpeg(
         *("-f", "lavfi", "-i", "sine=d=2", "-itsoffset", "0.3"),
-        *("-i", process.file_url(clips / "plain.mp4"), "-map", "0", "-map", "1"),
-        *("-c:v", "copy", "-c:a", "flac", process.file_url(path)),
+        *("-i", file_url(clips / "plain.mp4"), "-map", "0", "-map", "1"),
+        *("-c:v", "copy", "-c:a", "flac", file_url(path)),
     )
     source = probe_source(path)
     assert source.prep == ("setpts=PTS-STARTPTS", "fps=24000/1001")
@@ -559,8 +560,8 @@ def test_an_excerpt_holds_the_very_frames(
     source = probe_source(make_clip(tmp_path / name, frames=130, **EXCERPTED[name]))
     if name != "g.mp4":
         # only a variable rate needs everything decoded; the others must not fall back on it
-        monkeypatch.delattr("vqaloop.excerpt._selected")
-    made = excerpt(source, WINDOWS, tmp_path / "x.mkv", ffmpeg=process.ffmpeg_path())
+        monkeypatch.delattr("vqaloop.media.excerpt._selected")
+    made = excerpt(source, WINDOWS, tmp_path / "x.mkv", ffmpeg=ffmpeg_path())
     every = frame_hashes(source)
     assert frame_hashes(made) == [every[s + n] for s, count in WINDOWS for n in range(count)]
     assert (made.frames, made.fps, made.prep) == (53, source.fps, ())
@@ -574,11 +575,11 @@ def test_an_excerpt_holds_the_very_frames(
 def test_an_excerpt_of_raw_video(tmp_path: Path) -> None:
     path = make_clip(tmp_path / "a.yuv", frames=60, pix_fmt="nv12")
     source = probe_source(path, video_size="160x90", pix_fmt="nv12", framerate="50")
-    made = excerpt(source, ((30, 5), (50, 10)), tmp_path / "x.mkv", ffmpeg=process.ffmpeg_path())
+    made = excerpt(source, ((30, 5), (50, 10)), tmp_path / "x.mkv", ffmpeg=ffmpeg_path())
     assert made.pix_fmt == "yuv420p"
     planar = tmp_path / "planar.y4m"
     options = [part for key, value in source.input_options for part in (f"-{key}", value)]
-    run_ffmpeg(*options, "-i", process.file_url(path), "-pix_fmt", "yuv420p", str(planar))
+    run_ffmpeg(*options, "-i", file_url(path), "-pix_fmt", "yuv420p", str(planar))
     every = frame_hashes(probe_source(planar))
     assert frame_hashes(made) == every[30:35] + every[50:60]
 
@@ -588,13 +589,13 @@ def test_an_excerpt_of_a_real_clip(tmp_path: Path) -> None:
     if clip is None:
         pytest.skip("the shared clips are not here")
     source = probe_source(clip)
-    made = excerpt(source, ((5, 9), (40, 33)), tmp_path / "x.mkv", ffmpeg=process.ffmpeg_path())
+    made = excerpt(source, ((5, 9), (40, 33)), tmp_path / "x.mkv", ffmpeg=ffmpeg_path())
     every = frame_hashes(source)
     assert frame_hashes(made) == every[5:14] + every[40:73]
 
 
 def test_the_hash_of_an_excerpt_names_what_it_is_made_from(tmp_path: Path, clips: Path) -> None:
-    source, ffmpeg = probe_source(clips / "plain.mp4"), process.ffmpeg_path()
+    source, ffmpeg = probe_source(clips / "plain.mp4"), ffmpeg_path()
     one = excerpt(source, ((0, 5),), tmp_path / "1.mkv", ffmpeg=ffmpeg)
     same = excerpt(source, ((0, 5),), tmp_path / "2.mkv", ffmpeg=ffmpeg)
     other = excerpt(source, ((1, 5),), tmp_path / "3.mkv", ffmpeg=ffmpeg)

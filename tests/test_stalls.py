@@ -15,7 +15,8 @@ import pytest
 
 from tests.commandline import SMALL, Room, children, fake_ffmpeg, slow_but
 from tests.media import REPOSITORY, make_clip
-from vqaloop import encode, process
+from vqaloop.core import process
+from vqaloop.encoding import encode
 
 HANG = "exec sleep 600"
 LADDER = {
@@ -108,7 +109,7 @@ def test_what_hangs_each_time_is_given_up(room: Room, impatient: None, stage: st
 
 
 STOPPED = """
-from vqaloop import process
+from vqaloop.core import process
 process.PAUSE_S = 0.5
 print("begun", flush=True)
 print(process.run(["sleep", "6"], timeout_s=20, idle_s=5, again=False).returncode, flush=True)

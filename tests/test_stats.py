@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats as reference
 
-from vqaloop import stats
-from vqaloop.stats import agreement, figures, fit_logistic, within
+from vqaloop.training import correlation
+from vqaloop.training.correlation import agreement, figures, fit_logistic, within
 
 
 def corpus(rng: np.random.Generator, titles: int = 12, each: int = 15) -> tuple[np.ndarray, ...]:
@@ -66,7 +66,7 @@ def test_within_is_the_mean_over_titles() -> None:
     scores = np.array([1.0, 2, 3, 4, 4, 3, 2, 1])
     labels = np.array([1.0, 2, 3, 4, 1, 2, 3, 4])
     assert within(scores, labels, ["a"] * 4 + ["b"] * 4) == pytest.approx(0.0)
-    assert within(scores[:4], labels[:4], ["a"] * 4, stats.krcc) == pytest.approx(1.0)
+    assert within(scores[:4], labels[:4], ["a"] * 4, correlation.krcc) == pytest.approx(1.0)
 
 
 def test_within_leaves_out_small_and_constant_titles() -> None:
@@ -136,7 +136,12 @@ def test_draws_are_what_copies_of_the_rows_would_give() -> None:
     times = rng.multinomial(len(names), np.full(len(names), 1 / len(names)), 6).astype(float)
     found = [
         draw(times, member, scores, labels)
-        for draw in (stats._drawn_srcc, stats._drawn_krcc, stats._drawn_plcc, stats._drawn_rmse)
+        for draw in (
+            correlation._drawn_srcc,
+            correlation._drawn_krcc,
+            correlation._drawn_plcc,
+            correlation._drawn_rmse,
+        )
     ]
     for k, row in enumerate(times):
         copies = np.repeat(np.arange(len(scores)), row[member].astype(int))
@@ -158,7 +163,7 @@ def test_intervals_cover_and_those_that_ignore_titles_would_not() -> None:
         scores, labels, titles = corpus(np.random.default_rng(seed), titles=20, each=10)
         rows = [str(i) for i in range(len(scores))]
         for name, groups in (("titles", list(titles)), ("rows", rows)):
-            found = stats._intervals(scores, labels, groups, {}, 300, seed)["rmse"]
+            found = correlation._intervals(scores, labels, groups, {}, 300, seed)["rmse"]
             covered[name] += found[0] <= truth <= found[1]
     assert covered["titles"] >= 48  # of 95 % in theory; percentiles of 20 titles give less
     assert covered["rows"] <= 40

@@ -17,7 +17,6 @@ from tests.nets import (
     shaken,
     values,
 )
-from vqaloop.lesson import repeat_anchor
 from vqaloop.models import create_student
 from vqaloop.models.fastvqa import FastVQA
 from vqaloop.models.internvideo2 import TINY, InternVideo2
@@ -32,6 +31,7 @@ from vqaloop.models.student import (
     log_energy,
     start_from_cosines,
 )
+from vqaloop.training.step import repeat_anchor
 
 
 @pytest.fixture(scope="module")

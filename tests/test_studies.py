@@ -20,14 +20,13 @@ from optuna.distributions import CategoricalDistribution, IntDistribution
 from optuna.trial import TrialState
 
 from tests.media import REPOSITORY
-from vqaloop import studies
+from vqaloop.core.folders import STUDY_FILE, is_study_file
 from vqaloop.errors import InputError, ToolError
-from vqaloop.studies import (
-    FILE_NAME,
+from vqaloop.search import shared_study
+from vqaloop.search.shared_study import (
     Outcome,
     SharedStudy,
     default_storage,
-    is_study_file,
     kept_in,
     key_of,
     open_storage,
@@ -56,7 +55,7 @@ def where(request: pytest.FixtureRequest, tmp_path: Path) -> str:
 
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(studies, "POLL_S", 0.02)
+    monkeypatch.setattr(shared_study, "POLL_S", 0.02)
 
 
 # --- storages -----------------------------------------------------------------------------------
@@ -80,7 +79,7 @@ def test_a_storage_that_cannot_be_opened_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str, says: str
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(studies, "POLL_S", 0.0)
+    monkeypatch.setattr(shared_study, "POLL_S", 0.0)
     (tmp_path / "text").write_text("dear diary, " * 200)
     (tmp_path / "folder").mkdir()
     with pytest.raises(InputError) as caught:
@@ -97,11 +96,11 @@ def test_a_folder_of_any_name_has_its_study(tmp_path: Path, name: str) -> None:
     with seat(open_storage(default_storage(folder))) as study:
         study.settle(POINTS[:1], worth)
     names = {path.name for path in folder.iterdir()}
-    assert FILE_NAME in names and {path.name for path in tmp_path.iterdir()} == {name}
+    assert STUDY_FILE in names and {path.name for path in tmp_path.iterdir()} == {name}
     assert all(is_study_file(folder / each) for each in names)
     assert not is_study_file(folder / "ladder.json")
     # also with SQLite's own tools
-    with sqlite3.connect(folder / FILE_NAME) as base:
+    with sqlite3.connect(folder / STUDY_FILE) as base:
         assert base.execute("select count(*) from trials").fetchone() == (1,)
     base.close()
 
@@ -110,7 +109,7 @@ def test_a_storage_that_fails_is_spoken_of(tmp_path: Path) -> None:
     storage = open_storage(default_storage(tmp_path))
     said = "the study could not be kept in 'here'"
     with pytest.raises(ToolError, match=said), kept_in("here"), seat(storage) as study:
-        with sqlite3.connect(tmp_path / FILE_NAME) as base:
+        with sqlite3.connect(tmp_path / STUDY_FILE) as base:
             base.execute("drop table trials")
         base.close()
         study.settle(POINTS, worth)
@@ -256,11 +255,11 @@ def dead_process() -> int:
     ("host", "age", "process", "gone"),
     [
         ("elsewhere", 5.0, "first", False),
-        ("elsewhere", studies.STALE_S + 5, "first", True),
+        ("elsewhere", shared_study.STALE_S + 5, "first", True),
         ("here", 5.0, "ours", False),
         ("here", 5.0, "dead", True),
         # whatever the clock says; but another process may have its number by now
-        ("here", studies.STALE_S + 5, "ours", False),
+        ("here", shared_study.STALE_S + 5, "ours", False),
         ("here", 5.0, "another", True),
     ],
 )
@@ -269,8 +268,8 @@ def test_who_counts_as_gone(
 ) -> None:
     named = {"ours": os.getpid, "another": os.getpid, "first": lambda: 1, "dead": dead_process}
     ident = named[process]()
-    born = (studies._born(ident) or 0) - (process == "another")
-    where = studies._host() if host == "here" else host
+    born = (shared_study._born(ident) or 0) - (process == "another")
+    where = shared_study._host() if host == "here" else host
     beat = {"host": where, "process": ident, "born": born, "at": time.time() - age}
     study = left_by(open_storage(default_storage(tmp_path)), beat)
     assert study.release_lost() == gone
@@ -284,15 +283,15 @@ def test_a_trial_that_nobody_signed_for_waits_its_time(
     study.study.enqueue_trial(POINTS[0], user_attrs={"asked": True})
     study.study.ask(SPACE)
     assert study.release_lost() == 0
-    monkeypatch.setattr(studies, "STALE_S", 0.0)
+    monkeypatch.setattr(shared_study, "STALE_S", 0.0)
     assert study.release_lost() == 1
 
 
 def test_a_silent_process_elsewhere_is_waited_for_and_then_replaced(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, quick: None
 ) -> None:
-    monkeypatch.setattr(studies, "STALE_S", 0.6)
-    monkeypatch.setattr(studies, "BEAT_S", 0.1)
+    monkeypatch.setattr(shared_study, "STALE_S", 0.6)
+    monkeypatch.setattr(shared_study, "BEAT_S", 0.1)
     storage = open_storage(default_storage(tmp_path))
     left_by(storage, {"host": "elsewhere", "process": 1, "at": time.time()})
     started = time.monotonic()
@@ -306,7 +305,7 @@ def test_one_who_comes_back_too_late_changes_nothing(tmp_path: Path) -> None:
     storage = open_storage(default_storage(tmp_path))
     slow = seat(storage)
     trial = slow.ask()
-    beat = {"host": studies._host(), "process": dead_process(), "at": time.time()}
+    beat = {"host": shared_study._host(), "process": dead_process(), "at": time.time()}
     slow.study.set_user_attr(f"alive {slow._me}", beat)
     with seat(storage) as other:
         assert other.release_lost() == 1
@@ -319,8 +318,8 @@ def test_one_who_comes_back_too_late_changes_nothing(tmp_path: Path) -> None:
 CHILD = """
 import json, os, sys, time
 from tests.test_studies import POINTS, seat, worth
-from vqaloop import studies
-from vqaloop.studies import open_storage
+from vqaloop.search import shared_study as studies
+from vqaloop.search.shared_study import open_storage
 where, log, pause = sys.argv[1], sys.argv[2], float(sys.argv[3])
 studies.POLL_S = 0.05
 

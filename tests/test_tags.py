@@ -14,19 +14,23 @@ import numpy.typing as npt
 import pytest
 
 from tests.media import run_ffmpeg
-from vqaloop import builds, metrics, process
-from vqaloop.buildcommand import BuildRun
-from vqaloop.builds import Point
-from vqaloop.encode import encode
-from vqaloop.encoder import EncoderSpec, load_encoders
-from vqaloop.excerpt import excerpt
-from vqaloop.frames import read_encode, read_source
+from vqaloop.core import process
+from vqaloop.core.ffmpeg import ffmpeg_path, file_url
+from vqaloop.encoding.encode import encode
+from vqaloop.encoding.registry import load_encoders
+from vqaloop.encoding.spec import EncoderSpec
+from vqaloop.media.excerpt import excerpt
+from vqaloop.media.frames import read_encode, read_source
+from vqaloop.media.probe import probe_source
+from vqaloop.media.scene_cuts import find_cuts
+from vqaloop.quality import full_reference
+from vqaloop.quality.scorer import Scorer
 from vqaloop.records import Rendition, Source
-from vqaloop.scenes import find_cuts
-from vqaloop.score import Scorer
-from vqaloop.source import probe_source
+from vqaloop.regress import builds
+from vqaloop.regress.build_command import BuildRun, Point
+from vqaloop.regress.faults import decode_md5
 
-FFMPEG = process.ffmpeg_path()
+FFMPEG = ffmpeg_path()
 WIDTH, HEIGHT, FRAMES = 256, 144, 6
 PICTURE = f"testsrc2=s={WIDTH}x{HEIGHT}:r=10,gblur=2"
 BY_CODEC = {s.codec: s for s in load_encoders().values() if s.default and not s.hardware}
@@ -47,7 +51,7 @@ def make(
     codec = [] if "-c:v" in output or path.suffix == ".y4m" else ["-c:v", "ffv1"]
     run_ffmpeg(
         *("-f", "lavfi", "-i", f"{video},format={pix_fmt}"),
-        *("-frames:v", str(frames), *codec, *output, process.file_url(path)),
+        *("-frames:v", str(frames), *codec, *output, file_url(path)),
     )
     return path
 
@@ -68,7 +72,7 @@ def stored(path: Path, pix_fmt: str = "yuv420p") -> npt.NDArray[np.uint8]:
 
 
 def matrix_of(path: Path) -> str:
-    said = process.run([FFMPEG, "-hide_banner", "-i", process.file_url(path)], timeout_s=60).stderr
+    said = process.run([FFMPEG, "-hide_banner", "-i", file_url(path)], timeout_s=60).stderr
     found = re.search(r"Video: .*?yuv4\w+\(([^)]*)\)", said)
     assert found, said
     return found[1]
@@ -92,10 +96,10 @@ def test_metrics_score_the_same_file_alike_under_each_pair_of_tags(
     worse = PICTURE + f",noise=alls=20:all_seed=1,scale={WIDTH // divide}:{HEIGHT // divide}"
     sources = {m: probe_source(tagged(tmp_path / f"{m}.mkv", m)) for m in MATRICES}
     others = {m: tagged(tmp_path / f"{m}-worse.mkv", m, video=worse) for m in MATRICES[:9]}
-    names = list(metrics.METRICS)
+    names = list(full_reference.METRICS)
 
     def scores(one: str, other: str) -> dict[str, tuple[float, ...]]:
-        made = metrics.measure(sources[one], others[other], names, ffmpeg=FFMPEG)
+        made = full_reference.measure(sources[one], others[other], names, ffmpeg=FFMPEG)
         return {name: score.clips for name, score in made.items()}
 
     expected = scores("unknown", "unknown")
@@ -128,7 +132,7 @@ def test_a_rung_of_a_tagged_source_scores_as_that_of_an_untagged_one(
     for matrix in ("unknown", "bt709", "bt2020nc"):
         source = probe_source(tagged(tmp_path / f"{matrix}.mkv", matrix))
         path = rung(source, spec, tmp_path / f"{matrix}{spec.suffix}", divide=2)
-        made = metrics.measure(source, path, list(metrics.METRICS), ffmpeg=FFMPEG)
+        made = full_reference.measure(source, path, list(full_reference.METRICS), ffmpeg=FFMPEG)
         size, fps = source.canvas, source.fps
         seen = read_encode(path, [0, 5], size, fps, decoder=spec.decoder, ffmpeg=FFMPEG)
         found.append(({name: score.clips for name, score in made.items()}, seen.tobytes()))
@@ -166,7 +170,9 @@ def test_both_sides_are_compared_in_one_range(kind: str, tmp_path: Path) -> None
         distorted = files[other, "distorted"]
         told = dict(probe_source(distorted).colour).get("color_range")
         assert told == other or (other == "tv" and not told)
-        score = metrics.measure(source, distorted, list(metrics.METRICS), ffmpeg=FFMPEG)
+        score = full_reference.measure(
+            source, distorted, list(full_reference.METRICS), ffmpeg=FFMPEG
+        )
         assert score["psnr"].value > 48 and score["xpsnr"].value > 40, (one, other)
         assert score["ssim"].value > 99.5 and score["vmaf"].value > 90, (one, other)
 
@@ -206,7 +212,7 @@ def test_matrices_that_the_scaler_refuses_go_all_the_way(matrix: str, tmp_path: 
     for title, other, divide in itertools.product((source, part), (plain,), (1, 2)):
         path = rung(title, spec, tmp_path / "a.mp4", divide)
         assert matrix in matrix_of(path)
-        assert metrics.measure(title, path, ["psnr"], ffmpeg=FFMPEG)["psnr"].value > 30
+        assert full_reference.measure(title, path, ["psnr"], ffmpeg=FFMPEG)["psnr"].value > 30
         if title is source:
             bare = rung(other, spec, tmp_path / "b.mp4", divide)
             assert (stored(path) == stored(bare)).all()
@@ -221,7 +227,7 @@ def test_every_codec_takes_matrices_that_the_scaler_refuses(
 ) -> None:
     source = probe_source(tagged(tmp_path / "in.mkv", matrix))
     path = rung(source, spec, tmp_path / f"a{spec.suffix}", divide=2)
-    assert metrics.measure(source, path, ["psnr"], ffmpeg=FFMPEG)["psnr"].value > 30
+    assert full_reference.measure(source, path, ["psnr"], ffmpeg=FFMPEG)["psnr"].value > 30
 
 
 RGB = {
@@ -262,8 +268,8 @@ def test_rgb_is_tagged_as_it_is_converted(
         planes = found[:lines], found[lines : lines * 5 // 4], found[lines * 5 // 4 :]
         for plane, want in zip(planes, red, strict=True):
             assert abs(plane.mean() - want) < 1.5
-    assert metrics.measure(source, path, ["psnr"], ffmpeg=FFMPEG)["psnr"].value > 40
-    assert metrics.measure(source, source.path, ["psnr"], ffmpeg=FFMPEG)["psnr"].value > 50
+    assert full_reference.measure(source, path, ["psnr"], ffmpeg=FFMPEG)["psnr"].value > 40
+    assert full_reference.measure(source, source.path, ["psnr"], ffmpeg=FFMPEG)["psnr"].value > 50
 
 
 GREY = {
@@ -308,8 +314,8 @@ def test_grey_keeps_its_range(kind: str, matrix: str, tmp_path: Path) -> None:
     assert (
         abs(stored(path, "yuvj420p" if own == "pc" else "yuv420p")[:, :HEIGHT] - eight).max() <= 2
     )
-    assert metrics.measure(source, path, ["psnr"], ffmpeg=FFMPEG)["psnr"].value > 48
-    assert metrics.measure(source, clip, ["psnr"], ffmpeg=FFMPEG)["psnr"].value > 58
+    assert full_reference.measure(source, path, ["psnr"], ffmpeg=FFMPEG)["psnr"].value > 48
+    assert full_reference.measure(source, clip, ["psnr"], ffmpeg=FFMPEG)["psnr"].value > 58
 
 
 def test_small_renditions_of_an_untagged_title_are_shown_as_it_is(tmp_path: Path) -> None:
@@ -363,6 +369,6 @@ def test_builds_encode_the_samples_of_the_source(
         point = Point(spec.knob.name, spec.knob.snap(spec.knob.search[0]))
         run = BuildRun(view, point, spec.presets[-1], out, threads=1)
         builds.make(build, spec, run, timeout_s=60)
-        made.add(builds.decode_md5(out, spec, ffmpeg=FFMPEG, frames=FRAMES))
-        assert metrics.measure(source, out, ["psnr"], ffmpeg=FFMPEG)["psnr"].value > 38
+        made.add(decode_md5(out, spec, ffmpeg=FFMPEG, frames=FRAMES))
+        assert full_reference.measure(source, out, ["psnr"], ffmpeg=FFMPEG)["psnr"].value > 38
     assert len(made) == 1

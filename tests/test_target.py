@@ -11,9 +11,9 @@ import pytest
 from tests.commandline import slow_but
 from tests.media import make_clip, run_ffmpeg
 from vqaloop import InputError, encode_to_target
-from vqaloop.cli import main
+from vqaloop.cli.main import main
+from vqaloop.media.probe import probe_source
 from vqaloop.records import Event
-from vqaloop.source import probe_source
 
 TARGET = 80.0
 

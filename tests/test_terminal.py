@@ -13,16 +13,12 @@ from typing import TextIO
 import pytest
 
 from tests.test_report import make_ladder
+from vqaloop.cli.encoders import print_encoders
+from vqaloop.core.text import printable
+from vqaloop.encoding.survey import survey_encoders
+from vqaloop.ladder.summary import cost_line, ladder_table, print_ladder
 from vqaloop.records import Event, Rendition, Trial
-from vqaloop.terminal import (
-    Progress,
-    cost_line,
-    ladder_table,
-    print_encoders,
-    print_ladder,
-    printable,
-    survey_encoders,
-)
+from vqaloop.report.progress import Progress
 
 COLOUR = re.compile(r"\x1b\[[0-9;]*3[0-9][0-9;]*m")
 NASTY = "a\x1b[31mred\x07\r\nb\u202e\udcff[bold]x[/bold] :smile: {0}"

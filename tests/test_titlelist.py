@@ -6,7 +6,7 @@ import pytest
 
 from tests.commandline import Room
 from tests.media import REPOSITORY, make_clip
-from vqaloop.titlelist import COLUMNS, read_titles
+from vqaloop.catalogue.titles import COLUMNS, read_titles
 
 
 def test_a_precision_is_read_as_the_option_is(tmp_path: Path) -> None:

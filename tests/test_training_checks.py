@@ -9,12 +9,12 @@ import pytest
 
 from tests import training
 from tests.training import CPU, make_shard
-from vqaloop import distill
-from vqaloop.distill import first_student, first_teacher, train
 from vqaloop.errors import InputError
 from vqaloop.models import create_student
-from vqaloop.recipe import Losses, Recipe, Teacher
-from vqaloop.weights import load_student, save_student
+from vqaloop.models.weights import load_student, save_student
+from vqaloop.training import train as train_module
+from vqaloop.training.recipe import Losses, Recipe, Teacher
+from vqaloop.training.train import first_student, first_teacher, train
 
 data, recipe, pytestmark = training.data, training.recipe, training.QUIET
 
@@ -61,7 +61,7 @@ def test_another_split_needs_another_folder(recipe: Recipe, data: Path, tmp_path
 def test_sources_of_some_are_sources_of_none(recipe: Recipe, tmp_path: Path) -> None:
     make_shard(tmp_path, "s", 3, opinions=True)
     mixed = replace(recipe, corpus=(*recipe.corpus, str(tmp_path)))
-    shards, unseen = distill.split(mixed)
+    shards, unseen = train_module.split(mixed)
     assert all(s.reference is None and s.crop_labels is None for s in shards) and len(shards) == 4
     assert all(s.reference is not None for s in unseen)
     with pytest.raises(InputError, match="crop, pooled, ordered, features of the loss cannot be"):
@@ -71,7 +71,7 @@ def test_sources_of_some_are_sources_of_none(recipe: Recipe, tmp_path: Path) -> 
 def test_what_is_held_out_must_be_labelled_alike(recipe: Recipe, tmp_path: Path) -> None:
     make_shard(tmp_path, "q", 3, label="MOS of something")
     with pytest.raises(InputError, match="held out have another label or view"):
-        distill.split(replace(recipe, held_out=(str(tmp_path),)))
+        train_module.split(replace(recipe, held_out=(str(tmp_path),)))
 
 
 def test_the_teachers_corpus_has_the_same_encodes_in_order(
@@ -80,12 +80,12 @@ def test_the_teachers_corpus_has_the_same_encodes_in_order(
     for title in "abc":
         make_shard(tmp_path, title, ord(title))
     taught = replace(recipe, teacher=Teacher("internvqa-tiny", corpus=(str(tmp_path),)))
-    shards, _ = distill.split(taught)
-    shown = distill.teachers_view(taught, shards)
+    shards, _ = train_module.split(taught)
+    shown = train_module.teachers_view(taught, shards)
     assert shown is not None and [s.name for s in shown] == ["a", "b", "c"]
     make_shard(tmp_path, "b", 1 + ord("b"))
     with pytest.raises(InputError, match="b has other encodes in the teacher's corpus"):
-        distill.teachers_view(taught, shards)
+        train_module.teachers_view(taught, shards)
 
 
 def test_a_teacher_of_another_name_is_refused(tmp_path: Path) -> None:

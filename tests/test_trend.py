@@ -15,13 +15,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vqaloop import changepoint
-from vqaloop.changepoint import change_point, change_points
 from vqaloop.errors import InputError
-from vqaloop.terminal import WIDTH
-from vqaloop.trend import Trend, read_trend
-from vqaloop.trendstore import append, check_store
-from vqaloop.trendview import show_trend, trend_page, trend_png, trend_svg, trend_text
+from vqaloop.report.console import WIDTH
+from vqaloop.trend import changepoint
+from vqaloop.trend.changepoint import change_point, change_points
+from vqaloop.trend.plot import show_trend, trend_page, trend_png, trend_svg
+from vqaloop.trend.store import append, check_store
+from vqaloop.trend.table import trend_text
+from vqaloop.trend.trend import Trend, read_trend
 
 METRIC = "internvqa-mini"
 START = datetime(2026, 1, 1, tzinfo=UTC)

@@ -11,17 +11,17 @@ import pytest
 
 from tests.commandline import FAILURES, SMALL, Room, children, fake_ffmpeg, running, slow_but
 from tests.media import make_clip
-from vqaloop import process
-from vqaloop.cache import Cache
-from vqaloop.encoder import get_encoder
+from vqaloop.core.ffmpeg import ffmpeg_path
+from vqaloop.core.folders import is_study_file
+from vqaloop.encoding.registry import get_encoder
 from vqaloop.errors import EncodeFailed
-from vqaloop.ladder import build_ladder
+from vqaloop.execution.cache import Cache
+from vqaloop.execution.workshop import Workshop
+from vqaloop.ladder.build import build_ladder
+from vqaloop.media.probe import probe_source
+from vqaloop.quality.metric import open_metric
 from vqaloop.records import Event, Rendition
-from vqaloop.score import open_metric
-from vqaloop.search import GIVE_UP
-from vqaloop.source import probe_source
-from vqaloop.studies import is_study_file
-from vqaloop.trials import Workshop
+from vqaloop.search.explore import GIVE_UP
 
 SIZES = ("--resolutions", "160x96,112x64")
 SMALLER = "*libx264*scale=112:64:*"
@@ -63,7 +63,7 @@ def test_a_failing_size_is_recorded_and_left_out(room: Room, clip: str, failure:
     assert 1 <= twice <= 4
     assert not children()
     # the failure is not remembered for the truth: a sound ffmpeg is asked again
-    again = room.ladder(clip, *SMALL, *SIZES, "--ffmpeg", process.ffmpeg_path())
+    again = room.ladder(clip, *SMALL, *SIZES, "--ffmpeg", ffmpeg_path())
     assert all(trial["state"] == "complete" for trial in again["trials"])
 
 
@@ -119,7 +119,7 @@ def test_a_cache_that_cannot_be_used_is_done_without(
 
 
 def workshop(room: Room, **more: int) -> Workshop:
-    binary = process.ffmpeg_path()
+    binary = ffmpeg_path()
     metric = open_metric("psnr", ffmpeg=binary)
     return Workshop(get_encoder("libx264"), metric, Cache(), ffmpeg=binary, **more)
 

@@ -15,13 +15,15 @@ from optuna.trial import TrialState
 
 from tests.commandline import Room, fake_ffmpeg
 from tests.media import make_clip, run_ffmpeg
-from vqaloop import process
-from vqaloop.baseline import Baseline, Measured, Verdict, time_ratio
-from vqaloop.encoder import load_encoders
-from vqaloop.encoderspec import EncoderSpec
+from vqaloop.core.ffmpeg import ffmpeg_path
+from vqaloop.encoding.registry import load_encoders
+from vqaloop.encoding.spec import EncoderSpec
 from vqaloop.errors import InputError, TargetUnreachable
 from vqaloop.records import Event
-from vqaloop.samplers import (
+from vqaloop.search.shared_study import SharedStudy, open_storage, shown
+from vqaloop.tuning.default_curves import Baseline, Measured, Verdict, time_ratio
+from vqaloop.tuning.result import Tuning
+from vqaloop.tuning.samplers import (
     KNOB,
     SAMPLERS,
     DrawSampler,
@@ -30,9 +32,7 @@ from vqaloop.samplers import (
     distributions,
     encoder_params,
 )
-from vqaloop.studies import SharedStudy, open_storage, shown
-from vqaloop.tune import tune_encoder
-from vqaloop.tuning import Tuning
+from vqaloop.tuning.tune import tune_encoder
 
 X264 = load_encoders()["libx264"]
 every_encoder = pytest.mark.parametrize("spec", load_encoders().values(), ids=lambda s: s.name)
@@ -236,7 +236,7 @@ def test_an_interrupted_tuning_tries_what_a_whole_one_tries(
 @pytest.mark.slow
 def test_two_processes_share_the_trials(room: Room, clip: Path) -> None:
     code = (
-        "import sys; from vqaloop.tune import tune_encoder; "
+        "import sys; from vqaloop.tuning.tune import tune_encoder; "
         "t = tune_encoder(sys.argv[1], codec='h264', metric='psnr', target_score=32.0, trials=5,"
         " preset='veryfast', slowdown=100.0, storage='sqlite:///shared.db', out=sys.argv[2]);"
         "print(len(t.about['trials']), t.about['study']['name'], sorted(t.params.items()))"
@@ -334,13 +334,13 @@ def test_passwords_of_a_storage_are_not_written_down() -> None:
 
 
 def test_ladders_get_parameters_from_the_same_search(room: Room, clip: Path) -> None:
-    from vqaloop.cache import Cache
-    from vqaloop.score import open_metric
-    from vqaloop.source import probe_source
-    from vqaloop.trials import Workshop
-    from vqaloop.tune import best_params
+    from vqaloop.execution.cache import Cache
+    from vqaloop.execution.workshop import Workshop
+    from vqaloop.media.probe import probe_source
+    from vqaloop.quality.metric import open_metric
+    from vqaloop.tuning.tune import best_params
 
-    ffmpeg = process.ffmpeg_path()
+    ffmpeg = ffmpeg_path()
     events: list[Event] = []
     with (
         Cache() as cache,

@@ -14,9 +14,10 @@ from markdown_it import MarkdownIt
 
 from tests.test_report import HOSTILE, Page
 from tests.test_terminal import COLOUR, on_terminal
-from vqaloop import plot
-from vqaloop.regresspage import curves_figure, difference_figure, regress_page
-from vqaloop.verdicts import junit_xml, markdown, print_verdict, regress_table
+from vqaloop.regress.junit import junit_xml
+from vqaloop.regress.page import curves_figure, difference_figure, regress_page
+from vqaloop.regress.summary import markdown, print_verdict, regress_table
+from vqaloop.report.plotting import INK, style
 
 # all figures here are made up; they are only of a believable size
 METRICS = ("internvqa-mini", "vmaf", "psnr_y")
@@ -427,7 +428,7 @@ def test_the_page_stands_alone(plain_page: str) -> None:
     assert links and all(value and value.startswith("#") for value in links)
     assert "@import" not in plain_page and "url(http" not in plain_page
     assert "prefers-color-scheme: dark" in plain_page and 'name="viewport"' in plain_page
-    assert plot.INK not in plain_page
+    assert INK not in plain_page
     # rate and score of 4 clips by 3 metrics; no difference on the clip that has no candidate
     assert page.tags.count("svg") == 4 * 3 + 3 * 3
     for words in ("Regression", CRASH, REFUSED, "+0.12 to +6.25", "crf 37", "Some CPU, 2 cores",
@@ -469,7 +470,7 @@ def test_identifiers_are_told_once(plain_page: str) -> None:
 
 def test_the_difference_is_drawn_as_large_as_it_is() -> None:
     clip = make_clip("crowd.y4m", 6.25)
-    with plot.style(10, "black"):
+    with style(10, "black"):
         figure = difference_figure(clip, "vmaf")
         assert figure is not None
         lines = {str(line.get_label()): line for line in figure.axes[0].get_lines()}
@@ -486,7 +487,7 @@ def test_several_sizes_are_compared_by_their_hulls() -> None:
         for run in clip["runs"]
     ]
     clip["runs"] += dominated
-    with plot.style(10, "black"):
+    with style(10, "black"):
         figure = difference_figure(clip, "vmaf")
         assert figure is not None
         lines = {str(line.get_label()): line for line in figure.axes[0].get_lines()}
@@ -511,7 +512,7 @@ def worsened(*scores: float) -> Callable[[dict[str, Any]], None]:
 def test_curves_without_a_difference_are_drawn_alone(scores: tuple[float, ...]) -> None:
     clip = make_clip("crowd.y4m", 6.25)
     worsened(*scores)(clip)
-    with plot.style(10, "black"):
+    with style(10, "black"):
         assert difference_figure(clip, "vmaf") is None
         assert curves_figure(clip, "vmaf") is not None
 

@@ -14,17 +14,17 @@ from hypothesis import strategies as st
 
 from tests.media import make_clip
 from tests.waterloo import make_waterloo, mos
-from vqaloop import process
-from vqaloop.datasets import WATERLOO, read_dataset, read_waterloo
+from vqaloop.core.ffmpeg import ffmpeg_path
 from vqaloop.errors import DecodeFailed, InputError
-from vqaloop.frames import Frames, read_with_ffmpeg
-from vqaloop.prepare import prepare
-from vqaloop.shards import load_corpus, load_shard, read_about
-from vqaloop.views import FRAMES_AT_ONCE, Looks, View, clips_of, squeezed
-from vqaloop.watch import measure, watch
+from vqaloop.media.frame_stream import measure, watch
+from vqaloop.media.frames import Frames, read_with_ffmpeg
+from vqaloop.quality.clip_views import FRAMES_AT_ONCE, Looks, View, clips_of, squeezed
+from vqaloop.training.datasets import WATERLOO, read_dataset, read_waterloo
+from vqaloop.training.prepare import prepare
+from vqaloop.training.shards import load_corpus, load_shard, read_about
 
 VIEW = View("native", frames=3, stride=2, size=96, clips=2)
-FFMPEG = process.ffmpeg_path()
+FFMPEG = ffmpeg_path()
 
 
 @pytest.fixture(scope="module")
@@ -347,7 +347,7 @@ def test_an_interruption_leaves_nothing_half_written(
             first_done.set()
             raise KeyboardInterrupt
 
-    monkeypatch.setattr("vqaloop.prepare.watch", slowly)
+    monkeypatch.setattr("vqaloop.media.frame_stream.watch", slowly)
     out = tmp_path / "out"
     dataset = read_waterloo(mini)
     with pytest.raises(KeyboardInterrupt):

@@ -13,8 +13,8 @@ import pytest
 import torch
 
 from tests.waterloo import make_waterloo
-from vqaloop.cli import main
-from vqaloop.weights import load_student
+from vqaloop.cli.main import main
+from vqaloop.models.weights import load_student
 
 pytestmark = pytest.mark.slow
 
@@ -53,8 +53,8 @@ from vqaloop.models.internvideo2 import Config
 models.CONFIGS["base-thin"] = Config(width=96, depth=12, heads=12, mlp_width=192)
 models.MODELS = (*models.MODELS, "base-thin")
 
-from vqaloop import distill
-from vqaloop.cli import main
+from vqaloop.training import train as distill
+from vqaloop.cli.main import main
 
 distill.CHECKPOINT_EVERY = 1
 sys.exit(main(["distill", sys.argv[1], "--device", "cpu"]))

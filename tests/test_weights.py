@@ -8,12 +8,11 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from vqaloop import weights
 from vqaloop.errors import InputError
-from vqaloop.models import create_student
+from vqaloop.models import create_student, weights
 from vqaloop.models.student import Student
-from vqaloop.score import shipped_weights
-from vqaloop.weights import load_student, save_student
+from vqaloop.models.weights import load_student, save_student
+from vqaloop.quality.metric import shipped_weights
 
 
 @pytest.fixture(scope="module")

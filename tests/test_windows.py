@@ -12,13 +12,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.media import make_clip, run_ffmpeg
-from vqaloop import process, windows
+from vqaloop.core import process
+from vqaloop.core.ffmpeg import ffmpeg_path, file_url
 from vqaloop.errors import DecodeFailed, InputError
+from vqaloop.media import excerpt_windows
+from vqaloop.media.excerpt_windows import Pairs, choose_windows, look, pair_costs
+from vqaloop.media.probe import probe_source
 from vqaloop.records import Source
-from vqaloop.source import probe_source
-from vqaloop.windows import Pairs, choose_windows, look, pair_costs
 
-FFMPEG = process.ffmpeg_path()
+FFMPEG = ffmpeg_path()
 CALM, BUSY = "color=gray:s=64x64:r=5", "testsrc2=s=64x64:r=5"
 
 
@@ -31,7 +33,7 @@ def lavfi(path: Path, *scenes: tuple[str, int], options: Sequence[str] = ("-g", 
     joined = "".join(f"[s{i}]" for i in range(len(scenes)))
     graphs.append(f"{joined}concat=n={len(scenes)},format=yuv420p")
     encoder = ["-c:v", "libx264", "-preset", "ultrafast", *options] * (path.suffix == ".mkv")
-    where = process.file_url(path)
+    where = file_url(path)
     run_ffmpeg("-f", "lavfi", "-i", ";".join(graphs), *encoder, where)
     return path
 
@@ -95,8 +97,8 @@ def test_windows_hold_whole_gops_inside_the_title(
         "seconds": seconds, "window_seconds": window, "seed": seed, "ffmpeg": "none"
     }  # fmt: skip
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(windows, "look", no_video)
-        patch.setattr(windows, "DRAWS", 50)
+        patch.setattr(excerpt_windows, "look", no_video)
+        patch.setattr(excerpt_windows, "DRAWS", 50)
         chosen = choose_windows(source, **options)
         assert chosen == choose_windows(source, **options)
     if source.duration_s <= 1.25 * seconds:
@@ -128,7 +130,7 @@ def test_the_seed_decides_and_nothing_else(halves: Source) -> None:
 
 def test_a_long_title_costs_no_more_than_its_looks(long: Source, runs: list[list[str]]) -> None:
     chosen = choose_windows(long, ffmpeg=FFMPEG)
-    assert len(runs) == windows.LOOKS
+    assert len(runs) == excerpt_windows.LOOKS
     # each stops by itself, at the second frame of its last pair
     pairs = len(range(0, 19, 2))
     assert {argv[argv.index("-frames:v") + 1] for argv in runs} == {str(2 * pairs)}
@@ -153,15 +155,15 @@ def test_seeking_shows_the_very_frames_that_decoding_shows(tmp_path: Path, name:
     source = described(path, 200, prep=("crop=62:62:0:0",), **raw if name == "l.yuv" else {})
     source = replace(source, width=63, height=63)
     ranges = [(11, 20), (140, 21)]
-    assert windows._seeking_pays(source, ranges)
+    assert excerpt_windows._seeking_pays(source, ranges)
     seen = look(source, ranges, 3, ffmpeg=FFMPEG)
     assert seen.shape == (7 + 7, 2, 2, 56, 56)
-    assert np.array_equal(seen, windows._read(source, ranges, 3, FFMPEG))
+    assert np.array_equal(seen, excerpt_windows._read(source, ranges, 3, FFMPEG))
     # and these are frames 140, 143, ... with the ones after them, cut as `prep` says
     options = [part for key, value in source.input_options for part in (f"-{key}", value)]
     every = np.frombuffer(
         run_ffmpeg(
-            *options, "-i", process.file_url(path),
+            *options, "-i", file_url(path),
             "-vf", "crop=62:62:0:0,format=gray,crop=56:56", "-f", "rawvideo", "pipe:1",
         ), np.uint8
     ).reshape(-1, 56, 56)  # fmt: skip

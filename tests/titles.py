@@ -6,13 +6,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from vqaloop.belief import as_title
-from vqaloop.encoderspec import Knob
-from vqaloop.hull import Rules
-from vqaloop.prior import Prior, Titles, learn
+from vqaloop.encoding.spec import Knob
 from vqaloop.records import RDPoint
-from vqaloop.search import Measured
-from vqaloop.space import Point, Space
+from vqaloop.search.explore import Measured
+from vqaloop.search.prior import Prior, Titles, learn
+from vqaloop.search.rungs import Rules
+from vqaloop.search.space import Point, Space
+from vqaloop.search.surrogates import as_title
 
 CRF = Knob(
     name="crf", option="crf", min=1, max=51, step=0.25, search=(16, 44), lower_is_better=True

@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 import torch
 
-from vqaloop import distill
-from vqaloop.lesson import draw
-from vqaloop.recipe import Losses, Recipe
-from vqaloop.shards import write_shard
-from vqaloop.weights import load_student
+from vqaloop.models.weights import load_student
+from vqaloop.training import train
+from vqaloop.training.recipe import Losses, Recipe
+from vqaloop.training.shards import write_shard
+from vqaloop.training.step import draw
 
 pytest.importorskip("deepspeed", reason="training needs DeepSpeed")
 
@@ -85,7 +85,7 @@ def stop_at(step: int, accumulate: int, monkeypatch: pytest.MonkeyPatch) -> None
         drawn += 1
         return real(*args)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(distill, "draw", interrupted)
+    monkeypatch.setattr(train, "draw", interrupted)
 
 
 def same_weights(one: Path, other: Path, atol: float = 0.0) -> None:

@@ -4,11 +4,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from tests.media import run_ffmpeg
-from vqaloop import process
-from vqaloop.encode import encode
-from vqaloop.encoder import codecs, default_encoder
+from vqaloop.core.ffmpeg import ffmpeg_path, file_url
+from vqaloop.encoding.encode import encode
+from vqaloop.encoding.registry import codecs, default_encoder
+from vqaloop.media.probe import probe_source
 from vqaloop.records import Rendition
-from vqaloop.source import probe_source
 
 SIZES = ((128, 72), (256, 144), (416, 234))
 PATTERNS = (
@@ -45,7 +45,7 @@ def make_waterloo(
     have the suffix of their encoder (AVS2 is a raw stream), and scores are those of `mos`. About
     0.1 CPU seconds a file: the default 90 take less than 15 s on one core.
     """
-    ffmpeg = process.ffmpeg_path()
+    ffmpeg = ffmpeg_path()
     rows = [header] if header else []
     folder = root / "Sources"
     folder.mkdir(parents=True)
@@ -54,7 +54,7 @@ def make_waterloo(
         pattern = PATTERNS[(content - 1) % len(PATTERNS)]
         run_ffmpeg(
             "-f", "lavfi", "-i", pattern, "-ss", f"{content // len(PATTERNS)}",
-            "-frames:v", str(frames), "-pix_fmt", "yuv420p", process.file_url(pristine),
+            "-frames:v", str(frames), "-pix_fmt", "yuv420p", file_url(pristine),
         )  # fmt: skip
         source = probe_source(pristine, ffmpeg=ffmpeg)
         for codec in encoders or codecs():

@@ -8,6 +8,7 @@ vqaloop.Scorer().score("x.mp4", reference="input.y4m").value
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from vqaloop.core.version import __version__
 from vqaloop.errors import (
     Cancelled,
     DecodeFailed,
@@ -20,56 +21,55 @@ from vqaloop.errors import (
 )
 
 if TYPE_CHECKING:
-    from vqaloop.catalogue import Catalogue, Entry, build_catalogue
-    from vqaloop.comparison import Comparison, compare_builds
-    from vqaloop.deliver import Delivery, package_ladder
-    from vqaloop.executor import Local
-    from vqaloop.job import Job
-    from vqaloop.ladder import build_ladder, build_ladders
-    from vqaloop.ladderpair import LadderComparison, compare_ladders
+    from vqaloop.catalogue.build import build_catalogue
+    from vqaloop.catalogue.entries import Catalogue, Entry
+    from vqaloop.catalogue.titles import Title
+    from vqaloop.cluster.ray_cluster import RayCluster
+    from vqaloop.core.ffmpeg import ffmpeg_path
+    from vqaloop.delivery.package import Delivery, package_ladder
+    from vqaloop.execution.executor import Local
+    from vqaloop.execution.job import Job
+    from vqaloop.ladder.build import build_ladder, build_ladders
+    from vqaloop.ladder.compare import LadderComparison, compare_ladders
+    from vqaloop.ladder.store import read_ladder
     from vqaloop.models import create_model
-    from vqaloop.process import ffmpeg_path
-    from vqaloop.ratecontrol import RateController
-    from vqaloop.rayexecutor import RayCluster
+    from vqaloop.quality.scorer import Scorer
+    from vqaloop.ratecontrol.controller import RateController
+    from vqaloop.ratecontrol.target import Encoded, encode_to_target
     from vqaloop.records import Event, Ladder, Rung, Score
-    from vqaloop.report import read_ladder
-    from vqaloop.score import Scorer
-    from vqaloop.target import Encoded, encode_to_target
-    from vqaloop.titlelist import Title
-    from vqaloop.tune import tune_encoder
-    from vqaloop.tuning import Tuning
-
-__version__ = "0.1.0"
+    from vqaloop.regress.compare import Comparison, compare_builds
+    from vqaloop.tuning.result import Tuning
+    from vqaloop.tuning.tune import tune_encoder
 
 _HOMES = {
-    "Catalogue": "catalogue",
-    "Comparison": "comparison",
-    "Encoded": "target",
-    "Entry": "catalogue",
-    "Delivery": "deliver",
+    "Catalogue": "catalogue.entries",
+    "Comparison": "regress.compare",
+    "Encoded": "ratecontrol.target",
+    "Entry": "catalogue.entries",
+    "Delivery": "delivery.package",
     "Event": "records",
-    "Job": "job",
+    "Job": "execution.job",
     "Ladder": "records",
-    "LadderComparison": "ladderpair",
-    "Local": "executor",
-    "RateController": "ratecontrol",
-    "RayCluster": "rayexecutor",
+    "LadderComparison": "ladder.compare",
+    "Local": "execution.executor",
+    "RateController": "ratecontrol.controller",
+    "RayCluster": "cluster.ray_cluster",
     "Rung": "records",
     "Score": "records",
-    "Scorer": "score",
-    "Title": "titlelist",
-    "Tuning": "tuning",
-    "build_catalogue": "catalogue",
-    "build_ladder": "ladder",
-    "build_ladders": "ladder",
-    "compare_builds": "comparison",
-    "compare_ladders": "ladderpair",
+    "Scorer": "quality.scorer",
+    "Title": "catalogue.titles",
+    "Tuning": "tuning.result",
+    "build_catalogue": "catalogue.build",
+    "build_ladder": "ladder.build",
+    "build_ladders": "ladder.build",
+    "compare_builds": "regress.compare",
+    "compare_ladders": "ladder.compare",
     "create_model": "models",
-    "encode_to_target": "target",
-    "ffmpeg_path": "process",
-    "package_ladder": "deliver",
-    "read_ladder": "report",
-    "tune_encoder": "tune",
+    "encode_to_target": "ratecontrol.target",
+    "ffmpeg_path": "core.ffmpeg",
+    "package_ladder": "delivery.package",
+    "read_ladder": "ladder.store",
+    "tune_encoder": "tuning.tune",
 }
 """Names loaded on first use, so that `import vqaloop` stays quick."""
 

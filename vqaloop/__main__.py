@@ -2,7 +2,7 @@
 
 import sys
 
-from vqaloop.cli import main
+from vqaloop.cli.main import main
 
 if __name__ == "__main__":
     sys.exit(main())

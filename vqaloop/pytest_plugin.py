@@ -132,7 +132,7 @@ def _compared(options: dict[str, Any]) -> "Comparison":
         )
     history = options.pop("history", None)
     if history is not None:
-        from vqaloop.trendstore import append, check_store
+        from vqaloop.trend.store import append, check_store
 
         check_store(Path(history))
     found = compare_builds(**options)
@@ -176,7 +176,7 @@ def _placed(path: Path, folder: Path) -> Path:
 
 def told(document: dict[str, Any]) -> str:
     """The summary, and the checks that failed, a line each."""
-    from vqaloop.terminal import printable
+    from vqaloop.core.text import printable
 
     failed = [check for check in document["checks"] if check["status"] == "failed"]
     lines = [document["summary"]]

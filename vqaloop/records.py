@@ -279,7 +279,7 @@ class Rung:
         """
         import ffmpeg
 
-        from vqaloop.process import file_url
+        from vqaloop.core.ffmpeg import file_url
 
         if isinstance(input, str | os.PathLike):
             input = ffmpeg.input(file_url(input), **input_options)

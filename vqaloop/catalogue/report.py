@@ -1,0 +1,209 @@
+"""A catalogue's reports: catalogue.json, and of it catalogue.csv and a page that opens offline."""
+
+import csv
+import io
+import json
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
+
+from vqaloop.core.documents import every, finite, read_document
+from vqaloop.core.files import write_whole
+from vqaloop.core.text import cut, quoted, shown, shown_rate
+from vqaloop.core.version import __version__
+from vqaloop.errors import InputError
+from vqaloop.ladder.store import stays_inside
+from vqaloop.report.html import bullets, filled, safe, table, whole
+
+if TYPE_CHECKING:
+    from vqaloop.catalogue.entries import Catalogue, Entry
+
+
+LARGEST = 1 << 26
+"""Bytes of catalogue.json: tens of thousands of ladders."""
+COLUMNS = (
+    *("name", "input", "codec", "status", "reason", "folder", "width", "height", "fps"),
+    *("duration", "encoder", "preset", "metric", "rungs", "lowest_kbps", "lowest_score"),
+    *("top_width", "top_height", "top_kbps", "top_score", "top_vmaf", "encodes"),
+    *("encode_cpu_s", "wall_s"),
+)
+"""Of catalogue.csv."""
+FORMULA = ("=", "+", "-", "@", "\t", "\r")
+"""Beginnings of what a spreadsheet would work out; an apostrophe before it makes it text."""
+STATUS = {"done": "done", "untrusted": "not to be trusted", "failed": "failed"}
+
+_SIZE = every(int, "width height")
+_ABOUT: dict[str, Any] = {
+    "source": {**_SIZE, **every(float, "fps duration")},
+    **every(str, "encoder preset metric"),
+    "rungs": [{**_SIZE, **every(float, "bitrate_kbps score"), "vmaf": (float, None)}],
+    "warnings": [str],
+    "cost": {str: (float, None)},
+}
+"""Of a ladder that was made."""
+_ENTRY = {
+    **every(str, "name input codec folder status"),
+    "reason": (str, None),
+    "kept": bool,
+    **{key: (shape, None) for key, shape in _ABOUT.items()},
+}
+
+
+def write_catalogue(catalogue: "Catalogue") -> None:
+    """Write the three into the catalogue's folder, each whole or not at all. Raises InputError."""
+    document = json.dumps(finite(catalogue.to_json()), indent=1, allow_nan=False) + "\n"
+    # the document last: where it is, the others are
+    _write_views(catalogue)
+    write_whole(catalogue.folder / "catalogue.json", document)
+
+
+def _write_views(catalogue: "Catalogue") -> None:
+    rows, page = catalogue_csv(catalogue), catalogue_page(catalogue)
+    write_whole(catalogue.folder / "catalogue.csv", rows)
+    write_whole(catalogue.folder / "catalogue.html", page)
+
+
+def is_catalogue(folder: Path) -> bool:
+    """Whether a folder holds a catalogue rather than a ladder."""
+    return (folder / "catalogue.json").is_file() and not (folder / "ladder.json").is_file()
+
+
+def remake_catalogue(folder: Path) -> "Catalogue":
+    """The catalogue in a folder, its table and its page made again from catalogue.json.
+
+    Raises InputError where that is damaged, of another schema, or names a folder elsewhere.
+    """
+    from vqaloop.catalogue.entries import SCHEMA, Catalogue, Entry
+
+    path = folder / "catalogue.json"
+    told = {"give": "give the folder of a catalogue", "remedy": "make the catalogue again"}
+    shape = {"titles": [_ENTRY], "cost": {"wall_s": float}}
+    document = read_document(path, SCHEMA, shape, **told, largest=LARGEST)
+    entries = []
+    for index, found in enumerate(document["titles"]):
+        if not _is_sound(found):
+            raise InputError(f"{quoted(path)}: titles[{index}] is damaged; {told['remedy']}")
+        known = {key: found.get(key) for key in _ENTRY.keys() - _ABOUT.keys()}
+        known["folder"] = folder / found["folder"]
+        about = {} if found["status"] == "failed" else {key: found[key] for key in _ABOUT}
+        entries.append(Entry(**known, about=about))
+    catalogue = Catalogue(folder, tuple(entries), document["cost"]["wall_s"])
+    _write_views(catalogue)
+    return catalogue
+
+
+def _is_sound(found: Mapping[str, Any]) -> bool:
+    """Whether an entry of the right shape tells what its status promises."""
+    folder = found["folder"]
+    if not (stays_inside(folder) and folder.isprintable()) or found["status"] not in STATUS:
+        return False
+    if found["status"] != "done" and not found["reason"]:
+        return False
+    if found["status"] == "failed":
+        return True
+    complete = all(found.get(key) is not None for key in _ABOUT)
+    return complete and bool(found["rungs"]) and found["cost"].get("encodes") is not None
+
+
+def catalogue_csv(catalogue: "Catalogue") -> str:
+    """One row a ladder; bitrates in kb/s, times in seconds, empty where nothing is known."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, COLUMNS, lineterminator="\n", restval="")
+    writer.writeheader()
+    for entry in catalogue.entries:
+        row: dict[str, Any] = {key: getattr(entry, key) for key in COLUMNS[:5]}
+        row["folder"] = entry.folder.name
+        if about := entry.about:
+            low, top = about["rungs"][0], about["rungs"][-1]
+            row |= about["source"]
+            row |= {key: about[key] for key in ("encoder", "preset", "metric")}
+            row |= {f"top_{key}": top[key] for key in ("width", "height", "score", "vmaf")}
+            row |= {"rungs": len(about["rungs"]), "top_kbps": top["bitrate_kbps"]}
+            row |= {"lowest_kbps": low["bitrate_kbps"], "lowest_score": low["score"]}
+            row |= {key: about["cost"].get(key) for key in COLUMNS[-3:]}
+        writer.writerow({key: _plain(value) for key, value in row.items()})
+    return text.getvalue()
+
+
+def _plain(value: Any) -> Any:
+    """A field that no spreadsheet takes for a formula."""
+    return f"'{value}" if isinstance(value, str) and value.startswith(FORMULA) else value
+
+
+def catalogue_page(catalogue: "Catalogue") -> str:
+    """Failures first, then the ladders in their order."""
+    failed, doubtful = map(catalogue.of_status, ("failed", "untrusted"))
+    made = [entry for entry in catalogue.entries if entry.about]
+    metrics = {entry.about["metric"] for entry in made}
+    alike = len(metrics) == 1
+    return filled(
+        "catalogue.html",
+        title=safe(f"{catalogue.folder.name}: ladders of many titles"),
+        kind="alarm" if catalogue.exit_code else "calm",
+        summary=safe(f"{catalogue.summary}."),
+        failures=_reasons("No ladder", failed) + _reasons("Not to be trusted", doubtful),
+        titles=_title_table(made, alike) if made else "<p>There are none.</p>",
+        scores=safe(f"Scores are by {metrics.pop()}.") if alike else "",
+        cost=safe(cost_line(catalogue)),
+        version=safe(__version__),
+    )
+
+
+def _reasons(heading: str, entries: Iterable["Entry"]) -> str:
+    lines = [
+        f"<strong>{_link(entry)}</strong> {safe(f'({quoted(entry.input)}, {entry.codec})')}: "
+        f"{safe(cut(entry.reason or ''))}"
+        for entry in entries
+    ]
+    return f"<h2>{heading}</h2>\n{bullets(lines)}\n" if lines else ""
+
+
+def _title_table(entries: Iterable["Entry"], alike: bool) -> str:
+    """With `alike` all have one metric, which is then told beside the table, not in each row."""
+    headings = ["title", "codec", "source", "rungs", "sizes", "kb/s", "score", "VMAF", "encodes"]
+    rows = []
+    for entry in sorted(entries, key=lambda entry: entry.status == "done"):
+        low, top = entry.about["rungs"][0], entry.about["rungs"][-1]
+        source, metric = entry.about["source"], entry.about["metric"]
+        cells = [
+            [entry.codec],
+            [f"{source['width']}x{source['height']},", f"{source['duration']:.0f} s"],
+            [str(len(entry.about["rungs"]))],
+            [sizes_words(entry.about["rungs"])],
+            [f"{shown_rate(low['bitrate_kbps'])} to {shown_rate(top['bitrate_kbps'])}"],
+            [
+                f"{shown(low['score'])} to {shown(top['score'])}",
+                *([] if alike else [f"({metric})"]),
+            ],
+            [f"{shown(low['vmaf'])} to {shown(top['vmaf'])}"],
+            ["was there" if entry.kept else str(entry.about["cost"]["encodes"])],
+            STATUS[entry.status].split(),
+        ]
+        rows.append([_link(entry), *(whole(*parts) for parts in cells)])
+    return table("cards titles", [*headings, "state"], rows)
+
+
+def _link(entry: "Entry") -> str:
+    """The title's name, leading to its report where there is one."""
+    if not entry.about:
+        return safe(entry.name)
+    return f'<a href="{quote(f"{entry.folder.name}/report.html")}">{safe(entry.name)}</a>'
+
+
+def sizes_words(rungs: Iterable[Mapping[str, Any]]) -> str:
+    """The least and the largest size of some rungs."""
+    sizes = sorted({(rung["width"] * rung["height"], rung["width"], rung["height"])
+                    for rung in rungs})  # fmt: skip
+    words = [f"{width}x{height}" for _, width, height in sizes]
+    return words[0] if len(words) == 1 else f"{words[0]} to {words[-1]}"
+
+
+def cost_line(catalogue: "Catalogue") -> str:
+    """What all ladders took together, in one line; seconds are CPU seconds, but for the last."""
+    cost = catalogue.cost()
+    count = int(cost.get("encodes", 0))
+    spent = [("encoding", "encode_cpu_s"), ("scoring", "score_s"), ("guard", "guard_s")]
+    parts = [f"{count} encode{'' if count == 1 else 's'}"]
+    parts += [f"{what} {cost[key]:.1f} s CPU" for what, key in spent if key in cost]
+    return ", ".join([*parts, f"{cost['wall_s']:.1f} s in all"])

@@ -1,0 +1,48 @@
+"""The argument parser: refusals in one message, options between inputs, common options."""
+
+import argparse
+import re
+from collections.abc import Callable, Iterable
+from typing import Any, NoReturn
+
+from vqaloop.core.suggestions import did_you_mean
+from vqaloop.errors import InputError
+
+Command = Callable[[str, Callable[..., int], str], "Parser"]
+"""Adds a command: its name, what runs it, what it does in a line."""
+
+
+class Parser(argparse.ArgumentParser):
+    """Refuses as everything else does: with one message. Inputs may have options between them."""
+
+    _anew = False
+
+    def parse_known_args(self, args: Iterable[str] | None = None, namespace: Any = None) -> Any:
+        words = None if args is None else list(args)
+        found, left = super().parse_known_args(words, namespace)
+        # only then: of what is missing the plain way tells better
+        if not left or self._anew or self._subparsers is not None:
+            return found, left
+        self._anew = True
+        try:
+            found, left = self.parse_known_intermixed_args(words)
+        finally:
+            self._anew = False
+        if left:
+            # here, where the options are known that may have been meant
+            hint = did_you_mean(left[0].split("=")[0], list(self._option_string_actions))
+            self.error(f"unrecognized arguments: {' '.join(left)}{hint}")
+        return found, left
+
+    def error(self, message: str) -> NoReturn:
+        wanting = re.fullmatch(r"argument (?:-\w/)?(--[\w-]+): expected one argument", message)
+        if wanting:
+            message += f"; one that begins with a dash is given as {wanting[1]}='-...'"
+        raise InputError(f"{message}; see `{self.prog} --help`")
+
+    def _check_value(self, action: argparse.Action, value: Any) -> None:
+        try:
+            super()._check_value(action, value)
+        except argparse.ArgumentError as error:
+            error.message += did_you_mean(str(value), list(action.choices or ()))
+            raise

@@ -1,0 +1,116 @@
+"""`vqaloop ladder` over many titles."""
+
+import argparse
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from vqaloop.catalogue.titles import is_table
+from vqaloop.cli.output import emit, say
+from vqaloop.records import Event
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from vqaloop.catalogue.entries import Catalogue, Entry
+    from vqaloop.report.progress import Progress
+
+
+def are_many(inputs: Sequence[Path]) -> bool:
+    """Whether these inputs make a catalogue rather than one ladder."""
+    return len(inputs) > 1 or is_table(inputs[0])
+
+
+def build_from(
+    options: argparse.Namespace, progress: "Progress", asked: Mapping[str, Any]
+) -> "Catalogue":
+    """The catalogue of `options.input`; `asked` are the arguments of `build_ladder`."""
+    from vqaloop.catalogue.build import DEFAULT_OUT, build_catalogue
+
+    return build_catalogue(
+        options.input,
+        codec=options.codec.split(","),
+        **{**asked, "out": asked["out"] or DEFAULT_OUT, "progress": Board(progress)},
+    )
+
+
+def show(options: argparse.Namespace, catalogue: "Catalogue") -> int:
+    """Print it, write the document; the exit status."""
+    if options.json != "-":
+        print_catalogue(options, catalogue)
+    emit(options, catalogue.to_json())
+    return catalogue.exit_code
+
+
+class Board:
+    """Progress of all titles: a line an event, or on a terminal one bar that counts titles."""
+
+    def __init__(self, progress: "Progress") -> None:
+        self.progress, self.done, self.total = progress, 0, 0
+
+    def __call__(self, event: Event) -> None:
+        from vqaloop.catalogue.build import STAGE
+
+        if not self.progress.live:
+            self.progress(event)
+            return
+        said = event.message
+        if event.stage == STAGE:
+            self.done, self.total = event.done, event.total
+            self.progress.log(said)
+        else:
+            said = f"{event.stage}: {said}"
+        self.progress(Event("titles", said, self.done, self.total, event.trial))
+
+
+def catalogue_table(catalogue: "Catalogue", encoding: str = "utf-8") -> "Table":
+    """A row a ladder, in their order, within 80 columns; bitrates in kb/s."""
+    from vqaloop.core.text import printable
+    from vqaloop.report.console import table
+
+    names = [
+        printable(entry.name).encode(encoding, "backslashreplace").decode(encoding)
+        for entry in catalogue.entries
+    ]
+    rows = [
+        [name, entry.codec, *_cells(entry)]
+        for name, entry in zip(names, catalogue.entries, strict=True)
+    ]
+    headings = ("title", "codec", "rungs", "top size", "kb/s", "score", "encodes", "state")
+    drawn = table(headings, rows, left=(0, len(headings) - 1))
+    drawn.columns[0].max_width = 22
+    return drawn
+
+
+def _cells(entry: "Entry") -> list[str]:
+    from vqaloop.core.text import shown, shown_rate
+
+    if not entry.about:
+        return ["-"] * 5 + ["failed"]
+    rungs = entry.about["rungs"]
+    low, top = rungs[0], rungs[-1]
+    return [
+        str(len(rungs)),
+        f"{top['width']}x{top['height']}",
+        f"{shown_rate(low['bitrate_kbps'])}-{shown_rate(top['bitrate_kbps'])}",
+        shown(top["score"]),
+        str(entry.about["cost"]["encodes"]),
+        "done" if entry.status == "done" else "doubtful",
+    ]
+
+
+def print_catalogue(options: argparse.Namespace, catalogue: "Catalogue") -> None:
+    """Table, reasons, what it took and where it is, on stdout."""
+    from vqaloop.catalogue.report import cost_line
+    from vqaloop.report.console import WIDTH, console_for
+
+    console = console_for(sys.stdout)
+    table = catalogue_table(catalogue, console.encoding)
+    console.print(table, width=min(console.width, WIDTH))
+    say(options, "")
+    for status, words in (("failed", "failed"), ("untrusted", "not to be trusted")):
+        for entry in catalogue.of_status(status):
+            say(options, f"{entry.name} {entry.codec} {words}: {entry.reason}")
+    say(options, f"{catalogue.summary}: {cost_line(catalogue)}")
+    say(options, f"in {catalogue.folder}")

@@ -1,0 +1,210 @@
+"""The command line. Tables and messages on stdout, progress and errors on stderr.
+
+Exit status: 0 done; 1 done and the answer is no; 2 refused; 3 an answer not to be trusted;
+130 interrupted, and the same command goes on from there.
+"""
+
+import contextlib
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from vqaloop.errors import InputError, VqaloopError
+
+if TYPE_CHECKING:
+    import argparse
+
+
+INTERRUPTED = 130
+TWICE_S = 0.5
+"""Seconds in which a signal that comes twice was sent once: to us, and to our group."""
+LOOK_S = 0.05
+"""Seconds between looks at whether the work is over, or a signal came."""
+GRACE_S = 10.0
+"""Seconds that work which was called off has to clear up, before all ends at once."""
+_KEPT = "what was finished is kept, and the same command goes on from there"
+
+
+class _Signals:
+    """The signals that end a command set a flag, at which whoever waits for the work looks.
+
+    An exception raised from a handler would come up in whatever Python runs at that moment, and is
+    lost in a finaliser or the callback of a weak reference.
+    """
+
+    def __init__(self) -> None:
+        self.first: float | None = None
+        """When the first of them came."""
+        self.over = False
+        """True once there is no work left to call off."""
+
+    def note(self, *_: object) -> None:
+        """The handler: the second time, or with nothing begun, all ends at once."""
+        now = time.monotonic()
+        if self.first is not None:
+            if now - self.first > TWICE_S:
+                self.end_at_once("stopped at once; the same command goes on from there")
+            return
+        self.first = now
+        if self.over or not _anything_begun():
+            self.end_at_once(f"interrupted; {_KEPT}")
+
+    def end_at_once(self, message: str) -> None:
+        """No more Python is run; the guardian stops the programs and removes what is left."""
+        # the cursor may be hidden
+        shown = b"\x1b[?25h" if os.isatty(2) else b""
+        with contextlib.suppress(OSError):
+            os.write(2, shown + f"\nvqaloop: {message}\n".encode())
+        os._exit(INTERRUPTED)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; returns the exit status.
+
+    Args:
+        argv: The words of the command. Without them they are this program's own, which then ends
+            with the command: its signals are not given back.
+    """
+    with _noted_signals(kept=argv is None) as signals:
+        # whoever closed them wants to hear nothing, which is no reason to fail
+        for name in ("stdout", "stderr"):
+            if getattr(sys, name) is None:
+                setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115
+        try:
+            status = _awaited(lambda: _run(argv), signals)
+            sys.stdout.flush()
+            return status
+        except VqaloopError as error:
+            return _refuse(str(error), error.exit_code)
+        except KeyboardInterrupt:
+            return _interrupted()
+        except BrokenPipeError:
+            # whoever read our stdout has left; nothing more can be said there
+            _drop_stdout()
+            return 0
+        except OSError as error:
+            from vqaloop.core.text import quoted
+
+            _drop_stdout()
+            place = f"{quoted(error.filename)}: " if error.filename else ""
+            return _refuse(f"{place}{error.strerror or error}", InputError.exit_code)
+
+
+def _run(argv: Sequence[str] | None) -> int:
+    # what is heavy is imported once signals are noted
+    import logging
+
+    from vqaloop.cli.parser import make_parser
+
+    logging.basicConfig(format="vqaloop: %(message)s", level=logging.WARNING)
+    options = make_parser().parse_args(argv)
+    _check_common(options)
+    with _chosen_ffmpeg(options.ffmpeg):
+        return int(options.run(options))
+
+
+def _awaited(work: Callable[[], int], signals: _Signals | None) -> int:
+    """The answer of `work`, which a signal calls off. Raises what it raises, and
+    KeyboardInterrupt where it was called off."""
+    if signals is None:
+        return work()
+    from vqaloop.core.process import Aside
+
+    try:
+        aside = Aside(work)
+        while not aside.over.wait(LOOK_S):
+            if signals.first is None:
+                continue
+            aside.scope.cancel()
+            if time.monotonic() - signals.first > GRACE_S:
+                signals.end_at_once(f"interrupted; {_KEPT}")
+        if signals.first is not None:
+            raise KeyboardInterrupt
+        return aside.result()
+    finally:
+        signals.over = True
+
+
+def _anything_begun() -> bool:
+    """Whether there may be programs that run, or unfinished files: then there is a guardian."""
+    guardian = sys.modules.get("vqaloop.core.guardian")
+    return guardian is not None and guardian.is_needed()
+
+
+@contextlib.contextmanager
+def _noted_signals(kept: bool) -> Iterator[_Signals | None]:
+    """SIGINT, SIGTERM and SIGHUP end a command with no program left behind; the second time any
+    of them comes, at once. None where all of them are somebody else's."""
+    signals = _Signals()
+    # whoever ignores them (nohup) or handles them, or calls from a thread, is left alone
+    ours = threading.current_thread() is threading.main_thread()
+    ends = {
+        number: before
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+        if ours
+        and (before := signal.getsignal(number)) in (signal.SIG_DFL, signal.default_int_handler)
+    }
+    for number in ends:
+        signal.signal(number, signals.note)
+    try:
+        yield signals if ends else None
+    finally:
+        for number, before in ({} if kept else ends).items():
+            signal.signal(number, before)
+
+
+@contextlib.contextmanager
+def _chosen_ffmpeg(path: str | None) -> Iterator[None]:
+    """--ffmpeg stands for $VQALOOP_FFMPEG while a command runs."""
+    before = os.environ.get("VQALOOP_FFMPEG")
+    if path is not None:
+        os.environ["VQALOOP_FFMPEG"] = path
+    try:
+        yield
+    finally:
+        if path is not None:
+            os.environ.pop("VQALOOP_FFMPEG")
+            if before is not None:
+                os.environ["VQALOOP_FFMPEG"] = before
+
+
+def _refuse(message: str, status: int) -> int:
+    from vqaloop.core.text import printable
+
+    print(f"vqaloop: {printable(message)}", file=sys.stderr)
+    return status
+
+
+def _interrupted() -> int:
+    from vqaloop.core.process import kill_all
+
+    kill_all()
+    return _refuse(f"interrupted; {_KEPT}", INTERRUPTED)
+
+
+def _drop_stdout() -> None:
+    """Let go of a stdout that takes nothing more, or Python complains of it when it ends."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _check_common(options: "argparse.Namespace") -> None:
+    """Refuse what no command can do, before any work: also a JSON document with no place."""
+    from vqaloop.core.folders import check_writable
+    from vqaloop.core.text import quoted
+    from vqaloop.execution.checks import check_run
+
+    check_run(options.workers, options.seed, options.device)
+    if not options.json or options.json == "-":
+        return
+    path = Path(options.json)
+    if path.is_dir():
+        raise InputError(f"--json {quoted(path)} is a folder; name a file")
+    check_writable(path.parent, "name another file with --json")

@@ -1,0 +1,39 @@
+"""What commands print and write: messages on stdout, the JSON document where asked for."""
+
+import argparse
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+from vqaloop.core.files import write_whole
+from vqaloop.core.text import printable, quoted
+from vqaloop.errors import InputError
+
+UNTRUSTED = 3
+
+
+def emit(options: argparse.Namespace, document: Any) -> None:
+    """Write the JSON document where it was asked for, whole or not at all."""
+    if not options.json:
+        return
+    text = json.dumps(document, indent=1, allow_nan=False) + "\n"
+    if options.json == "-":
+        sys.stdout.write(text)
+        return
+    path = Path(options.json)
+    if not path.exists() or path.is_file():
+        write_whole(path, text)
+        return
+    try:
+        # a pipe or a device is written to, never replaced
+        path.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise InputError(f"could not write {quoted(path)}: {error.strerror or error}") from error
+
+
+def say(options: argparse.Namespace, text: str) -> None:
+    """A message for people; stdout is left alone when the JSON goes there."""
+    if options.json != "-":
+        encoding = sys.stdout.encoding or "utf-8"
+        print(printable(text).encode(encoding, "backslashreplace").decode(encoding))

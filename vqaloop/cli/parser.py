@@ -1,0 +1,74 @@
+"""What the command line takes: every command with its options."""
+
+import argparse
+from collections.abc import Callable
+
+from vqaloop.cli.arguments import Parser
+from vqaloop.cli.deliver import add_deliver
+from vqaloop.cli.encode import add_encode
+from vqaloop.cli.encoders import add_encoders
+from vqaloop.cli.ladder import add_ladder
+from vqaloop.cli.options import (
+    Named,
+    whole,
+)
+from vqaloop.cli.regress import add_regress
+from vqaloop.cli.report import add_report
+from vqaloop.cli.sample import add_sample
+from vqaloop.cli.score import add_score
+from vqaloop.cli.training import add_corpus, add_distill, add_evaluate
+from vqaloop.cli.tune import add_tune
+from vqaloop.core.version import __version__
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """All commands and their options."""
+    parser = Parser(
+        prog="vqaloop",
+        description="Per-title bitrate ladders with a learned quality model in the encoding loop.",
+        epilog="Exit status: 0 done, 1 the answer is no, 2 refused, 3 not to be trusted, "
+        "130 interrupted (run it again to go on).",
+    )
+    parser.add_argument("--version", action="version", version=f"vqaloop {__version__}")
+    choices = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    common = Parser(add_help=False)
+    group = common.add_argument_group("common options")
+    group.add_argument("--json", metavar="FILE", help="write one JSON document; - for stdout")
+    group.add_argument(
+        "--device", default="auto", metavar="auto|cpu|cuda", help="where the network runs"
+    )
+    group.add_argument(
+        "--workers", type=whole, default=1, action=Named, metavar="N", help="trials at a time"
+    )
+    group.add_argument(
+        "--seed",
+        type=whole,
+        default=0,
+        metavar="N",
+        help="the same command, seed and program give the same answer, but for --prior own, "
+        "--budget and time limits",
+    )
+    group.add_argument("--no-cache", action="store_true", help="neither read nor fill the cache")
+    group.add_argument("--ffmpeg", metavar="PATH", help="another ffmpeg (or $VQALOOP_FFMPEG)")
+    group.add_argument("--quiet", action="store_true", help="no progress")
+
+    def command(name: str, run: Callable[..., int], summary: str) -> Parser:
+        made = choices.add_parser(
+            name, help=summary, description=summary, parents=[common], allow_abbrev=False
+        )
+        made.set_defaults(run=run)
+        return made
+
+    added = (
+        add_sample,
+        add_ladder,
+        add_score,
+        add_tune,
+        add_encode,
+        add_deliver,
+        add_regress,
+        add_report,
+    )
+    for add in (*added, add_corpus, add_distill, add_evaluate, add_encoders):
+        add(command)
+    return parser

@@ -1,0 +1,73 @@
+"""`vqaloop score`."""
+
+import argparse
+from pathlib import Path
+
+from vqaloop.cli.arguments import Command
+from vqaloop.cli.options import (
+    metric_option,
+)
+from vqaloop.cli.output import emit, say
+
+
+def run_score(options: argparse.Namespace) -> int:
+    from vqaloop.core.text import parse_size
+    from vqaloop.execution.checks import check_metric
+    from vqaloop.quality.sampling_precision import unreached
+    from vqaloop.quality.scorer import Scorer
+    from vqaloop.records import rounded
+
+    scorer = Scorer(
+        options.metric,
+        device=options.device,
+        seed=options.seed,
+        weights=options.weights,
+        score_precision=options.score_precision,
+        allow_hdr=options.allow_hdr,
+    )
+    check_metric(scorer.metric, options.weights, options.reference is not None)
+    canvas = parse_size(options.canvas) if options.canvas else None
+    if canvas is None and options.reference is None:
+        canvas = scorer.canvas_of(options.video)
+    found = scorer.score(options.video, options.reference, canvas)
+    low, high = found.interval or (found.value, found.value)
+    spread = f" (95 % interval {low:.1f} to {high:.1f})" if found.interval else ""
+    say(options, f"{found.value:.2f}  {found.metric}, {found.mode}{spread}")
+    for warning in unreached([found], scorer.metric):
+        say(options, f"warning: {warning}")
+    if canvas is not None:
+        given = "--canvas" if options.canvas else "its ladder's source; --canvas sets another"
+        say(options, f"Judged at {canvas[0]}x{canvas[1]} ({given}).")
+    if found.mode == "no-reference":
+        say(
+            options,
+            "Without its original a video is judged coarsely; give --reference if you have it.",
+        )
+    emit(
+        options,
+        {
+            "value": rounded(found.value),
+            "mode": found.mode,
+            "metric": found.metric,
+            "label": found.label,
+            "weights_sha256": found.weights_sha256,
+            "interval": [rounded(v) for v in found.interval] if found.interval else None,
+            "clips": [rounded(v) for v in found.clips],
+            "canvas": None if canvas is None else list(canvas),
+        },
+    )
+    return 0
+
+
+def add_score(command: Command) -> None:
+    score = command("score", run_score, "score one video, alone or against its original")
+    score.add_argument("video", metavar="VIDEO", type=Path)
+    score.add_argument("--reference", metavar="REF", type=Path, help="the original")
+    score.add_argument(
+        "--canvas",
+        metavar="WxH",
+        help="without --reference: judge at this size, that of the original (default: of a rung "
+        "beside its ladder.json the size of its source, else the video's own)",
+    )
+    score.add_argument("--allow-hdr", action="store_true", help="score PQ and HLG all the same")
+    metric_option(score)

@@ -1,0 +1,246 @@
+"""`vqaloop corpus`, `distill` and `evaluate`."""
+
+import argparse
+import os
+from pathlib import Path
+
+from vqaloop.cli.arguments import Command
+from vqaloop.cli.options import (
+    whole,
+)
+from vqaloop.cli.output import emit, say
+from vqaloop.core.ffmpeg import ffmpeg_path
+from vqaloop.core.text import counted, printable, quoted
+from vqaloop.errors import InputError
+
+
+def run_corpus(options: argparse.Namespace) -> int:
+    from vqaloop.report.progress import Progress
+    from vqaloop.training.corpus import CorpusPlan, build_corpus, find_scenes, synthetic_scenes
+
+    if options.dataset:
+        return _scored_set(options)
+    scenes = find_scenes(options.sources, options.windows)
+    if options.basis:
+        scenes = [scene for scene in scenes if scene.basis == options.basis]
+        if not scenes:
+            raise InputError(f"no material with licence_basis {options.basis!r}")
+    scenes += synthetic_scenes(options.synthetic)
+    plan = CorpusPlan(encodes=options.encodes, crops=options.crops, seed=options.seed)
+    with Progress(quiet=options.quiet) as progress:
+        shards = build_corpus(
+            scenes,
+            options.out,
+            plan,
+            ffmpeg=ffmpeg_path(),
+            workers=options.workers,
+            report=progress.log,
+        )
+    say(options, f"{len(shards)} of {counted(len(scenes), 'scene')} in {options.out}")
+    emit(options, {"scenes": len(scenes), "shards": [path.name for path in shards]})
+    return 0
+
+
+def _scored_set(options: argparse.Namespace) -> int:
+    from vqaloop.quality.clip_views import View
+    from vqaloop.report.progress import Progress
+    from vqaloop.training.datasets import read_dataset
+    from vqaloop.training.prepare import prepare
+
+    if len(options.sources) != 1:
+        raise InputError(f"--dataset takes one folder or table, not {len(options.sources)}")
+    view = View(options.view, options.frames, options.stride, options.size, options.clips)
+    dataset = read_dataset(options.dataset, options.sources[0], options.scale)
+    with Progress(quiet=options.quiet) as progress:
+        shards = prepare(
+            dataset,
+            options.out,
+            view,
+            ffmpeg=ffmpeg_path(),
+            workers=options.workers,
+            seed=options.seed,
+            report=progress.log,
+        )
+    say(options, f"{counted(len(shards), 'content')} in {options.out}; see report.json there")
+    emit(options, {"label": dataset.label, "shards": [path.name for path in shards]})
+    return 0
+
+
+def run_distill(options: argparse.Namespace) -> int:
+    from vqaloop.models.device import pick_device
+    from vqaloop.report.progress import Progress
+    from vqaloop.training.recipe import read_recipe
+    from vqaloop.training.train import train
+
+    with Progress(quiet=options.quiet) as progress:
+        weights = train(
+            read_recipe(options.recipe),
+            device=pick_device(options.device),
+            resume=not options.restart,
+            report=progress.log,
+        )
+    # of several processes the first speaks
+    if os.environ.get("RANK", "0") == "0":
+        say(options, f"weights in {weights}")
+        emit(options, {"weights": str(weights)})
+    return 0
+
+
+def run_evaluate(options: argparse.Namespace) -> int:
+    from vqaloop.models.device import pick_device
+    from vqaloop.models.weights import load_student
+    from vqaloop.quality.metric import shipped_weights
+    from vqaloop.report.progress import Progress
+    from vqaloop.training.evaluate import METRICS, evaluate, judge
+    from vqaloop.training.evaluation_report import figures_text, write_evaluation
+    from vqaloop.training.shards import load_shard, shard_paths, title_of, trained_titles
+
+    metrics = options.metrics.split(",") if options.metrics else []
+    if not set(metrics) <= set(METRICS):
+        raise InputError(f"--metrics {options.metrics!r}: choose among {', '.join(METRICS)}")
+    if options.crops is not None and options.crops < 1:
+        raise InputError(f"--crops {options.crops} is too few; give 1 or more")
+    shipped = {path.stem: path for path in shipped_weights()}
+    path = shipped.get(options.weights, Path(options.weights))
+    if not path.exists():
+        raise InputError(f"no weights {quoted(path)}; give a file, or one of {', '.join(shipped)}")
+    student, about = load_student(path)
+    known = frozenset[str]() if options.all else trained_titles(about)
+    there = shard_paths(options.datasets)
+    paths = [path for path in there if title_of(path) not in known] if known else there
+    if not paths:
+        raise InputError(
+            f"{options.weights} was trained on all titles there; give others, or judge these all "
+            "the same with --all"
+        )
+    if options.output:
+        _check_place(options.output)
+    device = pick_device(options.device)
+    with Progress(quiet=options.quiet) as progress:
+        found = judge(
+            student.to(device),
+            map(load_shard, paths),
+            device,
+            crops=options.crops,
+            metrics=metrics,
+            ffmpeg=ffmpeg_path(),
+            seed=options.seed,
+            report=progress.log,
+        )
+    figures = {
+        "weights": printable(options.weights),
+        "weights_sha256": about["sha256"],
+        **evaluate(found.table, found.crops, seed=options.seed),
+    }
+    if len(paths) < len(there):
+        left = counted(len(there) - len(paths), "scene")
+        say(options, f"left out {left} of titles it was trained on")
+    for line in figures_text(figures).splitlines():
+        say(options, line)
+    if options.output:
+        _make_folder(options.output)
+        write_evaluation(options.output, found, figures)
+        say(options, f"wrote {options.output}")
+    emit(options, figures)
+    return 0
+
+
+def _check_place(folder: Path) -> None:
+    """Raises InputError where no such folder could be made and written to; none is made yet."""
+    from vqaloop.core.folders import check_writable
+
+    there = folder
+    while not there.exists() and there != there.parent:
+        there = there.parent
+    check_writable(there, "name another folder with -o")
+
+
+def _make_folder(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        name = quoted(folder)
+        raise InputError(f"could not make {name}: {error.strerror or error}") from error
+
+
+def add_corpus(command: Command) -> None:
+    corpus = command(
+        "corpus",
+        run_corpus,
+        "make a labelled set, from pristine material or of opinion scores",
+    )
+    corpus.add_argument(
+        "sources",
+        metavar="SOURCE",
+        type=Path,
+        nargs="+",
+        help="videos, pictures, and folders of them; with --dataset, its one folder or table",
+    )
+    corpus.add_argument("out", metavar="OUT", type=Path, help="folder for the shards")
+    corpus.add_argument(
+        "--encodes", type=whole, default=30, metavar="N", help="encodes a scene (default: 30)"
+    )
+    corpus.add_argument(
+        "--crops", type=whole, default=24, metavar="N", help="crops an encode (default: 24)"
+    )
+    corpus.add_argument(
+        "--windows", type=whole, default=1, metavar="N", help="scenes of each video (default: 1)"
+    )
+    corpus.add_argument(
+        "--synthetic", type=whole, default=0, metavar="N", help="scenes to generate besides"
+    )
+    corpus.add_argument(
+        "--basis", metavar="B", help="only material whose MANIFEST.csv row has this licence_basis"
+    )
+    scored = corpus.add_argument_group("a published set of opinion scores (docs/datasets.md)")
+    scored.add_argument(
+        "--dataset", metavar="NAME", help="waterloo, bvi-hd, avt-vqdb, or csv for any table"
+    )
+    scored.add_argument(
+        "--scale", metavar="WORST:BEST", help="of csv: 1:5, or 100:0 for DMOS (default: 0:100)"
+    )
+    scored.add_argument(
+        "--view", default="native", metavar="V", help="native (default), squeezed or fragments"
+    )
+    scored.add_argument(
+        "--frames", type=whole, default=8, metavar="N", help="frames of a clip (default: 8)"
+    )
+    scored.add_argument(
+        "--stride", type=whole, default=8, metavar="N", help="every Nth frame (default: 8)"
+    )
+    scored.add_argument(
+        "--size", type=whole, default=224, metavar="N", help="pixels a side (default: 224)"
+    )
+    scored.add_argument(
+        "--clips", type=whole, default=4, metavar="N", help="clips of a video (default: 4)"
+    )
+
+
+def add_distill(command: Command) -> None:
+    distill = command("distill", run_distill, "train a student by a recipe")
+    distill.add_argument(
+        "recipe", metavar="RECIPE", type=Path, help="a recipe.toml, its folder, or one by name"
+    )
+    distill.add_argument("--restart", action="store_true", help="ignore an earlier checkpoint")
+
+
+def add_evaluate(command: Command) -> None:
+    evaluate = command("evaluate", run_evaluate, "figures of a student on a labelled data set")
+    evaluate.add_argument("weights", metavar="WEIGHTS", help="a file, or a shipped name")
+    evaluate.add_argument(
+        "datasets", metavar="DATASET", type=Path, nargs="+", help="a folder of shards"
+    )
+    evaluate.add_argument(
+        "--metrics",
+        metavar="NAME,...",
+        help="other metrics to judge on the same crops: psnr, ssim, xpsnr",
+    )
+    evaluate.add_argument(
+        "--crops", type=whole, metavar="N", help="crops of each encode (default: all)"
+    )
+    evaluate.add_argument(
+        "--all", action="store_true", help="judge titles it was trained on as well"
+    )
+    evaluate.add_argument(
+        "-o", "--output", type=Path, metavar="DIR", help="tables, plots and the worst encodes"
+    )

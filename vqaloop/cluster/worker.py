@@ -1,0 +1,325 @@
+"""What a node of a Ray cluster does for us: orders come in, answers go out.
+
+Errors of ours travel as data, so that they arrive as what they are and without a traceback. The
+work runs in a thread beside the one that Ray interrupts: an order called off stops its programs
+within a moment, and whatever kills the process leaves the rest to its guardian.
+"""
+
+import contextlib
+import fcntl
+import json
+import os
+import socket
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, TypeVar
+
+from vqaloop import errors
+from vqaloop.cluster.connection import import_ray
+from vqaloop.cluster.file_transfer import CHUNK_BYTES, Missing, Parcel, received
+from vqaloop.cluster.parity import Tools, check_terms, check_version, same_ffmpeg
+from vqaloop.core import guardian, process
+from vqaloop.core.files import scratch
+from vqaloop.core.folders import cache_folder
+from vqaloop.core.text import quoted
+from vqaloop.encoding.encode import encode
+from vqaloop.errors import EncodeFailed, EncoderMissing, ToolError, VqaloopError
+from vqaloop.quality import full_reference
+from vqaloop.quality.metric import ClassicalMetric, Metric
+from vqaloop.quality.student_metric import StudentMetric
+from vqaloop.records import Encode, Score
+
+Made = TypeVar("Made")
+
+METRICS_KEPT = 8
+"""Metrics that a process keeps: as many as it has orders at once, since one that looks scene by
+scene is of a single title. Those of the same weights share one network; what they keep of titles
+(students.ANCHOR_BYTES) is each one's own."""
+LOOK_S = 0.1
+"""Seconds between looks at whether an order was called off."""
+
+
+@dataclass(frozen=True)
+class Order:
+    """Something to be done on any node."""
+
+    kind: str
+    """One of WORK."""
+    tools: Tools
+    parcels: Mapping[str, Parcel]
+    """Files it needs, by the names they go by in the work."""
+    facts: Mapping[str, Any]
+    """All else it needs."""
+    look: bool = True
+    """Whether a file may be where its sender has it."""
+
+    def with_sent(self, sha256: str, send: Callable[[Parcel], Parcel]) -> "Order":
+        """The same, with the file of that content sent along."""
+        parcels = {
+            name: send(parcel) if parcel.sha256 == sha256 else parcel
+            for name, parcel in self.parcels.items()
+        }
+        return replace(self, parcels=parcels)
+
+
+@dataclass(frozen=True)
+class Failure:
+    """An error of ours, as data."""
+
+    kind: str
+    message: str
+    again: bool = False
+
+    def error(self) -> VqaloopError:
+        kind = getattr(errors, self.kind, ToolError)
+        if issubclass(kind, EncodeFailed):
+            return EncodeFailed(self.message, again=self.again)
+        made: VqaloopError = kind(self.message)
+        return made
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What became of an order: one of the three."""
+
+    node: str
+    made: Any = None
+    failure: Failure | None = None
+    missing: str | None = None
+    """SHA-256 of a file that this node lacks."""
+
+
+@dataclass(frozen=True)
+class EncodedFile:
+    """An encode, and the bytes of its file or Ray's references to them."""
+
+    record: Encode
+    chunks: tuple[Any, ...] = field(repr=False)
+
+
+def node_name() -> str:
+    """How people know this node."""
+    return f"{socket.gethostname()} ({import_ray().util.get_node_ip_address()})"
+
+
+def carry_out(order: Order) -> Answer:
+    """Do what is ordered."""
+    ray = import_ray()
+    guardian.live_apart()
+    node, there = node_name(), dict[str, str]()
+    try:
+        with contextlib.ExitStack() as stack:
+            check_version(order.tools, node)
+            files = {}
+            for name, parcel in order.parcels.items():
+                path = stack.enter_context(received(parcel, ray.get, look=order.look))
+                files[name], there[os.fspath(path)] = path, parcel.path
+            ffmpeg = same_ffmpeg(order.tools, node)
+            return Answer(node, _interruptibly(lambda: WORK[order.kind](order, files, ffmpeg)))
+    except Missing as missing:
+        return Answer(node, missing=missing.sha256)
+    except VqaloopError as error:
+        message = str(error)
+        for here, original in there.items():
+            # the user knows the file by the name it has where it came from
+            message = message.replace(quoted(here), quoted(original))
+        if type(error) in (ToolError, EncoderMissing) and node not in message:
+            message += f" (on node {node})"
+        again = getattr(error, "again", False)
+        return Answer(node, failure=Failure(type(error).__name__, message, again))
+
+
+def _interruptibly(work: Callable[[], Made]) -> Made:
+    """`work()` in a thread of its own where this is the one that Ray interrupts."""
+    if threading.current_thread() is not threading.main_thread():
+        return work()
+    aside = process.Aside(work)
+    try:
+        while not aside.over.wait(LOOK_S):
+            pass
+    except BaseException:
+        aside.scope.cancel()
+        while not aside.over.wait(LOOK_S):
+            pass
+        raise
+    return aside.result()
+
+
+@contextlib.contextmanager
+def pinned(count: int) -> Iterator[None]:
+    """The programs this thread starts run on that many processors of their own.
+
+    Of those that no other process of ours on this machine has; where too few are left, on any.
+    """
+    before = os.sched_getaffinity(0)
+    with contextlib.ExitStack() as stack:
+        own: set[int] = set()
+        # too few are let go again at once, or an encode that has no use for them keeps them
+        with contextlib.suppress(OSError), contextlib.ExitStack() as locks:
+            # a machine's own folder: that of the cache may be shared by several
+            folder = cache_folder() / "processors" / socket.gethostname()
+            folder.mkdir(parents=True, exist_ok=True)
+            for number in sorted(before):
+                # the lock is the kernel's, and goes with its holder
+                file = locks.enter_context(open(folder / str(number), "wb"))
+                with contextlib.suppress(BlockingIOError):
+                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    own.add(number)
+                if len(own) == count:
+                    os.sched_setaffinity(0, own)
+                    stack.enter_context(locks.pop_all())
+                    stack.callback(os.sched_setaffinity, 0, before)
+                    break
+        yield
+
+
+def _encode(order: Order, files: Mapping[str, Path], ffmpeg: str) -> EncodedFile:
+    facts = order.facts
+    with scratch() as folder:
+        out = Path(folder, "encode" + facts["suffix"])
+        source = replace(facts["source"], path=files["source"])
+        limit_s = facts["timeout_s"]
+        check_terms(facts["terms"], source, facts["rendition"], ffmpeg, node_name())
+        with pinned(facts["processors"]):
+            made = encode(source, facts["rendition"], out, ffmpeg=ffmpeg, timeout_s=limit_s)
+        with out.open("rb") as file:
+            if made.size_bytes <= CHUNK_BYTES:
+                return EncodedFile(made, (file.read(),))
+            return EncodedFile(
+                made, tuple(map(import_ray().put, iter(lambda: file.read(CHUNK_BYTES), b"")))
+            )
+
+
+def _guard(order: Order, files: Mapping[str, Path], ffmpeg: str) -> dict[str, Score]:
+    source = replace(order.facts["source"], path=files["source"])
+    names, processors = order.facts["names"], order.facts["processors"]
+    with pinned(processors):
+        return full_reference.measure(
+            source, files["encode"], names, ffmpeg=ffmpeg, threads=processors
+        )
+
+
+def _score(order: Order, files: Mapping[str, Path], ffmpeg: str) -> Score:
+    source = replace(order.facts["source"], path=files["source"])
+    metric = _metric(order, files, ffmpeg)
+    if isinstance(metric, ClassicalMetric):
+        # as it does itself, but with no more threads than this order has processors
+        return _guard(order, files, ffmpeg)[metric.name]
+    return metric.measure(source, files["encode"], order.facts["decoder"])
+
+
+def _device() -> str:
+    """cuda or cpu: where a network would run."""
+    from vqaloop.models.device import pick_device
+
+    return pick_device().type
+
+
+WORK: dict[str, Callable[[Order, Mapping[str, Path], str], Any]] = {
+    "encode": _encode,
+    "guard": _guard,
+    "score": _score,
+    "device": lambda order, files, ffmpeg: _device(),
+    "nothing": lambda order, files, ffmpeg: None,
+}
+
+_metrics: OrderedDict[str, Metric] = OrderedDict()
+_metrics_lock = threading.Lock()
+
+
+@dataclass(frozen=True)
+class StudentRecipe:
+    """What makes a student again, but for the file of its weights and ffmpeg."""
+
+    name: str
+    device: str
+    seed: int
+    precision: float | None
+    positions: int
+    scenes: tuple[tuple[int, int], ...]
+
+    @classmethod
+    def of(cls, metric: StudentMetric) -> "StudentRecipe":
+        device, precision = metric.device.type, metric.precision
+        places = metric.positions, metric.scenes
+        return cls(metric.name, device, metric.seed, precision, *places)
+
+    def made(self, weights: Path, ffmpeg: str) -> StudentMetric:
+        student = StudentMetric(
+            self.name,
+            weights,
+            ffmpeg=ffmpeg,
+            device=self.device,
+            seed=self.seed,
+            precision=self.precision,
+        )
+        return student.looking_at(self.positions, self.scenes)
+
+
+def _metric(order: Order, files: Mapping[str, Path], ffmpeg: str) -> Metric:
+    """The driver's metric, made here once, if here it gives the driver's scores.
+
+    Raises ToolError for a node on which it would not.
+    """
+    told, identity = order.facts["metric"], order.facts["identity"]
+    key = json.dumps(identity, sort_keys=True)
+    with _metrics_lock:
+        if key in _metrics:
+            _metrics.move_to_end(key)
+            return _metrics[key]
+        metric: Metric = told
+        if isinstance(told, StudentRecipe):
+            metric = told.made(files["weights"], ffmpeg)
+        elif isinstance(told, ClassicalMetric):
+            metric = replace(told, ffmpeg=ffmpeg)
+        for name, value in metric.identity().items():
+            if value != identity.get(name):
+                raise ToolError(
+                    f"node {node_name()} would give other scores: its {name} is {value} and here "
+                    f"it is {identity.get(name)}; install the same there"
+                )
+        _metrics[key] = metric
+        while len(_metrics) > METRICS_KEPT:
+            _metrics.popitem(last=False)
+    return metric
+
+
+class Scoring:
+    """A process that keeps networks loaded and scores several encodes at once: a Ray actor."""
+
+    def __init__(self, threads: int) -> None:
+        """`threads`: of a network on processors; 0 leaves that to PyTorch."""
+        import torch
+
+        guardian.live_apart()
+        if threads:
+            torch.set_num_threads(threads)
+        self._at_work: dict[int, process.Scope] = {}
+        self._lock = threading.Lock()
+        self._most = 0
+
+    def most_at_once(self) -> int:
+        """Orders that were at work at the same time, at most."""
+        return self._most
+
+    def score(self, number: int, order: Order) -> Answer:
+        """`carry_out`; `number` is what `call_off` knows it by."""
+        scope = process.Scope()
+        with self._lock:
+            self._at_work[number] = scope
+            self._most = max(self._most, len(self._at_work))
+        try:
+            with scope.entered():
+                return carry_out(order)
+        finally:
+            with self._lock:
+                del self._at_work[number]
+
+    def call_off(self, number: int) -> None:
+        """Stop it, if it is still at work."""
+        with self._lock:
+            if number in self._at_work:
+                self._at_work[number].cancel()

@@ -1,0 +1,1 @@
+"""Programs, files, folders, text and checked documents; nothing here knows of video."""

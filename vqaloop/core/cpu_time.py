@@ -1,0 +1,61 @@
+"""CPU seconds of pieces of work that run at the same time in one process."""
+
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from vqaloop.core import process
+
+
+@dataclass
+class Spent:
+    """What one piece of work took; filled in when it ends."""
+
+    cpu_s: float = 0.0
+    wall_s: float = 0.0
+
+
+class Meter:
+    """Splits the CPU time of the process evenly among the pieces of work under way.
+
+    The threads of decoders and of PyTorch serve whoever asked, so no thread's own clock would
+    tell; the pieces together never count a second twice.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._active = 0
+        self._each = 0.0
+        """CPU seconds of one that has been at work since the beginning."""
+        self._at = 0.0
+
+    @property
+    def active(self) -> int:
+        """Pieces of work under way."""
+        return self._active
+
+    def _turn(self, change: int) -> float:
+        with self._lock:
+            now = time.process_time()
+            if self._active:
+                self._each += (now - self._at) / self._active
+            self._at = now
+            self._active += change
+            return self._each
+
+    @contextmanager
+    def measured(self) -> Iterator[Spent]:
+        """Around a piece of work; the programs that this thread runs in it count as its own."""
+        spent = Spent()
+        wall, programs, own = time.monotonic(), process.spent_cpu_s(), self._turn(1)
+        try:
+            yield spent
+        finally:
+            spent.cpu_s = self._turn(-1) - own + process.spent_cpu_s() - programs
+            spent.wall_s = time.monotonic() - wall
+
+
+METER = Meter()
+"""Of this process: its clock is one for all."""

@@ -1,0 +1,67 @@
+"""The ffmpeg program: which one runs, and command lines made from ffmpeg-python graphs."""
+
+import os
+import shlex
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from vqaloop.core.process import QUIET
+from vqaloop.errors import InputError
+
+
+def append_filters(node: Any, text: str) -> Any:
+    """Filters written as in -vf, put after `node` (ffmpeg-python does its own escaping)."""
+
+    def tokens(part: str, separator: str) -> list[str]:
+        lexer = shlex.shlex(part, posix=True)
+        lexer.whitespace, lexer.quotes, lexer.commenters = separator, "'", ""
+        lexer.whitespace_split = True
+        return list(lexer)
+
+    for item in tokens(text, ","):
+        name, _, arguments = item.partition("=")
+        pairs = [argument.partition("=") for argument in tokens(arguments, ":")]
+        named = {key: value for key, equals, value in pairs if equals}
+        node = node.filter(name, *(key for key, equals, _ in pairs if not equals), **named)
+    return node
+
+
+def ffmpeg_path(path: str | os.PathLike[str] | None = None) -> str:
+    """The ffmpeg to run: `path`, else `$VQALOOP_FFMPEG`, else the one imageio-ffmpeg carries.
+
+    Raises InputError when that file is not there or cannot be executed.
+    """
+    chosen = os.fspath(path) if path else os.environ.get("VQALOOP_FFMPEG", "")
+    if not chosen:
+        import imageio_ffmpeg
+
+        try:
+            return str(imageio_ffmpeg.get_ffmpeg_exe())
+        except RuntimeError as error:
+            raise InputError(
+                "no ffmpeg found: reinstall imageio-ffmpeg, or name one with --ffmpeg"
+            ) from error
+    if not (os.path.isfile(chosen) and os.access(chosen, os.X_OK)):
+        raise InputError(f"{chosen} is not an executable ffmpeg; check --ffmpeg or VQALOOP_FFMPEG")
+    return os.path.abspath(chosen)
+
+
+def file_url(path: str | os.PathLike[str]) -> str:
+    """A path as ffmpeg must be given it: no name can then pass for an option or a protocol."""
+    return "file:" + os.fspath(Path(path).absolute())
+
+
+def compiled(
+    graph: Any, ffmpeg: str, files: Mapping[str, str | os.PathLike[str]], *global_args: str
+) -> list[str]:
+    """The argv of an ffmpeg-python graph of which the file names are keys of `files`.
+
+    ffmpeg-python hashes its nodes as UTF-8 and fails on names that are not; it also takes two
+    equal inputs for one, so each is given a key of its own: "INPUT", "REFERENCE", "OUTPUT".
+    ffmpeg reads no stdin, speaks of errors only and overwrites; `global_args` come last of the
+    global options, so they win, and the output stays the last argument.
+    """
+    head = [ffmpeg, *QUIET, *global_args]
+    argv: list[str] = graph.compile(cmd=head)
+    return [file_url(files[part]) if part in files else part for part in argv]

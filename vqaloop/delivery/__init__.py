@@ -1,0 +1,1 @@
+"""`vqaloop deliver`: CMAF segments, HLS and DASH."""

@@ -1,0 +1,225 @@
+"""What of ladders can be delivered: read, checked, and refused with the reason.
+
+A player switches between rungs at any segment, so they must agree on where their key frames are.
+"""
+
+import contextlib
+import os
+import stat
+from collections.abc import Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+
+from vqaloop.core.text import quoted
+from vqaloop.delivery.rates import track_rates
+from vqaloop.delivery.segments import Stream, Track, read_stream
+from vqaloop.errors import InputError, ToolError
+from vqaloop.ladder.store import read_ladder
+from vqaloop.records import Ladder, Rung
+
+KEY_FRAME_S = 2
+"""Seconds between key frames, at most."""
+OVERLONG_S = Fraction(1, 2)
+"""Seconds by which a segment may last longer than was asked for."""
+PEAK_RATIO = 2.0
+"""Peak over average rate from which on a rung is warned of."""
+SHAPE_TOLERANCE = 0.02
+"""Part by which the shape of a rung may differ from that of the largest one."""
+HLS_CODECS = ("h264", "hevc", "av1")
+WHY_NOT = {
+    ("hls", "vp9"): "Apple's HLS authoring specification takes H.264, HEVC and AV1 alone, and "
+    "players of HLS expect no VP9; deliver it with --dash",
+    ("hls", "avs2"): "AVS2 has no codec string (RFC 6381) and no mapping to HLS; it is delivered "
+    "as files",
+    ("dash", "avs2"): "AVS2 has no codec string (RFC 6381) and no MP4 mapping that players take; "
+    "it is delivered as files",
+}
+"""Why a codec does not go into a kind of manifest."""
+
+
+@dataclass(frozen=True)
+class Item:
+    """A rung to be packaged."""
+
+    ladder: Ladder
+    rung: Rung
+    stream: Stream
+
+    @property
+    def path(self) -> Path:
+        return self.ladder.folder / self.rung.file
+
+
+def read_ladders(folders: Sequence[Path]) -> list[Ladder]:
+    """The ladders in these folders or in their folders, of one title and a codec each."""
+    places: list[Path] = []
+    for folder in folders:
+        inner = []
+        if not (folder / "ladder.json").exists():
+            with contextlib.suppress(OSError):
+                inner = sorted(path.parent for path in folder.glob("*/ladder.json"))
+        places += inner or [folder]
+    ladders = [read_ladder(place) for place in places]
+    codecs = [ladder.about["codec"] for ladder in ladders]
+    for ladder, codec in zip(ladders, codecs, strict=True):
+        if codec not in (*HLS_CODECS, "vp9", "avs2"):
+            raise InputError(f"{quoted(ladder.folder)} is of the unknown codec {codec[:40]!r}")
+        if codecs.count(codec) > 1:
+            raise InputError(
+                f"two of the ladders are of {codec}, {quoted(ladder.folder)} among them; name "
+                "one folder of each codec"
+            )
+        first, other = (str(item.about["source"].get("sha256")) for item in (ladders[0], ladder))
+        if first != other:
+            raise InputError(
+                f"{quoted(ladder.folder)} is of another source than {quoted(ladders[0].folder)}; "
+                "deliver one title at a time"
+            )
+    return ladders
+
+
+def is_wanted(asked: Sequence[str], codec: str) -> bool:
+    """Whether any of the kinds of manifest asked for takes this codec."""
+    return any((kind, codec) not in WHY_NOT for kind in asked)
+
+
+def find_refusals(asked: Sequence[str], codecs: Sequence[str]) -> list[dict[str, str]]:
+    """What is asked for and cannot be; InputError when nothing is left of what was asked."""
+    if not asked:
+        raise InputError("neither HLS nor DASH was asked for; nothing is to be delivered")
+    refused = [
+        {"kind": kind, "codec": codec, "reason": WHY_NOT[kind, codec]}
+        for kind in asked
+        for codec in codecs
+        if (kind, codec) in WHY_NOT
+    ]
+    # with both asked for, what can be made is made: AVS2 as files at the least
+    if len(asked) == 1 and len(refused) == len(codecs):
+        note = refused[0]
+        raise InputError(f"no {asked[0].upper()} for {note['codec']}: {note['reason']}")
+    return refused
+
+
+def check_file(ladder: Ladder, rung: Rung) -> Path:
+    """The rung's file; InputError unless it is a file in the ladder's own folder."""
+    path = ladder.folder / rung.file
+    try:
+        # a link could lead anywhere, a pipe would never end
+        if not stat.S_ISREG(os.lstat(path).st_mode):
+            raise InputError(f"{quoted(path)} is a link or no file; rungs must be plain files")
+        if not os.lstat(path).st_size:
+            raise InputError(f"{quoted(path)} is empty; make the ladder again")
+    except OSError as error:
+        raise InputError(
+            f"the rung {quoted(path)} cannot be read: {error.strerror or error}; make the ladder "
+            "again"
+        ) from error
+    return path
+
+
+def open_rung(ladder: Ladder, rung: Rung) -> Item:
+    """A rung to be packaged, read and checked; raises InputError where it cannot be."""
+    path = check_file(ladder, rung)
+    stream = read_stream(path)
+    if stream.codec != ladder.about["codec"]:
+        raise InputError(
+            f"{quoted(path)} holds {stream.codec}, and its ladder is of {ladder.about['codec']}; "
+            "make the ladder again"
+        )
+    return Item(ladder, rung, stream)
+
+
+def check_alignment(items: Sequence[Item]) -> None:
+    """Raises InputError unless a player may switch between any two rungs at any key frame."""
+    if not items:
+        return
+    first = items[0]
+    near = 1 / (2 * first.stream.fps)
+    for item in items:
+        stream, name = item.stream, quoted(item.path)
+        if stream.fps != first.stream.fps:
+            raise InputError(
+                f"{name} has {float(stream.fps):.6g} frames a second and "
+                f"{quoted(first.path)} {float(first.stream.fps):.6g}; make the ladders again"
+            )
+        if abs(stream.end - first.stream.end) > near:
+            raise InputError(
+                f"{name} lasts {float(stream.end):.3f} s and {quoted(first.path)} "
+                f"{float(first.stream.end):.3f} s; make the ladders again"
+            )
+        pairs = zip((*stream.keys, stream.end), (*first.stream.keys, stream.end), strict=False)
+        apart = next(((a, b) for a, b in pairs if abs(a - b) > near), None)
+        if apart:
+            raise InputError(
+                f"the key frames do not align: {name} has one at {float(apart[0]):.3f} s where "
+                f"{quoted(first.path)} has one at {float(apart[1]):.3f} s, so no player could "
+                "switch there; make all rungs with the same GOP and no scene cuts"
+            )
+        gaps = zip(stream.keys, (*stream.keys[1:], stream.end), strict=True)
+        widest = max(((after - before, before) for before, after in gaps), key=lambda gap: gap[0])
+        # a GOP is a whole number of frames
+        if widest[0] > KEY_FRAME_S + 2 * near:
+            raise InputError(
+                f"{name} has no key frame for {float(widest[0]):.3f} s from "
+                f"{float(widest[1]):.3f} s on; one every {KEY_FRAME_S} s is needed"
+            )
+
+
+def segment_length(stream: Stream, segment_s: float) -> Fraction:
+    """Seconds of a segment: whole GOPs, as near to `segment_s` as they come."""
+    keys = (*stream.keys, stream.end)
+    gop = keys[1] - keys[0]
+    # a half is rounded down: segments longer than asked for are the worse fault
+    count = max(1, -(-(Fraction(segment_s) / gop - Fraction(1, 2)) // 1))
+    return gop * count
+
+
+def check_track(track: Track, first: Track, item: Item, segment_s: float) -> None:
+    """Refuse a track that is not what its ladder says, or was not cut as `first` was."""
+    entry, name = track.entry, quoted(item.path)
+    assert entry is not None
+    if (entry.width, entry.height) != (item.rung.width, item.rung.height):
+        raise InputError(
+            f"{name} is {entry.width}x{entry.height}, and ladder.json says {item.rung.width}x"
+            f"{item.rung.height}; make the ladder again"
+        )
+    if [s.start for s in track.segments] != [s.start for s in first.segments]:
+        raise ToolError(f"ffmpeg cut {name} at other times than the other rungs")
+    longest = max(s.duration for s in track.segments)
+    limit = max(Fraction(segment_s), *(k.duration for k in track.keyframes)) + OVERLONG_S
+    if longest > limit:
+        raise ToolError(f"ffmpeg wrote a segment of {float(longest):.3f} s of {name}")
+
+
+def find_doubts(tracks: Sequence[Track]) -> list[str]:
+    """What the rules advise against and a rung does all the same."""
+    found = []
+    entries = [track.entry for track in tracks if track.entry]
+    largest = max(entries, key=lambda e: e.width * e.height)
+    captioned = dict.fromkeys(track.codec for track in tracks if track.captions)
+    bare = dict.fromkeys(track.codec for track in tracks if not track.captions)
+    if captioned and bare:
+        found.append(
+            f"closed captions are in the pictures of {', '.join(captioned)} and not in those of "
+            f"{', '.join(bare)}; they go away where a player changes to these"
+        )
+    for track, entry in zip(tracks, entries, strict=True):
+        rates = track_rates(track)
+        if rates.peak > PEAK_RATIO * rates.mean:
+            found.append(
+                f"{track.name}: its peak is {rates.peak / rates.mean:.1f} times its average rate; "
+                f"at most {PEAK_RATIO:g} is advised, encode with a cap on the bitrate"
+            )
+        shape = (entry.width / entry.height) / (largest.width / largest.height)
+        if abs(shape - 1) > SHAPE_TOLERANCE:
+            found.append(
+                f"{track.name}: its shape differs from that of {largest.width}x{largest.height}; "
+                "all variants should have one"
+            )
+        if track.codec == "h264" and entry.config[1] > 100:
+            found.append(
+                f"{track.name}: a profile above High ({track.codecs}), which most players cannot "
+                "decode; make the ladder with --bit-depth 8"
+            )
+    return found

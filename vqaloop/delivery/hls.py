@@ -1,0 +1,101 @@
+"""The manifests: HLS playlists (RFC 8216 and its successor) and the DASH MPD (ISO/IEC 23009-1).
+
+Text only, from tracks that were measured as they were written. Names in them are our own: nothing
+of a ladder's or source's text gets in.
+"""
+
+from collections.abc import Sequence
+from fractions import Fraction
+
+from vqaloop.bitstream.codec_strings import video_range
+from vqaloop.delivery.rates import _entry, iframe_rates, variant_rates
+from vqaloop.delivery.segments import AUDIO_CHANNELS, INIT, Track, target_duration
+
+MEDIA = "media.m3u8"
+IFRAMES = "iframes.m3u8"
+MASTER = "master.m3u8"
+FIRST_BPS = 2_000_000
+"""Bits a second of the variant to start with, by Apple's authoring specification."""
+_HLS_VERSION = 7
+_START_ORDER = ("h264", "hevc", "av1")
+
+
+def media_playlist(track: Track) -> str:
+    """All segments of a track."""
+    lines = [
+        *_head([s.duration for s in track.segments]),
+        "#EXT-X-INDEPENDENT-SEGMENTS",
+        f'#EXT-X-MAP:URI="{INIT}"',
+    ]
+    for segment in track.segments:
+        lines += [f"#EXTINF:{float(segment.duration):.6f},", segment.file]
+    return _text([*lines, "#EXT-X-ENDLIST"])
+
+
+def iframe_playlist(track: Track) -> str:
+    """The key frames of a track, each a range of bytes of a segment."""
+    lines = [
+        *_head([k.duration for k in track.keyframes]),
+        "#EXT-X-I-FRAMES-ONLY",
+        f'#EXT-X-MAP:URI="{INIT}"',
+    ]
+    for key in track.keyframes:
+        lines += [
+            f"#EXTINF:{float(key.duration):.6f},",
+            f"#EXT-X-BYTERANGE:{key.size_bytes}@{key.offset}",
+            key.file,
+        ]
+    return _text([*lines, "#EXT-X-ENDLIST"])
+
+
+def _head(durations: Sequence[Fraction]) -> list[str]:
+    return [
+        "#EXTM3U",
+        f"#EXT-X-VERSION:{_HLS_VERSION}",
+        f"#EXT-X-TARGETDURATION:{target_duration(durations)}",
+        "#EXT-X-MEDIA-SEQUENCE:1",
+        "#EXT-X-PLAYLIST-TYPE:VOD",
+    ]
+
+
+def master_playlist(tracks: Sequence[Track], audio: Track | None) -> str:
+    """All variants; first the one a player should start with, the others ascending."""
+    lines = ["#EXTM3U", f"#EXT-X-VERSION:{_HLS_VERSION}", "#EXT-X-INDEPENDENT-SEGMENTS"]
+    if audio:
+        language = f',LANGUAGE="{audio.language}"' if audio.language else ""
+        lines.append(
+            f'#EXT-X-MEDIA:TYPE=AUDIO,GROUP-ID="audio",NAME="Main"{language},DEFAULT=YES,'
+            f'AUTOSELECT=YES,CHANNELS="{AUDIO_CHANNELS}",URI="{audio.name}/{MEDIA}"'
+        )
+    # NONE speaks for all variants; where nothing is said players look into the pictures
+    captions = "" if any(track.captions for track in tracks) else ",CLOSED-CAPTIONS=NONE"
+    first = _start(tracks, audio)
+    for track in [first, *(t for t in tracks if t is not first)]:
+        entry, rates = _entry(track), variant_rates(track, audio)
+        codecs = f"{track.codecs},{audio.codecs}" if audio else track.codecs
+        group = ',AUDIO="audio"' if audio else ""
+        lines += [
+            f"#EXT-X-STREAM-INF:BANDWIDTH={rates.peak},AVERAGE-BANDWIDTH={rates.mean},"
+            f'CODECS="{codecs}",RESOLUTION={entry.width}x{entry.height},'
+            f"FRAME-RATE={float(track.fps):.3f},VIDEO-RANGE={video_range(entry)}{group}"
+            f"{captions}",
+            f"{track.name}/{MEDIA}",
+        ]
+    for track in tracks:
+        entry, rates = _entry(track), iframe_rates(track)
+        lines.append(
+            f"#EXT-X-I-FRAME-STREAM-INF:BANDWIDTH={rates.peak},AVERAGE-BANDWIDTH={rates.mean},"
+            f'CODECS="{track.codecs}",RESOLUTION={entry.width}x{entry.height},'
+            f'VIDEO-RANGE={video_range(entry)},URI="{track.name}/{IFRAMES}"'
+        )
+    return _text(lines)
+
+
+def _start(tracks: Sequence[Track], audio: Track | None) -> Track:
+    known = [t for codec in _START_ORDER for t in tracks if t.codec == codec]
+    same = [t for t in known if t.codec == known[0].codec]
+    return min(same, key=lambda t: abs(variant_rates(t, audio).mean - FIRST_BPS))
+
+
+def _text(lines: Sequence[str]) -> str:
+    return "\n".join(lines) + "\n"

@@ -1,0 +1,101 @@
+"""Of a source's tracks: which sound a delivery takes, and what it leaves out."""
+
+import contextlib
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from av.stream import Disposition
+
+from vqaloop.core.files import file_sha256
+from vqaloop.core.text import counted, quoted
+from vqaloop.media.container import main_video, opened
+from vqaloop.ratecontrol.other_tracks import is_chapter_text
+from vqaloop.records import Ladder
+
+_LANGUAGE = re.compile(r"[A-Za-z]{2,3}(-[A-Za-z0-9]{1,8})*")
+_ALSO = {"attachment": "attachment", "data": "data track", "video": "cover picture"}
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What is delivered of a source beside its pictures."""
+
+    audio: int | None
+    """The place of its audio track among those of the source, from 0; None for no sound."""
+    warnings: tuple[str, ...]
+    """What is left out or reduced."""
+
+
+def source_of(ladder: Ladder, audio: bool, warnings: list[str]) -> Path | None:
+    """The source, if that very file is still there and may hold more than pictures.
+
+    Appends to `warnings` where it is gone and sound is wanted.
+    """
+    source = ladder.about["source"]
+    if (source.get("input_options") or {}).get("f") == "rawvideo":
+        return None
+    path, same = Path(source["path"]), None
+    with contextlib.suppress(OSError, ValueError):
+        # by content: ladder.json may have come from anywhere, and so may the file
+        same = file_sha256(path) == source.get("sha256") if path.is_file() else None
+    if same:
+        return path
+    why = "is not there" if same is None else "is no longer the file it was"
+    if audio:
+        warnings.append(f"the sound is left out, since the source {quoted(path)} {why}")
+    return None
+
+
+def choose_tracks(source: Path, audio: bool) -> Choice:
+    """The sound to deliver: the first track that is flagged default, else the first.
+
+    Tracks of unknown codecs do not count. `audio` is false where no sound is wanted; none is then
+    missed. Raises InputError for a file that cannot be read.
+    """
+    with opened(source) as container:
+        tracks = list(container.streams.audio) if audio and container.streams.video else []
+        known = [track for track in tracks if track.codec_context is not None]
+        flagged = [track for track in known if track.disposition & Disposition.default]
+        chosen: Any = next(iter(flagged or known), None)
+        warnings = []
+        for place, track in enumerate(tracks, 1):
+            about = f"audio track {place} ({_told(track)})"
+            if track is not chosen:
+                warnings.append(f"{about} is left out; {_instead(tracks, chosen)} is delivered")
+            elif track.codec_context.layout.nb_channels > 2:
+                warnings.append(f"{about} is reduced to stereo")
+        warnings += [
+            f"subtitle track {place} ({_told(track)}) is left out; no subtitles are delivered"
+            for place, track in enumerate(container.streams.subtitles, 1)
+        ]
+        rest = _rest(container)
+        if rest:
+            warnings.append(f"left out of the source too: {', '.join(rest)}")
+        return Choice(tracks.index(chosen) if chosen in tracks else None, tuple(warnings))
+
+
+def _instead(tracks: list[Any], chosen: Any) -> str:
+    return "none" if chosen is None else f"track {tracks.index(chosen) + 1} ({_told(chosen)})"
+
+
+def _rest(container: Any) -> list[str]:
+    """What else there is, counted."""
+    main = main_video(container)
+    kinds = [
+        _ALSO[stream.type]
+        for stream in container.streams
+        if stream.type in _ALSO and stream is not main and not is_chapter_text(stream)
+    ]
+    kinds += ["chapter"] * len(container.chapters())
+    return [counted(kinds.count(kind), kind) for kind in dict.fromkeys(kinds)]
+
+
+def _told(stream: Any) -> str:
+    """Language, codec and channels, as far as they are known."""
+    language, context = str(stream.metadata.get("language", "")), stream.codec_context
+    named = language if _LANGUAGE.fullmatch(language) and language != "und" else ""
+    codec = context.codec.canonical_name if context is not None else "unknown codec"
+    layout = context.layout.name if context is not None and stream.type == "audio" else ""
+    return ", ".join(filter(None, (named, codec, layout)))

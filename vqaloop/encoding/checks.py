@@ -1,0 +1,96 @@
+"""What is asked for, checked before any work starts: encoder, sizes, rules, output folder."""
+
+from collections.abc import Sequence
+
+from vqaloop.encoding.registry import codec_hint, codecs, default_encoder, get_encoder
+from vqaloop.encoding.spec import EncoderSpec
+from vqaloop.encoding.survey import encoder_version
+from vqaloop.errors import InputError
+from vqaloop.records import Source
+
+FRACTIONS = (1, 2 / 3, 1 / 2, 1 / 3, 1 / 4, 1 / 6)
+"""Sizes tried, as parts of the source's: 1080p gives 1080, 720, 540, 360, 270 and 180 lines."""
+LEAST_SIDE = 140
+"""Shorter side below which no rendition is made, unless it takes that to have two sizes."""
+
+
+def named_encoder(codec: str, encoder: str | None) -> EncoderSpec:
+    """The encoder asked for, or the codec's default, whether it runs here or not.
+
+    Raises InputError.
+    """
+    if codec not in codecs():
+        raise InputError(
+            f"unknown codec {codec!r}; choose one of {', '.join(codecs())}{codec_hint(codec)}"
+        )
+    spec = get_encoder(encoder) if encoder else default_encoder(codec)
+    if spec.codec != codec:
+        raise InputError(f"{spec.name} makes {spec.codec}, not {codec}; leave out one of the two")
+    return spec
+
+
+def choose_encoder(codec: str, encoder: str | None, ffmpeg: str) -> EncoderSpec:
+    """`named_encoder`, if this ffmpeg runs it. Raises InputError or EncoderMissing."""
+    spec = named_encoder(codec, encoder)
+    encoder_version(spec, ffmpeg)  # raises EncoderMissing, saying why
+    return spec
+
+
+def choose_sizes(
+    source: Source, spec: EncoderSpec, asked: Sequence[tuple[int, int]] | None = None
+) -> tuple[tuple[int, int], ...]:
+    """Sizes to try, largest first: those asked for, or parts of the source's canvas.
+
+    Raises InputError for a size larger than the source (rungs are never upscaled), odd, or beyond
+    what the encoder takes.
+    """
+    width, height = source.canvas
+    least, most = spec.min_size, spec.max_size
+
+    def fits(size: tuple[int, int]) -> bool:
+        return least[0] <= size[0] <= most[0] and least[1] <= size[1] <= most[1]
+
+    if asked:
+        for w, h in asked:
+            if w > width or h > height:
+                raise InputError(
+                    f"resolution {w}x{h} is larger than the source ({width}x{height}); "
+                    "rungs are never upscaled"
+                )
+            if w % 2 or h % 2 or not fits((w, h)):
+                raise InputError(
+                    f"{spec.name} cannot make {w}x{h}: sizes are even, from "
+                    f"{least[0]}x{least[1]} to {most[0]}x{most[1]}"
+                )
+        return tuple(sorted(set(asked), key=lambda s: -s[0] * s[1]))
+    sizes = [(round(width * f / 2) * 2, round(height * f / 2) * 2) for f in FRACTIONS]
+    good = [size for size in sizes if fits(size)]
+    tall = [size for size in good if min(size) >= LEAST_SIDE]
+    chosen = tall if len(tall) >= 2 else good[:3]
+    if not chosen:
+        raise InputError(
+            f"{source.path.name!r} is {width}x{height} and {spec.name} takes "
+            f"{least[0]}x{least[1]} to {most[0]}x{most[1]}; choose another encoder"
+        )
+    return tuple(chosen)
+
+
+def checked_preset(spec: EncoderSpec, preset: str | None) -> str:
+    if preset is None:
+        return spec.default_preset
+    if preset not in spec.presets:
+        raise InputError(
+            f"{spec.name} has no preset {preset!r}; from slow to fast: {', '.join(spec.presets)}"
+        )
+    return preset
+
+
+def checked_depth(source: Source, spec: EncoderSpec, asked: int | None) -> int:
+    depth = source.bit_depth if asked is None else asked
+    if depth not in spec.bit_depths:
+        takes = " and ".join(map(str, spec.bit_depths))
+        raise InputError(
+            f"{spec.name} encodes {takes} bit and this would be {depth} bit; "
+            f"choose another encoder, or --bit-depth {max(spec.bit_depths)}"
+        )
+    return depth

@@ -1,0 +1,157 @@
+"""One rendition of one source becomes one file: encoded, checked, and only then given its name.
+
+ffmpeg-python builds the command; the file is written under a temporary name beside the one asked
+for, and takes that name once its codec, size and number of frames are what they should be.
+"""
+
+import math
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import ffmpeg as ffmpeg_graph
+
+from vqaloop.bitstream.packets import Packet, peak_kbps, stream_packets
+from vqaloop.core import process
+from vqaloop.core.ffmpeg import compiled
+from vqaloop.core.files import unfinished
+from vqaloop.core.text import quoted
+from vqaloop.encoding.options import output_options
+from vqaloop.encoding.registry import get_encoder
+from vqaloop.encoding.spec import EncoderSpec
+from vqaloop.encoding.survey import complaint, encoder_version
+from vqaloop.errors import EncodeFailed, InputError, ToolError
+from vqaloop.records import Encode, Rendition, Source
+
+IDLE_S = 60.0
+"""Seconds without any work after which an encoder is held to hang."""
+_SLOWER_MACHINE = 50.0
+"""How many times the encoder's rough cost a run may take before it is held to hang."""
+_SOURCE_COST = 0.02
+"""CPU seconds to decode and scale a megapixel of the source, roughly."""
+
+
+def encode(
+    source: Source,
+    rendition: Rendition,
+    out: Path,
+    *,
+    ffmpeg: str,
+    timeout_s: float | None = None,
+) -> Encode:
+    """Encode all frames of `source` to the file `out`, replacing one that is there.
+
+    `timeout_s` is wall time; by default it grows with the pixels and the preset. Raises InputError
+    for a rendition the encoder cannot make or a folder that cannot be written, EncoderMissing when
+    this ffmpeg lacks the encoder, ToolError when the disk is full, and EncodeFailed otherwise.
+    After any of these, or an interruption, nothing is left behind and `out` is as it was.
+    """
+    spec = get_encoder(rendition.encoder)
+    options = output_options(spec, rendition, source)
+    version = encoder_version(spec, ffmpeg)
+    _check_place(source, out)
+    with _temporary_beside(out, spec.suffix) as partial:
+        argv, ffmpeg_args = _command(source, options, partial, ffmpeg)
+        limit_s = timeout_s or default_timeout_s(spec, rendition, source)
+        done = process.run(argv, timeout_s=limit_s, idle_s=IDLE_S, again=False)
+        if done.timed_out or done.returncode:
+            raise _failure(spec, rendition, done, out, chance=timeout_s is None)
+        packets = _checked_packets(partial, spec, rendition, source)
+        size_bytes = partial.stat().st_size
+        os.replace(partial, out)
+    mean_kbps = size_bytes * 8 / 1000 / source.duration_s
+    return Encode(
+        rendition=rendition,
+        path=out,
+        size_bytes=size_bytes,
+        frames=len(packets),
+        duration_s=source.duration_s,
+        peak_kbps=max(mean_kbps, peak_kbps(packets, source.duration_s)),
+        cpu_s=done.cpu_s,
+        wall_s=done.wall_s,
+        ffmpeg_args=ffmpeg_args,
+        encoder_version=version,
+    )
+
+
+def default_timeout_s(spec: EncoderSpec, rendition: Rendition, source: Source) -> float:
+    """Seconds after which an encode is held to hang: far more than a slow machine needs."""
+    slowest, fastest = spec.cost
+    place = spec.presets.index(rendition.preset) / max(1, len(spec.presets) - 1)
+    cost = float(slowest * (fastest / slowest) ** place)
+    coded = rendition.width * rendition.height * source.frames / 1e6
+    read = source.width * source.height * source.frames / 1e6
+    return 120 + _SLOWER_MACHINE * (cost * coded + _SOURCE_COST * read)
+
+
+def _command(
+    source: Source, options: dict[str, str], out: Path, ffmpeg: str
+) -> tuple[list[str], tuple[str, ...]]:
+    """The whole command line, and the output options alone as a user replays them."""
+    before = process.input_arguments(source.input_options)
+    graph = ffmpeg_graph.input("INPUT", **before).output("OUTPUT", **options)
+    argv = compiled(graph, ffmpeg, {"INPUT": source.path, "OUTPUT": out})
+    return argv, tuple(argv[argv.index("-i") + 2 : -1])
+
+
+def _check_place(source: Source, out: Path) -> None:
+    if not source.path.is_file():
+        raise InputError(f"the source {quoted(source.path)} is no longer there")
+    if out.is_dir():
+        raise InputError(f"{quoted(out)} is a folder; name a file")
+    if not out.parent.is_dir():
+        raise InputError(f"the folder {quoted(out.parent)} does not exist; create it first")
+    if out.exists() and source.path.exists() and out.samefile(source.path):
+        raise InputError(f"{quoted(out)} is the source itself; choose another name for the output")
+
+
+@contextmanager
+def _temporary_beside(out: Path, suffix: str) -> Iterator[Path]:
+    """A new empty file in the folder of `out`, gone at the end unless it was renamed."""
+    partial = unfinished(out.parent, suffix)
+    try:
+        try:
+            partial.open("xb").close()
+        except OSError as error:
+            raise InputError(
+                f"cannot write in the folder {quoted(out.parent)}: {error.strerror}; "
+                "choose another folder or free it"
+            ) from error
+        yield partial
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def _failure(
+    spec: EncoderSpec, rendition: Rendition, done: process.Finished, out: Path, chance: bool
+) -> ToolError:
+    """Why it failed. `chance`: running into the time limit need not happen again."""
+    if "No space left on device" in done.stderr or "Disk quota exceeded" in done.stderr:
+        return ToolError(
+            f"{rendition}: the disk of the folder {quoted(out.parent)} is full; free some"
+        )
+    again = done.returncode < 0 if not done.timed_out else chance or done.idle
+    return EncodeFailed(f"{rendition} failed: {complaint(spec, done)}", again=again)
+
+
+def _checked_packets(
+    path: Path, spec: EncoderSpec, rendition: Rendition, source: Source
+) -> list[Packet]:
+    if not path.stat().st_size:
+        raise EncodeFailed(
+            f"{rendition} failed: the encoder ended well but wrote nothing", again=True
+        )
+    try:
+        packets = stream_packets(path, spec, source.fps)
+    except ToolError as error:
+        why = str(error).removeprefix(f"{quoted(path)} ")
+        raise EncodeFailed(f"{rendition} failed: the file it wrote {why}", again=True) from error
+    if len(packets) != source.frames:
+        raise EncodeFailed(
+            f"{rendition} failed: {len(packets)} frames in the file, {source.frames} expected",
+            again=True,
+        )
+    if not packets[0].keyframe or not all(math.isfinite(p.time_s) for p in packets):
+        raise EncodeFailed(f"{rendition} failed: its first frame is not a keyframe")
+    return packets

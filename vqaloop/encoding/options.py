@@ -1,0 +1,136 @@
+"""ffmpeg's output options for one rendition: filters, encoder settings, GOP and colour tags."""
+
+from fractions import Fraction
+
+from vqaloop.bitstream.colour_tags import retagged
+from vqaloop.core.text import quoted
+from vqaloop.encoding.spec import EncoderSpec
+from vqaloop.errors import InputError
+from vqaloop.records import Rendition, Source
+
+DOWNSCALER = "lanczos+accurate_rnd+full_chroma_int"
+"""Flags of ffmpeg's scaler for every rendition; they are watched through metrics.SCALER."""
+
+ZONES, CAP = "zones", "cap"
+"""Parameters of encoders that can: several knobs in one run, and a bound of kb/s on the rate."""
+
+
+def check_rendition(spec: EncoderSpec, rendition: Rendition) -> None:
+    """Refuse, with InputError, a rendition that this encoder cannot make."""
+    r, knob = rendition, spec.knob
+    problems = []
+    if r.encoder != spec.name:
+        problems.append(f"it is meant for {r.encoder}")
+    if r.bit_depth not in spec.bit_depths:
+        depths = " and ".join(str(depth) for depth in spec.bit_depths)
+        problems.append(f"{r.bit_depth} bit is not possible, only {depths} bit")
+    if r.preset not in spec.presets:
+        problems.append(f"unknown preset {r.preset!r}, known are {', '.join(spec.presets)}")
+    if r.gop is not None and r.gop < 1:
+        problems.append(f"a GOP of {r.gop} frames is none")
+    if r.width % 2 or r.height % 2:
+        problems.append("width and height must be even")
+    for name, size, low, high in zip(
+        ("width", "height"), (r.width, r.height), spec.min_size, spec.max_size, strict=True
+    ):
+        if not low <= size <= high:
+            problems.append(f"{name} {size} is outside {low}..{high}")
+    if not knob.min <= r.knob <= knob.max:
+        problems.append(f"{knob.name} {r.knob:g} is outside {knob.min:g}..{knob.max:g}")
+    elif abs(knob.snap(r.knob) - r.knob) > 1e-6:
+        problems.append(f"{knob.name} {r.knob:g} is not in steps of {knob.step:g}")
+    problems += _param_problems(spec, r.params)
+    if problems:
+        raise InputError(f"{spec.name} cannot make {r}: {'; '.join(problems)}")
+
+
+def _param_problems(spec: EncoderSpec, params: tuple[tuple[str, str], ...]) -> list[str]:
+    tunables = {tunable.name: tunable for tunable in spec.tunables}
+    problems = []
+    for name, value in params:
+        if (name == ZONES and spec.zones) or (name == CAP and spec.cap):
+            continue
+        if name not in tunables:
+            problems.append(f"unknown parameter {name!r}, known are {', '.join(sorted(tunables))}")
+        elif why := tunables[name].refusal(value):
+            problems.append(f"{name} {value!r} {why}")
+    if len({name for name, _ in params}) < len(params):
+        problems.append("a parameter is given twice")
+    return problems
+
+
+def gop_frames(spec: EncoderSpec, fps: Fraction) -> int:
+    """Frames between IDR frames: the encoder's GOP seconds at `fps`, to the nearest frame."""
+    return max(1, round(Fraction(spec.gop_s) * fps))
+
+
+def output_options(spec: EncoderSpec, rendition: Rendition, source: Source) -> dict[str, str]:
+    """Everything ffmpeg is told about the output, without leading dashes, each with a value.
+
+    The values are what both ffmpeg-python and a command line take. Raises InputError when the
+    encoder cannot make this rendition, or the source is too short for it.
+    """
+    check_rendition(spec, rendition)
+    if source.frames < spec.min_frames:
+        raise InputError(
+            f"{quoted(source.path)} has {source.frames} frame(s) and {spec.name} needs "
+            f"{spec.min_frames}; choose another codec or a longer source"
+        )
+    tunables = {tunable.name: tunable for tunable in spec.tunables}
+    gop = rendition.gop or gop_frames(spec, source.fps)
+    settings = {key: value.format(gop=gop) for key, value in spec.options}
+    settings[spec.preset_option] = rendition.preset
+    settings[spec.knob.option] = f"{rendition.knob:.10g}"
+    for name, value in sorted(rendition.params):
+        if name == CAP:
+            settings |= {key: text.format(kbps=value) for key, text in spec.cap}
+        elif name == ZONES and spec.zones:
+            settings[spec.zones] = value
+        else:
+            settings[tunables[name].option] = value
+    return {
+        # one mapped stream leaves no audio, subtitles or data behind
+        # V rather than v: cover art is no video, and may come first
+        "map": "0:V:0",
+        "map_metadata": "-1",
+        "map_chapters": "-1",
+        "vf": ",".join(_filters(spec, rendition, source)),
+        "fps_mode": "cfr",
+        "r": str(source.fps),
+        "c:v": spec.ffmpeg,
+        **_gathered(settings),
+        **dict(source.colour),
+        # or the muxer's version would be part of the file
+        "fflags": "+bitexact",
+        "f": spec.muxer,
+    }
+
+
+def _filters(spec: EncoderSpec, rendition: Rendition, source: Source) -> list[str]:
+    filters = list(source.prep)
+    if (rendition.width, rendition.height) != source.canvas:
+        filters.append(f"scale={rendition.width}:{rendition.height}:flags={DOWNSCALER}")
+        # sides rounded to even ones would else leave pixels marked as not quite square
+        filters.append("setsar=1")
+    filters += [
+        f"format={dict(spec.pixel_formats)[rendition.bit_depth]}",
+        *retagged(source.colour),
+    ]
+    # Exact timestamps by index: a container's rounded ones would make ffmpeg drop or repeat frames
+    return [*filters, f"settb=expr={1 / source.fps}", "setpts=expr=N"]
+
+
+def _gathered(settings: dict[str, str]) -> dict[str, str]:
+    """Options with the `option:key` ones of one option joined to key=value:key=value.
+
+    A stream specifier (tag:v, b:v, bsf:v) is part of the option's name and not such a key.
+    """
+    plain: dict[str, str] = {}
+    inside: dict[str, list[str]] = {}
+    for name, value in settings.items():
+        option, _, key = name.partition(":")
+        if option.endswith("-params"):
+            inside.setdefault(option, []).append(f"{key}={value}")
+        else:
+            plain[name] = value
+    return plain | {option: ":".join(pairs) for option, pairs in inside.items()}

@@ -1,0 +1,113 @@
+"""Which encoders run on this machine, and in which version."""
+
+import functools
+import re
+import tempfile
+from typing import Any
+
+from vqaloop.core import process
+from vqaloop.core.files import file_sha256
+from vqaloop.encoding.registry import ffmpeg_version, load_encoders
+from vqaloop.encoding.spec import EncoderSpec
+from vqaloop.errors import EncoderMissing, ToolError
+
+_TRIAL_WIDTH, _TRIAL_HEIGHT = 256, 144
+_TRIAL_TIMEOUT_S = 60.0
+
+
+def encoder_version(spec: EncoderSpec, ffmpeg: str) -> str:
+    """The encoder's name and library version, found by encoding one grey frame.
+
+    Where the library does not tell its version, ffmpeg's stands in its place. Remembered for each
+    ffmpeg binary. Raises EncoderMissing when this ffmpeg, or this machine, cannot run the encoder.
+    """
+    return _trial(spec, ffmpeg, file_sha256(ffmpeg))
+
+
+def available(spec: EncoderSpec, ffmpeg: str) -> bool:
+    """Whether this ffmpeg on this machine really encodes with it."""
+    try:
+        encoder_version(spec, ffmpeg)
+    except EncoderMissing:
+        return False
+    return True
+
+
+@functools.lru_cache(maxsize=256)
+def _trial(spec: EncoderSpec, ffmpeg: str, sha256: str) -> str:
+    done = _one_grey_frame(spec, ffmpeg, "verbose")
+    if done.returncode or done.timed_out:
+        raise EncoderMissing(_missing(spec, ffmpeg))
+    if spec.version_pattern and (found := re.search(spec.version_pattern, done.stderr)):
+        return f"{spec.name} {found[1]}"
+    return f"{spec.name} (its library does not tell its version; {ffmpeg_version(ffmpeg)})"
+
+
+def _one_grey_frame(spec: EncoderSpec, ffmpeg: str, log_level: str) -> process.Finished:
+    size = f"{_TRIAL_WIDTH}x{_TRIAL_HEIGHT}"
+    raw = ["-f", "rawvideo", "-pix_fmt", "yuv420p", "-video_size", size, "-i", "pipe:0"]
+    argv = [ffmpeg, "-hide_banner", "-v", log_level, *raw, "-frames:v", "1"]
+    # with global headers x264 logs what it would else write into the stream, its version
+    argv += ["-c:v", spec.ffmpeg, "-flags", "+global_header", "-f", "null", "-"]
+    try:
+        with tempfile.TemporaryFile() as frame:
+            frame.truncate(_TRIAL_WIDTH * _TRIAL_HEIGHT * 3 // 2)
+            return process.run(argv, timeout_s=_TRIAL_TIMEOUT_S, stdin=frame)
+    except ToolError as error:
+        raise EncoderMissing(f"{spec.name} cannot be tried: {error}") from error
+
+
+def _missing(spec: EncoderSpec, ffmpeg: str) -> str:
+    done = _one_grey_frame(spec, ffmpeg, "error")
+    if "Unknown encoder" in done.stderr:
+        why = f"{ffmpeg} was built without {spec.ffmpeg}"
+    elif spec.hardware:
+        why = f"{spec.name} finds no device here that it can use ({complaint(spec, done)})"
+    else:
+        why = f"{spec.name} of {ffmpeg} does not encode one frame ({complaint(spec, done)})"
+    others = [s.name for s in load_encoders().values() if s.codec == spec.codec and s != spec]
+    instead = f", or choose {' or '.join(others)}" if others else ""
+    return f"{why}; name another ffmpeg with --ffmpeg or VQALOOP_FFMPEG{instead}"
+
+
+def complaint(spec: EncoderSpec, done: process.Finished) -> str:
+    """In one line, why a run at log level error failed: the encoder's own word where it has one.
+
+    ffmpeg's last words after it only say that nothing was written.
+    """
+    if done.timed_out or done.returncode < 0:
+        return done.reason()
+    pattern = rf"^(?:\[{re.escape(spec.ffmpeg)} @ [^\]]*\]|\S+ ?\[error\]:) *(.+)$"
+    own = re.search(pattern, done.stderr, re.MULTILINE)
+    return f"exit status {done.returncode}: {own[1][:300]}" if own else done.reason()
+
+
+def survey_encoders() -> list[dict[str, Any]]:
+    """Every known encoder as JSON, with its version, or why it does not run here."""
+    from vqaloop.core.ffmpeg import ffmpeg_path
+    from vqaloop.encoding.registry import load_encoders
+
+    binary, found = ffmpeg_path(), []
+    for spec in load_encoders().values():
+        version, why = None, None
+        try:
+            version = encoder_version(spec, binary)
+        except EncoderMissing as error:
+            why = str(error)
+        knob = {"name": spec.knob.name, "min": spec.knob.min, "max": spec.knob.max}
+        found.append(
+            {
+                "name": spec.name,
+                "codec": spec.codec,
+                "default": spec.default,
+                "available": why is None,
+                "version": version,
+                "why_not": why,
+                "knob": {**knob, "step": spec.knob.step, "search": list(spec.knob.search)},
+                "presets": list(spec.presets),
+                "default_preset": spec.default_preset,
+                "bit_depths": list(spec.bit_depths),
+                "quirks": list(spec.quirks),
+            }
+        )
+    return found

@@ -1,0 +1,1 @@
+"""Running trials: cache, workshop, local executor, jobs."""

@@ -1,0 +1,56 @@
+"""Parts that all result documents share: source, encoder, metric and cost."""
+
+import os
+from dataclasses import asdict
+from typing import Any
+
+from vqaloop.core.files import file_sha256
+from vqaloop.encoding.registry import ffmpeg_version
+from vqaloop.encoding.spec import EncoderSpec
+from vqaloop.execution.workshop import Cost
+from vqaloop.records import Score, Source
+
+
+def source_json(source: Source) -> dict[str, Any]:
+    """What a rung is compared with; `input_options` go before -i when it is raw video."""
+    return {
+        "path": os.fsencode(source.path).decode("utf-8", "replace"),
+        "sha256": source.sha256,
+        "size_bytes": source.path.stat().st_size if source.path.is_file() else None,
+        "width": source.width,
+        "height": source.height,
+        "fps": float(source.fps),
+        "fps_exact": f"{source.fps.numerator}/{source.fps.denominator}",
+        "frames": source.frames,
+        "duration": source.duration_s,
+        "input_options": dict(source.input_options),
+    }
+
+
+def encoder_json(spec: EncoderSpec, version: str, ffmpeg: str, preset: str) -> dict[str, Any]:
+    """What encoded: the encoder's name and version, the preset, and the program that ran it: its
+    SHA-256, where it was, what it calls itself."""
+    return {
+        "name": spec.name,
+        "library_version": version,
+        "ffmpeg": file_sha256(ffmpeg),
+        "ffmpeg_path": os.fsencode(ffmpeg).decode("utf-8", "replace"),
+        "ffmpeg_version": ffmpeg_version(ffmpeg),
+        "preset": preset,
+    }
+
+
+def cost_json(cost: Cost, wall_s: float) -> dict[str, Any]:
+    """What a run spent."""
+    spent = {name: round(value, 3) for name, value in asdict(cost).items()}
+    return {**spent, "wall_s": round(wall_s, 3)}
+
+
+def metric_json(score: Score) -> dict[str, Any]:
+    """Which metric, and what its weights were fitted to."""
+    return {
+        "name": score.metric,
+        "mode": score.mode,
+        "weights_sha256": score.weights_sha256,
+        "label": score.label,
+    }

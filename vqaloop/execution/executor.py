@@ -1,0 +1,191 @@
+"""Where encodes and scores are made: on this machine, or wherever an executor sends them.
+
+Whoever wants work done brings a thread to wait in (`Workshop.map`); an executor decides where it
+runs, how much runs at once, and whose turn it is among several titles. `Local` is the default;
+`rayexecutor.RayCluster` spreads the work over machines.
+"""
+
+import bisect
+import contextlib
+import os
+import threading
+from collections import Counter
+from collections.abc import Hashable, Iterator, Sequence
+from pathlib import Path
+from typing import Protocol, runtime_checkable
+
+from vqaloop.core import process
+from vqaloop.encoding.encode import encode
+from vqaloop.errors import InputError
+from vqaloop.quality import full_reference
+from vqaloop.quality.metric import Metric
+from vqaloop.records import Encode, Rendition, Score, Source
+
+POLL_S = 0.2
+"""Seconds between looks of a waiting thread at whether its work was called off."""
+
+
+@runtime_checkable
+class Executor(Protocol):
+    """What a workshop asks of whoever does its work; all of it may be called by several threads.
+
+    `whose` is the title (any hashable) that the work is for: titles take turns.
+    """
+
+    @property
+    def workers(self) -> int:
+        """How many encodes or scores run at once."""
+
+    def encode(
+        self,
+        source: Source,
+        rendition: Rendition,
+        out: Path,
+        *,
+        ffmpeg: str,
+        timeout_s: float | None,
+        whose: Hashable,
+    ) -> Encode:
+        """As `encode.encode`, which see for what it raises: the file is at `out` after it."""
+
+    def measure(
+        self, metric: Metric, source: Source, path: Path, decoder: str, whose: Hashable
+    ) -> Score:
+        """As `metric.measure`."""
+
+    def guard(
+        self, source: Source, path: Path, names: Sequence[str], *, ffmpeg: str, whose: Hashable
+    ) -> dict[str, Score]:
+        """As `metrics.measure`."""
+
+
+@runtime_checkable
+class Suiting(Protocol):
+    """An executor on whose machines a metric may be another: with GPUs, say."""
+
+    def suited(self, metric: Metric) -> Metric:
+        """The metric as it will score there, so that scores are remembered as what they are."""
+
+
+class Turns:
+    """Places 0, 1, ... given to titles in turns: to the one that holds fewest, then to the one
+    that has waited longest since it was last given one."""
+
+    def __init__(self, places: int) -> None:
+        self._free = list(range(places))
+        self._lock = threading.Lock()
+        self._waiting: dict[_Ticket, None] = {}
+        self._held: Counter[Hashable] = Counter()
+        self._given: dict[Hashable, int] = {}
+        self._grants = 0
+
+    @contextlib.contextmanager
+    def taken(self, whose: Hashable) -> Iterator[int]:
+        """Waits for a place, and holds it while inside. Raises CalledOff as `process.run` does."""
+        ticket = _Ticket(whose)
+        with self._lock:
+            self._waiting[ticket] = None
+            self._give()
+        try:
+            while not ticket.called.wait(POLL_S):
+                process.check_cancelled()
+            yield ticket.place
+        finally:
+            with self._lock:
+                if ticket.called.is_set():
+                    bisect.insort(self._free, ticket.place)
+                    self._held[whose] -= 1
+                    if not self._held[whose]:
+                        del self._held[whose]
+                else:
+                    del self._waiting[ticket]
+                self._give()
+
+    def _give(self) -> None:
+        def order(ticket: _Ticket) -> tuple[int, int]:
+            return self._held[ticket.whose], self._given.get(ticket.whose, 0)
+
+        while self._free and self._waiting:
+            # of equals the first that came
+            ticket = min(self._waiting, key=order)
+            del self._waiting[ticket]
+            ticket.place = self._free.pop(0)
+            self._held[ticket.whose] += 1
+            self._grants += 1
+            self._given[ticket.whose] = self._grants
+            ticket.called.set()
+
+
+class _Ticket:
+    """Of a thread that waits for a place."""
+
+    def __init__(self, whose: Hashable) -> None:
+        self.whose, self.place = whose, -1
+        self.called = threading.Event()
+
+
+class Local:
+    """This machine: each encode is a process of its own, in its own process group; scores are made
+    here, in one copy of the network.
+
+    `workers` run at once, each on `processors` of its own: by default an equal share of them, so
+    that their encoders do not fight. What an encoder writes does not depend on it. Raises
+    InputError.
+    """
+
+    def __init__(self, workers: int = 1, *, processors: int | None = None) -> None:
+        if workers < 1:
+            raise InputError(f"there must be at least one worker, not {workers}")
+        if processors is not None and processors < 1:
+            raise InputError(f"an encoder needs at least one processor, not {processors}")
+        self.workers = workers
+        self._turns = Turns(workers)
+        have = sorted(os.sched_getaffinity(0))
+        self._share = min(processors or max(1, len(have) // workers), len(have))
+        self._have = have
+
+    @contextlib.contextmanager
+    def _taken(self, whose: Hashable) -> Iterator[int]:
+        """A turn, with the programs this thread starts pinned to the place's processors."""
+        with self._turns.taken(whose) as place:
+            first = place * self._share
+            own = {self._have[(first + n) % len(self._have)] for n in range(self._share)}
+            before = os.sched_getaffinity(0)
+            with contextlib.suppress(OSError):  # processors may have been taken from us
+                os.sched_setaffinity(0, own)
+            try:
+                yield self._share
+            finally:
+                with contextlib.suppress(OSError):
+                    os.sched_setaffinity(0, before)
+
+    def encode(
+        self,
+        source: Source,
+        rendition: Rendition,
+        out: Path,
+        *,
+        ffmpeg: str,
+        timeout_s: float | None,
+        whose: Hashable,
+    ) -> Encode:
+        with self._taken(whose):
+            return encode(source, rendition, out, ffmpeg=ffmpeg, timeout_s=timeout_s)
+
+    def measure(
+        self, metric: Metric, source: Source, path: Path, decoder: str, whose: Hashable
+    ) -> Score:
+        # not pinned: the network's threads, once made, are those of all workers
+        with self._turns.taken(whose):
+            return metric.measure(source, path, decoder)
+
+    def guard(
+        self, source: Source, path: Path, names: Sequence[str], *, ffmpeg: str, whose: Hashable
+    ) -> dict[str, Score]:
+        with self._taken(whose) as processors:
+            return full_reference.measure(source, path, names, ffmpeg=ffmpeg, threads=processors)
+
+
+def executor_of(workers: int | Executor) -> Executor:
+    """The executor that is meant by a number of workers, or by itself. Raises InputError."""
+    return workers if isinstance(workers, Executor) else Local(workers)

@@ -1,0 +1,231 @@
+"""One trial: a rendition is encoded and scored, or the cache remembers that it was.
+
+Nothing is encoded or scored twice: not in this run, not in another, not by two processes at once.
+"""
+
+import logging
+import math
+import threading
+from collections.abc import Callable, Sequence
+from concurrent.futures import FIRST_COMPLETED, wait
+from dataclasses import asdict, dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any, TypeVar
+
+from vqaloop.core import process
+from vqaloop.core.files import file_sha256, scratch
+from vqaloop.encoding.options import output_options
+from vqaloop.encoding.spec import EncoderSpec
+from vqaloop.encoding.survey import encoder_version
+from vqaloop.errors import DecodeFailed, EncodeFailed
+from vqaloop.execution.cache import Cache
+from vqaloop.execution.cache_keys import encode_key, score_key
+from vqaloop.execution.executor import Executor, Suiting, executor_of
+from vqaloop.quality import full_reference
+from vqaloop.quality.metric import Metric
+from vqaloop.records import Encode, Rendition, Score, Source, Trial
+
+log = logging.getLogger(__name__)
+
+Item = TypeVar("Item")
+Made = TypeVar("Made")
+
+GUARDS = {"vmaf": "vmaf", "psnr": "psnr_y"}
+"""Metrics of the guard, and their names in ladder.json."""
+
+
+@dataclass
+class Cost:
+    """What a run spent. Seconds of encoding and scoring are CPU seconds."""
+
+    encodes: int = 0
+    encoded_frames: int = 0
+    encoded_pixels: int = 0
+    encode_cpu_s: float = 0.0
+    score_s: float = 0.0
+    guard_s: float = 0.0
+    cache_hits: int = 0
+
+
+class Workshop:
+    """Makes encodes and scores of one title with one encoder and one metric, and counts."""
+
+    def __init__(
+        self,
+        spec: EncoderSpec,
+        metric: Metric,
+        cache: Cache,
+        *,
+        ffmpeg: str,
+        workers: int | Executor = 1,
+        timeout_s: float | None = None,
+    ) -> None:
+        self.spec, self.metric, self.ffmpeg = spec, metric, ffmpeg
+        self.executor, self.timeout_s = executor_of(workers), timeout_s
+        if isinstance(self.executor, Suiting):
+            self.metric = self.executor.suited(metric)
+        self.cost = Cost()
+        self.remarks: list[str] = []
+        """What happened and was mended."""
+        self._hopeless: set[tuple[int, int]] = set()
+        self._counting = threading.Lock()
+        self._folder = scratch()
+        # without a cache a run still remembers what it did itself
+        self.cache = cache if cache.enabled else Cache(self.scratch / "cache")
+
+    def __enter__(self) -> "Workshop":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._folder.cleanup()
+
+    @property
+    def workers(self) -> int:
+        """How many encodes or scores are made at a time."""
+        return self.executor.workers
+
+    @property
+    def scratch(self) -> Path:
+        """A folder that goes when the workshop closes."""
+        return Path(self._folder.name)
+
+    def map(self, work: Callable[[Item], Made], items: Sequence[Item]) -> list[Made]:
+        """`work` of every item, in their order; several at a time with several workers."""
+        if self.workers == 1 or len(items) <= 1:
+            return [work(item) for item in items]
+        with process.team(self.workers) as submit:
+            jobs = [submit(work, item) for item in items]
+            left = set(jobs)
+            while left:
+                # in the order in which they end: the first may take long, another have failed
+                ended, left = wait(left, timeout=0.2, return_when=FIRST_COMPLETED)
+                process.check_cancelled()
+                for job in ended:
+                    job.result()
+            return [job.result() for job in jobs]
+
+    def try_one(self, source: Source, rendition: Rendition) -> Trial:
+        """Encode and score; a failed encode or decode becomes a trial with its reason."""
+        try:
+            made = self.encode(source, rendition)
+            score = self.score(source, made.path)
+        except (EncodeFailed, DecodeFailed) as error:
+            return Trial(rendition, error=str(error))
+        if not math.isfinite(score.value):
+            return Trial(rendition, error=f"{rendition}: the score is {score.value}", encode=made)
+        return Trial(rendition, made.bitrate_kbps, score.value, encode=made)
+
+    def encode(self, source: Source, rendition: Rendition) -> Encode:
+        """The encode of a rendition, from the cache where it is there."""
+        options = output_options(self.spec, rendition, source)
+        words = [word for pair in options.items() for word in pair]
+        version = encoder_version(self.spec, self.ffmpeg)
+        key = encode_key(source, words, file_sha256(self.ffmpeg), version)
+        with self.cache.lock(key):
+            found = self.cache.get_file(key)
+            if found:
+                self.count(cache_hits=1)
+                path, meta = found
+                args = tuple(meta.pop("ffmpeg_args"))
+                return Encode(
+                    **meta, rendition=rendition, path=path, ffmpeg_args=args, cached=True
+                )
+            out = self.scratch / f"{abs(hash(rendition))}-{source.sha256[:12]}{self.spec.suffix}"
+            made = self._encoded(source, rendition, out)
+            self.count(
+                encodes=1,
+                encoded_frames=made.frames,
+                encoded_pixels=made.frames * rendition.width * rendition.height,
+                encode_cpu_s=made.cpu_s,
+            )
+            meta = asdict(made)
+            for derived in ("rendition", "path", "cached"):
+                del meta[derived]
+            return replace(made, path=self.cache.put_file(key, made.path, meta))
+
+    def _encoded(self, source: Source, rendition: Rendition, out: Path) -> Encode:
+        """A new encode; one that failed by what may be chance is made a second time."""
+
+        def attempt() -> Encode:
+            try:
+                return self.executor.encode(
+                    source,
+                    rendition,
+                    out,
+                    ffmpeg=self.ffmpeg,
+                    timeout_s=self.timeout_s,
+                    whose=id(self),
+                )
+            except EncodeFailed:
+                self.count(encodes=1)
+                raise
+
+        size = rendition.width, rendition.height
+        try:
+            return attempt()
+        except EncodeFailed as error:
+            if not error.again or size in self._hopeless:
+                raise
+            remark = f"{error}; it was made again"
+        try:
+            made = attempt()
+        except EncodeFailed:
+            self._hopeless.add(size)
+            raise
+        self.remarks.append(remark)
+        log.warning("%s", remark)
+        return made
+
+    def score(self, source: Source, path: Path, metric: Metric | None = None) -> Score:
+        """The score of an encode of `source`, by the workshop's metric or another."""
+        metric = metric or self.metric
+        identity = metric.identity()
+        key = score_key(source, file_sha256(path), identity.pop("metric"), **identity)
+        return self._remembered(
+            key,
+            lambda: self.executor.measure(metric, source, path, self.spec.decoder, id(self)),
+            "score_s",
+        )
+
+    def guard(self, source: Source, path: Path) -> dict[str, float]:
+        """VMAF and PSNR-Y of an encode, in one run of ffmpeg, by their names in ladder.json."""
+        decoder, sha256 = file_sha256(self.ffmpeg), file_sha256(path)
+        keys = {
+            name: score_key(
+                source,
+                sha256,
+                name,
+                decoder=decoder,
+                preprocessing=f"classical {full_reference.REVISION}",
+            )
+            for name in GUARDS
+        }
+        missing = [name for name, key in keys.items() if self.cache.get_json(key) is None]
+        fresh: dict[str, Score] = {}
+        if missing:
+            fresh = self.executor.guard(source, path, missing, ffmpeg=self.ffmpeg, whose=id(self))
+        return {
+            GUARDS[name]: self._remembered(key, partial(fresh.__getitem__, name), "guard_s").value
+            for name, key in keys.items()
+        }
+
+    def _remembered(self, key: dict[str, Any], work: Callable[[], Score], counter: str) -> Score:
+        stored = self.cache.get_json(key)
+        if stored is not None:
+            self.count(cache_hits=1)
+            stored["clips"] = tuple(stored["clips"])
+            stored["interval"] = tuple(stored["interval"]) if stored["interval"] else None
+            for name in ("places", "moments"):
+                stored[name] = tuple(map(tuple, stored.get(name, ())))
+            return Score(**stored)
+        score: Score = work()
+        self.count(**{counter: score.cpu_s})
+        self.cache.put_json(key, asdict(score))
+        return score
+
+    def count(self, **spent: float) -> None:
+        """Add to the cost; safe from any thread."""
+        with self._counting:
+            for name, value in spent.items():
+                setattr(self.cost, name, getattr(self.cost, name) + value)

@@ -1,0 +1,1 @@
+"""`vqaloop ladder` and `report`: the loop, ladder.json, plots, pages, two ladders compared."""

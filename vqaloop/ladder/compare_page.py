@@ -1,0 +1,188 @@
+"""Two ladders as one plot, and as one page that opens offline; what is data in it is escaped."""
+
+import os
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
+
+from vqaloop.core.text import cut, printable
+from vqaloop.core.version import __version__
+from vqaloop.ladder.compare import LadderComparison, curve_of, own_metric, settings, size_ranges
+from vqaloop.ladder.compare_table import (
+    GAP_HEADINGS,
+    gap_rows,
+    rate_words,
+    refusal_lines,
+    rung_cells,
+    rung_headings,
+    rung_rows,
+    side_by_side,
+)
+from vqaloop.ladder.rd_plot import metric_words
+from vqaloop.records import Ladder
+from vqaloop.report.html import bullets, escaped, filled, safe, table
+from vqaloop.report.plotting import COLOURS, INK, as_png, as_svg, label_octaves, style
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+
+LOOKS = {"A": (COLOURS[0], "o", "full"), "B": (COLOURS[1], "s", "none")}
+"""Colour, marker, filling: told apart by shape as well, and where one lies on the other."""
+
+
+def pair_page(compared: LadderComparison) -> str:
+    ladders = (compared.a, compared.b)
+    doubts = [*refusal_lines(compared), *compared.warnings]
+    one, other = ({"folder": str(ladder.folder), **settings(ladder)} for ladder in ladders)
+    made = [[key, value, other[key]] for key, value in one.items()]
+    return filled(
+        "ladderpair.html",
+        title=safe(pair_title(compared)),
+        kind="calm" if compared.exit_code == 0 else "alarm",
+        summary=safe(_sentence(compared.summary)),
+        doubts=_doubts(doubts),
+        gaps=table("cards", GAP_HEADINGS, escaped(gap_rows(compared))),
+        plot=pair_svg(compared),
+        narrow=pair_svg(compared, narrow=True),
+        caption=safe(_caption(compared)),
+        rungs=_rung_table(compared),
+        sizes=_size_table(compared),
+        made=table("cards words", ["", "A", "B"], escaped(made)),
+        version=safe(__version__),
+    )
+
+
+def pair_title(compared: LadderComparison) -> str:
+    source = os.path.basename(compared.a.about["source"]["path"])
+    codecs = [ladder.about["codec"] for ladder in (compared.a, compared.b)]
+    return printable(f"{source}: {' and '.join(dict.fromkeys(codecs))}, two ladders")
+
+
+def pair_png(compared: LadderComparison) -> bytes:
+    with style(14, "black"):
+        return as_png(_figure(compared, (12, 8), pair_title(compared)))
+
+
+def pair_svg(compared: LadderComparison, narrow: bool = False) -> str:
+    """The plot for the page, in the page's own text colour; `narrow` for a phone."""
+    with style(10, INK):
+        figure = _figure(compared, (4.2, 5.4) if narrow else (7.6, 5.4), narrow=narrow)
+        salt = "narrow" if narrow else "vqaloop"
+        return as_svg(figure, "Score over bitrate of both ladders", salt)
+
+
+def _figure(
+    compared: LadderComparison,
+    inches: tuple[float, float],
+    title: str = "",
+    narrow: bool = False,
+) -> "Figure":
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=inches, dpi=100, layout="constrained")
+    axes = figure.add_subplot()
+    axes.set_title(cut(title, 80))
+    axes.set_xscale("log", base=2)
+    axes.set_xlabel("bitrate (kb/s, log scale)")
+    metric = _plotted(compared)
+    guards = {"vmaf": "VMAF", "psnr_y": "PSNR-Y (dB)"}
+    axes.set_ylabel(cut(guards.get(metric) or metric_words(compared.a), 60))
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(color="#888888", alpha=0.3)
+    # what lies above has its labels above
+    upper = "A" if compared.more_bits == "b" else "B"
+    for name, ladder in (("A", compared.a), ("B", compared.b)):
+        _draw(axes, ladder, name, metric, above=name == upper)
+    label_octaves(axes, most=6 if narrow else 12)
+    if narrow:
+        figure.legend(loc="outside lower center", framealpha=0, fontsize=8)
+    else:
+        axes.legend(loc="lower right", framealpha=0)
+    return figure
+
+
+def _draw(axes: "Axes", ladder: Ladder, name: str, metric: str, above: bool) -> None:
+    """Hull and rungs of one ladder; its first rung of each size bears the size."""
+    import matplotlib
+
+    colour, marker, filling = LOOKS[name]
+    points = matplotlib.rcParams["font.size"]
+    look: dict[str, Any] = {"color": colour, "linewidth": 1.2}
+    made = f"{ladder.about['codec']}, preset {ladder.about['encoder']['preset']}"
+    if _is_own(ladder, metric):
+        hull = sorted((p["bitrate_kbps"], p["score"]) for p in ladder.about["hull"])
+        hull = [point for point in hull if point[0] > 0]
+        if hull:
+            axes.plot(*zip(*hull, strict=True), **look, linestyle="--", label=f"{name}: hull")
+    rungs = curve_of(ladder, metric)
+    axes.plot(
+        *zip(*rungs, strict=True), **look, linestyle="none", marker=marker,
+        fillstyle=filling, markersize=0.7 * points,
+        label=f"{name}: rungs, {cut(printable(made), 40)}",
+    )  # fmt: skip
+    seen: set[tuple[int, int]] = set()
+    for rung, (rate, value) in zip(ladder.rungs, rungs, strict=True):
+        size = rung.width, rung.height
+        if size not in seen and value == value:
+            seen.add(size)
+            axes.annotate(
+                f"{size[0]}x{size[1]}",
+                (rate, value),
+                (-0.6 * points, 0.6 * points) if above else (0.6 * points, -0.6 * points),
+                textcoords="offset points",
+                color=colour,
+                size=0.85 * points,
+                ha="right" if above else "left",
+                va="bottom" if above else "top",
+            )
+
+
+def _plotted(compared: LadderComparison) -> str:
+    """The metric of the plot: the one of the answer, else the first."""
+    return (compared.headline or compared.gaps[0]).metric
+
+
+def _is_own(ladder: Ladder, metric: str) -> bool:
+    return own_metric(ladder) == metric
+
+
+def _caption(compared: LadderComparison) -> str:
+    metric = _plotted(compared)
+    hulls = [name for name, it in (("A", compared.a), ("B", compared.b)) if _is_own(it, metric)]
+    drawn = f"Dashed: the hull of {' and of '.join(hulls)}. " if hulls else ""
+    return f"{drawn}Each ladder's first rung of a size bears that size."
+
+
+def _sentence(text: str) -> str:
+    return text[:1].upper() + text[1:] + "."
+
+
+def _doubts(lines: Iterable[str]) -> str:
+    found = bullets(safe(_sentence(line)) for line in lines)
+    return f"<h2>Doubts</h2>\n{found}" if found else ""
+
+
+def _rung_table(compared: LadderComparison) -> str:
+    """A beside B; on a phone, which has no room for that, one below the other."""
+    a, b = compared.a, compared.b
+    rows = [
+        [*rung_cells(a, one, 2), *rung_cells(b, other, 2)]
+        for one, other in side_by_side(a.rungs, b.rungs)
+    ]
+    headings = [*rung_headings(a, "A"), *rung_headings(b, "B")]
+    wide = table("dense numbers", headings, escaped(rows))
+    below, listed = rung_rows(compared)
+    narrow = table("dense numbers", below, escaped(listed))
+    return f'<div class="broad">{wide}</div>\n<div class="narrow">{narrow}</div>'
+
+
+def _size_table(compared: LadderComparison) -> str:
+    """Sizes down, ladders across: the bitrates at which each sends it."""
+    sent = [
+        {(size.width, size.height): rate_words(size) for size in size_ranges(ladder)}
+        for ladder in (compared.a, compared.b)
+    ]
+    sizes = sorted({*sent[0], *sent[1]}, key=lambda size: (size[0] * size[1], size))
+    rows = [[f"{w}x{h}", *(rates.get((w, h), "-") for rates in sent)] for w, h in sizes]
+    return table("dense numbers", ["size", "A kb/s", "B kb/s"], rows)

@@ -1,0 +1,361 @@
+"""Pictures of the places where a ladder scores worst: the source, and the same of every rung.
+
+The places are chosen from the scores; only the frames shown are decoded. The pictures live in
+report.html alone, and are read back from there when it is made again (see `kept_pictures`).
+"""
+
+import base64
+import binascii
+import hashlib
+import io
+import json
+import os
+import stat
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from vqaloop.core.documents import finite
+from vqaloop.core.text import quoted
+from vqaloop.encoding.registry import get_encoder
+from vqaloop.errors import InputError, ToolError
+from vqaloop.media.frames import CLIP_SIZE, Frames, cut, read_encode, read_source
+from vqaloop.records import Ladder, Rung, Score, Source, rounded
+
+PLACES = 4
+"""Places that are shown."""
+WIDTH, HEIGHT = 384, 256
+"""Largest picture, in pixels of the source."""
+MOST_BYTES = 1 << 20
+"""Of all pictures of a report together; as base64 they take a third more."""
+QUALITIES = (92, 85, 75, 60, 40)
+"""Of WebP; the first with which the pictures fit is taken."""
+NO_PLACES = "the scores of this ladder were not kept by time and place"
+LARGEST_PAGE = 1 << 24
+"""Bytes of a report.html beyond which it is none of ours."""
+FARTHEST = 1 << 20
+"""Pixels from a corner of a frame beyond which no box of ours lies."""
+
+PREFIX = "data:image/webp;base64,"
+
+Frame = npt.NDArray[np.uint8]
+"""(H·3/2, W) planar 4:2:0, or (H, W, 3) RGB."""
+Box = tuple[int, int, int, int]
+"""Left, top, width and height in luma pixels of the source; all even."""
+
+
+@dataclass(frozen=True)
+class Place:
+    """A part of a frame, and what it looks like."""
+
+    frame: int
+    box: Box
+    scores: tuple[float | None, ...]
+    """Of each rung there; None where it is not known."""
+    pictures: dict[int, str] = field(default_factory=dict)
+    """Base64 of WebP files by the number of their rung, from 1 up; 0 is the source."""
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """What can be shown of a ladder, and why the rest cannot."""
+
+    places: tuple[Place, ...] = ()
+    trouble: str = ""
+
+
+def worst_json(source: Source, scores: Sequence[Score]) -> list[dict[str, Any]]:
+    """The places where the rungs together score worst, the worst first, as ladder.json has them.
+
+    `scores` are those of the rungs. `left` and `top`, of the crop that was scored, are None for a
+    metric that sees frames whole. Nothing where scores say nothing of places or frames.
+    """
+    found: dict[tuple[int, int | None, int | None], list[float]] = {}
+    for score in scores:
+        values: Any = zip(score.places, score.clips, strict=False)
+        if not score.places and len(score.clips) == source.frames:
+            values = (((n, None, None), value) for n, value in enumerate(score.clips))
+        for place, value in values:
+            found.setdefault(tuple(place), []).append(value)
+    # rungs may have been looked at in different places
+    common = [place for place, values in found.items() if len(values) == len(scores)]
+    common.sort(key=lambda place: sum(found[place]))
+    kept: list[tuple[int, int | None, int | None]] = []
+    # fewer places rather than the same picture twice
+    apart = source.frames / (2 * PLACES)
+    for place in common:
+        if len(kept) < PLACES and all(abs(place[0] - other[0]) >= apart for other in kept):
+            kept.append(place)
+    return [
+        {
+            "frame": frame,
+            "left": left,
+            "top": top,
+            "size": None if left is None else CLIP_SIZE,
+            "scores": [rounded(value, 2) for value in found[frame, top, left]],
+        }
+        for frame, top, left in sorted(kept, key=lambda place: sum(found[place]))
+    ]
+
+
+def take_pictures(ladder: Ladder, source: Source, *, ffmpeg: str) -> Pictures:
+    """Decode the frames shown, of the source and of every rung; trouble becomes words."""
+    worst = _worst(ladder)
+    indices = sorted({place["frame"] for place in worst})
+    if not worst:
+        return Pictures(trouble=NO_PLACES)
+    if not 0 <= indices[0] <= indices[-1] < source.frames:
+        return Pictures(trouble="ladder.json names a frame that the source does not have")
+    try:
+        decoder = get_encoder(ladder.about["encoder"]["name"]).decoder
+        frames = read_source(source, indices, ffmpeg=ffmpeg)
+    except (InputError, ToolError) as error:
+        return Pictures(trouble=str(error))
+    rows = [indices.index(place["frame"]) for place in worst]
+    missing: list[str] = []
+
+    def of_rung(rung: Rung) -> Frames | None:
+        path, size = ladder.folder / rung.file, source.canvas
+        try:
+            if not path.is_file():
+                raise InputError(f"{quoted(path)} is not there, or is no file")
+            return read_encode(path, indices, size, source.fps, decoder=decoder, ffmpeg=ffmpeg)
+        except (InputError, ToolError) as error:
+            missing.append(str(error))
+            return None
+
+    other: Frames | None = None
+    if any(_is_whole(place) for place in worst):
+        # of a metric that sees frames whole the middle rung tells where to look
+        other = of_rung(ladder.rungs[len(ladder.rungs) // 2])
+    other = frames if other is None else other
+    boxes = [
+        _box_of(place, frames[row], other[row]) for place, row in zip(worst, rows, strict=True)
+    ]
+    cuts = {0: _cut_all(frames, rows, boxes)}
+    for number, rung in enumerate(ladder.rungs, 1):
+        # one at a time: of a large picture some frames are many bytes
+        found = of_rung(rung)
+        if found is not None:
+            cuts[number] = _cut_all(found, rows, boxes)
+    if len(cuts) == 1:
+        return Pictures(trouble=missing[0])
+    files = _encoded([[_rgb(part, source) for part in parts] for parts in cuts.values()])
+    return Pictures(
+        tuple(
+            Place(
+                place["frame"],
+                box,
+                tuple(place["scores"]),
+                {
+                    number: base64.b64encode(of_one[at]).decode()
+                    for number, of_one in zip(cuts, files, strict=True)
+                },
+            )
+            for at, (place, box) in enumerate(zip(worst, boxes, strict=True))
+        )
+    )
+
+
+def find_pictures(ladder: Ladder) -> Pictures:
+    """Pictures for a report that is made again: those of the page that lies there, else new ones.
+
+    New ones need the source where ladder.json says it was, and unchanged.
+    """
+    from vqaloop.core.ffmpeg import ffmpeg_path
+    from vqaloop.media.probe import probe_source
+
+    kept = kept_pictures(ladder)
+    if kept.places or kept.trouble:
+        return kept
+    about = ladder.about["source"]
+    path = Path(about["path"])
+    try:
+        if not _is_source(path, about):
+            return Pictures(trouble=f"the source {quoted(path)} is not the file it was")
+        ffmpeg = ffmpeg_path()
+        raw = about.get("input_options") or {}
+        source = probe_source(
+            path,
+            video_size=raw.get("video_size"),
+            pix_fmt=raw.get("pixel_format") or raw.get("pix_fmt"),
+            framerate=raw.get("framerate"),
+            allow_hdr=True,
+            ffmpeg=ffmpeg,
+        )
+    except (InputError, ToolError) as error:
+        return Pictures(trouble=str(error))
+    except (OSError, ValueError):
+        return Pictures(
+            trouble=f"the source {quoted(path)} is not there; pictures of it and the rungs need "
+            "it: put it back, and run vqaloop report again"
+        )
+    return take_pictures(ladder, source, ffmpeg=ffmpeg)
+
+
+def _is_source(path: Path, about: Mapping[str, Any]) -> bool:
+    """Whether that file is the one a ladder tells of. Raises OSError and ValueError.
+
+    Others may have written what it tells: a pipe would be waited for, a device read without end,
+    and so both are told apart before anything is opened.
+    """
+    from vqaloop.core.files import file_sha256
+
+    status, size = os.stat(path), about.get("size_bytes")
+    # what the kernel makes up has a size of 0, and may be endless for all that
+    if not stat.S_ISREG(status.st_mode) or not status.st_size:
+        return False
+    return size in (None, status.st_size) and file_sha256(path) == about.get("sha256")
+
+
+def kept_pictures(ladder: Ladder) -> Pictures:
+    """The pictures in the report.html beside a ladder, where it is a page of this very ladder."""
+    worst = _worst(ladder)
+    if not worst:
+        return Pictures(trouble=NO_PLACES)
+    path = ladder.folder / "report.html"
+    try:
+        if not path.is_file():
+            return Pictures()
+        with open(path, encoding="utf-8") as file:
+            text = file.read(LARGEST_PAGE)
+        page = _Page()
+        page.feed(text)
+    except (OSError, ValueError):
+        return Pictures()
+    known = set(range(len(ladder.rungs) + 1))
+    shown = [set(page.pictures.get(n, ())) for n in range(len(worst))]
+    whole = all(0 in numbers and len(numbers) > 1 and numbers <= known for numbers in shown)
+    if page.digest != digest(ladder) or len(page.boxes) < len(worst) or not whole:
+        return Pictures()
+    return Pictures(
+        tuple(
+            Place(place["frame"], page.boxes[n], tuple(place["scores"]), page.pictures[n])
+            for n, place in enumerate(worst)
+        )
+    )
+
+
+def _worst(ladder: Ladder) -> list[dict[str, Any]]:
+    return (ladder.about.get("worst") or [])[:PLACES]
+
+
+def digest(ladder: Ladder) -> str:
+    """What tells pictures of this ladder from those of another."""
+    document = ladder.to_json()
+    shown = [document["source"].get("sha256"), document["rungs"], document.get("worst")]
+    text = json.dumps(finite(shown), sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+class _Page(HTMLParser):
+    """The pictures of a report.html, as `crop_figures` (reportpage.py) writes them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.digest = ""
+        self.boxes: dict[int, Box] = {}
+        self.pictures: dict[int, dict[int, str]] = {}
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        found = {name: value or "" for name, value in attrs}
+        if "data-ladder" in found:
+            self.digest = found["data-ladder"]
+        if "data-box" in found:
+            left, top, width, height = map(int, found["data-box"].split())
+            if not (0 < width <= WIDTH and 0 < height <= HEIGHT):
+                raise ValueError("a box without area, or larger than ours")
+            if not (0 <= left <= FARTHEST and 0 <= top <= FARTHEST):
+                raise ValueError("a box outside of any frame")
+            self.boxes[len(self.boxes)] = left, top, width, height
+        source = found.get("src", "")
+        if tag == "img" and self.boxes and source.startswith(PREFIX) and "data-rung" in found:
+            data = source.removeprefix(PREFIX)
+            if _is_picture(data):
+                of_place = self.pictures.setdefault(len(self.boxes) - 1, {})
+                of_place[int(found["data-rung"])] = data
+
+
+def _is_picture(data: str) -> bool:
+    try:
+        return base64.b64decode(data, validate=True)[8:12] == b"WEBP"
+    except (binascii.Error, ValueError):
+        return False
+
+
+def _box_of(place: dict[str, Any], one: Frame, other: Frame) -> Box:
+    """The part of a frame that is shown: around the crop that was scored, or where two differ."""
+    width, height = one.shape[1], one.shape[0] * 2 // 3
+    wide, tall = min(WIDTH, width), min(HEIGHT, height)
+    if _is_whole(place):
+        left, top = _most_different(one[:height], other[:height], wide, tall)
+    else:
+        left = place["left"] + (place["size"] - wide) // 2
+        top = place["top"] + (place["size"] - tall) // 2
+    left, top = (
+        min(max(at, 0), room) // 2 * 2 for at, room in ((left, width - wide), (top, height - tall))
+    )
+    return left, top, wide, tall
+
+
+def _is_whole(place: dict[str, Any]) -> bool:
+    """Whether the place is known in time alone."""
+    return None in (place.get("left"), place.get("top"), place.get("size"))
+
+
+def _most_different(one: Frame, other: Frame, wide: int, tall: int) -> tuple[int, int]:
+    """Left and top of the part in which two pictures differ most, by the mean of |a - b|."""
+    error = np.abs(one.astype(np.int32) - other)
+    sums = np.zeros((error.shape[0] + 1, error.shape[1] + 1), np.int64)
+    sums[1:, 1:] = error.cumsum(0, dtype=np.int64).cumsum(1)
+    inside = sums[tall:, wide:] - sums[:-tall, wide:] - sums[tall:, :-wide] + sums[:-tall, :-wide]
+    top, left = np.unravel_index(int(inside.argmax()), inside.shape)
+    return int(left), int(top)
+
+
+def _cut_all(frames: Frames, rows: Sequence[int], boxes: Sequence[Box]) -> list[Frame]:
+    return [
+        cut(frames[row][None], top, left, tall, wide)[0]
+        for row, (left, top, wide, tall) in zip(rows, boxes, strict=True)
+    ]
+
+
+def _rgb(part: Frame, source: Source) -> Frame:
+    """(H·3/2, W) planar 4:2:0 as (H, W, 3), by the source's matrix, or what its size suggests."""
+    from av.video.frame import VideoFrame
+    from av.video.reformatter import ColorRange, Colorspace
+
+    tags = dict(source.colour)
+    matrix = tags.get("colorspace") or ("bt709" if source.height >= 720 else "smpte170m")
+    full = tags.get("color_range") == "pc"
+    picture = VideoFrame.from_ndarray(np.ascontiguousarray(part), format="yuv420p").reformat(
+        format="rgb24",
+        src_colorspace=Colorspace.ITU709 if matrix in ("bt709", "bt2020nc") else Colorspace.ITU601,
+        src_color_range=ColorRange.JPEG if full else ColorRange.MPEG,
+        dst_color_range=ColorRange.JPEG,
+    )
+    found: Frame = picture.to_ndarray().astype(np.uint8, copy=False)
+    return found
+
+
+def _encoded(pictures: Sequence[Sequence[Frame]]) -> list[list[bytes]]:
+    """WebP files of the best quality with which all of them are small enough."""
+    made: list[list[bytes]] = []
+    for quality in QUALITIES:
+        made = [[_webp(picture, quality) for picture in row] for row in pictures]
+        if sum(len(data) for row in made for data in row) <= MOST_BYTES:
+            break
+    return made
+
+
+def _webp(picture: Frame, quality: int) -> bytes:
+    from PIL import Image
+
+    buffer = io.BytesIO()
+    Image.fromarray(picture).save(buffer, "WEBP", quality=quality, method=4)
+    return buffer.getvalue()

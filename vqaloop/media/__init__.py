@@ -1,0 +1,1 @@
+"""Reading video: probing, selective decoding, scene cuts, excerpts, synthetic samples."""

@@ -1,0 +1,271 @@
+"""Decoding exactly the frames that are scored, and cutting clips out of them.
+
+Frames are numpy arrays (N, H·3/2, W) of uint8: planar 4:2:0, the U and V planes (half size each)
+stacked as rows below luma. Rungs are scaled to the source's size with one fixed scaler.
+"""
+
+import contextlib
+from collections.abc import Iterable, Iterator, Sequence
+from fractions import Fraction
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import ffmpeg as ffmpeg_graph
+import numpy as np
+import numpy.typing as npt
+from av.video.frame import VideoFrame
+from av.video.reformatter import Interpolation, VideoReformatter
+
+from vqaloop.bitstream.colour_tags import RANGES, UNTAGGED, colour_range, in_range
+from vqaloop.bitstream.formats import ENCODES, SOURCES
+from vqaloop.core import process
+from vqaloop.core.ffmpeg import compiled
+from vqaloop.core.text import quoted
+from vqaloop.errors import DecodeFailed
+from vqaloop.media.selective_decode import TROUBLE, frames_at, is_plain
+from vqaloop.records import Source
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
+
+SCALER = "bicubic+accurate_rnd+full_chroma_int"
+"""swscale flags with which every rung is brought to the source's canvas."""
+
+Frames = npt.NDArray[np.uint8]
+"""(N, H·3/2, W) planar 4:2:0."""
+
+CLIP_FRAMES = 2
+"""Consecutive frames of a clip."""
+CLIP_SIZE = 112
+"""Height and width of a clip in luma pixels."""
+
+_FLAGS = int(Interpolation.BICUBIC | Interpolation.ACCURATE_RND | Interpolation.FULL_CHR_H_INT)
+"""SCALER, as PyAV takes it."""
+_RANGES = {name: number for number, name in RANGES.items()}
+
+
+def read_source(
+    source: Source,
+    indices: Sequence[int],
+    *,
+    ffmpeg: str,
+    size: tuple[int, int] | None = None,
+) -> Frames:
+    """Frames of the source on its canvas (see `Source.canvas`), by index after `prep`.
+
+    Or scaled to `size`. `indices` ascend. Raises DecodeFailed when the source ends before the last
+    of them.
+    """
+    return _stacked(each_of_source(source, indices, ffmpeg=ffmpeg, size=size))
+
+
+def each_of_source(
+    source: Source,
+    indices: Sequence[int],
+    *,
+    ffmpeg: str,
+    size: tuple[int, int] | None = None,
+    wanted_range: str | None = None,
+) -> Iterator[Frames]:
+    """`read_source`, frame by frame: each (H·3/2, W), in its own range or that which is wanted."""
+    size, found = size or source.canvas, 0
+    own = colour_range(source)
+    if picks_from(source):
+        # through ffmpeg after all where that fails: it says best why
+        with contextlib.suppress(DecodeFailed):
+            for frame in _with_pyav(
+                source.path, indices, size, source.fps, (own, wanted_range or own), upright=True
+            ):
+                yield frame
+                found += 1
+    if found < len(indices):
+        yield from read_with_ffmpeg(
+            source.path,
+            indices[found:],
+            size,
+            ffmpeg=ffmpeg,
+            input_options=source.input_options,
+            prep=source.prep,
+            ranges=in_range(own, wanted_range),
+        )
+
+
+def picks_from(source: Source) -> bool:
+    """Whether frames are picked out of a source; else all of it up to the last is decoded."""
+    # tags change no sample
+    changed = any(not text.startswith("setparams=") for text in source.prep)
+    return not (changed or source.input_options) and is_plain(
+        source.path, source.frames, source.canvas, source.fps
+    )
+
+
+def read_encode(
+    path: Path,
+    indices: Sequence[int],
+    size: tuple[int, int],
+    fps: Fraction,
+    *,
+    decoder: str,
+    ffmpeg: str,
+) -> Frames:
+    """Frames of an encode of ours, scaled to `size` (width, height), by index.
+
+    `decoder` is "pyav", or "ffmpeg" for streams that PyAV cannot decode. Raises DecodeFailed.
+    """
+    return _stacked(each_of_encode(path, indices, size, fps, decoder=decoder, ffmpeg=ffmpeg))
+
+
+def read_with_ffmpeg(
+    path: Path,
+    indices: Sequence[int],
+    size: tuple[int, int],
+    *,
+    ffmpeg: str,
+    input_options: Sequence[tuple[str, str]] = (),
+    prep: Sequence[str] = (),
+    ranges: str = "",
+    timeout_s: float | None = None,
+) -> Frames:
+    """Frames by index through the ffmpeg program; all of the file up to the last is decoded.
+
+    `ranges` are `in_range`'s. Raises DecodeFailed when the file ends before the last of them.
+    """
+    width, height = size
+    wanted = any_of([f"between(n,{first},{last})" for first, last in _runs(indices)])
+    scale = f"scale={width}:{height}:flags={SCALER}{ranges}"
+    graph = ffmpeg_graph.input("INPUT", **process.input_arguments(input_options)).output(
+        "pipe:1",
+        # V rather than v: cover art is no video
+        map="0:V:0",
+        vf=",".join([*prep, f"select='{wanted}'", UNTAGGED, scale, "format=yuv420p"]),
+        fps_mode="passthrough",
+        f="rawvideo",
+        **{"frames:v": len(indices)},
+    )
+    argv = compiled(graph, ffmpeg, {"INPUT": path})
+    frame_bytes = width * height * 3 // 2
+    # far slower than any machine decodes 4K; a hang must end all the same
+    limit_s = timeout_s or 300 + (indices[-1] + 1) * 2.0
+    done = process.run(argv, timeout_s=limit_s, max_stdout=frame_bytes * (len(indices) + 1))
+    count = len(done.stdout) // frame_bytes
+    if done.returncode != 0 or count != len(indices):
+        why = done.reason() if done.returncode else f"it ended after {count} of {len(indices)}"
+        raise DecodeFailed(f"{_name(path)}: frames up to {indices[-1]} could not be read: {why}")
+    return np.frombuffer(done.stdout, np.uint8).reshape(count, height * 3 // 2, width)
+
+
+def any_of(terms: Sequence[str]) -> str:
+    """ffmpeg's expression for "one of these holds", as a tree: it takes no long sums."""
+    if len(terms) == 1:
+        return terms[0]
+    half = len(terms) // 2
+    return f"({any_of(terms[:half])}+{any_of(terms[half:])})"
+
+
+def _runs(indices: Sequence[int]) -> Iterator[tuple[int, int]]:
+    """Ascending indices as ranges, so that the filter expression stays short."""
+    first = last = indices[0]
+    for index in indices[1:]:
+        if index != last + 1:
+            yield first, last
+            first = index
+        last = index
+    yield first, last
+
+
+def each_of_encode(
+    path: Path,
+    indices: Sequence[int],
+    size: tuple[int, int],
+    fps: Fraction,
+    *,
+    decoder: str,
+    ffmpeg: str,
+    threads: int = 1,
+    wanted_range: str | None = None,
+) -> Iterator[Frames]:
+    """`read_encode`, frame by frame: each (H·3/2, W). `threads` is how many decode.
+
+    In the range that is wanted, which is taken for its own where it tells none.
+    """
+    if decoder == "ffmpeg":
+        only = [("format_whitelist", ENCODES)]
+        yield from read_with_ffmpeg(path, indices, size, ffmpeg=ffmpeg, input_options=only)
+        return
+    ranges = wanted_range, wanted_range
+    yield from _with_pyav(path, indices, size, fps, ranges, threads)
+
+
+def _with_pyav(
+    path: Path,
+    indices: Sequence[int],
+    size: tuple[int, int],
+    fps: Fraction,
+    ranges: tuple[str | None, str | None],
+    threads: int = 1,
+    upright: bool = False,
+) -> Iterator[Frames]:
+    """`ranges` are that of frames which tell none, and that wanted of all; None for their own.
+
+    `upright` is for a source, which unlike an encode of ours may ask to be turned: refused.
+    """
+    formats = SOURCES if upright else ENCODES
+    scaler, found = VideoReformatter(), 0
+    try:
+        for frame in frames_at(path, indices, fps, threads=threads, formats=formats):
+            if upright and frame.side_data.get("DISPLAYMATRIX"):
+                raise ValueError("it is to be turned")
+            yield _scaled(scaler, frame, size, ranges)
+            found += 1
+    except TROUBLE as error:
+        raise DecodeFailed(f"{_name(path)} could not be decoded: {error}") from error
+    if found < len(indices):
+        raise DecodeFailed(
+            f"{_name(path)} has no frame {indices[found]}; it is cut short or lost a frame"
+        )
+
+
+def _stacked(frames: Iterable[Frames]) -> Frames:
+    return np.stack(list(frames))
+
+
+def _scaled(
+    scaler: VideoReformatter,
+    frame: VideoFrame,
+    size: tuple[int, int],
+    ranges: tuple[str | None, str | None],
+) -> Frames:
+    """One frame's samples at `size`, as ffmpeg's scale filter gives them.
+
+    Of its tags only the range goes along: where a decoder tells the place of chroma (H.264, HEVC),
+    swscale called from here would move it by a quarter sample, which the filter does not.
+    """
+    name = frame.format.name.replace("yuvj", "yuv")
+    own, wanted = (_RANGES.get(told or "") for told in ranges)
+    own = frame.color_range or own
+    if own == wanted:
+        wanted = None
+    if name == "yuv420p" and (frame.width, frame.height) == size and not wanted:
+        return frame.to_ndarray().astype(np.uint8, copy=False)
+    bare = VideoFrame.from_ndarray(frame.to_ndarray(), format=name)
+    bare.color_range = own if wanted and own else frame.color_range
+    made = scaler.reformat(bare, *size, "yuv420p", interpolation=_FLAGS, dst_color_range=wanted)
+    return made.to_ndarray().astype(np.uint8, copy=False)
+
+
+def _name(path: Path) -> str:
+    return quoted(path.name)
+
+
+def cut(frames: Frames, top: int, left: int, height: int, width: int) -> Frames:
+    """Part of (N, H·3/2, W) frames, in the same form; all four numbers are even."""
+    count, lines, wide = frames.shape
+    tall = lines * 2 // 3
+    out = np.empty((count, height * 3 // 2, width), np.uint8)
+    out[:, :height] = frames[:, top : top + height, left : left + width]
+    chroma = frames[:, tall:].reshape(count, 2, tall // 2, wide // 2)
+    small = chroma[:, :, top // 2 : (top + height) // 2, left // 2 : (left + width) // 2]
+    out[:, height:] = small.reshape(count, height // 2, width)
+    return out

@@ -1,0 +1,182 @@
+"""Splitting a title into scenes at its cuts, found by ffmpeg's own detector.
+
+One quick pass over small grey pictures: `scdet` gives the mean absolute difference of neighbouring
+frames, less that of the pair before, so that steady motion does not count. Before it a median over
+three frames in time (`tmedian`): it leaves a cut where it is, and takes away flashes of one frame
+and most of what shakes. Dissolves and fades are no cuts, and stay inside a scene.
+"""
+
+import bisect
+import math
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+
+import ffmpeg as ffmpeg_graph
+
+from vqaloop.core import process
+from vqaloop.core.ffmpeg import compiled
+from vqaloop.core.text import quoted
+from vqaloop.errors import DecodeFailed, InputError
+from vqaloop.media.excerpt import GOP_S, excerpt
+from vqaloop.records import Source
+
+AREA = 160 * 90
+"""Pixels, about, of the pictures that are compared."""
+THRESHOLD = 6.0
+"""scdet's score, in percent of the range of luma, from which a change is a cut."""
+SHIFT = 1
+"""Frames by which tmedian's output precedes the middle of the frames it is the median of."""
+MOST_CUTS = 1000
+"""The strongest are kept where more are found; a film of two hours has about that many."""
+LEAST_S, MOST_S = 1.0, 20.0
+"""Shortest and longest scene, in seconds, unless said otherwise."""
+
+EXCERPTS_BYTES = 8 << 30
+"""Disk that lossless excerpts of scenes may take at a time."""
+
+_FOUND = re.compile(r"^frame:\d+\s+pts:(\d+)\b.*\n+lavfi\.scd\.score=([0-9.]+)", re.M)
+
+
+@dataclass(frozen=True, order=True)
+class Scene:
+    """A run of frames of a title that is encoded with one knob."""
+
+    start_frame: int
+    end_frame: int
+    """The first frame that is not in it."""
+
+    @property
+    def frames(self) -> int:
+        return self.end_frame - self.start_frame
+
+
+def find_scenes(
+    source: Source,
+    *,
+    ffmpeg: str,
+    least_s: float = LEAST_S,
+    most_s: float = MOST_S,
+    gop_s: float = GOP_S,
+) -> tuple[Scene, ...]:
+    """Scenes of a title, ascending, that cover all its frames without gap or overlap.
+
+    No scene is shorter than `least_s` unless the title is; those that would be belong to a
+    neighbour. Scenes longer than `most_s` are split at whole GOPs of `gop_s` from their start.
+    Raises InputError for durations that make no sense, DecodeFailed.
+    """
+    if not (0 <= least_s < math.inf and max(least_s, gop_s) <= most_s and gop_s > 0):
+        raise InputError(
+            f"scenes of {least_s:g} to {most_s:g} s cannot be made of GOPs of {gop_s:g} s: "
+            "the longest must last as long as the shortest and as a GOP"
+        )
+    cuts = find_cuts(source, ffmpeg=ffmpeg)
+    kept = keep_cuts(cuts, source.frames, math.ceil(round(least_s * source.fps, 6)))
+    gop = max(1, round(gop_s * source.fps))
+    most = max(gop, math.floor(round(most_s * source.fps, 6)))
+    return tuple(
+        part
+        for start, end in pairwise([0, *kept, source.frames])
+        for part in split(Scene(start, end), gop, most)
+    )
+
+
+def find_cuts(source: Source, *, ffmpeg: str) -> dict[int, float]:
+    """First frames of new scenes, and how strong the change is (THRESHOLD..100).
+
+    Decodes the title once. Raises DecodeFailed.
+    """
+    scale = min(1.0, math.sqrt(AREA / (source.canvas[0] * source.canvas[1])))
+    width, height = (max(8, round(side * scale)) for side in source.canvas)
+    chain = [
+        *source.prep,
+        f"scale={width}:{height}:flags=area",
+        "format=gray",
+        f"tmedian=radius={SHIFT}",
+        "setpts=N",
+        "scdet=threshold=100",
+        f"metadata=select:key=lavfi.scd.score:function=greater:value={THRESHOLD}",
+        "metadata=print:key=lavfi.scd.score:file=pipe\\\\:1",
+    ]
+    options = process.input_arguments(source.input_options)
+    graph = ffmpeg_graph.input("INPUT", **options).output(
+        "-", map="0:V:0", vf=",".join(chain), fps_mode="passthrough", f="null"
+    )
+    argv = compiled(graph, ffmpeg, {"INPUT": source.path})
+    done = process.run(
+        argv, timeout_s=300 + 2.0 * source.frames, max_stdout=1 << 16 | 200 * source.frames
+    )
+    if done.returncode:
+        raise DecodeFailed(f"{quoted(source.path)} could not be split: {done.reason()}")
+    said = done.stdout.decode("ascii", "replace")
+    found = ((int(at) + SHIFT, float(score)) for at, score in _FOUND.findall(said))
+    return {at: score for at, score in found if 0 < at < source.frames}
+
+
+def keep_cuts(cuts: dict[int, float], frames: int, least: int) -> list[int]:
+    """The cuts that leave no scene under `least` frames, strongest first; ascending."""
+    kept = [0, frames]
+    for at in sorted(cuts, key=lambda at: (-cuts[at], at)):
+        place = bisect.bisect(kept, at)
+        if not 0 < at < frames or min(at - kept[place - 1], kept[place] - at) < max(1, least):
+            continue
+        kept.insert(place, at)
+        if len(kept) - 2 == MOST_CUTS:
+            break
+    return kept[1:-1]
+
+
+def split(scene: Scene, gop: int, most: int) -> list[Scene]:
+    """A scene in equal parts of at most `most` frames, each but the last whole GOPs long.
+
+    `most` is at least a GOP; the last part holds at least a GOP too, and what is left over, and
+    so may be longer than `most` by less than a GOP.
+    """
+    whole = scene.frames // gop
+    parts = -(-scene.frames // most)
+    while parts < whole and max(_parts(whole, parts)) * gop > most:
+        parts += 1
+    if parts <= 1 or whole < 2:
+        return [scene]
+    edges = [scene.start_frame]
+    for count in _parts(whole, min(parts, whole)):
+        edges.append(edges[-1] + count * gop)
+    edges[-1] = scene.end_frame
+    return [Scene(start, end) for start, end in pairwise(edges)]
+
+
+def _parts(whole: int, parts: int) -> list[int]:
+    return [whole * (i + 1) // parts - whole * i // parts for i in range(parts)]
+
+
+def even_gop(frames: int, usual: int) -> int:
+    """Frames of a GOP such that a scene has whole ones, about as long as usual.
+
+    A last GOP of a few frames would cost a key frame that nothing asks for.
+    """
+    return math.ceil(frames / max(1, round(frames / usual)))
+
+
+class SceneExcerpts:
+    """Lossless files of single scenes, the oldest going when they take too much room."""
+
+    def __init__(self, source: Source, folder: Path, ffmpeg: str) -> None:
+        self.source, self.folder, self.ffmpeg = source, folder, ffmpeg
+        self._made: dict[Scene, Source] = {}
+
+    def of(self, scene: Scene) -> Source:
+        """The scene as a source of its own, cut out unless it lies there."""
+        if scene not in self._made:
+            path = self.folder / f"scene{scene.start_frame}.mkv"
+            window = (scene.start_frame, scene.frames)
+            self._made[scene] = excerpt(self.source, [window], path, ffmpeg=self.ffmpeg)
+        return self._made[scene]
+
+    def prune(self, done: Sequence[Scene]) -> None:
+        """Between batches: those of scenes that are done, and then the oldest, go."""
+        for scene in [*done, *list(self._made)]:
+            there = sum(part.path.stat().st_size for part in self._made.values())
+            if scene in self._made and (scene in done or there > EXCERPTS_BYTES):
+                self._made.pop(scene).path.unlink(missing_ok=True)

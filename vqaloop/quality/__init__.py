@@ -1,0 +1,1 @@
+"""Quality metrics by name, the student metric, and BD-rate."""

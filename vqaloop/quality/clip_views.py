@@ -1,0 +1,157 @@
+"""Clip sampling for the networks: native crops, resized pictures, or fragments (FAST-VQA).
+
+Two views of one video take the same number of clips and, where its length allows, at the same
+times.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import chain
+
+import numpy as np
+import numpy.typing as npt
+
+from vqaloop.errors import InputError
+from vqaloop.media.frames import Frames, cut
+
+VIEWS = ("native", "squeezed", "fragments")
+FRAGMENT = 32
+"""Height and width of a fragment in pixels."""
+FRAMES_AT_ONCE = 64
+"""Frames of a video held together while its clips are cut: 64 of 8 bit 4K take 0.8 GB."""
+
+
+@dataclass(frozen=True)
+class View:
+    """How clips are cut out of a video. Raises InputError for values out of range."""
+
+    kind: str = "native"
+    """native: square crops at the display size, that of the content's largest file. squeezed:
+    the whole picture, its shorter side brought to `size`, its middle cut out (InternVQA).
+    fragments: patches of 32 from a grid over the picture, put together (FAST-VQA)."""
+    frames: int = 8
+    """Frames of a clip."""
+    stride: int = 8
+    """Frames of the video from one of the clip to the next."""
+    size: int = 224
+    """Height and width of a clip in pixels."""
+    clips: int = 4
+    """Clips of each video, spread over its time."""
+
+    def __post_init__(self) -> None:
+        if self.kind not in VIEWS:
+            raise InputError(f"view {self.kind!r} is not known; choose one of {', '.join(VIEWS)}")
+        spans = {"frames": (1, 64), "stride": (1, 64), "size": (32, 1024), "clips": (1, 64)}
+        for key, (low, high) in spans.items():
+            if not low <= getattr(self, key) <= high:
+                raise InputError(f"{key} must be {low} to {high}, not {getattr(self, key)}")
+        unit = FRAGMENT if self.kind == "fragments" else 2
+        if self.size % unit:
+            raise InputError(f"the size of a {self.kind} clip is a multiple of {unit}")
+
+    def times(self, count: int) -> npt.NDArray[np.int64]:
+        """(C, T) frames looked at of `count`; those after the last are the last again."""
+        span = (self.frames - 1) * self.stride + 1
+        middles = (np.arange(self.clips) + 0.5) / self.clips
+        starts = (middles * max(0, count - span)).round().astype(np.int64)
+        steps = np.arange(self.frames) * self.stride
+        times: npt.NDArray[np.int64] = np.minimum(starts[:, None] + steps, count - 1)
+        return times
+
+
+class Looks:
+    """A view of one content: every encode of it is cut at the same places."""
+
+    def __init__(self, view: View, canvas: tuple[int, int], seed: Sequence[int]) -> None:
+        """`canvas` is (width, height). Raises InputError where it is too small for the view."""
+        self.view = view
+        width, height = self.canvas = canvas
+        rng = np.random.default_rng(seed)
+        if view.kind == "native":
+            if min(canvas) < view.size:
+                raise InputError(
+                    f"the picture is {width}x{height}, less than a clip of {view.size} pixels; "
+                    "ask for a smaller size, or another view"
+                )
+            rooms = (height - view.size) // 2 + 1, (width - view.size) // 2 + 1
+            self.places = 2 * rng.integers(0, rooms, (view.clips, 2))
+        elif view.kind == "fragments":
+            from vqaloop.models.fragments import fragment_places
+
+            grid = view.size // FRAGMENT
+            self.places = np.stack(
+                [fragment_places(height, width, rng, grid, FRAGMENT) for _ in range(view.clips)]
+            )
+
+    def scaled(self, size: tuple[int, int]) -> tuple[int, int]:
+        """Width and height at which a video of `size` is to be decoded."""
+        return size if self.view.kind == "squeezed" else self.canvas
+
+    def cut(self, frame: Frames, clip: int) -> Frames:
+        """(1, H·3/2, W) to (1, S·3/2, S), as clip number `clip` has it."""
+        if self.view.kind == "squeezed":
+            return squeezed(frame, self.view.size)
+        if self.view.kind == "fragments":
+            from vqaloop.models.fragments import cut_fragments
+
+            return cut_fragments(frame, self.places[clip], FRAGMENT)
+        top, left = self.places[clip]
+        return cut(frame, int(top), int(left), self.view.size, self.view.size)
+
+
+def squeezed(frames: Frames, size: int) -> Frames:
+    """(N, H·3/2, W) to (N, S·3/2, S): the shorter side to `size`, the middle of the longer.
+
+    Bilinear between the nearest four samples, without a low-pass before, as InternVQA does.
+    """
+    import torch
+    import torch.nn.functional as F
+
+    count, lines, width = frames.shape
+    height = lines * 2 // 3
+    scale = size / min(height, width)
+    tall, wide = (max(size, round(side * scale / 2) * 2) for side in (height, width))
+    chroma = frames[:, height:].reshape(count, 2, height // 2, width // 2)
+    planes = []
+    for plane, part in ((frames[:, None, :height], 1), (chroma, 2)):
+        small = F.interpolate(
+            torch.tensor(plane, dtype=torch.float32),
+            (tall // part, wide // part),
+            mode="bilinear",
+            align_corners=False,
+        )
+        rounded = small.round().clamp(0, 255).to(torch.uint8).numpy()
+        top, left = ((side - size) // 4 * 2 // part for side in (tall, wide))
+        square = rounded[:, :, top : top + size // part, left : left + size // part]
+        planes.append(square.reshape(count, -1))
+    return np.concatenate(planes, 1).reshape(count, size * 3 // 2, size)
+
+
+def clips_of(
+    view: View,
+    canvas: tuple[int, int],
+    count: int,
+    read: Callable[[list[int]], Frames],
+    seed: int,
+) -> Frames:
+    """(C, T, S·3/2, S) clips of a video of `count` frames; `read` gives frames by ascending index.
+
+    At most FRAMES_AT_ONCE frames are asked for and held at a time, those of one clip or of several
+    in turn. Raises InputError where the picture is too small for the view.
+    """
+    looks = Looks(view, canvas, [seed])
+    groups: list[dict[int, list[int]]] = []  # {clip: its frames}, few enough together
+    for clip, row in enumerate(view.times(count).tolist()):
+        if groups and len({*row, *chain(*groups[-1].values())}) <= FRAMES_AT_ONCE:
+            groups[-1][clip] = row
+        else:
+            groups.append({clip: row})
+    clips: list[Frames] = []
+    for group in groups:
+        indices = sorted({index for row in group.values() for index in row})
+        frames = dict(zip(indices, read(indices), strict=True))
+        clips += [
+            np.concatenate([looks.cut(frames[index][None], clip) for index in row])
+            for clip, row in group.items()
+        ]
+    return np.stack(clips)

@@ -1,0 +1,1 @@
+"""`vqaloop encode`: scenes encoded to a target score or bitrate, and concatenated."""

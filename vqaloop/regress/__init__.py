@@ -1,0 +1,1 @@
+"""`vqaloop regress`: builds of an encoder run, compared and judged."""

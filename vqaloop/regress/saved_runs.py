@@ -1,0 +1,217 @@
+"""Saved runs of a build (`vqaloop.build/1`): a baseline that need not be built or run again.
+
+The same form keeps the clips that an interrupted comparison had finished.
+"""
+
+import contextlib
+import hashlib
+import json
+import math
+import os
+import re
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from vqaloop.core.documents import every, finite, read_document
+from vqaloop.core.files import write_whole
+from vqaloop.core.folders import cache_folder
+from vqaloop.core.text import counted, quoted
+from vqaloop.errors import InputError
+from vqaloop.records import Source
+from vqaloop.regress.statistics import BASELINE, CANDIDATE, REPEAT, ClipRuns, Failure, Run
+
+SCHEMA = "vqaloop.build/1"
+JOURNAL_S = 86_400
+"""Age at which what an interrupted comparison had finished is no longer taken up."""
+
+_SHAPE: dict[str, Any] = {
+    "build": {**every(str, "name kind version sha256"), "args": [str]},
+    "settings": {str: (str, None)},
+    "machine": str,
+    "clips": [
+        {
+            **every(str, "clip sha256 fps"),
+            **every(int, "width height frames"),
+            "runs": [
+                {
+                    **every(str, "build point stream_sha256 decoded_md5"),
+                    **every(int, "width height peak_bytes"),
+                    **every(float, "value bitrate_kbps cpu_s wall_s"),
+                    "scores": {str: float},
+                }
+            ],
+            "failures": [{**every(str, "build point kind message"), **every(int, "width height")}],
+        }
+    ],
+}
+
+
+@dataclass(frozen=True)
+class Saved:
+    """A build's runs, and under which settings they were made."""
+
+    build: Mapping[str, Any]
+    """name, kind, version, sha256, args."""
+    settings: Mapping[str, str]
+    """All that must be equal for two results to be comparable."""
+    machine: str
+    """Times compare on the same one only."""
+    clips: tuple[ClipRuns, ...]
+
+
+def write_saved(saved: Saved, path: Path) -> None:
+    """Raises InputError when it cannot be written; what was there then stays."""
+    document = {
+        "schema": SCHEMA,
+        "build": dict(saved.build),
+        "settings": dict(saved.settings),
+        "machine": saved.machine,
+        "clips": [asdict(clip) for clip in saved.clips],
+    }
+    write_whole(path, json.dumps(finite(document), indent=1, allow_nan=False) + "\n")
+
+
+def without_candidate(clip: ClipRuns) -> ClipRuns:
+    """What of a comparison is kept."""
+    return replace(
+        clip,
+        runs=tuple(run for run in clip.runs if run.build != CANDIDATE),
+        failures=tuple(f for f in clip.failures if f.build != CANDIDATE),
+    )
+
+
+def check_any_run(clips: Sequence[ClipRuns]) -> None:
+    """Raises InputError where not a single run of the baseline came about."""
+    if not any(clip.of(BASELINE) for clip in clips):
+        why = next(f"{f.kind}: {f.message}" for clip in clips for f in clip.failures)
+        raise InputError(
+            f"every run of the baseline failed, so there is nothing to save; the first: {why}"
+        )
+
+
+def save_summary(clips: Sequence[ClipRuns], path: str | os.PathLike[str]) -> str:
+    """What was kept where, and which of it failed, for people."""
+    count = counted(len(clips), "clip")
+    told = f"The baseline's runs on {count} are kept in {quoted(path)}."
+    failures = [(clip.clip, f) for clip in clips for f in clip.failures if f.build == BASELINE]
+    if failures:
+        clip, first = failures[0]
+        runs = counted(len(failures), "run")
+        told += f" {runs} failed, the first on {clip}, {first.point}: {first.message}."
+    return told
+
+
+def is_saved(place: Path) -> bool:
+    """Whether this is a saved result, or is meant to be one, rather than a program."""
+    if place.suffix.lower() == ".json" and not os.access(place, os.X_OK):
+        return True
+    try:
+        if place.is_file():
+            with place.open("rb") as file:
+                return file.read(1) == b"{"
+    except OSError:
+        pass
+    return False
+
+
+def read_saved(path: Path) -> Saved:
+    """Raises InputError for a file that is not such a result, or damaged."""
+    document = read_document(
+        path,
+        SCHEMA,
+        _SHAPE,
+        give="give an encoder or what `vqaloop regress --save` wrote",
+        remedy="save the baseline again",
+    )
+    clips = tuple(_clip(clip, path) for clip in document["clips"])
+    if not clips:
+        raise InputError(f"{quoted(path)} holds no clips; save the baseline again")
+    build = {key: document["build"][key] for key in _SHAPE["build"]}
+    return Saved(build, document["settings"], document["machine"], clips)
+
+
+def _clip(clip: Mapping[str, Any], path: Path) -> ClipRuns:
+    shape = _SHAPE["clips"][0]
+    runs = tuple(Run(**{key: run[key] for key in shape["runs"][0]}) for run in clip["runs"])
+    failures = tuple(
+        Failure(**{key: failure[key] for key in shape["failures"][0]})
+        for failure in clip["failures"]
+    )
+    for run in runs:
+        if run.build not in (BASELINE, REPEAT, CANDIDATE) or not 0 < run.bitrate_kbps < math.inf:
+            raise InputError(
+                f"{quoted(path)} holds a run of {run.build[:40]!r} at {run.bitrate_kbps:g} kb/s, "
+                "which no comparison wrote; save the baseline again"
+            )
+    if not re.fullmatch(r"[1-9]\d{0,9}/[1-9]\d{0,9}", clip["fps"]):
+        raise InputError(
+            f"{quoted(path)} holds a clip of {clip['fps'][:40]!r} frames a second; save the "
+            "baseline again"
+        )
+    known = {key: clip[key] for key in shape if key not in ("runs", "failures")}
+    return ClipRuns(**known, runs=runs, failures=failures)
+
+
+def differing(one: Mapping[str, str], other: Mapping[str, str]) -> Sequence[str]:
+    """Settings that differ, as "preset medium here and fast there"."""
+    if one.get("vqaloop") != other.get("vqaloop") or set(one) != set(other):
+        return [f"by vqaloop {one.get('vqaloop', 'of another kind')}; save it again with this one"]
+    return [
+        f"{key} {other.get(key)} here and {one.get(key)} there"
+        for key in {**one, **other}
+        if one.get(key) != other.get(key)
+    ]
+
+
+class Journal:
+    """The clips that a comparison has finished, kept until it ends well.
+
+    The builds' files and versions and the clips are part of the name it goes by, but what a script
+    runs in its turn is not known: so nothing is remembered beyond the comparison itself.
+    """
+
+    def __init__(
+        self,
+        builds: Sequence[Mapping[str, Any]],
+        settings: Mapping[str, str],
+        machine: str,
+        clips: Sequence[Source],
+        *,
+        enabled: bool,
+    ) -> None:
+        named = [builds, settings, machine, sorted(clip.sha256 for clip in clips)]
+        key = hashlib.sha256(json.dumps(named).encode()).hexdigest()
+        self.path = cache_folder() / "regress" / f"{key[:32]}.json"
+        self.enabled = enabled
+        self._empty = Saved(builds[0] if builds else {}, settings, machine, ())
+        self._clips: tuple[ClipRuns, ...] = ()
+        self._lock = threading.Lock()
+        with contextlib.suppress(OSError, InputError):
+            if enabled and time.time() - self.path.stat().st_mtime < JOURNAL_S:
+                self._clips = read_saved(self.path).clips
+
+    def finished(self, source: Source) -> ClipRuns | None:
+        """The runs on that clip, if the comparison had come so far."""
+        return next((clip for clip in self._clips if clip.sha256 == source.sha256), None)
+
+    def keep(self, clip: ClipRuns) -> None:
+        """Safe from any thread."""
+        with self._lock:
+            self._clips += (clip,)
+            if not self.enabled:
+                return
+            try:
+                self.path.parent.mkdir(parents=True, exist_ok=True)
+                write_saved(replace(self._empty, clips=self._clips), self.path)
+            except (OSError, InputError):
+                # a comparison that cannot be taken up again is still one
+                self.enabled = False
+
+    def close(self) -> None:
+        """It ended well: the next one starts anew."""
+        if self.enabled:
+            self.path.unlink(missing_ok=True)

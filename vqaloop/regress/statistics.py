@@ -1,0 +1,365 @@
+"""Statistics of two builds: BD-rates with a noise floor and a bootstrap interval over clips.
+
+Clip by clip the curves of two builds are compared (see bdrate); the mean over the clips is set
+against two yardsticks. The noise floor is what the mean moves by itself when the same build runs
+twice: 0 for an encoder that repeats itself bit for bit. The interval tells how far the mean hangs
+on which clips were taken: clips are drawn again with replacement (the bootstrap of Efron 1979).
+"""
+
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from vqaloop.core.text import counted
+from vqaloop.quality.bdrate import MIN_POINTS, Curve, Method, NotComparable, bd_rate
+from vqaloop.records import RDPoint
+from vqaloop.search.hull import convex_hull
+
+BASELINE, REPEAT, CANDIDATE = "baseline", "repeat", "candidate"
+"""The runs of one point; the repeat is the baseline once more."""
+SATURATED = 99.5
+"""Of 100: above it VMAF and the students fitted to it tell encodes apart no longer; the common
+test conditions of AOM cut a curve there too."""
+LEAST_CLIPS = 3
+"""Fewer say nothing of how results spread over clips."""
+DRAWS = 4000
+CONFIDENCE = 0.99
+"""Share of comparisons of a build with itself that stay within the noise floor."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run of a build that was decoded and scored."""
+
+    build: str
+    """baseline, repeat or candidate."""
+    width: int
+    height: int
+    point: str
+    """As people read it: crf 27, 800 kb/s."""
+    value: float
+    bitrate_kbps: float
+    """Of the coded frames alone."""
+    scores: Mapping[str, float]
+    """By name of the metric."""
+    cpu_s: float
+    wall_s: float
+    peak_bytes: int
+    stream_sha256: str
+    decoded_md5: str
+
+    @property
+    def where(self) -> tuple[int, int, float]:
+        return self.width, self.height, self.value
+
+
+RUN_KINDS: dict[str, Callable[[Run], float]] = {
+    # by what of a run the builds are compared, besides its curve
+    "cpu": lambda run: run.cpu_s,
+    "wall": lambda run: run.wall_s,
+    "peak": lambda run: run.peak_bytes,
+    "rate": lambda run: run.bitrate_kbps,
+}
+
+
+@dataclass(frozen=True)
+class Failure:
+    """One run of a build that gave nothing to be scored."""
+
+    build: str
+    width: int
+    height: int
+    point: str
+    kind: str
+    """crash, hang, no-output, truncated, undecodable, frame-count or not-scored."""
+    message: str
+
+    @property
+    def where(self) -> tuple[int, int, str]:
+        return self.width, self.height, self.point
+
+
+@dataclass(frozen=True)
+class ClipRuns:
+    """All runs on one clip."""
+
+    clip: str
+    sha256: str
+    width: int
+    height: int
+    frames: int
+    fps: str
+    runs: tuple[Run, ...] = ()
+    failures: tuple[Failure, ...] = ()
+
+    def of(self, build: str) -> list[Run]:
+        return [run for run in self.runs if run.build == build]
+
+    def pairs(self, one: str, other: str) -> list[tuple[Run, Run]]:
+        """The runs of two builds at the same size and point."""
+        others = {run.where: run for run in self.of(other)}
+        return [(run, others[run.where]) for run in self.of(one) if run.where in others]
+
+
+@dataclass(frozen=True)
+class Limits:
+    """From when on a difference counts; all in percent."""
+
+    threshold: float = 0.5
+    """Mean BD-rate over the clips."""
+    clip: float = 5.0
+    """BD-rate of a single clip."""
+    time: float | None = None
+    """CPU time of the encoder; None: told and not judged, as below."""
+    memory: float | None = None
+    rate: float | None = None
+    """Bitrate at the same knob, or error against the target bitrate."""
+
+
+@dataclass(frozen=True)
+class Gap:
+    """BD-rates of one clip by one metric, in percent; or why there are none."""
+
+    pchip: float | None = None
+    akima: float | None = None
+    noise: float | None = None
+    """Of the baseline against itself; None where it was not run twice or cannot be compared."""
+    refused: str | None = None
+    worse: bool = False
+    """Refused, and the candidate is worse at every point."""
+
+
+@dataclass(frozen=True)
+class Mean:
+    """What the clips amount to by one metric."""
+
+    values: Mapping[str, float] = field(default_factory=dict)
+    """PCHIP by clip, of those that could be compared."""
+    value: float | None = None
+    akima: float | None = None
+    interval: tuple[float, float] | None = None
+    noise_floor: float | None = None
+    refused: int = 0
+    verdict: str = "cannot tell"
+
+
+@dataclass(frozen=True)
+class Ratio:
+    """Candidate over baseline of something that each run has, in percent of change."""
+
+    by_clip: Mapping[str, float]
+    value: float | None
+    noise_floor: float | None
+    verdict: str
+    """not judged, where no limit was given."""
+
+
+def clip_gap(clip: ClipRuns, metric: str) -> Gap:
+    """BD-rate of the candidate against the baseline on one clip, PCHIP with Akima beside it.
+
+    With several sizes, of the two hulls.
+    """
+    if clip.failures and (both := len(clip.pairs(BASELINE, CANDIDATE))) < MIN_POINTS:
+        points = counted(both, "point")
+        return Gap(refused=f"the two have runs in common at {points}; {MIN_POINTS} are needed")
+    baseline, candidate = curve_pair(clip, CANDIDATE, metric)
+    try:
+        pchip = bd_rate(baseline, candidate, names=(BASELINE, CANDIDATE))
+    except NotComparable as error:
+        return Gap(refused=str(error), worse=_worse_everywhere(baseline, candidate))
+    return Gap(
+        pchip,
+        akima=_or_none(baseline, candidate, "akima"),
+        noise=_or_none(*curve_pair(clip, REPEAT, metric), "pchip"),
+    )
+
+
+def _worse_everywhere(baseline: Curve, candidate: Curve) -> bool:
+    """Whether the baseline has, for every point of the candidate, a better one for no more bits.
+
+    So much can be said of curves that have no score in common, and so no BD-rate.
+    """
+    return bool(candidate) and all(
+        any(bits <= kbps and better > score for bits, better in baseline)
+        for kbps, score in candidate
+    )
+
+
+def curve_pair(clip: ClipRuns, build: str, metric: str) -> tuple[Curve, Curve]:
+    """The baseline's curve and that of `build`, through the sizes and points that both have.
+
+    A point less would move a curve between its neighbours, or a hull, though the build is as good.
+    """
+    pairs = clip.pairs(BASELINE, build)
+    ours, theirs = [one for one, _ in pairs], [other for _, other in pairs]
+    return rate_curve(ours, metric), rate_curve(theirs, metric)
+
+
+def is_comparable(runs: Sequence[Run], metric: str) -> bool:
+    """Whether a curve through these runs could be compared with another."""
+    curve = rate_curve(runs, metric)
+    return _or_none(curve, curve, "pchip") is not None
+
+
+def _or_none(one: Curve, other: Curve, method: Method) -> float | None:
+    try:
+        return bd_rate(one, other, method=method)
+    except NotComparable:
+        return None
+
+
+def rate_curve(runs: Sequence[Run], metric: str) -> Curve:
+    """(kb/s, score) ascending; of several sizes the hull; without a saturated tail."""
+    points = [
+        RDPoint(run.width, run.height, run.value, run.bitrate_kbps, run.scores[metric])
+        for run in runs
+        if metric in run.scores
+    ]
+    if len({point.size for point in points}) > 1:
+        points = convex_hull(points)
+    points.sort(key=lambda point: point.bitrate_kbps)
+    # where a score cannot rise any more its order is chance, and says nothing of the build
+    while len(points) > 1 and SATURATED <= points[-2].score >= points[-1].score:
+        points.pop()
+    return [(point.bitrate_kbps, point.score) for point in points]
+
+
+def mean_gap(gaps: Mapping[str, Gap], threshold: float, *, seed: int = 0) -> Mean:
+    """The mean BD-rate over the clips that can be compared, and what to make of it.
+
+    A regression (or improvement) lies beyond the threshold and the noise floor, and its interval
+    leaves 0 out.
+    """
+    values = {clip: gap.pchip for clip, gap in gaps.items() if gap.pchip is not None}
+    refused = len(gaps) - len(values)
+    if not values:
+        return Mean(refused=refused)
+    mean = float(np.mean(list(values.values())))
+    akimas = [gap.akima for gap in gaps.values() if gap.pchip is not None]
+    noises = [gap.noise for gap in gaps.values() if gap.pchip is not None]
+    known = [noise for noise in noises if noise is not None]
+    # of clips whose second run failed the others' noise tells, as the mean is over all of them
+    floor = noise_floor(known, len(values)) if known else None
+    interval = bootstrap(list(values.values()), seed=seed)
+    return Mean(
+        values,
+        mean,
+        float(np.mean([a for a in akimas if a is not None])) if None not in akimas else None,
+        interval,
+        floor,
+        refused,
+        change_verdict(mean, max(threshold, floor or 0.0), interval),
+    )
+
+
+def change_verdict(value: float, limit: float, interval: tuple[float, float] | None) -> str:
+    """Regression, improvement or no change; `interval` None where there are too few clips."""
+    low, high = interval or (value, value)
+    if value > limit and low > 0:
+        return "regression"
+    return "improvement" if value < -limit and high < 0 else "no change"
+
+
+def noise_floor(differences: Sequence[float], clips: int | None = None) -> float:
+    """How far a mean over `clips` strays between two runs of the same build, in percent.
+
+    `differences` are those of one such pair of runs, by clip (of all clips unless told). Taken as
+    draws about 0, whose spread they tell: a mean of m stays within t s / sqrt(m) in CONFIDENCE of
+    the cases, with s the root mean square of the n differences and t Student's quantile of n
+    degrees of freedom.
+    """
+    if not differences or not any(differences):
+        return 0.0
+    from scipy.stats import t
+
+    n = len(differences)
+    spread = math.sqrt(sum(d * d for d in differences) / n)
+    return float(t.ppf((1 + CONFIDENCE) / 2, n)) * spread / math.sqrt(clips or n)
+
+
+def bootstrap(values: Sequence[float], *, seed: int = 0) -> tuple[float, float] | None:
+    """95 % interval (percentiles) of the mean over the choice of clips; None under LEAST_CLIPS."""
+    if len(values) < LEAST_CLIPS:
+        return None
+    rng = np.random.default_rng(seed)
+    drawn = np.asarray(values)[rng.integers(len(values), size=(DRAWS, len(values)))].mean(1)
+    low, high = np.percentile(drawn, [2.5, 97.5])
+    return float(low), float(high)
+
+
+def mean_ratio(
+    clips: Iterable[ClipRuns],
+    one: str,
+    other: str,
+    what: Callable[[Run], float],
+) -> dict[str, float]:
+    """Geometric mean of other/one over the points of each clip that has any."""
+    found = {}
+    for clip in clips:
+        logs = [
+            math.log(what(b) / what(a))
+            for a, b in clip.pairs(one, other)
+            if what(a) > 0 and what(b) > 0
+        ]
+        if logs:
+            found[clip.clip] = math.exp(sum(logs) / len(logs))
+    return found
+
+
+def overall(ratios: Mapping[str, float]) -> float | None:
+    """Geometric mean over clips."""
+    logs = [math.log(ratio) for ratio in ratios.values()]
+    return math.exp(sum(logs) / len(logs)) if logs else None
+
+
+def percent(ratio: float) -> float:
+    return 100 * (ratio - 1)
+
+
+def compare_ratio(clips: Sequence[ClipRuns], kind: str, limit: float | None, seed: int) -> Ratio:
+    """By a key of RUN_KINDS; `limit` in percent, None to leave it unjudged."""
+    what = RUN_KINDS[kind]
+    ratios = mean_ratio(clips, BASELINE, CANDIDATE, what)
+    by_clip = {clip: percent(ratio) for clip, ratio in ratios.items()}
+    mean = overall(ratios)
+    if mean is None:
+        return Ratio({}, None, None, "cannot tell")
+    again = mean_ratio(clips, BASELINE, REPEAT, what)
+    floor = noise_floor([percent(ratio) for ratio in again.values()]) if again else None
+    value = percent(mean)
+    verdict = "not judged"
+    if limit is not None:
+        interval = bootstrap(list(by_clip.values()), seed=seed)
+        verdict = change_verdict(value, max(limit, floor or 0.0), interval)
+        if kind == "rate" and verdict == "improvement":
+            # at the same knob neither more nor less is better: it has moved
+            verdict = "regression"
+    return Ratio(by_clip, value, floor, verdict)
+
+
+def rate_errors(clips: Sequence[ClipRuns], index: int) -> dict[str, float]:
+    """Mean distance of the bitrate from the one asked for, in percent of it, by clip.
+
+    `index` 0 is the baseline, 1 the candidate; over the points at which both have a run.
+    """
+    found = {}
+    for clip in clips:
+        runs = [pair[index] for pair in clip.pairs(BASELINE, CANDIDATE)]
+        misses = [abs(run.bitrate_kbps / run.value - 1) for run in runs if run.value > 0]
+        if misses:
+            found[clip.clip] = 100 * sum(misses) / len(misses)
+    return found
+
+
+def rounded_all(value: Any) -> Any:
+    """A document for JSON: numbers rounded to six digits, None where not finite."""
+    if isinstance(value, float):
+        return round(value, 6) if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {key: rounded_all(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [rounded_all(item) for item in value]
+    return value

@@ -1,0 +1,1 @@
+"""How results are shown: HTML, Markdown, console tables, progress, plot style."""

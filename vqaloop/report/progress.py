@@ -1,0 +1,109 @@
+"""Progress on stderr: a bar on a terminal, plain lines elsewhere."""
+
+import contextlib
+import sys
+import threading
+from typing import TYPE_CHECKING
+
+from vqaloop.core.process import check_cancelled
+from vqaloop.core.text import printable
+from vqaloop.records import Event
+from vqaloop.report.console import _is_terminal, console_for, print_line
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.progress import Progress as Bar
+    from rich.progress import TaskID
+
+
+class Progress:
+    """Progress on stderr: a live bar on a terminal, plain lines elsewhere, nothing when quiet.
+
+    A context manager, and the watcher that `build_ladder` calls; safe to call from any thread.
+    Trouble with stderr itself (closed, full) never stops the work.
+    """
+
+    def __init__(self, quiet: bool = False) -> None:
+        self.quiet = quiet
+        self._stream = sys.stderr
+        self._lock = threading.Lock()
+        self._bar: Bar | None = None
+        self._task: TaskID | None = None
+        self._counted: tuple[str, int, int] | None = None
+
+    def __enter__(self) -> "Progress":
+        if not self.quiet and _is_terminal(self._stream):
+            self._bar = _make_bar(console_for(self._stream))
+            self._bar.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+            self._bar = None
+
+    @property
+    def live(self) -> bool:
+        """Whether there is a bar."""
+        return self._bar is not None
+
+    def __call__(self, event: "Event") -> None:
+        """Show an event; on a terminal a failed trial leaves a line that stays.
+
+        Raises CalledOff where the work that it is of was called off.
+        """
+        check_cancelled()
+        if self._bar is None:
+            # a count is said when it changes
+            now, count = (event.stage, event.done, event.total), ""
+            if event.total and now != self._counted:
+                count = f" {event.done}/{event.total}{' at most' * event.at_most}"
+            self._counted = now
+            self.log(f"{event.stage}{count}: {event.message}")
+            return
+        if event.trial is not None and event.trial.error:
+            self.log(event.message)
+        with self._lock:
+            if self._task is None:
+                self._task = self._bar.add_task(event.stage, total=None, message="")
+            self._bar.update(
+                self._task,
+                description=event.stage,
+                completed=event.done,
+                # without a total the bar pulses
+                total=event.total or None,
+                message=printable(event.message),
+            )
+
+    def log(self, line: str) -> None:
+        """One line, above the bar where there is one. Raises CalledOff as above."""
+        check_cancelled()
+        if self.quiet:
+            return
+        with self._lock, contextlib.suppress(OSError, ValueError):
+            if self._bar is not None:
+                print_line(self._bar.console, line)
+                return
+            encoding = self._stream.encoding or "utf-8"
+            text = printable(line).encode(encoding, "backslashreplace").decode(encoding)
+            self._stream.write(text + "\n")
+            self._stream.flush()
+
+
+def _make_bar(console: "Console") -> "Bar":
+    from rich.progress import BarColumn, MofNCompleteColumn, SpinnerColumn, TextColumn
+    from rich.progress import Progress as Bar
+    from rich.table import Column
+
+    message = Column(no_wrap=True, overflow="ellipsis", ratio=1)
+    return Bar(
+        SpinnerColumn(),
+        TextColumn("{task.description}", markup=False),
+        BarColumn(bar_width=20),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[message]}", markup=False, table_column=message),
+        console=console,
+        transient=True,
+        expand=True,
+        redirect_stdout=False,  # stdout is the caller's
+    )

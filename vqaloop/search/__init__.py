@@ -1,0 +1,1 @@
+"""Which encodes to make: search space, surrogate models, priors, hull, rungs, shared study."""

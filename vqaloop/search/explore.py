@@ -1,0 +1,226 @@
+"""Which encodes to make, so that few of them tell the best ladder.
+
+What is believed of a title (belief.py) gives a hull, the hull gives the rungs, and a rung that was
+not measured is encoded next: so most encodes are rungs. Once all are measured, an encode is made
+where it could still lift the hull (expected improvement, Mockus 1978), as long as that promises
+anything. Every proposal is a function of the finished trials alone, so the same trials lead to the
+same ladder whoever makes them and in whatever order they end.
+"""
+
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+
+import numpy as np
+from scipy.special import ndtr
+
+from vqaloop.records import RDPoint
+from vqaloop.search.hull import convex_hull, front, rising_front
+from vqaloop.search.rungs import (
+    LEAST_RUNGS,
+    Rules,
+    choose_rungs,
+    in_sight,
+    near_hull,
+    with_fillers,
+    with_required_sizes,
+    with_smaller_bottom,
+)
+from vqaloop.search.space import Point, Space
+from vqaloop.search.surrogates import Predictions, Surrogate
+
+BATCH = 3
+"""Encodes proposed at a time; each teaches something of those that would follow."""
+GAIN = 0.05
+"""Expected rise of the hull, in steps, for which one more encode is made."""
+CLOSE = 1.03
+"""Ratio of rates within which another encode of a size is not worth making: rates and scores of
+neighbouring knobs jump about more than their curves rise."""
+MOST_A_RUNG = 2.6
+"""Encodes a rung beyond which none is made for the hull's sake alone."""
+BESIDE = 1 / 16
+"""Part of the search range around a measured knob in which none is tried for the hull's sake."""
+SHUN = 1 / 16
+"""Part of the search range around a failed knob in which no rung is planned."""
+GIVE_UP = 4
+"""Failures after which a size that never succeeded is left alone."""
+
+Measured = tuple[float, float] | None
+"""kb/s and score of an encode; None when it failed."""
+
+
+def propose(
+    space: Space,
+    rules: Rules,
+    points: Sequence[RDPoint],
+    failed: Sequence[Point],
+    belief: Surrogate,
+    most: int,
+) -> list[Point]:
+    """What to try next, given all that is known; empty when there is nothing left to learn."""
+    tried = {p.key for p in points} | set(failed)
+    anchors = belief.anchors(failed)
+    waiting = [point for point in anchors if point not in tried]
+    if waiting:
+        return waiting
+    if len(tried) >= most or (anchors and not points):
+        return []
+    dense = _hopeful(space, belief.dense(points), points, failed)
+    chosen = plan(rules, points, dense)
+    wanted = [p.key for p in chosen if not p.measured]
+    wanted = [point for point in wanted if point not in tried]
+    if not points and len(wanted) > 2:
+        # one at each end of the ladder tells most of a title
+        wanted = [wanted[-1], wanted[len(wanted) // 3]]
+    elif len(wanted) > BATCH:
+        wanted = [wanted[i * len(wanted) // BATCH] for i in range(BATCH)]
+    elif not wanted and len(chosen) > 1 and len(tried) < MOST_A_RUNG * len(chosen):
+        wanted = _improvement(space, rules, points, dense, chosen)
+    elif not wanted and len(chosen) < LEAST_RUNGS:
+        # no ladder, it seems: which only the ends of what can be made may say
+        ends = [(*space.sizes[-1], space.knob_at(0.0)), (*space.sizes[0], space.knob_at(1.0))]
+        wanted = [point for point in ends if point not in tried]
+    return wanted[: most - len(tried)]
+
+
+def plan(rules: Rules, points: Sequence[RDPoint], dense: Predictions) -> list[RDPoint]:
+    """The ladder as far as it is known: rungs on the hull of all points, measured where near.
+
+    On the hull of the front on which resolution rises with the rate: where two resolutions are as
+    good as each other, the plain hull could hop between them, and a ladder must not.
+    """
+    every = [*points, *dense.points]
+    chosen = with_required_sizes(_chosen(every, rules, points), every, rules)
+    return with_smaller_bottom(chosen, every, rules)
+
+
+def rungs_of(
+    space: Space,
+    rules: Rules,
+    points: Sequence[RDPoint],
+    belief: Surrogate,
+    failed: Sequence[Point] = (),
+) -> list[RDPoint]:
+    """The best ladder that can be made of measured points alone."""
+    dense = _hopeful(space, belief.dense(points), points, failed)
+    best = convex_hull(rising_front([*points, *dense.points]))
+    near = near_hull(points, best, rules)
+    planned = [point for point in plan(rules, points, dense) if point.measured]
+    # those that a required size or the lowest rung brought in lie below the hull, and stay
+    there = front({*near, *planned})
+    chosen = choose_rungs(rising_front(there), rules) if len(there) > 1 else there
+    if len(chosen) < (rules.count or LEAST_RUNGS):
+        chosen = max(chosen, _chosen(points, rules), key=len)
+    chosen = with_required_sizes(chosen, points, rules)
+    chosen = with_smaller_bottom(chosen, points, rules)
+    # where the front bends the other way the hull leaps over points that a ladder has room for
+    return with_fillers(chosen if len(chosen) >= len(planned) else planned, points, rules)
+
+
+def _chosen(
+    every: Iterable[RDPoint], rules: Rules, measured: Sequence[RDPoint] = ()
+) -> list[RDPoint]:
+    """Rungs on the hull; or on the front where the hull has too few.
+
+    Where a curve bends the other way, as at low rates it may, a hull leaves a gap without points.
+    """
+    rising = in_sight(rising_front(every), rules)
+    chosen = choose_rungs(convex_hull(rising), rules, measured)
+    if len(chosen) < (rules.count or LEAST_RUNGS):
+        return max(chosen, choose_rungs(rising, rules, measured), key=len)
+    return chosen
+
+
+def explore(
+    space: Space,
+    rules: Rules,
+    evaluate: Callable[[Sequence[Point]], Mapping[Point, Measured]],
+    *,
+    belief: Surrogate,
+    most: int,
+) -> tuple[list[RDPoint], list[Point], dict[Point, float]]:
+    """Propose and evaluate until nothing is left to learn, or `evaluate` gives nothing back.
+
+    `evaluate` takes a batch of points that may run at the same time, and may do only some of them.
+    Returns the measured points, those that failed, and for what had been predicted before it
+    was encoded the score that was predicted.
+    """
+    points: list[RDPoint] = []
+    failed: list[Point] = []
+    predicted: dict[Point, float] = {}
+    while batch := propose(space, rules, points, failed, belief, most):
+        expected = {p.key: p.score for p in belief.dense(points).points}
+        results = evaluate(batch)
+        if not results:
+            break
+        for point in batch:
+            if point not in results:
+                continue
+            result = results[point]
+            if point in expected:
+                predicted[point] = expected[point]
+            if result is None:
+                failed.append(point)
+            else:
+                points.append(RDPoint(*point, bitrate_kbps=result[0], score=result[1]))
+    return points, failed, predicted
+
+
+def _hopeful(
+    space: Space, dense: Predictions, points: Sequence[RDPoint], failed: Sequence[Point]
+) -> Predictions:
+    """Without what is too near to a measured point to be told from it, without points near failed
+    ones, and without sizes that only ever failed."""
+    low, high = space.knob.search
+    shunned = (high - low) * SHUN
+    rates: dict[tuple[int, int], list[float]] = {}
+    for point in points:
+        rates.setdefault(point.size, []).append(point.bitrate_kbps)
+    alive = {p.size for p in points}
+    losses = [(w, h) for w, h, _ in failed if (w, h) not in alive]
+    dead = {size for size in losses if losses.count(size) >= GIVE_UP}
+    keep = [
+        p.size not in dead
+        and all(
+            max(rate, p.bitrate_kbps) > CLOSE * min(rate, p.bitrate_kbps)
+            for rate in rates.get(p.size, ())
+        )
+        and all((w, h) != p.size or abs(knob - p.knob) > shunned for w, h, knob in failed)
+        for p in dense.points
+    ]
+    kept = [point for point, kept in zip(dense.points, keep, strict=True) if kept]
+    return Predictions(kept, dense.deviation[np.array(keep, bool)])
+
+
+def _beside(space: Space, point: RDPoint, points: Sequence[RDPoint]) -> bool:
+    low, high = space.knob.search
+    return any(
+        p.size == point.size and abs(p.knob - point.knob) <= (high - low) * BESIDE for p in points
+    )
+
+
+def _improvement(
+    space: Space,
+    rules: Rules,
+    points: Sequence[RDPoint],
+    dense: Predictions,
+    chosen: Sequence[RDPoint],
+) -> list[Point]:
+    """The point that promises to lift the hull most between the ladder's ends, if any does."""
+    if not dense.deviation.any():
+        return []
+    best = convex_hull(rising_front([*points, *dense.points]))
+    rates = np.log([p.bitrate_kbps for p in dense.points])
+    hull = np.interp(rates, np.log([p.bitrate_kbps for p in best]), [p.score for p in best])
+    doubt = np.maximum(dense.deviation, 1e-9)
+    ahead = (np.array([p.score for p in dense.points]) - hull) / doubt
+    density = np.exp(-(ahead**2) / 2) / math.sqrt(2 * math.pi)
+    gain = doubt * (ahead * ndtr(ahead) + density)
+    low, high = np.log(chosen[0].bitrate_kbps), np.log(chosen[-1].bitrate_kbps)
+    gain[(rates < low) | (rates > high)] = 0.0
+    # beside what was measured there is nothing to learn
+    gain[[_beside(space, p, points) for p in dense.points]] = 0.0
+    first = int(np.argmax(gain))
+    if gain[first] < GAIN * rules.min_step:
+        return []
+    found = dense.points[first]
+    return [found.key]

@@ -1,0 +1,201 @@
+"""Priors: those that come with the package, and what this machine's own finished titles add.
+
+Of every finished title the tool keeps its measured points, as numbers without names: one small
+file a title, encoder, preset and metric, in `titles` beside the cache, MOST_TITLES of each kind.
+Delete the folder, or run with `--prior none`, and nothing is kept or used. They count with
+`--prior own` alone: by default a search begins with what is shipped, so that the same command
+gives the same answer whatever was made before.
+"""
+
+import contextlib
+import hashlib
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextvars import ContextVar
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from vqaloop.core.files import renamed_to
+from vqaloop.core.folders import cache_folder
+from vqaloop.errors import InputError
+from vqaloop.records import RDPoint
+from vqaloop.search.prior import Prior, Titles, learn
+from vqaloop.search.space import Space
+from vqaloop.search.surrogates import as_title
+
+SHIPPED = Path(__file__).parent / "priors.json"
+MOST_TITLES = 100
+"""Titles of one encoder and metric that are kept; the oldest go first."""
+LEAST_TITLES = 5
+"""Without a shipped prior, titles it takes to learn one."""
+ROUNDS = 3
+"""Of EM, where a shipped prior is already near."""
+LEAST_POINTS = 5
+"""Points of a title worth keeping."""
+LARGEST = 64.0
+"""Beyond any number that is kept."""
+
+PriorUse = Literal["shipped", "own", "none"]
+"""What a search begins with: the package's prior, that moved by this machine's titles, nothing."""
+
+Kind = tuple[str, str, str]
+"""Encoder, preset and metric: titles of one kind tell of each other."""
+
+_snapshot: ContextVar[Mapping[str, Any] | None] = ContextVar("snapshot", default=None)
+
+
+def shipped_prior(encoder: str, metric: str) -> Prior | None:
+    """What came with the package for an encoder and a metric."""
+    found = json.loads(SHIPPED.read_text("utf-8"))["encoders"].get(encoder, {}).get(metric)
+    return prior_of(found) if found else None
+
+
+def snapshot(kinds: Iterable[Kind]) -> dict[str, dict[str, Any]]:
+    """This machine's own titles as they are now, as JSON: tables by name, by kind."""
+    return {"/".join(kind): _tables(kind) for kind in kinds}
+
+
+@contextlib.contextmanager
+def as_of(taken: Mapping[str, Any]) -> Iterator[None]:
+    """While inside, in this thread, the titles of a snapshot count, whatever was learnt since."""
+    token = _snapshot.set(taken)
+    try:
+        yield
+    finally:
+        _snapshot.reset(token)
+
+
+def prior_use(asked: str | bool) -> PriorUse:
+    """The value of `prior`; True and False are what "own" and "none" were once called.
+
+    Raises InputError for another.
+    """
+    if asked is False or asked == "none":
+        return "none"
+    if asked is True or asked == "own":
+        return "own"
+    if asked == "shipped":
+        return "shipped"
+    raise InputError(f"the prior {asked!r} is none of shipped, own and none; choose one of them")
+
+
+def chosen_prior(
+    use: PriorUse, encoder: str, preset: str, metrics: Sequence[str], but: str
+) -> Prior | None:
+    """The prior to begin with, or None.
+
+    Args:
+        use: Which one.
+        encoder: ffmpeg's name of it.
+        preset: Its preset; own titles of others do not count.
+        metrics: Names, of which the first that there is a prior for counts.
+        but: SHA-256 of a source that does not count.
+    """
+    if use == "own":
+        return current_prior(encoder, preset, metrics, but)
+    found = (shipped_prior(encoder, metric) for metric in metrics if use == "shipped")
+    return next((prior for prior in found if prior is not None), None)
+
+
+def current_prior(encoder: str, preset: str, metrics: Sequence[str], but: str) -> Prior | None:
+    """The prior for an encoder at a preset and the first of `metrics` there is any for, or None.
+
+    The shipped one, moved by this machine's own titles; `but` names a source that must not count,
+    since a title is not to be told by itself.
+    """
+    for metric in metrics:
+        start = shipped_prior(encoder, metric)
+        own = [title for name, title in _kept((encoder, preset, metric)) if name != _name(but)]
+        if start is not None:
+            return learn(own, start, ROUNDS) if own else start
+        if len(own) >= LEAST_TITLES:
+            return learn(own)
+    return None
+
+
+def remember(
+    encoder: str,
+    preset: str,
+    metric: str,
+    source: str,
+    space: Space,
+    points: Sequence[RDPoint],
+    top: float,
+) -> None:
+    """Keep a finished title's points. Trouble with the folder is no trouble for the title."""
+    if len(points) < LEAST_POINTS:
+        return
+    title = as_title(space, points, top)
+    columns = {key: np.round(getattr(title, key), 5).tolist() for key in _COLUMNS}
+    with contextlib.suppress(OSError):
+        folder = _folder(encoder, preset, metric)
+        folder.mkdir(parents=True, exist_ok=True)
+        with renamed_to(folder / f"{_name(source)}.json") as part:
+            part.write_text(json.dumps(columns), encoding="utf-8")
+        files = sorted(folder.glob("*.json"), key=lambda path: path.stat().st_mtime)
+        for path in files[:-MOST_TITLES]:
+            path.unlink(missing_ok=True)
+
+
+_COLUMNS = ("u", "q", "rate", "score")
+
+
+def _kept(kind: Kind) -> list[tuple[str, Titles]]:
+    """This machine's own titles, by name; those that cannot be read are passed over."""
+    taken = _snapshot.get()
+    tables = _tables(kind) if taken is None else taken.get("/".join(kind))
+    return _sane(tables) if isinstance(tables, Mapping) else []
+
+
+def _tables(kind: Kind) -> dict[str, Any]:
+    """The files of a kind, by name; those that are no JSON are passed over."""
+    found = {}
+    with contextlib.suppress(OSError):
+        for path in sorted(_folder(*kind).glob("*.json"))[:MOST_TITLES]:
+            with contextlib.suppress(OSError, ValueError, RecursionError):
+                found[path.stem] = json.loads(path.read_text("utf-8"))
+    return found
+
+
+def _sane(tables: Mapping[str, Any]) -> list[tuple[str, Titles]]:
+    """The tables that are what `remember` writes, by name."""
+    found = []
+    for name, table in list(tables.items())[:MOST_TITLES]:
+        with contextlib.suppress(ValueError, KeyError, TypeError, OverflowError):
+            columns = [np.asarray(table[key], float) for key in _COLUMNS]
+            whole = {c.shape for c in columns} == {(columns[0].size,)}
+            # logarithms and shares: what is larger, or no number, is not ours
+            sane = whole and all((np.abs(c) < LARGEST).all() for c in columns)
+            if sane and columns[0].size >= LEAST_POINTS:
+                found.append((name, Titles(*(c[:100] for c in columns))))
+    return found
+
+
+def _folder(encoder: str, preset: str, metric: str) -> Path:
+    return cache_folder() / "titles" / encoder / preset / metric
+
+
+def _name(source: str) -> str:
+    return hashlib.sha256(source.encode()).hexdigest()[:32]
+
+
+def prior_json(prior: Prior) -> dict[str, Any]:
+    """A prior as JSON: the covariance by its lower half."""
+    rows, columns = np.tril_indices(len(prior.mean))
+    return {
+        "titles": prior.titles,
+        "mean": np.round(prior.mean, 5).tolist(),
+        "spread": np.round(prior.spread[rows, columns], 6).tolist(),
+    }
+
+
+def prior_of(found: Mapping[str, Any]) -> Prior:
+    """A prior from its JSON."""
+    mean = np.array(found["mean"], float)
+    rows, columns = np.tril_indices(len(mean))
+    spread = np.zeros((len(mean), len(mean)))
+    spread[rows, columns] = found["spread"]
+    spread = spread + np.tril(spread, -1).T
+    return Prior(mean, spread, float(found["titles"]))

@@ -1,0 +1,162 @@
+"""What is believed of encodes that were not made: from fits, from other titles, from an excerpt.
+
+A belief has `anchors`, the points it needs measured before it can say anything, and `dense`: every
+point it has an opinion of, with the standard deviation of its score.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from vqaloop.records import RDPoint
+from vqaloop.search.curve_fit import densify
+from vqaloop.search.prior import Prior, Titles, expit, logit
+from vqaloop.search.space import Point, Space
+
+Values = npt.NDArray[np.float64]
+
+FIRST_ANCHORS = (0.15, 0.7)
+"""Knobs of the largest resolution, as parts of the search range from worst to best quality."""
+LOWER_ANCHORS = (0.2, 0.6)
+"""Knobs of the others, whose best end lies beyond the front."""
+LAST_ANCHORS = (0.1, 0.5)
+"""Knobs of the smallest, where the lowest rung may need more compression."""
+SUBSTITUTES = 2
+"""Further anchors for a resolution whose anchors failed."""
+FINEST = 1 / 120
+"""Part of the search range below which knobs are not told apart while planning."""
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """Points that were not measured, and how far to trust their scores."""
+
+    points: list[RDPoint]
+    deviation: Values
+    """Standard deviation of each score; 0 where a belief knows no doubt."""
+
+
+class Surrogate(Protocol):
+    """One way to know what was not measured."""
+
+    def anchors(self, failed: Sequence[Point]) -> list[Point]:
+        """Points to measure before all others."""
+
+    def dense(self, points: Sequence[RDPoint]) -> Predictions:
+        """All other points, given these measured ones."""
+
+
+@dataclass(frozen=True)
+class CurveFits:
+    """Nothing is known but the title itself: curves through what was measured of each size."""
+
+    space: Space
+    top: float = 100.0
+
+    def anchors(self, failed: Sequence[Point]) -> list[Point]:
+        found = []
+        for i, (width, height) in enumerate(self.space.sizes):
+            last = i == len(self.space.sizes) - 1
+            parts: tuple[float, ...] = (
+                FIRST_ANCHORS if i == 0 else LAST_ANCHORS if last else LOWER_ANCHORS
+            )
+            spare = [(a + b) / 2 for a, b in zip(parts, parts[1:], strict=False)] + [0.05]
+            parts_all = (*parts, *spare[:SUBSTITUTES])
+            own = [(width, height, self.space.knob_at(part)) for part in parts_all]
+            lost = sum(point in failed for point in dict.fromkeys(own))
+            found += own[: len(parts) + lost]
+        return list(dict.fromkeys(found))
+
+    def dense(self, points: Sequence[RDPoint]) -> Predictions:
+        every = densify(points, self.space.grid(), self.top)
+        fitted = [point for point in every if not point.measured]
+        return Predictions(fitted, np.zeros(len(fitted)))
+
+
+@dataclass(frozen=True)
+class TitlePrior:
+    """Other titles of the same encoder and metric tell what to expect of this one."""
+
+    space: Space
+    prior: Prior
+    top: float = 100.0
+
+    def anchors(self, failed: Sequence[Point]) -> list[Point]:
+        return []
+
+    def dense(self, points: Sequence[RDPoint]) -> Predictions:
+        belief = self.prior.given(as_title(self.space, points, self.top))
+        low, high = self.space.knob.search
+        grid = self.space.grid()
+        grid = grid[:: max(1, math.ceil((high - low) * FINEST / self.space.knob.step))]
+        known = {p.key for p in points}
+        found: list[RDPoint] = []
+        deviations = [np.zeros(0)]
+        for width, height in self.space.sizes:
+            knobs = [knob for knob in grid if (width, height, knob) not in known]
+            u = np.full(len(knobs), math.log2(width / self.space.source_width))
+            q = np.array([self.space.quality(knob) for knob in knobs])
+            rate, score, rate_sd, score_sd = belief.at(u, q)
+            # an error of rate moves a point along its curve, which a hull sees as one of score
+            slope = np.gradient(score, rate) if len(knobs) > 1 else np.zeros(len(knobs))
+            own = score * (1 - score) * score_sd
+            deviations.append(self.top * np.hypot(own, np.nan_to_num(slope) * rate_sd))
+            found += [
+                RDPoint(width, height, k, 2**r * self.space.pixel_rate, s * self.top, False)
+                for k, r, s in zip(knobs, rate.tolist(), score.tolist(), strict=True)
+            ]
+        return Predictions(found, np.concatenate(deviations))
+
+
+@dataclass(frozen=True)
+class ExcerptShift:
+    """An excerpt was searched, and the whole title differs from it by a little everywhere.
+
+    By how much is told by the first encodes of the whole: log rate and the logit of the score are
+    moved by the mean difference so far.
+    """
+
+    excerpt: list[RDPoint]
+    """All that is known of the excerpt, measured and believed."""
+    top: float = 100.0
+
+    def anchors(self, failed: Sequence[Point]) -> list[Point]:
+        return []
+
+    def shift(self, points: Sequence[RDPoint]) -> tuple[float, float]:
+        """How much larger log2 rate and the logit of the score are over the whole title."""
+        there = {p.key: p for p in self.excerpt}
+        pairs = [(there[key], p) for p in points if (key := p.key) in there]
+        if not pairs:
+            return 0.0, 0.0
+        rate = np.mean([math.log2(p.bitrate_kbps / e.bitrate_kbps) for e, p in pairs])
+        shares = np.array([[e.score, p.score] for e, p in pairs]) / self.top
+        # near the ends a logit tells little
+        weights = (shares * (1 - shares)).min(axis=1) ** 2 + 1e-6
+        score = np.average(np.diff(logit(shares), axis=1)[:, 0], weights=weights)
+        return float(rate), float(score)
+
+    def dense(self, points: Sequence[RDPoint]) -> Predictions:
+        rate, score = self.shift(points)
+        known = {p.key for p in points}
+        left = [p for p in self.excerpt if p.key not in known]
+        shares = expit(logit(np.array([p.score for p in left]) / self.top) + score)
+        moved = [
+            RDPoint(p.width, p.height, p.knob, p.bitrate_kbps * 2**rate, s * self.top, False)
+            for p, s in zip(left, shares.tolist(), strict=True)
+        ]
+        return Predictions(moved, np.zeros(len(moved)))
+
+
+def as_title(space: Space, points: Sequence[RDPoint], top: float) -> Titles:
+    """Measured points as the prior has them."""
+    return Titles(
+        np.array([math.log2(p.width / space.source_width) for p in points]),
+        np.array([space.quality(p.knob) for p in points]),
+        np.array([math.log2(p.bitrate_kbps / space.pixel_rate) for p in points]),
+        np.array([p.score / top for p in points]),
+    )

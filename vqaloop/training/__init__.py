@@ -1,0 +1,1 @@
+"""`vqaloop corpus`, `distill` and `evaluate`."""

@@ -1,0 +1,368 @@
+"""Evaluation on labelled titles: scores of a student and other metrics, correlated with labels.
+
+Shards are read one at a time, so a data set may be larger than memory.
+"""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+import torch
+from torch import Tensor
+
+from vqaloop.core.process import check_cancelled
+from vqaloop.core.text import counted
+from vqaloop.errors import InputError
+from vqaloop.media.colour import to_clips
+from vqaloop.models.device import exact
+from vqaloop.models.student import Student
+from vqaloop.quality.full_reference import measure_clips
+from vqaloop.training.correlation import Figures, agreement, figures, within
+from vqaloop.training.shards import Shard
+
+HEADS = {"anchored": "anchored", "alone": "no reference"}
+"""Columns of the student's scores, and their names in tables and plots."""
+PREFIXES = {"anchored": "", "alone": "alone_"}
+"""Before the names of a head's figures in `summary`."""
+METRICS = ("psnr", "ssim", "xpsnr")
+"""Other metrics that can be measured on the very same crops."""
+BANDS = ("full size", "half or more", "below half")
+"""An encode's height, as a part of the largest of its scene."""
+HALVES = 20
+"""Draws behind a spread over the choice of crops."""
+CLIPS_AT_ONCE = 16
+"""Clips that run through the student together."""
+
+Picture = npt.NDArray[np.uint8]
+
+
+@dataclass(frozen=True)
+class Miss:
+    """The encode of a scene whose score is furthest from its label, and its worst crop."""
+
+    error: float
+    row: dict[str, Any]
+    crop: int
+    distorted: Picture
+    """(S·3/2, S) the middle frame of that crop, planar 4:2:0."""
+    reference: Picture | None
+
+
+@dataclass
+class Judgement:
+    """Scores of a student, and of other metrics, on a data set."""
+
+    table: pd.DataFrame
+    """See `judge`."""
+    crops: pd.DataFrame
+    """Of single crops: scene, content, crop, label, anchored, alone; empty where no crop has a
+    label of its own."""
+    misses: list[Miss] = field(default_factory=list)
+    """One of each scene, largest error first."""
+
+
+def judge(
+    student: Student,
+    shards: Iterable[Shard],
+    device: torch.device,
+    *,
+    crops: int | None = None,
+    metrics: Sequence[str] = (),
+    ffmpeg: str = "",
+    seed: int = 0,
+    report: Callable[[str], None] = lambda line: None,
+) -> Judgement:
+    """Score each encode of some shards, its crops pooled as one picture.
+
+    Args:
+        student: In evaluation mode, on `device`.
+        shards: Of one kind of label; taken one at a time.
+        device: Where the student runs.
+        crops: At most so many crops of an encode are used; None: all.
+        metrics: Of METRICS; measured on the same crops.
+        ffmpeg: Path of the ffmpeg binary, for `metrics`.
+        seed: Of the halves behind `crop_spread`.
+        report: Called with a line of progress for each shard.
+
+    Returns:
+        Tables of encodes and of single crops, and the largest errors. One row an encode: scene,
+        content (the title), encoder, width, height, level, knob, label_kind, label (0..100,
+        higher is better), anchored and alone (0..100, without bounds where the student has none;
+        nan where there is no reference or no anchored head), anchored_spread and alone_spread
+        (see `crop_spread`), and a column for each metric (mean over frames; nan where there is no
+        reference).
+
+    Raises:
+        InputError: Clips do not fit the student, or its scores are no finite numbers.
+    """
+    rows: list[dict[str, Any]] = []
+    crop_rows: list[dict[str, Any]] = []
+    misses: list[Miss] = []
+    for shard in shards:
+        sums = _sums(student, shard, device, crops)
+        rng = np.random.default_rng([seed, *shard.name.encode("utf-8", "surrogateescape")])
+        heads = {head: _Answers(student, head, sums.get(head), shard, rng) for head in HEADS}
+        shard_rows = _encode_rows(shard, heads, _measured(shard, metrics, crops, ffmpeg))
+        rows += shard_rows
+        crop_rows += _crop_rows(shard, heads)
+        head = "alone" if np.isnan(heads["anchored"].pooled).any() else "anchored"
+        misses.append(_miss(shard, shard_rows, heads[head]))
+        report(f"{len(misses)} {shard.name}: {counted(len(shard_rows), 'encode')}")
+    misses.sort(key=lambda miss: -miss.error)
+    return Judgement(pd.DataFrame(rows), pd.DataFrame(crop_rows), misses)
+
+
+def _encode_rows(
+    shard: Shard, heads: Mapping[str, "_Answers"], metrics: Mapping[str, npt.NDArray[np.float64]]
+) -> list[dict[str, Any]]:
+    return [
+        {
+            "scene": shard.name,
+            "content": shard.content,
+            **{k: encode.get(k) for k in ("encoder", "width", "height", "level", "knob")},
+            "label_kind": shard.label,
+            "label": float(encode["score"]),
+            **{head: float(answers.pooled[e]) for head, answers in heads.items()},
+            **{f"{head}_spread": float(answers.spread[e]) for head, answers in heads.items()},
+            **{name: float(values[e]) for name, values in metrics.items()},
+        }
+        for e, encode in enumerate(shard.encodes)
+    ]
+
+
+def _crop_rows(shard: Shard, heads: Mapping[str, "_Answers"]) -> list[dict[str, Any]]:
+    """None where viewers scored whole videos: a crop has no label of its own then."""
+    if shard.crop_labels is None:
+        return []
+    count = heads["alone"].single.shape[1]
+    labels = shard.crop_labels[:, :count, 0].double().numpy()
+    return [
+        {
+            "scene": shard.name,
+            "content": shard.content,
+            "encode": e,
+            "crop": c,
+            "label": labels[e, c],
+            **{head: answers.single[e, c] for head, answers in heads.items()},
+        }
+        for e, c in np.ndindex(labels.shape)
+    ]
+
+
+def evaluate(
+    table: pd.DataFrame, crops: pd.DataFrame | None = None, *, draws: int = 1000, seed: int = 0
+) -> dict[str, Any]:
+    """SRCC, KRCC, PLCC and RMSE against the labels, of each head and each other metric.
+
+    Args:
+        table: Of `Judgement`.
+        crops: Of `Judgement`; None: no figures of single crops.
+        draws: Of the bootstrap behind the intervals; 0: no intervals.
+        seed: Of the bootstrap.
+
+    Returns:
+        A JSON-able document. Under `judges`, for each head and metric that has scores: `overall`
+        with intervals over titles (see `stats.figures`), `by_encoder`, `by_size` (see BANDS), for
+        heads `crop_spread` (root mean square, and 95th percentile) and, with `crops`,
+        `single_crops`. Rows without a score are left out of the count.
+
+    Raises:
+        InputError: Labels are of different kinds, which no figure can mix.
+    """
+    kinds = sorted(set(table["label_kind"]))
+    if len(kinds) > 1:
+        raise InputError(
+            f"labels of different kinds ({', '.join(kinds)}) do not compare; "
+            "evaluate these data sets one by one"
+        )
+    judges: dict[str, Any] = {}
+    for name in (*HEADS, *METRICS):
+        if name not in table or not table[name].notna().any():
+            continue
+        part = table[table[name].notna()]
+        # a size means more as a part of the scene's largest: titles differ in resolution
+        bands = part["height"].map(lambda h: h or np.nan).astype(float)
+        bands = bands / bands.groupby(part["scene"]).transform("max")
+        band = np.select([bands >= 0.999, bands >= 0.5, bands > 0], BANDS, "unknown")
+        judges[name] = {
+            "overall": _figures(part, name, draws, seed).to_json(),
+            "by_encoder": _groups(part, part["encoder"].fillna("unknown").to_numpy(str), name),
+            "by_size": _groups(part, band, name),
+        }
+        if name in HEADS:
+            spread = part[f"{name}_spread"].dropna().to_numpy(float)
+            judges[name]["crop_spread"] = {
+                "rms": float(np.sqrt(np.mean(spread**2))) if len(spread) else None,
+                "p95": float(np.percentile(spread, 95)) if len(spread) else None,
+            }
+            if crops is not None and len(crops) and crops[name].notna().any():
+                single = crops[crops[name].notna()]
+                judges[name]["single_crops"] = _figures(single, name, 0, seed).to_json()
+    return {
+        "label": kinds[0],
+        "encodes": len(table),
+        "titles": int(table["content"].nunique()),
+        "judges": judges,
+    }
+
+
+def summary(table: pd.DataFrame) -> dict[str, float | None]:
+    """The few figures that a training log holds, of both heads; those of `alone` by a prefix."""
+    values: dict[str, float | None] = {}
+    for head, prefix in PREFIXES.items():
+        part = table[table[head].notna()]
+        if part.empty:
+            continue
+        scores, labels = (part[column].to_numpy(float) for column in (head, "label"))
+        raw = {
+            **agreement(scores, labels),
+            "within_srcc": within(scores, labels, list(part["content"])),
+        }
+        values |= {prefix + k: None if v is None else round(v, 4) for k, v in raw.items()}
+    return values
+
+
+def summary_lines(values: Mapping[str, float | None]) -> list[str]:
+    """The figures of `summary` in words: a line a head."""
+    names = {"srcc": "SRCC", "krcc": "KRCC", "plcc": "PLCC", "rmse": "RMSE"}
+    names["within_srcc"] = "SRCC within titles"
+    lines = []
+    for head, prefix in PREFIXES.items():
+        by_name = {words: values.get(prefix + key) for key, words in names.items()}
+        parts = [f"{words} {value:.3f}" for words, value in by_name.items() if value is not None]
+        if parts:
+            lines.append(f"{HEADS[head]}: {', '.join(parts)}")
+    return lines
+
+
+def crop_spread(
+    answers: Callable[..., Tensor], sums: Tensor, weights: Tensor, rng: np.random.Generator
+) -> npt.NDArray[np.float64]:
+    """(E,) standard error of a score 0..100 by the choice of its crops, of (E, C, K) sums.
+
+    The root mean square, over HALVES random halves of h of the C crops, of the half's score less
+    the whole's, times sqrt(h / (C - h)), which is 1 where C is even: halves drawn without
+    replacement scatter about the whole as the whole does about the truth (the delete-a-group
+    jackknife, Shao & Wu 1989). nan for one crop.
+    """
+    count = sums.shape[1]
+    half = count // 2
+    if not half:
+        return np.full(len(sums), np.nan)
+    halves = torch.from_numpy(np.stack([rng.permutation(count)[:half] for _ in range(HALVES)]))
+    parts = answers(sums[:, halves].sum(2), weights[:, halves].sum(2))[..., 0]
+    whole = answers(sums.sum(1), weights.sum(1))[..., 0]
+    error = 100 * (parts - whole[:, None]).double().square().mean(1).sqrt()
+    return np.asarray((error * (half / (count - half)) ** 0.5).cpu().numpy())
+
+
+class _Answers:
+    """Scores 0..100 of one head on a shard; nan without such a head or a reference."""
+
+    def __init__(
+        self,
+        student: Student,
+        head: str,
+        pair: tuple[Tensor, Tensor] | None,
+        shard: Shard,
+        rng: np.random.Generator,
+    ) -> None:
+        if pair is None:
+            empty = np.full(len(shard.encodes), np.nan)
+            self.pooled, self.spread = empty, empty
+            self.single = np.full(shard.distorted.shape[:2], np.nan)
+            return
+        answers = student.anchored_answers if head == "anchored" else student.alone_answers
+        sums, weights = pair
+        with torch.inference_mode():
+            self.pooled = _percent(answers(sums.sum(1), weights.sum(1)))
+            self.single = _percent(answers(sums, weights))
+            self.spread = crop_spread(answers, sums, weights, rng)
+        if not np.isfinite(self.pooled).all():
+            raise InputError(f"the weights give no number for {shard.name}; train them anew")
+
+
+def _percent(answers: Tensor) -> npt.NDArray[np.float64]:
+    return np.asarray(100 * answers[..., 0].double().cpu().numpy())
+
+
+@torch.inference_mode()
+def _sums(
+    student: Student, shard: Shard, device: torch.device, crops: int | None
+) -> dict[str, tuple[Tensor, Tensor]]:
+    """(E, C, K) fp32 sums and weights by head; `student` is on that device already."""
+    count = min(crops or shard.distorted.shape[1], shard.distorted.shape[1])
+    reference = shard.reference if student.anchored is not None else None
+    by_head: dict[str, list[list[Tensor]]] = {}
+    try:
+        with exact():
+            for first in range(0, count, CLIPS_AT_ONCE):
+                check_cancelled()
+                part = slice(first, min(first + CLIPS_AT_ONCE, count))
+                anchor = None
+                if reference is not None:
+                    anchor = student.anchor(to_clips(reference[part].to(device)))
+                for e, clips in enumerate(shard.distorted[:, part]):
+                    look = student.look(to_clips(clips.to(device)), anchor)
+                    for head, pair in (("alone", look.alone), ("anchored", look.anchored)):
+                        if pair is not None:
+                            encodes = by_head.setdefault(head, [[] for _ in shard.encodes])
+                            encodes[e].append(torch.stack(pair).float())
+    except ValueError as error:
+        raise InputError(f"the clips of {shard.name} do not fit the student: {error}") from error
+    return {
+        head: tuple(torch.stack([torch.cat(p, 1) for p in encodes]).unbind(1))  # type: ignore[misc]
+        for head, encodes in by_head.items()
+    }
+
+
+def _measured(
+    shard: Shard, metrics: Sequence[str], crops: int | None, ffmpeg: str
+) -> dict[str, npt.NDArray[np.float64]]:
+    """(E,) means of other metrics on a shard's crops; nan without a reference."""
+    if not metrics or shard.reference is None:
+        return {name: np.full(len(shard.encodes), np.nan) for name in metrics}
+    reference = shard.reference[:crops].numpy()
+    tables = [
+        measure_clips(reference, clips[:crops].numpy(), metrics, ffmpeg=ffmpeg)
+        for clips in shard.distorted
+    ]
+    return {name: np.array([table[name].mean() for table in tables]) for name in metrics}
+
+
+def _miss(shard: Shard, rows: list[dict[str, Any]], answers: _Answers) -> Miss:
+    """The encode with the largest error; its worst crop by a label of its own, if crops have."""
+    errors = np.abs(answers.pooled - [row["label"] for row in rows])
+    worst = int(errors.argmax())
+    labels: Any = rows[worst]["label"]
+    count = answers.single.shape[1]
+    if shard.crop_labels is not None:
+        labels = shard.crop_labels[worst, :count, 0].numpy()
+    crop = int(np.abs(answers.single[worst] - labels).argmax())
+    middle = shard.distorted.shape[2] // 2
+    return Miss(
+        float(errors[worst]),
+        rows[worst],
+        crop,
+        shard.distorted[worst, crop, middle].numpy().copy(),
+        None if shard.reference is None else shard.reference[crop, middle].numpy().copy(),
+    )
+
+
+def _figures(part: pd.DataFrame, name: str, draws: int, seed: int) -> Figures:
+    return figures(
+        part[name].to_numpy(float),
+        part["label"].to_numpy(float),
+        list(part["content"]),
+        same_scale=name in HEADS,
+        draws=draws,
+        seed=seed,
+    )
+
+
+def _groups(part: pd.DataFrame, names: npt.NDArray[Any], judge: str) -> dict[str, Any]:
+    ordered = sorted(set(names.tolist()), key=lambda n: (BANDS.index(n) if n in BANDS else 9, n))
+    return {n: _figures(part[names == n], judge, 0, 0).to_json() for n in ordered}

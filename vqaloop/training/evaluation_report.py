@@ -1,0 +1,193 @@
+"""The report of an evaluation: tables, scatter plots, and the encodes with the largest errors."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from vqaloop.core.files import renamed_to
+from vqaloop.core.text import counted, printable, shown
+from vqaloop.ladder.rd_plot import MARKERS
+from vqaloop.report.plotting import COLOURS, as_png, style
+from vqaloop.training.correlation import Logistic
+from vqaloop.training.evaluate import HEADS, Judgement, Miss
+
+WORST = 10
+"""Encodes with the largest errors that are reported, one a title."""
+COLUMNS = {
+    "srcc": "SRCC",
+    "krcc": "KRCC",
+    "plcc": "PLCC",
+    "rmse": "RMSE",
+    "plcc4": "PLCC4",
+    "rmse4": "RMSE4",
+    "plcc5": "PLCC5",
+    "rmse5": "RMSE5",
+    "within_srcc": "within",
+}
+
+
+def figures_text(document: dict[str, Any]) -> str:
+    """The figures of `evaluate` as a table of at most 80 columns."""
+    lines = [
+        f"{counted(document['encodes'], 'encode')} of {counted(document['titles'], 'title')}, "
+        f"labels: {printable(document['label'])[:40]}"
+    ]
+    used: set[str] = set()
+    for name, judge in document["judges"].items():
+        parts = [("all", judge["overall"])]
+        parts += [*judge["by_encoder"].items(), *judge["by_size"].items()]
+        if "single_crops" in judge:
+            parts.append(("single crops", judge["single_crops"]))
+        columns = [key for key in COLUMNS if any(p.get(key) is not None for _, p in parts)]
+        used |= {*columns, *("intervals" for _, p in parts if p["intervals"])}
+        head = "".join(f"{COLUMNS[key]:>7}" for key in columns)
+        lines += ["", f"{HEADS.get(name, name)[:12]:<12}{'n':>5}{head}"]
+        for part, figures in parts:
+            # a part too small for any correlation would be a row of dashes
+            if part == "all" or any(figures.get(key) is not None for key in columns[:2]):
+                lines += _rows(part, figures, columns)
+        if "crop_spread" in judge and judge["crop_spread"]["rms"] is not None:
+            rms, p95 = (shown(judge["crop_spread"][key], 2) for key in ("rms", "p95"))
+            lines.append(f"other crops would move a score by {rms} rms ({p95} at worst in 20)")
+    fitted = [words for key, words in COLUMNS.items() if key in used and key[-1] in "45"]
+    notes = [f"{', '.join(fitted)}: after a logistic mapping of 4 or 5 parameters"] * bool(fitted)
+    if "within_srcc" in used:
+        notes.append("within: mean SRCC inside a title")
+    ranges = "from, to: 95 % intervals over the choice of titles"
+    notes.append(ranges if "intervals" in used else "no intervals: those take several titles")
+    return "\n".join([*lines, "", *notes])
+
+
+def _rows(name: str, figures: dict[str, Any], columns: Sequence[str]) -> list[str]:
+    def row(title: str, count: str, values: dict[str, Any]) -> str:
+        digits = {key: 2 if key.startswith("rmse") else 3 for key in columns}
+        cells = "".join(f"{shown(values.get(key), digits[key]):>7}" for key in columns)
+        return f"{printable(title)[:12]:<12}{count:>5}{cells}"
+
+    lines = [row(name, str(figures["count"]), figures)]
+    for end, title in enumerate(("  from", "  to")):
+        if figures["intervals"]:
+            ends = {key: pair[end] for key, pair in figures["intervals"].items()}
+            lines.append(row(title, "", ends))
+    return lines
+
+
+def write_evaluation(folder: Path, judgement: Judgement, document: dict[str, Any]) -> list[Path]:
+    """Write predictions.csv, figures.json, worst.csv, worst.png and a scatter plot a head.
+
+    Args:
+        folder: Created if missing; each file is written whole or not at all.
+        judgement: Of `evaluate.judge`.
+        document: The figures of `evaluate.evaluate`.
+
+    Returns:
+        Paths of the files.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    worst = worst_titles(judgement.misses)
+    rows = [{**miss.row, "error": miss.error, "crop": miss.crop} for miss in worst]
+    contents = {
+        "predictions.csv": judgement.table.to_csv(index=False).encode(),
+        "figures.json": (json.dumps(document, indent=1, allow_nan=False) + "\n").encode(),
+        "worst.csv": pd.DataFrame(rows).to_csv(index=False).encode(),
+        "worst.png": worst_png(worst),
+    }
+    for head, words in HEADS.items():
+        if head in document["judges"]:
+            name = f"scatter-{words.replace(' ', '-')}.png"
+            contents[name] = scatter_png(judgement.table, head, document)
+    for name, content in contents.items():
+        with renamed_to(folder / name) as part:
+            part.write_bytes(content)
+    return [folder / name for name in contents]
+
+
+def worst_titles(misses: Sequence[Miss]) -> list[Miss]:
+    """The largest errors, one a title, of misses in falling order."""
+    by_title: dict[str, Miss] = {}
+    for miss in misses:
+        by_title.setdefault(miss.row["content"], miss)
+    return list(by_title.values())[:WORST]
+
+
+def scatter_png(table: pd.DataFrame, head: str, document: dict[str, Any]) -> bytes:
+    """Answers of one head over labels: encoders, the identity, the mapping of four parameters."""
+    from matplotlib.figure import Figure
+
+    overall = document["judges"][head]["overall"]
+    part = table[table[head].notna()]
+    with style(12, "black"):
+        figure = Figure(figsize=(8, 8), dpi=100, layout="constrained")
+        axes = figure.add_subplot()
+        for i, (name, rows) in enumerate(part.groupby(part["encoder"].fillna("unknown"))):
+            axes.plot(
+                rows["label"],
+                rows[head],
+                color=COLOURS[i % len(COLOURS)],
+                marker=MARKERS[i % len(MARKERS)],
+                markersize=4,
+                alpha=0.7,
+                linestyle="none",
+                label=printable(str(name)),
+            )
+        axes.axline((0, 0), slope=1, color="#666666", linewidth=1, label="identity")
+        if "4" in overall["fits"]:
+            scores = np.linspace(part[head].min(), part[head].max(), 200)
+            fit = Logistic(tuple(overall["fits"]["4"]))
+            axes.plot(fit(scores), scores, color="black", linestyle="--", label="logistic, 4")
+        ends = [f(f(part["label"]), f(part[head])) for f in (min, max)]
+        axes.set(
+            xlim=(ends[0] - 2, ends[1] + 2),
+            ylim=(ends[0] - 2, ends[1] + 2),
+            aspect="equal",
+            xlabel=f"label: {printable(document['label'])[:60]}",
+            ylabel=f"{HEADS[head]} score",
+            title=f"SRCC {shown(overall['srcc'], 3)}, PLCC {shown(overall['plcc'], 3)}, "
+            f"RMSE {shown(overall['rmse'], 2)}",
+        )
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.grid(color="#888888", alpha=0.3)
+        axes.legend(loc="upper left", framealpha=0.6)
+        return as_png(figure)
+
+
+def worst_png(worst: Sequence[Miss]) -> bytes:
+    """The crop of largest error of each encode, beside the same crop of its source."""
+    from matplotlib.figure import Figure
+
+    with style(9, "black"):
+        figure = Figure(figsize=(12, 1 + 2.6 * ((len(worst) + 1) // 2)), dpi=100)
+        figure.set_layout_engine("constrained")
+        grid = figure.subplots((len(worst) + 1) // 2, 4, squeeze=False)
+        for axes in grid.flat:
+            axes.set_axis_off()
+        for miss, (left, right) in zip(worst, grid.reshape(-1, 2), strict=False):
+            row = miss.row
+            score = row["alone"] if np.isnan(row["anchored"]) else row["anchored"]
+            size = f", {row['width']}x{row['height']}" if row["width"] else ""
+            if miss.reference is not None:
+                left.imshow(_rgb(miss.reference), interpolation="nearest")
+            right.imshow(_rgb(miss.distorted), interpolation="nearest")
+            left.set_title(printable(row["scene"])[:28], loc="left")
+            right.set_title(
+                f"{printable(str(row['encoder'] or 'unknown'))[:16]}{size}\n"
+                f"label {row['label']:.1f}, score {score:.1f}",
+                loc="left",
+            )
+        return as_png(figure)
+
+
+def _rgb(planes: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
+    """(S·3/2, S) planar 4:2:0 to (S, S, 3) in 0..1."""
+    import torch
+
+    from vqaloop.media.colour import MEAN, STD, to_clips
+
+    clip = to_clips(torch.from_numpy(planes)[None, None])[0, :, 0].permute(1, 2, 0)
+    picture = clip * torch.tensor(STD) + torch.tensor(MEAN)
+    return np.asarray(picture.clamp(0, 1).numpy())

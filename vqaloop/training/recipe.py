@@ -1,0 +1,186 @@
+"""Training recipes: hyperparameters, losses and data as a TOML, checked."""
+
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import Annotated, Any
+
+import msgspec
+from msgspec import Meta
+
+from vqaloop.core.documents import read_toml
+from vqaloop.errors import InputError
+from vqaloop.models import MODELS
+
+FREEZE = ("paper", "as_released", "all")
+AUGMENT = ("none", "mirror", "turns", "colour")
+
+Weight = Annotated[float, Meta(ge=0, lt=1e6)]
+Ratio = Annotated[float, Meta(ge=0, le=1)]
+Count = Annotated[int, Meta(ge=1)]
+
+
+@dataclass(frozen=True)
+class Losses:
+    """Weights of the parts of the loss; a part of weight 0 is not computed. All are fp32.
+
+    With E encodes of a crop, labels y in 0..1 and scores s:
+    """
+
+    crop: Weight = 0.0
+    """MSE of anchored s against the label of the very crop."""
+    pooled: Weight = 0.0
+    """MSE of anchored s of the crops of an encode, pooled, against the label of their frames."""
+    ordered: Weight = 0.0
+    """MSE of anchored s - mean s against y - mean y over the encodes of a crop."""
+    features: Weight = 0.0
+    """MSE of VMAF's elementary features, both heads and both poolings."""
+    alone: Weight = 0.0
+    """MSE of no-reference s against the label, the paper's MSE(student, y)."""
+    alone_pooled: Weight = 0.0
+    """The same of the crops of an encode, pooled."""
+    rank: Weight = 0.0
+    """Logistic loss on pairs of encodes of a crop, the fine step of arXiv 2401.08522."""
+    teacher: Weight = 0.0
+    """MSE of the teacher's no-reference s, the paper's MSE(teacher, y)."""
+    feature: Weight = 0.0
+    """The paper's SmoothL1 (beta 2) between 768-wide features after LayerNorm without weights."""
+    levels: Weight = 0.0
+    """MSE between the tokens that the heads of student and teacher see, at each tap: multi-level
+    distillation, as in RankDVQA-mini (arXiv 2312.08864)."""
+    answers: Weight = 0.0
+    """MSE between the answers of student and teacher, both heads."""
+
+
+@dataclass(frozen=True)
+class Teacher:
+    """The larger model a student learns from."""
+
+    model: str
+    weights: str = ""
+    """A student of ours or a released checkpoint; empty: first values, for tests."""
+    freeze: str = "all"
+    """paper: last block and head train; as_released: and all that is not in a block; all: none."""
+    corpus: tuple[str, ...] = ()
+    """The same scenes in another view, when the teacher looks at them otherwise."""
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A training recipe; see the comments in recipes/*/recipe.toml."""
+
+    model: str
+    corpus: tuple[str, ...]
+    out: str
+    steps: Count
+    learning_rate: Annotated[float, Meta(ge=0, le=10)]
+    loss: Losses
+    held_out: tuple[str, ...] = ()
+    """Folders of titles held out; or, if empty, by `split`."""
+    split: str = ""
+    """authors, or "fold 2/5": which titles of `corpus` are held out."""
+    teacher: Teacher | None = None
+    start: str = ""
+    """Weights to begin with: a released checkpoint, or a larger student, which is pruned."""
+    engine: str = ""
+    """DeepSpeed's own JSON, beside the recipe; empty: ZeRO-1 in fp32."""
+    seed: Annotated[int, Meta(ge=0, lt=2**32)] = 0
+    accumulate: Count = 1
+    """Batches a step."""
+    layer_decay: Ratio = 1.0
+    """Learning rate of a block against that of the next deeper one."""
+    warm_up: Annotated[int, Meta(ge=0, le=10**9)] = 0
+    weight_decay: Annotated[float, Meta(ge=0, le=1e6)] = 0.05
+    clip_norm: Annotated[float, Meta(ge=0, le=1e9)] = 1.0
+    average: Ratio = 0.998
+    """Decay of the running mean of weights, which is what is kept."""
+    fixed_embedding: bool = False
+    """Leave the patch embedding as it begins. Trained, it drifts from an orthogonal transform, and
+    the energies the heads read lose their meaning."""
+    augment: str = "turns"
+    scenes: Count = 3
+    crops: Count = 4
+    encodes: Count = 4
+
+
+def bundled_recipes() -> dict[str, Path]:
+    """Recipes that come with vqaloop by name: `waterloo-small`, `internvqa-mini/distilled`."""
+    inside = Path(__file__).resolve().parent / "recipes"
+    folder = inside if inside.is_dir() else inside.parent.parent / "recipes"
+    return {
+        path.relative_to(folder).with_suffix("").as_posix().removesuffix("/recipe"): path
+        for path in sorted(folder.glob("*/*.toml"))
+    }
+
+
+def read_recipe(path: Path) -> Recipe:
+    """A recipe from its TOML, from the recipe.toml of a folder, or a bundled one by its name.
+
+    Raises InputError naming the key that is missing, unknown or wrong.
+    """
+    bundled = bundled_recipes()
+    if not path.exists() and path.suffix != ".toml":
+        if str(path) not in bundled:
+            raise InputError(
+                f"no recipe {str(path)!r}; give a TOML, or one of {', '.join(bundled)}"
+            )
+        path = bundled[str(path)]
+    elif path.is_dir():
+        path = path / "recipe.toml"
+    where = f"recipe {path}: "
+    recipe = _converted(read_toml(path, f"recipe {path}"), where)
+    if recipe.engine:
+        # beside the recipe, wherever that is
+        recipe = replace(recipe, engine=str(path.parent / recipe.engine))
+    _check(recipe, where)
+    return recipe
+
+
+def _converted(data: dict[str, Any], where: str) -> Recipe:
+    """`data` as a recipe: every key known, of its type and in its range."""
+    tables = [("", Recipe, data), ("loss.", Losses, data.get("loss"))]
+    for at, kind, table in (*tables, ("teacher.", Teacher, data.get("teacher"))):
+        # dataclasses ignore keys that they do not know, so a misspelt one would pass
+        known = {field.name for field in fields(kind)}
+        unknown = sorted(table.keys() - known) if isinstance(table, dict) else []
+        if unknown:
+            keys = ", ".join(at + key for key in unknown)
+            raise InputError(f"{where}unknown: {keys}; known are {', '.join(sorted(known))}")
+    try:
+        return msgspec.convert(data, Recipe)
+    except msgspec.ValidationError as error:
+        what, _, key = str(error).partition(" - at `$.")
+        key = f"{key.rstrip('`')}: " if key else ""
+        raise InputError(f"{where}{key}{what}; correct the recipe") from error
+
+
+def _check(recipe: Recipe, where: str) -> None:
+    """What no single field shows. Raises InputError."""
+    choices: list[tuple[str, str, tuple[str, ...]]] = [
+        ("model", recipe.model, MODELS),
+        ("augment", recipe.augment, AUGMENT),
+    ]
+    if recipe.teacher is not None:
+        choices += [
+            ("teacher.model", recipe.teacher.model, MODELS),
+            ("teacher.freeze", recipe.teacher.freeze, FREEZE),
+        ]
+    for key, value, known in choices:
+        if value not in known:
+            raise InputError(f"{where}{key} is one of {', '.join(known)}, not {value!r}")
+    if bool(recipe.held_out) == bool(recipe.split):
+        raise InputError(f"{where}give either held_out (folders) or split (authors, fold 1/5)")
+    loss = recipe.loss
+    if recipe.teacher is None and any((loss.teacher, loss.feature, loss.levels, loss.answers)):
+        raise InputError(f"{where}losses teacher, feature, levels and answers need a [teacher]")
+    if not any(vars(loss).values()):
+        raise InputError(f"{where}[loss] gives no part a weight")
+    if recipe.teacher is not None and loss.teacher and recipe.teacher.freeze == "all":
+        raise InputError(
+            f'{where}loss teacher trains the teacher, of which freeze = "all" leaves nothing to '
+            'train; set freeze = "paper", or leave the loss out'
+        )
+    if recipe.teacher is not None and loss.levels and recipe.teacher.corpus:
+        raise InputError(
+            f"{where}loss levels compares token by token, which another view has none of; leave "
+            "out levels or teacher.corpus"
+        )

@@ -1,0 +1,430 @@
+"""Training and knowledge distillation by a recipe, on DeepSpeed, with checkpoints and a log.
+
+Started plainly it trains in one process; started by PyTorch's launcher, in as many as that gives,
+one a GPU: `torchrun --nproc_per_node N -m vqaloop distill RECIPE`. (DeepSpeed's own launcher adds
+an option --local_rank that vqaloop does not know.) The first of them reports progress, evaluates
+on the titles held out while the others wait, and writes the weights.
+"""
+
+import json
+import math
+import re
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor, nn
+
+from vqaloop.core.documents import check_regular
+from vqaloop.core.process import check_cancelled
+from vqaloop.core.text import counted
+from vqaloop.errors import InputError
+from vqaloop.models import create_student
+from vqaloop.models.checkpoints import load_released
+from vqaloop.models.internvideo2 import InternVideo2
+from vqaloop.models.prune import prune
+from vqaloop.models.student import Student, start_from_cosines
+from vqaloop.models.weights import load_student, save_student
+from vqaloop.training import deepspeed_engine as engines
+from vqaloop.training.datasets import held_out
+from vqaloop.training.evaluate import judge, summary, summary_lines
+from vqaloop.training.recipe import Recipe, Teacher
+from vqaloop.training.shards import Shard, load_corpus, trained_titles
+from vqaloop.training.step import Lesson, draw, freeze
+from vqaloop.training.training_log import RunLog
+
+CHECKPOINT_EVERY = 50
+"""Steps between two checkpoints."""
+EVALUATE_EVERY = 500
+"""Steps between two evaluations on the titles held out."""
+
+
+def train(
+    recipe: Recipe,
+    *,
+    device: torch.device,
+    resume: bool = True,
+    report: Callable[[str], None] = lambda line: None,
+) -> Path:
+    """Train a student to the recipe's last step.
+
+    A checkpoint is written every CHECKPOINT_EVERY steps; a resumed run gives the same weights as
+    one that was not interrupted. The corpus is read again then, so it may have grown. `log.csv`
+    and `log.png` in the recipe's folder hold losses and correlations by step.
+
+    Args:
+        recipe: See `recipe.read_recipe`.
+        device: Where to train; under a launcher each process takes its own GPU.
+        resume: Go on from the latest checkpoint in the recipe's folder, if there is one.
+        report: Called with lines of progress, in the first process alone.
+
+    Returns:
+        The weights file, an exponential moving average over the steps. Its header names all
+        titles that it, its initial weights and its teacher were trained on.
+
+    Raises:
+        InputError: The corpus, weights or a checkpoint do not fit the recipe.
+    """
+    engines.check_installed()
+    shards, unseen = split(recipe)
+    if len(shards) < recipe.scenes:
+        besides = f" beside the {len(unseen)} held out" if unseen and not recipe.held_out else ""
+        raise InputError(
+            f"a step takes {counted(recipe.scenes, 'scene')} and the corpus has {len(shards)}"
+            f"{besides}; add clips to the corpus, or lower `scenes` in the recipe"
+        )
+    teacher_shards = teachers_view(recipe, shards)
+    apart = frozenset(shard.content for shard in unseen)
+    torch.manual_seed(recipe.seed)
+    student, known = first_student(recipe, apart)
+    teacher, taught = first_teacher(recipe.teacher, apart)
+    if recipe.fixed_embedding and isinstance(student.backbone, InternVideo2):
+        student.backbone.patch_embed.requires_grad_(False)
+    Path(recipe.out).mkdir(parents=True, exist_ok=True)  # nothing was refused
+    lesson = Lesson(student, teacher, recipe)
+    with engines.quiet_engine(device) as deepspeed:
+        trainer = Trainer(deepspeed, lesson, shards, unseen, teacher_shards, device, report)
+        trainer.titles |= known | taught
+        trainer.start(resume)
+        while trainer.step_count < recipe.steps:
+            trainer.step()
+            if trainer.due(EVALUATE_EVERY):
+                trainer.evaluate()
+            if trainer.due(CHECKPOINT_EVERY):
+                trainer.checkpoint()
+    return trainer.finish()
+
+
+class Trainer:
+    """A training run in one process: DeepSpeed's engine, the moving average, and the log.
+
+    It trains on `shards`, with the teacher on `teacher_shards` if that has a view of its own, and
+    evaluates on `unseen`.
+    """
+
+    def __init__(
+        self,
+        deepspeed: Any,
+        lesson: Lesson,
+        shards: list[Shard],
+        unseen: list[Shard],
+        teacher_shards: list[Shard] | None,
+        device: torch.device,
+        report: Callable[[str], None],
+    ) -> None:
+        self.recipe = recipe = lesson.recipe
+        self.student, self.device = lesson.student, device
+        self.shards, self.unseen, self.teacher_shards = shards, unseen, teacher_shards
+        self.out = Path(recipe.out)
+        self.engine = engines.start(
+            deepspeed, lesson, parameter_groups(lesson, recipe), recipe, device
+        )
+        self.first = self.engine.global_rank == 0
+        self.say = report if self.first else lambda line: None
+        self.average = _copy(lesson.student, recipe, device)
+        # the engine's own fp32 values: bf16 ones would round away what a step changes
+        half = self.engine.bfloat16_enabled()
+        self.fp32 = deepspeed.utils.safe_get_full_fp32_param if half else lambda value: value
+        self.log = RunLog(self.out / "log.csv")
+        self.step_count = 0
+        """Steps taken."""
+        self.titles = frozenset(shard.content for shard in shards)
+        """All that the weights were trained on, by this run or before it."""
+
+    def start(self, resume: bool) -> None:
+        """Go on from the latest checkpoint, if there is one and `resume`; open the log.
+
+        Raises InputError when the checkpoint was trained on a title that is now held out.
+        """
+        latest = self.out / "latest"
+        if resume and latest.exists():
+            self.step_count, before = engines.load(self.engine, self.average, self.out)
+            apart = before & {shard.content for shard in self.unseen}
+            if apart:
+                raise InputError(
+                    f"{self.out} was trained on titles that this recipe holds out: "
+                    f"{_some(apart)}; give another `out`, or --restart"
+                )
+            self.titles |= before
+            self.say(f"resumed at step {self.step_count}")
+        elif self.first:
+            latest.unlink(missing_ok=True)
+        self.log.open(self.step_count)
+        scenes = counted(len(self.shards), "scene")
+        steps = counted(self.recipe.steps, "step")
+        self.say(f"{scenes}, {len(self.unseen)} held out; {steps}")
+
+    def due(self, every: int) -> bool:
+        """Whether the step just taken is a multiple of `every`, or the last."""
+        return self.step_count % every == 0 or self.step_count == self.recipe.steps
+
+    def step(self) -> None:
+        """One optimiser step on `accumulate` batches, then the moving average and the log."""
+        check_cancelled()
+        recipe, since = self.recipe, time.monotonic()
+        rate = recipe.learning_rate * _schedule(self.step_count, recipe)
+        for group in self.engine.optimizer.param_groups:
+            group["lr"] = rate * group["scale"]
+        losses: dict[str, float] = {}
+        for part in range(recipe.accumulate):
+            for name, value in self._backward(part).items():
+                losses[name] = losses.get(name, 0.0) + value / recipe.accumulate
+        self.step_count += 1
+        # short at first, or the average would long remember the initial weights
+        decay = min(recipe.average, self.step_count / (self.step_count + 10))
+        _follow(self.average, self.student, decay, self.fp32)
+        seconds = time.monotonic() - since
+        self.log.add({"step": self.step_count, "lr": rate, "seconds": seconds, **losses})
+        if self.step_count % 20 == 0:
+            self.say(f"step {self.step_count}/{recipe.steps} {self.log.summary(20)}")
+
+    def _backward(self, part: int) -> dict[str, float]:
+        """Gradients of one batch; its losses by name, unweighted."""
+        # a generator of its own for each batch: a resumed run draws what a straight one would
+        rng = np.random.default_rng(
+            [self.recipe.seed, self.step_count, part, self.engine.global_rank]
+        )
+        batch = draw(self.shards, self.recipe, rng, self.teacher_shards)
+        losses: dict[str, Tensor] = self.engine(batch.to(self.device), int(rng.integers(1 << 30)))
+        weights = vars(self.recipe.loss)
+        total = torch.stack([weights[name] * value for name, value in losses.items()]).sum()
+        if not torch.isfinite(total):
+            raise InputError(
+                f"the loss is no longer a number at step {self.step_count}; lower learning_rate"
+            )
+        self.engine.backward(total)
+        self.engine.step()
+        return {name: value.item() for name, value in losses.items()}
+
+    def evaluate(self) -> None:
+        """Correlations of the moving average on the titles held out, in the first process."""
+        figures: dict[str, float | None] = {}
+        if self.first:
+            judgement = judge(self.average, self.unseen, self.device, crops=8)
+            figures = summary(judgement.table)
+        self.log.add({"step": self.step_count, **figures})
+        for line in summary_lines(figures):
+            self.say(f"step {self.step_count} held out, {line}")
+
+    def checkpoint(self) -> None:
+        """Write log and checkpoint; every process takes part in the latter."""
+        if self.first:
+            self.log.write()
+        engines.save(self.engine, self.average, self.out, self.step_count, self.titles)
+
+    def finish(self) -> Path:
+        """Write the averaged weights and the plot of the log; the weights file."""
+        recipe, shard = self.recipe, self.shards[0]
+        path = self.out / f"{recipe.model}.safetensors"
+        if self.first:
+            # where the engine's file lies is this machine's business
+            story = {**asdict(recipe), "engine": Path(recipe.engine).name}
+            about = {
+                "recipe": json.dumps(story),
+                "view": json.dumps(shard.view),
+                "titles": json.dumps(sorted(self.titles)),
+            }
+            save_student(self.average, path, recipe.model, shard.label, about)
+            self.log.plot(self.out / "log.png")
+        return path
+
+
+def split(recipe: Recipe) -> tuple[list[Shard], list[Shard]]:
+    """Shards to train on and shards held out.
+
+    Sources, and labels of single crops, are left out of all shards to train on where some have
+    none: which part of the loss a step has must not be left to chance. Raises InputError when the
+    sides share a title or differ in label or view.
+    """
+    shards = load_corpus(recipe.corpus)
+    if len({_kind(shard) for shard in shards}) > 1:
+        raise InputError("the corpus mixes labels or views; train on one of each")
+    if recipe.held_out:
+        unseen = load_corpus(recipe.held_out)
+        both = {s.content for s in shards} & {s.content for s in unseen}
+        if both:
+            raise InputError(f"titles on both sides of the split: {', '.join(sorted(both))}")
+        if {_kind(shard) for shard in unseen} != {_kind(shards[0])}:
+            raise InputError(
+                "the titles held out have another label or view than the corpus; make both alike"
+            )
+        return _alike(shards), unseen
+    names = held_out(shards, recipe.split)
+    return (
+        _alike([shard for shard in shards if shard.content not in names]),
+        [shard for shard in shards if shard.content in names],
+    )
+
+
+def _kind(shard: Shard) -> tuple[str, str]:
+    return shard.label, json.dumps(shard.view, sort_keys=True)
+
+
+def _alike(shards: list[Shard]) -> list[Shard]:
+    if any(shard.reference is None for shard in shards):
+        shards = [replace(shard, reference=None) for shard in shards]
+    if any(shard.crop_labels is None for shard in shards):
+        shards = [replace(shard, crop_labels=None, frame_labels=None) for shard in shards]
+    return shards
+
+
+def teachers_view(recipe: Recipe, shards: Sequence[Shard]) -> list[Shard] | None:
+    """The shards as the teacher sees them, in the same order; None when it sees the same."""
+    if recipe.teacher is None or not recipe.teacher.corpus:
+        return None
+    known = {shard.name: shard for shard in load_corpus(recipe.teacher.corpus)}
+    for shard in shards:
+        other = known.get(shard.name)
+        if other is None or other.distorted.shape[:2] != shard.distorted.shape[:2]:
+            raise InputError(
+                f"the teacher's corpus has no {shard.name} of as many encodes and clips; "
+                "prepare both views from the same files, with the same number of clips"
+            )
+        mine, theirs = ([(e.get("path"), e["score"]) for e in s.encodes] for s in (shard, other))
+        if mine != theirs:
+            raise InputError(
+                f"{shard.name} has other encodes in the teacher's corpus, or in another order; "
+                "prepare both views from the same files and scores"
+            )
+    return [known[shard.name] for shard in shards]
+
+
+def first_student(
+    recipe: Recipe, apart: frozenset[str] = frozenset()
+) -> tuple[Student, frozenset[str]]:
+    """The student before its first step, from nothing, from a checkpoint, or pruned.
+
+    With it the titles that it was trained on before. Raises InputError when one is in `apart`.
+    """
+    loss = recipe.loss
+    heads = any((loss.crop, loss.pooled, loss.ordered, loss.features, loss.levels))
+    student = create_student(recipe.model, heads)
+    if recipe.start:
+        path = Path(recipe.start)
+        if not _is_student(path):
+            load_released(student.backbone, path)
+            return student, frozenset()
+        larger, about = load_student(path)
+        if heads and larger.anchored is None:
+            raise InputError(f"{recipe.start} has no anchored head, which the losses need")
+        known = _unheld(path, about, apart)
+        return (larger if about["model"] == recipe.model else prune(larger, student)), known
+    if heads and isinstance(student.backbone, InternVideo2):
+        start_from_cosines(student.backbone)
+    return student, frozenset()
+
+
+def first_teacher(
+    teacher: Teacher | None, apart: frozenset[str] = frozenset()
+) -> tuple[Student | None, frozenset[str]]:
+    """The teacher, frozen as asked, and the titles that it was trained on.
+
+    Raises InputError when one is in `apart`: it would tell the student of what is held out.
+    """
+    if teacher is None:
+        return None, frozenset()
+    model, known = create_student(teacher.model, heads=False), frozenset[str]()
+    if teacher.weights:
+        path = Path(teacher.weights)
+        if _is_student(path):
+            model, about = load_student(path)
+            if about["model"] != teacher.model:
+                raise InputError(
+                    f"{teacher.weights} are weights of {about['model']}; "
+                    f"the recipe's teacher is {teacher.model}"
+                )
+            known = _unheld(path, about, apart)
+        else:
+            load_released(model.backbone, path)
+    freeze(model, teacher.freeze)
+    return model, known
+
+
+def _is_student(path: Path) -> bool:
+    """Whether these are weights of ours, whose header names their model, or released ones."""
+    try:
+        check_regular(path)
+        with safe_open(path, "pt") as file:
+            return "model" in (file.metadata() or {})
+    except (OSError, SafetensorError):
+        return False
+
+
+def _unheld(path: Path, about: dict[str, str], apart: frozenset[str]) -> frozenset[str]:
+    """Titles that weights were trained on. Raises InputError when one is in `apart`."""
+    known = trained_titles(about)
+    if known & apart:
+        raise InputError(
+            f"{path} was trained on titles that this recipe holds out: {_some(known & apart)}; "
+            "take other weights, or hold out other titles"
+        )
+    return known
+
+
+def _some(names: frozenset[str]) -> str:
+    listed = ", ".join(sorted(names)[:5])
+    return f"{listed} and {len(names) - 5} more" if len(names) > 5 else listed
+
+
+def parameter_groups(lesson: nn.Module, recipe: Recipe) -> list[dict[str, Any]]:
+    """Parameters by weight decay (matrices only) and by depth, when deep blocks learn faster.
+
+    As InternVideo2 fine-tunes: a block's rate is `layer_decay` times that of the next one, the
+    embeddings below the first, all else at the full rate. Blocks are counted through all stages
+    of a FAST-VQA; what merges patches after a stage goes with its last block.
+    """
+    levels: dict[str, int] = {}
+    blocks: dict[str, dict[str, int]] = {"student": {}, "teacher": {}, "bridge": {}}
+    for name, _ in lesson.named_parameters():
+        count = blocks[name.partition(".")[0]]
+        block = re.match(r".*\bblocks\.[0-9]+\.", name)
+        if block:
+            levels[name] = count.setdefault(block[0], len(count) + 1)
+        elif ".downsample." in name:
+            levels[name] = len(count)
+    depth = len(blocks["student"])
+    groups: dict[tuple[float, float], list[nn.Parameter]] = {}
+    for name, parameter in lesson.named_parameters():
+        if not parameter.requires_grad:
+            continue
+        level = levels.get(name, depth + 1)
+        if any(key in name for key in ("patch_embed", "pos_embed", "cls_token")):
+            level = 0
+        plain = parameter.ndim <= 1 or "pos_embed" in name or "cls_token" in name
+        decay = 0.0 if plain else recipe.weight_decay
+        scale = recipe.layer_decay ** max(0, depth + 1 - level)
+        groups.setdefault((decay, scale), []).append(parameter)
+    return [
+        {"params": params, "weight_decay": decay, "scale": scale}
+        for (decay, scale), params in groups.items()
+    ]
+
+
+def _copy(student: Student, recipe: Recipe, device: torch.device) -> Student:
+    """An fp32 twin, which becomes the running mean."""
+    mean = create_student(recipe.model, student.anchored is not None).to(device)
+    mean.load_state_dict(student.state_dict())
+    return mean.eval()
+
+
+@torch.no_grad()
+def _follow(
+    mean: Student, student: Student, decay: float, full: Callable[[Tensor], Tensor | None]
+) -> None:
+    """Move the mean towards the student; `full` gives a parameter in fp32, None if it is fixed."""
+    for average, new in zip(mean.parameters(), student.parameters(), strict=True):
+        value = full(new)
+        average.lerp_((new if value is None else value).to(average.dtype), 1 - decay)
+
+
+def _schedule(step: int, recipe: Recipe) -> float:
+    """Linear warm-up, then half a cosine down to a hundredth."""
+    if step < recipe.warm_up:
+        return (step + 1) / recipe.warm_up
+    done = (step - recipe.warm_up) / max(1, recipe.steps - recipe.warm_up)
+    return 0.01 + 0.99 * (1 + math.cos(math.pi * min(1, done))) / 2

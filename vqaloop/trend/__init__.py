@@ -1,0 +1,1 @@
+"""The history of regress results, and where it changed."""

@@ -1,0 +1,1 @@
+"""`vqaloop tune`: encoder parameters of a title."""

@@ -1,0 +1,98 @@
+"""The default parameters as curves, against which one encode of others tells what they save.
+
+Its rate is held against the rate at which the defaults reach the same score on the same window,
+its PSNR-Y and VMAF against theirs at the same rate, its seconds against theirs at the same knob.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from vqaloop.records import RDPoint
+from vqaloop.search.curve_fit import fit_curve
+
+DENSE = 400
+"""Knobs at which the defaults' curve is tabulated."""
+
+
+@dataclass(frozen=True)
+class Measured:
+    """One encode of one window, or of the title."""
+
+    knob: float
+    kbps: float
+    score: float
+    vmaf: float
+    psnr_y: float
+    cpu_s: float
+    ffmpeg_args: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """One encode against the defaults."""
+
+    kbps: float
+    score: float
+    saving: float
+    """Percent of bitrate at equal score; negative when it needs more."""
+    vmaf: float
+    """VMAF points gained at equal bitrate."""
+    psnr_y: float
+    """dB gained at equal bitrate."""
+    cpu_s: float
+    default_cpu_s: float
+    """Seconds of the defaults at the same knob, by their curve."""
+    beside_cpu_s: float | None = None
+    """Those of the defaults timed right beside it, where that was done."""
+
+
+def time_ratio(verdicts: Sequence[Verdict]) -> float:
+    """CPU time over the defaults'.
+
+    Seconds drift by ten percent and more with what else the machine does, so the defaults' curve,
+    made once, is brought to the moment by those encodes that were timed beside.
+    """
+    timed = [(v.beside_cpu_s, v.default_cpu_s) for v in verdicts if v.beside_cpu_s is not None]
+    drift = sum(a for a, _ in timed) / sum(b for _, b in timed) if timed else 1.0
+    return sum(v.cpu_s for v in verdicts) / (drift * sum(v.default_cpu_s for v in verdicts))
+
+
+class Baseline:
+    """The defaults on one window, as curves through what was measured (at least two knobs)."""
+
+    def __init__(self, points: Sequence[Measured], top: float) -> None:
+        self.points = sorted(points, key=lambda p: p.knob)
+        knobs = [p.knob for p in self.points]
+        # a little beyond the ends, for encodes of other parameters that come to lie there
+        reach = (knobs[-1] - knobs[0]) / 4
+        self.knobs = np.linspace(knobs[0] - reach, knobs[-1] + reach, DENSE)
+        curve = self._tabulated("score", top)
+        self.log_rate = np.array([np.log(p.bitrate_kbps) for p in curve])
+        self.score = np.array([p.score for p in curve])
+        self.vmaf = np.array([p.score for p in self._tabulated("vmaf", 100.0)])
+        self.psnr_y = np.array([p.score for p in self._tabulated("psnr_y", 100.0)])
+        # single times are noisy, and their logarithm is nearly straight in the knob
+        seconds = np.log([max(p.cpu_s, 1e-3) for p in self.points])
+        self._cpu = np.polynomial.Polynomial.fit(knobs, seconds, 1)
+
+    def _tabulated(self, what: str, top: float) -> list[RDPoint]:
+        points = [RDPoint(0, 0, p.knob, p.kbps, getattr(p, what)) for p in self.points]
+        fitted = fit_curve(points, top)
+        return [fitted(float(knob)) for knob in self.knobs]
+
+    def judge(self, made: Measured) -> Verdict:
+        rising = np.argsort(self.log_rate, kind="stable")
+        log_rate = self.log_rate[rising]
+        equal = float(np.exp(np.interp(made.score, self.score[rising], log_rate)))
+        there = np.log(made.kbps)
+        return Verdict(
+            kbps=made.kbps,
+            score=made.score,
+            saving=100 * (1 - made.kbps / equal),
+            vmaf=made.vmaf - float(np.interp(there, log_rate, self.vmaf[rising])),
+            psnr_y=made.psnr_y - float(np.interp(there, log_rate, self.psnr_y[rising])),
+            cpu_s=made.cpu_s,
+            default_cpu_s=float(np.exp(self._cpu(made.knob))),
+        )

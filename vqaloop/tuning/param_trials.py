@@ -1,0 +1,344 @@
+"""How good a set of encoder parameters is: each of its encodes against the defaults' own curve.
+
+The defaults are measured first, on each window at some knobs around the operating point. Then one
+encode of other parameters tells by itself what they save: its rate against the rate at which the
+defaults reach the same score on the same window. And what they cost: its seconds against the
+defaults' at the same knob, its PSNR-Y against theirs at the same rate.
+"""
+
+import math
+import uuid
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
+
+import numpy as np
+
+from vqaloop.core.files import file_sha256
+from vqaloop.encoding.encode import encode
+from vqaloop.errors import TargetUnreachable, ToolError
+from vqaloop.execution.workshop import Workshop
+from vqaloop.quality.bdrate import NotComparable, bd_rate, bd_score
+from vqaloop.records import RDPoint, Rendition, Source
+from vqaloop.search.curve_fit import fit_curve
+from vqaloop.tuning.default_curves import Baseline, Measured, Verdict
+from vqaloop.tuning.samplers import Params
+
+ANCHORS = (0.1, 0.5, 0.9)
+"""Parts of the knob's search range at which the defaults are measured, to find the target."""
+AROUND = (-2, -1, 0, 1, 2)
+"""And in steps (`Judge.step`) from there once it is found."""
+STEP = 1 / 12
+"""Of the search range: rates about 1.3 times apart."""
+VERIFY_DEFAULT = (-2.5, -1.5, -0.5, 0.5, 1.5, 2.5)
+"""Steps from the operating point at which the defaults are measured on the whole title."""
+VERIFY_TUNED = (-1.5, -0.5, 0.5, 1.5)
+"""And the tuned parameters: all between the knobs of the search."""
+TIME_NOISE = 0.05
+"""By so much (of the defaults' time) a verified time may exceed the limit: single times vary."""
+REPEATS = 4
+"""Runs of which the least time counts: other work on the machine only ever adds."""
+TIMED = 2
+"""Windows on which time is verified."""
+GUARD_LOSS = 1.0
+"""Percent of bitrate that VMAF may say was lost where another metric says that it was saved."""
+
+
+@dataclass(frozen=True)
+class Target:
+    """Where on the curve to tune: at a score, at a bitrate, or in the middle of the knob."""
+
+    score: float | None = None
+    kbps: float | None = None
+
+
+@dataclass(frozen=True)
+class TuneLimits:
+    """What parameters must keep to."""
+
+    slowdown: float = 1.1
+    """Most CPU time, as a multiple of the defaults' at the same knobs."""
+    psnr_loss: float = 0.3
+    """Most dB of PSNR-Y lost at equal bitrate."""
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What all encodes of a search have in common."""
+
+    width: int
+    height: int
+    preset: str
+    bit_depth: int
+
+
+@dataclass(frozen=True)
+class Check:
+    """Parameters on the whole title, beside the defaults."""
+
+    params: Params
+    curve: tuple[Measured, ...]
+    saving: float
+    """Percent of bitrate at equal score."""
+    vmaf_saving: float
+    """The same by VMAF."""
+    psnr_gain: float
+    """dB of PSNR-Y at equal bitrate."""
+    time_ratio: float
+    """CPU seconds over the defaults' at the same knobs."""
+    doubts: tuple[str, ...]
+    """Why it is not confirmed; empty when it is."""
+
+
+class ParamJudge:
+    """The defaults measured, the operating point found, parameters judged there."""
+
+    knob: float
+    """Of the operating point; there once `prepare` has run."""
+
+    def __init__(self, shop: Workshop, windows: Sequence[Source], setting: Setting) -> None:
+        self.shop, self.windows, self.setting = shop, tuple(windows), setting
+        knob = shop.spec.knob
+        self.step = max(2 * knob.step, (knob.search[1] - knob.search[0]) * STEP)
+
+    def rendition(self, params: Params, knob: float) -> Rendition:
+        s = self.setting
+        name = self.shop.spec.name
+        return Rendition(s.width, s.height, name, knob, s.preset, s.bit_depth, params)
+
+    def measure(self, source: Source, params: Params, knob: float) -> Measured:
+        """Raises ToolError, or EncodeFailed with the reason, when there is nothing to measure."""
+        trial = self.shop.try_one(source, self.rendition(params, knob))
+        if trial.error or trial.encode is None:
+            raise ParamsFailed(trial.error or "nothing was encoded")
+        score = self.shop.score(source, trial.encode.path)
+        guard = self.shop.guard(source, trial.encode.path)
+        made = trial.encode
+        return Measured(
+            knob,
+            made.bitrate_kbps,
+            score.value,
+            guard["vmaf"],
+            guard["psnr_y"],
+            made.cpu_s,
+            made.ffmpeg_args,
+        )
+
+    def prepare(self, target: Target, told: Callable[[str, int, int], object]) -> None:
+        """Measure the defaults on all windows, and find the knob of the target.
+
+        `told` hears of each encode. Raises TargetUnreachable for a target beyond the reach of the
+        knob, or when the defaults cannot be encoded.
+        """
+        spec = self.shop.spec
+        low, high = spec.knob.search
+        anchors = sorted({spec.knob.snap(low + (high - low) * part) for part in ANCHORS})
+        done: list[list[Measured]] = [[] for _ in self.windows]
+        total = len(self.windows) * (len(ANCHORS) + len(AROUND))
+        count = 0
+
+        def add(job: tuple[int, float]) -> Measured:
+            nonlocal count
+            window, knob = job
+            made = self.measure(self.windows[window], (), knob)
+            count += 1
+            told(f"defaults at {knob:g}: {made.kbps:.0f} kb/s, {made.score:.1f}", count, total)
+            return made
+
+        def fill(knobs: Sequence[float]) -> None:
+            jobs = [(w, knob) for w in range(len(self.windows)) for knob in knobs]
+            try:
+                found = self.shop.map(add, jobs)
+            except ParamsFailed as error:
+                raise TargetUnreachable(f"the default parameters fail: {error}") from error
+            for (window, _), made in zip(jobs, found, strict=True):
+                done[window].append(made)
+
+        fill(anchors)
+        self.knob = self._locate(target, done)
+        near = {spec.knob.snap(self.knob + part * self.step) for part in AROUND}
+        fill(sorted(near - set(anchors)))
+        # once more, now that more is known
+        self.knob = self._locate(target, done)
+        self.baselines = [Baseline(points, self.shop.metric.top) for points in done]
+
+    def _locate(self, target: Target, done: Sequence[Sequence[Measured]]) -> float:
+        """The knob of the target for all windows together."""
+        knob = self.shop.spec.knob
+        if target.score is None and target.kbps is None:
+            return knob.snap(sum(knob.search) / 2)
+        weights = [window.duration_s for window in self.windows]
+        means = []
+        for same in zip(*(sorted(points, key=lambda p: p.knob) for points in done), strict=True):
+            kbps = float(np.average([p.kbps for p in same], weights=weights))
+            score = float(np.average([p.score for p in same], weights=weights))
+            means.append(RDPoint(0, 0, same[0].knob, kbps, score))
+        curve = fit_curve(means, self.shop.metric.top)
+        grid = [curve(k) for k in np.arange(knob.min, knob.max + knob.step / 2, knob.step)]
+        inside = [p for p in grid if knob.search[0] <= p.knob <= knob.search[1]]
+        if target.score is not None:
+            wanted, unit, reached = target.score, "", [p.score for p in inside]
+            best = min(inside, key=lambda p: abs(p.score - wanted))
+        else:
+            assert target.kbps is not None
+            wanted, unit, reached = target.kbps, " kb/s", [p.bitrate_kbps for p in inside]
+            best = min(inside, key=lambda p: abs(np.log(p.bitrate_kbps / wanted)))
+        if not min(reached) <= wanted <= max(reached):
+            nearest = min(reached, key=lambda value: abs(value - wanted))
+            raise TargetUnreachable(
+                f"the target {wanted:g}{unit} cannot be reached at {self.setting.width}x"
+                f"{self.setting.height}: {knob.name} {knob.search[0]:g} to {knob.search[1]:g} "
+                f"gives {min(reached):.5g} to {max(reached):.5g}{unit}, {nearest:.5g}{unit} is "
+                "nearest; choose another target or --resolution"
+            )
+        return knob.snap(best.knob)
+
+    def schedule(self) -> list[tuple[int, float]]:
+        """Window and knob of each encode of a trial, in the order in which they are made.
+
+        One window: the operating point first, then below and above. Several: each at one knob,
+        below and above in turn, then each at the other.
+        """
+        knob = self.shop.spec.knob
+
+        def at(window: int, part: float) -> tuple[int, float]:
+            return window, knob.snap(self.knob + part * self.step)
+
+        if len(self.windows) == 1:
+            jobs = [at(0, 0.0), at(0, -1.0), at(0, 1.0)]
+        else:
+            sides = [1.0 if w % 2 else -1.0 for w in range(len(self.windows))]
+            jobs = [at(w, side) for w, side in enumerate(sides)]
+            jobs += [at(w, -side) for w, side in enumerate(sides)]
+        return list(dict.fromkeys(jobs))
+
+    def verdict(self, job: tuple[int, float], params: Params, beside: bool = False) -> Verdict:
+        """One encode of these parameters, judged; with the defaults timed beside it if asked."""
+        window, knob = job
+        source = self.windows[window]
+        found = self.baselines[window].judge(self.measure(source, params, knob))
+        if not beside:
+            return found
+        return replace(found, beside_cpu_s=self._timed(source, params, knob, 1)[0])
+
+    def time_ratio(self, params: Params) -> float:
+        """CPU time over the defaults' at the operating point: the least of some runs of each.
+
+        Runs alternate, on the windows or the first few of them.
+        """
+        pairs = [
+            self._timed(window, params, self.knob, REPEATS) for window in self.windows[:TIMED]
+        ]
+        return sum(own for _, own in pairs) / sum(default for default, _ in pairs)
+
+    def _timed(
+        self, source: Source, params: Params, knob: float, repeats: int
+    ) -> tuple[float, float]:
+        """Least CPU seconds of the defaults and, with several repeats, of these parameters.
+
+        Encoded afresh, and remembered for these parameters, so that a run that goes on from the
+        cache finds the same.
+        """
+        shop = self.shop
+        key = {
+            "kind": "time beside",
+            "source": source.sha256,
+            "rendition": asdict(self.rendition(params, knob)),
+            "ffmpeg": file_sha256(shop.ffmpeg),
+            "repeats": repeats,
+        }
+        found = shop.cache.get_json(key)
+        if found is None:
+            default, own = self._seconds(source, (), knob), math.inf
+            for _ in range(repeats - 1):
+                own = min(own, self._seconds(source, params, knob))
+                default = min(default, self._seconds(source, (), knob))
+            own = own if repeats > 1 else 0.0
+            found = {"default": default, "own": own}
+            shop.cache.put_json(key, found)
+        return float(found["default"]), float(found["own"])
+
+    def _seconds(self, source: Source, params: Params, knob: float) -> float:
+        out = self.shop.scratch / f"{uuid.uuid4().hex}{self.shop.spec.suffix}"
+        try:
+            made = encode(
+                source,
+                self.rendition(params, knob),
+                out,
+                ffmpeg=self.shop.ffmpeg,
+                timeout_s=self.shop.timeout_s,
+            )
+        finally:
+            out.unlink(missing_ok=True)
+        self.shop.count(
+            encodes=1,
+            encoded_frames=made.frames,
+            encoded_pixels=made.frames * self.setting.width * self.setting.height,
+            encode_cpu_s=made.cpu_s,
+        )
+        return made.cpu_s
+
+    def whole(self, source: Source, params: Params, parts: Sequence[float]) -> list[Measured]:
+        """Parameters on the whole title, at knobs in steps from the operating point, ascending."""
+        snap = self.shop.spec.knob.snap
+        knobs = sorted({snap(self.knob + part * self.step) for part in parts})
+        return self.shop.map(lambda knob: self.measure(source, params, knob), knobs)
+
+    def check(
+        self, source: Source, default: Sequence[Measured], params: Params, rules: TuneLimits
+    ) -> Check:
+        """Parameters on the whole title against the defaults' curve (of `whole`).
+
+        Raises ParamsFailed, and NotComparable
+        for curves of which no difference can be told.
+        """
+        curve = self.whole(source, params, VERIFY_TUNED)
+        saving = -bd_rate(_curve(default, "score"), _curve(curve, "score"))
+        vmaf_saving = -bd_rate(_curve(default, "vmaf"), _curve(curve, "vmaf"))
+        psnr = bd_score(_curve(default, "psnr_y"), _curve(curve, "psnr_y"))
+        ratio = self.time_ratio(params)
+        doubts = []
+        if saving <= 0:
+            doubts.append(f"it needs {-saving:.1f} % more bitrate at equal score")
+        if vmaf_saving < -GUARD_LOSS:
+            doubts.append(f"by VMAF it needs {-vmaf_saving:.1f} % more bitrate")
+        if ratio > rules.slowdown + TIME_NOISE:
+            doubts.append(f"it takes {ratio:.2f} times the defaults' time")
+        if psnr < -rules.psnr_loss:
+            doubts.append(f"PSNR-Y is {-psnr:.2f} dB lower at equal bitrate")
+        return Check(params, tuple(curve), saving, vmaf_saving, psnr, ratio, tuple(doubts))
+
+    def confirm(
+        self,
+        source: Source,
+        candidates: Sequence[Params],
+        rules: TuneLimits,
+        told: Callable[[str], object],
+    ) -> tuple[Check | None, list[Measured], list[str]]:
+        """The first candidate that the whole title confirms, the defaults' curve, all doubts.
+
+        `told` hears what came of each. Raises ParamsFailed when the defaults fail.
+        """
+        default = self.whole(source, (), VERIFY_DEFAULT)
+        doubts: list[str] = []
+        for params in candidates:
+            words = " ".join(f"{name}={value}" for name, value in params)
+            try:
+                found = self.check(source, default, params, rules)
+            except (ParamsFailed, NotComparable) as error:
+                doubts.append(f"{words} could not be verified: {error}")
+            else:
+                if not found.doubts:
+                    took = f"{found.time_ratio:.2f} times the time"
+                    told(f"{words}: {found.saving:.1f} % saved, {took}")
+                    return found, default, doubts
+                doubts.append(f"{words} was not confirmed: {'; '.join(found.doubts)}")
+            told(doubts[-1])
+        return None, default, doubts
+
+
+def _curve(points: Sequence[Measured], what: str) -> list[tuple[float, float]]:
+    return [(point.kbps, float(getattr(point, what))) for point in points]
+
+
+class ParamsFailed(ToolError):
+    """An encoder refused these parameters, or failed with them."""

@@ -1,0 +1,163 @@
+"""What a tuning leaves in its folder, and the name of its study in a storage."""
+
+import csv
+import dataclasses
+import hashlib
+import io
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from vqaloop.core.files import file_sha256, renamed_to
+from vqaloop.core.text import printable, quoted
+from vqaloop.encoding.survey import encoder_version
+from vqaloop.errors import InputError
+from vqaloop.records import Source, rounded
+from vqaloop.tuning.param_trials import ParamJudge, Target, TuneLimits
+
+SCHEMA = "vqaloop.tuning/1"
+REPORTS = ("tuning.csv", "tuning.json")
+"""In the order they are put in place."""
+REVISION = 1
+"""Raised whenever the same trial would be judged otherwise; part of a study's name."""
+
+
+@dataclass(frozen=True)
+class Tuning:
+    """The answer: parameters, what they save and cost, and what to give ffmpeg."""
+
+    folder: Path
+    """Where tuning.json, tuning.csv and, by default, the study are."""
+    params: dict[str, str]
+    """Beside the preset; empty when the defaults stand."""
+    knob: tuple[str, float]
+    """Name and value at the target."""
+    ffmpeg_args: tuple[str, ...]
+    """Complete output options: `ffmpeg -i INPUT *ffmpeg_args OUT`."""
+    saving_predicted: float
+    """Percent of bitrate at equal score near the target, as the search found it."""
+    saving: float
+    """The same as verified on the whole title; 0 when the defaults stand."""
+    psnr_gain: float
+    """dB of PSNR-Y at equal bitrate, verified."""
+    time_ratio: float
+    """CPU time over the defaults', verified."""
+    about: dict[str, Any]
+    """The rest of tuning.json."""
+    trusted: bool = True
+    """False when verification contradicts the search."""
+
+    def to_json(self) -> dict[str, Any]:
+        """The document `vqaloop.tuning/1`."""
+        document = dict(self.about)
+        return {
+            **{key: document.pop(key) for key in ("schema", "vqaloop", "source", "codec")},
+            **{key: document.pop(key) for key in ("encoder", "metric", "target")},
+            "params": self.params,
+            "knob": {"name": self.knob[0], "value": self.knob[1]},
+            "ffmpeg_args": list(self.ffmpeg_args),
+            "saving_percent": {
+                "predicted": rounded(self.saving_predicted),
+                "verified": rounded(self.saving),
+                "vmaf": document.pop("vmaf_saving"),
+            },
+            "psnr_y_gain": rounded(self.psnr_gain),
+            "time_ratio": rounded(self.time_ratio),
+            **document,
+            "trusted": self.trusted,
+        }
+
+
+def told(tuning: Tuning) -> list[str]:
+    """The answer in lines for people."""
+    about = tuning.about
+    at, study = about["at_target"], about["study"]
+    words = " ".join(f"{name}={value}" for name, value in tuning.params.items())
+    lines = [
+        f"parameters: {words or 'the defaults'}",
+        f"{tuning.knob[0]} {tuning.knob[1]:g}: {at['kbps']:.0f} kb/s, score {at['score']:.1f}, "
+        f"VMAF {at['vmaf']:.1f}, PSNR-Y {at['psnr_y']:.1f} dB",
+    ]
+    if tuning.params:
+        lines.append(
+            f"saves {tuning.saving:.1f} % of bitrate at equal score (the search said "
+            f"{tuning.saving_predicted:.1f}), {about['vmaf_saving']:.1f} % by VMAF; PSNR-Y "
+            f"{tuning.psnr_gain:+.2f} dB at equal bitrate; {tuning.time_ratio:.2f} times the time"
+        )
+    if about["front"]:
+        lines.append("front of bitrate and score:")
+    lines += [
+        f"  {point['bitrate_kbps']:.0f} kb/s, score {point['score']:.1f} "
+        f"({point['saving_percent']:+.1f} % saved): {tuning.knob[0]} {point['knob']:g} "
+        + (" ".join(f"{k}={v}" for k, v in point["params"].items()) or "and the defaults")
+        for point in about["front"]
+    ]
+    lines += [f"warning: {warning}" for warning in about["warnings"]]
+    if not tuning.trusted:
+        lines.append("not to be trusted: verification contradicts the search")
+    cost = about["cost"]
+    scoring = cost["score_s"] + cost["guard_s"]
+    return [
+        *lines,
+        f"{study['trials']} trials, {cost['encodes']} encodes: encoding "
+        f"{cost['encode_cpu_s']:.1f} s CPU, scoring {scoring:.1f} s CPU, "
+        f"{cost['wall_s']:.1f} s in all",
+        f"in {tuning.folder}",
+    ]
+
+
+def study_name(
+    judge: ParamJudge, source: Source, target: Target, sampler: str, seed: int, rules: TuneLimits
+) -> str:
+    """Title, codec, and a digest of all that decides what a trial is and comes to."""
+    shop = judge.shop
+    facts = {
+        "revision": REVISION,
+        "source": source.sha256,
+        "windows": [window.sha256 for window in judge.windows],
+        "encoder": shop.spec.name,
+        "library": encoder_version(shop.spec, shop.ffmpeg),
+        "space": [dataclasses.asdict(tunable) for tunable in shop.spec.tunables],
+        "ffmpeg": file_sha256(shop.ffmpeg),
+        "metric": shop.metric.identity(),
+        "setting": asdict(judge.setting),
+        "target": asdict(target),
+        "rules": asdict(rules),
+        "sampler": sampler,
+        "seed": seed,
+    }
+    text = json.dumps(facts, sort_keys=True, default=str)
+    digest = hashlib.sha256(text.encode()).hexdigest()[:16]
+    return f"{printable(source.path.stem)[:60]} {shop.spec.codec} {digest}"
+
+
+def write_tuning(tuning: Tuning) -> None:
+    """Write tuning.csv, one row a trial, then tuning.json; InputError when that fails."""
+    document = tuning.to_json()
+    content = {
+        "tuning.csv": _table(document["trials"]),
+        "tuning.json": json.dumps(document, indent=1, allow_nan=False) + "\n",
+    }
+    try:
+        for name in REPORTS:
+            with renamed_to(tuning.folder / name) as part:
+                part.write_text(content[name], encoding="utf-8")
+    except OSError as error:
+        raise InputError(
+            f"could not write {quoted(tuning.folder)}: {error.strerror or error}; make room or "
+            "choose another folder"
+        ) from error
+
+
+def _table(trials: Sequence[dict[str, Any]]) -> str:
+    names = sorted({name for trial in trials for name in trial["params"]})
+    plain = [key for key in (trials[0] if trials else ()) if key not in ("params", "error")]
+    text = io.StringIO()
+    rows = csv.writer(text, lineterminator="\n")
+    rows.writerow([*plain, *names, "error"])
+    for trial in trials:
+        params = [trial["params"].get(name) for name in names]
+        rows.writerow([*(trial[key] for key in plain), *params, trial["error"]])
+    return text.getvalue()
