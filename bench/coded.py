@@ -6,7 +6,6 @@ from vqaloop.bitstream import codec_strings, coded_frames, mp4_boxes
 from vqaloop.bitstream.coded_frames import _splitter, is_cut_mp4
 from vqaloop.core import process
 from vqaloop.core.ffmpeg import ffmpeg_path, file_url
-from vqaloop.encoding.registry import get_encoder
 from vqaloop.ratecontrol.concat import _hevc_sets
 
 
@@ -94,7 +93,7 @@ def read_bitstream(data: bytes, folder: Path) -> object:
     codec = _CODECS[data[0] % 4] if data else "h264"
     path = _written(data[1:], folder, "a.mp4")
     cut = is_cut_mp4(path)
-    return cut, coded_frames.read_bitstream(path, get_encoder(_SPECS[codec]))
+    return cut, coded_frames.read_bitstream(path, codec)
 
 
 def bitstream_seeds(folder: Path) -> list[bytes]:

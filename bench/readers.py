@@ -17,6 +17,7 @@ from typing import Any
 from bench import coded
 from vqaloop import records
 from vqaloop.core import documents
+from vqaloop.core.resources import data_folder
 from vqaloop.encoding.spec import read_spec
 from vqaloop.ladder.store import SCHEMA, read_ladder
 from vqaloop.media import rawvideo
@@ -272,12 +273,8 @@ def _encoder(data: bytes, folder: Path) -> object:
 
 def _encoder_seeds(folder: Path) -> list[bytes]:
     del folder
-    from vqaloop.encoding.registry import __file__ as module
-
-    here = Path(module).resolve().parent
-    folders = (here / "encoders", here.parent / "encoders")
-    found = [path for place in folders for path in sorted(place.glob("*.toml"))]
-    return [path.read_bytes() for path in found if path.stem in ("libx264", "libxavs2")]
+    encoders = data_folder("encoders")
+    return [(encoders / f"{name}.toml").read_bytes() for name in ("libx264", "libxavs2")]
 
 
 # ------------------------------------------------------------------------------- weights

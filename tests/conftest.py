@@ -13,10 +13,10 @@ from pathlib import Path
 import hypothesis
 import pytest
 
-from tests.commandline import Room, children
+from tests.support.commandline import Room, children
 
 # ladders of real encodes, made once for all tests of deliveries
-from tests.deliveries import codec_ladders, delivered, own_ladder, short_title  # noqa: F401
+from tests.support.deliveries import codec_ladders, delivered, own_ladder, short_title  # noqa: F401
 
 # a test may be slow on a busy machine, and the same commit passes or fails the same way twice
 hypothesis.settings.register_profile("vqaloop", deadline=None, derandomize=True)

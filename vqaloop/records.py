@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import os
 import shlex
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from fractions import Fraction
 from pathlib import Path
@@ -20,6 +21,9 @@ if TYPE_CHECKING:
 
 REUSE = ("reinit_filter", "0")
 """The ffmpeg option before -i with which one filter graph takes all frames, whatever changes."""
+
+LADDER_SCHEMA = "vqaloop.ladder/1"
+"""Of ladder.json."""
 
 
 @dataclass(frozen=True)
@@ -364,3 +368,7 @@ class Ladder:
             }
             rows.append({**row, **guard, knob["name"]: knob["value"], **made_by})
         return pandas.DataFrame(rows)
+
+
+Watcher = Callable[[Event], None]
+"""Called with each event of a long job, from any thread."""

@@ -14,7 +14,6 @@ from pathlib import Path
 from vqaloop.bitstream.packets import opened_encode, stream_packets
 from vqaloop.core.files import file_sha256
 from vqaloop.core.text import quoted
-from vqaloop.encoding.spec import EncoderSpec
 from vqaloop.errors import ToolError
 
 
@@ -36,17 +35,17 @@ class Bitstream:
     """Where the last coded frame begins in a file without a container, which cannot tell `cut`."""
 
 
-def read_bitstream(path: Path, spec: EncoderSpec) -> Bitstream:
-    """Read a file that this encoder wrote; ToolError when it cannot be, or holds another codec."""
-    if spec.codec == "avs2":
+def read_bitstream(path: Path, codec: str) -> Bitstream:
+    """Read an encode of `codec`; ToolError when it cannot be, or holds another codec."""
+    if codec == "avs2":
         # PyAV lacks AVS2; the raw stream is all frames, and the rate does not matter here
-        packets = stream_packets(path, spec, Fraction(25))
+        packets = stream_packets(path, codec, Fraction(25))
         length, sha256 = path.stat().st_size, file_sha256(path)
         last = length - packets[-1].size_bytes
         return Bitstream(avs2_size(path), len(packets), length, sha256, False, last)
-    with opened_encode(path, spec) as (container, stream):
+    with opened_encode(path, codec) as (container, stream):
         context = stream.codec_context
-        coded = _splitter(spec.codec, bytes(context.extradata or b""))
+        coded = _splitter(codec, bytes(context.extradata or b""))
         digest, frames, total, cut = hashlib.sha256(), 0, 0, False
         last_at: int | None = None
         for packet in container.demux(stream):

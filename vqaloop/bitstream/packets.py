@@ -15,7 +15,6 @@ from av.video.stream import VideoStream
 from vqaloop.bitstream.formats import ENCODES
 from vqaloop.core.ffmpeg import file_url
 from vqaloop.core.text import quoted
-from vqaloop.encoding.spec import EncoderSpec
 from vqaloop.errors import ToolError
 
 _AVS2_STARTS = re.compile(rb"\x00\x00\x01([\xb0\xb3\xb6])")
@@ -31,14 +30,14 @@ class Packet(NamedTuple):
     keyframe: bool
 
 
-def stream_packets(path: Path, spec: EncoderSpec, fps: Fraction) -> list[Packet]:
-    """The coded frames of a file that this encoder wrote, in the order of their times.
+def stream_packets(path: Path, codec: str, fps: Fraction) -> list[Packet]:
+    """The coded frames of a file that an encoder of `codec` wrote, in the order of their times.
 
     Raises ToolError when it cannot be parsed or holds another codec.
     """
-    if spec.codec == "avs2":
+    if codec == "avs2":
         return _avs2_packets(path, fps)
-    with opened_encode(path, spec) as (container, stream):
+    with opened_encode(path, codec) as (container, stream):
         packets = []
         for packet in container.demux(stream):
             if packet.size and packet.pts is not None and packet.time_base is not None:
@@ -48,8 +47,8 @@ def stream_packets(path: Path, spec: EncoderSpec, fps: Fraction) -> list[Packet]
 
 
 @contextmanager
-def opened_encode(path: Path, spec: EncoderSpec) -> Iterator[tuple[InputContainer, VideoStream]]:
-    """A file that this encoder should have written, and its video; not for AVS2.
+def opened_encode(path: Path, codec: str) -> Iterator[tuple[InputContainer, VideoStream]]:
+    """A file that an encoder of `codec` should have written, and its video; not for AVS2.
 
     Raises ToolError where it holds something else, or fails while it is read.
     """
@@ -63,9 +62,9 @@ def opened_encode(path: Path, spec: EncoderSpec) -> Iterator[tuple[InputContaine
             # of a codec without a decoder there is none, whatever the types say
             if stream.codec_context is None:
                 raise ToolError(f"{quoted(path)} holds a codec that is not known here")
-            codec = stream.codec_context.codec.canonical_name
-            if codec != spec.codec:
-                raise ToolError(f"{quoted(path)} holds {codec}, not {spec.codec}")
+            found = stream.codec_context.codec.canonical_name
+            if found != codec:
+                raise ToolError(f"{quoted(path)} holds {found}, not {codec}")
             yield container, stream
     except (OSError, av.FFmpegError, ValueError, MemoryError, OverflowError) as error:
         raise ToolError(f"{quoted(path)} cannot be parsed: {error}") from error

@@ -24,8 +24,7 @@ from vqaloop.errors import VqaloopError
 from vqaloop.execution.executor import Executor, executor_of
 from vqaloop.execution.job import Job
 from vqaloop.ladder.build import build_ladder
-from vqaloop.ladder.steps import Watcher
-from vqaloop.records import Event, Ladder, rounded
+from vqaloop.records import Event, Ladder, Watcher, rounded
 from vqaloop.search import prior_store
 
 log = logging.getLogger(__name__)

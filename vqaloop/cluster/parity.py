@@ -8,9 +8,9 @@ import hashlib
 import json
 from dataclasses import dataclass
 
-import vqaloop
 from vqaloop.core.ffmpeg import ffmpeg_path
 from vqaloop.core.files import file_sha256
+from vqaloop.core.version import __version__
 from vqaloop.encoding.options import output_options
 from vqaloop.encoding.registry import get_encoder
 from vqaloop.encoding.survey import encoder_version
@@ -26,7 +26,7 @@ class Tools:
     """Path of the driver's."""
     sha256: str
     """Of its content."""
-    version: str = vqaloop.__version__
+    version: str = __version__
 
 
 @dataclass(frozen=True)
@@ -48,9 +48,9 @@ class Terms:
 
 def check_version(tools: Tools, node: str) -> None:
     """Raises ToolError for a node that has another vqaloop."""
-    if tools.version != vqaloop.__version__:
+    if tools.version != __version__:
         raise ToolError(
-            f"node {node} has vqaloop {vqaloop.__version__} and this is {tools.version}; "
+            f"node {node} has vqaloop {__version__} and this is {tools.version}; "
             f"install the same there: pip install vqaloop=={tools.version}"
         )
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from fractions import Fraction
 
 from vqaloop.bitstream.codec_strings import video_range
-from vqaloop.delivery.rates import _entry, track_rates
+from vqaloop.delivery.rates import rate_of, track_rates
 from vqaloop.delivery.segments import (
     AUDIO_CHANNELS,
     AUDIO_RATE,
@@ -48,7 +48,7 @@ def mpd(tracks: Sequence[Track], audio: Track | None) -> str:
 
 
 def _video_set(period: ET.Element, number: int, tracks: Sequence[Track]) -> None:
-    largest = max((_entry(t) for t in tracks), key=lambda e: e.width * e.height)
+    largest = max((rate_of(t) for t in tracks), key=lambda e: e.width * e.height)
     shape = Fraction(largest.width * largest.sar[0], largest.height * largest.sar[1])
     group = ET.SubElement(
         period,
@@ -61,8 +61,8 @@ def _video_set(period: ET.Element, number: int, tracks: Sequence[Track]) -> None
             "startWithSAP": "1",
             "frameRate": _rate(max(t.fps for t in tracks)),
             "par": f"{shape.numerator}:{shape.denominator}",
-            "maxWidth": str(max(_entry(t).width for t in tracks)),
-            "maxHeight": str(max(_entry(t).height for t in tracks)),
+            "maxWidth": str(max(rate_of(t).width for t in tracks)),
+            "maxHeight": str(max(rate_of(t).height for t in tracks)),
         },
     )
     if video_range(largest) != "SDR":
@@ -80,7 +80,7 @@ def _video_set(period: ET.Element, number: int, tracks: Sequence[Track]) -> None
     _role(group)
     _template(group, tracks)
     for place, track in enumerate(tracks):
-        entry = _entry(track)
+        entry = rate_of(track)
         ET.SubElement(
             group,
             "Representation",

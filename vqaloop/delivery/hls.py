@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from fractions import Fraction
 
 from vqaloop.bitstream.codec_strings import video_range
-from vqaloop.delivery.rates import _entry, iframe_rates, variant_rates
+from vqaloop.delivery.rates import iframe_rates, rate_of, variant_rates
 from vqaloop.delivery.segments import AUDIO_CHANNELS, INIT, Track, target_duration
 
 MEDIA = "media.m3u8"
@@ -71,7 +71,7 @@ def master_playlist(tracks: Sequence[Track], audio: Track | None) -> str:
     captions = "" if any(track.captions for track in tracks) else ",CLOSED-CAPTIONS=NONE"
     first = _start(tracks, audio)
     for track in [first, *(t for t in tracks if t is not first)]:
-        entry, rates = _entry(track), variant_rates(track, audio)
+        entry, rates = rate_of(track), variant_rates(track, audio)
         codecs = f"{track.codecs},{audio.codecs}" if audio else track.codecs
         group = ',AUDIO="audio"' if audio else ""
         lines += [
@@ -82,7 +82,7 @@ def master_playlist(tracks: Sequence[Track], audio: Track | None) -> str:
             f"{track.name}/{MEDIA}",
         ]
     for track in tracks:
-        entry, rates = _entry(track), iframe_rates(track)
+        entry, rates = rate_of(track), iframe_rates(track)
         lines.append(
             f"#EXT-X-I-FRAME-STREAM-INF:BANDWIDTH={rates.peak},AVERAGE-BANDWIDTH={rates.mean},"
             f'CODECS="{track.codecs}",RESOLUTION={entry.width}x{entry.height},'

@@ -8,7 +8,7 @@ import contextlib
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -47,7 +47,7 @@ from vqaloop.delivery.segments import Track, mux_audio, mux_video
 from vqaloop.delivery.tracks import choose_tracks, source_of
 from vqaloop.errors import InputError, ToolError
 from vqaloop.media.picture_data import find_captions
-from vqaloop.records import Event, Ladder
+from vqaloop.records import Event, Ladder, Watcher
 
 SCHEMA = "vqaloop.delivery/1"
 FILES_SCHEMA = "vqaloop.files/1"
@@ -55,8 +55,6 @@ RECORD = "delivery.json"
 """What marks a folder as a delivery, and lists all that is in it."""
 SEGMENT_S, LEAST_SEGMENT_S, MOST_SEGMENT_S = 6.0, 1.0, 30.0
 _REMEDY = "choose another folder with -o"
-
-Watcher = Callable[[Event], None]
 
 
 @dataclass(frozen=True)

@@ -33,6 +33,6 @@ def variant_rates(track: Track, audio: Track | None) -> Rates:
     return Rates(video.peak + sound.peak, video.mean + sound.mean)
 
 
-def _entry(track: Track) -> VideoEntry:
+def rate_of(track: Track) -> VideoEntry:
     assert track.entry is not None
     return track.entry

@@ -143,7 +143,7 @@ def _checked_packets(
             f"{rendition} failed: the encoder ended well but wrote nothing", again=True
         )
     try:
-        packets = stream_packets(path, spec, source.fps)
+        packets = stream_packets(path, spec.codec, source.fps)
     except ToolError as error:
         why = str(error).removeprefix(f"{quoted(path)} ")
         raise EncodeFailed(f"{rendition} failed: the file it wrote {why}", again=True) from error

@@ -5,9 +5,9 @@ ffmpeg is told, so the same options replayed give the same file.
 """
 
 import functools
-from pathlib import Path
 
 from vqaloop.core import process
+from vqaloop.core.resources import data_folder
 from vqaloop.core.suggestions import did_you_mean, plain
 from vqaloop.encoding.spec import EncoderSpec, read_spec
 from vqaloop.encoding.survey import _TRIAL_TIMEOUT_S
@@ -23,20 +23,16 @@ _CODECS_ALSO = {
 """Other names of codecs, which messages understand."""
 
 
-def _folder() -> Path:
-    beside_module = Path(__file__).parent / "encoders"
-    return beside_module if beside_module.is_dir() else Path(__file__).parents[1] / "encoders"
-
-
 @functools.cache
 def load_encoders() -> dict[str, EncoderSpec]:
     """All encoders by name, in order of name.
 
     Raises InputError when the folder is missing or a file in it is wrong.
     """
-    files = sorted(_folder().glob("*.toml"))
+    folder = data_folder("encoders")
+    files = sorted(folder.glob("*.toml"))
     if not files:
-        raise InputError(f"no encoder files in {_folder()}; reinstall vqaloop")
+        raise InputError(f"no encoder files in {folder}; reinstall vqaloop")
     return {file.stem: read_spec(file) for file in files}
 
 

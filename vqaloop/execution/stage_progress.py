@@ -2,13 +2,11 @@
 
 import contextlib
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 
 from vqaloop.core import process
 from vqaloop.core.text import quoted
-from vqaloop.records import Event, Source
-
-Watcher = Callable[[Event], None]
+from vqaloop.records import Event, Source, Watcher
 
 NOTICE_S = 1.0
 """Seconds after which a watcher is told what takes so long."""

@@ -33,13 +33,13 @@ from vqaloop.ladder.document import doubts, hull_json, rules_json
 from vqaloop.ladder.pictures import take_pictures, worst_json
 from vqaloop.ladder.reproduce import asked_json
 from vqaloop.ladder.rules import Budget, checked_budget, make_rules, required_sizes
-from vqaloop.ladder.steps import Loop, Watcher
+from vqaloop.ladder.steps import Loop
 from vqaloop.ladder.store import SCHEMA, write_reports
 from vqaloop.media.excerpt import excerpt
 from vqaloop.media.excerpt_windows import choose_windows
 from vqaloop.media.probe import probe_source
 from vqaloop.quality.metric import DEFAULT_METRIC, Metric, kindred, open_metric
-from vqaloop.records import Event, Ladder, Source
+from vqaloop.records import Event, Ladder, Source, Watcher
 from vqaloop.search.prior_store import (
     PriorUse,
     chosen_prior,

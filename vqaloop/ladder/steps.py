@@ -17,7 +17,18 @@ from vqaloop.execution.workshop import Workshop
 from vqaloop.ladder.rules import Budget
 from vqaloop.ladder.timeline import over_time
 from vqaloop.quality.sampling_precision import unreached
-from vqaloop.records import Encode, Event, RDPoint, Rendition, Rung, Score, Source, Trial, rounded
+from vqaloop.records import (
+    Encode,
+    Event,
+    RDPoint,
+    Rendition,
+    Rung,
+    Score,
+    Source,
+    Trial,
+    Watcher,
+    rounded,
+)
 from vqaloop.search.explore import Measured, explore, rungs_of
 from vqaloop.search.rungs import LEAST_RUNGS, Rules, keep_rules
 from vqaloop.search.shared_study import Outcome, SharedStudy
@@ -37,9 +48,6 @@ SPARE = 2
 """Encodes of a whole title, beyond one a rung, that may go into mending an excerpt's promises."""
 EXCERPT_SHARE = 0.4
 """Part of a time budget that the search on an excerpt may take."""
-
-Watcher = Callable[[Event], None]
-"""Whoever is told of progress."""
 
 
 @dataclass(frozen=True)

@@ -18,9 +18,9 @@ from vqaloop.errors import InputError
 from vqaloop.ladder.pictures import Pictures, find_pictures
 from vqaloop.ladder.rd_plot import rd_png
 from vqaloop.ladder.report_page import html_page
-from vqaloop.records import Ladder, Rung
+from vqaloop.records import LADDER_SCHEMA, Ladder, Rung
 
-SCHEMA = "vqaloop.ladder/1"
+SCHEMA = LADDER_SCHEMA
 REPORTS = ("ladder.csv", "rd.png", "report.html", "ladder.json")
 """In the order they are put in place: where ladder.json is, the others are."""
 

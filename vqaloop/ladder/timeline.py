@@ -33,7 +33,7 @@ def over_time(path: Path, spec: EncoderSpec, source: Source, score: Score) -> di
     """What is known of a rung's file over its time; nothing of what cannot be parsed."""
     step_s = step_of(source.duration_s)
     try:
-        packets = stream_packets(path, spec, source.fps)
+        packets = stream_packets(path, spec.codec, source.fps)
     except (ToolError, OSError):
         packets = []
     rates = {"step_s": step_s, "kbps": rates_of(packets, source.duration_s, step_s)}

@@ -18,7 +18,6 @@ from vqaloop.bitstream.packets import stream_packets
 from vqaloop.core import process
 from vqaloop.core.ffmpeg import compiled
 from vqaloop.core.text import quoted
-from vqaloop.encoding.registry import default_encoder
 from vqaloop.errors import DecodeFailed, InputError
 from vqaloop.media.container import opened
 from vqaloop.media.frames import SCALER, Frames, any_of
@@ -121,7 +120,7 @@ def _avs2(path: Path, head: bytes) -> VideoFacts:
     bits = int.from_bytes(head[6:10].ljust(4, b"\0"), "big")
     width, height = bits >> 16 & 0x3FFF, bits >> 2 & 0x3FFF
     check_size(quoted(path), width, height)
-    frames = len(stream_packets(path, default_encoder("avs2"), RAW_RATE))
+    frames = len(stream_packets(path, "avs2", RAW_RATE))
     return _even(quoted(path), width, height, frames, RAW_RATE)
 
 

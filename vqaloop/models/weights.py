@@ -15,13 +15,13 @@ from safetensors.torch import load_file, save
 
 from vqaloop.core.documents import check_regular
 from vqaloop.core.files import file_sha256, renamed_to
+from vqaloop.core.resources import WEIGHTS
 from vqaloop.errors import InputError
 from vqaloop.models import MODELS, create_student
 from vqaloop.models.student import Student
 
 CONTENT = "content_sha256"
 """Key in the header."""
-SHIPPED = Path(__file__).parent.absolute() / "weights"
 
 _SMALL = ("internvqa-mini", "internvqa-tiny")
 """Models of a few megabytes."""
@@ -74,8 +74,8 @@ def _check_hashes(
             f"weights {os.fspath(path)!r} are damaged: their values are not those that were "
             "saved; fetch or train them again"
         )
-    if path.absolute().parent == SHIPPED:
-        lines = (line.split() for line in (SHIPPED / "SHA256SUMS").read_text("ascii").splitlines())
+    if path.absolute().parent == WEIGHTS:
+        lines = (line.split() for line in (WEIGHTS / "SHA256SUMS").read_text("ascii").splitlines())
         sums = {name: known for known, name in lines}
         if sums.get(path.name, sha256) != sha256:
             raise InputError(

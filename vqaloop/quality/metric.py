@@ -14,8 +14,8 @@ from typing import Any, Protocol
 from vqaloop.bitstream.coded_frames import avs2_size
 from vqaloop.bitstream.packets import stream_packets
 from vqaloop.core.files import file_sha256
+from vqaloop.core.resources import WEIGHTS
 from vqaloop.core.text import quoted
-from vqaloop.encoding.registry import default_encoder
 from vqaloop.errors import InputError, ToolError
 from vqaloop.quality import full_reference
 from vqaloop.quality.sampling_precision import check_precision
@@ -116,7 +116,7 @@ def metric_names() -> list[str]:
 
 def shipped_weights() -> list[Path]:
     """Weights that come with the package."""
-    return sorted((Path(__file__).parent / "weights").glob("*.safetensors"))
+    return sorted(WEIGHTS.glob("*.safetensors"))
 
 
 def open_metric(
@@ -194,6 +194,6 @@ def _avs2_alone(path: Path) -> Source:
 
 def _avs2_pictures(path: Path, rate: Fraction) -> int:
     try:
-        return len(stream_packets(path, default_encoder("avs2"), rate))
+        return len(stream_packets(path, "avs2", rate))
     except ToolError as error:
         raise InputError(str(error)) from error

@@ -4,6 +4,7 @@ import os
 from pathlib import Path
 
 from vqaloop.bitstream.colour_tags import colour_range
+from vqaloop.core.documents import every, read_document
 from vqaloop.core.ffmpeg import ffmpeg_path
 from vqaloop.core.text import quoted
 from vqaloop.errors import InputError
@@ -19,7 +20,10 @@ from vqaloop.quality.metric import (
     open_metric,
 )
 from vqaloop.quality.student_metric import StudentMetric
-from vqaloop.records import Score, Source
+from vqaloop.records import LADDER_SCHEMA, Score, Source
+
+_RUNGS = {"source": every(int, "width height"), "rungs": [{"file": str}]}
+"""What of a ladder.json tells whose rungs lie beside it."""
 
 
 class Scorer:
@@ -120,19 +124,18 @@ class Scorer:
 
         None for what is no rung, and for metrics that do not look at crops.
         """
-        from vqaloop.ladder.store import read_ladder
-
         path = Path(video)
         if not isinstance(self.metric, StudentMetric) or not self.metric.sees_crops:
             return None
         try:
-            ladder = read_ladder(path.parent)
+            about = read_document(
+                path.parent / "ladder.json", LADDER_SCHEMA, _RUNGS, give="", remedy=""
+            )
         except InputError:
             return None
-        if path.name not in [rung.file for rung in ladder.rungs]:
+        if path.name not in [rung["file"] for rung in about["rungs"]]:
             return None
-        about = ladder.about["source"]
-        size = about["width"] // 2 * 2, about["height"] // 2 * 2
+        size = about["source"]["width"] // 2 * 2, about["source"]["height"] // 2 * 2
         check_canvas(size)
         return size
 

@@ -121,10 +121,10 @@ def _measure(segments: Sequence[Path], spec: EncoderSpec, source: Source) -> tup
     """Frames of each segment, and by how many the decoding order runs ahead of the shown one."""
     counts, delay = [], 0
     for path in segments:
-        counts.append(len(stream_packets(path, spec, source.fps)))
+        counts.append(len(stream_packets(path, spec.codec, source.fps)))
         if spec.codec == "avs2":
             continue
-        with opened_encode(path, spec) as (container, stream):
+        with opened_encode(path, spec.codec) as (container, stream):
             packets = [p for p in container.demux(stream) if p.size and p.pts is not None]
         for coded, packet in enumerate(packets):
             shown = round(Fraction(packet.pts or 0) * (packet.time_base or 0) * source.fps)
@@ -326,7 +326,7 @@ def _check_video(
 ) -> int:
     """Bytes of the coded video; DecodeFailed unless it is whole, regular, and its parts' sum."""
     wrong = "the joined file is not right and was thrown away: "
-    packets = stream_packets(part, spec, source.fps)
+    packets = stream_packets(part, spec.codec, source.fps)
     if len(packets) != sum(counts):
         raise DecodeFailed(f"{wrong}{len(packets)} frames where {sum(counts)} were joined")
     at = 0

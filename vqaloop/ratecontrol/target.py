@@ -6,7 +6,7 @@ stays in the cache, so an interrupted call goes on where it was.
 
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -35,7 +35,7 @@ from vqaloop.quality.sampling_precision import unreached
 from vqaloop.ratecontrol.concat import Joined, join, output_muxer
 from vqaloop.ratecontrol.controller import RateController
 from vqaloop.ratecontrol.scene_goals import CAP_USED, Allocation
-from vqaloop.records import Event, Rendition, Score, Source, Trial, rounded
+from vqaloop.records import Event, Rendition, Score, Source, Trial, Watcher, rounded
 from vqaloop.search.prior_store import PriorUse, prior_use
 
 FAR, SCENE_FAR = 1 / 8, 1 / 2
@@ -45,8 +45,6 @@ LEARNED_FAR = 1 / 4
 
 RATE_FAR = 1 / 10
 """Part of a bitrate asked for by which a title may miss it: knobs have steps, and so bitrates."""
-
-Watcher = Callable[[Event], None]
 
 
 @dataclass(frozen=True)
@@ -343,7 +341,7 @@ def _report(
         controller.report(scene, knob, failed=True)
     else:
         # of the frames alone: a scene's container is no part of the joined file
-        packets = stream_packets(trial.encode.path, spec, source.fps)
+        packets = stream_packets(trial.encode.path, spec.codec, source.fps)
         bits = 8 * sum(packet.size_bytes for packet in packets)
         controller.report(scene, knob, bits, trial.score)
 
@@ -420,5 +418,5 @@ def _scene_json(
 
 
 def _peak(joined: Joined, spec: EncoderSpec, source: Source) -> float:
-    packets = stream_packets(joined.path, spec, source.fps)
+    packets = stream_packets(joined.path, spec.codec, source.fps)
     return max(joined.video_kbps, peak_kbps(packets, joined.duration_s))

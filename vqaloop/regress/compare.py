@@ -8,7 +8,7 @@ import platform
 import shlex
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,7 @@ from vqaloop.execution.checks import check_metric, check_run
 from vqaloop.execution.workshop import GUARDS, Workshop
 from vqaloop.media.probe import probe_source
 from vqaloop.quality.metric import CLASSICAL, DEFAULT_METRIC, Metric, open_metric
-from vqaloop.records import Event, Source
+from vqaloop.records import Event, Source, Watcher
 from vqaloop.regress.build_command import Build, Point
 from vqaloop.regress.builds import check_arguments, open_build
 from vqaloop.regress.document import outcome_json
@@ -51,7 +51,6 @@ LEAST_POINTS = 4
 BUNDLED = "bundled"
 """Stands for the ffmpeg that vqaloop itself runs, in the place of a build's path."""
 
-Watcher = Callable[[Event], None]
 PathName = str | os.PathLike[str]
 Settings = Mapping[str, str]
 Side = Build | Saved

@@ -72,7 +72,7 @@ def decode_md5(path: Path, spec: EncoderSpec, *, ffmpeg: str, frames: int) -> st
 def parse(path: Path, spec: EncoderSpec) -> Bitstream:
     """The file's coded frames; BuildFailed truncated or undecodable where they cannot be read."""
     try:
-        return read_bitstream(path, spec)
+        return read_bitstream(path, spec.codec)
     except ToolError as error:
         why = str(error).removeprefix(f"{quoted(path)} ")
         if is_cut_mp4(path):

@@ -17,7 +17,7 @@ from vqaloop.errors import DecodeFailed, InputError
 from vqaloop.execution.workshop import GUARDS, Workshop
 from vqaloop.media.excerpt import excerpt
 from vqaloop.quality.metric import Metric
-from vqaloop.records import Event, Source
+from vqaloop.records import Event, Source, Watcher
 from vqaloop.regress.build_command import (
     Build,
     BuildInput,
@@ -30,8 +30,6 @@ from vqaloop.regress.builds import make, write_view
 from vqaloop.regress.faults import BuildFailed, decode_md5
 from vqaloop.regress.saved_runs import Journal, Saved
 from vqaloop.regress.statistics import BASELINE, CANDIDATE, REPEAT, ClipRuns, Failure, Run
-
-Watcher = Callable[[Event], None]
 
 HANG_TIMES, HANG_LEAST_S = 20.0, 30.0
 """A run is held to hang after so many times what the baseline took, and no sooner than this."""

@@ -55,7 +55,7 @@ def console_for(stream: TextIO) -> "Console":
         def on_broken_pipe(self) -> None:
             raise
 
-    live = _is_terminal(stream)
+    live = is_terminal(stream)
     return Candid(
         file=stream,
         force_terminal=live,
@@ -67,7 +67,7 @@ def console_for(stream: TextIO) -> "Console":
     )
 
 
-def _is_terminal(stream: TextIO) -> bool:
+def is_terminal(stream: TextIO) -> bool:
     with contextlib.suppress(ValueError):  # a closed stream
         return stream.isatty() and os.environ.get("TERM") not in ("dumb", "unknown")
     return False

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from vqaloop.core.process import check_cancelled
 from vqaloop.core.text import printable
 from vqaloop.records import Event
-from vqaloop.report.console import _is_terminal, console_for, print_line
+from vqaloop.report.console import console_for, is_terminal, print_line
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -32,7 +32,7 @@ class Progress:
         self._counted: tuple[str, int, int] | None = None
 
     def __enter__(self) -> "Progress":
-        if not self.quiet and _is_terminal(self._stream):
+        if not self.quiet and is_terminal(self._stream):
             self._bar = _make_bar(console_for(self._stream))
             self._bar.start()
         return self

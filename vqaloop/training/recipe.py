@@ -8,6 +8,7 @@ import msgspec
 from msgspec import Meta
 
 from vqaloop.core.documents import read_toml
+from vqaloop.core.resources import data_folder
 from vqaloop.errors import InputError
 from vqaloop.models import MODELS
 
@@ -104,8 +105,7 @@ class Recipe:
 
 def bundled_recipes() -> dict[str, Path]:
     """Recipes that come with vqaloop by name: `waterloo-small`, `internvqa-mini/distilled`."""
-    inside = Path(__file__).resolve().parent / "recipes"
-    folder = inside if inside.is_dir() else inside.parent.parent / "recipes"
+    folder = data_folder("recipes")
     return {
         path.relative_to(folder).with_suffix("").as_posix().removesuffix("/recipe"): path
         for path in sorted(folder.glob("*/*.toml"))

@@ -7,7 +7,7 @@ much PSNR, breaks a constraint and never wins. Several processes may share the s
 
 import contextlib
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -17,7 +17,7 @@ from optuna.pruners import BasePruner, NopPruner, PercentilePruner
 from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial, TrialState
 
-from vqaloop.records import Event, rounded
+from vqaloop.records import Event, Watcher, rounded
 from vqaloop.search.shared_study import POLL_S, SharedStudy
 from vqaloop.tuning.default_curves import Verdict, time_ratio
 from vqaloop.tuning.param_trials import ParamJudge, ParamsFailed, TuneLimits
@@ -42,8 +42,6 @@ WORTH = 0.5
 """Percent of bitrate below which a saving is not worth other parameters."""
 TOO_SLOW = 1.5
 """A trial this many times beyond the time limit is given up, whatever it saves."""
-
-Watcher = Callable[[Event], None]
 
 
 class ParamSearch:

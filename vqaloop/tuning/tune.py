@@ -33,7 +33,7 @@ from vqaloop.media.excerpt import excerpt
 from vqaloop.media.excerpt_windows import choose_windows
 from vqaloop.media.probe import probe_source
 from vqaloop.quality.metric import DEFAULT_METRIC, open_metric
-from vqaloop.records import Event, RDPoint, Source, rounded
+from vqaloop.records import Event, RDPoint, Source, Watcher, rounded
 from vqaloop.search.curve_fit import fit_curve
 from vqaloop.search.shared_study import default_storage, kept_in, open_storage, shown
 from vqaloop.tuning.default_curves import Measured
@@ -49,8 +49,6 @@ MISS = 5.0
 """Percent of bitrate by which a verified saving may fall short of what the search found."""
 LONGEST = 10_000
 """Most trials of a study."""
-
-Watcher = Callable[[Event], None]
 
 
 def best_params(

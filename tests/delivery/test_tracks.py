@@ -1,0 +1,175 @@
+"""What a delivery takes of a source's tracks, and that all it leaves out is told."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+
+from tests.support.commandline import Room
+from tests.support.deliveries import make_ladder, variants, write
+from tests.support.media import make_captioned, make_clip, run_ffmpeg
+from vqaloop.bitstream.mp4_boxes import walk
+from vqaloop.core.ffmpeg import file_url
+from vqaloop.core.files import file_sha256
+from vqaloop.delivery.package import Delivery, package_ladder
+from vqaloop.media.probe import probe_source
+from vqaloop.records import Source
+
+RUNG = ((128, 72, 40.0),)
+HERTZ = (440, 880, 1760)
+
+
+def make_tracks(
+    path: Path,
+    audio: Sequence[tuple[str, str, str]],
+    *more: str,
+    inputs: Sequence[str] = (),
+    folder: Path,
+) -> Source:
+    """A second of pictures with audio tracks of (language, layout, disposition), then `more`.
+
+    Track n is a tone of HERTZ[n]; further `inputs` are numbered on from the tones.
+    """
+    clip, words = make_clip(folder / "clip.mp4", frames=25), list[str]()
+    for hertz, _ in zip(HERTZ, audio, strict=False):
+        words += ["-f", "lavfi", "-i", f"sine={hertz}:r=48000:d=1"]
+    words = ["-i", str(clip), *words, *inputs, "-map", "0:v"]
+    for place, (language, layout, flags) in enumerate(audio):
+        words += ["-map", str(place + 1), f"-metadata:s:a:{place}", f"language={language}"]
+        words += [f"-filter:a:{place}", f"aformat=channel_layouts={layout}"]
+        words += [f"-disposition:a:{place}", flags]
+    run_ffmpeg(
+        *words, "-c:v", "copy", "-c:a", "aac", "-default_mode", "passthrough", *more, str(path)
+    )
+    return probe_source(path)
+
+
+def delivered(source: Source, folder: Path, audio: bool = True) -> Delivery:
+    ladder = make_ladder(folder / "ladder", source, "h264", RUNG)
+    return package_ladder(ladder.folder, out=folder / "out", audio=audio)
+
+
+def heard(made: Delivery) -> int:
+    """The tone that is delivered, in Hz."""
+    url = file_url(made.folder / "audio" / "media.m3u8")
+    raw = run_ffmpeg("-i", url, "-ac", "1", "-f", "f32le", "pipe:1")
+    sound = np.frombuffer(raw, np.float32)[4800:43200]
+    return int(np.argmax(np.abs(np.fft.rfft(sound))) * 48000 / len(sound))
+
+
+@pytest.mark.parametrize("suffix", [".mkv", ".mp4"])
+@pytest.mark.parametrize(
+    ("flags", "taken"),
+    [(("0", "default"), 1), (("default", "0"), 0), (("default", "default"), 0)],
+)
+def test_the_sound_that_is_flagged_default_is_delivered(
+    suffix: str, flags: tuple[str, str], taken: int, tmp_path: Path
+) -> None:
+    tracks = [("fra", "stereo", flags[0]), ("eng", "mono", flags[1])]
+    made = delivered(make_tracks(tmp_path / f"in{suffix}", tracks, folder=tmp_path), tmp_path)
+    assert heard(made) == pytest.approx(HERTZ[taken], abs=3)
+    assert made.about["audio"]["language"] == tracks[taken][0]
+    other = ("track 2 (eng, aac, mono)", "track 1 (fra, aac, stereo)")[taken]
+    assert [line for line in made.about["warnings"] if other in line and "left out" in line]
+    assert len(made.about["warnings"]) == 1
+
+
+def test_the_first_sound_is_delivered_where_none_is_flagged(tmp_path: Path) -> None:
+    tracks = [("fra", "mono", "0"), ("eng", "mono", "0")]
+    made = delivered(make_tracks(tmp_path / "in.mkv", tracks, folder=tmp_path), tmp_path)
+    assert heard(made) == pytest.approx(HERTZ[0], abs=3)
+
+
+def test_all_that_is_left_out_or_reduced_is_told(room: Room, tmp_path: Path) -> None:
+    words, chapters = tmp_path / "s.srt", tmp_path / "c.txt"
+    words.write_text("1\n00:00:00,200 --> 00:00:00,600\nA word\n")
+    chapters.write_text(";FFMETADATA1\n[CHAPTER]\nTIMEBASE=1/1\nSTART=0\nEND=1\ntitle=One\n")
+    source = make_tracks(
+        tmp_path / "in.mkv",
+        [("fra", "5.1", "0"), ("eng", "5.1", "default"), ("deu", "mono", "0")],
+        *("-map", "4", "-c:s", "srt", "-metadata:s:s:0", "language=spa", "-map_chapters", "5"),
+        *("-attach", str(words), "-metadata:s:t:0", "mimetype=text/plain"),
+        inputs=("-i", str(words), "-i", str(chapters)),
+        folder=tmp_path,
+    )
+    make_ladder(tmp_path / "ladder", source, "h264", RUNG)
+    said = room.run("deliver", tmp_path / "ladder", "-o", "out")
+    warnings = [line for line in said.out.splitlines() if line.startswith("warning: ")]
+    assert warnings == [
+        "warning: audio track 1 (fra, aac, 5.1) is left out; track 2 (eng, aac, 5.1) is delivered",
+        "warning: audio track 2 (eng, aac, 5.1) is reduced to stereo",
+        "warning: audio track 3 (deu, aac, mono) is left out; track 2 (eng, aac, 5.1) is "
+        "delivered",
+        "warning: subtitle track 1 (spa, subrip) is left out; no subtitles are delivered",
+        "warning: left out of the source too: 1 attachment, 1 chapter",
+    ]
+    # who wants no sound misses none
+    made = package_ladder(tmp_path / "ladder", out=tmp_path / "mute", audio=False)
+    assert [line.split(" (")[0] for line in made.about["warnings"]] == [
+        "subtitle track 1",
+        "left out of the source too: 1 attachment, 1 chapter",
+    ]
+
+
+def test_one_sound_in_stereo_is_all_there_is_and_nothing_is_told(tmp_path: Path) -> None:
+    tracks = [("eng", "stereo", "0")]
+    made = delivered(make_tracks(tmp_path / "in.mp4", tracks, folder=tmp_path), tmp_path)
+    assert made.about["warnings"] == []
+
+
+def put_cover_first(path: Path) -> None:
+    """Move the metadata of an mp4 before its tracks, so that the cover becomes stream 0."""
+    data = path.read_bytes()
+    moov, end = next((start, end) for kind, start, end in walk(data) if kind == b"moov")
+    assert end == len(data)
+    parts = list(walk(data, moov + 8, end))
+    ordered = sorted(parts, key=lambda part: part[0] != b"udta")
+    path.write_bytes(data[: moov + 8] + b"".join(data[start:end] for _, start, end in ordered))
+    with av.open(file_url(path)) as container:
+        assert container.streams.video[0].codec_context.codec.canonical_name == "png"
+
+
+def test_a_cover_before_the_pictures_does_not_shift_the_sound(tmp_path: Path) -> None:
+    source = make_tracks(tmp_path / "plain.mp4", [("eng", "mono", "0")], folder=tmp_path)
+    cover, title = tmp_path / "cover.png", tmp_path / "in.mp4"
+    run_ffmpeg("-i", str(source.path), "-frames:v", "1", str(cover))
+    # pictures from 0.4 s on: what is heard before them is cut off
+    run_ffmpeg(
+        *("-i", str(cover), "-itsoffset", "0.4", "-i", str(source.path)),
+        *("-f", "lavfi", "-i", "aevalsrc='sin(2000*t)*gte(t,0.6)':s=48000:d=1"),
+        *("-map", "0", "-map", "1:v", "-map", "2", "-c:v", "copy", "-c:a", "aac"),
+        *("-disposition:v:0", "attached_pic", str(title)),
+    )
+    ladder = make_ladder(tmp_path / "ladder", probe_source(title), "h264", RUNG)
+    put_cover_first(title)
+    ladder.about["source"]["sha256"] = file_sha256(title)
+    write(ladder)
+    made = package_ladder(ladder.folder, out=tmp_path / "out")
+    url = file_url(made.folder / "audio" / "media.m3u8")
+    raw = run_ffmpeg("-i", url, "-ac", "1", "-f", "f32le", "pipe:1")
+    first = int(np.argmax(np.abs(np.frombuffer(raw, np.float32)) > 0.1)) / 48000
+    assert first == pytest.approx(0.2, abs=0.01)
+
+
+def test_rungs_with_captions_are_not_said_to_have_none(tmp_path: Path) -> None:
+    title = probe_source(make_captioned(tmp_path / "in.mp4"))
+    for codec in ("h264", "hevc"):
+        make_ladder(tmp_path / codec, title, codec, RUNG)
+    told = {}
+    for codec in ("h264", "hevc"):
+        made = package_ladder(tmp_path / codec, out=tmp_path / f"out-{codec}")
+        told[codec] = made.about["warnings"]
+        entry, captions = variants(made.folder), codec == "h264"
+        assert [v.get("CLOSED-CAPTIONS") for v in entry.values()] == [None if captions else "NONE"]
+        assert [r["closed_captions"] for r in made.about["renditions"]] == [captions]
+    assert told["h264"] == []
+    assert told["hevc"] == ["no rung has the closed captions that are in the source's pictures"]
+    # the attribute speaks for all variants of a master playlist
+    both = package_ladder([tmp_path / "h264", tmp_path / "hevc"], out=tmp_path / "both")
+    assert "CLOSED-CAPTIONS" not in (both.folder / "master.m3u8").read_text()
+    assert both.about["warnings"] == [
+        "closed captions are in the pictures of h264 and not in those of hevc; they go away where "
+        "a player changes to these"
+    ]

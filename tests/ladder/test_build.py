@@ -1,0 +1,435 @@
+"""Real ladders of tiny titles: what is written, that it is true, that nothing is done twice."""
+
+import csv
+import json
+from collections.abc import Callable, Mapping
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import av
+import pytest
+
+import vqaloop
+from tests.support.commandline import Room, children
+from tests.support.media import make_clip, run_ffmpeg
+from vqaloop.core.ffmpeg import ffmpeg_path, file_url
+from vqaloop.core.files import file_sha256
+from vqaloop.core.folders import STUDY_FILE, is_study_file
+from vqaloop.core.text import quoted
+from vqaloop.media.probe import probe_source
+from vqaloop.quality import full_reference
+from vqaloop.records import Event, Ladder
+
+SMALL: dict[str, Any] = {
+    "metric": "psnr",
+    "preset": "ultrafast",
+    "resolutions": [(160, 96), (112, 64)],
+    "min_step": 0.5,
+    "min_ratio": 1.25,
+}
+NUMBER = (int, float)
+RUNG = {
+    "width": int,
+    "height": int,
+    "bitrate_kbps": NUMBER,
+    "peak_kbps": NUMBER,
+    "score": NUMBER,
+    "score_predicted": NUMBER,
+    "guard": {"vmaf": NUMBER, "psnr_y": NUMBER},
+    "knob": {"name": str, "value": NUMBER},
+    "params": {},
+    "ffmpeg_args": [str],
+    "file": str,
+}
+TRIAL = {
+    "width": int,
+    "height": int,
+    "knob": NUMBER,
+    "preset": str,
+    "bitrate_kbps": NUMBER,
+    "score": NUMBER,
+    "whole_title": bool,
+    "state": str,
+    "error": type(None),
+    "cached": bool,
+}
+CONTRACT: dict[str, Any] = {
+    "schema": str,
+    "vqaloop": str,
+    "source": {
+        "path": str,
+        "sha256": str,
+        "width": int,
+        "height": int,
+        "fps": NUMBER,
+        "fps_exact": str,
+        "frames": int,
+        "duration": NUMBER,
+    },
+    "codec": str,
+    "encoder": {
+        "name": str,
+        "library_version": str,
+        "ffmpeg": str,
+        "preset": str,
+        "ffmpeg_path": str,
+        "ffmpeg_version": str,
+    },  # fmt: skip
+    "metric": {
+        "name": str,
+        "mode": str,
+        "weights_sha256": (str, type(None)),
+        "label": (str, type(None)),
+    },
+    "rungs": [RUNG],
+    "hull": [
+        {
+            "width": int,
+            "height": int,
+            "bitrate_kbps": NUMBER,
+            "score": NUMBER,
+            "knob": NUMBER,
+            "measured": bool,
+        }
+    ],
+    "trials": [TRIAL],
+    "cost": {
+        "encodes": int,
+        "encoded_frames": int,
+        "encoded_pixels": int,
+        "encode_cpu_s": NUMBER,
+        "score_s": NUMBER,
+        "wall_s": NUMBER,
+        "cache_hits": int,
+    },
+    "warnings": [str],
+    "trusted": bool,
+}
+"""ladder.json: its keys and the types of their values; a list has items of one shape."""
+
+
+def check_shape(value: Any, shape: Any, place: str = "ladder.json") -> None:
+    if isinstance(shape, dict):
+        assert isinstance(value, dict) and shape.keys() <= value.keys(), place
+        for key, inner in shape.items():
+            check_shape(value[key], inner, f"{place}.{key}")
+    elif isinstance(shape, list):
+        assert isinstance(value, list), place
+        for item in value:
+            check_shape(item, shape[0], f"{place}[]")
+    else:
+        kinds = shape if isinstance(shape, tuple) else (shape,)
+        assert isinstance(value, shape) and (bool in kinds or not isinstance(value, bool)), place
+
+
+def check_ladder(ladder: Ladder, min_step: float, min_ratio: float) -> dict[str, Any]:
+    """All that holds of every ladder; its document."""
+    text = (ladder.folder / "ladder.json").read_text()
+    document: dict[str, Any] = json.loads(text)
+    assert document == json.loads(json.dumps(ladder.to_json()))
+    check_shape(document, CONTRACT)
+    assert document["schema"] == "vqaloop.ladder/1"
+    source = document["source"]
+    assert source["sha256"] == file_sha256(source["path"])
+    assert Fraction(source["fps_exact"]) == pytest.approx(source["fps"])
+    rungs = document["rungs"]
+    assert len(rungs) >= 2
+    for low, high in zip(rungs, rungs[1:], strict=False):
+        assert high["bitrate_kbps"] >= low["bitrate_kbps"] * min_ratio
+        assert high["score"] >= low["score"] + min_step
+    for rung in rungs:
+        check_rung(ladder.folder / rung["file"], rung, document)
+    wanted = {rung["file"] for rung in rungs}
+    wanted |= {"ladder.json", "ladder.csv", "report.html", "rd.png"}
+    assert {p.name for p in ladder.folder.iterdir() if not is_study_file(p)} == wanted
+    with open(ladder.folder / "ladder.csv", newline="") as file:
+        assert [row["file"] for row in csv.DictReader(file)] == [rung["file"] for rung in rungs]
+    return document
+
+
+def check_rung(path: Path, rung: Mapping[str, Any], document: Mapping[str, Any]) -> None:
+    """The file is of the codec, size and frames that are said, and as large."""
+    size = path.stat().st_size
+    duration = document["source"]["duration"]
+    assert rung["bitrate_kbps"] == pytest.approx(size * 8 / 1000 / duration, rel=1e-4)
+    assert rung["peak_kbps"] >= rung["bitrate_kbps"]
+    assert 0 <= rung["guard"]["vmaf"] <= 100
+    if document["codec"] == "avs2":
+        said = run_ffmpeg("-i", file_url(path), "-f", "framecrc", "-")
+        assert (
+            sum(not line.startswith(b"#") for line in said.splitlines())
+            == (document["source"]["frames"])
+        )
+        return
+    with av.open(str(path)) as container:
+        stream = container.streams.video[0]
+        assert stream.codec_context.codec.canonical_name == document["codec"]
+        frames = list(container.decode(stream))
+    assert len(frames) == document["source"]["frames"]
+    assert {(frame.width, frame.height) for frame in frames} == {(rung["width"], rung["height"])}
+
+
+def rungs_of(ladder: Ladder) -> list[dict[str, Any]]:
+    """The rungs without what is a matter of the order in which they were tried."""
+    return [{**rung.to_json(), "score_predicted": None} for rung in ladder.rungs]
+
+
+@pytest.fixture(scope="module")
+def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_clip(tmp_path_factory.mktemp("clip") / "a.mp4", size="160x96", crf=10)
+
+
+@pytest.fixture(scope="module")
+def long_clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """30 s, so that it is searched on an excerpt."""
+    folder = tmp_path_factory.mktemp("long")
+    return make_clip(folder / "long.mp4", size="160x96", frames=300, rate="10", crf=18)
+
+
+def test_ladder_holds_what_it_says(room: Room, clip: Path) -> None:
+    events: list[Event] = []
+    ladder = vqaloop.build_ladder(clip, codec="h264", out="out", progress=events.append, **SMALL)
+    document = check_ladder(ladder, 0.5, 1.25)
+    assert [event.stage for event in events[:1] + events[-1:]] == ["probe", "write"]
+    told = [event.trial for event in events if event.stage == "search"]
+    assert [trial.to_json() for trial in told if trial] == document["trials"]
+    cost, frames = document["cost"], document["source"]["frames"]
+    assert cost["encodes"] == len(document["trials"])
+    assert cost["encoded_frames"] == cost["encodes"] * frames
+    assert cost["encoded_pixels"] == sum(t["width"] * t["height"] for t in document["trials"]) * 12
+    assert all(trial["whole_title"] for trial in document["trials"])
+    assert document["estimate"] is None and document["windows"] == [[0, 12]]
+    measured = {(t["width"], t["knob"]): t for t in document["trials"]}
+    for rung in document["rungs"]:
+        trial = measured[rung["width"], rung["knob"]["value"]]
+        assert (trial["bitrate_kbps"], trial["score"]) == (rung["bitrate_kbps"], rung["score"])
+    frame = ladder.to_frame()
+    assert list(frame["bitrate_kbps"]) == [rung["bitrate_kbps"] for rung in document["rungs"]]
+
+
+def test_scores_are_those_of_the_delivered_files(room: Room, clip: Path) -> None:
+    ladder = vqaloop.build_ladder(clip, codec="h264", out="out", **SMALL)
+    source = probe_source(clip)
+    binary = ffmpeg_path()
+    for rung in ladder.rungs:
+        found = full_reference.measure(
+            source, ladder.folder / rung.file, ["vmaf", "psnr"], ffmpeg=binary
+        )
+        assert rung.score == pytest.approx(found["psnr"].value, abs=1e-6)
+        assert rung.guard["psnr_y"] == pytest.approx(found["psnr"].value, abs=1e-6)
+        assert rung.guard["vmaf"] == pytest.approx(found["vmaf"].value, abs=1e-6)
+
+
+@pytest.mark.parametrize("metric", ["psnr", "vmaf"])
+def test_arguments_replayed_give_the_file_again(room: Room, clip: Path, metric: str) -> None:
+    options = {**SMALL, "metric": metric}
+    ladder = vqaloop.build_ladder(clip, codec="h264", out="out", rungs=2, **options)
+    for rung in ladder.rungs:
+        again = room.folder / rung.file
+        run_ffmpeg("-i", file_url(clip), *rung.ffmpeg_args, file_url(again))
+        assert ladder.about["encoder"]["ffmpeg_path"] == ffmpeg_path()
+        assert again.stat().st_size == pytest.approx(
+            (ladder.folder / rung.file).stat().st_size, rel=0.01
+        )
+
+
+@pytest.mark.parametrize(
+    ("codec", "preset"),
+    [("hevc", "ultrafast"), ("vp9", None), ("av1", "12"), ("avs2", "0")],
+)
+def test_every_codec(room: Room, clip: Path, codec: str, preset: str | None) -> None:
+    options = {**SMALL, "preset": preset, "resolutions": [(160, 96), (128, 78)]}
+    ladder = vqaloop.build_ladder(clip, codec=codec, out="out", rungs=2, **options)
+    check_ladder(ladder, 0.5, 1.25)
+
+
+def test_the_student_makes_a_ladder(room: Room, clip: Path) -> None:
+    """The default metric, with the weights that come with the package."""
+    ladder = vqaloop.build_ladder(
+        clip, codec="h264", preset="ultrafast", resolutions=[(160, 96)], rungs=2, min_step=2,
+        out="out",
+    )  # fmt: skip
+    document = check_ladder(ladder, 2, 1.4)
+    metric = document["metric"]
+    assert (metric["name"], metric["mode"]) == ("internvqa-mini", "anchored")
+    assert len(metric["weights_sha256"]) == 64 and "VMAF" in metric["label"]
+    again = vqaloop.build_ladder(
+        clip, codec="h264", preset="ultrafast", resolutions=[(160, 96)], rungs=2, min_step=2,
+        out="again",
+    )  # fmt: skip
+    cost = again.about["cost"]
+    assert (cost["encodes"], cost["score_s"]) == (0, 0)
+    assert [rung.to_json() for rung in again.rungs] == document["rungs"]
+
+
+def test_a_second_run_encodes_nothing(room: Room, clip: Path) -> None:
+    first = vqaloop.build_ladder(clip, codec="h264", out="one", **SMALL)
+    second = vqaloop.build_ladder(clip, codec="h264", out="two", **SMALL)
+    cost = second.about["cost"]
+    assert first.about["cost"]["encodes"] > 0
+    assert (cost["encodes"], cost["encoded_frames"], cost["encode_cpu_s"]) == (0, 0, 0)
+    assert (cost["score_s"], cost["guard_s"]) == (0, 0)
+    assert [rung.to_json() for rung in second.rungs] == [rung.to_json() for rung in first.rungs]
+    assert all(trial["cached"] for trial in second.about["trials"])
+    for rung in first.rungs:
+        one, two = ((room.folder / name / rung.file).read_bytes() for name in ("one", "two"))
+        assert one == two
+
+
+def test_a_moved_source_is_the_same_source(room: Room, clip: Path) -> None:
+    vqaloop.build_ladder(clip, codec="h264", out="one", **SMALL)
+    (room.folder / "elsewhere.mp4").write_bytes(clip.read_bytes())
+    moved = vqaloop.build_ladder("elsewhere.mp4", codec="h264", **SMALL)
+    assert moved.about["cost"]["encodes"] == 0
+    assert moved.folder == Path("elsewhere.h264.ladder")
+
+
+def test_several_workers_make_the_same_ladder(room: Room, clip: Path) -> None:
+    one = vqaloop.build_ladder(clip, codec="h264", out="one", cache=False, **SMALL)
+    two = vqaloop.build_ladder(clip, codec="h264", out="two", cache=False, workers=2, **SMALL)
+    assert two.about["cost"]["encodes"] == one.about["cost"]["encodes"]
+    assert rungs_of(one) == rungs_of(two)
+
+
+def test_damage_to_a_delivered_file_is_no_damage_to_the_cache(room: Room, clip: Path) -> None:
+    first = vqaloop.build_ladder(clip, codec="h264", out="out", **SMALL)
+    path = first.folder / first.rungs[0].file
+    whole = path.read_bytes()
+    path.write_bytes(b"")
+    second = vqaloop.build_ladder(clip, codec="h264", out="out", **SMALL)
+    assert second.about["cost"]["encodes"] == 0
+    assert path.read_bytes() == whole
+
+
+def test_bitrates_are_kept_within_bounds(room: Room, clip: Path) -> None:
+    ladder = vqaloop.build_ladder(
+        clip, codec="h264", out="out", min_bitrate=80, max_bitrate=220, **SMALL
+    )
+    assert all(80 <= rung.bitrate_kbps <= 220 for rung in ladder.rungs)
+    assert ladder.about["rules"]["max_kbps"] == 220
+
+
+def test_a_slow_probe_is_announced(
+    room: Room, clip: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("vqaloop.ladder.build.NOTICE_S", 0.0)
+    events: list[Event] = []
+    with pytest.raises(vqaloop.InputError, match="larger than"):
+        vqaloop.build_ladder(
+            clip, codec="h264", progress=events.append, **{**SMALL, "resolutions": [(320, 180)]}
+        )
+    assert [event.message for event in events] == [f"looking at {quoted(clip)}"]
+
+
+def kept(folder: Path) -> dict[str, bytes]:
+    """What is in a folder, but for the study."""
+    files = [path for path in folder.iterdir() if not is_study_file(path)]
+    return {path.name: path.read_bytes() for path in files}
+
+
+def interrupting(stage: str, count: int) -> Callable[[Event], None]:
+    """A watcher that interrupts at the n-th event of a stage."""
+    seen = 0
+
+    def watch(event: Event) -> None:
+        nonlocal seen
+        seen += event.stage == stage
+        if seen == count:
+            raise KeyboardInterrupt
+
+    return watch
+
+
+def test_a_long_title_is_searched_on_an_excerpt(room: Room, long_clip: Path) -> None:
+    options = {**SMALL, "rungs": 3, "min_step": 1.0}
+    events: list[Event] = []
+    ladder = vqaloop.build_ladder(
+        long_clip, codec="h264", out="out", progress=events.append, **options
+    )
+    document = check_ladder(ladder, 1.0, 1.25)
+    stages = list(dict.fromkeys(event.stage for event in events))
+    assert stages == ["probe", "excerpt", "search", "verify", "write"]
+    windows = document["windows"]
+    assert len(windows) == 5 and sum(count for _, count in windows) == 200
+    parts = [trial for trial in document["trials"] if not trial["whole_title"]]
+    whole = [trial for trial in document["trials"] if trial["whole_title"]]
+    assert len(parts) >= 4 and len(whole) >= len(document["rungs"])
+    found = {(t["width"], t["knob"]): t for t in whole}
+    for rung in document["rungs"]:
+        trial = found[rung["width"], rung["knob"]["value"]]
+        assert (trial["bitrate_kbps"], trial["score"]) == (rung["bitrate_kbps"], rung["score"])
+        assert rung["score_predicted"] != rung["score"]
+        assert rung["score_predicted"] == pytest.approx(rung["score"], abs=1.8)
+    # how far the excerpt was off, where both were measured or believed
+    estimate = document["estimate"]
+    assert 1 <= estimate["encodes"] <= len(whole)
+    assert abs(estimate["score"]) <= abs(estimate["score_worst"]) <= 1.8
+    assert abs(estimate["bitrate_percent"]) <= abs(estimate["bitrate_percent_worst"])
+    cost = document["cost"]
+    assert cost["encoded_frames"] == len(parts) * 200 + len(whole) * 300
+    assert ladder.trusted
+    again = vqaloop.build_ladder(long_clip, codec="h264", out="again", **options)
+    assert again.about["cost"]["encodes"] == 0
+    assert [r.to_json() for r in again.rungs] == [r.to_json() for r in ladder.rungs]
+
+
+def test_interrupted_in_every_stage(room: Room, long_clip: Path) -> None:
+    """Nothing is left behind but the cache; the next run is spared what was done."""
+    options = {**SMALL, "rungs": 2, "min_step": 1.0}
+    for stage, count in (("excerpt", 1), ("search", 3), ("verify", 1), ("write", 1)):
+        with pytest.raises(KeyboardInterrupt):
+            vqaloop.build_ladder(
+                long_clip, codec="h264", out="new/out", progress=interrupting(stage, count),
+                **options,
+            )  # fmt: skip
+        assert not children() and not list(room.temp.iterdir())
+        left = [path for path in room.folder.rglob("*") if path.is_file()]
+        assert [path.name for path in left if not is_study_file(path)] == [], stage
+        assert (room.folder / "new" / "out" / STUDY_FILE).is_file()
+    ladder = vqaloop.build_ladder(long_clip, codec="h264", out="out", **options)
+    assert ladder.about["cost"]["encodes"] == 0
+
+
+def test_an_old_ladder_survives_an_interruption(room: Room, clip: Path) -> None:
+    ladder = vqaloop.build_ladder(clip, codec="h264", out="out", **SMALL)
+    before = kept(ladder.folder)
+    options = {**SMALL, "resolutions": [(144, 88), (112, 64)]}
+    with pytest.raises(KeyboardInterrupt):
+        vqaloop.build_ladder(
+            clip, codec="h264", out="out", progress=interrupting("write", 1), **options
+        )
+    assert kept(ladder.folder) == before
+
+
+def test_a_missed_prediction_is_status_3(
+    room: Room, long_clip: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("vqaloop.ladder.build.TOLERANCE_STEPS", 0.0)
+    sizes = ("--resolutions", "160x96,112x64", "--preset", "ultrafast")
+    words = ("--codec", "h264", "--metric", "psnr", "--rungs", "2", "--min-step", "1", *sizes)
+    said = room.run("ladder", long_clip, *words, "-o", "out", "--quiet")
+    assert said.status == 3, said.err
+    assert "not to be trusted" in said.out
+    document = room.document()
+    assert document["trusted"] is False
+    assert any("predicted" in note for note in document["warnings"])
+    assert room.run("report", "out", "--json", "-").status == 0
+
+
+@pytest.mark.parametrize(
+    ("more", "says"),
+    [
+        ({"rungs": 1}, "at least 2 rungs"),
+        ({"workers": 0}, "at least one worker"),
+        ({"seed": -1}, "must not be negative"),
+        ({"device": "tpu"}, "unknown device"),
+        ({"timeout_s": float("inf")}, "time limit"),
+        ({"resolutions": [(161, 96)]}, "larger than the source"),
+        ({"weights": "x"}, "psnr takes no weights"),
+    ],
+)
+def test_refused_before_any_work(room: Room, clip: Path, more: dict[str, Any], says: str) -> None:
+    with pytest.raises(vqaloop.InputError, match=says):
+        vqaloop.build_ladder(clip, codec="h264", out="out", **{**SMALL, **more})
+    assert not list(room.folder.iterdir()) and not list(room.cache.iterdir())

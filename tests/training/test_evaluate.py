@@ -1,0 +1,294 @@
+"""Judging a real, tiny corpus: answers, figures, files."""
+
+import json
+import math
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from scipy import stats
+
+from tests.support.media import make_clip
+from vqaloop.cli.main import main
+from vqaloop.core.ffmpeg import ffmpeg_path
+from vqaloop.errors import InputError
+from vqaloop.media.colour import to_clips
+from vqaloop.models import create_student
+from vqaloop.models.student import Student
+from vqaloop.models.weights import save_student
+from vqaloop.quality.full_reference import measure_clips
+from vqaloop.training.corpus import CorpusPlan, build_corpus, find_scenes
+from vqaloop.training.evaluate import Judgement, crop_spread, evaluate, judge, summary
+from vqaloop.training.evaluation_report import figures_text, worst_titles, write_evaluation
+from vqaloop.training.shards import load_corpus, shard_paths
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="module")
+def student() -> Student:
+    torch.manual_seed(0)
+    return create_student("internvqa-mini").eval()
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Shards of four titles."""
+    base = tmp_path_factory.mktemp("data")
+    for hue, name in enumerate("abcd"):
+        make_clip(base / f"{name}.mp4", size="144x128", frames=8, vf=f"hue=h={70 * hue}")
+    plan = CorpusPlan(encodes=5, crops=3, frames=6)
+    build_corpus(find_scenes([base]), base / "shards", plan, ffmpeg=ffmpeg_path())
+    return base / "shards"
+
+
+@pytest.fixture(scope="module")
+def judged(student: Student, folder: Path) -> Judgement:
+    return judge(
+        student,
+        load_corpus([folder]),
+        CPU,
+        metrics=("psnr", "ssim", "xpsnr"),
+        ffmpeg=ffmpeg_path(),
+    )
+
+
+def test_answers_are_the_student_s_own(student: Student, folder: Path, judged: Judgement) -> None:
+    shard = load_corpus([folder])[0]
+    assert shard.reference is not None
+    with torch.inference_mode():
+        look = student.look(
+            to_clips(shard.distorted[1]), student.anchor(to_clips(shard.reference))
+        )
+        assert look.anchored is not None
+        anchored = student.anchored_answers(*(x.sum(0) for x in look.anchored))[0]
+        alone = student.alone_answers(*(x.sum(0) for x in look.alone))[0]
+        crop = student.anchored_answers(*look.anchored)[2, 0]
+    row = judged.table.iloc[1]
+    assert (row["scene"], row["content"], row["encoder"]) == (
+        shard.name,
+        shard.content,
+        shard.encodes[1]["encoder"],
+    )
+    assert row["label"] == shard.encodes[1]["score"]
+    assert row["anchored"] == pytest.approx(100 * anchored.item(), abs=1e-3)
+    assert row["alone"] == pytest.approx(100 * alone.item(), abs=1e-3)
+    single = judged.crops.query("scene == @shard.name and encode == 1 and crop == 2").iloc[0]
+    assert single["anchored"] == pytest.approx(100 * crop.item(), abs=1e-3)
+    assert shard.crop_labels is not None
+    assert single["label"] == pytest.approx(shard.crop_labels[1, 2, 0].item())
+
+
+def test_many_clips_are_judged_as_few(
+    student: Student, folder: Path, judged: Judgement, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("vqaloop.training.evaluate.CLIPS_AT_ONCE", 2)
+    table = judge(student, load_corpus([folder]), CPU).table
+    for column in ("anchored", "alone"):
+        assert table[column].to_numpy() == pytest.approx(judged.table[column].to_numpy(), abs=1e-3)
+
+
+def test_without_a_reference_or_heads_there_is_no_anchored_score(
+    student: Student, folder: Path
+) -> None:
+    shard = load_corpus([folder])[0]
+    bare = replace(shard, reference=None, crop_labels=None, frame_labels=None)
+    paper = create_student("internvqa-mini", heads=False).eval()
+    for judge_, shown in ((student, bare), (paper, shard)):
+        table = judge(judge_, [shown], CPU, crops=2).table
+        assert table["anchored"].isna().all() and table["alone"].notna().all()
+        assert set(evaluate(table, draws=0)["judges"]) == {"alone"}
+        assert not any(not key.startswith("alone_") for key in summary(table))
+
+
+def test_figures_are_scipy_s_on_the_predictions_written(judged: Judgement, tmp_path: Path) -> None:
+    found = evaluate(judged.table, judged.crops, draws=100)
+    names = {path.name for path in write_evaluation(tmp_path, judged, found)}
+    assert names == {path.name for path in tmp_path.iterdir()}
+    assert names == {
+        "predictions.csv",
+        "figures.json",
+        "worst.csv",
+        "worst.png",
+        "scatter-anchored.png",
+        "scatter-no-reference.png",
+    }
+    for name in names:
+        if name.endswith("png"):
+            assert (tmp_path / name).read_bytes().startswith(b"\x89PNG")
+    table = pd.read_csv(tmp_path / "predictions.csv")
+    written = json.loads((tmp_path / "figures.json").read_text())
+    assert (written["encodes"], written["titles"]) == (len(table), 4)
+    assert set(written["judges"]) == {"anchored", "alone", "psnr", "ssim", "xpsnr"}
+    for name, judge_ in written["judges"].items():
+        overall, x, y = judge_["overall"], table[name], table["label"]
+        assert overall["srcc"] == pytest.approx(stats.spearmanr(x, y).statistic)
+        assert overall["krcc"] == pytest.approx(stats.kendalltau(x, y).statistic)
+        assert overall["plcc"] == pytest.approx(stats.pearsonr(x, y).statistic)
+        if name in ("anchored", "alone"):
+            assert overall["rmse"] == pytest.approx(math.sqrt(((x - y) ** 2).mean()))
+        inside = [
+            stats.spearmanr(p[name], p["label"]).statistic for _, p in table.groupby("content")
+        ]
+        assert overall["within_srcc"] == pytest.approx(np.mean(inside))
+        assert "srcc" in overall["intervals"]
+        for kind in ("by_encoder", "by_size"):
+            assert sum(f["count"] for f in judge_[kind].values()) == len(table)
+    one = table["encoder"].iloc[0]
+    rows = table[table["encoder"] == one]
+    group = written["judges"]["anchored"]["by_encoder"][one]
+    assert group["srcc"] == pytest.approx(stats.spearmanr(rows["anchored"], rows["label"])[0])
+    assert written["judges"]["anchored"]["single_crops"]["count"] == 3 * len(table)
+
+
+def test_the_worst_are_one_a_title_and_largest_first(judged: Judgement, tmp_path: Path) -> None:
+    write_evaluation(tmp_path, judged, evaluate(judged.table, draws=0))
+    worst = pd.read_csv(tmp_path / "worst.csv")
+    errors = (judged.table["anchored"] - judged.table["label"]).abs()
+    largest = errors.groupby(judged.table["content"]).max().sort_values(ascending=False)
+    assert list(worst["content"]) == list(largest.index)
+    assert worst["error"].to_numpy() == pytest.approx(largest.to_numpy())
+    twins = [replace(miss, row={**miss.row, "content": "same"}) for miss in judged.misses]
+    assert worst_titles(twins) == twins[:1]
+
+
+def test_the_table_keeps_to_eighty_columns(judged: Judgement) -> None:
+    table = judged.table.assign(encoder="an encoder of a very long name\x1b[31m")
+    text = figures_text(evaluate(table, judged.crops, draws=50))
+    assert all(len(line) <= 80 and "\x1b" not in line for line in text.splitlines())
+    assert "no reference" in text and "single crops" in text
+
+
+def test_the_notes_explain_what_the_table_has_and_no_more(judged: Judgement) -> None:
+    full = figures_text(evaluate(judged.table, judged.crops, draws=50))
+    for word in ("SRCC", "PLCC4", "RMSE5", "within:", "from, to:"):
+        assert word in full
+    # two encodes: no fit, no correlation, no interval
+    few = figures_text(evaluate(judged.table.iloc[:2], draws=0))
+    assert "RMSE" in few and "no reference" in few
+    for word in ("SRCC", "PLCC", "RMSE4", "within", "from", "mapping", " -\n"):
+        assert word not in few, few
+
+
+def test_labels_of_two_kinds_are_refused(judged: Judgement) -> None:
+    table = judged.table.copy()
+    table.loc[0, "label_kind"] = "MOS of people"
+    with pytest.raises(InputError, match="MOS of people, VMAF"):
+        evaluate(table)
+
+
+def test_constant_answers_have_no_correlation(judged: Judgement) -> None:
+    found = evaluate(judged.table.assign(anchored=50.0), draws=50)
+    overall = found["judges"]["anchored"]["overall"]
+    assert overall["srcc"] is None and overall["plcc4"] is None and overall["rmse"] > 0
+    json.dumps(found, allow_nan=False)
+    figures_text(found)
+
+
+def test_bands_are_parts_of_the_scene_s_largest(judged: Judgement) -> None:
+    # the same in every scene but for its size, of which nothing may depend
+    table = judged.table.assign(place=judged.table.groupby("scene").cumcount()).query("place < 3")
+    larger = table["scene"].ne("a") + 1
+    heights = table["place"].map({0: 100, 1: 50, 2: 40}) * larger
+    found = evaluate(table.assign(height=heights), draws=0)
+    bands = found["judges"]["alone"]["by_size"]
+    assert {name: f["count"] for name, f in bands.items()} == {
+        "full size": 4,
+        "half or more": 4,
+        "below half": 4,
+    }
+    unknown = evaluate(judged.table.assign(height=None, encoder=None), draws=0)
+    assert set(unknown["judges"]["alone"]["by_size"]) == {"unknown"}
+
+
+def test_a_folder_without_shards_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="no labelled set"):
+        shard_paths([tmp_path])
+
+
+@pytest.mark.parametrize("count", [8, 9])
+def test_crop_spread_is_the_error_of_a_mean_over_crops(count: int) -> None:
+    """Of scores that are plain means: the standard deviation of the mean, over many encodes."""
+    generator = torch.Generator().manual_seed(0)
+    sums = torch.randn(400, count, 1, generator=generator) * 0.1
+    found = crop_spread(lambda s, w: s / w, sums, torch.ones_like(sums), np.random.default_rng(0))
+    assert np.sqrt((found**2).mean()) == pytest.approx(10 / math.sqrt(count), rel=0.05)
+    one = crop_spread(lambda s, w: s, sums[:, :1], sums[:, :1], np.random.default_rng(0))
+    assert np.isnan(one).all()
+
+
+def test_weights_that_give_no_number_are_refused(folder: Path) -> None:
+    broken = create_student("internvqa-mini").eval()
+    assert broken.alone is not None
+    for parameter in broken.alone.fuse.parameters():
+        torch.nn.init.constant_(parameter, math.nan)
+    with pytest.raises(InputError, match="no number for a"):
+        judge(broken, load_corpus([folder]), CPU)
+
+
+def test_titles_trained_on_are_left_out_unless_asked_for(
+    student: Student, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    weights, out = tmp_path / "w.safetensors", tmp_path / "deep" / "out"
+    argv = ["evaluate", str(weights), str(folder), "--quiet", "--device", "cpu", "--crops", "1"]
+
+    def judged(titles: str, *options: str) -> int:
+        save_student(student, weights, "internvqa-mini", "VMAF v0.6.1", {"titles": titles})
+        return main([*argv, *options])
+
+    assert judged('["a", "c", "e"]', "--json", str(tmp_path / "f.json")) == 0
+    assert json.loads((tmp_path / "f.json").read_text("utf-8"))["titles"] == 2
+    assert "left out 2 scenes" in capsys.readouterr().out
+    every = '["a", "b", "c", "d"]'
+    assert judged(every, "--all", "--json", str(tmp_path / "f.json")) == 0
+    assert json.loads((tmp_path / "f.json").read_text("utf-8"))["titles"] == 4
+    assert judged(every, "-o", str(out)) == 2
+    assert "was trained on all titles there" in capsys.readouterr().err
+    for damaged in ("{", "3", "[3]"):
+        assert judged(damaged) == 2
+        assert "header does not say" in capsys.readouterr().err
+    assert not out.parent.exists()
+    assert judged("[]", "-o", str(out)) == 0
+    assert (out / "figures.json").exists()
+
+
+def test_a_folder_for_figures_is_made_when_there_are_some(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    broken = create_student("internvqa-mini").eval()
+    assert broken.alone is not None
+    torch.nn.init.constant_(broken.alone.fuse[0].weight, math.nan)  # type: ignore[arg-type]
+    weights, out = tmp_path / "w.safetensors", tmp_path / "out"
+    save_student(broken, weights, "internvqa-mini", "", {})
+    argv = ["evaluate", str(weights), str(folder), "--quiet", "--device", "cpu"]
+    assert main([*argv, "-o", str(out)]) == 2 and not out.exists()
+    assert "hold what is no finite number" in capsys.readouterr().err
+    argv[1] = "internvqa-mini"
+    assert main([*argv, "--all", "-o", str(weights / "below")]) == 2
+    assert "cannot write in" in capsys.readouterr().err
+
+
+def test_clips_are_measured_one_by_one() -> None:
+    rng = np.random.default_rng(0)
+    source = rng.integers(40, 200, (3, 2, 96, 64), dtype=np.uint8)
+    noise = rng.integers(-9, 10, source.shape)
+    coded = (source + noise * np.array([1, 2, 4])[:, None, None, None]).clip(0, 255).astype("u1")
+    ffmpeg = ffmpeg_path()
+    found = measure_clips(source, coded, ("psnr", "ssim", "xpsnr"), ffmpeg=ffmpeg)
+    error = (source[:, :, :64].astype(float) - coded[:, :, :64]) ** 2
+    expected = 10 * np.log10(255**2 / error.mean((2, 3)))
+    assert found["psnr"] == pytest.approx(expected, abs=0.01)
+    for name, values in found.items():
+        alone = [
+            measure_clips(source[i : i + 1], coded[i : i + 1], (name,), ffmpeg=ffmpeg)
+            for i in range(3)
+        ]
+        assert values == pytest.approx(np.concatenate([each[name] for each in alone]), abs=1e-6)
+        assert values[0].mean() > values[1].mean() > values[2].mean()
+    with pytest.raises(InputError, match="uint8"):
+        measure_clips(source.astype(float), coded.astype(float), ("psnr",), ffmpeg=ffmpeg)
+    with pytest.raises(InputError, match="choose among"):
+        measure_clips(source, coded, ("vmaf",), ffmpeg=ffmpeg)

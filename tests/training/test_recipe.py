@@ -1,0 +1,188 @@
+"""A training recipe: what it may say, and what is said of one that does not."""
+
+from pathlib import Path
+
+import pytest
+
+from tests.support.media import REPOSITORY
+from vqaloop.errors import InputError
+from vqaloop.training.recipe import Losses, Recipe, Teacher, read_recipe
+
+TOP = {
+    "model": '"internvqa-mini"',
+    "corpus": '["a", "b"]',
+    "held_out": '["c"]',
+    "out": '"out"',
+    "steps": "3",
+    "learning_rate": "1e-3",
+}
+TEACHER = {"model": '"internvqa-1b"', "freeze": '"paper"', "corpus": '["wide"]'}
+
+
+def written(
+    path: Path,
+    changes: dict[str, str] | None = None,
+    loss: str = "alone = 1",
+    teacher: dict[str, str] | None = None,
+    without: tuple[str, ...] = (),
+) -> Path:
+    top = {k: v for k, v in {**TOP, **(changes or {})}.items() if k not in without}
+    lines = [f"{key} = {value}" for key, value in top.items()] + ["[loss]", loss]
+    if teacher is not None:
+        lines += ["[teacher]", *(f"{key} = {value}" for key, value in teacher.items())]
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return path
+
+
+def test_a_recipe_is_read_with_its_types_and_defaults(tmp_path: Path) -> None:
+    path = written(tmp_path / "r.toml", {"clip_norm": "2"}, "alone = 1\nfeature = 0.5", TEACHER)
+    assert read_recipe(path) == Recipe(
+        model="internvqa-mini",
+        corpus=("a", "b"),
+        out="out",
+        steps=3,
+        learning_rate=1e-3,
+        loss=Losses(alone=1.0, feature=0.5),
+        held_out=("c",),
+        teacher=Teacher("internvqa-1b", freeze="paper", corpus=("wide",)),
+        clip_norm=2.0,
+    )
+    found = read_recipe(path)
+    assert type(found.clip_norm) is float and type(found.loss.alone) is float
+    assert read_recipe(written(path)).teacher is None
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"steps": '"3"'}, "steps: Expected `int`, got `str`"),
+        ({"steps": "true"}, "steps: Expected `int`, got `bool`"),
+        ({"steps": "3.0"}, "steps: Expected `int`, got `float`"),
+        ({"steps": "0"}, "steps: Expected `int` >= 1"),
+        ({"crops": "-1"}, "crops: Expected `int` >= 1"),
+        ({"scenes": "0"}, "scenes: Expected `int` >= 1"),
+        ({"encodes": "0"}, "encodes: Expected `int` >= 1"),
+        ({"accumulate": "0"}, "accumulate: Expected `int` >= 1"),
+        ({"average": "true"}, "average: Expected `float`, got `bool`"),
+        ({"corpus": '"folder"'}, "corpus: Expected `array`, got `str`"),
+        ({"corpus": "[1]"}, r"corpus\[0\]: Expected `str`, got `int`"),
+        ({"model": "3"}, "model: Expected `str`, got `int`"),
+        ({"model": '"internvqa-vast"'}, "model is one of internvqa-mini, .*not 'internvqa-vast'"),
+        ({"augment": '"blur"'}, "augment is one of none, mirror, turns, colour, not 'blur'"),
+        ({"elephants": "3", "birds": "1"}, "unknown: birds, elephants; known are accumulate, "),
+        ({"split": '"authors"'}, "give either held_out .* or split"),
+        ({"teacher": "3"}, "teacher: Expected `object . null`, got `int`"),
+        ({"seed": "-1"}, "seed: Expected `int` >= 0"),
+        ({"warm_up": "-5"}, "warm_up: Expected `int` >= 0"),
+        ({"weight_decay": "-0.1"}, "weight_decay: Expected `float` >= 0"),
+        ({"weight_decay": "inf"}, "weight_decay: Expected `float` <= 1000000"),
+        ({"learning_rate": "nan"}, "learning_rate: Expected `float` >= 0"),
+    ],
+)
+def test_wrong_values_are_refused(tmp_path: Path, changes: dict[str, str], says: str) -> None:
+    path = written(tmp_path / "r.toml", changes)
+    with pytest.raises(InputError, match=says) as error:
+        read_recipe(path)
+    assert str(path) in str(error.value)
+
+
+@pytest.mark.parametrize("key", ["model", "corpus", "out", "steps", "learning_rate"])
+def test_what_has_no_default_must_be_there(tmp_path: Path, key: str) -> None:
+    with pytest.raises(InputError, match=f"missing required field `{key}`"):
+        read_recipe(written(tmp_path / "r.toml", without=(key,)))
+
+
+def test_titles_are_held_out_in_one_way(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="give either held_out"):
+        read_recipe(written(tmp_path / "r.toml", without=("held_out",)))
+    path = written(tmp_path / "r.toml", {"split": '"fold 2/5"'}, without=("held_out",))
+    assert read_recipe(path).split == "fold 2/5"
+
+
+@pytest.mark.parametrize(
+    ("loss", "says"),
+    [
+        ("alone = 1\nsharpness = 2", "unknown: loss.sharpness; known are alone, "),
+        ('alone = "much"', "loss.alone: Expected `float`, got `str`"),
+        ("alone = 0", r"\[loss\] gives no part a weight"),
+        ("", r"\[loss\] gives no part a weight"),
+        ("alone = 1\nteacher = 1", r"need a \[teacher\]"),
+        ("feature = 1", r"need a \[teacher\]"),
+        ("levels = 0.1", r"need a \[teacher\]"),
+        ("answers = 1", r"need a \[teacher\]"),
+        ("alone = -1", "loss.alone: Expected `float` >= 0"),
+        ("alone = 1\ncrop = nan", "loss.crop: Expected `float` >= 0"),
+        ("alone = inf", "loss.alone: Expected `float` < 1000000"),
+    ],
+)
+def test_losses_are_checked(tmp_path: Path, loss: str, says: str) -> None:
+    with pytest.raises(InputError, match=says):
+        read_recipe(written(tmp_path / "r.toml", loss=loss))
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"freeze": '"half"'}, "teacher.freeze is one of paper, as_released, all, not 'half'"),
+        ({"model": '"vit"'}, "teacher.model is one of internvqa-mini, .*fastvqa-base, not 'vit'"),
+        ({"corpus": '"wide"'}, "teacher.corpus: Expected `array`, got `str`"),
+        ({"frost": "1"}, "unknown: teacher.frost; known are corpus, "),
+    ],
+)
+def test_the_teacher_is_checked(tmp_path: Path, changes: dict[str, str], says: str) -> None:
+    with pytest.raises(InputError, match=says):
+        read_recipe(written(tmp_path / "r.toml", teacher={**TEACHER, **changes}))
+    with pytest.raises(InputError, match="teacher: Object missing required field `model`"):
+        read_recipe(written(tmp_path / "r.toml", teacher={"freeze": '"all"'}))
+
+
+def test_losses_must_suit_the_teacher(tmp_path: Path) -> None:
+    for loss, teacher, says in (
+        ("alone = 1\nteacher = 1", {**TEACHER, "freeze": '"all"'}, "nothing to train"),
+        ("alone = 1\nlevels = 1", TEACHER, "loss levels compares token by token"),
+    ):
+        with pytest.raises(InputError, match=says):
+            read_recipe(written(tmp_path / "r.toml", loss=loss, teacher=teacher))
+    without = {key: value for key, value in TEACHER.items() if key != "corpus"}
+    read_recipe(written(tmp_path / "r.toml", loss="levels = 1\nteacher = 1", teacher=without))
+
+
+def test_a_folder_stands_for_its_recipe(tmp_path: Path) -> None:
+    written(tmp_path / "recipe.toml", {"engine": '"zero.json"'})
+    assert read_recipe(tmp_path).engine == str(tmp_path / "zero.json")
+
+
+@pytest.mark.parametrize("content", [b"model = \n", b"\xff\xfe = 1", b"[loss]\n[loss]\n"])
+def test_what_is_no_toml_is_refused(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "r.toml").write_bytes(content)
+    with pytest.raises(InputError, match="cannot be read"):
+        read_recipe(tmp_path / "r.toml")
+
+
+def test_a_missing_file_and_a_folder_are_refused(tmp_path: Path) -> None:
+    for path in (tmp_path / "none.toml", tmp_path):
+        with pytest.raises(InputError, match="cannot be read"):
+            read_recipe(path)
+
+
+def test_the_engines_file_lies_beside_the_recipe(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "recipes").mkdir()
+    path = written(tmp_path / "recipes" / "r.toml", {"engine": '"zero.json"'})
+    assert read_recipe(path).engine == str(tmp_path / "recipes" / "zero.json")
+    monkeypatch.chdir(tmp_path)
+    assert read_recipe(Path("recipes/r.toml")).engine == "recipes/zero.json"
+    elsewhere = tmp_path / "far.json"
+    path = written(path, {"engine": f"'{elsewhere}'"})
+    assert read_recipe(path).engine == str(elsewhere)
+
+
+def test_every_shipped_recipe_can_be_read() -> None:
+    root = REPOSITORY / "recipes"
+    recipes = sorted(root.glob("*/*.toml"))
+    assert recipes
+    for path in recipes:
+        found = read_recipe(path)
+        assert found.steps > 0
+        assert not found.engine or Path(found.engine).is_file()

@@ -1,0 +1,355 @@
+"""Tuning: the space, the samplers, how a trial is judged, and the whole with real encoders."""
+
+import csv
+import json
+import os
+import statistics
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import optuna
+import pytest
+from optuna.trial import TrialState
+
+from tests.support.commandline import Room, fake_ffmpeg
+from tests.support.media import REPOSITORY, make_clip, run_ffmpeg
+from vqaloop.core.ffmpeg import ffmpeg_path
+from vqaloop.encoding.registry import load_encoders
+from vqaloop.encoding.spec import EncoderSpec
+from vqaloop.errors import InputError, TargetUnreachable
+from vqaloop.records import Event
+from vqaloop.search.shared_study import SharedStudy, open_storage, shown
+from vqaloop.tuning.default_curves import Baseline, Measured, Verdict, time_ratio
+from vqaloop.tuning.result import Tuning
+from vqaloop.tuning.samplers import (
+    KNOB,
+    SAMPLERS,
+    DrawSampler,
+    counted,
+    default_point,
+    distributions,
+    encoder_params,
+)
+from vqaloop.tuning.tune import tune_encoder
+
+X264 = load_encoders()["libx264"]
+every_encoder = pytest.mark.parametrize("spec", load_encoders().values(), ids=lambda s: s.name)
+
+
+def tune(clip: Path, **options: Any) -> Tuning:
+    """A tuning of a few seconds; time limits would be noise on encodes so short."""
+    quick = {"codec": "h264", "metric": "psnr", "preset": "veryfast", "slowdown": 100.0}
+    if not options.keys() & {"bitrate", "front"}:
+        quick["target_score"] = 32.0
+    options.pop("front", None)
+    # a file of lines is quicker than a database
+    return tune_encoder(clip, **{**quick, "trials": 4, "storage": "journal:study", **options})
+
+
+@pytest.fixture
+def clip(room: Room) -> Path:
+    return make_clip(room.folder / "clip.y4m", frames=8)
+
+
+@every_encoder
+def test_the_defaults_are_a_point_of_the_space_and_no_parameter(spec: EncoderSpec) -> None:
+    space, point = distributions(spec), default_point(spec)
+    assert space.keys() == point.keys()
+    for name, distribution in space.items():
+        assert distribution._contains(distribution.to_internal_repr(point[name])), name
+    assert encoder_params(spec, point) == ()
+
+
+def test_floats_are_on_a_grid_of_round_numbers() -> None:
+    for spec in load_encoders().values():
+        space = distributions(spec)
+        floats = [t.name for t in spec.tunables if t.type == "float"]
+        steps = [getattr(space[name], "step", None) for name in floats]
+        assert all(step and f"{step:g}".strip("0.") in "125" for step in steps)
+
+
+@every_encoder
+def test_every_point_is_taken_by_the_encoders_file(spec: EncoderSpec) -> None:
+    study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=1))
+    tunables = {tunable.name: tunable for tunable in spec.tunables}
+    for _ in range(30):
+        point = study.ask(distributions(spec, spec.knob)).params
+        assert spec.knob.snap(point[KNOB]) == pytest.approx(point[KNOB])
+        for name, value in encoder_params(spec, point):
+            assert tunables[name].refusal(value) is None
+
+
+def curve(rate: float = 1.0, seconds: float = 1.0) -> list[Measured]:
+    return [
+        Measured(
+            knob=knob,
+            kbps=rate * 4000 * 2 ** (-knob / 6),
+            score=98 - 0.02 * (knob - 12) ** 2,
+            vmaf=98 - 0.02 * (knob - 12) ** 2,
+            psnr_y=48 - knob / 3,
+            cpu_s=seconds * 2 ** (-knob / 20),
+        )
+        for knob in (20.0, 24.0, 28.0, 32.0, 36.0)
+    ]
+
+
+@pytest.mark.parametrize("rate", [0.8, 0.9, 1.0, 1.2])
+def test_a_saving_is_of_the_rate_at_which_the_defaults_reach_the_score(rate: float) -> None:
+    baseline = Baseline(curve(), 100.0)
+    for made in curve(rate, seconds=1.5)[1:4]:
+        verdict = baseline.judge(made)
+        assert verdict.saving == pytest.approx(100 * (1 - rate), abs=0.3)
+        # a rate 2^(1/6) times lower is one knob, which is a third of a dB
+        assert (verdict.psnr_y > 0.01) == (rate < 1) or rate == 1
+        assert verdict.cpu_s / verdict.default_cpu_s == pytest.approx(1.5, rel=1e-6)
+
+
+def test_time_is_held_against_the_defaults_of_the_moment() -> None:
+    def verdict(cpu_s: float, beside: float | None) -> Verdict:
+        return Verdict(100, 90, 0, 0, 0, cpu_s, default_cpu_s=1.0, beside_cpu_s=beside)
+
+    busy = [verdict(1.5, 1.5), verdict(1.5, 1.5), verdict(1.5, None)]
+    assert time_ratio(busy) == pytest.approx(1.0)
+    assert time_ratio([verdict(1.2, None)]) == pytest.approx(1.2)
+
+
+NAMES = ("bframes", "mbtree", "psy-rd", "ref", "trellis")
+SPACE = {name: distributions(X264)[name] for name in NAMES}
+FIRST = {name: default_point(X264)[name] for name in NAMES}
+
+
+def value_of(params: dict[str, Any]) -> float:
+    """Some smooth function with its best away from the defaults."""
+    mbtree = 5.0 * (params["mbtree"] == "1")
+    return float(mbtree - 10 * (params["psy-rd"] - 0.1) ** 2 - abs(params["ref"] - 2))
+
+
+def work_on(seat: SharedStudy, until: int) -> None:
+    while len(counted(seat.study)) < until:
+        trial = seat.ask()
+        trial.set_constraint("time", trial.params["bframes"] - 6)
+        if trial.params["trellis"] == "2":
+            trial.set_user_attr("error", "refused")
+            seat.tell(trial, None)
+        else:
+            seat.tell(trial, [value_of(trial.params)])
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_a_study_that_was_killed_goes_on_as_one_that_was_not(sampler: str, tmp_path: Path) -> None:
+    if sampler == "cmaes":
+        pytest.importorskip("cmaes")
+
+    def seat(name: str) -> SharedStudy:
+        draws = DrawSampler(sampler, 3, FIRST)
+        storage = open_storage(f"journal:{tmp_path / 'journal'}")
+        return SharedStudy(storage, name, ["maximize"], SPACE, draws)
+
+    with seat("whole") as whole:
+        work_on(whole, 14)
+    for until in (5, 11):
+        with seat("killed") as killed:
+            killed.release_lost()
+            work_on(killed, until)
+            killed.ask()  # and nobody ever hears of it again
+    with seat("killed") as killed:
+        assert killed.release_lost() == 1
+        work_on(killed, 14)
+        done = [[t.params for t in counted(seat.study)] for seat in (whole, killed)]
+    assert done[0] == done[1]
+    assert done[0][0] == FIRST
+    assert len({str(params) for params in done[0]}) > 8
+
+
+def test_choices_reach_cma_es_too(tmp_path: Path) -> None:
+    pytest.importorskip("cmaes")
+    draws = DrawSampler("cmaes", 0, FIRST)
+    with SharedStudy(open_storage(None), "s", ["maximize"], SPACE, draws) as seat:
+        work_on(seat, 90)
+        trials = counted(seat.study)
+    late = [t.params["mbtree"] for t in trials[60:]]
+    assert late.count("1") > 2 * late.count("0")
+    values = [
+        [t.value or 0.0 for t in part if t.state == TrialState.COMPLETE]
+        for part in (trials[1:31], trials[60:])
+    ]
+    assert statistics.mean(values[1]) > statistics.mean(values[0])
+
+
+def test_a_tuning_leaves_what_it_found_and_how(room: Room, clip: Path) -> None:
+    tuning = tune(clip, out="out")
+    document = json.loads((room.folder / "out" / "tuning.json").read_text())
+    assert document == json.loads(json.dumps(tuning.to_json()))
+    assert document["schema"] == "vqaloop.tuning/1"
+    assert [t["number"] for t in document["trials"]] == [0, 1, 2, 3]
+    assert document["trials"][0]["params"] == {}
+    assert document["trials"][0]["saving_percent"] == pytest.approx(0, abs=1)
+    table = (room.folder / "out" / "tuning.csv").read_text()
+    rows = list(csv.DictReader(table.splitlines()))
+    assert len(rows) == 4
+    assert abs(document["at_target"]["score"] - 32) < 1
+    out = room.folder / "again.mp4"
+    run_ffmpeg("-i", str(clip), *tuning.ffmpeg_args, str(out))
+    kbps = out.stat().st_size * 8 / 1000 / document["source"]["duration"]
+    assert kbps == pytest.approx(document["at_target"]["kbps"], rel=0.002)
+    if tuning.params:
+        assert tuning.saving > 0
+        assert tuning.psnr_gain >= -0.3
+
+
+def test_more_trials_add_to_those_there_are(room: Room, clip: Path) -> None:
+    first = tune(clip, trials=3, storage=None).about["trials"]
+    assert (room.folder / "clip.h264.tune" / "study.db").exists()
+    both = tune(clip, trials=5, storage=None).about
+    assert [t["params"] for t in both["trials"][:3]] == [t["params"] for t in first]
+    assert len(both["trials"]) == 5
+    again = tune(clip, trials=5, storage=None).about
+    assert again["cost"]["encodes"] == 0
+    assert again["trials"] == both["trials"]
+
+
+@pytest.mark.parametrize("at", [2, 4])
+def test_an_interrupted_tuning_tries_what_a_whole_one_tries(
+    at: int, room: Room, clip: Path
+) -> None:
+    class Stop(Exception):
+        pass
+
+    def stop(event: Event) -> None:
+        if event.stage == "search" and event.done == at:
+            raise Stop
+
+    whole = tune(clip, out="whole", trials=5)
+    part_of = {"out": "part", "trials": 5, "storage": "journal:part.study"}
+    with pytest.raises(Stop):
+        tune(clip, progress=stop, **part_of)
+    assert not (room.folder / "part" / "tuning.json").exists()
+    part = tune(clip, **part_of)
+    keys = ("params", "saving_percent", "time_ratio", "state")
+    tables = [[[t[k] for k in keys] for t in tuning.about["trials"]] for tuning in (whole, part)]
+    assert tables[0] == tables[1]
+    assert (whole.params, whole.saving) == (part.params, part.saving)
+
+
+@pytest.mark.slow
+def test_two_processes_share_the_trials(room: Room, clip: Path) -> None:
+    code = (
+        "import sys; from vqaloop.tuning.tune import tune_encoder; "
+        "t = tune_encoder(sys.argv[1], codec='h264', metric='psnr', target_score=32.0, trials=5,"
+        " preset='veryfast', slowdown=100.0, storage='sqlite:///shared.db', out=sys.argv[2]);"
+        "print(len(t.about['trials']), t.about['study']['name'], sorted(t.params.items()))"
+    )
+    root = str(REPOSITORY)
+    path = os.pathsep.join([root, os.environ.get("PYTHONPATH", "")])
+    seats = [
+        subprocess.Popen(
+            [sys.executable, "-c", code, str(clip), out],
+            stdout=subprocess.PIPE,
+            text=True,
+            env={**os.environ, "PYTHONPATH": path},
+        )
+        for out in ("one", "two")
+    ]
+    said = [seat.communicate(timeout=120)[0] for seat in seats]
+    assert [seat.returncode for seat in seats] == [0, 0]
+    assert said[0] == said[1] and said[0].startswith("5 clip h264 ")
+    documents = [json.loads(Path(out, "tuning.json").read_text()) for out in ("one", "two")]
+    assert documents[0]["trials"] == documents[1]["trials"]
+
+
+def test_what_takes_too_long_never_wins(room: Room, clip: Path) -> None:
+    # nothing encodes in a tenth of the time
+    tuning = tune(clip, slowdown=0.1)
+    assert not any(trial["feasible"] for trial in tuning.about["trials"])
+    assert tuning.params == {} and tuning.saving == 0.0 and tuning.trusted
+    assert "nothing better than the defaults" in tuning.about["warnings"][-1]
+
+
+def test_parameters_that_crash_the_encoder_are_failed_trials(room: Room, clip: Path) -> None:
+    fake = fake_ffmpeg(room.folder / "ffmpeg", {"*psy-rd=*": "kill -s SEGV $$"})
+    tuning = tune(clip, ffmpeg=fake, trials=6)
+    trials = tuning.about["trials"]
+    failed = [trial for trial in trials if "psy-rd" in trial["params"]]
+    assert failed and all(t["state"] == "failed" and t["error"] for t in failed)
+    assert any(trial["state"] != "failed" for trial in trials)
+    assert "psy-rd" not in tuning.params
+
+
+def test_a_bitrate_is_a_target_too(room: Room, clip: Path) -> None:
+    about = tune(clip, bitrate=200.0, trials=2).about
+    assert about["at_target"]["kbps"] == pytest.approx(200, rel=0.1)
+
+
+def test_without_a_target_there_is_a_front(room: Room, clip: Path) -> None:
+    tuning = tune(clip, front=True, sampler="nsga2", trials=8)
+    front = tuning.about["front"]
+    assert len(front) >= 2
+    for low, high in zip(front, front[1:], strict=False):
+        assert low["bitrate_kbps"] < high["bitrate_kbps"] and low["score"] < high["score"]
+
+
+def test_a_long_title_is_judged_on_windows(room: Room) -> None:
+    clip = make_clip(room.folder / "long.mp4", frames=26 * 2, rate="2")
+    about = tune(clip, trials=1, preset="ultrafast", target_score=30.0).about
+    assert len(about["windows"]) > 2
+    assert about["trials"][0]["encodes"] == 2 * len(about["windows"])
+
+
+def test_a_target_out_of_reach_is_told_with_the_nearest(room: Room, clip: Path) -> None:
+    with pytest.raises(TargetUnreachable, match="is nearest"):
+        tune(clip, bitrate=1e6)
+    assert not list(room.folder.glob("*.tune"))
+
+
+@pytest.mark.parametrize(
+    ("options", "why"),
+    [
+        ({"trials": 0}, "trials"),
+        ({"slowdown": float("nan")}, "slowdown"),
+        ({"target_score": 30.0, "bitrate": 100.0}, "not both"),
+        ({"bitrate": -1.0}, "above 0"),
+        ({"target_score": 101.0}, "between 0 and 100"),
+        ({"sampler": "magic"}, "gp, tpe, cmaes, nsga2"),
+        ({"sampler": "cmaes", "front": True}, "one value only"),
+        ({"preset": "warp"}, "no preset"),
+        ({"resolution": (1920, 1080)}, "larger than the source"),
+        ({"storage": "nowhere"}, "no URL"),
+        ({"out": "full"}, "no tuning"),
+    ],
+)
+def test_bad_input_is_refused(options: dict[str, Any], why: str, room: Room, clip: Path) -> None:
+    (room.folder / "full").mkdir()
+    (room.folder / "full" / "thesis.txt").touch()
+    before = sorted(room.folder.rglob("*"))
+    with pytest.raises(InputError, match=why):
+        tune(clip, **options)
+    assert sorted(room.folder.rglob("*")) == before
+
+
+def test_passwords_of_a_storage_are_not_written_down() -> None:
+    assert "secret" not in shown("postgresql://me:secret@host/db")
+    assert shown("journal:some/file") == "journal:some/file"
+
+
+def test_ladders_get_parameters_from_the_same_search(room: Room, clip: Path) -> None:
+    from vqaloop.execution.cache import Cache
+    from vqaloop.execution.workshop import Workshop
+    from vqaloop.media.probe import probe_source
+    from vqaloop.quality.metric import open_metric
+    from vqaloop.tuning.tune import best_params
+
+    ffmpeg = ffmpeg_path()
+    events: list[Event] = []
+    with (
+        Cache() as cache,
+        Workshop(X264, open_metric("psnr", ffmpeg=ffmpeg), cache, ffmpeg=ffmpeg) as shop,
+    ):
+        source = probe_source(clip, ffmpeg=ffmpeg)
+        params = best_params(
+            shop, source, size=(160, 90), preset="veryfast", trials=3, progress=events.append
+        )
+    assert params == tuple(sorted(params))
+    assert {name for name, _ in params} <= {tunable.name for tunable in X264.tunables}
+    assert events and all(event.stage == "tune" for event in events)

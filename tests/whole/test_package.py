@@ -1,0 +1,69 @@
+"""The package as a whole: what importing it costs, and what it offers."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import vqaloop
+
+HEAVY = ("torch", "pandas", "optuna", "deepspeed", "matplotlib", "scipy", "ray", "av")
+ROOT = Path(vqaloop.__file__).resolve().parents[1]
+
+
+def python(*args: str) -> "subprocess.CompletedProcess[str]":
+    return subprocess.run(
+        [sys.executable, *args], capture_output=True, text=True, timeout=60, cwd=ROOT
+    )
+
+
+def loaded_after(code: str) -> set[str]:
+    done = python("-c", f"{code}\nimport sys\nprint(*sys.modules, file=sys.stderr)")
+    assert done.returncode == 0, done.stderr
+    return set(done.stderr.splitlines()[-1].split())
+
+
+def test_import_loads_nothing_heavy() -> None:
+    assert not loaded_after("import vqaloop") & set(HEAVY)
+
+
+def test_names_on_offer_resolve() -> None:
+    assert vqaloop.__all__ == sorted(vqaloop.__all__)
+    assert set(vqaloop.__all__) <= set(dir(vqaloop))
+    for name in vqaloop.__all__:
+        assert getattr(vqaloop, name) is not None
+    with pytest.raises(AttributeError, match="no attribute 'nonsense'"):
+        vqaloop.nonsense  # noqa: B018
+
+
+def test_lazy_names_are_all_on_offer() -> None:
+    assert set(vqaloop._HOMES) <= set(vqaloop.__all__)
+
+
+def test_functions_are_not_hidden_by_modules() -> None:
+    modules = {path.stem for path in (ROOT / "vqaloop").iterdir()}
+    assert not modules & set(vqaloop.__all__)
+
+
+def test_errors_are_of_one_family() -> None:
+    for name in vqaloop.__all__:
+        value = getattr(vqaloop, name)
+        if isinstance(value, type) and issubclass(value, Exception):
+            assert issubclass(value, vqaloop.VqaloopError)
+
+
+def test_help_lists_the_commands_and_loads_nothing_heavy() -> None:
+    done = python("-m", "vqaloop", "--help")
+    assert done.returncode == 0, done.stderr
+    for command in ("sample", "ladder", "score", "encoders", "corpus", "distill"):
+        assert command in done.stdout
+    code = (
+        "import sys\nfrom vqaloop.cli.main import main\n"
+        "try:\n    main(['--help'])\nexcept SystemExit:\n    pass"
+    )
+    assert not loaded_after(code) & set(HEAVY)
+
+
+def test_typed() -> None:
+    assert (ROOT / "vqaloop" / "py.typed").is_file()

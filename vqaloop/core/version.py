@@ -1,0 +1,3 @@
+"""The version of vqaloop."""
+
+__version__ = "0.1.0"
