@@ -6,11 +6,9 @@ ffmpeg is told, so the same options replayed give the same file.
 
 import functools
 
-from vqaloop.core import process
 from vqaloop.core.resources import data_folder
 from vqaloop.core.suggestions import did_you_mean, plain
 from vqaloop.encoding.spec import EncoderSpec, read_spec
-from vqaloop.encoding.survey import _TRIAL_TIMEOUT_S
 from vqaloop.errors import InputError
 
 _CODECS_ALSO = {
@@ -68,10 +66,3 @@ def codec_hint(word: str) -> str:
         meant = spec.codec if spec.default else f"{spec.codec} --encoder {spec.name}"
         others[plain(spec.name)] = others[plain(spec.name.removeprefix("lib"))] = meant
     return did_you_mean(word, codecs(), others, "--codec")
-
-
-def ffmpeg_version(ffmpeg: str) -> str:
-    """What an ffmpeg program calls itself, such as "ffmpeg 7.0.2-static"."""
-    done = process.run([ffmpeg, "-version"], timeout_s=_TRIAL_TIMEOUT_S)
-    words = done.stdout.decode("utf-8", "replace").split()
-    return f"ffmpeg {words[2]}" if words[:2] == ["ffmpeg", "version"] else "ffmpeg unknown"

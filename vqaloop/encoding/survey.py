@@ -7,7 +7,7 @@ from typing import Any
 
 from vqaloop.core import process
 from vqaloop.core.files import file_sha256
-from vqaloop.encoding.registry import ffmpeg_version, load_encoders
+from vqaloop.encoding.registry import load_encoders
 from vqaloop.encoding.spec import EncoderSpec
 from vqaloop.errors import EncoderMissing, ToolError
 
@@ -111,3 +111,10 @@ def survey_encoders() -> list[dict[str, Any]]:
             }
         )
     return found
+
+
+def ffmpeg_version(ffmpeg: str) -> str:
+    """What an ffmpeg program calls itself, such as "ffmpeg 7.0.2-static"."""
+    done = process.run([ffmpeg, "-version"], timeout_s=_TRIAL_TIMEOUT_S)
+    words = done.stdout.decode("utf-8", "replace").split()
+    return f"ffmpeg {words[2]}" if words[:2] == ["ffmpeg", "version"] else "ffmpeg unknown"

@@ -5,8 +5,8 @@ from dataclasses import asdict
 from typing import Any
 
 from vqaloop.core.files import file_sha256
-from vqaloop.encoding.registry import ffmpeg_version
 from vqaloop.encoding.spec import EncoderSpec
+from vqaloop.encoding.survey import ffmpeg_version
 from vqaloop.execution.workshop import Cost
 from vqaloop.records import Score, Source
 
