@@ -22,6 +22,9 @@ class VqaloopError(Exception):
 class InputError(VqaloopError, ValueError):
     """The input or an option was refused before any work was done."""
 
+    options: tuple[str, ...] = ()
+    """Arguments at fault, as far as that is known."""
+
 
 class EncoderMissing(InputError):
     """The ffmpeg in use cannot run this encoder."""

@@ -149,7 +149,7 @@ def test_a_table_says_what_is_asked_of_each_title(room: Room) -> None:
         ("input,max_bitrate\none.y4m,nan\n", "'t.csv' line 2, column max_bitrate: value 'nan'"),
         ("input,preset\none.y4m,best\n", "line 2, column preset: libx264 has no preset 'best'"),
         ("input,codec,encoder\none.y4m,av1,libx265\n", "columns codec, encoder: libx265 makes"),
-        ("input,codec\none.y4m,av1 av1\n", "column codec: av1,av1 names a codec twice"),
+        ("input,codec\none.y4m,av1 av1\n", "column codec: --codec av1,av1 names one"),
         ("input,allow_hdr\none.y4m,1\n", "column allow_hdr: '1' is neither yes nor no"),
         ("input,resolutions\none.y4m,big\n", "column resolutions: 'big' is not a resolution"),
         ("input,name\none.y4m,../x\n", "'t.csv' line 2: the name '../x' cannot be a folder's"),
@@ -355,7 +355,7 @@ def test_an_error_nobody_thought_of_is_the_titles_own(
     def fails(input: Path, **_: object) -> None:
         raise EncodeFailed("no") if Path(input).stem == "one" else ZeroDivisionError("oh")
 
-    monkeypatch.setattr("vqaloop.ladder.build.build_ladder", fails)
+    monkeypatch.setattr("vqaloop.catalogue.build.build_ladder", fails)
     made = build_catalogue(titles[:2], codec="h264", out="all", **QUICK)
     assert [e.reason for e in made.entries] == [
         "no", "unexpected ZeroDivisionError: oh; try this title alone",

@@ -4,6 +4,7 @@ import base64
 import hashlib
 import itertools
 import json
+import math
 import os
 import shlex
 import signal
@@ -25,13 +26,12 @@ from tests.ladder.test_store import Page, grey_webp, make_ladder, make_pictures,
 from tests.support.media import REPOSITORY
 from vqaloop.bitstream.packets import Packet
 from vqaloop.cli.parser import make_parser
-from vqaloop.core.text import parse_duration
 from vqaloop.errors import InputError
 from vqaloop.ladder import report_plots
-from vqaloop.ladder.build import build_ladder
+from vqaloop.ladder.options import LadderOptions
 from vqaloop.ladder.pictures import _most_different, find_pictures, worst_json
 from vqaloop.ladder.report_plots import hull_growth, is_sampled
-from vqaloop.ladder.reproduce import KEPT, asked_json, ladder_command
+from vqaloop.ladder.reproduce import ladder_command
 from vqaloop.ladder.store import read_ladder, write_reports
 from vqaloop.ladder.timeline import MOST_POINTS, rates_of, scores_of, step_of
 from vqaloop.records import Ladder, Score, Source
@@ -109,42 +109,28 @@ def test_the_parameter_that_decides_is_the_important_one() -> None:
     assert importance(study.trials[:3]) == {}
 
 
-def test_what_was_asked_is_kept_where_it_is_no_default() -> None:
-    given: dict[str, Any] = {
-        name: parameter.default for name, parameter in _parameters().items()
-    } | {
-        "codec": "av1",
-        "resolutions": [(640, 360)],
-        "seed": 3,
-        "weights": Path("w"),
-        "storage": "x",
-    }
-    asked = asked_json(build_ladder, given)
-    assert asked == {"resolutions": [[640, 360]], "seed": 3, "weights": "w"}
-    assert json.loads(json.dumps(asked)) == asked
-
-
-def _parameters() -> Any:
-    import inspect
-
-    return inspect.signature(build_ladder).parameters
-
-
-WHERE_AND_HOW = {
-    *("input", "codec", "out", "workers", "cache", "storage", "ffmpeg", "progress"),
-}
-"""Arguments of `build_ladder` that do not decide what the ladder is, or that are always told."""
-
-
-def test_every_argument_that_decides_the_ladder_is_kept() -> None:
-    assert len(set(KEPT)) == len(KEPT)
-    assert set(KEPT) == _parameters().keys() - WHERE_AND_HOW
+def test_what_was_asked_is_recorded_where_it_is_no_default() -> None:
+    options = LadderOptions(
+        codec="av1",
+        seed=3,
+        weights=Path("w"),
+        max_bitrate=math.inf,
+        require=(),
+        storage="x",
+        resolutions=[(640, 360)],
+        framerate="25",
+        cache=False,
+    )
+    asked = options.asked()
+    assert json.dumps(asked) == (
+        '{"resolutions": [[640, 360]], "weights": "w", "seed": 3, "framerate": "25"}'
+    )
 
 
 def test_inputs_may_stand_apart() -> None:
     asked = ["ladder", "a", "--codec", "x", "b", "--rungs", "3", "--", "-c"]
     options = make_parser().parse_args(asked)
-    assert options.input == [Path("a"), Path("b"), Path("-c")] and options.rungs == "3"
+    assert options.input == [Path("a"), Path("b"), Path("-c")] and options.rungs == 3
     compared = make_parser().parse_args(["report", "a", "--html", "f", "b"])
     assert (compared.folder, compared.other) == (Path("a"), Path("b"))
     for words, why in (
@@ -162,10 +148,10 @@ def test_the_command_asks_for_the_very_same_numbers(fixed: float, drawn: float) 
     for value in (fixed, drawn):
         options = _options_of({"max_bitrate": value, "budget_s": value, "score_precision": value})
         assert options.max_bitrate == options.score_precision == value
-        assert parse_duration(options.budget) == value
+        assert options.budget_s == value
     asked = {"score_precision": 0.5, "budget_s": 90.0, "min_score": -3.5}
     options = _options_of(asked)
-    assert (options.score_precision, options.budget, options.min_score) == (0.5, "90", -3.5)
+    assert (options.score_precision, options.budget_s, options.min_score) == (0.5, 90, -3.5)
 
 
 def _options_of(asked: dict[str, Any]) -> Any:

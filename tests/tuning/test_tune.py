@@ -15,7 +15,6 @@ from optuna.trial import TrialState
 
 from tests.support.commandline import Room, fake_ffmpeg
 from tests.support.media import REPOSITORY, make_clip, run_ffmpeg
-from vqaloop.core.ffmpeg import ffmpeg_path
 from vqaloop.encoding.registry import load_encoders
 from vqaloop.encoding.spec import EncoderSpec
 from vqaloop.errors import InputError, TargetUnreachable
@@ -334,22 +333,17 @@ def test_passwords_of_a_storage_are_not_written_down() -> None:
 
 
 def test_ladders_get_parameters_from_the_same_search(room: Room, clip: Path) -> None:
-    from vqaloop.execution.cache import Cache
-    from vqaloop.execution.workshop import Workshop
-    from vqaloop.media.probe import probe_source
-    from vqaloop.quality.metric import open_metric
+    from vqaloop.execution.options import JobOptions
+    from vqaloop.execution.session import open_session
+    from vqaloop.execution.tools import chosen_tools
     from vqaloop.tuning.tune import best_params
 
-    ffmpeg = ffmpeg_path()
     events: list[Event] = []
-    with (
-        Cache() as cache,
-        Workshop(X264, open_metric("psnr", ffmpeg=ffmpeg), cache, ffmpeg=ffmpeg) as shop,
-    ):
-        source = probe_source(clip, ffmpeg=ffmpeg)
-        params = best_params(
-            shop, source, size=(160, 90), preset="veryfast", trials=3, progress=events.append
-        )
+    options = JobOptions(codec="h264", preset="veryfast", metric="psnr", progress=events.append)
+    with open_session(clip, options, chosen_tools(options)) as session:
+        events.clear()
+        params, study = best_params(session, session.source, 3, None)
+    assert len(study["trials"]) == 3
     assert params == tuple(sorted(params))
     assert {name for name, _ in params} <= {tunable.name for tunable in X264.tunables}
     assert events and all(event.stage == "tune" for event in events)

@@ -48,7 +48,7 @@ def test_the_options_of_the_jobs_are_there() -> None:
     assert len(options) == 2
     for line in options:
         parsed = make_parser().parse_args(["regress", *shlex.split(line)])
-        assert (parsed.codec, parsed.frames, parsed.knobs) == ("h264", 60, "22,27,32,37")
+        assert (parsed.codec, parsed.frames, parsed.knobs) == ("h264", 60, [22, 27, 32, 37])
 
 
 def test_the_options_of_the_plugin_are_there() -> None:

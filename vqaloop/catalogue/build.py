@@ -151,7 +151,7 @@ def _make(task: Task, executor: Executor, progress: Watcher) -> Entry:
         out=task.folder,
         workers=executor,
         progress=progress,
-        **task.options,
+        **task.arguments,
     )
     note_made(ladder, request)
     return _entry_of(task, ladder)

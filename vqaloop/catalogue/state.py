@@ -50,14 +50,14 @@ def digest(task: Task) -> str | None:
     None where it is to be made in any case: without the cache, and with a budget, since more time
     may find a better one.
     """
-    options = {k: v for k, v in task.options.items() if k not in ("cache", "ffmpeg", "storage")}
-    if not task.options["cache"] or options["budget_s"] is not None:
+    if not task.options.cache or task.options.budget_s is not None:
         return None
-    binary = ffmpeg_path(task.options["ffmpeg"])
+    options = {k: v for k, v in task.arguments.items() if k not in ("cache", "ffmpeg", "storage")}
+    binary = ffmpeg_path(task.options.ffmpeg)
     decided = [
         *(__version__, file_sha256(task.title.input), os.fspath(task.title.input)),
         *(task.codec, repr(task.spec), encoder_version(task.spec, binary)),
-        *(file_sha256(binary), task.meter.identity()),
+        *(file_sha256(binary), task.metric.identity()),
         sorted(options.items()),
     ]
     return hashlib.sha256(json.dumps(decided, default=str).encode()).hexdigest()

@@ -9,8 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from vqaloop.core import csv_tables
-from vqaloop.core.text import parse_duration, parse_rungs, parse_size, quoted
+from vqaloop.core.option_fields import Option, kbps, number, options_of, whole
+from vqaloop.core.text import parse_resolutions, quoted
 from vqaloop.errors import InputError
+from vqaloop.ladder.options import LadderOptions, parse_sizes
 
 MOST_TITLES = 10_000
 """Titles of one catalogue."""
@@ -112,40 +114,36 @@ def _words(text: str, at: str) -> list[str]:
     return re.split(r"[,;\s]+", _word(text, at))
 
 
-def _sizes(text: str, at: str) -> list[tuple[int, int]] | None:
-    return None if text == "auto" else [parse_size(word) for word in _words(text, at)]
-
-
 def _yes(text: str, at: str) -> bool:
     if text.lower() not in ("yes", "no"):
         raise InputError(f"{at}: {text[:50]!r} is neither yes nor no")
     return text.lower() == "yes"
 
 
+_READERS: Mapping[Callable[[str], Any], Callable[[str, str], Any]] = {
+    bool: _yes,
+    str: _word,
+    Path: _word,
+    number: _number,
+    kbps: _number,
+    whole: _whole,
+    parse_resolutions: lambda text, at: parse_resolutions(",".join(_words(text, at))),
+    parse_sizes: lambda text, at: parse_sizes(",".join(_words(text, at))),
+}
+"""Stricter readers of a field than those of the command line's options, where there are such."""
+
+
+def _reader(made: Option) -> Callable[[str, str], Any]:
+    return _READERS.get(made.parse, lambda text, _: made.parse(text))
+
+
 COLUMNS: Mapping[str, tuple[str, Callable[[str, str], Any]]] = {
     "codec": ("codec", _words),
-    "encoder": ("encoder", _word),
-    "preset": ("preset", _word),
-    "resolutions": ("resolutions", _sizes),
-    "metric": ("metric", _word),
-    "weights": ("weights", _word),
-    "score_precision": ("score_precision", _number),
-    "rungs": ("rungs", lambda text, _: parse_rungs(text)),
-    "min_step": ("min_step", _number),
-    "min_ratio": ("min_ratio", _number),
-    "min_bitrate": ("min_bitrate", _number),
-    "max_bitrate": ("max_bitrate", _number),
-    "min_score": ("min_score", _number),
-    "max_score": ("max_score", _number),
-    "require": ("require", _sizes),
-    "bit_depth": ("bit_depth", _whole),
-    "budget": ("budget_s", lambda text, _: parse_duration(text)),
-    "time_limit": ("timeout_s", _number),
-    "tune_params": ("tune_trials", _whole),
-    "video_size": ("video_size", _word),
-    "pix_fmt": ("pix_fmt", _word),
-    "framerate": ("framerate", _word),
-    "allow_hdr": ("allow_hdr", _yes),
+    **{
+        made.name.replace("-", "_"): (name, _reader(made))
+        for name, made in options_of(LadderOptions).items()
+        if made.column
+    },
 }
 """Columns that say what the command line's options of the same name say: the option of
 `build_ladder`, and how a field is read."""

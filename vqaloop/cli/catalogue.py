@@ -23,16 +23,13 @@ def are_many(inputs: Sequence[Path]) -> bool:
 
 
 def build_from(
-    options: argparse.Namespace, progress: "Progress", asked: Mapping[str, Any]
+    inputs: Sequence[Path], codecs: Sequence[str], asked: Mapping[str, Any]
 ) -> "Catalogue":
-    """The catalogue of `options.input`; `asked` are the arguments of `build_ladder`."""
-    from vqaloop.catalogue.build import DEFAULT_OUT, build_catalogue
+    """The catalogue of the inputs; `asked` are the arguments of `build_ladder`."""
+    from vqaloop.catalogue.build import build_catalogue
 
-    return build_catalogue(
-        options.input,
-        codec=options.codec.split(","),
-        **{**asked, "out": asked["out"] or DEFAULT_OUT, "progress": Board(progress)},
-    )
+    board = Board(asked["progress"])
+    return build_catalogue(inputs, codec=codecs, **{**asked, "progress": board})
 
 
 def show(options: argparse.Namespace, catalogue: "Catalogue") -> int:

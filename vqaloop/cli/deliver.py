@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from vqaloop.cli.options import number
+from vqaloop.core.option_fields import number
 
 if TYPE_CHECKING:
     from vqaloop.cli.arguments import Command
@@ -48,6 +48,7 @@ def run_deliver(options: argparse.Namespace) -> int:
             out=options.output,
             segment_s=options.segment,
             audio=not options.no_audio,
+            ffmpeg=options.ffmpeg,
             progress=progress,
         )
     about = made.to_json()

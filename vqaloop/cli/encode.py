@@ -4,20 +4,13 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from vqaloop.cli.options import (
-    encoding_of,
-    executor_options,
-    kbps,
-    metric_option,
-    number,
-    opened_executor,
-    prior_option,
-    raw_options,
-    whole,
-)
+from vqaloop.cli.options import executor_options, opened_executor
 from vqaloop.cli.output import emit, say
+from vqaloop.core.option_fields import add_options, given_options
 from vqaloop.core.text import counted
 from vqaloop.encoding.registry import get_encoder
+from vqaloop.execution.options import Running
+from vqaloop.ratecontrol.options import EncodeOptions
 
 if TYPE_CHECKING:
     from vqaloop.cli.arguments import Command
@@ -28,31 +21,7 @@ def add_encode(command: "Command") -> None:
     parser = command("encode", run_encode, "encode a title to a score, scene by scene")
     parser.add_argument("input", metavar="INPUT", type=Path)
     parser.add_argument("output", metavar="OUTPUT", type=Path, help=".mp4, .mkv, .webm or .avs2")
-    parser.add_argument("--codec", required=True, metavar="h264|hevc|vp9|av1|avs2")
-    parser.add_argument("--encoder", metavar="NAME", help="another than the codec's default")
-    parser.add_argument("--target-score", type=number, metavar="S", help="of the whole title")
-    parser.add_argument(
-        "--bitrate", type=kbps, metavar="K", help="instead: the best score at K kb/s"
-    )
-    parser.add_argument(
-        "--allocation",
-        metavar="target|equal-slope",
-        help="every scene at the target, or bits where they buy most (default: target; of "
-        "--bitrate equal-slope)",
-    )
-    parser.add_argument("--max-bitrate", type=kbps, metavar="K", help="cap of every scene, kb/s")
-    parser.add_argument("--max-encodes", type=whole, metavar="N", help="in all")
-    parser.add_argument(
-        "--one-run",
-        action="store_true",
-        help="the knobs found as zones of one run over the whole (x264, x265)",
-    )
-    parser.add_argument("--preset", metavar="P", help="the encoder's preset")
-    parser.add_argument("--bit-depth", type=whole, metavar="8|10", help="default: the source's")
-    parser.add_argument("--time-limit", type=number, metavar="S", help="of one encode")
-    prior_option(parser)
-    metric_option(parser)
-    raw_options(parser)
+    add_options(parser, EncodeOptions, but=Running)
     executor_options(parser)
 
 
@@ -66,16 +35,8 @@ def run_encode(options: argparse.Namespace) -> int:
         made = encode_to_target(
             options.input,
             options.output,
-            codec=options.codec,
-            target_score=options.target_score,
-            bitrate=options.bitrate,
-            allocation=options.allocation,
-            max_bitrate=options.max_bitrate,
-            max_encodes=options.max_encodes,
-            one_run=options.one_run,
-            prior=options.prior,
+            **{**given_options(EncodeOptions, options), "workers": workers},
             progress=progress,
-            **encoding_of(options, workers),
         )
     about = made.document
     scenes = about["scenes"]

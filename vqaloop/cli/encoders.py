@@ -14,9 +14,9 @@ from vqaloop.report.console import console_for, print_line
 def run_encoders(options: argparse.Namespace) -> int:
     from vqaloop.encoding.survey import survey_encoders
 
-    found = survey_encoders()
+    found = survey_encoders(options.ffmpeg)
     if options.json != "-":
-        say(options, f"of {ffmpeg_path()}:")
+        say(options, f"of {ffmpeg_path(options.ffmpeg)}:")
         print_encoders(found, verbose=options.verbose)
     emit(options, found)
     return 0

@@ -104,8 +104,7 @@ def _run(argv: Sequence[str] | None) -> int:
     logging.basicConfig(format="vqaloop: %(message)s", level=logging.WARNING)
     options = make_parser().parse_args(argv)
     _check_common(options)
-    with _chosen_ffmpeg(options.ffmpeg):
-        return int(options.run(options))
+    return int(options.run(options))
 
 
 def _awaited(work: Callable[[], int], signals: _Signals | None) -> int:
@@ -158,21 +157,6 @@ def _noted_signals(kept: bool) -> Iterator[_Signals | None]:
             signal.signal(number, before)
 
 
-@contextlib.contextmanager
-def _chosen_ffmpeg(path: str | None) -> Iterator[None]:
-    """--ffmpeg stands for $VQALOOP_FFMPEG while a command runs."""
-    before = os.environ.get("VQALOOP_FFMPEG")
-    if path is not None:
-        os.environ["VQALOOP_FFMPEG"] = path
-    try:
-        yield
-    finally:
-        if path is not None:
-            os.environ.pop("VQALOOP_FFMPEG")
-            if before is not None:
-                os.environ["VQALOOP_FFMPEG"] = before
-
-
 def _refuse(message: str, status: int) -> int:
     from vqaloop.core.text import printable
 
@@ -198,10 +182,13 @@ def _drop_stdout() -> None:
 def _check_common(options: "argparse.Namespace") -> None:
     """Refuse what no command can do, before any work: also a JSON document with no place."""
     from vqaloop.core.folders import check_writable
+    from vqaloop.core.option_fields import given_options
     from vqaloop.core.text import quoted
     from vqaloop.execution.checks import check_run
+    from vqaloop.execution.options import Running
 
-    check_run(options.workers, options.seed, options.device)
+    running = Running(**given_options(Running, options))
+    check_run(running.workers, running.seed, running.device)
     if not options.json or options.json == "-":
         return
     path = Path(options.json)

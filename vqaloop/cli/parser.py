@@ -8,17 +8,15 @@ from vqaloop.cli.deliver import add_deliver
 from vqaloop.cli.encode import add_encode
 from vqaloop.cli.encoders import add_encoders
 from vqaloop.cli.ladder import add_ladder
-from vqaloop.cli.options import (
-    Named,
-    whole,
-)
 from vqaloop.cli.regress import add_regress
 from vqaloop.cli.report import add_report
 from vqaloop.cli.sample import add_sample
 from vqaloop.cli.score import add_score
 from vqaloop.cli.training import add_corpus, add_distill, add_evaluate
 from vqaloop.cli.tune import add_tune
+from vqaloop.core.option_fields import add_options
 from vqaloop.core.version import __version__
+from vqaloop.execution.options import Running
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -34,22 +32,7 @@ def make_parser() -> argparse.ArgumentParser:
     common = Parser(add_help=False)
     group = common.add_argument_group("common options")
     group.add_argument("--json", metavar="FILE", help="write one JSON document; - for stdout")
-    group.add_argument(
-        "--device", default="auto", metavar="auto|cpu|cuda", help="where the network runs"
-    )
-    group.add_argument(
-        "--workers", type=whole, default=1, action=Named, metavar="N", help="trials at a time"
-    )
-    group.add_argument(
-        "--seed",
-        type=whole,
-        default=0,
-        metavar="N",
-        help="the same command, seed and program give the same answer, but for --prior own, "
-        "--budget and time limits",
-    )
-    group.add_argument("--no-cache", action="store_true", help="neither read nor fill the cache")
-    group.add_argument("--ffmpeg", metavar="PATH", help="another ffmpeg (or $VQALOOP_FFMPEG)")
+    add_options(group, Running)
     group.add_argument("--quiet", action="store_true", help="no progress")
 
     def command(name: str, run: Callable[..., int], summary: str) -> Parser:

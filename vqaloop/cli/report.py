@@ -55,7 +55,7 @@ def run_report(options: argparse.Namespace) -> int:
         emit(options, catalogue.to_json())
         return 0
     ladder = read_ladder(options.folder)
-    pictures = find_pictures(ladder)
+    pictures = find_pictures(ladder, options.ffmpeg)
     write_reports(ladder, pictures)
     if options.json != "-":
         print_ladder(ladder)

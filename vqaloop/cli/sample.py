@@ -4,24 +4,23 @@ import argparse
 from pathlib import Path
 
 from vqaloop.cli.arguments import Command
-from vqaloop.cli.options import (
-    number,
-    whole,
-)
 from vqaloop.cli.output import emit, say
-from vqaloop.core.text import printable
+from vqaloop.core.option_fields import given_options, number, whole
+from vqaloop.core.text import parse_size, printable
+from vqaloop.execution.options import Running
 
 
 def run_sample(options: argparse.Namespace) -> int:
-    from vqaloop.core.text import parse_size
     from vqaloop.media.sample import write_sample
 
+    running = Running(**given_options(Running, options))
     path = write_sample(
         options.output,
         seconds=options.seconds,
         size=parse_size(options.size),
         fps=options.fps,
-        seed=options.seed,
+        seed=running.seed,
+        ffmpeg=options.ffmpeg,
         overwrite=options.overwrite,
     )
     say(options, f"wrote {path}")

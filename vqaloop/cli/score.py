@@ -4,10 +4,9 @@ import argparse
 from pathlib import Path
 
 from vqaloop.cli.arguments import Command
-from vqaloop.cli.options import (
-    metric_option,
-)
 from vqaloop.cli.output import emit, say
+from vqaloop.core.option_fields import add_options, given_options
+from vqaloop.execution.options import MetricOptions, Scoring
 
 
 def run_score(options: argparse.Namespace) -> int:
@@ -17,13 +16,10 @@ def run_score(options: argparse.Namespace) -> int:
     from vqaloop.quality.scorer import Scorer
     from vqaloop.records import rounded
 
+    asked = given_options(MetricOptions, options)
+    names = ("metric", "weights", "score_precision", "device", "seed", "ffmpeg")
     scorer = Scorer(
-        options.metric,
-        device=options.device,
-        seed=options.seed,
-        weights=options.weights,
-        score_precision=options.score_precision,
-        allow_hdr=options.allow_hdr,
+        **{name: asked[name] for name in names if name in asked}, allow_hdr=options.allow_hdr
     )
     check_metric(scorer.metric, options.weights, options.reference is not None)
     canvas = parse_size(options.canvas) if options.canvas else None
@@ -70,4 +66,4 @@ def add_score(command: Command) -> None:
         "beside its ladder.json the size of its source, else the video's own)",
     )
     score.add_argument("--allow-hdr", action="store_true", help="score PQ and HLG all the same")
-    metric_option(score)
+    add_options(score, Scoring)

@@ -5,13 +5,13 @@ import os
 from pathlib import Path
 
 from vqaloop.cli.arguments import Command
-from vqaloop.cli.options import (
-    whole,
-)
+from vqaloop.cli.options import workers_of
 from vqaloop.cli.output import emit, say
 from vqaloop.core.ffmpeg import ffmpeg_path
+from vqaloop.core.option_fields import given_options, whole
 from vqaloop.core.text import counted, printable, quoted
 from vqaloop.errors import InputError
+from vqaloop.execution.options import Running
 
 
 def run_corpus(options: argparse.Namespace) -> int:
@@ -26,14 +26,15 @@ def run_corpus(options: argparse.Namespace) -> int:
         if not scenes:
             raise InputError(f"no material with licence_basis {options.basis!r}")
     scenes += synthetic_scenes(options.synthetic)
-    plan = CorpusPlan(encodes=options.encodes, crops=options.crops, seed=options.seed)
+    running = Running(**given_options(Running, options))
+    plan = CorpusPlan(encodes=options.encodes, crops=options.crops, seed=running.seed)
     with Progress(quiet=options.quiet) as progress:
         shards = build_corpus(
             scenes,
             options.out,
             plan,
-            ffmpeg=ffmpeg_path(),
-            workers=options.workers,
+            ffmpeg=ffmpeg_path(running.ffmpeg),
+            workers=workers_of(options),
             report=progress.log,
         )
     say(options, f"{len(shards)} of {counted(len(scenes), 'scene')} in {options.out}")
@@ -49,6 +50,7 @@ def _scored_set(options: argparse.Namespace) -> int:
 
     if len(options.sources) != 1:
         raise InputError(f"--dataset takes one folder or table, not {len(options.sources)}")
+    running = Running(**given_options(Running, options))
     view = View(options.view, options.frames, options.stride, options.size, options.clips)
     dataset = read_dataset(options.dataset, options.sources[0], options.scale)
     with Progress(quiet=options.quiet) as progress:
@@ -56,9 +58,9 @@ def _scored_set(options: argparse.Namespace) -> int:
             dataset,
             options.out,
             view,
-            ffmpeg=ffmpeg_path(),
-            workers=options.workers,
-            seed=options.seed,
+            ffmpeg=ffmpeg_path(running.ffmpeg),
+            workers=workers_of(options),
+            seed=running.seed,
             report=progress.log,
         )
     say(options, f"{counted(len(shards), 'content')} in {options.out}; see report.json there")
@@ -72,10 +74,11 @@ def run_distill(options: argparse.Namespace) -> int:
     from vqaloop.training.recipe import read_recipe
     from vqaloop.training.train import train
 
+    running = Running(**given_options(Running, options))
     with Progress(quiet=options.quiet) as progress:
         weights = train(
             read_recipe(options.recipe),
-            device=pick_device(options.device),
+            device=pick_device(running.device),
             resume=not options.restart,
             report=progress.log,
         )
@@ -115,7 +118,8 @@ def run_evaluate(options: argparse.Namespace) -> int:
         )
     if options.output:
         _check_place(options.output)
-    device = pick_device(options.device)
+    running = Running(**given_options(Running, options))
+    device = pick_device(running.device)
     with Progress(quiet=options.quiet) as progress:
         found = judge(
             student.to(device),
@@ -123,14 +127,14 @@ def run_evaluate(options: argparse.Namespace) -> int:
             device,
             crops=options.crops,
             metrics=metrics,
-            ffmpeg=ffmpeg_path(),
-            seed=options.seed,
+            ffmpeg=ffmpeg_path(running.ffmpeg),
+            seed=running.seed,
             report=progress.log,
         )
     figures = {
         "weights": printable(options.weights),
         "weights_sha256": about["sha256"],
-        **evaluate(found.table, found.crops, seed=options.seed),
+        **evaluate(found.table, found.crops, seed=running.seed),
     }
     if len(paths) < len(there):
         left = counted(len(there) - len(paths), "scene")

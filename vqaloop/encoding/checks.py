@@ -87,10 +87,15 @@ def checked_preset(spec: EncoderSpec, preset: str | None) -> str:
 
 def checked_depth(source: Source, spec: EncoderSpec, asked: int | None) -> int:
     depth = source.bit_depth if asked is None else asked
+    check_depth(spec, depth)
+    return depth
+
+
+def check_depth(spec: EncoderSpec, depth: int) -> None:
+    """Raises InputError for bits a sample that the encoder does not take."""
     if depth not in spec.bit_depths:
         takes = " and ".join(map(str, spec.bit_depths))
         raise InputError(
             f"{spec.name} encodes {takes} bit and this would be {depth} bit; "
             f"choose another encoder, or --bit-depth {max(spec.bit_depths)}"
         )
-    return depth

@@ -82,12 +82,12 @@ def complaint(spec: EncoderSpec, done: process.Finished) -> str:
     return f"exit status {done.returncode}: {own[1][:300]}" if own else done.reason()
 
 
-def survey_encoders() -> list[dict[str, Any]]:
-    """Every known encoder as JSON, with its version, or why it does not run here."""
+def survey_encoders(ffmpeg: str | None = None) -> list[dict[str, Any]]:
+    """Every known encoder as JSON, with its version, or why this ffmpeg does not run it."""
     from vqaloop.core.ffmpeg import ffmpeg_path
     from vqaloop.encoding.registry import load_encoders
 
-    binary, found = ffmpeg_path(), []
+    binary, found = ffmpeg_path(ffmpeg), []
     for spec in load_encoders().values():
         version, why = None, None
         try:

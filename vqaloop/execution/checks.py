@@ -4,6 +4,7 @@ import os
 from pathlib import Path
 
 from vqaloop.core.folders import check_writable, is_study_file
+from vqaloop.core.option_fields import fault_of
 from vqaloop.core.text import quoted
 from vqaloop.errors import InputError
 from vqaloop.execution.executor import Executor, executor_of
@@ -53,10 +54,11 @@ def check_run(
     if seed < 0:
         raise InputError(f"the seed must not be negative; it is {seed}")
     if timeout_s is not None and not 0 < timeout_s <= LONGEST_ENCODE_S:
-        raise InputError(
-            f"the time limit must lie above 0 and up to {LONGEST_ENCODE_S:.0f} s, "
-            f"not {timeout_s:g}"
-        )
+        with fault_of("timeout_s"):
+            raise InputError(
+                f"the time limit must lie above 0 and up to {LONGEST_ENCODE_S:.0f} s, "
+                f"not {timeout_s:g}"
+            )
 
 
 def check_metric(

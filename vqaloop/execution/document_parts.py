@@ -1,14 +1,20 @@
 """Parts that all result documents share: source, encoder, metric and cost."""
 
+from __future__ import annotations
+
 import os
 from dataclasses import asdict
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from vqaloop.core.files import file_sha256
+from vqaloop.core.version import __version__
 from vqaloop.encoding.spec import EncoderSpec
-from vqaloop.encoding.survey import ffmpeg_version
-from vqaloop.execution.workshop import Cost
+from vqaloop.encoding.survey import encoder_version, ffmpeg_version
 from vqaloop.records import Score, Source
+
+if TYPE_CHECKING:
+    from vqaloop.execution.session import Session
+    from vqaloop.execution.workshop import Cost
 
 
 def source_json(source: Source) -> dict[str, Any]:
@@ -37,6 +43,19 @@ def encoder_json(spec: EncoderSpec, version: str, ffmpeg: str, preset: str) -> d
         "ffmpeg_path": os.fsencode(ffmpeg).decode("utf-8", "replace"),
         "ffmpeg_version": ffmpeg_version(ffmpeg),
         "preset": preset,
+    }
+
+
+def head_json(schema: str, session: Session[Any], score: Score) -> dict[str, Any]:
+    """How the document of a job on one title begins: what was encoded and scored, and by what."""
+    version = encoder_version(session.spec, session.ffmpeg)
+    return {
+        "schema": schema,
+        "vqaloop": __version__,
+        "source": source_json(session.source),
+        "codec": session.options.codec,
+        "encoder": encoder_json(session.spec, version, session.ffmpeg, session.preset),
+        "metric": metric_json(score),
     }
 
 

@@ -7,38 +7,33 @@ encoded, scored and guarded for each → a folder with the files, ladder.json, l
 import contextlib
 import hashlib
 import json
+import math
 import os
-import time
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from vqaloop.core.ffmpeg import ffmpeg_path
+from optuna.storages import BaseStorage
+
 from vqaloop.core.files import file_sha256
 from vqaloop.core.folders import is_study_file
 from vqaloop.core.text import quoted
-from vqaloop.core.version import __version__
-from vqaloop.encoding import checks
-from vqaloop.encoding.spec import EncoderSpec
 from vqaloop.encoding.survey import encoder_version
 from vqaloop.errors import InputError, TargetUnreachable
-from vqaloop.execution.cache import Cache
-from vqaloop.execution.checks import check_folder, check_metric, check_run
-from vqaloop.execution.document_parts import cost_json, encoder_json, metric_json, source_json
+from vqaloop.execution.checks import check_folder
 from vqaloop.execution.executor import Executor
-from vqaloop.execution.stage_progress import counted_cut, described, told_if_slow
-from vqaloop.execution.workshop import Workshop
-from vqaloop.ladder.document import doubts, hull_json, rules_json
-from vqaloop.ladder.pictures import take_pictures, worst_json
-from vqaloop.ladder.reproduce import asked_json
-from vqaloop.ladder.rules import Budget, checked_budget, make_rules, required_sizes
+from vqaloop.execution.session import Session, open_session
+from vqaloop.execution.stage_progress import counted_cut, described
+from vqaloop.execution.tools import Tools, chosen_tools
+from vqaloop.ladder.document import LadderRun, find_doubts, ladder_json
+from vqaloop.ladder.options import LadderOptions
+from vqaloop.ladder.pictures import take_pictures
+from vqaloop.ladder.rules import Budget, check_codecs, make_rules, required_sizes
 from vqaloop.ladder.steps import Loop
-from vqaloop.ladder.store import SCHEMA, write_reports
+from vqaloop.ladder.store import write_reports
 from vqaloop.media.excerpt import excerpt
-from vqaloop.media.excerpt_windows import choose_windows
-from vqaloop.media.probe import probe_source
-from vqaloop.quality.metric import DEFAULT_METRIC, Metric, kindred, open_metric
+from vqaloop.quality.metric import DEFAULT_METRIC, kindred
 from vqaloop.records import Event, Ladder, Source, Watcher
 from vqaloop.search.prior_store import (
     PriorUse,
@@ -48,6 +43,7 @@ from vqaloop.search.prior_store import (
     prior_use,
     remember,
 )
+from vqaloop.search.rungs import Rules
 from vqaloop.search.shared_study import (
     DELIVERING,
     SharedStudy,
@@ -57,16 +53,9 @@ from vqaloop.search.shared_study import (
 )
 from vqaloop.search.space import Space
 from vqaloop.search.surrogates import CurveFits, Surrogate, TitlePrior
-from vqaloop.tuning.tune import best_params, check_trials
 
 DIRECTIONS: tuple[Literal["minimize", "maximize"], ...] = ("minimize", "maximize")
 """Of a study's values: bitrate and score."""
-GUARD_GAP = 10.0
-"""Points between a student's score and the VMAF of a delivered file beyond which the student is
-not to be believed: more than two times its held-out error."""
-TOLERANCE_STEPS = 1.5
-"""Steps (of the metric's own) by which a rung may miss its prediction before the ladder is not to
-be trusted; on VMAF's scale 6 points, about one just noticeable difference."""
 
 
 def build_ladder(
@@ -107,155 +96,92 @@ def build_ladder(
 ) -> Ladder:
     """The per-title ladder of a video, its files and reports written to `out`.
 
-    `min_step` is the least difference in score between neighbouring rungs (by default the metric's
-    own), `min_ratio` the least ratio of their bitrates, bitrates are in kb/s, `min_score` and
-    `max_score` the floor of the ladder and where its top rung may stop, `require` sizes that must
-    have a rung, `rungs` a number or None for as many as pay. `budget_s` bounds the wall time of
-    the search, `timeout_s` one encode. `out` is a folder (by default NAME.CODEC.ladder here).
-    `workers` is how many encodes are made at once on this machine, or an Executor that makes them
-    elsewhere. With `score_precision` a student looks at no more of an encode than tells its score
-    to ± that. `storage` names an Optuna storage that several processes may share (by default a
-    file in `out`; without the cache, none). `prior` is what the search begins with: "shipped" is
-    what came with the package, so that the same call gives the same ladder later; "own" adds what
-    this machine's other titles taught; "none" begins with nothing and keeps nothing. (True and
-    False are taken for "own" and "none".) With `tune_trials` the encoder's own parameters are
-    tuned on the title first, by as many trials (see `tune_encoder`). `video_size`, `pix_fmt` and
-    `framerate` describe raw video.
+    The arguments that decide what the ladder is are recorded in ladder.json as `asked`.
 
-    Raises InputError for anything refused before work starts, TargetUnreachable when too few rungs
-    could be made. What was encoded until then, or until an interruption, stays in the cache, so
-    the same call goes on from there.
+    Args:
+        input: The video.
+        codec: h264, hevc, vp9, av1 or avs2.
+        encoder: By name; None: the codec's default one.
+        resolutions: Width and height in pixels to try; None: parts of the source's size.
+        metric: By name, see `vqaloop.Scorer`.
+        rungs: How many; None: as many as pay.
+        min_step: Least difference in score between neighbouring rungs; None: the metric's own.
+        min_ratio: Least ratio of their bitrates, above 1 and up to 8.
+        min_bitrate: Of a rung, in kb/s.
+        max_bitrate: Of a rung, in kb/s.
+        min_score: Floor of the ladder; None: the metric's own.
+        max_score: Score at which the top rung may stop; None: the metric's own.
+        require: Sizes that must have a rung each.
+        budget_s: Wall seconds of the search; None: no limit.
+        preset: Of the encoder; None: its default one.
+        bit_depth: 8 or 10; None: the source's.
+        out: Folder; None: NAME.CODEC.ladder here.
+        device: Of the learned metric: auto, cpu or cuda.
+        workers: How many encodes are made at once on this machine, or an Executor that makes them
+            elsewhere.
+        seed: Of the search and the metric.
+        cache: Whether encodes and scores are kept for the next call.
+        storage: URL of an Optuna storage that several processes may share; None: a file in `out`,
+            and without the cache none.
+        prior: What the search begins with: "shipped" is what came with the package, so that the
+            same call gives the same ladder later; "own" adds what this machine's other titles
+            taught; "none" begins with nothing and keeps nothing. True and False stand for "own"
+            and "none".
+        tune_trials: Trials by which the encoder's own parameters are tuned on the title first
+            (see `tune_encoder`); None: they are not.
+        timeout_s: Seconds of one encode.
+        ffmpeg: The program; None: the bundled one.
+        weights: Of the learned metric; None: those that come with vqaloop.
+        score_precision: Half-width of a score's interval at which scoring stops, in points.
+        video_size: WxH, of raw video.
+        pix_fmt: ffmpeg's name, of raw video.
+        framerate: Of raw video; of another input the constant rate it is brought to.
+        allow_hdr: Take PQ and HLG, though SDR metrics do not hold for them.
+        progress: Called with every event.
+
+    Returns:
+        The ladder as it lies in `out`.
+
+    Raises:
+        InputError: Something is refused before work starts.
+        TargetUnreachable: Fewer than two rungs could be made. What was encoded until then, or
+            until an interruption, stays in the cache, and the same call goes on from there.
     """
-    given = dict(locals())
-    started = time.monotonic()
-    binary = ffmpeg_path(ffmpeg)
-    check_run(workers, seed, device, timeout_s)
-    use = prior_use(prior)
-    spec = checks.choose_encoder(codec, encoder, binary)
-    preset = checks.checked_preset(spec, preset)
-    meter = open_metric(
-        metric, ffmpeg=binary, device=device, seed=seed, weights=weights, precision=score_precision
+    options = LadderOptions(
+        codec=codec,
+        encoder=encoder,
+        resolutions=resolutions,
+        metric=metric,
+        rungs=rungs,
+        min_step=min_step,
+        min_ratio=min_ratio,
+        min_bitrate=min_bitrate,
+        max_bitrate=max_bitrate,
+        min_score=min_score,
+        max_score=max_score,
+        require=require,
+        budget_s=budget_s,
+        preset=preset,
+        bit_depth=bit_depth,
+        out=out,
+        device=device,
+        workers=workers,
+        seed=seed,
+        cache=cache,
+        storage=storage,
+        prior=prior,
+        tune_trials=tune_trials,
+        timeout_s=timeout_s,
+        ffmpeg=ffmpeg,
+        weights=weights,
+        score_precision=score_precision,
+        video_size=video_size,
+        pix_fmt=pix_fmt,
+        framerate=framerate,
+        allow_hdr=allow_hdr,
+        progress=progress,
     )
-    rules = make_rules(
-        meter, rungs, min_step, min_ratio, min_bitrate, max_bitrate, min_score, max_score
-    )
-    if tune_trials is not None:
-        check_trials(tune_trials)
-    if tune_trials is not None and budget_s is not None:
-        raise InputError(
-            "--budget bounds the search alone and does not go with --tune-params; tune first with "
-            "`vqaloop tune`, or leave out one of the two"
-        )
-    budget = Budget(checked_budget(budget_s), started)
-    folder = Path(out) if out is not None else Path(f"{Path(input).stem}.{codec}.ladder")
-    check_folder(folder, Path(input))
-    with told_if_slow(progress, Event("probe", f"looking at {quoted(input)}")):
-        source = probe_source(
-            Path(input),
-            video_size=video_size,
-            pix_fmt=pix_fmt,
-            framerate=framerate,
-            allow_hdr=allow_hdr,
-            ffmpeg=binary,
-        )
-    sizes = checks.choose_sizes(source, spec, resolutions)
-    space = Space(sizes, spec.knob, source.canvas, float(source.fps))
-    rules = replace(rules, required=required_sizes(require, sizes))
-    depth = checks.checked_depth(source, spec, bit_depth)
-    check_metric(meter, weights)
-    # a storage that was named is refused as all else is, before anything is said
-    named = open_storage(storage) if storage is not None else None
-    progress(Event("probe", described(source)))
-    where = storage or (default_storage(folder) if cache else None)
-    with (
-        _undone_on_failure(folder) as placed,
-        Cache(enabled=cache) as store,
-        Workshop(spec, meter, store, ffmpeg=binary, workers=workers, timeout_s=timeout_s) as shop,
-        kept_in(where),
-    ):
-        if where and not storage:
-            folder.mkdir(parents=True, exist_ok=True)
-        studies = named or open_storage(where)
-        loop = Loop(shop, space, rules, preset, depth, progress, budget)
-        with told_if_slow(progress, Event("excerpt", "looking for windows that stand for it")):
-            windows = choose_windows(source, ffmpeg=binary, seed=seed)
-        title, whole = source, windows == ((0, source.frames),)
-        if not whole:
-            with counted_cut(progress, windows):
-                title = excerpt(source, windows, shop.scratch / "excerpt.mkv", ffmpeg=binary)
-
-        tuning: dict[str, Any] = {}
-        if tune_trials is not None:
-            loop.params = best_params(
-                shop,
-                title,
-                size=sizes[len(sizes) // 2],
-                preset=preset,
-                bit_depth=depth,
-                trials=tune_trials,
-                storage=where,
-                seed=seed,
-                progress=progress,
-                learnt=tuning.update,
-            )
-            told = " ".join(f"{name}={value}" for name, value in loop.params)
-            progress(Event("tune", f"encoder parameters: {told or 'the defaults'}"))
-
-        def study_of(part: Source) -> SharedStudy:
-            name = _study_name(source, part, loop, binary)
-            return SharedStudy(studies, name, DIRECTIONS, space.distributions())
-
-        with study_of(title) as study:
-            belief = _belief(study, spec, preset, meter, space, source, use)
-            found = loop.search(title, whole, study, belief)
-        with study_of(source) as study:
-            checked = loop.verify(source, found, whole, study, belief)
-        # other weights and tuned parameters are not what the next title will be made with
-        if use != "none" and cache and weights is None and not loop.params:
-            kind = spec.name, preset, meter.name
-            remember(*kind, source.sha256, space, found.points, meter.top)
-        # the rung files come before ladder.json: who finds them alone shall know whose they are
-        mark = folder / DELIVERING
-        folder.mkdir(parents=True, exist_ok=True)
-        mark.touch()
-        placed.append(mark)
-        rungs_made = loop.deliver(source, folder, checked, placed)
-        tolerance = TOLERANCE_STEPS * meter.step
-        # a search on the whole title has measured these very files and planned with the figures
-        missed = [
-            r for r in rungs_made if not whole and abs(r.score - r.score_predicted) > tolerance
-        ]
-        # only a score on VMAF's own scale can be held against VMAF
-        on_scale = meter.mode == "anchored" and meter.top == 100
-        astray = [r for r in rungs_made if on_scale and abs(r.score - r.guard["vmaf"]) > GUARD_GAP]
-        document = {
-            "schema": SCHEMA,
-            "vqaloop": __version__,
-            "source": source_json(source),
-            "codec": codec,
-            "encoder": encoder_json(spec, encoder_version(spec, binary), binary, preset),
-            "metric": metric_json(checked[0].score),
-            "hull": hull_json(found.points, belief.dense(found.points)),
-            "trials": [trial.to_json() for trial in loop.trials],
-            "cost": cost_json(shop.cost, time.monotonic() - started),
-            "rules": rules_json(rules),
-            "windows": [list(window) for window in windows],
-            "estimate": loop.estimate,
-            "tuning": tuning or None,
-            "worst": worst_json(source, [item.score for item in checked]),
-            "asked": asked_json(build_ladder, given),
-            "warnings": [
-                *(*source.notes, *shop.remarks, *loop.warnings),
-                *doubts(rungs_made, missed, astray),
-            ],
-        }
-        ladder = Ladder(folder, tuple(rungs_made), document, trusted=not missed and not astray)
-        progress(Event("write", f"pictures of {quoted(folder)}", 0, 2))
-        pictures = take_pictures(ladder, source, ffmpeg=binary)
-        progress(Event("write", f"reports of {quoted(folder)}", 1, 2))
-        write_reports(ladder, pictures)
-        mark.unlink(missing_ok=True)
-        return ladder
+    return _build(checked_request(input, options))
 
 
 def build_ladders(
@@ -265,26 +191,157 @@ def build_ladders(
     out: str | os.PathLike[str] | None = None,
     **options: Any,
 ) -> dict[str, Ladder]:
-    """A ladder for each codec, in folders CODEC of `out` (by default NAME.ladders here).
+    """A ladder for each codec, in folders CODEC of `out`.
 
-    `options` are those of `build_ladder`; `encoder` goes with one codec only. Raises as it does,
-    and InputError before any work for a codec that is unknown or named twice.
+    Args:
+        input: The video.
+        codecs: One ladder each.
+        out: Folder; None: NAME.ladders here.
+        options: Those of `build_ladder`; `encoder` goes with one codec only.
+
+    Returns:
+        The ladders by codec.
+
+    Raises:
+        InputError: As of `build_ladder`, for any of the codecs before work on the first starts.
+        TargetUnreachable: As of `build_ladder`.
     """
-    if len(set(codecs)) < len(codecs):
-        raise InputError(f"--codec {','.join(codecs)} names one twice")
-    if options.get("encoder") and len(codecs) > 1:
-        raise InputError("--encoder goes with one codec; leave it out, or name one codec")
-    binary = ffmpeg_path(options.get("ffmpeg"))
+    check_codecs(codecs, options.get("encoder"))
     folder = Path(out) if out is not None else Path(f"{Path(input).stem}.ladders")
-    for codec in codecs:
-        spec = checks.choose_encoder(codec, options.get("encoder"), binary)
-        checks.checked_preset(spec, options.get("preset"))
-        if options.get("bit_depth") not in (None, *spec.bit_depths):
-            raise InputError(f"{spec.name} has no {options['bit_depth']} bit")
-        check_folder(folder / codec, Path(input))
-    return {
-        codec: build_ladder(input, codec=codec, out=folder / codec, **options) for codec in codecs
-    }
+    requests = [
+        checked_request(input, LadderOptions(codec=codec, out=folder / codec, **options))
+        for codec in codecs
+    ]
+    return {request.options.codec: _build(request) for request in requests}
+
+
+@dataclass(frozen=True)
+class LadderRequest:
+    """A ladder that is asked for, checked as far as that goes without looking at its input."""
+
+    input: Path
+    options: LadderOptions
+    tools: Tools
+    rules: Rules
+    prior: PriorUse
+    folder: Path
+
+
+def checked_request(input: str | os.PathLike[str], options: LadderOptions) -> LadderRequest:
+    """Raises InputError."""
+    prior = prior_use(options.prior)
+    tools = chosen_tools(options)
+    rules = make_rules(tools.metric, options)
+    folder = Path(options.out or f"{Path(input).stem}.{options.codec}.ladder")
+    check_folder(folder, Path(input))
+    return LadderRequest(Path(input), options, tools, rules, prior, folder)
+
+
+def _build(request: LadderRequest) -> Ladder:
+    options, folder = request.options, request.folder
+    with (
+        _undone_on_failure(folder) as placed,
+        open_session(request.input, options, request.tools) as session,
+    ):
+        rules = replace(request.rules, required=required_sizes(options.require, session.sizes))
+        where = options.storage or (default_storage(folder) if options.cache else None)
+        with kept_in(where):
+            # a storage that was named is refused as all else is, before anything is reported
+            named = open_storage(where) if options.storage else None
+            options.progress(Event("probe", described(session.source)))
+            if where and not named:
+                folder.mkdir(parents=True, exist_ok=True)
+            studies = named or open_storage(where)
+            run = _searched(session, rules, request.prior, studies, where)
+            _remember(run, request.prior)
+            return _delivered(run, folder, placed)
+
+
+def _searched(
+    session: Session[LadderOptions],
+    rules: Rules,
+    prior: PriorUse,
+    studies: BaseStorage,
+    where: str | None,
+) -> LadderRun:
+    """The rungs found on the title or its excerpt, and verified over the whole."""
+    options, source = session.options, session.source
+    space = Space(session.sizes, session.spec.knob, source.canvas, float(source.fps))
+    budget = Budget(math.inf if options.budget_s is None else options.budget_s, session.started)
+    loop = Loop(
+        session.shop, space, rules, session.preset, session.depth, options.progress, budget
+    )
+    title, windows = _excerpt(session)
+    whole = title is source
+    tuning = _tune(session, loop, title, where)
+
+    def study_of(part: Source) -> SharedStudy:
+        name = _study_name(source, part, loop, session.ffmpeg)
+        return SharedStudy(studies, name, DIRECTIONS, space.distributions())
+
+    with study_of(title) as study:
+        surrogate = _surrogate(study, session, space, prior)
+        found = loop.search(title, whole, study, surrogate)
+    with study_of(source) as study:
+        checked = loop.verify(source, found, whole, study, surrogate)
+    return LadderRun(session, loop, windows, whole, tuning, found, surrogate, checked)
+
+
+def _excerpt(session: Session[LadderOptions]) -> tuple[Source, tuple[tuple[int, int], ...]]:
+    """What is searched, the source itself where it is short, and its windows of the source."""
+    source, windows = session.source, session.windows()
+    if windows == ((0, source.frames),):
+        return source, windows
+    with counted_cut(session.options.progress, windows):
+        place = session.shop.scratch / "excerpt.mkv"
+        return excerpt(source, windows, place, ffmpeg=session.ffmpeg), windows
+
+
+def _tune(
+    session: Session[LadderOptions], loop: Loop, title: Source, where: str | None
+) -> dict[str, Any]:
+    """Tune the encoder's parameters if that was asked for, and have the loop use them."""
+    options = session.options
+    if options.tune_trials is None:
+        return {}
+    # most ladders are made without, and it is much to load
+    from vqaloop.tuning.tune import best_params
+
+    loop.params, tuning = best_params(session, title, options.tune_trials, where)
+    chosen = " ".join(f"{name}={value}" for name, value in loop.params)
+    options.progress(Event("tune", f"encoder parameters: {chosen or 'the defaults'}"))
+    return tuning
+
+
+def _remember(run: LadderRun, prior: PriorUse) -> None:
+    """Have the next titles learn from this one."""
+    session, loop, options = run.session, run.loop, run.session.options
+    # other weights and tuned parameters are not what the next title will be made with
+    if prior != "none" and options.cache and options.weights is None and not loop.params:
+        metric = session.metric
+        kind = session.spec.name, session.preset, metric.name
+        remember(*kind, session.source.sha256, loop.space, run.found.points, metric.top)
+
+
+def _delivered(run: LadderRun, folder: Path, placed: list[Path]) -> Ladder:
+    """The rung files, document and reports, put into the folder; all that is put there is added
+    to `placed`."""
+    session, progress = run.session, run.session.options.progress
+    # the rung files come before ladder.json: who finds them alone shall know whose they are
+    mark = folder / DELIVERING
+    folder.mkdir(parents=True, exist_ok=True)
+    mark.touch()
+    placed.append(mark)
+    rungs = run.loop.deliver(session.source, folder, run.checked, placed)
+    doubts = find_doubts(rungs, session.metric, run.whole)
+    document = ladder_json(run, doubts.lines(rungs))
+    ladder = Ladder(folder, tuple(rungs), document, trusted=doubts.trusted)
+    progress(Event("write", f"pictures of {quoted(folder)}", 0, 2))
+    pictures = take_pictures(ladder, session.source, ffmpeg=session.ffmpeg)
+    progress(Event("write", f"reports of {quoted(folder)}", 1, 2))
+    write_reports(ladder, pictures)
+    mark.unlink(missing_ok=True)
+    return ladder
 
 
 def _study_name(source: Source, part: Source, loop: Loop, binary: str) -> str:
@@ -302,27 +359,23 @@ def _study_name(source: Source, part: Source, loop: Loop, binary: str) -> str:
     return f"{stem} {spec.name} {meter.name} {digest}"
 
 
-def _belief(
-    study: SharedStudy,
-    spec: EncoderSpec,
-    preset: str,
-    meter: Metric,
-    space: Space,
-    source: Source,
-    use: PriorUse,
+def _surrogate(
+    study: SharedStudy, session: Session[LadderOptions], space: Space, use: PriorUse
 ) -> Surrogate:
-    """What is known before the first encode; a study goes on with what it began with."""
+    """What predicts the first encodes; a study goes on with what it began with."""
+    metric = session.metric
 
     def known() -> dict[str, Any] | None:
-        found = chosen_prior(use, spec.name, preset, kindred(meter), source.sha256)
+        sha256 = session.source.sha256
+        found = chosen_prior(use, session.spec.name, session.preset, kindred(metric), sha256)
         return prior_json(found) if found else None
 
     # each under its own name, so that one command does not go on with what another began with
     name = "prior" if use == "shipped" else f"prior {use}"
     begun = study.begun(name, known) if use != "none" else None
     if begun is None:
-        return CurveFits(space, meter.top)
-    return TitlePrior(space, prior_of(begun), meter.top)
+        return CurveFits(space, metric.top)
+    return TitlePrior(space, prior_of(begun), metric.top)
 
 
 @contextlib.contextmanager

@@ -1,33 +1,113 @@
-"""Parts of the document `vqaloop.ladder/1`, and what is to be said of a ladder in words."""
+"""The document `vqaloop.ladder/1`: hull, rules, warnings, and whether to trust the scores."""
 
+from __future__ import annotations
+
+import time
 from collections.abc import Sequence
-from dataclasses import asdict
-from typing import Any
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
 
+from vqaloop.execution.document_parts import cost_json, head_json
+from vqaloop.ladder.pictures import worst_json
+from vqaloop.ladder.store import SCHEMA
+from vqaloop.quality.metric import Metric
 from vqaloop.records import RDPoint, Rung, rounded
 from vqaloop.search.hull import convex_hull, rising_front
 from vqaloop.search.rungs import Rules
-from vqaloop.search.surrogates import Predictions
+from vqaloop.search.surrogates import Predictions, Surrogate
+
+if TYPE_CHECKING:
+    from vqaloop.execution.session import Session
+    from vqaloop.ladder.options import LadderOptions
+    from vqaloop.ladder.steps import Checked, Loop, SearchResult
+
+GUARD_GAP = 10.0
+"""Points between a student's score and the VMAF of a delivered file beyond which the student is
+not to be trusted: more than two times its held-out error."""
+TOLERANCE_STEPS = 1.5
+"""Steps (of the metric's own) by which a rung may miss its prediction before the ladder is not to
+be trusted; on VMAF's scale 6 points, about one just noticeable difference."""
 
 
-def doubts(rungs: Sequence[Rung], missed: Sequence[Rung], astray: Sequence[Rung]) -> list[str]:
-    """Where prediction, score and guard do not agree, in words."""
-    doubts = [
-        f"{rung.file}: score {rung.score:.1f}, predicted {rung.score_predicted:.1f}"
-        for rung in missed
-    ]
-    doubts += [
-        f"{rung.file}: score {rung.score:.1f}, but VMAF {rung.guard['vmaf']:.1f}; the student "
-        "does not know such material, use --metric vmaf"
-        for rung in astray
-    ]
-    for low, high in zip(rungs, rungs[1:], strict=False):
-        if low.guard["vmaf"] >= high.guard["vmaf"]:
-            doubts.append(
-                f"VMAF does not rise from {low.file} ({low.guard['vmaf']:.1f}) to "
-                f"{high.file} ({high.guard['vmaf']:.1f}), though the score does"
-            )
-    return doubts
+@dataclass(frozen=True)
+class LadderRun:
+    """All that the document of a ladder is made from."""
+
+    session: Session[LadderOptions]
+    loop: Loop
+    windows: Sequence[tuple[int, int]]
+    """Start and length in frames of what was searched."""
+    whole: bool
+    """Whether that is the title itself."""
+    tuning: dict[str, Any]
+    found: SearchResult
+    surrogate: Surrogate
+    checked: Sequence[Checked]
+
+
+@dataclass(frozen=True)
+class Doubts:
+    """Rungs of which prediction, score and guard do not agree."""
+
+    missed: tuple[Rung, ...]
+    """Scored other than predicted from the excerpt."""
+    astray: tuple[Rung, ...]
+    """Scored other than VMAF, on whose scale the metric is."""
+
+    @property
+    def trusted(self) -> bool:
+        return not self.missed and not self.astray
+
+    def lines(self, rungs: Sequence[Rung]) -> list[str]:
+        """The warnings, with those of a guard that falls while the score rises."""
+        found = [
+            f"{rung.file}: score {rung.score:.1f}, predicted {rung.score_predicted:.1f}"
+            for rung in self.missed
+        ]
+        found += [
+            f"{rung.file}: score {rung.score:.1f}, but VMAF {rung.guard['vmaf']:.1f}; the student "
+            "does not know such material, use --metric vmaf"
+            for rung in self.astray
+        ]
+        for low, high in zip(rungs, rungs[1:], strict=False):
+            if low.guard["vmaf"] >= high.guard["vmaf"]:
+                found.append(
+                    f"VMAF does not rise from {low.file} ({low.guard['vmaf']:.1f}) to "
+                    f"{high.file} ({high.guard['vmaf']:.1f}), though the score does"
+                )
+        return found
+
+
+def find_doubts(rungs: Sequence[Rung], metric: Metric, whole: bool) -> Doubts:
+    """`whole`: the search measured the very files, and planned with their scores."""
+    tolerance = TOLERANCE_STEPS * metric.step
+    missed = [r for r in rungs if not whole and abs(r.score - r.score_predicted) > tolerance]
+    # only a score on VMAF's own scale can be held against VMAF
+    on_scale = metric.mode == "anchored" and metric.top == 100
+    astray = [r for r in rungs if on_scale and abs(r.score - r.guard["vmaf"]) > GUARD_GAP]
+    return Doubts(tuple(missed), tuple(astray))
+
+
+def ladder_json(run: LadderRun, warnings: Sequence[str]) -> dict[str, Any]:
+    """ladder.json but for its rungs; `warnings` are those of its scores."""
+    session, loop, found = run.session, run.loop, run.found
+    scores = [item.score for item in run.checked]
+    return {
+        **head_json(SCHEMA, session, scores[0]),
+        "hull": hull_json(found.points, run.surrogate.dense(found.points)),
+        "trials": [trial.to_json() for trial in loop.trials],
+        "cost": cost_json(session.shop.cost, time.monotonic() - session.started),
+        "rules": rules_json(loop.rules),
+        "windows": [list(window) for window in run.windows],
+        "estimate": loop.estimate,
+        "tuning": run.tuning or None,
+        "worst": worst_json(session.source, scores),
+        "asked": session.options.asked(),
+        "warnings": [
+            *(*session.source.notes, *session.shop.remarks, *loop.warnings),
+            *warnings,
+        ],
+    }
 
 
 def hull_json(points: Sequence[RDPoint], dense: Predictions) -> list[dict[str, Any]]:

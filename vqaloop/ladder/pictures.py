@@ -162,7 +162,7 @@ def take_pictures(ladder: Ladder, source: Source, *, ffmpeg: str) -> Pictures:
     )
 
 
-def find_pictures(ladder: Ladder) -> Pictures:
+def find_pictures(ladder: Ladder, ffmpeg: str | None = None) -> Pictures:
     """Pictures for a report that is made again: those of the page that lies there, else new ones.
 
     New ones need the source where ladder.json says it was, and unchanged.
@@ -178,7 +178,7 @@ def find_pictures(ladder: Ladder) -> Pictures:
     try:
         if not _is_source(path, about):
             return Pictures(trouble=f"the source {quoted(path)} is not the file it was")
-        ffmpeg = ffmpeg_path()
+        ffmpeg = ffmpeg_path(ffmpeg)
         raw = about.get("input_options") or {}
         source = probe_source(
             path,

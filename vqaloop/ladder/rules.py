@@ -8,7 +8,9 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from vqaloop.core import process
+from vqaloop.core.option_fields import fault_of
 from vqaloop.errors import CalledOff, InputError
+from vqaloop.ladder.options import LadderOptions
 from vqaloop.quality.metric import Metric
 from vqaloop.search.rungs import LEAST_RUNGS, Rules
 
@@ -77,45 +79,43 @@ class Budget:
         self._spent_on += pixels
 
 
-def make_rules(
-    meter: Metric,
-    rungs: int | None,
-    min_step: float | None,
-    min_ratio: float,
-    min_bitrate: float,
-    max_bitrate: float,
-    min_score: float | None = None,
-    max_score: float | None = None,
-) -> Rules:
+def make_rules(meter: Metric, asked: LadderOptions) -> Rules:
     """The rules asked for, the metric's own where nothing was said. Raises InputError."""
-    if rungs is not None and rungs < LEAST_RUNGS:
-        raise InputError(f"a ladder has at least {LEAST_RUNGS} rungs, not {rungs}")
-    step = meter.step if min_step is None else min_step
+    if asked.rungs is not None and asked.rungs < LEAST_RUNGS:
+        with fault_of("rungs"):
+            raise InputError(f"a ladder has at least {LEAST_RUNGS} rungs, not {asked.rungs}")
+    step = meter.step if asked.min_step is None else asked.min_step
     if not 0 < step < meter.top:
-        raise InputError(f"the least step must lie between 0 and {meter.top:g}, not {step:g}")
-    if not 1 < min_ratio <= 8:
-        raise InputError(f"the least ratio must lie above 1 and up to 8, not {min_ratio:g}")
-    if not 0 <= min_bitrate < max_bitrate:
-        raise InputError(
-            f"the bitrates are no range: {min_bitrate:g} to {max_bitrate:g} kb/s; "
-            "--min-bitrate must be less than --max-bitrate"
-        )
-    floor = meter.floor if min_score is None else min_score
-    ceiling = meter.ceiling if max_score is None else max_score
+        with fault_of("metric", "min_step"):
+            raise InputError(f"the least step must lie between 0 and {meter.top:g}, not {step:g}")
+    if not 1 < asked.min_ratio <= 8:
+        with fault_of("min_ratio"):
+            raise InputError(
+                f"the least ratio must lie above 1 and up to 8, not {asked.min_ratio:g}"
+            )
+    if not 0 <= asked.min_bitrate < asked.max_bitrate:
+        with fault_of("min_bitrate", "max_bitrate"):
+            raise InputError(
+                f"the bitrates are no range: {asked.min_bitrate:g} to {asked.max_bitrate:g} kb/s; "
+                "--min-bitrate must be less than --max-bitrate"
+            )
+    floor = meter.floor if asked.min_score is None else asked.min_score
+    ceiling = meter.ceiling if asked.max_score is None else asked.max_score
     if not 0 <= floor < ceiling <= meter.top:
-        raise InputError(
-            f"--min-score must lie within 0 and {meter.top:g} and below --max-score; they are "
-            f"{floor:g} and {ceiling:g} (for {meter.name} by default {meter.floor:g} and "
-            f"{meter.ceiling:g})"
-        )
+        with fault_of("metric", "min_score", "max_score"):
+            raise InputError(
+                f"--min-score must lie within 0 and {meter.top:g} and below --max-score; they are "
+                f"{floor:g} and {ceiling:g} (for {meter.name} by default {meter.floor:g} and "
+                f"{meter.ceiling:g})"
+            )
     return Rules(
         min_step=step,
-        min_ratio=min_ratio,
+        min_ratio=asked.min_ratio,
         floor=floor,
         ceiling=ceiling,
-        min_kbps=min_bitrate,
-        max_kbps=max_bitrate,
-        count=rungs,
+        min_kbps=asked.min_bitrate,
+        max_kbps=asked.max_bitrate,
+        count=asked.rungs,
     )
 
 
@@ -133,9 +133,11 @@ def required_sizes(
     return tuple(dict.fromkeys(asked))
 
 
-def checked_budget(seconds: float | None) -> float:
-    if seconds is None:
-        return math.inf
-    if not 0 < seconds < math.inf:
-        raise InputError(f"the budget must be a time above 0, not {seconds:g} s")
-    return seconds
+def check_codecs(codecs: Sequence[str], encoder: str | None) -> None:
+    """Raises InputError where codecs repeat, or an encoder is named for several."""
+    with fault_of("codec"):
+        if len(set(codecs)) < len(codecs):
+            raise InputError(f"--codec {','.join(codecs)} names one twice")
+    with fault_of("codec", "encoder"):
+        if encoder and len(codecs) > 1:
+            raise InputError("--encoder goes with one codec; leave it out, or name one codec")

@@ -12,29 +12,24 @@ from pathlib import Path
 from typing import Any
 
 from vqaloop.bitstream.packets import peak_kbps, stream_packets
-from vqaloop.core.ffmpeg import ffmpeg_path
 from vqaloop.core.files import scratch
 from vqaloop.core.folders import check_writable
 from vqaloop.core.text import counted, quoted
-from vqaloop.core.version import __version__
-from vqaloop.encoding import checks
 from vqaloop.encoding.options import CAP, ZONES, gop_frames
 from vqaloop.encoding.spec import EncoderSpec
-from vqaloop.encoding.survey import encoder_version
 from vqaloop.errors import InputError, TargetUnreachable
-from vqaloop.execution.cache import Cache
-from vqaloop.execution.checks import check_metric, check_run
-from vqaloop.execution.document_parts import cost_json, encoder_json, metric_json, source_json
+from vqaloop.execution.document_parts import cost_json, head_json
 from vqaloop.execution.executor import Executor
-from vqaloop.execution.stage_progress import counted_of, described, told_if_slow
-from vqaloop.execution.workshop import Workshop
-from vqaloop.media.probe import probe_source
+from vqaloop.execution.session import Session, open_session
+from vqaloop.execution.stage_progress import counted_of, described
+from vqaloop.execution.tools import chosen_tools
 from vqaloop.media.scene_cuts import Scene, SceneExcerpts, even_gop, find_scenes
-from vqaloop.quality.metric import DEFAULT_METRIC, Metric, kindred, open_metric
+from vqaloop.quality.metric import DEFAULT_METRIC, Metric, kindred
 from vqaloop.quality.sampling_precision import unreached
 from vqaloop.ratecontrol.concat import Joined, join, output_muxer
 from vqaloop.ratecontrol.controller import RateController
-from vqaloop.ratecontrol.scene_goals import CAP_USED, Allocation
+from vqaloop.ratecontrol.options import EncodeOptions
+from vqaloop.ratecontrol.scene_goals import CAP_USED
 from vqaloop.records import Event, Rendition, Score, Source, Trial, Watcher, rounded
 from vqaloop.search.prior_store import PriorUse, prior_use
 
@@ -98,137 +93,223 @@ def encode_to_target(
     allow_hdr: bool = False,
     progress: Watcher = lambda event: None,
 ) -> Encoded:
-    """Encode `input` to `output` such that it scores `target_score`, or best at `bitrate` kb/s.
+    """Encode a title such that it scores `target_score`, or best at `bitrate` kb/s.
 
-    The title is split at its cuts. With the allocation "target" every scene is brought to the
-    score; with "equal-slope" (the only one for a bitrate, and its default) bits go where they buy
-    most, and the mean is the target. `max_bitrate` bounds each scene's mean rate in kb/s and, with
-    encoders that can, its buffer of a second; `max_encodes` bounds the encodes of scenes. With
-    `one_run` the knobs found become zones of one more run over the whole (x264, x265), instead of
-    the scenes' own files being joined. `prior` is what the search begins with, as of
-    `build_ladder`. `output` is an .mp4, .mkv or .webm (VP9 and AV1) with the
-    sound and all else of the input, .avs2 for AVS2; it appears when all is done, replacing what is
-    there.
+    The title is split at its cuts, and every scene is encoded by itself.
 
-    Raises InputError for what is refused before any work, TargetUnreachable when some scene has no
-    encode at all. A target that was missed is told by the result.
+    Args:
+        input: The video.
+        output: An .mp4, .mkv or .webm (VP9 and AV1) with the sound and all else of the input, or
+            an .avs2 for AVS2; it appears when all is done, replacing what is there.
+        codec: h264, hevc, vp9, av1 or avs2.
+        target_score: Of the whole title, by the metric; either this or `bitrate`.
+        bitrate: Of the whole title, in kb/s.
+        allocation: "target": every scene at the target; "equal-slope": bits go where they buy
+            most, and the mean is the target. None: "target", and for a bitrate "equal-slope".
+        max_bitrate: Cap of a scene's mean rate in kb/s and, with encoders that can, of its buffer
+            of a second.
+        max_encodes: Of scenes, in all.
+        one_run: Make the knobs found zones of one more run over the whole (x264, x265), instead of
+            joining the scenes' own files.
+        prior: What the search begins with, as of `build_ladder`.
+        encoder: By name; None: the codec's default one.
+        preset: Of the encoder; None: its default one.
+        bit_depth: 8 or 10; None: the source's.
+        metric: By name, see `vqaloop.Scorer`.
+        weights: Of the learned metric; None: those that come with vqaloop.
+        score_precision: Half-width of a score's interval at which scoring stops, in points.
+        device: Of the learned metric: auto, cpu or cuda.
+        workers: How many encodes are made at once, or an Executor that makes them elsewhere.
+        seed: Of the metric.
+        cache: Whether encodes and scores are kept for the next call.
+        timeout_s: Seconds of one encode.
+        ffmpeg: The program; None: the bundled one.
+        video_size: WxH, of raw video.
+        pix_fmt: ffmpeg's name, of raw video.
+        framerate: Of raw video; of another input the constant rate it is brought to.
+        allow_hdr: Take PQ and HLG, though SDR metrics do not hold for them.
+        progress: Called with every event.
+
+    Returns:
+        The encode; where the target was missed, `reached` is False.
+
+    Raises:
+        InputError: Something is refused before any work.
+        TargetUnreachable: Some scene has no encode at all.
     """
-    started = time.monotonic()
-    binary = ffmpeg_path(ffmpeg)
-    out = Path(output)
-    check_run(workers, seed, device, timeout_s)
-    use = prior_use(prior)
-    spec = checks.choose_encoder(codec, encoder, binary)
-    preset = checks.checked_preset(spec, preset)
-    meter = open_metric(
-        metric, ffmpeg=binary, device=device, seed=seed, weights=weights, precision=score_precision
-    )
-    how = _allocation(target_score, bitrate, allocation)
-    _check_place(Path(input), out, codec)
-    if one_run and not spec.zones:
-        raise InputError(f"{spec.name} takes no zones in one run; leave out --one-run")
-    with told_if_slow(progress, Event("probe", f"looking at {quoted(input)}")):
-        source = probe_source(
-            Path(input),
-            video_size=video_size,
-            pix_fmt=pix_fmt,
-            framerate=framerate,
-            allow_hdr=allow_hdr,
-            ffmpeg=binary,
-        )
-    checks.choose_sizes(source, spec, [source.canvas])
-    depth = checks.checked_depth(source, spec, bit_depth)
-    check_metric(meter, weights)
-    if target_score is not None and not 0 < target_score <= meter.top:
-        raise InputError(
-            f"the target score must lie between 0 and {meter.top:g}, not {target_score:g}"
-        )
-    progress(Event("probe", described(source)))
-    progress(Event("scenes", f"looking for the cuts of {quoted(input)}"))
-    scenes = find_scenes(source, ffmpeg=binary, gop_s=spec.gop_s)
-    progress(Event("scenes", counted(len(scenes), "scene"), len(scenes), len(scenes)))
-    width, height = source.canvas
-    far = tolerance_of(meter)
-    controller = RateController.for_title(
-        source,
-        scenes,
-        spec,
-        metrics=kindred(meter),
-        preset=preset,
-        prior=use,
-        target=target_score,
-        bitrate_kbps=bitrate,
-        allocation=how,
-        top=meter.top,
-        tolerance=far,
-        scene_tolerance=SCENE_FAR * meter.step,
+    options = EncodeOptions(
+        codec=codec,
+        target_score=target_score,
+        bitrate=bitrate,
+        allocation=allocation,
+        max_bitrate=max_bitrate,
         max_encodes=max_encodes,
-        max_kbps=max_bitrate,
+        one_run=one_run,
+        prior=prior,
+        encoder=encoder,
+        preset=preset,
+        bit_depth=bit_depth,
+        metric=metric,
+        weights=weights,
+        score_precision=score_precision,
+        device=device,
+        workers=workers,
+        seed=seed,
+        cache=cache,
+        timeout_s=timeout_s,
+        ffmpeg=ffmpeg,
+        video_size=video_size,
+        pix_fmt=pix_fmt,
+        framerate=framerate,
+        allow_hdr=allow_hdr,
+        progress=progress,
     )
-    capped = ((CAP, f"{max_bitrate:.0f}"),) if max_bitrate is not None and spec.cap else ()
-    plain = Rendition(width, height, spec.name, spec.knob.min, preset, depth, capped)
-    with (
-        Cache(enabled=cache) as store,
-        Workshop(spec, meter, store, ffmpeg=binary, workers=workers, timeout_s=timeout_s) as shop,
-    ):
+    return _encode(Path(input), Path(output), options)
+
+
+def _encode(input: Path, out: Path, options: EncodeOptions) -> Encoded:
+    prior = prior_use(options.prior)
+    tools = chosen_tools(options)
+    spec, top, target = tools.spec, tools.metric.top, options.target_score
+    _check_place(input, out, options.codec)
+    if options.one_run and not spec.zones:
+        raise InputError(f"{spec.name} takes no zones in one run; leave out --one-run")
+    if target is not None and not 0 < target <= top:
+        raise InputError(f"the target score must lie between 0 and {top:g}, not {target:g}")
+    with open_session(input, options, tools) as session:
+        scenes = _scenes(session)
+        controller = _controller(session, scenes, prior)
         trials: list[tuple[Scene, Trial]] = []
-        _drive(controller, trials, source, scenes, plain, shop, progress)
+        plain = _rendition(session)
+        _drive(controller, trials, session, scenes, plain)
         files = _files(controller, trials, scenes)
-        if one_run:
-            files = [_in_one_run(controller, plain, source, shop, progress)]
+        if options.one_run:
+            files = [_in_one_run(controller, plain, session)]
         # beside the output: it gets its name once it is known to be right
         with scratch(out.parent) as folder:
             whole = Path(folder) / out.name
-            joined, score = _joined(files, scenes, source, whole, out, shop, progress)
-            with counted_of(source, progress, "guard", f"guarding {quoted(out)}"):
-                guard = shop.guard(source, whole)
-            peak_kbps = _peak(joined, spec, source)
+            joined, score = _joined(session, files, scenes, whole, out)
+            with counted_of(session.source, options.progress, "guard", f"guarding {quoted(out)}"):
+                guard = session.shop.guard(session.source, whole)
+            peak = _peak(joined, spec, session.source)
             os.replace(whole, out)
-        cost = cost_json(shop.cost, time.monotonic() - started)
-    aim = controller.target_score
-    if bitrate is None:
-        missed = score.value - (target_score or 0.0)
-        # a title that scores more even at the worst knob has what was asked for, and is told
+        made = Made(session, controller, trials, out, joined, score, guard, peak)
+        return _answer(made, _outcome(made))
+
+
+def _scenes(session: Session[EncodeOptions]) -> Sequence[Scene]:
+    """The title split at its cuts."""
+    source, progress = session.source, session.options.progress
+    progress(Event("probe", described(source)))
+    progress(Event("scenes", f"looking for the cuts of {quoted(source.path)}"))
+    scenes = find_scenes(source, ffmpeg=session.ffmpeg, gop_s=session.spec.gop_s)
+    progress(Event("scenes", counted(len(scenes), "scene"), len(scenes), len(scenes)))
+    return scenes
+
+
+def _controller(
+    session: Session[EncodeOptions], scenes: Sequence[Scene], prior: PriorUse
+) -> RateController:
+    options, metric = session.options, session.metric
+    return RateController.for_title(
+        session.source,
+        scenes,
+        session.spec,
+        metrics=kindred(metric),
+        preset=session.preset,
+        prior=prior,
+        target=options.target_score,
+        bitrate_kbps=options.bitrate,
+        allocation=options.how,
+        top=metric.top,
+        tolerance=tolerance_of(metric),
+        scene_tolerance=SCENE_FAR * metric.step,
+        max_encodes=options.max_encodes,
+        max_kbps=options.max_bitrate,
+    )
+
+
+def _rendition(session: Session[EncodeOptions]) -> Rendition:
+    """What all encodes have in common."""
+    spec, most = session.spec, session.options.max_bitrate
+    capped = ((CAP, f"{most:.0f}"),) if most is not None and spec.cap else ()
+    size = session.sizes[0]
+    return Rendition(*size, spec.name, spec.knob.min, session.preset, session.depth, capped)
+
+
+@dataclass(frozen=True)
+class Made:
+    """The encode of a title, and all that its document is made from."""
+
+    session: Session[EncodeOptions]
+    controller: RateController
+    trials: Sequence[tuple[Scene, Trial]]
+    path: Path
+    joined: Joined
+    score: Score
+    guard: dict[str, float]
+    """VMAF and PSNR-Y of the whole."""
+    peak_kbps: float
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How the encode meets what was asked."""
+
+    reached: bool
+    trusted: bool
+    remarks: Sequence[str]
+
+
+def _outcome(made: Made) -> Outcome:
+    options, controller = made.session.options, made.controller
+    metric, score = made.session.metric, made.score.value
+    far = tolerance_of(metric)
+    if options.bitrate is None:
+        missed = score - (options.target_score or 0.0)
+        # a title that scores more even at the worst knob has what was asked for, with a warning
         reached, off = missed >= -far, abs(missed) > far
-        outcome = f"scores {score.value:.2f}, {missed:+.2f} from the target {target_score:g}"
+        outcome = f"scores {score:.2f}, {missed:+.2f} from the target {options.target_score:g}"
     else:
-        missed = joined.video_kbps - bitrate
-        off = abs(missed) > RATE_FAR * bitrate
+        rate = made.joined.video_kbps
+        missed = rate - options.bitrate
+        off = abs(missed) > RATE_FAR * options.bitrate
         reached = not off
-        outcome = f"takes {joined.video_kbps:.1f} kb/s where {bitrate:g} were asked for"
+        outcome = f"takes {rate:.1f} kb/s where {options.bitrate:g} were asked for"
     # of the whole the controller knows the sum of its scenes only
     remarks = [remark.text for remark in controller.remarks() if remark.kind != "whole"]
     if off:
-        held = _held_back(controller, max_encodes, max_bitrate, source, above=missed > 0)
+        held = _held_back(made, above=missed > 0)
         remarks.append(f"the whole {outcome}{'' if reached else ', not reached'}{held}")
-    trusted = abs(score.value - controller.mean_score) <= SCENE_FAR * meter.step
+    trusted = abs(score - controller.mean_score) <= SCENE_FAR * metric.step
     if not trusted:
         remarks.append(
-            f"the whole scores {score.value:.2f} where its scenes score "
+            f"the whole scores {score:.2f} where its scenes score "
             f"{controller.mean_score:.2f} on average"
         )
-    remarks += unreached([score], meter)
+    return Outcome(reached, trusted, [*remarks, *unreached([made.score], metric)])
+
+
+def _answer(made: Made, outcome: Outcome) -> Encoded:
+    """The encode with its document."""
+    session, controller, joined = made.session, made.controller, made.joined
+    source, options = session.source, session.options
     document = {
-        "schema": "vqaloop.encode/1",
-        "vqaloop": __version__,
-        "source": source_json(source),
-        "codec": codec,
-        "encoder": encoder_json(spec, encoder_version(spec, binary), binary, preset),
-        "metric": metric_json(score),
+        **head_json("vqaloop.encode/1", session, made.score),
         "target": {
-            "score": target_score,
-            "bitrate_kbps": bitrate,
-            "allocation": how,
-            "aim": rounded(aim),
-            "tolerance": far,
-            "one_run": one_run,
+            "score": options.target_score,
+            "bitrate_kbps": options.bitrate,
+            "allocation": options.how,
+            "aim": rounded(controller.target_score),
+            "tolerance": tolerance_of(session.metric),
+            "one_run": options.one_run,
         },
-        "file": os.fsencode(out).decode("utf-8", "replace"),
-        "score": rounded(score.value),
+        "file": os.fsencode(made.path).decode("utf-8", "replace"),
+        "score": rounded(made.score.value),
         "score_of_scenes": rounded(controller.mean_score),
-        "guard": {name: rounded(value) for name, value in guard.items()},
+        "guard": {name: rounded(value) for name, value in made.guard.items()},
         "bitrate_kbps": rounded(joined.video_kbps),
-        "peak_kbps": rounded(peak_kbps),
+        "peak_kbps": rounded(made.peak_kbps),
         "frames": joined.frames,
         "duration": joined.duration_s,
         "scenes": [
@@ -237,14 +318,14 @@ def encode_to_target(
         ],
         "trials": [
             {"start_frame": scene.start_frame, "end_frame": scene.end_frame, **trial.to_json()}
-            for scene, trial in trials
+            for scene, trial in made.trials
         ],
-        "cost": cost,
-        "warnings": [*source.notes, *shop.remarks, *joined.notes, *remarks],
-        "reached": reached,
-        "trusted": trusted,
+        "cost": cost_json(session.shop.cost, time.monotonic() - session.started),
+        "warnings": [*source.notes, *session.shop.remarks, *joined.notes, *outcome.remarks],
+        "reached": outcome.reached,
+        "trusted": outcome.trusted,
     }
-    return Encoded(out, score.value, document, reached, trusted)
+    return Encoded(made.path, made.score.value, document, outcome.reached, outcome.trusted)
 
 
 def tolerance_of(metric: Metric) -> float:
@@ -252,15 +333,10 @@ def tolerance_of(metric: Metric) -> float:
     return metric.step * (LEARNED_FAR if metric.mode == "anchored" else FAR)
 
 
-def _held_back(
-    controller: RateController,
-    max_encodes: int | None,
-    max_bitrate: float | None,
-    source: Source,
-    *,
-    above: bool,
-) -> str:
-    """What kept the title from its target, as far as can be told; `above`: it is beyond it."""
+def _held_back(made: Made, *, above: bool) -> str:
+    """What kept the title from its target, as far as that is known; `above`: it is beyond it."""
+    controller, source = made.controller, made.session.source
+    max_encodes, max_bitrate = made.session.options.max_encodes, made.session.options.max_bitrate
     used_up = max_encodes is not None and controller.encodes >= max_encodes
     held = ["--max-encodes"] * used_up
     rates = [
@@ -273,17 +349,6 @@ def _held_back(
     if any(remark.kind == end for remark in controller.remarks()):
         held.append(f"the range of the knob ({end.split('-')[0]} quality)")
     return f"; held back by {' and '.join(held)}" if held else ""
-
-
-def _allocation(target: float | None, bitrate: float | None, allocation: str | None) -> Allocation:
-    if (target is None) == (bitrate is None):
-        raise InputError("give --target-score S, or --bitrate K to spend best; one of the two")
-    how = allocation or ("target" if bitrate is None else "equal-slope")
-    if how == "target":
-        return "target"
-    if how == "equal-slope":
-        return "equal-slope"
-    raise InputError(f"--allocation {how!r} is neither target nor equal-slope")
 
 
 def _check_place(input: Path, out: Path, codec: str) -> None:
@@ -300,16 +365,15 @@ def _check_place(input: Path, out: Path, codec: str) -> None:
 def _drive(
     controller: RateController,
     trials: list[tuple[Scene, Trial]],
-    source: Source,
+    session: Session[EncodeOptions],
     scenes: Sequence[Scene],
     plain: Rendition,
-    shop: Workshop,
-    progress: Watcher,
 ) -> None:
     """Encode and score what the controller asks for until it has what it wants.
 
     Appends to `trials`. Raises TargetUnreachable when a scene is left without an encode.
     """
+    source, shop, progress = session.source, session.shop, session.options.progress
     excerpts = SceneExcerpts(source, shop.scratch, shop.ffmpeg)
 
     def attempt(asked: tuple[Scene, float]) -> Trial:
@@ -355,9 +419,10 @@ def _files(
 
 
 def _in_one_run(
-    controller: RateController, plain: Rendition, source: Source, shop: Workshop, tell: Watcher
+    controller: RateController, plain: Rendition, session: Session[EncodeOptions]
 ) -> Path:
     """The whole by one run of the encoder, with the scenes' knobs as zones of it."""
+    source, shop = session.source, session.shop
     choices = controller.choices
     frames = sum(scene.frames for scene in choices)
     mean = sum(scene.frames * probe.knob for scene, probe in choices.items()) / frames
@@ -365,7 +430,7 @@ def _in_one_run(
     zones = zones_of([(s.start_frame, s.end_frame, p.knob) for s, p in choices.items()], knob)
     params = (*plain.params, (ZONES, zones))
     said = f"one run over the whole, {counted(len(choices), 'zone')} about {knob:g}"
-    with counted_of(source, tell, "encode", said):
+    with counted_of(source, session.options.progress, "encode", said):
         return shop.encode(source, replace(plain, knob=knob, params=params)).path
 
 
@@ -380,15 +445,14 @@ def zones_of(scenes: Sequence[tuple[int, int, float]], crf: float) -> str:
 
 
 def _joined(
+    session: Session[EncodeOptions],
     files: Sequence[Path],
     scenes: Sequence[Scene],
-    source: Source,
     whole: Path,
     out: Path,
-    shop: Workshop,
-    progress: Watcher,
 ) -> tuple[Joined, Score]:
     """The chosen encodes as one file `whole`, of which `out` will be the name, and its score."""
+    source, shop, progress = session.source, session.shop, session.options.progress
     with counted_of(source, progress, "join", f"{counted(len(files), 'part')} to {quoted(out)}"):
         joined = join(files, source, whole, spec=shop.spec, ffmpeg=shop.ffmpeg)
     meter = shop.metric.scene_by_scene([(scene.start_frame, scene.frames) for scene in scenes])

@@ -21,8 +21,10 @@ from vqaloop.encoding import checks
 from vqaloop.encoding.spec import EncoderSpec
 from vqaloop.errors import InputError
 from vqaloop.execution.cache import Cache
-from vqaloop.execution.checks import check_metric, check_run
-from vqaloop.execution.workshop import GUARDS, Workshop
+from vqaloop.execution.checks import check_metric
+from vqaloop.execution.options import PathName
+from vqaloop.execution.tools import chosen_metric
+from vqaloop.execution.workshop import GUARDS, Cost, Workshop
 from vqaloop.media.probe import probe_source
 from vqaloop.quality.metric import CLASSICAL, DEFAULT_METRIC, Metric, open_metric
 from vqaloop.records import Event, Source, Watcher
@@ -30,6 +32,7 @@ from vqaloop.regress.build_command import Build, Point
 from vqaloop.regress.builds import check_arguments, open_build
 from vqaloop.regress.document import outcome_json
 from vqaloop.regress.interleaved_runs import RunPlan, run_clips
+from vqaloop.regress.options import RegressOptions
 from vqaloop.regress.saved_runs import (
     Journal,
     Saved,
@@ -51,7 +54,6 @@ LEAST_POINTS = 4
 BUNDLED = "bundled"
 """Stands for the ffmpeg that vqaloop itself runs, in the place of a build's path."""
 
-PathName = str | os.PathLike[str]
 Settings = Mapping[str, str]
 Side = Build | Saved
 """What is compared: a build to be run, or the kept runs of one."""
@@ -162,77 +164,132 @@ def compare_builds(
     Raises:
         InputError: Something cannot be compared, or a file is not what it should be.
     """
+    options = RegressOptions(
+        baseline=baseline,
+        candidate=candidate,
+        codec=codec,
+        clips=clips,
+        encoder=encoder,
+        preset=preset,
+        knobs=knobs,
+        bitrates=bitrates,
+        resolutions=resolutions,
+        frames=frames,
+        bit_depth=bit_depth,
+        baseline_args=baseline_args,
+        candidate_args=candidate_args,
+        threshold=threshold,
+        clip_threshold=clip_threshold,
+        time_threshold=time_threshold,
+        memory_threshold=memory_threshold,
+        rate_threshold=rate_threshold,
+        metric=metric,
+        gate=gate,
+        save=save,
+        timeout_s=timeout_s,
+        device=device,
+        workers=workers,
+        seed=seed,
+        cache=cache,
+        ffmpeg=ffmpeg,
+        weights=weights,
+        score_precision=score_precision,
+        allow_hdr=allow_hdr,
+        progress=progress,
+    )
+    return _compare(options)
+
+
+def _compare(options: RegressOptions) -> Comparison:
     started = time.monotonic()
-    check_run(workers, seed, device, timeout_s)
-    limits = _limits(threshold, clip_threshold, time_threshold, memory_threshold, rate_threshold)
-    binary = ffmpeg_path(ffmpeg)
-    spec = checks.named_encoder(codec, encoder)  # whether it runs, the builds show
-    lead = open_metric(
-        metric, ffmpeg=binary, device=device, seed=seed, weights=weights, precision=score_precision
-    )
-    check_metric(lead, weights)
-    student = (
-        lead
-        if metric not in CLASSICAL
-        else open_metric(DEFAULT_METRIC, ffmpeg=binary, device=device, seed=seed)
-    )
-    plan = RunPlan(
-        spec,
-        checks.checked_preset(spec, preset),
-        _points(spec, knobs, bitrates),
-        tuple(resolutions),
-        bit_depth,
-        _checked_frames(frames),
-        timeout_s,
-        (student, lead),
-    )
-    gated = _gated(gate, plan, lead)
-    one = _opened(baseline, plan, baseline_args, "--baseline-args")
+    binary = ffmpeg_path(options.ffmpeg)
+    plan = _plan(options, binary)
+    lead = plan.metrics[1]
+    gated = _gated(options.gate, plan, lead)
+    one = _opened(options.baseline, plan, options.baseline_args, "--baseline-args", binary)
     other = None
-    if candidate is not None:
-        other = _opened(candidate, plan, candidate_args, "--candidate-args")
+    if options.candidate is not None:
+        words = options.candidate_args
+        other = _opened(options.candidate, plan, words, "--candidate-args", binary)
     settings = _settings(plan)
-    _check_pair(one, other, settings, save)
-    titles = _probed(clips, spec, plan, binary, allow_hdr, progress)
+    _check_pair(one, other, settings, options.save)
+    titles = _probed(options, plan, binary)
+    # what hung by another limit need not hang by this one
+    limited = {**settings, "time limit": str(options.timeout_s)}
+    journal = _journal((one, other), limited, list(titles.values()), options.cache)
     with Workshop(
         # raw streams of standalone encoders have no times by which PyAV would find a frame
-        replace(spec, decoder="ffmpeg"),
+        replace(plan.spec, decoder="ffmpeg"),
         lead,
-        Cache(enabled=cache),
+        Cache(enabled=options.cache),
         ffmpeg=binary,
-        workers=workers,
+        workers=options.workers,
     ) as shop:
-        # what hung by another limit need not hang by this one
-        limited = {**settings, "time limit": str(timeout_s)}
-        journal = _journal((one, other), limited, list(titles.values()), cache)
-        measured = run_clips(titles, one, other, plan, shop, journal, progress)
-        cost = {
-            "encodes": shop.cost.encodes,
-            "encode_cpu_s": round(shop.cost.encode_cpu_s, 3),
-            "score_s": round(shop.cost.score_s + shop.cost.guard_s, 3),
-            "wall_s": round(time.monotonic() - started, 3),
-        }
-    if save is not None:
+        measured = run_clips(titles, one, other, plan, shop, journal, options.progress)
+    if options.save is not None:
         if other is None:
             check_any_run(measured)
-        _save(save, one, measured, settings)
-    same_machine = all(
-        not isinstance(side, Saved) or side.machine == _machine() for side in (one, other)
-    )
+        _save(options.save, one, measured, settings)
     outcome = judge(
         measured,
-        limits,
+        _limits(options),
         metrics=_names(plan),
         lead=_named(lead),
         gate=gated,
-        targets=bool(bitrates),
-        timed=same_machine,
-        seed=seed,
+        targets=bool(options.bitrates),
+        timed=_same_machine(one, other),
+        seed=options.seed,
     )
     document = {**_head(plan, lead, one, other), **outcome_json(outcome)}
     if other is None:
-        document |= {"verdict": "saved", "summary": save_summary(measured, save or "")}
-    return Comparison({**document, "cost": cost})
+        document |= {"verdict": "saved", "summary": save_summary(measured, options.save or "")}
+    return Comparison({**document, "cost": _cost_json(shop.cost, time.monotonic() - started)})
+
+
+def _plan(options: RegressOptions, binary: str) -> RunPlan:
+    """What is run of each clip; the metrics are the learned one and the one that leads."""
+    # whether it runs, the builds show
+    spec = checks.named_encoder(options.codec, options.encoder)
+    lead = chosen_metric(options)
+    check_metric(lead, options.weights)
+    student = lead
+    if options.metric in CLASSICAL:
+        seed, device = options.seed, options.device
+        student = open_metric(DEFAULT_METRIC, ffmpeg=binary, device=device, seed=seed)
+    return RunPlan(
+        spec,
+        checks.checked_preset(spec, options.preset),
+        _points(spec, options.knobs, options.bitrates),
+        tuple(options.resolutions),
+        options.bit_depth,
+        options.frames,
+        options.timeout_s,
+        (student, lead),
+    )
+
+
+def _limits(options: RegressOptions) -> Limits:
+    return Limits(
+        options.threshold,
+        options.clip_threshold,
+        options.time_threshold,
+        options.memory_threshold,
+        options.rate_threshold,
+    )
+
+
+def _same_machine(*sides: Side | None) -> bool:
+    """Whether all was run here, so that times can be compared."""
+    return all(not isinstance(side, Saved) or side.machine == _machine() for side in sides)
+
+
+def _cost_json(cost: Cost, wall_s: float) -> dict[str, Any]:
+    return {
+        "encodes": cost.encodes,
+        "encode_cpu_s": round(cost.encode_cpu_s, 3),
+        "score_s": round(cost.score_s + cost.guard_s, 3),
+        "wall_s": round(wall_s, 3),
+    }
 
 
 def _check_pair(one: Side, other: Side | None, settings: Settings, save: PathName | None) -> None:
@@ -284,21 +341,6 @@ def _head(plan: RunPlan, lead: Metric, baseline: Side, candidate: Side | None) -
     }
 
 
-def _limits(
-    threshold: float, clip: float, time: float | None, memory: float | None, rate: float | None
-) -> Limits:
-    for name, value in (
-        ("threshold", threshold),
-        ("clip-threshold", clip),
-        ("time-threshold", time),
-        ("memory-threshold", memory),
-        ("rate-threshold", rate),
-    ):
-        if value is not None and not value >= 0:
-            raise InputError(f"--{name} is in percent and not below 0; it is {value:g}")
-    return Limits(threshold, clip, time, memory, rate)
-
-
 def _points(
     spec: EncoderSpec, knobs: Sequence[float], bitrates: Sequence[float]
 ) -> tuple[Point, ...]:
@@ -325,12 +367,6 @@ def _points(
     return tuple(Point("bitrate" if bitrates else knob.name, value) for value in sorted(values))
 
 
-def _checked_frames(frames: int | None) -> int | None:
-    if frames is not None and frames < 2:
-        raise InputError(f"--frames must be at least 2; it is {frames}")
-    return frames
-
-
 def _named(metric: Metric) -> str:
     return GUARDS.get(metric.name, metric.name)
 
@@ -351,10 +387,12 @@ def _gated(gate: Sequence[str], plan: RunPlan, lead: Metric) -> list[str]:
     return wanted or list(dict.fromkeys([_named(lead), *GUARDS.values()]))
 
 
-def _opened(path: PathName, plan: RunPlan, words: str | Sequence[str], option: str) -> Side:
+def _opened(
+    path: PathName, plan: RunPlan, words: str | Sequence[str], option: str, ffmpeg: str
+) -> Side:
     args = split_args(words, option)
     if os.fspath(path) == BUNDLED:
-        path = ffmpeg_path()
+        path = ffmpeg
     place = Path(path)
     if is_saved(place):
         if args:
@@ -383,15 +421,9 @@ def _settings(plan: RunPlan) -> dict[str, str]:
     }
 
 
-def _probed(
-    clips: Sequence[PathName],
-    spec: EncoderSpec,
-    plan: RunPlan,
-    binary: str,
-    allow_hdr: bool,
-    progress: Watcher,
-) -> dict[str, Source]:
+def _probed(options: RegressOptions, plan: RunPlan, binary: str) -> dict[str, Source]:
     """The clips by the names that the answer gives them."""
+    clips, progress = options.clips, options.progress
     if isinstance(clips, str | os.PathLike):
         raise InputError(f"clips are a list, and this is one name: {quoted(clips)}")
     if not clips:
@@ -401,11 +433,11 @@ def _probed(
     for index, clip in enumerate(clips):
         progress(Event("probe", f"{quoted(clip)}", index, len(clips)))
         name = Path(clip).name if times[Path(clip).name] == 1 else os.fspath(clip)
-        source = probe_source(clip, allow_hdr=allow_hdr, ffmpeg=binary)
+        source = probe_source(clip, allow_hdr=options.allow_hdr, ffmpeg=binary)
         if name in found or source.sha256 in {other.sha256 for other in found.values()}:
             raise InputError(f"{quoted(clip)} is there twice; a clip counts once")
-        checks.checked_depth(source, spec, plan.bit_depth)
-        checks.choose_sizes(source, spec, plan.sizes or (source.canvas,))
+        checks.checked_depth(source, plan.spec, plan.bit_depth)
+        checks.choose_sizes(source, plan.spec, plan.sizes or (source.canvas,))
         for note in source.notes:
             progress(Event("probe", f"{name}: {note}", index, len(clips)))
         found[name] = source

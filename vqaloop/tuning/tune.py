@@ -9,37 +9,39 @@ import contextlib
 import math
 import os
 import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial
 
-from vqaloop.core.ffmpeg import ffmpeg_path
 from vqaloop.core.text import counted, quoted
-from vqaloop.core.version import __version__
-from vqaloop.encoding import checks
-from vqaloop.encoding.survey import encoder_version
 from vqaloop.errors import InputError
-from vqaloop.execution.cache import Cache
-from vqaloop.execution.checks import check_folder, check_metric, check_run
-from vqaloop.execution.document_parts import cost_json, encoder_json, metric_json, source_json
+from vqaloop.execution.checks import check_folder
+from vqaloop.execution.document_parts import cost_json, head_json
 from vqaloop.execution.executor import Executor
-from vqaloop.execution.stage_progress import told_if_slow
-from vqaloop.execution.workshop import Workshop
+from vqaloop.execution.session import Session, open_session
+from vqaloop.execution.tools import chosen_tools
 from vqaloop.media.excerpt import excerpt
-from vqaloop.media.excerpt_windows import choose_windows
-from vqaloop.media.probe import probe_source
-from vqaloop.quality.metric import DEFAULT_METRIC, open_metric
-from vqaloop.records import Event, RDPoint, Source, Watcher, rounded
+from vqaloop.quality.metric import DEFAULT_METRIC
+from vqaloop.records import Event, RDPoint, Score, Source, Watcher, rounded
 from vqaloop.search.curve_fit import fit_curve
 from vqaloop.search.shared_study import default_storage, kept_in, open_storage, shown
 from vqaloop.tuning.default_curves import Measured
 from vqaloop.tuning.importance import tuning_json
+from vqaloop.tuning.options import TuneOptions
 from vqaloop.tuning.param_study import ParamSearch, trial_json
-from vqaloop.tuning.param_trials import ParamJudge, ParamsFailed, Setting, Target, TuneLimits
+from vqaloop.tuning.param_trials import (
+    Check,
+    ParamJudge,
+    ParamsFailed,
+    Setting,
+    Target,
+    TuneLimits,
+)
 from vqaloop.tuning.result import SCHEMA, Tuning, study_name, write_tuning
 from vqaloop.tuning.samplers import KNOB, Params, check_sampler, distributions, encoder_params
 
@@ -47,59 +49,94 @@ CANDIDATES = 3
 """Of the best trials, so many are verified until one is confirmed."""
 MISS = 5.0
 """Percent of bitrate by which a verified saving may fall short of what the search found."""
-LONGEST = 10_000
-"""Most trials of a study."""
+
+
+@dataclass(frozen=True)
+class TuneGoal:
+    """What parameters are searched for, and how."""
+
+    setting: Setting
+    trials: int
+    target: Target = Target()
+    limits: TuneLimits = TuneLimits()
+    sampler: str = "gp"
+    front: bool = False
+    """Whether the knob is searched too, for a front of bitrate and score."""
+
+
+@dataclass(frozen=True)
+class ParamsFound:
+    """What the study of a title came to."""
+
+    judge: ParamJudge
+    search: ParamSearch
+    name: str
+    """The study's."""
+    storage: BaseStorage
+    trials: Sequence[FrozenTrial]
+    best: Sequence[FrozenTrial]
+    """Candidates for verification, the most saving first."""
+
+    def params_of(self, trial: FrozenTrial) -> Params:
+        return encoder_params(self.search.spec, trial.params)
+
+
+def tune_params(
+    session: Session[Any],
+    title: Source,
+    parts: Sequence[Source],
+    goal: TuneGoal,
+    storage: str | None,
+    progress: Watcher,
+) -> ParamsFound:
+    """Search parameters on the parts that stand for a title.
+
+    Raises TargetUnreachable when the defaults cannot be encoded.
+    """
+    seed = session.options.seed
+    judge = ParamJudge(session.shop, parts, goal.setting)
+    judge.prepare(goal.target, lambda text, done, n: progress(Event("probe", text, done, n)))
+    search = ParamSearch(judge, goal.limits, goal.sampler, seed, front=goal.front)
+    name = study_name(judge, title, goal.target, goal.sampler, seed, goal.limits)
+    kept = open_storage(storage)
+    found = search.run(kept, name, goal.trials, progress)
+    return ParamsFound(judge, search, name, kept, found, search.candidates(found))
 
 
 def best_params(
-    shop: Workshop,
-    title: Source,
-    *,
-    size: tuple[int, int],
-    preset: str,
-    bit_depth: int = 8,
-    trials: int = 20,
-    storage: str | None = None,
-    sampler: str = "gp",
-    slowdown: float = 1.1,
-    seed: int = 0,
-    progress: Watcher = lambda event: None,
-    learnt: Callable[[dict[str, Any]], object] = lambda about: None,
-) -> Params:
-    """Parameters for all rungs of a ladder: tuned on `title` at the middle of the knob's range.
+    session: Session[Any], title: Source, trials: int, storage: str | None
+) -> tuple[Params, dict[str, Any]]:
+    """Parameters for all rungs of a ladder, and the study as ladder.json has it.
 
-    `title` is the whole or its excerpt; `learnt` is told of the study (see importance.py). Empty
+    They are tuned at the middle of the knob's range, on `title`: the whole or its excerpt. Empty
     where nothing better than the defaults was confirmed. Raises InputError, and TargetUnreachable
     when the defaults cannot be encoded.
     """
-    rules = _checked_rules(trials, slowdown)
-    check_sampler(sampler)
-    judge = ParamJudge(shop, [title], Setting(*size, preset, bit_depth))
-    judge.prepare(Target(), lambda text, done, n: progress(Event("tune", text, done, n)))
-    search = ParamSearch(judge, rules, sampler, seed)
-    name = study_name(judge, title, Target(), sampler, seed, rules)
-    kept = open_storage(storage)
-    found = search.run(
-        kept,
-        name,
-        trials,
-        lambda e: progress(Event("tune", e.message, e.done, e.total)),
-    )
-    learnt(tuning_json([trial_json(t, _told_params(search, t)) for t in found], found))
-    candidates = [encoder_params(shop.spec, t.params) for t in search.candidates(found)]
+
+    def progress(event: Event) -> None:
+        session.options.progress(Event("tune", event.message, event.done, event.total))
+
+    size = session.sizes[len(session.sizes) // 2]
+    goal = TuneGoal(Setting(*size, session.preset, session.depth), trials)
+    found = tune_params(session, title, [title], goal, storage, progress)
+    candidates = [found.params_of(trial) for trial in found.best]
 
     def confirmed() -> list[list[str]]:
         if not candidates:
             return []
-        check, _, _ = judge.confirm(
-            title, candidates[:CANDIDATES], rules, lambda text: progress(Event("tune", text))
+        check, _, _ = found.judge.confirm(
+            title,
+            candidates[:CANDIDATES],
+            goal.limits,
+            lambda text: progress(Event("tune", text)),
         )
         return [list(pair) for pair in check.params] if check else []
 
     # once for all who share the study: times vary, and ladders of other parameters are others
     answer = f"confirmed of {trials}"
-    with search.seat(kept, name) as study:
-        return tuple((str(key), str(value)) for key, value in study.begun(answer, confirmed))
+    with found.search.seat(found.storage, found.name) as study:
+        params = tuple((str(key), str(value)) for key, value in study.begun(answer, confirmed))
+    return params, tuning_json(_trials_json(found), found.trials)
 
 
 def tune_encoder(
@@ -134,170 +171,233 @@ def tune_encoder(
 ) -> Tuning:
     """Encoder parameters for a video that save bitrate at equal score, time and PSNR.
 
-    The operating point is a score of the metric (`target_score`) or kb/s (`bitrate`); with neither
-    the knob is searched too, and the answer holds the front of bitrate and score. `trials` counts
-    those of the study, whoever made them; `storage` is an SQLAlchemy URL or journal:FILE (by
-    default study.db in `out`), `slowdown` the most CPU time an encode may take as a multiple of
-    the defaults', `out` a folder (by default NAME.CODEC.tune here). The rest is as in
-    `build_ladder`.
+    With neither `target_score` nor `bitrate` the knob is searched too, and the answer holds the
+    front of bitrate and score.
 
-    Raises InputError for anything refused before work starts, TargetUnreachable for a target that
-    the encoder does not reach. Interrupted, the same call goes on from there.
+    Args:
+        input: The video.
+        codec: h264, hevc, vp9, av1 or avs2.
+        encoder: By name; None: the codec's default one.
+        target_score: Operating point, as a score of the metric.
+        bitrate: Operating point, in kb/s.
+        trials: Of the study, whoever made them.
+        storage: An SQLAlchemy URL or journal:FILE; None: study.db in `out`, and without the cache
+            none.
+        sampler: gp, tpe, cmaes or nsga2.
+        slowdown: Most CPU time of an encode, as a multiple of the defaults', 0.1 to 100.
+        metric: By name, see `vqaloop.Scorer`.
+        resolution: Width and height in pixels; None: the source's.
+        preset: Of the encoder; None: its default one.
+        bit_depth: 8 or 10; None: the source's.
+        out: Folder; None: NAME.CODEC.tune here.
+        device: Of the learned metric: auto, cpu or cuda.
+        workers: How many encodes are made at once, or an Executor that makes them elsewhere.
+        seed: Of the search and the metric.
+        cache: Whether encodes and scores are kept for the next call.
+        timeout_s: Seconds of one encode.
+        ffmpeg: The program; None: the bundled one.
+        weights: Of the learned metric; None: those that come with vqaloop.
+        score_precision: Half-width of a score's interval at which scoring stops, in points.
+        video_size: WxH, of raw video.
+        pix_fmt: ffmpeg's name, of raw video.
+        framerate: Of raw video; of another input the constant rate it is brought to.
+        allow_hdr: Take PQ and HLG, though SDR metrics do not hold for them.
+        progress: Called with every event.
+
+    Returns:
+        The parameters, what they save, and what to give ffmpeg.
+
+    Raises:
+        InputError: Something is refused before work starts.
+        TargetUnreachable: The encoder does not reach the target. Interrupted, the same call goes
+            on from there.
     """
-    started = time.monotonic()
-    binary = ffmpeg_path(ffmpeg)
-    check_run(workers, seed, device, timeout_s)
-    target = _checked_target(target_score, bitrate)
-    front = target == Target()
-    rules = _checked_rules(trials, slowdown)
-    check_sampler(sampler, 2 if front else 1)
-    spec = checks.choose_encoder(codec, encoder, binary)
-    preset = checks.checked_preset(spec, preset)
-    meter = open_metric(
-        metric, ffmpeg=binary, device=device, seed=seed, weights=weights, precision=score_precision
+    options = TuneOptions(
+        codec=codec,
+        encoder=encoder,
+        target_score=target_score,
+        bitrate=bitrate,
+        trials=trials,
+        storage=storage,
+        sampler=sampler,
+        slowdown=slowdown,
+        metric=metric,
+        resolution=resolution,
+        preset=preset,
+        bit_depth=bit_depth,
+        out=out,
+        device=device,
+        workers=workers,
+        seed=seed,
+        cache=cache,
+        timeout_s=timeout_s,
+        ffmpeg=ffmpeg,
+        weights=weights,
+        score_precision=score_precision,
+        video_size=video_size,
+        pix_fmt=pix_fmt,
+        framerate=framerate,
+        allow_hdr=allow_hdr,
+        progress=progress,
     )
-    if target_score is not None and not 0 < target_score < meter.top:
-        raise InputError(
-            f"the target score must lie between 0 and {meter.top:g}, not {target_score:g}"
-        )
-    folder = Path(out) if out is not None else Path(f"{Path(input).stem}.{codec}.tune")
+    return _tune(input, options)
+
+
+def _tune(input: str | os.PathLike[str], options: TuneOptions) -> Tuning:
+    target = Target(options.target_score, options.bitrate)
+    front = target == Target()
+    check_sampler(options.sampler, 2 if front else 1)
+    tools = chosen_tools(options)
+    score, top = options.target_score, tools.metric.top
+    if score is not None and not 0 < score < top:
+        raise InputError(f"the target score must lie between 0 and {top:g}, not {score:g}")
+    folder = Path(options.out or f"{Path(input).stem}.{options.codec}.tune")
     check_folder(folder, Path(input), "tuning")
-    with told_if_slow(progress, Event("probe", f"looking at {quoted(input)}")):
-        source = probe_source(
-            Path(input),
-            video_size=video_size,
-            pix_fmt=pix_fmt,
-            framerate=framerate,
-            allow_hdr=allow_hdr,
-            ffmpeg=binary,
-        )
-    size = checks.choose_sizes(source, spec, [resolution or source.canvas])[0]
-    setting = Setting(*size, preset, checks.checked_depth(source, spec, bit_depth))
-    check_metric(meter, weights)
-    distributions(spec)
-    url = storage or (default_storage(folder) if cache else None)
-    with (
-        _folder_made(folder),
-        kept_in(url),
-        Cache(enabled=cache) as store,
-        Workshop(spec, meter, store, ffmpeg=binary, workers=workers, timeout_s=timeout_s) as shop,
-    ):
-        kept = open_storage(url)
-        with told_if_slow(progress, Event("excerpt", "looking for windows that stand for it")):
-            windows = choose_windows(source, ffmpeg=binary, seed=seed)
-        parts = [source]
-        if windows != ((0, source.frames),):
-            parts = []
-            for i, window in enumerate(windows):
-                said = f"{counted(len(windows), 'window')} stand for the title"
-                progress(Event("excerpt", said, i, len(windows)))
-                place = shop.scratch / f"window{i}.mkv"
-                parts.append(excerpt(source, [window], place, ffmpeg=binary))
-        judge = ParamJudge(shop, parts, setting)
-        judge.prepare(target, lambda text, done, n: progress(Event("probe", text, done, n)))
-        search = ParamSearch(judge, rules, sampler, seed, front=front)
-        name = study_name(judge, source, target, sampler, seed, rules)
-        found = search.run(kept, name, trials, progress)
-        best = search.candidates(found)
-        if front and best:
-            # verified where on the front it lies
-            judge.knob = spec.knob.snap(best[0].params[KNOB])
-        most, looked = len(best[:CANDIDATES]), 0
-
-        def tell(text: str) -> None:
-            nonlocal looked
-            looked += 1
-            progress(Event("verify", text, looked, most, at_most=True))
-
-        progress(Event("verify", "the whole title with the defaults", 0, most, at_most=True))
-        check, default, warnings = judge.confirm(
-            source,
-            [encoder_params(spec, trial.params) for trial in best[:CANDIDATES]],
-            rules,
-            tell,
-        )
-        params = check.params if check else ()
-        chosen = [t for t in best if encoder_params(spec, t.params) == params]
-        predicted = float(chosen[0].user_attrs["saving_percent"]) if chosen else 0.0
-        saving = check.saving if check else 0.0
-        missed = predicted - saving > MISS
-        if missed:
-            warnings.append(
-                f"the search found {predicted:.1f} % near the target, and the whole title "
-                f"confirms {saving:.1f} %"
-            )
-        if best and not check:
-            warnings.append("nothing that the search found was confirmed: the defaults stand")
-        if not best:
-            warnings.append("nothing better than the defaults was found")
-        curve = list(check.curve) if check else default
-        at = _at_target(judge, source, params, curve, target)
-        made = shop.encode(source, judge.rendition(params, at.knob))
+    distributions(tools.spec)
+    url = options.storage or (default_storage(folder) if options.cache else None)
+    with open_session(input, options, tools) as session, _folder_made(folder), kept_in(url):
+        setting = Setting(*session.sizes[0], session.preset, session.depth)
+        limits = TuneLimits(options.slowdown)
+        goal = TuneGoal(setting, options.trials, target, limits, options.sampler, front)
+        windows = session.windows()
+        parts = _parts(session, windows)
+        found = tune_params(session, session.source, parts, goal, url, options.progress)
+        answer = _answer(session, found, _verified(session, goal, found), target)
         about = {
-            "schema": SCHEMA,
-            "vqaloop": __version__,
-            "source": source_json(source),
-            "codec": codec,
-            "encoder": encoder_json(spec, encoder_version(spec, binary), binary, preset),
-            "metric": metric_json(shop.score(source, made.path)),
-            "target": {"score": target_score, "bitrate_kbps": bitrate},
-            "vmaf_saving": rounded(check.vmaf_saving) if check else 0.0,
-            "size": {"width": size[0], "height": size[1]},
-            "at_target": _point_json(at),
-            "limits": asdict(rules),
-            "curves": {
-                "default": [_point_json(p) for p in default],
-                "tuned": [_point_json(p) for p in curve],
-            },
-            "front": _front_json(search, found) if front else [],
+            **_answer_json(session, goal, answer),
+            "front": _front_json(found.search, found.trials) if front else [],
             "study": {
-                "name": name,
+                "name": found.name,
                 "storage": shown(url),
-                "sampler": sampler,
-                "seed": seed,
-                "trials": len(found),
+                "sampler": options.sampler,
+                "seed": options.seed,
+                "trials": len(found.trials),
             },
-            "trials": [trial_json(t, _told_params(search, t)) for t in found],
+            "trials": _trials_json(found),
             "windows": [list(window) for window in windows],
-            "cost": cost_json(shop.cost, time.monotonic() - started),
-            "warnings": [*source.notes, *shop.remarks, *warnings],
+            "cost": cost_json(session.shop.cost, time.monotonic() - session.started),
+            "warnings": [*session.source.notes, *session.shop.remarks, *answer.warnings],
         }
-        tuning = Tuning(
-            folder,
-            dict(params),
-            (spec.knob.name, at.knob),
-            at.ffmpeg_args,
-            predicted,
-            saving,
-            check.psnr_gain if check else 0.0,
-            check.time_ratio if check else 1.0,
-            about,
-            trusted=not missed and (check is not None or not best),
-        )
-        progress(Event("write", f"writing {quoted(folder)}"))
+        tuning = _tuning(folder, session, answer, about)
+        options.progress(Event("write", f"writing {quoted(folder)}"))
         write_tuning(tuning)
         return tuning
 
 
-def _checked_target(score: float | None, bitrate: float | None) -> Target:
-    if score is not None and bitrate is not None:
-        raise InputError("give a target score or a bitrate, not both")
-    if bitrate is not None and not 0 < bitrate < math.inf:
-        raise InputError(f"the bitrate must lie above 0 kb/s, not {bitrate:g}")
-    return Target(score, bitrate)
+def _parts(session: Session[TuneOptions], windows: Sequence[tuple[int, int]]) -> list[Source]:
+    """The windows of the title as files, or the title itself where they are all of it."""
+    source = session.source
+    if windows == ((0, source.frames),):
+        return [source]
+    parts: list[Source] = []
+    for i, window in enumerate(windows):
+        said = f"{counted(len(windows), 'window')} stand for the title"
+        session.options.progress(Event("excerpt", said, i, len(windows)))
+        place = session.shop.scratch / f"window{i}.mkv"
+        parts.append(excerpt(source, [window], place, ffmpeg=session.ffmpeg))
+    return parts
 
 
-def check_trials(trials: int) -> None:
-    """Raises InputError for a number of trials that no study should have."""
-    if not 1 <= trials <= LONGEST:
-        raise InputError(f"there must be 1 to {LONGEST} trials, not {trials}")
+Verified = tuple[Check | None, list[Measured], list[str]]
+"""The first confirmed of the best trials, the curve of the defaults, and warnings."""
 
 
-def _checked_rules(trials: int, slowdown: float) -> TuneLimits:
-    check_trials(trials)
-    if not 0.1 <= slowdown <= 100:
-        raise InputError(f"the slowdown must lie between 0.1 and 100, not {slowdown:g}")
-    return TuneLimits(slowdown)
+def _verified(session: Session[TuneOptions], goal: TuneGoal, found: ParamsFound) -> Verified:
+    """The best trials over the whole title."""
+    if goal.front and found.best:
+        # verified where on the front it lies
+        found.judge.knob = session.spec.knob.snap(found.best[0].params[KNOB])
+    candidates = [found.params_of(trial) for trial in found.best[:CANDIDATES]]
+    most, looked = len(candidates), 0
+
+    def report(text: str) -> None:
+        nonlocal looked
+        looked += 1
+        session.options.progress(Event("verify", text, looked, most, at_most=True))
+
+    first = "the whole title with the defaults"
+    session.options.progress(Event("verify", first, 0, most, at_most=True))
+    return found.judge.confirm(session.source, candidates, goal.limits, report)
+
+
+@dataclass(frozen=True)
+class Answer:
+    """The parameters that the whole title confirmed, or the defaults."""
+
+    check: Check | None
+    params: Params
+    predicted: float
+    """Percent of bitrate that the search found they save."""
+    default: Sequence[Measured]
+    """The curve of the default parameters."""
+    curve: Sequence[Measured]
+    """The curve of these."""
+    at: Measured
+    """At the target."""
+    score: Score
+    """There, of the whole title."""
+    warnings: Sequence[str]
+    trusted: bool
+
+
+def _answer(
+    session: Session[TuneOptions], found: ParamsFound, verified: Verified, target: Target
+) -> Answer:
+    check, default, warnings = verified
+    params = check.params if check else ()
+    chosen = [trial for trial in found.best if found.params_of(trial) == params]
+    predicted = float(chosen[0].user_attrs["saving_percent"]) if chosen else 0.0
+    saving = check.saving if check else 0.0
+    missed = predicted - saving > MISS
+    if missed:
+        warnings.append(
+            f"the search found {predicted:.1f} % near the target, and the whole title "
+            f"confirms {saving:.1f} %"
+        )
+    if found.best and not check:
+        warnings.append("nothing that the search found was confirmed: the defaults stand")
+    if not found.best:
+        warnings.append("nothing better than the defaults was found")
+    curve = list(check.curve) if check else default
+    at = _at_target(found.judge, session.source, params, curve, target)
+    made = session.shop.encode(session.source, found.judge.rendition(params, at.knob))
+    score = session.shop.score(session.source, made.path)
+    trusted = not missed and (check is not None or not found.best)
+    return Answer(check, params, predicted, default, curve, at, score, warnings, trusted)
+
+
+def _answer_json(session: Session[TuneOptions], goal: TuneGoal, answer: Answer) -> dict[str, Any]:
+    """The first part of tuning.json: what was asked, and what holds at the target."""
+    return {
+        **head_json(SCHEMA, session, answer.score),
+        "target": {"score": goal.target.score, "bitrate_kbps": goal.target.kbps},
+        "vmaf_saving": rounded(answer.check.vmaf_saving) if answer.check else 0.0,
+        "size": {"width": goal.setting.width, "height": goal.setting.height},
+        "at_target": _point_json(answer.at),
+        "limits": asdict(goal.limits),
+        "curves": {
+            "default": [_point_json(point) for point in answer.default],
+            "tuned": [_point_json(point) for point in answer.curve],
+        },
+    }
+
+
+def _tuning(
+    folder: Path, session: Session[TuneOptions], answer: Answer, about: dict[str, Any]
+) -> Tuning:
+    check = answer.check
+    return Tuning(
+        folder,
+        dict(answer.params),
+        (session.spec.knob.name, answer.at.knob),
+        answer.at.ffmpeg_args,
+        answer.predicted,
+        check.saving if check else 0.0,
+        check.psnr_gain if check else 0.0,
+        check.time_ratio if check else 1.0,
+        about,
+        trusted=answer.trusted,
+    )
 
 
 def _at_target(
@@ -329,9 +429,15 @@ def _point_json(point: Measured) -> dict[str, Any]:
     return {name: rounded(value) for name, value in figures.items()}
 
 
-def _told_params(search: ParamSearch, trial: FrozenTrial) -> dict[str, Any]:
-    params: dict[str, Any] = dict(encoder_params(search.spec, trial.params))
-    return {**params, KNOB: trial.params[KNOB]} if KNOB in trial.params else params
+def _trials_json(found: ParamsFound) -> list[dict[str, Any]]:
+    """The trials with their parameters, and the knob where it was searched."""
+    rows = []
+    for trial in found.trials:
+        params: dict[str, Any] = dict(found.params_of(trial))
+        if KNOB in trial.params:
+            params[KNOB] = trial.params[KNOB]
+        rows.append(trial_json(trial, params))
+    return rows
 
 
 def _front_json(search: ParamSearch, trials: Sequence[FrozenTrial]) -> list[dict[str, Any]]:

@@ -1,0 +1,167 @@
+"""Options that the long jobs share: frozen dataclasses, from which each job's options inherit.
+
+A field holds the default of the Python argument and of the command's option alike.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from vqaloop.core.option_fields import number, option, whole
+
+if TYPE_CHECKING:
+    from vqaloop.execution.executor import Executor
+    from vqaloop.records import Source, Watcher
+
+CODECS = "h264|hevc|vp9|av1|avs2"
+"""As help texts list them."""
+
+RAW = "frame rate, raw and HDR input"
+"""Heading of options that describe the input."""
+
+PathName = str | os.PathLike[str]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Encoding:
+    """What encodes, and how."""
+
+    codec: str = option(metavar=CODECS, recorded=False)
+    encoder: str | None = option(
+        None,
+        "another than the codec's default; see `vqaloop encoders`",
+        metavar="NAME",
+        column=True,
+    )
+    preset: str | None = option(None, "the encoder's preset", metavar="P", column=True)
+    bit_depth: int | None = option(
+        None, "bits a sample (default: the source's)", metavar="8|10", parse=whole, column=True
+    )
+    timeout_s: float | None = option(
+        None,
+        "stop an encode after S seconds and go on without it",
+        metavar="S",
+        flags=("--time-limit",),
+        parse=number,
+        column=True,
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scoring:
+    """What scores."""
+
+    metric: str = option(
+        "internvqa",
+        "internvqa (default), internvqa-NAME, vmaf, xpsnr, psnr or ssim",
+        metavar="NAME",
+        column=True,
+    )
+    weights: PathName | None = option(
+        None, "other student weights", metavar="FILE", parse=Path, column=True
+    )
+    score_precision: float | None = option(
+        None,
+        "stop looking at a video once a student's score is estimated to ±P, which is no "
+        "guarantee; rungs are then not judged on the same crops",
+        metavar="P",
+        parse=number,
+        column=True,
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reading:
+    """How an input is read."""
+
+    video_size: str | None = option(None, metavar="WxH", group=RAW, column=True)
+    pix_fmt: str | None = option(None, "such as yuv420p", metavar="NAME", group=RAW, column=True)
+    framerate: str | None = option(
+        None,
+        "of raw video; of any other input the constant rate it is brought to, in place of the one "
+        "its time stamps suggest",
+        metavar="N[/D]",
+        group=RAW,
+        column=True,
+    )
+    allow_hdr: bool = option(
+        False,
+        "take PQ, HLG and Dolby Vision, though SDR metrics do not hold for them",
+        group=RAW,
+        column=True,
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Running:
+    """Where a command runs, and on what: options of all commands."""
+
+    device: str = option("auto", "where the network runs", metavar="auto|cpu|cuda")
+    workers: int | Executor = option(
+        1, "trials at a time", metavar="N", parse=whole, recorded=False
+    )
+    seed: int = option(
+        0,
+        "the same command, seed and program give the same answer, but for --prior own, --budget "
+        "and time limits",
+        metavar="N",
+        parse=whole,
+    )
+    cache: bool = option(
+        True, "neither read nor fill the cache", flags=("--no-cache",), recorded=False
+    )
+    ffmpeg: PathName | None = option(
+        None, "another ffmpeg (or $VQALOOP_FFMPEG)", metavar="PATH", recorded=False
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prior:
+    """What a search begins with."""
+
+    prior: Literal["shipped", "own", "none"] | bool = option(
+        "shipped",
+        "begin with what the package knows of other titles (default), add what this machine's own "
+        "taught, or begin with nothing and keep nothing",
+        metavar="shipped|own|none",
+        choices=("shipped", "own", "none"),
+        also={"--no-prior": "none"},
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Storage:
+    """Where trials are kept."""
+
+    storage: str | None = option(
+        None,
+        "an Optuna storage that several processes share: sqlite:///FILE, another database, or "
+        "journal:FILE (default: study.db in the output folder)",
+        metavar="URL",
+        recorded=False,
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class MetricOptions(Running, Scoring):
+    """What decides a metric."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class JobOptions(MetricOptions, Reading, Encoding):
+    """Options of a job on one title."""
+
+    progress: Watcher = lambda event: None
+
+    def __post_init__(self) -> None:
+        from vqaloop.execution.checks import check_run
+
+        check_run(self.workers, self.seed, self.device, self.timeout_s)
+
+    def sizes(self, source: Source) -> Sequence[tuple[int, int]] | None:
+        """Sizes to encode at; None for those chosen by the source's."""
+        return [source.canvas]

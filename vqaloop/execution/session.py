@@ -1,0 +1,85 @@
+"""What a job on one title holds open: its tools, the probed source, cache and workshop."""
+
+import contextlib
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Generic, TypeVar
+
+from vqaloop.core.text import quoted
+from vqaloop.encoding import checks
+from vqaloop.execution.cache import Cache
+from vqaloop.execution.checks import check_metric
+from vqaloop.execution.options import JobOptions, PathName
+from vqaloop.execution.stage_progress import told_if_slow
+from vqaloop.execution.tools import Tools
+from vqaloop.execution.workshop import Workshop
+from vqaloop.media.excerpt_windows import choose_windows
+from vqaloop.media.probe import probe_source
+from vqaloop.records import Event, Source
+
+Asked = TypeVar("Asked", bound=JobOptions)
+
+
+@dataclass(frozen=True)
+class Session(Tools, Generic[Asked]):
+    """A job on one title, ready to encode and score."""
+
+    options: Asked
+    source: Source
+    sizes: tuple[tuple[int, int], ...]
+    """Width and height to encode at, largest first."""
+    depth: int
+    """Bits a sample of the encodes."""
+    shop: Workshop
+    started: float
+    """Seconds of the monotonic clock when it was opened."""
+
+    def windows(self) -> tuple[tuple[int, int], ...]:
+        """Start and length, in frames, of the windows that stand for the title."""
+        looking = Event("excerpt", "looking for windows that stand for it")
+        with told_if_slow(self.options.progress, looking):
+            return choose_windows(self.source, ffmpeg=self.ffmpeg, seed=self.options.seed)
+
+
+@contextlib.contextmanager
+def open_session(input: PathName, options: Asked, tools: Tools) -> Iterator[Session[Asked]]:
+    """Probe the input, check what is asked against it, and open cache and workshop.
+
+    Raises InputError for an input that cannot be read, and for a size, bit depth or metric that
+    does not suit it.
+    """
+    started = time.monotonic()
+    with told_if_slow(options.progress, Event("probe", f"looking at {quoted(input)}")):
+        source = probe_source(
+            Path(input),
+            video_size=options.video_size,
+            pix_fmt=options.pix_fmt,
+            framerate=options.framerate,
+            allow_hdr=options.allow_hdr,
+            ffmpeg=tools.ffmpeg,
+        )
+    sizes = checks.choose_sizes(source, tools.spec, options.sizes(source))
+    depth = checks.checked_depth(source, tools.spec, options.bit_depth)
+    check_metric(tools.metric, options.weights)
+    with (
+        Cache(enabled=options.cache) as store,
+        Workshop(
+            tools.spec,
+            tools.metric,
+            store,
+            ffmpeg=tools.ffmpeg,
+            workers=options.workers,
+            timeout_s=options.timeout_s,
+        ) as shop,
+    ):
+        yield Session(
+            **vars(tools),
+            options=options,
+            source=source,
+            sizes=sizes,
+            depth=depth,
+            shop=shop,
+            started=started,
+        )

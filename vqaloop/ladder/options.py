@@ -1,0 +1,130 @@
+"""Options of `vqaloop ladder`."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from vqaloop.core.option_fields import changed, fault_of, kbps, number, option, whole
+from vqaloop.core.text import parse_duration, parse_resolutions, parse_rungs, parse_size
+from vqaloop.errors import InputError
+from vqaloop.execution.options import CODECS, JobOptions, PathName, Prior, Storage
+from vqaloop.tuning.options import check_trials
+
+if TYPE_CHECKING:
+    from vqaloop.records import Source
+
+_FIRST = (
+    *("encoder", "resolutions", "metric", "weights", "score_precision", "rungs", "min_step"),
+    *("min_ratio", "min_bitrate", "max_bitrate", "min_score", "max_score", "require", "budget_s"),
+    *("preset", "bit_depth", "device", "seed", "prior", "tune_trials"),
+)
+"""The order of `asked` in ladder.json, which files of one request share; the others follow."""
+
+
+def parse_sizes(text: str) -> list[tuple[int, int]]:
+    """Sizes with commas between. Raises InputError."""
+    return [parse_size(word) for word in text.split(",") if word]
+
+
+@dataclass(frozen=True, kw_only=True)
+class LadderOptions(Storage, Prior, JobOptions):
+    """What `build_ladder` takes."""
+
+    codec: str = option(
+        help="or several with commas, for a ladder each", metavar=CODECS, recorded=False
+    )
+    resolutions: Sequence[tuple[int, int]] | None = option(
+        None,
+        "default: parts of the source's size",
+        metavar="WxH,...|auto",
+        parse=parse_resolutions,
+        column=True,
+    )
+    rungs: int | None = option(
+        None, "default: auto", metavar="N|auto", parse=parse_rungs, column=True
+    )
+    min_step: float | None = option(
+        None,
+        "least difference in score between rungs (default: the metric's)",
+        metavar="S",
+        parse=number,
+        column=True,
+    )
+    min_ratio: float = option(
+        1.4, "least ratio of bitrates between rungs", metavar="R", parse=number, column=True
+    )
+    min_bitrate: float = option(0.0, "kb/s", metavar="K", parse=kbps, column=True)
+    max_bitrate: float = option(math.inf, "kb/s", metavar="K", parse=kbps, column=True)
+    min_score: float | None = option(
+        None,
+        "no rung below it (default: the metric's)",
+        metavar="S",
+        parse=number,
+        column=True,
+    )
+    max_score: float | None = option(
+        None,
+        "the top rung is the first to reach it (default: the metric's)",
+        metavar="S",
+        parse=number,
+        column=True,
+    )
+    require: Sequence[tuple[int, int]] = option(
+        (),
+        "sizes that must have a rung each, if any can",
+        metavar="WxH,...",
+        parse=parse_sizes,
+        column=True,
+    )
+    budget_s: float | None = option(
+        None,
+        "the best ladder it can find in 90s (or 90), 10min, 1.5h",
+        flags=("--budget",),
+        metavar="TIME",
+        parse=parse_duration,
+        column=True,
+    )
+    tune_trials: int | None = option(
+        None,
+        "first tune the encoder's parameters on the title, with N trials (20)",
+        flags=("--tune-params",),
+        metavar="N",
+        parse=whole,
+        column=True,
+        nargs="?",
+        const=20,
+    )
+    out: PathName | None = option(
+        None,
+        "default: NAME.CODEC.ladder; of a catalogue: catalogue.ladders",
+        flags=("-o", "--output"),
+        metavar="DIR",
+        parse=Path,
+        recorded=False,
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        with fault_of("budget_s", "tune_trials"):
+            if self.tune_trials is not None:
+                check_trials(self.tune_trials)
+                if self.budget_s is not None:
+                    raise InputError(
+                        "--budget bounds the search alone and does not go with --tune-params; "
+                        "tune first with `vqaloop tune`, or leave out one of the two"
+                    )
+            if self.budget_s is not None and not 0 < self.budget_s < math.inf:
+                raise InputError(f"the budget must be a time above 0, not {self.budget_s:g} s")
+
+    def sizes(self, source: Source) -> Sequence[tuple[int, int]] | None:
+        return self.resolutions
+
+    def asked(self) -> dict[str, Any]:
+        """What was asked for, as ladder.json has it: all that is not at its default."""
+        found = changed(self)
+        first = {name: found[name] for name in _FIRST if name in found}
+        return {**first, **found}
