@@ -1,12 +1,22 @@
 """The package as a whole: what importing it costs, and what it offers."""
 
+import dataclasses
+import inspect
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 import vqaloop
+from vqaloop.encoding.registry import codecs
+from vqaloop.execution.options import CODECS
+from vqaloop.ladder.options import LadderOptions
+from vqaloop.ratecontrol.options import EncodeOptions
+from vqaloop.regress.options import RegressOptions
+from vqaloop.tuning.options import TuneOptions
 
 HEAVY = ("torch", "pandas", "optuna", "deepspeed", "matplotlib", "scipy", "ray", "av")
 ROOT = Path(vqaloop.__file__).resolve().parents[1]
@@ -63,6 +73,36 @@ def test_help_lists_the_commands_and_loads_nothing_heavy() -> None:
         "try:\n    main(['--help'])\nexcept SystemExit:\n    pass"
     )
     assert not loaded_after(code) & set(HEAVY)
+
+
+@pytest.mark.parametrize(
+    ("function", "options", "positional"),
+    [
+        (vqaloop.build_ladder, LadderOptions, {"input"}),
+        (vqaloop.tune_encoder, TuneOptions, {"input"}),
+        (vqaloop.encode_to_target, EncodeOptions, {"input", "output"}),
+        (vqaloop.compare_builds, RegressOptions, set()),
+    ],
+)
+def test_functions_take_the_options_of_their_commands(
+    function: Callable[..., Any], options: type, positional: set[str]
+) -> None:
+    taken = inspect.signature(function).parameters
+    fields = {each.name: each for each in dataclasses.fields(options)}
+    assert taken.keys() - positional == fields.keys()
+    assert positional <= taken.keys()
+    for name, each in fields.items():
+        default = taken[name].default
+        if name == "progress":
+            assert default(None) is each.default(None) is None  # type: ignore[misc, operator]
+        elif default is inspect.Parameter.empty:
+            assert each.default is dataclasses.MISSING, name
+        else:
+            assert (type(each.default), each.default) == (type(default), default), name
+
+
+def test_help_lists_the_codecs_there_are() -> None:
+    assert sorted(CODECS.split("|")) == list(codecs())
 
 
 def test_typed() -> None:

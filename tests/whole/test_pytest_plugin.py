@@ -14,8 +14,11 @@ from tests.support.media import REPOSITORY, make_clip
 from tests.trend.test_trend import document
 from tests.whole.test_package import loaded_after
 from vqaloop.core.ffmpeg import ffmpeg_path
+from vqaloop.core.option_fields import number, numbers, options_of, whole
 from vqaloop.errors import InputError
+from vqaloop.pytest_plugin import OPTIONS
 from vqaloop.regress.compare import Comparison
+from vqaloop.regress.options import RegressOptions
 from vqaloop.trend.trend import read_trend
 
 pytest_plugins = ["pytester"]
@@ -63,6 +66,13 @@ def test_the_plugin_costs_nothing_to_import() -> None:
     ours = {name for name in loaded if name.startswith("vqaloop")}
     assert ours == {"vqaloop", "vqaloop.errors", "vqaloop.pytest_plugin"}
     assert not loaded & {"numpy", "torch", "scipy", "matplotlib", "sqlite3"}
+
+
+@pytest.mark.parametrize("name", sorted(OPTIONS.keys() - {"history"}))
+def test_an_option_is_read_as_the_command_reads_it(name: str) -> None:
+    made = options_of(RegressOptions)[name]
+    text = "32" if made.parse in (number, whole, numbers) else "vmaf, psnr"
+    assert OPTIONS[name].kind(text) == made.parse(text)
 
 
 def test_a_build_that_is_no_worse_passes(

@@ -24,6 +24,7 @@ from vqaloop.errors import VqaloopError
 from vqaloop.execution.executor import Executor, executor_of
 from vqaloop.execution.job import Job
 from vqaloop.ladder.build import build_ladder
+from vqaloop.ladder.document import find_doubts
 from vqaloop.records import Event, Ladder, Watcher, rounded
 from vqaloop.search import prior_store
 
@@ -163,10 +164,11 @@ def _entry(task: Task, status: str, reason: str | None, **more: Any) -> Entry:
 
 
 def _entry_of(task: Task, ladder: Ladder, kept: bool = False) -> Entry:
-    about, files = ladder.about, {rung.file for rung in ladder.rungs}
+    about = ladder.about
     source, warnings = about["source"], list(about.get("warnings") or ())
-    missed = [line for line in warnings if line.split(": score")[0] in files]
-    doubt = "; ".join(missed) or "a score missed its prediction"
+    whole = about.get("windows") == [[0, source["frames"]]]
+    doubts = find_doubts(ladder.rungs, task.metric, whole).lines
+    doubt = "; ".join(doubts) or "a score missed its prediction"
     rungs = [
         {
             "width": rung.width,

@@ -9,6 +9,7 @@ import argparse
 import contextlib
 import math
 import os
+import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import MISSING, Field, dataclass, field, fields, replace
 from typing import Any, TypeVar
@@ -105,8 +106,8 @@ def _arguments(each: "Field[Any]", made: Option) -> dict[str, Any]:
     needed = {"required": True} if each.default is MISSING else {}
     help = made.help
     number = isinstance(each.default, int | float) and math.isfinite(each.default)
-    if "default" not in help and (number or (each.default and isinstance(each.default, str))):
-        shown = f"{each.default:g}" if number else each.default
+    shown = f"{each.default:g}" if number else each.default
+    if isinstance(shown, str) and shown and not re.search(r"\bdefault\b", help):
         help = f"{help} (default: {shown})" if help else f"default: {shown}"
     return {**needed, "type": _reader(made), "help": help, **made.keywords}
 

@@ -26,7 +26,7 @@ from vqaloop.execution.executor import Executor
 from vqaloop.execution.session import Session, open_session
 from vqaloop.execution.stage_progress import counted_cut, described
 from vqaloop.execution.tools import Tools, chosen_tools
-from vqaloop.ladder.document import LadderRun, find_doubts, ladder_json
+from vqaloop.ladder.document import LadderRun, find_doubts, guard_falls, ladder_json
 from vqaloop.ladder.options import LadderOptions
 from vqaloop.ladder.pictures import take_pictures
 from vqaloop.ladder.rules import Budget, check_codecs, make_rules, required_sizes
@@ -334,7 +334,7 @@ def _delivered(run: LadderRun, folder: Path, placed: list[Path]) -> Ladder:
     placed.append(mark)
     rungs = run.loop.deliver(session.source, folder, run.checked, placed)
     doubts = find_doubts(rungs, session.metric, run.whole)
-    document = ladder_json(run, doubts.lines(rungs))
+    document = ladder_json(run, [*doubts.lines, *guard_falls(rungs)])
     ladder = Ladder(folder, tuple(rungs), document, trusted=doubts.trusted)
     progress(Event("write", f"pictures of {quoted(folder)}", 0, 2))
     pictures = take_pictures(ladder, session.source, ffmpeg=session.ffmpeg)

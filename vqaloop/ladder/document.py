@@ -58,24 +58,30 @@ class Doubts:
     def trusted(self) -> bool:
         return not self.missed and not self.astray
 
-    def lines(self, rungs: Sequence[Rung]) -> list[str]:
-        """The warnings, with those of a guard that falls while the score rises."""
-        found = [
-            f"{rung.file}: score {rung.score:.1f}, predicted {rung.score_predicted:.1f}"
-            for rung in self.missed
+    @property
+    def lines(self) -> list[str]:
+        """A warning each."""
+        return [
+            *(
+                f"{rung.file}: score {rung.score:.1f}, predicted {rung.score_predicted:.1f}"
+                for rung in self.missed
+            ),
+            *(
+                f"{rung.file}: score {rung.score:.1f}, but VMAF {rung.guard['vmaf']:.1f}; the "
+                "student does not know such material, use --metric vmaf"
+                for rung in self.astray
+            ),
         ]
-        found += [
-            f"{rung.file}: score {rung.score:.1f}, but VMAF {rung.guard['vmaf']:.1f}; the student "
-            "does not know such material, use --metric vmaf"
-            for rung in self.astray
-        ]
-        for low, high in zip(rungs, rungs[1:], strict=False):
-            if low.guard["vmaf"] >= high.guard["vmaf"]:
-                found.append(
-                    f"VMAF does not rise from {low.file} ({low.guard['vmaf']:.1f}) to "
-                    f"{high.file} ({high.guard['vmaf']:.1f}), though the score does"
-                )
-        return found
+
+
+def guard_falls(rungs: Sequence[Rung]) -> list[str]:
+    """Warnings of neighbours whose VMAF does not rise with the score."""
+    return [
+        f"VMAF does not rise from {low.file} ({low.guard['vmaf']:.1f}) to "
+        f"{high.file} ({high.guard['vmaf']:.1f}), though the score does"
+        for low, high in zip(rungs, rungs[1:], strict=False)
+        if low.guard["vmaf"] >= high.guard["vmaf"]
+    ]
 
 
 def find_doubts(rungs: Sequence[Rung], metric: Metric, whole: bool) -> Doubts:
