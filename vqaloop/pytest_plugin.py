@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from vqaloop import Comparison
 
 MOST_CHECKS = 20
-"""Failed checks that are told; the rest is counted."""
+"""Failed checks that are listed; the rest is counted."""
 
 
 class Option(NamedTuple):
@@ -114,7 +114,7 @@ def vqaloop_regress(request: pytest.FixtureRequest) -> Regress:
             # as record_property does, which warns of schemas that most readers do not heed
             request.node.user_properties.append((f"vqaloop_{key}", found.document[key]))
         if found.verdict in ("regression", "cannot tell"):
-            raise AssertionError(told(found.document))
+            raise AssertionError(failure_text(found.document))
         return found
 
     return regress
@@ -174,7 +174,7 @@ def _placed(path: Path, folder: Path) -> Path:
     return path if len(path.parts) == 1 and not os.path.exists(there) else there
 
 
-def told(document: dict[str, Any]) -> str:
+def failure_text(document: dict[str, Any]) -> str:
     """The summary, and the checks that failed, a line each."""
     from vqaloop.core.text import printable
 

@@ -94,7 +94,7 @@ def test_functions_take_the_options_of_their_commands(
     for name, each in fields.items():
         default = taken[name].default
         if name == "progress":
-            assert default(None) is each.default(None) is None  # type: ignore[misc, operator]
+            assert default(None) is each.default(None) is None  # type: ignore[operator]
         elif default is inspect.Parameter.empty:
             assert each.default is dataclasses.MISSING, name
         else:

@@ -20,6 +20,7 @@ from vqaloop.catalogue.report import write_catalogue
 from vqaloop.catalogue.state import begun_with, digest, made_before, note_made
 from vqaloop.catalogue.titles import Titles, listed
 from vqaloop.core import process
+from vqaloop.core.text import utf8
 from vqaloop.errors import VqaloopError
 from vqaloop.execution.executor import Executor, executor_of
 from vqaloop.execution.job import Job
@@ -80,13 +81,13 @@ def _made(
     names = [f"{task.name} {task.codec}" if several else task.name for task in tasks]
 
     def work(index: int, *, progress: Watcher) -> Entry:
-        def told(event: Event) -> None:
+        def report(event: Event) -> None:
             progress(event)
             news.put((index, event))
 
         try:
             with prior_store.as_of(known):
-                return _make(tasks[index], executor, told)
+                return _make(tasks[index], executor, report)
         finally:
             news.put((index, None))
 
@@ -110,8 +111,8 @@ def _made(
             process.check_cancelled()
             entries[index] = _ended(tasks[index], jobs[index])
             del jobs[index]
-            said = f"{names[index]}: {_outcome(entries[index])}"
-            progress(Event(STAGE, said, len(entries), len(tasks)))
+            message = f"{names[index]}: {_outcome(entries[index])}"
+            progress(Event(STAGE, message, len(entries), len(tasks)))
     except BaseException:
         # all at once: none may take the turn of another that was stopped
         scope.cancel()
@@ -159,8 +160,9 @@ def _make(task: Task, executor: Executor, progress: Watcher) -> Entry:
 
 
 def _entry(task: Task, status: str, reason: str | None, **more: Any) -> Entry:
-    told = os.fsencode(task.title.input).decode("utf-8", "replace")
-    return Entry(task.name, told, task.codec, task.folder, status, reason, **more)
+    return Entry(
+        task.name, utf8(task.title.input), task.codec, task.folder, status, reason, **more
+    )
 
 
 def _entry_of(task: Task, ladder: Ladder, kept: bool = False) -> Entry:

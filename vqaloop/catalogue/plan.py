@@ -123,7 +123,7 @@ def _check_input(title: Title, out: Path) -> None:
 
 @contextlib.contextmanager
 def _located(title: Title) -> Iterator[None]:
-    """What is refused while inside is said of the title's line, and of the columns at fault."""
+    """A refusal inside names the title's line, and the columns at fault."""
     try:
         yield
     except InputError as error:

@@ -88,8 +88,8 @@ def read_titles(path: Path) -> list[Title]:
                 try:
                     options[option] = parse(text, here)
                 except InputError as error:
-                    said = str(error)
-                    raise InputError(said if said.startswith(at) else f"{here}: {said}") from error
+                    why = str(error)
+                    raise InputError(why if why.startswith(at) else f"{here}: {why}") from error
         if weights := options.get("weights"):
             options["weights"] = path.parent / weights
         found.append(Title(path.parent / row["input"], row.get("name") or None, options, at))

@@ -52,13 +52,13 @@ class Board:
         if not self.progress.live:
             self.progress(event)
             return
-        said = event.message
+        message = event.message
         if event.stage == STAGE:
             self.done, self.total = event.done, event.total
-            self.progress.log(said)
+            self.progress.log(message)
         else:
-            said = f"{event.stage}: {said}"
-        self.progress(Event("titles", said, self.done, self.total, event.trial))
+            message = f"{event.stage}: {message}"
+        self.progress(Event("titles", message, self.done, self.total, event.trial))
 
 
 def catalogue_table(catalogue: "Catalogue", encoding: str = "utf-8") -> "Table":

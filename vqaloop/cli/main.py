@@ -84,7 +84,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         except KeyboardInterrupt:
             return _interrupted()
         except BrokenPipeError:
-            # whoever read our stdout has left; nothing more can be said there
+            # whoever read our stdout has left; nothing more can be written there
             _drop_stdout()
             return 0
         except OSError as error:

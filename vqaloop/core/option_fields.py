@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import MISSING, Field, dataclass, field, fields, replace
 from typing import Any, TypeVar
 
+from vqaloop.core.text import utf8
 from vqaloop.errors import InputError
 
 Value = TypeVar("Value")
@@ -147,7 +148,7 @@ def changed(options: Any) -> dict[str, Any]:
         if isinstance(value, bytes):
             value = os.fsdecode(value)
         if isinstance(value, str):
-            value = os.fsencode(value).decode("utf-8", "replace")
+            value = utf8(value)
         if isinstance(value, list | tuple):
             value = [list(size) for size in value]
         if value not in (each.default, []) and value != math.inf:

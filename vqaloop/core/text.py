@@ -16,6 +16,11 @@ def quoted(path: str | os.PathLike[str]) -> str:
     return name if len(name) <= 200 else f"{name[:98]}...{name[-98:]}"
 
 
+def utf8(path: str | os.PathLike[str]) -> str:
+    """A file name as JSON can hold it: what is no UTF-8 in it is replaced."""
+    return os.fsencode(path).decode("utf-8", "replace")
+
+
 def parse_size(text: str) -> tuple[int, int]:
     """ "1920x1080" as width and height. Raises InputError."""
     match = re.fullmatch(r"\s*([0-9]{2,5})x([0-9]{2,5})\s*", text)

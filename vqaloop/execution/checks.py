@@ -1,6 +1,8 @@
 """Checks of options that every long job takes: workers, seed, device, metric, output folder."""
 
+import contextlib
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 from vqaloop.core.folders import check_writable, is_study_file
@@ -42,6 +44,22 @@ def check_folder(folder: Path, source: Path, what: str = "ladder") -> None:
     except OSError as error:
         why = error.strerror or error
         raise InputError(f"cannot use the folder {quoted(folder)}: {why}; {remedy}") from error
+
+
+@contextlib.contextmanager
+def folder_undone(folder: Path) -> Iterator[bool]:
+    """Folders made inside for this one go on a failure, where nothing is left in them.
+
+    Yields whether the folder is new.
+    """
+    missing = [place for place in (folder, *folder.parents) if not place.exists()]
+    try:
+        yield folder in missing
+    except BaseException:
+        with contextlib.suppress(OSError):
+            for place in missing:
+                place.rmdir()
+        raise
 
 
 def check_run(

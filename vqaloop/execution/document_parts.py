@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from vqaloop.core.files import file_sha256
+from vqaloop.core.text import utf8
 from vqaloop.core.version import __version__
 from vqaloop.encoding.spec import EncoderSpec
 from vqaloop.encoding.survey import encoder_version, ffmpeg_version
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 def source_json(source: Source) -> dict[str, Any]:
     """What a rung is compared with; `input_options` go before -i when it is raw video."""
     return {
-        "path": os.fsencode(source.path).decode("utf-8", "replace"),
+        "path": utf8(source.path),
         "sha256": source.sha256,
         "size_bytes": source.path.stat().st_size if source.path.is_file() else None,
         "width": source.width,
@@ -40,7 +40,7 @@ def encoder_json(spec: EncoderSpec, version: str, ffmpeg: str, preset: str) -> d
         "name": spec.name,
         "library_version": version,
         "ffmpeg": file_sha256(ffmpeg),
-        "ffmpeg_path": os.fsencode(ffmpeg).decode("utf-8", "replace"),
+        "ffmpeg_path": utf8(ffmpeg),
         "ffmpeg_version": ffmpeg_version(ffmpeg),
         "preset": preset,
     }

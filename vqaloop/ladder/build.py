@@ -21,7 +21,7 @@ from vqaloop.core.folders import is_study_file
 from vqaloop.core.text import quoted
 from vqaloop.encoding.survey import encoder_version
 from vqaloop.errors import InputError, TargetUnreachable
-from vqaloop.execution.checks import check_folder
+from vqaloop.execution.checks import check_folder, folder_undone
 from vqaloop.execution.executor import Executor
 from vqaloop.execution.session import Session, open_session
 from vqaloop.execution.stage_progress import counted_cut, described
@@ -384,17 +384,15 @@ def _undone_on_failure(folder: Path) -> Iterator[list[Path]]:
 
     The study stays after an interruption, so that the same command goes on from there.
     """
-    missing = [place for place in (folder, *folder.parents) if not place.exists()]
     placed: list[Path] = []
-    try:
-        yield placed
-    except BaseException as error:
-        with contextlib.suppress(OSError):
-            for path in placed:
-                path.unlink(missing_ok=True)
-            if folder in missing and isinstance(error, InputError | TargetUnreachable):
-                for path in filter(is_study_file, folder.iterdir()):
+    with folder_undone(folder) as new:
+        try:
+            yield placed
+        except BaseException as error:
+            with contextlib.suppress(OSError):
+                for path in placed:
                     path.unlink(missing_ok=True)
-            for place in missing:
-                place.rmdir()
-        raise
+                if new and isinstance(error, InputError | TargetUnreachable):
+                    for path in filter(is_study_file, folder.iterdir()):
+                        path.unlink(missing_ok=True)
+            raise

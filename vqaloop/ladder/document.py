@@ -117,8 +117,8 @@ def ladder_json(run: LadderRun, warnings: Sequence[str]) -> dict[str, Any]:
 
 
 def hull_json(points: Sequence[RDPoint], dense: Predictions) -> list[dict[str, Any]]:
-    """The hull that rungs are taken from, ascending: of what was measured, and of what is believed
-    between two measurements of a size. What is believed beyond them is a guess."""
+    """The hull that rungs are taken from, ascending: measured points, and those predicted between
+    two measurements of a size; predictions beyond them are guesses."""
     rates: dict[tuple[int, int], list[float]] = {}
     for point in points:
         rates.setdefault(point.size, []).append(point.bitrate_kbps)

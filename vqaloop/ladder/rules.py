@@ -30,7 +30,7 @@ class Budget:
     def affordable(self, sizes: Sequence[float], share: float, least: int) -> int:
         """How many of these encodes (pixels each), in order, fit into a share of the budget.
 
-        The first `least` always do. What one costs is told by those that were made.
+        The first `least` always do. The cost of one is estimated from those that were made.
         """
         left = self.left_s(share)
         rate = self._spent_s / self._spent_on if self._spent_on else 0.0
@@ -80,7 +80,7 @@ class Budget:
 
 
 def make_rules(meter: Metric, asked: LadderOptions) -> Rules:
-    """The rules asked for, the metric's own where nothing was said. Raises InputError."""
+    """The rules asked for, the metric's own where none is. Raises InputError."""
     if asked.rungs is not None and asked.rungs < LEAST_RUNGS:
         with fault_of("rungs"):
             raise InputError(f"a ladder has at least {LEAST_RUNGS} rungs, not {asked.rungs}")

@@ -14,7 +14,7 @@ from typing import Any
 from vqaloop.bitstream.packets import peak_kbps, stream_packets
 from vqaloop.core.files import scratch
 from vqaloop.core.folders import check_writable
-from vqaloop.core.text import counted, quoted
+from vqaloop.core.text import counted, quoted, utf8
 from vqaloop.encoding.options import CAP, ZONES, gop_frames
 from vqaloop.encoding.spec import EncoderSpec
 from vqaloop.errors import InputError, TargetUnreachable
@@ -304,7 +304,7 @@ def _answer(made: Made, outcome: Outcome) -> Encoded:
             "tolerance": tolerance_of(session.metric),
             "one_run": options.one_run,
         },
-        "file": os.fsencode(made.path).decode("utf-8", "replace"),
+        "file": utf8(made.path),
         "score": rounded(made.score.value),
         "score_of_scenes": rounded(controller.mean_score),
         "guard": {name: rounded(value) for name, value in made.guard.items()},
@@ -388,9 +388,9 @@ def _drive(
             _report(controller, scene, trial, shop.spec, source)
         done = [scene for scene in scenes if controller.is_done(scene)]
         for (scene, knob), trial in made:
-            told = trial.error or f"{plain.encoder} {knob:g}: {trial.score:.2f}"
+            outcome = trial.error or f"{plain.encoder} {knob:g}: {trial.score:.2f}"
             where = f"frames {scene.start_frame} to {scene.end_frame - 1}"
-            progress(Event("encode", f"{where}, {told}", len(done), len(scenes), trial))
+            progress(Event("encode", f"{where}, {outcome}", len(done), len(scenes), trial))
         excerpts.prune(done)
     excerpts.prune(scenes)
     if bare := [scene for scene in scenes if scene not in controller.choices]:
@@ -429,8 +429,8 @@ def _in_one_run(
     knob = shop.spec.knob.snap(mean)
     zones = zones_of([(s.start_frame, s.end_frame, p.knob) for s, p in choices.items()], knob)
     params = (*plain.params, (ZONES, zones))
-    said = f"one run over the whole, {counted(len(choices), 'zone')} about {knob:g}"
-    with counted_of(source, session.options.progress, "encode", said):
+    message = f"one run over the whole, {counted(len(choices), 'zone')} about {knob:g}"
+    with counted_of(source, session.options.progress, "encode", message):
         return shop.encode(source, replace(plain, knob=knob, params=params)).path
 
 

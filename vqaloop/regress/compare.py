@@ -15,7 +15,7 @@ from typing import Any
 
 from vqaloop.core.ffmpeg import ffmpeg_path
 from vqaloop.core.folders import check_writable
-from vqaloop.core.text import quoted
+from vqaloop.core.text import quoted, utf8
 from vqaloop.core.version import __version__
 from vqaloop.encoding import checks
 from vqaloop.encoding.spec import EncoderSpec
@@ -446,7 +446,7 @@ def _probed(options: RegressOptions, plan: RunPlan, binary: str) -> dict[str, So
 
 def _build_json(build: Build) -> dict[str, Any]:
     return {
-        "name": os.fsencode(Path(build.path).name).decode("utf-8", "replace"),
+        "name": utf8(Path(build.path).name),
         "kind": build.kind,
         "version": build.version,
         "sha256": build.sha256,

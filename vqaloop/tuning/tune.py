@@ -5,11 +5,10 @@ encode by encode, the bad ones given up early) → the best verified on the whol
 that the search has not seen → what to give ffmpeg, or the defaults where nothing was confirmed.
 """
 
-import contextlib
 import math
 import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -20,7 +19,7 @@ from optuna.trial import FrozenTrial
 
 from vqaloop.core.text import counted, quoted
 from vqaloop.errors import InputError
-from vqaloop.execution.checks import check_folder
+from vqaloop.execution.checks import check_folder, folder_undone
 from vqaloop.execution.document_parts import cost_json, head_json
 from vqaloop.execution.executor import Executor
 from vqaloop.execution.session import Session, open_session
@@ -255,7 +254,12 @@ def _tune(input: str | os.PathLike[str], options: TuneOptions) -> Tuning:
     check_folder(folder, Path(input), "tuning")
     distributions(tools.spec)
     url = options.storage or (default_storage(folder) if options.cache else None)
-    with open_session(input, options, tools) as session, _folder_made(folder), kept_in(url):
+    with (
+        open_session(input, options, tools) as session,
+        folder_undone(folder),
+        kept_in(url),
+    ):
+        folder.mkdir(parents=True, exist_ok=True)
         setting = Setting(*session.sizes[0], session.preset, session.depth)
         limits = TuneLimits(options.slowdown)
         goal = TuneGoal(setting, options.trials, target, limits, options.sampler, front)
@@ -291,8 +295,8 @@ def _parts(session: Session[TuneOptions], windows: Sequence[tuple[int, int]]) ->
         return [source]
     parts: list[Source] = []
     for i, window in enumerate(windows):
-        said = f"{counted(len(windows), 'window')} stand for the title"
-        session.options.progress(Event("excerpt", said, i, len(windows)))
+        message = f"{counted(len(windows), 'window')} stand for the title"
+        session.options.progress(Event("excerpt", message, i, len(windows)))
         place = session.shop.scratch / f"window{i}.mkv"
         parts.append(excerpt(source, [window], place, ffmpeg=session.ffmpeg))
     return parts
@@ -451,17 +455,3 @@ def _front_json(search: ParamSearch, trials: Sequence[FrozenTrial]) -> list[dict
             saving = rounded(trial.user_attrs["saving_percent"])
             front.append({"bitrate_kbps": kbps, "score": score, "saving_percent": saving, **about})
     return front
-
-
-@contextlib.contextmanager
-def _folder_made(folder: Path) -> Iterator[None]:
-    """The folder is made; it goes again when what follows fails and leaves nothing in it."""
-    missing = [place for place in (folder, *folder.parents) if not place.exists()]
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        yield
-    except BaseException:
-        with contextlib.suppress(OSError):
-            for place in missing:
-                place.rmdir()
-        raise
