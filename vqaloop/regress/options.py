@@ -58,8 +58,8 @@ class RegressOptions(MetricOptions, Encoding):
     bit_depth: int | None = option(
         None, "default: the clip's", group=RUN, metavar="8|10", parse=whole
     )
-    baseline_args: str | Sequence[str] = option("", group=RUN, metavar="TEXT")
-    candidate_args: str | Sequence[str] = option("", group=RUN, metavar="TEXT")
+    baseline_args: str | Sequence[str] = option((), group=RUN, metavar="TEXT")
+    candidate_args: str | Sequence[str] = option((), group=RUN, metavar="TEXT")
     timeout_s: float | None = option(
         None,
         "a run that takes longer hangs",
