@@ -40,6 +40,15 @@ class Parser(argparse.ArgumentParser):
             message += f"; one that begins with a dash is given as {wanting[1]}='-...'"
         raise InputError(f"{message}; see `{self.prog} --help`")
 
+    def _get_value(self, action: argparse.Action, arg_string: str) -> Any:
+        try:
+            return super()._get_value(action, arg_string)
+        except argparse.ArgumentError as error:
+            # argparse takes it for any ValueError, and has other words for it
+            if isinstance(error.__context__, InputError):
+                raise error.__context__ from None
+            raise
+
     def _check_value(self, action: argparse.Action, value: Any) -> None:
         try:
             super()._check_value(action, value)

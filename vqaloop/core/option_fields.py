@@ -110,21 +110,7 @@ def _arguments(each: "Field[Any]", made: Option) -> dict[str, Any]:
     shown = f"{each.default:g}" if number else each.default
     if isinstance(shown, str) and shown and not re.search(r"\bdefault\b", help):
         help = f"{help} (default: {shown})" if help else f"default: {shown}"
-    return {**needed, "type": _reader(made), "help": help, **made.keywords}
-
-
-def _reader(made: Option) -> Callable[[str], Any]:
-    """Its `parse` as argparse takes it, which puts words of its own in place of a ValueError's."""
-
-    def read(text: str) -> Any:
-        try:
-            return made.parse(text)
-        except InputError as error:
-            # argparse names the option itself
-            said = str(error).removeprefix(f"{made.flags[-1]} ")
-            raise argparse.ArgumentTypeError(said) from error
-
-    return read
+    return {**needed, "type": made.parse, "help": help, **made.keywords}
 
 
 def given_options(cls: type, namespace: argparse.Namespace) -> dict[str, Any]:
