@@ -120,7 +120,7 @@ class Running:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Prior:
+class PriorOptions:
     """What a search begins with."""
 
     prior: Literal["shipped", "own", "none"] | bool = option(
@@ -134,7 +134,7 @@ class Prior:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Storage:
+class StorageOptions:
     """Where trials are kept."""
 
     storage: str | None = option(

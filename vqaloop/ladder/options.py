@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from vqaloop.core.option_fields import changed, fault_of, kbps, number, option, whole
 from vqaloop.core.text import parse_duration, parse_resolutions, parse_rungs, parse_size
 from vqaloop.errors import InputError
-from vqaloop.execution.options import CODECS, JobOptions, PathName, Prior, Storage
+from vqaloop.execution.options import CODECS, JobOptions, PathName, PriorOptions, StorageOptions
 from vqaloop.tuning.options import check_trials
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ def parse_sizes(text: str) -> list[tuple[int, int]]:
 
 
 @dataclass(frozen=True, kw_only=True)
-class LadderOptions(Storage, Prior, JobOptions):
+class LadderOptions(StorageOptions, PriorOptions, JobOptions):
     """What `build_ladder` takes."""
 
     codec: str = option(

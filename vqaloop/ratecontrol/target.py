@@ -193,8 +193,8 @@ def _encode(input: Path, out: Path, options: EncodeOptions) -> Encoded:
                 guard = session.shop.guard(session.source, whole)
             peak = _peak(joined, spec, session.source)
             os.replace(whole, out)
-        made = Made(session, controller, trials, out, joined, score, guard, peak)
-        return _answer(made, _outcome(made))
+        made = TitleEncode(session, controller, trials, out, joined, score, guard, peak)
+        return _answer(made, _checked(made))
 
 
 def _scenes(session: Session[EncodeOptions]) -> Sequence[Scene]:
@@ -238,7 +238,7 @@ def _rendition(session: Session[EncodeOptions]) -> Rendition:
 
 
 @dataclass(frozen=True)
-class Made:
+class TitleEncode:
     """The encode of a title, and all that its document is made from."""
 
     session: Session[EncodeOptions]
@@ -253,7 +253,7 @@ class Made:
 
 
 @dataclass(frozen=True)
-class Outcome:
+class TargetCheck:
     """How the encode meets what was asked."""
 
     reached: bool
@@ -261,7 +261,7 @@ class Outcome:
     remarks: Sequence[str]
 
 
-def _outcome(made: Made) -> Outcome:
+def _checked(made: TitleEncode) -> TargetCheck:
     options, controller = made.session.options, made.controller
     metric, score = made.session.metric, made.score.value
     far = tolerance_of(metric)
@@ -287,10 +287,10 @@ def _outcome(made: Made) -> Outcome:
             f"the whole scores {score:.2f} where its scenes score "
             f"{controller.mean_score:.2f} on average"
         )
-    return Outcome(reached, trusted, [*remarks, *unreached([made.score], metric)])
+    return TargetCheck(reached, trusted, [*remarks, *unreached([made.score], metric)])
 
 
-def _answer(made: Made, outcome: Outcome) -> Encoded:
+def _answer(made: TitleEncode, outcome: TargetCheck) -> Encoded:
     """The encode with its document."""
     session, controller, joined = made.session, made.controller, made.joined
     source, options = session.source, session.options
@@ -333,7 +333,7 @@ def tolerance_of(metric: Metric) -> float:
     return metric.step * (LEARNED_FAR if metric.mode == "anchored" else FAR)
 
 
-def _held_back(made: Made, *, above: bool) -> str:
+def _held_back(made: TitleEncode, *, above: bool) -> str:
     """What kept the title from its target, as far as that is known; `above`: it is beyond it."""
     controller, source = made.controller, made.session.source
     max_encodes, max_bitrate = made.session.options.max_encodes, made.session.options.max_bitrate

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from vqaloop.core.option_fields import kbps, number, option, whole
 from vqaloop.core.text import parse_size
 from vqaloop.errors import InputError
-from vqaloop.execution.options import JobOptions, PathName, Storage
+from vqaloop.execution.options import JobOptions, PathName, StorageOptions
 
 if TYPE_CHECKING:
     from vqaloop.records import Source
@@ -21,7 +21,7 @@ LONGEST = 10_000
 
 
 @dataclass(frozen=True, kw_only=True)
-class TuneOptions(Storage, JobOptions):
+class TuneOptions(StorageOptions, JobOptions):
     """What `tune_encoder` takes."""
 
     target_score: float | None = option(

@@ -325,7 +325,7 @@ def _verified(session: Session[TuneOptions], goal: TuneGoal, found: ParamsFound)
 
 
 @dataclass(frozen=True)
-class Answer:
+class TunedParams:
     """The parameters that the whole title confirmed, or the defaults."""
 
     check: Check | None
@@ -346,7 +346,7 @@ class Answer:
 
 def _answer(
     session: Session[TuneOptions], found: ParamsFound, verified: Verified, target: Target
-) -> Answer:
+) -> TunedParams:
     check, default, warnings = verified
     params = check.params if check else ()
     chosen = [trial for trial in found.best if found.params_of(trial) == params]
@@ -367,10 +367,12 @@ def _answer(
     made = session.shop.encode(session.source, found.judge.rendition(params, at.knob))
     score = session.shop.score(session.source, made.path)
     trusted = not missed and (check is not None or not found.best)
-    return Answer(check, params, predicted, default, curve, at, score, warnings, trusted)
+    return TunedParams(check, params, predicted, default, curve, at, score, warnings, trusted)
 
 
-def _answer_json(session: Session[TuneOptions], goal: TuneGoal, answer: Answer) -> dict[str, Any]:
+def _answer_json(
+    session: Session[TuneOptions], goal: TuneGoal, answer: TunedParams
+) -> dict[str, Any]:
     """The first part of tuning.json: what was asked, and what holds at the target."""
     return {
         **head_json(SCHEMA, session, answer.score),
@@ -387,7 +389,7 @@ def _answer_json(session: Session[TuneOptions], goal: TuneGoal, answer: Answer) 
 
 
 def _tuning(
-    folder: Path, session: Session[TuneOptions], answer: Answer, about: dict[str, Any]
+    folder: Path, session: Session[TuneOptions], answer: TunedParams, about: dict[str, Any]
 ) -> Tuning:
     check = answer.check
     return Tuning(
