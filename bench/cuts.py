@@ -1,10 +1,10 @@
-"""How well cuts are found: clips put one after another, whose cuts are known to the frame.
+"""Recall and precision of scene cuts on concatenated clips, whose cuts are known to the frame.
 
     python -m bench.cuts CLIP... [--titles 60]
 
 Half of the clips, chosen by `group` of a MANIFEST.csv beside them (a clip without is its own
 group), are those the threshold was set on; the other half are held out. Single clips should have
-no cut: what is found in them is named.
+no cut: false positives in them are listed.
 """
 
 import argparse

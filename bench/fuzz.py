@@ -1,15 +1,15 @@
-"""A coverage-guided fuzzer over the readers of files from elsewhere.
+"""Coverage-guided fuzzing of the readers of untrusted files.
 
     python -m bench.fuzz TARGET|all --seconds S --corpus DIR --seed N
 
-Targets are those of bench/readers.py. Atheris (libFuzzer for Python; `pip install atheris`) looks
-which lines an input reaches and goes on from those that reach new ones; where a format is known,
-half of the changes keep it (bench/mutate.py). Each target runs in a process of its own whose
-address space may grow by MEMORY_BYTES, and each execution may take LIMIT_S of CPU time. A value or
-a VqaloopError is what should come; anything else is a finding: the first input of each kind is
-kept in DIR/findings. Exit status 1 if there are any.
+Targets are those of bench/readers.py. Atheris (libFuzzer for Python; `pip install atheris`)
+mutates inputs that reach new code; where a format is known, half of the mutations keep it
+(bench/mutate.py). Each target runs in a process of its own whose address space may grow by
+MEMORY_BYTES, and each execution may take LIMIT_S of CPU time. The expected result is a value or a
+VqaloopError; anything else is a finding: the first input of each kind is kept in DIR/findings.
+Exit status 1 if there are any.
 
-DIR holds the inputs that reached something new, by target, and is taken up again.
+DIR holds the inputs that reached new code, by target, and is the corpus of the next run.
 """
 
 import argparse

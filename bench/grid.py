@@ -1,10 +1,11 @@
-"""Exhaustive grids: every size x every knob of a clip encoded and scored, kept as one small table.
+"""Exhaustive grids: every size x every knob of a clip encoded and scored, as one small table.
 
     python -m bench.grid CLIP... --out DIR [--codecs h264,hevc,...] [--knobs 12] [--frames 40]
 
 Each clip is cut to its first frames (`DIR/NAME.y4m`), and for every codec its grid is written to
-`DIR/points/NAME.CODEC.csv`, point by point: interrupt it and run it again, or run several at a
-time. Scores are VMAF and PSNR-Y (by ffmpeg) and the default student's; seconds are CPU seconds.
+`DIR/points/NAME.CODEC.csv`, point by point: it resumes after an interruption, and several may run
+at a time. Scores are VMAF and PSNR-Y (by ffmpeg) and the default student's; seconds are CPU
+seconds.
 """
 
 import argparse

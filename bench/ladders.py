@@ -1,4 +1,4 @@
-"""Ladders of all codecs on several clips, each checked by independent means.
+"""Ladders of all codecs on several clips, verified by independent means.
 
     python -m bench.ladders CLIP... [--codecs h264,hevc,...] [--csv FILE] [--out DIR]
 

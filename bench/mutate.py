@@ -1,6 +1,6 @@
-"""Hostile changes to a file that keep its form, so that they get past the parser below a reader.
+"""Format-preserving mutations of files, which get past the parser below a reader.
 
-A change is drawn from a seed alone: the same seed and bytes give the same change.
+A mutation depends on the seed and the bytes alone.
 """
 
 import contextlib

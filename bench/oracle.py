@@ -1,4 +1,4 @@
-"""What any encode of a clip would give, read off an exhaustive grid instead of encoding it."""
+"""An oracle of rate and score of any encode of a clip, looked up in an exhaustive grid."""
 
 import math
 from collections.abc import Iterable, Sequence

@@ -1,6 +1,6 @@
-"""The readers of files from elsewhere, as functions of bytes, with small files to begin with.
+"""Readers of untrusted files, as functions of bytes, with seed inputs for fuzzing.
 
-A reader gives a value or raises a VqaloopError, whatever the bytes. Used by `bench.fuzz` and by
+A reader returns a value or raises a VqaloopError, whatever the bytes. Used by `bench.fuzz` and by
 the tests of hostile input.
 """
 

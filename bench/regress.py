@@ -1,16 +1,16 @@
-"""How small a regression `vqaloop regress` finds, and how often it cries wolf.
+"""Sensitivity and false alarms of `vqaloop regress`.
 
     python -m bench.regress CLIPS --out DIR [--clips N] [--draws N] [--csv FILE] [--share I/N]
 
 Every clip is encoded at the default points by a baseline (x264 medium), by builds with a planted
 fault (a setting a little worse than the default, or a tool left out), and several times by a
-build that does not repeat itself (x264 with `non-deterministic` on more threads than cores). Then
-comparisons are drawn: six clips each, judged as the command judges them. Of a planted fault they
-tell how often it is found; of the runs that do not repeat themselves, with any three of them as
-baseline, repeat and candidate, how often a difference is claimed that is not there.
+non-deterministic build (x264 with `non-deterministic` on more threads than cores). Then
+comparisons are drawn: six clips each, with the verdict of the command. They give the detection
+rate of each planted fault, and, of the non-deterministic runs with any three of them as baseline,
+repeat and candidate, the rate of false alarms.
 
-Runs are kept in `--out`, a file a clip, so that the bench goes on where it was; several processes
-may share the clips (`--share 0/2`, `--share 1/2`).
+Runs are stored in `--out`, a file a clip, so that the bench resumes; several processes may share
+the clips (`--share 0/2`, `--share 1/2`).
 """
 
 import argparse

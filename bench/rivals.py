@@ -1,7 +1,7 @@
 """Other ways to find a ladder, re-implemented from their descriptions, on an oracle.
 
 Each takes an oracle, the metric that steers it and the rules of our own ladders (for those that
-have no rule of their own), and tells what it would deliver and what it would encode for that.
+have no rule of their own), and returns the delivered rungs and the encodes spent on them.
 """
 
 import math

@@ -1,16 +1,16 @@
-"""How far a catalogue scales: 1,000 titles on 1 to 512 workers, from times measured on few.
+"""Scaling of a catalogue: simulation of 1,000 titles on 1 to 512 workers from measured times.
 
     python -m bench.scale record CLIPS --codec h264 --out bench/scale-tasks.json
     python -m bench.rayoverhead > bench/rayoverhead.json
     python -m bench.scale run bench/scale-tasks.json bench/rayoverhead.json --csv bench/scale.csv
 
-`record` builds ladders with one worker and one processor an encoder, and writes down how long each
-encode, score and guard took, which of them could have run at the same time, and what the driver
-did in between. `run` replays that in a simulation of events: titles drawn from those recorded, a
+`record` builds ladders with one worker and one processor an encoder, and records the duration of
+each encode, score and guard, which of them could have run at the same time, and the driver's time
+in between. `run` replays that in a discrete-event simulation: titles drawn from those recorded, a
 bounded number open at a time as `build_catalogue` has it, workers that take tasks first come first
-served, and one driver whose Python does one thing at a time: the search between batches, and what
-Ray takes of it for every task, which is measured by bench.rayoverhead. Efficiency is the workers'
-useful time over all their time.
+served, and one driver whose Python is sequential: the search between batches, and Ray's overhead
+for every task, measured by bench.rayoverhead. Efficiency is the workers' useful time over all
+their time.
 """
 
 import argparse

@@ -1,11 +1,11 @@
-"""Rate control over scenes, judged on exhaustive grids instead of encoding.
+"""Rate control over scenes, simulated on exhaustive grids instead of encoding.
 
     python -m bench.scenes [--grid bench/grid.csv] [--titles 40] [--csv OUT.csv]
 
-Titles are concatenations of two to five clips, each a scene of one to six seconds; what an encode
-of a scene would give is read off the grid's largest size, with a little noise on top, since real
-encodes of neighbouring knobs are not as smooth. The controller starts from the shipped prior,
-which was learnt from other clips, and is driven as any loop would: scene by scene, in order.
+Titles are concatenations of two to five clips, each a scene of one to six seconds; rate and score
+of a scene are looked up at the grid's largest size, with a little noise, since real encodes of
+neighbouring knobs are not as smooth. The controller starts from the shipped prior, which was
+learnt from other clips, and is driven as any loop would: scene by scene, in order.
 """
 
 import argparse

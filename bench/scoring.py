@@ -1,14 +1,14 @@
-"""What a score costs: the default student beside VMAF, XPSNR and PSNR on the same encodes.
+"""Cost of a score: the default student beside VMAF, XPSNR and PSNR on the same encodes.
 
     python -m bench.scoring CLIP... --out DIR [--csv FILE] [--threads N] [--ladders LADDER.json...]
 
 The clips are scaled to each height and joined to a title of 10 s, which is encoded by x264 and
-SVT-AV1 at its own height and, at 1080 and above, at a half of it. Each judge runs in a process of
+SVT-AV1 at its own height and, at 1080 and above, at a half of it. Each metric runs in a process of
 its own, on as many cores as asked for. Seconds are of one rung, decoding and scaling included;
-"once" is what a student computes of a title (weights, features of the source) besides. Share of a
-ladder: what ladder.json tells of its cost. Classical metrics run once, the student several times,
-of which the least counts. With a GPU also how near the networks come to the matrix peak measured
-there; `wall_s` of a student is then the time from a bitstream to its score.
+"once" is a student's cost per title (weights, features of the source). Share of a ladder: from the
+cost in ladder.json. Classical metrics run once, the student several times, of which the least
+counts. With a GPU also the networks' share of the matrix peak measured there; `wall_s` of a
+student is then the time from a bitstream to its score.
 """
 
 import argparse

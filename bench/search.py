@@ -1,12 +1,12 @@
-"""Ways to find a ladder, compared on exhaustive grids: what each costs, what each loses.
+"""Ladder searches compared on exhaustive grids: encodes spent and bitrate lost.
 
     python -m bench.search --grid DIR_OR_CSV [--csv OUT.csv] [--table OUT.md] [--plot OUT.png]
                            [--clips NAME,...] [--codecs NAME,...]
 
-The grid comes from `python -m bench.grid`. Nothing is encoded: what an encode would give is read
-off the grid. Each method is steered by VMAF and by the student, and what it delivers is judged by
-both: what it loses, in rate at equal score, to the hull of all there is (by that metric).
-Clips whose grid is not whole are left out, and named.
+The grid comes from `python -m bench.grid`. Nothing is encoded: encodes are looked up in the grid.
+Each method is steered by VMAF and by the student, and its ladder is measured by both: the loss, in
+rate at equal score, against the hull of the whole grid (by that metric). Clips whose grid is
+incomplete are left out, and named.
 """
 
 import argparse
