@@ -40,7 +40,7 @@ BATCH = 32
 
 
 def network(student: Student, one: Any, other: Any, counts: list[int], half: bool) -> Any:
-    """Score of clips against others, and CPU seconds of the network for the encode's."""
+    """Score of clips against the source's, and CPU seconds of the network for the encode's."""
     parts = [slice(i, i + BATCH) for i in range(0, len(one), BATCH)]
     with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16, enabled=half):
         anchors = [student.anchor(to_clips(torch.from_numpy(one[part]))) for part in parts]
@@ -55,7 +55,7 @@ def network(student: Student, one: Any, other: Any, counts: list[int], half: boo
 
 
 def study(source: Source, rung: Path, students: dict[str, Student], ffmpeg: str) -> dict[str, Any]:
-    """Scores and seconds of one encode, each way."""
+    """Scores and seconds of one encode, by each kind of inference."""
     where = spots(source.frames, source.canvas)
     counts = [len(places) for places in where.values()]
 

@@ -43,7 +43,7 @@ def small(clip: Path, ffmpeg: str) -> bytes:
 
 
 def cuts_of(parts: list[bytes], ffmpeg: str) -> tuple[set[int], set[int]]:
-    """Cuts of parts put one after another: those that are there, and those that are found."""
+    """Cuts of concatenated parts: the true ones, and those detected."""
     frame = SIZE[0] * SIZE[1] * 3 // 2
     edges = [0]
     for part in parts:

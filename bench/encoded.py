@@ -35,7 +35,7 @@ def made(ladder: Ladder) -> list[Encoded]:
 
 
 def row(oracle: Oracle, clip: Path, metric: str, out: Path) -> dict[str, Any]:
-    """One ladder, made unless it is there."""
+    """One ladder, built unless its folder has it."""
     folder = out / f"{oracle.clip}.{oracle.codec}.{metric}"
     if (folder / "ladder.json").exists():
         ladder = vqaloop.read_ladder(folder)

@@ -42,11 +42,11 @@ OWN_NAMES = (f"{os.sep}vqaloop{os.sep}", f"{os.sep}bench{os.sep}")
 
 
 class Hang(BaseException):
-    """An execution took longer than it may."""
+    """An execution exceeded its time limit."""
 
 
 def kind_of(error: BaseException) -> str:
-    """What tells a finding from others: the exception and where in our code it left."""
+    """Identity of a finding: the exception and the last of our frames in its traceback."""
     stack = traceback.extract_tb(error.__traceback__)
     frames = [frame for frame in stack if frame.name != "_hang"] or list(stack)
     ours = [frame for frame in frames if any(name in frame.filename for name in OWN_NAMES)]
@@ -123,7 +123,7 @@ class Session:
             )
 
     def tell(self) -> None:
-        """Leave the figures so far for the process that started this one."""
+        """Write the figures so far for the process that started this one."""
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss << 10
         document = {
             "executions": self.count,
@@ -167,7 +167,7 @@ def fuzz_here(name: str, corpus: Path, seconds: float, seed: int, folder: Path) 
 
 
 def fuzz(name: str, corpus: Path, seconds: float, seed: int) -> dict[str, Any]:
-    """Fuzz one target in processes of its own, a new one where one dies; what came of it."""
+    """Fuzz one target in processes of its own, a new one where one dies; its figures."""
     total: dict[str, Any] = {"executions": 0, "refused": 0, "slowest_s": 0.0, "grown_bytes": 0}
     found: dict[str, str] = {}
     ends = time.monotonic() + seconds
@@ -199,7 +199,7 @@ def fuzz(name: str, corpus: Path, seconds: float, seed: int) -> dict[str, Any]:
 
 
 def main() -> int:
-    """Fuzz the targets named and tell of each."""
+    """Fuzz the targets named and print a row of each."""
     parser = argparse.ArgumentParser(prog="python -m bench.fuzz", description=__doc__)
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.add_argument("target", help="one of bench/readers.py, or all")

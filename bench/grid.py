@@ -52,7 +52,7 @@ def grid_knobs(knob: Knob, count: int) -> list[float]:
 
 
 def cut(clip: Path, folder: Path, frames: int) -> Path:
-    """The clip's first frames as raw video, so that reading them costs next to nothing."""
+    """The clip's first frames as raw video, so that reading them costs little."""
     out = folder / f"{clip.stem}.y4m"
     if not out.exists():
         folder.mkdir(parents=True, exist_ok=True)
@@ -77,7 +77,7 @@ def missing(
 
 
 def fill(clip: Path, codec: str, out: Path, count: int) -> None:
-    """Measure what is missing of one clip's grid for one codec; failures are said and left out."""
+    """Measure the missing points of a clip's grid for one codec; failures are logged, and left out."""
     ffmpeg = ffmpeg_path()
     spec, source = default_encoder(codec), probe_source(clip, ffmpeg=ffmpeg)
     student = open_metric(DEFAULT_METRIC, ffmpeg=ffmpeg, device="cpu")

@@ -63,7 +63,7 @@ def _head_cpu_s() -> float:
 
 
 def measure(tasks: int, processors: int) -> dict[str, Any]:
-    """All figures; see the module."""
+    """All figures, as the module's docstring lists them."""
     ray = import_ray()
     started = time.perf_counter()
     connect("local", processors)

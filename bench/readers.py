@@ -29,7 +29,7 @@ from vqaloop.trend.store import append
 from vqaloop.trend.trend import read_trend
 
 Read = Callable[[bytes, Path], object]
-"""Gives the bytes to a reader, by a file in a folder where it wants one; what it made of them."""
+"""Passes the bytes to a reader, as a file in a folder where it takes one; returns its value."""
 Seeds = Callable[[Path], list[bytes]]
 """Small valid files, made in a folder."""
 

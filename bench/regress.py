@@ -51,9 +51,9 @@ PLANTED = {
     "weightp off": "weightp=0",
     "two slices": "slices=2",
 }
-"""Name, and what goes into x264-params; None: a crf of 1.01 times the one asked for."""
+"""Name, and its x264-params; None: a CRF of 1.01 times the nominal one."""
 UNSTEADY = 6
-"""Runs of the build that does not repeat itself."""
+"""Runs of the non-deterministic build."""
 OFFSET = """#!{python}
 import os, sys
 args = sys.argv[1:]
@@ -65,7 +65,7 @@ os.execv({ffmpeg!r}, [{ffmpeg!r}, *args])
 
 
 def builds(folder: Path, ffmpeg: str) -> dict[str, Build]:
-    """The baseline, the planted ones, and the unsteady ones, by the name their runs go by."""
+    """The baseline, the builds with planted faults, and the non-deterministic ones, by name."""
     spec = get_encoder("libx264")
     offset = folder / "offset"
     offset.write_text(OFFSET.format(python=sys.executable, ffmpeg=ffmpeg))
@@ -81,7 +81,7 @@ def builds(folder: Path, ffmpeg: str) -> dict[str, Build]:
 
 
 def measured(clip: Path, out: Path, tried: dict[str, Build], ffmpeg: str) -> ClipRuns:
-    """All runs on one clip, made unless they are there. Roles are kept in the runs' points."""
+    """All runs on one clip, unless stored. Roles are stored in the runs' points."""
     kept = out / f"{clip.stem}.json"
     if not kept.exists():
         spec = get_encoder("libx264")
@@ -176,7 +176,7 @@ def main() -> None:
 
 
 def _row(name: str, whole: dict[str, Any], drawn: list[dict[str, Any]]) -> dict[str, Any]:
-    """Means over all clips, and in how many of the draws it was called a regression."""
+    """Means over all clips, and the number of draws with the verdict regression."""
 
     def found(metric: str | None) -> int:
         if metric is None:

@@ -41,7 +41,7 @@ OPEN_A_WORKER = 2
 
 
 class Recorder(Local):
-    """One worker on one processor that writes down what it did."""
+    """One worker on one processor that records its tasks."""
 
     def __init__(self) -> None:
         super().__init__(1, processors=1)
@@ -90,7 +90,7 @@ class Recorder(Local):
 
 
 def record(clip: Path, codec: str, preset: str | None) -> dict[str, Any]:
-    """One ladder of a clip, without cache or prior: its steps, and what they took."""
+    """One ladder of a clip, without cache or prior: its steps and their durations."""
     recorder = Recorder()
     settle, spread = SharedStudy.settle, Workshop.map
 
@@ -155,7 +155,7 @@ class Simulation:
         heapq.heappush(self._events, (when, next(self._order), then))
 
     def _drive(self, cpu_s: float, then: Callable[[], None], wait_s: float = 0.0) -> None:
-        """Have the driver's Python for so long, then wait for its programs."""
+        """Hold the driver's Python for a time, then wait for its programs."""
         # what waits takes its share of every second
         cpu_s /= max(0.05, 1 - self.waiting_s * (self.workers - self.idle))
         self.driver_free = max(self.now, self.driver_free) + cpu_s

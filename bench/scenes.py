@@ -39,7 +39,7 @@ SCORE_NOISE, BITS_NOISE = 0.15, 0.005
 
 @dataclass(frozen=True)
 class Title:
-    """Clips one after another, and what an encode of each would give."""
+    """Concatenated clips, with rate and score of an encode of each."""
 
     oracles: tuple[Oracle, ...]
     scenes: tuple[Scene, ...]
@@ -103,7 +103,7 @@ def draw_titles(oracles: Sequence[Oracle], count: int, seed: int = 0) -> list[Ti
 def drive(
     title: Title, target: float, allocation: Allocation, prior: Prior | None
 ) -> RateController:
-    """The controller after a plain loop over the scenes, again until nothing is left."""
+    """The controller after plain loops over the scenes, until none is open."""
     knob_range = title.oracles[0].knob
     low, high = knob_range.search
     control = RateController(
@@ -126,7 +126,7 @@ def drive(
 
 
 def row_of(title: Title, target: float, control: RateController) -> dict[str, float]:
-    """What one title cost and came to, judged by the choices that were made."""
+    """Cost, score and bits of one title, from its chosen encodes."""
     chosen: list[Probe] = list(control.choices.values())
     mean = math.fsum(w * p.score for w, p in zip(title.weights, chosen, strict=True))
     spent = math.fsum(p.bits for p in chosen)

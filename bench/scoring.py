@@ -81,7 +81,7 @@ def make_rungs(source: Source, folder: Path, ffmpeg: str) -> list[Path]:
 
 
 def judged(title: Path, rung: Path, judge: str, threads: int, repeats: int) -> dict[str, Any]:
-    """One judge on one rung, in this process; the least of the repeats."""
+    """One metric on one rung, in this process; the least of the repeats."""
     ffmpeg = ffmpeg_path()
     source = probe_source(title, ffmpeg=ffmpeg)
     found: dict[str, Any] = {}
@@ -128,7 +128,7 @@ def in_its_own_process(*words: str, threads: int) -> dict[str, Any]:
 
 
 def ladder_shares(paths: list[Path]) -> pd.DataFrame:
-    """Part of a ladder's CPU seconds that went into scoring, of the guard and of encoding."""
+    """Shares of a ladder's CPU seconds spent on scoring, the guard and encoding."""
     rows = []
     for path in paths:
         made = json.loads(path.read_text())

@@ -74,7 +74,7 @@ def constant(
 
 
 def saving(made: Encoded, points: list[tuple[float, float]]) -> float:
-    """Percent of bitrate that one knob would need more at the same score; NaN out of range."""
+    """Percent more bitrate that one knob needs at the same score; NaN out of range."""
     rates, scores = zip(*points, strict=True)
     score = made.document["score"]
     if not (np.diff(scores) > 0).all() or not scores[0] <= score <= scores[-1]:

@@ -35,7 +35,7 @@ def opened(kind: str, workers: int) -> Iterator[Executor]:
 def timed(
     clips: list[Path], kind: str, workers: int, **options: Any
 ) -> tuple[dict[str, Any], list[Any]]:
-    """The figures of one run, and what its ladders are."""
+    """The figures of one run, and its ladders."""
     with tempfile.TemporaryDirectory() as folder, opened(kind, workers) as executor:
         started, cpu = time.monotonic(), os.times()
         made = build_catalogue(
