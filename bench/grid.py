@@ -77,7 +77,7 @@ def missing(
 
 
 def fill(clip: Path, codec: str, out: Path, count: int) -> None:
-    """Measure the missing points of a clip's grid for one codec; failures are logged, and left out."""
+    """Measure the missing points of a clip's grid for one codec; failures are logged, left out."""
     ffmpeg = ffmpeg_path()
     spec, source = default_encoder(codec), probe_source(clip, ffmpeg=ffmpeg)
     student = open_metric(DEFAULT_METRIC, ffmpeg=ffmpeg, device="cpu")
