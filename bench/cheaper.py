@@ -55,7 +55,7 @@ def network(student: Student, one: Any, other: Any, counts: list[int], half: boo
 
 
 def study(source: Source, rung: Path, students: dict[str, Student], ffmpeg: str) -> dict[str, Any]:
-    """Scores and seconds of one encode, by each kind of inference."""
+    """Scores and seconds of one encode, each way."""
     where = spots(source.frames, source.canvas)
     counts = [len(places) for places in where.values()]
 

@@ -144,7 +144,7 @@ class Tally:
         self.searched: dict[Point, Encoded] = {}
 
     def measure(self, point: Point) -> RDPoint:
-        """Encode and score; a repeated one is free, as with a cache."""
+        """Encode and score; again for nothing where it was done before, as caches do."""
         if point not in self.searched:
             self.searched[point] = self.oracle.at(*point)
         return self.searched[point].judged(self.metric)

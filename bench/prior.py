@@ -27,7 +27,7 @@ METRICS = {"vmaf": "vmaf", "psnr_y": "psnr", "student": DEFAULT_STUDENT}
 
 
 def titles_of(table: pd.DataFrame, codec: str, column: str) -> list[Titles]:
-    """Every clip of a grid as a title of the prior's training set."""
+    """Every clip of a grid as the prior has it."""
     spec = default_encoder(codec)
     found = []
     for _, rows in table[table.codec == codec].groupby("clip"):
