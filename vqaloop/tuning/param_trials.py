@@ -166,13 +166,7 @@ class ParamJudge:
         knob = self.shop.spec.knob
         if target.score is None and target.kbps is None:
             return knob.snap(sum(knob.search) / 2)
-        weights = [window.duration_s for window in self.windows]
-        means = []
-        for same in zip(*(sorted(points, key=lambda p: p.knob) for points in done), strict=True):
-            kbps = float(np.average([p.kbps for p in same], weights=weights))
-            score = float(np.average([p.score for p in same], weights=weights))
-            means.append(RDPoint(0, 0, same[0].knob, kbps, score))
-        curve = fit_curve(means, self.shop.metric.top)
+        curve = fit_curve(self._means(done), self.shop.metric.top)
         grid = [curve(k) for k in np.arange(knob.min, knob.max + knob.step / 2, knob.step)]
         inside = [p for p in grid if knob.search[0] <= p.knob <= knob.search[1]]
         if target.score is not None:
@@ -191,6 +185,16 @@ class ParamJudge:
                 "nearest; choose another target or --resolution"
             )
         return knob.snap(best.knob)
+
+    def _means(self, done: Sequence[Sequence[CurvePoint]]) -> list[RDPoint]:
+        """Means over the windows at each knob, weighted by duration."""
+        weights = [window.duration_s for window in self.windows]
+        means = []
+        for same in zip(*(sorted(points, key=lambda p: p.knob) for points in done), strict=True):
+            kbps = float(np.average([p.kbps for p in same], weights=weights))
+            score = float(np.average([p.score for p in same], weights=weights))
+            means.append(RDPoint(0, 0, same[0].knob, kbps, score))
+        return means
 
     def schedule(self) -> list[tuple[int, float]]:
         """Window and knob of each encode of a trial, in the order of encoding.
@@ -277,8 +281,10 @@ class ParamJudge:
         )
         return done.cpu_s
 
-    def whole(self, source: Source, params: Params, parts: Sequence[float]) -> list[CurvePoint]:
-        """Parameters on the whole title, at knobs in steps from the operating point, ascending."""
+    def title_curve(
+        self, source: Source, params: Params, parts: Sequence[float]
+    ) -> list[CurvePoint]:
+        """Points of the whole title, at knobs in steps from the operating point, ascending."""
         snap = self.shop.spec.knob.snap
         knobs = sorted({snap(self.knob + part * self.step) for part in parts})
         return self.shop.map(lambda knob: self.measure(source, params, knob), knobs)
@@ -286,11 +292,11 @@ class ParamJudge:
     def check(
         self, source: Source, default: Sequence[CurvePoint], params: Params, limits: TuneLimits
     ) -> Verification:
-        """Compare parameters on the whole title with the defaults' curve (of `whole`).
+        """Compare parameters on the whole title with the defaults' curve (of `title_curve`).
 
         Raises ParamsFailed, and NotComparable for curves without a BD-rate.
         """
-        curve = self.whole(source, params, VERIFY_TUNED)
+        curve = self.title_curve(source, params, VERIFY_TUNED)
         saving = -bd_rate(_curve(default, "score"), _curve(curve, "score"))
         vmaf_saving = -bd_rate(_curve(default, "vmaf"), _curve(curve, "vmaf"))
         psnr = bd_score(_curve(default, "psnr_y"), _curve(curve, "psnr_y"))
@@ -318,7 +324,7 @@ class ParamJudge:
         `progress(message)` is called after each candidate. Raises ParamsFailed when the defaults
         fail.
         """
-        default = self.whole(source, (), VERIFY_DEFAULT)
+        default = self.title_curve(source, (), VERIFY_DEFAULT)
         doubts: list[str] = []
         for params in candidates:
             label = " ".join(f"{name}={value}" for name, value in params)
