@@ -137,6 +137,7 @@ def _role(group: ET.Element) -> None:
 
 def _template(group: ET.Element, tracks: Sequence[Track]) -> None:
     """URLs and durations of the segments, the same for all tracks of the set."""
+    # one timescale in which the durations of all tracks are whole
     clock = math.lcm(*(t.time_base.denominator for t in tracks))
     template = ET.SubElement(
         group,

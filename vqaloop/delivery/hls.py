@@ -92,6 +92,7 @@ def master_playlist(tracks: Sequence[Track], audio: Track | None) -> str:
 
 
 def _start(tracks: Sequence[Track], audio: Track | None) -> Track:
+    # the codec that most players take, and of it the rung nearest to the rate to start with
     known = [t for codec in _START_ORDER for t in tracks if t.codec == codec]
     same = [t for t in known if t.codec == known[0].codec]
     return min(same, key=lambda t: abs(variant_rates(t, audio).mean - FIRST_BPS))

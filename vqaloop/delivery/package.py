@@ -146,6 +146,7 @@ def package_ladder(
             "plain": [_copied(folder, ladder) for ladder in ladders if _is_plain(ladder)],
             "refused": refused,
             "warnings": warnings,
+            # last, as it lists what the entries above have written
             "files": _listing(folder),
         }
         text = json.dumps(about, indent=1, allow_nan=False) + "\n"
@@ -302,6 +303,7 @@ def _packaged(
         end = items[0].stream.end
         return tracks, mux_audio(path, choice.audio, folder / "audio", cut, end, ffmpeg)
     except (InputError, ToolError) as error:
+        # a delivery without audio is of more use than none
         shutil.rmtree(folder / "audio", ignore_errors=True)
         warnings.append(f"audio is left out: {error}")
     return tracks, None

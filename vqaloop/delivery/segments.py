@@ -212,6 +212,7 @@ def measure_video(folder: Path, stream: RungStream) -> Track:
         parts.append([frame for frame, *_ in found])
         heads += [(file, *head) for head in _key_ranges(found, offsets)]
     written = [frame for part in parts for frame in part]
+    # ffmpeg rounds times to the timescale it chose, by far less than half a frame
     if len(written) != len(stream.frames) or any(
         new.key != old.key or abs(new.time - old.time) * stream.fps > Fraction(1, 2)
         for new, old in zip(written, stream.frames, strict=True)
@@ -250,6 +251,7 @@ def mux_audio(
         video = main_video(container) or container.streams.video[0]
         begin_s = (container.start_time or 0) / 1_000_000
         late_s = float((video.start_time or 0) * video.time_base) - begin_s
+    # async fills gaps with silence, first_pts a late start; trimming starts at the first picture
     samples = (
         ffmpeg_graph.input("INPUT", format_whitelist=_READ_FORMATS)[f"a:{place}"]
         .filter("aresample", AUDIO_RATE, **{"async": 1, "first_pts": 0})
@@ -356,6 +358,7 @@ def _key_ranges(found: Sequence[Located], heads: Sequence[int]) -> list[tuple[Fr
     ranges = []
     for frame, start, end in found:
         if frame.key:
+            # the fragment that holds the frame; no other frame may come before it there
             head = max(at for at in heads if at < start)
             if any(head < other < start for _, other, _ in found):
                 raise ToolError("ffmpeg wrote a fragment that does not start with a key frame")

@@ -165,6 +165,7 @@ def _mux(
     late_s = _late_s(source, ffmpeg)
     with scratch() as name:
         folder = Path(name)
+        # where the stream signals stereo 3D the container must not repeat it
         with opened(segments[0]) as container:
             packed = is_stereo(container, container.streams.video[0])
         tracks = tracks_of(source, muxer, folder, packed=packed)

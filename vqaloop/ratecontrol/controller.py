@@ -241,6 +241,7 @@ class RateController:
         if state.pending == knob:
             state.pending = None
         elif knob not in state.probes and knob not in state.failed:
+            # of an earlier run: it counts as if it had been suggested
             state.tries += 1
             self.encodes += 1
         if probe is None:

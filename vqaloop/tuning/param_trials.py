@@ -97,6 +97,7 @@ class ParamJudge:
     def __init__(self, shop: Workshop, windows: Sequence[Source], setting: Setting) -> None:
         self.shop, self.windows, self.setting = shop, tuple(windows), setting
         knob = shop.spec.knob
+        # two steps of the knob at least, so that snapped neighbours differ
         self.step = max(2 * knob.step, (knob.search[1] - knob.search[0]) * STEP)
 
     def rendition(self, params: Params, knob: float) -> Rendition:
@@ -253,6 +254,7 @@ class ParamJudge:
         found = shop.cache.get_json(key)
         if found is None:
             default, own = self._seconds(source, (), knob), math.inf
+            # in turns, so that a busy moment of the machine slows down both
             for _ in range(repeats - 1):
                 own = min(own, self._seconds(source, params, knob))
                 default = min(default, self._seconds(source, (), knob))
@@ -301,6 +303,7 @@ class ParamJudge:
         vmaf_saving = -bd_rate(_curve(default, "vmaf"), _curve(curve, "vmaf"))
         psnr = bd_score(_curve(default, "psnr_y"), _curve(curve, "psnr_y"))
         ratio = self.time_ratio(params)
+        # VMAF guards against parameters that suit the metric alone
         doubts = []
         if saving <= 0:
             doubts.append(f"it needs {-saving:.1f} % more bitrate at equal score")

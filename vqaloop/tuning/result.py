@@ -77,7 +77,7 @@ class Tuning:
         }
 
 
-def summary_lines(tuning: Tuning) -> list[str]:
+def tuning_lines(tuning: Tuning) -> list[str]:
     """The result as lines of text."""
     about = tuning.about
     at, study = about["at_target"], about["study"]
@@ -135,6 +135,7 @@ def study_name(
         "sampler": sampler,
         "seed": seed,
     }
+    # anything that changes a trial's value must change the name: resumed studies are found by it
     text = json.dumps(facts, sort_keys=True, default=str)
     digest = hashlib.sha256(text.encode()).hexdigest()[:16]
     return f"{printable(source.path.stem)[:60]} {shop.spec.codec} {digest}"
@@ -160,6 +161,7 @@ def write_tuning(tuning: Tuning) -> None:
 
 def _table(trials: Sequence[dict[str, Any]]) -> str:
     names = sorted({name for trial in trials for name in trial["params"]})
+    # params get a column each, and the reason of a failure, which may be long, comes last
     plain = [key for key in (trials[0] if trials else ()) if key not in ("params", "error")]
     text = io.StringIO()
     rows = csv.writer(text, lineterminator="\n")
