@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 from vqaloop.core.documents import every, finite, read_document
 from vqaloop.core.files import write_whole
-from vqaloop.core.text import cut, quoted, shown, shown_rate
+from vqaloop.core.text import counted, cut, quoted, shown, shown_rate
 from vqaloop.core.version import __version__
 from vqaloop.errors import InputError
 from vqaloop.ladder.store import stays_inside
+from vqaloop.report.cost import spent_words
 from vqaloop.report.html import link, render
 
 if TYPE_CHECKING:
@@ -29,7 +30,7 @@ COLUMNS = (
 )
 """Of catalogue.csv."""
 FORMULA = ("=", "+", "-", "@", "\t", "\r")
-"""Beginnings of what a spreadsheet would work out; an apostrophe before it makes it text."""
+"""First characters that make a spreadsheet evaluate a cell; an apostrophe before one stops that."""
 STATUS = {"done": "done", "untrusted": "not to be trusted", "failed": "failed"}
 
 _SIZE = every(int, "width height")
@@ -40,7 +41,7 @@ _ABOUT: dict[str, Any] = {
     "warnings": [str],
     "cost": {str: (float, None)},
 }
-"""Of a ladder that was made."""
+"""Of a ladder that was built."""
 _ENTRY = {
     **every(str, "name input codec folder status"),
     "reason": (str, None),
@@ -76,13 +77,20 @@ def remake_catalogue(folder: Path) -> "Catalogue":
     from vqaloop.catalogue.entries import SCHEMA, Catalogue, Entry
 
     path = folder / "catalogue.json"
-    told = {"give": "give the folder of a catalogue", "remedy": "make the catalogue again"}
+    remedy = "make the catalogue again"
     shape = {"titles": [_ENTRY], "cost": {"wall_s": float}}
-    document = read_document(path, SCHEMA, shape, **told, largest=LARGEST)
+    document = read_document(
+        path,
+        SCHEMA,
+        shape,
+        give="give the folder of a catalogue",
+        remedy=remedy,
+        largest=LARGEST,
+    )
     entries = []
     for index, found in enumerate(document["titles"]):
         if not _is_sound(found):
-            raise InputError(f"{quoted(path)}: titles[{index}] is damaged; {told['remedy']}")
+            raise InputError(f"{quoted(path)}: titles[{index}] is damaged; {remedy}")
         known = {key: found.get(key) for key in _ENTRY.keys() - _ABOUT.keys()}
         known["folder"] = folder / found["folder"]
         about = {} if found["status"] == "failed" else {key: found[key] for key in _ABOUT}
@@ -93,7 +101,7 @@ def remake_catalogue(folder: Path) -> "Catalogue":
 
 
 def _is_sound(found: Mapping[str, Any]) -> bool:
-    """Whether an entry of the right shape tells what its status promises."""
+    """Whether an entry of the right shape has all that its status requires."""
     folder = found["folder"]
     if not (stays_inside(folder) and folder.isprintable()) or found["status"] not in STATUS:
         return False
@@ -197,10 +205,6 @@ def sizes_words(rungs: Iterable[Mapping[str, Any]]) -> str:
 
 
 def cost_line(catalogue: "Catalogue") -> str:
-    """What all ladders took together, in one line; seconds are CPU seconds, but for the last."""
+    """Cost of all ladders together, in one line."""
     cost = catalogue.cost()
-    count = int(cost.get("encodes", 0))
-    spent = [("encoding", "encode_cpu_s"), ("scoring", "score_s"), ("guard", "guard_s")]
-    parts = [f"{count} encode{'' if count == 1 else 's'}"]
-    parts += [f"{what} {cost[key]:.1f} s CPU" for what, key in spent if key in cost]
-    return ", ".join([*parts, f"{cost['wall_s']:.1f} s in all"])
+    return f"{counted(int(cost.get('encodes', 0)), 'encode')}, {spent_words(cost)}"

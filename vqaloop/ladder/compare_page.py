@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
 
 LOOKS = {"A": (COLOURS[0], "o", "full"), "B": (COLOURS[1], "s", "none")}
-"""Colour, marker, filling: told apart by shape as well, and where one lies on the other."""
+"""Colour, marker, filling: distinct by shape as well, and where one covers the other."""
 
 
 def pair_page(compared: LadderComparison) -> str:

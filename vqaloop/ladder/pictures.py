@@ -71,7 +71,7 @@ def worst_json(source: Source, scores: Sequence[Score]) -> list[dict[str, Any]]:
     """The places where the rungs together score worst, the worst first, as ladder.json has them.
 
     `scores` are those of the rungs. `left` and `top`, of the crop that was scored, are None for a
-    metric that sees frames whole. Nothing where scores say nothing of places or frames.
+    full-frame metric. Nothing where scores are neither by place nor by frame.
     """
     found: dict[tuple[int, int | None, int | None], list[float]] = {}
     for score in scores:
@@ -102,7 +102,7 @@ def worst_json(source: Source, scores: Sequence[Score]) -> list[dict[str, Any]]:
 
 
 def take_pictures(ladder: Ladder, source: Source, *, ffmpeg: str) -> Pictures:
-    """Decode the frames shown, of the source and of every rung; trouble becomes words."""
+    """Decode the frames shown, of the source and of every rung; an error becomes `trouble`."""
     worst = _worst(ladder)
     indices = sorted({place["frame"] for place in worst})
     if not worst:
@@ -129,7 +129,7 @@ def take_pictures(ladder: Ladder, source: Source, *, ffmpeg: str) -> Pictures:
 
     other: Frames | None = None
     if any(_is_whole(place) for place in worst):
-        # of a metric that sees frames whole the middle rung tells where to look
+        # of a full-frame metric: show where the middle rung differs most from the source
         other = of_rung(ladder.rungs[len(ladder.rungs) // 2])
     other = frames if other is None else other
     boxes = [
@@ -226,9 +226,9 @@ def kept_pictures(ladder: Ladder) -> Pictures:
     if not worst:
         return Pictures(trouble=NO_PLACES)
     path = ladder.folder / "pictures.json"
-    told = {"give": "give a ladder's folder", "remedy": "run vqaloop report again"}
+    remedy = "run vqaloop report again"
     try:
-        document = read_document(path, SCHEMA, _SHAPE, **told)
+        document = read_document(path, SCHEMA, _SHAPE, give=remedy, remedy=remedy)
         if document["ladder"] != _digest(ladder):
             return Pictures()
         return Pictures(
@@ -346,12 +346,12 @@ def _rgb(part: Frame, source: Source) -> Frame:
 
 def _encoded(pictures: Sequence[Sequence[Frame]]) -> list[list[bytes]]:
     """WebP files of the best quality with which all of them are small enough."""
-    made: list[list[bytes]] = []
+    files: list[list[bytes]] = []
     for quality in QUALITIES:
-        made = [[_webp(picture, quality) for picture in row] for row in pictures]
-        if sum(len(data) for row in made for data in row) <= MOST_BYTES:
+        files = [[_webp(picture, quality) for picture in row] for row in pictures]
+        if sum(len(data) for row in files for data in row) <= MOST_BYTES:
             break
-    return made
+    return files
 
 
 def _webp(picture: Frame, quality: int) -> bytes:

@@ -105,7 +105,7 @@ def _draw_rungs(axes: "Axes", ladder: Ladder) -> None:
             other.set_ylabel("VMAF")
             other.spines["top"].set_visible(False)
         other.plot(*_columns(guard), **ring, marker="D", markersize=0.45 * points)
-        # for the legend, which knows its own axes alone
+        # the legend lists the lines of its own axes only
         axes.plot([], [], **ring, marker="D", label="VMAF of the rungs")
 
 
@@ -161,7 +161,7 @@ def metric_words(ladder: Ladder) -> str:
     metric = ladder.about["metric"]
     label = metric["label"] and printable(metric["label"])
     if metric["mode"] == "full-reference" and label:
-        # what it is, rather than what it was taught
+        # the label names the metric itself, not what its weights were fitted to
         return f"{printable(metric['name'])} ({label})"
-    said = ["dB"] * in_db(ladder) + [f"fitted to {label}"] * bool(label)
-    return printable(metric["name"]) + (f" ({', '.join(said)})" if said else "")
+    notes = ["dB"] * in_db(ladder) + [f"fitted to {label}"] * bool(label)
+    return printable(metric["name"]) + (f" ({', '.join(notes)})" if notes else "")

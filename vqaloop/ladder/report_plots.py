@@ -146,7 +146,7 @@ def guard_svg(ladder: Ladder) -> Markup:
                 other.set_ylabel(words)
                 other.spines["top"].set_visible(False)
             (axes if own or other is None else other).plot(rates, guards[name], **look)
-            # for the legend, which knows its own axes alone
+            # the legend lists the lines of its own axes only
             axes.plot([], [], **look, label=words)
         label_octaves(axes)
         axes.legend(loc="lower right", framealpha=0)

@@ -1,6 +1,6 @@
-"""A comparison of two builds as one page that opens offline: curves, differences, and the rest.
+"""A comparison of two builds as one HTML page that opens offline, with rate-quality curves.
 
-Made from the document that `vqaloop regress --json` writes; everything that is data is escaped.
+It shows the document that `vqaloop regress --json` writes.
 """
 
 from collections.abc import Callable, Mapping
@@ -14,12 +14,12 @@ from vqaloop.regress.summary import (
     clip_cells,
     clip_line,
     clip_rows,
+    cost_line,
     failure_rows,
     headline,
     more_reasons,
     other_rows,
     overall_rows,
-    price_line,
     refusals,
 )
 from vqaloop.report.html import render, shell_word
@@ -39,7 +39,7 @@ LOOKS: dict[str, dict[str, Any]] = {
     "candidate": {"color": COLOURS[1], "marker": "s"},
     "repeat": {"color": INK, "marker": ".", "linestyle": ":", "linewidth": 1},
 }
-"""Told apart by shape as well as by colour."""
+"""Distinct by shape as well as by colour."""
 WORDS = {"baseline": "baseline", "repeat": "baseline again", "candidate": "candidate"}
 MANY_CLIPS = 6
 """With more, those are folded that passed all checks."""
@@ -68,7 +68,7 @@ def regress_page(document: Document) -> str:
         clips=[_clip(document, clip) for clip in document["clips"]],
         about=[_build_cells(key, document[key] or {}) for key in ("baseline", "candidate")],
         settings=_settings(document),
-        cost=price_line(document),
+        cost=cost_line(document),
     )
 
 

@@ -1,7 +1,7 @@
 """HTML pages that open offline: templates beside this file, in one frame with one style.
 
-All that a template prints is escaped, with control characters made visible; markup of our own
-(a drawing) is passed as `Markup`.
+Whatever a template prints is escaped, with control characters made visible; own markup, such as a
+plot, is passed as `Markup`.
 """
 
 import base64

@@ -17,9 +17,9 @@ if TYPE_CHECKING:
 
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
-"""Okabe and Ito's, told apart by colour-blind people on white and on black."""
+"""Okabe and Ito's palette, distinct to colour-blind people on white and on black."""
 INK = "#010203"
-"""Stands for the text colour in the page's plot, until CSS decides what that is."""
+"""Placeholder in a page's plots for the text colour, which CSS decides."""
 
 _one_at_a_time = threading.RLock()
 
@@ -55,9 +55,9 @@ def as_svg(figure: "Figure", label: str, salt: str = "vqaloop") -> Markup:
 
 @contextlib.contextmanager
 def style(points: float, ink: str) -> Iterator[None]:
-    """Matplotlib's settings for plots that carry words of others, in one colour of text.
+    """Matplotlib's settings for plots that hold text of others, in one text colour.
 
-    They are the whole process's: threads that draw take turns.
+    They are global to the process: threads that draw take turns.
     """
     import matplotlib
 

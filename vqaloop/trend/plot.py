@@ -1,4 +1,4 @@
-"""The history of a series as a plot and as a page."""
+"""Trends of a regress history as a plot and as an HTML page."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -36,7 +36,7 @@ def show_trend(
     seed: int = 0,
     say: Callable[[str], None] = print,
 ) -> list[Trend]:
-    """Say the trends of a store, line by line, and draw them to `out` (.png, .svg, .html).
+    """Print the trends of a store, line by line, and draw them to `out` (.png, .svg, .html).
 
     Raises InputError for a store that is missing or not ours, or an `out` that cannot be written.
     """
