@@ -30,7 +30,7 @@ COLUMNS = (
 )
 """Of catalogue.csv."""
 FORMULA = ("=", "+", "-", "@", "\t", "\r")
-"""First characters that make a spreadsheet evaluate a cell; an apostrophe before one stops that."""
+"""First characters that make a spreadsheet evaluate a cell; an apostrophe before stops that."""
 STATUS = {"done": "done", "untrusted": "not to be trusted", "failed": "failed"}
 
 _SIZE = every(int, "width height")
