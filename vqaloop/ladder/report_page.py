@@ -70,7 +70,7 @@ def html_page(ladder: Ladder, pictures: Pictures) -> str:
             _place_view(ladder, place, found)
             for place, found in zip(pictures.places, worst, strict=False)
         ],
-        whole_frames=bool(worst) and worst[0]["left"] is None,
+        whole_frames=bool(worst) and worst[0].get("left") is None,
         trouble=pictures.trouble or "none were taken",
         over_time=_over_time(ladder),
         promise=_promise(ladder),
