@@ -141,7 +141,7 @@ def check_ladder(ladder: Ladder, min_step: float, min_ratio: float) -> dict[str,
     for rung in rungs:
         check_rung(ladder.folder / rung["file"], rung, document)
     wanted = {rung["file"] for rung in rungs}
-    wanted |= {"ladder.json", "ladder.csv", "report.html", "rd.png"}
+    wanted |= {"ladder.json", "ladder.csv", "report.html", "rd.png", "pictures.json"}
     assert {p.name for p in ladder.folder.iterdir() if not is_study_file(p)} == wanted
     with open(ladder.folder / "ladder.csv", newline="") as file:
         assert [row["file"] for row in csv.DictReader(file)] == [rung["file"] for rung in rungs]

@@ -349,14 +349,14 @@ def test_a_ladder_cannot_send_the_reader_out_of_its_folder(tmp_path: Path) -> No
 
 @pytest.mark.parametrize("kind", ["device", "link to a device", "pipe", "made up", "folder"])
 def test_a_ladder_cannot_keep_the_report_waiting(tmp_path: Path, kind: str) -> None:
-    """With what it calls its source, or with the page that lies beside it."""
+    """With what it calls its source, or with the pictures that lie beside it."""
     document = json.loads(seeds("ladder")[0])
     place = tmp_path / "x"
     if kind == "link to a device":
         place.symlink_to("/dev/zero")
     elif kind == "pipe":
         os.mkfifo(place)
-        os.mkfifo(tmp_path / "report.html")
+        os.mkfifo(tmp_path / "pictures.json")
     elif kind == "folder":
         place.mkdir()
     path = {"device": "/dev/zero", "made up": "/proc/self/status"}.get(kind, str(place))

@@ -6,15 +6,15 @@ import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from urllib.parse import quote
 
 from vqaloop.core.documents import every, finite, read_document
 from vqaloop.core.files import write_whole
-from vqaloop.core.text import cut, quoted, shown, shown_rate
+from vqaloop.core.text import counted, cut, quoted, shown, shown_rate
 from vqaloop.core.version import __version__
 from vqaloop.errors import InputError
 from vqaloop.ladder.store import stays_inside
-from vqaloop.report.html import bullets, filled, safe, table, whole
+from vqaloop.report.cost import spent_words
+from vqaloop.report.html import link, render
 
 if TYPE_CHECKING:
     from vqaloop.catalogue.entries import Catalogue, Entry
@@ -30,7 +30,7 @@ COLUMNS = (
 )
 """Of catalogue.csv."""
 FORMULA = ("=", "+", "-", "@", "\t", "\r")
-"""Beginnings of what a spreadsheet would work out; an apostrophe before it makes it text."""
+"""First characters that make a spreadsheet evaluate a cell; an apostrophe before stops that."""
 STATUS = {"done": "done", "untrusted": "not to be trusted", "failed": "failed"}
 
 _SIZE = every(int, "width height")
@@ -41,7 +41,7 @@ _ABOUT: dict[str, Any] = {
     "warnings": [str],
     "cost": {str: (float, None)},
 }
-"""Of a ladder that was made."""
+"""Of a ladder that was built."""
 _ENTRY = {
     **every(str, "name input codec folder status"),
     "reason": (str, None),
@@ -77,13 +77,20 @@ def remake_catalogue(folder: Path) -> "Catalogue":
     from vqaloop.catalogue.entries import SCHEMA, Catalogue, Entry
 
     path = folder / "catalogue.json"
-    told = {"give": "give the folder of a catalogue", "remedy": "make the catalogue again"}
+    remedy = "make the catalogue again"
     shape = {"titles": [_ENTRY], "cost": {"wall_s": float}}
-    document = read_document(path, SCHEMA, shape, **told, largest=LARGEST)
+    document = read_document(
+        path,
+        SCHEMA,
+        shape,
+        give="give the folder of a catalogue",
+        remedy=remedy,
+        largest=LARGEST,
+    )
     entries = []
     for index, found in enumerate(document["titles"]):
         if not _is_sound(found):
-            raise InputError(f"{quoted(path)}: titles[{index}] is damaged; {told['remedy']}")
+            raise InputError(f"{quoted(path)}: titles[{index}] is damaged; {remedy}")
         known = {key: found.get(key) for key in _ENTRY.keys() - _ABOUT.keys()}
         known["folder"] = folder / found["folder"]
         about = {} if found["status"] == "failed" else {key: found[key] for key in _ABOUT}
@@ -94,7 +101,7 @@ def remake_catalogue(folder: Path) -> "Catalogue":
 
 
 def _is_sound(found: Mapping[str, Any]) -> bool:
-    """Whether an entry of the right shape tells what its status promises."""
+    """Whether an entry of the right shape has all that its status requires."""
     folder = found["folder"]
     if not (stays_inside(folder) and folder.isprintable()) or found["status"] not in STATUS:
         return False
@@ -137,58 +144,56 @@ def catalogue_page(catalogue: "Catalogue") -> str:
     made = [entry for entry in catalogue.entries if entry.about]
     metrics = {entry.about["metric"] for entry in made}
     alike = len(metrics) == 1
-    return filled(
+    return render(
         "catalogue.html",
-        title=safe(f"{catalogue.folder.name}: ladders of many titles"),
+        title=f"{catalogue.folder.name}: ladders of many titles",
         kind="alarm" if catalogue.exit_code else "calm",
-        summary=safe(f"{catalogue.summary}."),
-        failures=_reasons("No ladder", failed) + _reasons("Not to be trusted", doubtful),
-        titles=_title_table(made, alike) if made else "<p>There are none.</p>",
-        scores=safe(f"Scores are by {metrics.pop()}.") if alike else "",
-        cost=safe(cost_line(catalogue)),
-        version=safe(__version__),
+        summary=f"{catalogue.summary}.",
+        reasons={"No ladder": _reasons(failed), "Not to be trusted": _reasons(doubtful)},
+        ladders=_ladder_rows(made, alike),
+        metric=metrics.pop() if alike else None,
+        cost=cost_line(catalogue),
+        version=__version__,
     )
 
 
-def _reasons(heading: str, entries: Iterable["Entry"]) -> str:
-    lines = [
-        f"<strong>{_link(entry)}</strong> {safe(f'({quoted(entry.input)}, {entry.codec})')}: "
-        f"{safe(cut(entry.reason or ''))}"
+def _reasons(entries: Iterable["Entry"]) -> list[tuple[str, str, str]]:
+    return [
+        (_name(entry), f"{quoted(entry.input)}, {entry.codec}", cut(entry.reason or ""))
         for entry in entries
     ]
-    return f"<h2>{heading}</h2>\n{bullets(lines)}\n" if lines else ""
 
 
-def _title_table(entries: Iterable["Entry"], alike: bool) -> str:
-    """With `alike` all have one metric, which is then told beside the table, not in each row."""
-    headings = ["title", "codec", "source", "rungs", "sizes", "kb/s", "score", "VMAF", "encodes"]
-    rows = []
+def _ladder_rows(entries: Iterable["Entry"], alike: bool) -> list[list[str | list[str]]]:
+    """Of each ladder the cells: its name, then parts between which alone a cell may be broken.
+
+    With `alike` all have one metric, which the page names beside the table, not in each row.
+    """
+    rows: list[list[str | list[str]]] = []
     for entry in sorted(entries, key=lambda entry: entry.status == "done"):
         low, top = entry.about["rungs"][0], entry.about["rungs"][-1]
         source, metric = entry.about["source"], entry.about["metric"]
-        cells = [
-            [entry.codec],
-            [f"{source['width']}x{source['height']},", f"{source['duration']:.0f} s"],
-            [str(len(entry.about["rungs"]))],
-            [sizes_words(entry.about["rungs"])],
-            [f"{shown_rate(low['bitrate_kbps'])} to {shown_rate(top['bitrate_kbps'])}"],
+        scores = f"{shown(low['score'])} to {shown(top['score'])}"
+        rows.append(
             [
-                f"{shown(low['score'])} to {shown(top['score'])}",
-                *([] if alike else [f"({metric})"]),
-            ],
-            [f"{shown(low['vmaf'])} to {shown(top['vmaf'])}"],
-            ["was there" if entry.kept else str(entry.about["cost"]["encodes"])],
-            STATUS[entry.status].split(),
-        ]
-        rows.append([_link(entry), *(whole(*parts) for parts in cells)])
-    return table("cards titles", [*headings, "state"], rows)
+                _name(entry),
+                [entry.codec],
+                [f"{source['width']}x{source['height']},", f"{source['duration']:.0f} s"],
+                [str(len(entry.about["rungs"]))],
+                [sizes_words(entry.about["rungs"])],
+                [f"{shown_rate(low['bitrate_kbps'])} to {shown_rate(top['bitrate_kbps'])}"],
+                [scores] if alike else [scores, f"({metric})"],
+                [f"{shown(low['vmaf'])} to {shown(top['vmaf'])}"],
+                ["was there" if entry.kept else str(entry.about["cost"]["encodes"])],
+                STATUS[entry.status].split(),
+            ]
+        )
+    return rows
 
 
-def _link(entry: "Entry") -> str:
-    """The title's name, leading to its report where there is one."""
-    if not entry.about:
-        return safe(entry.name)
-    return f'<a href="{quote(f"{entry.folder.name}/report.html")}">{safe(entry.name)}</a>'
+def _name(entry: "Entry") -> str:
+    """The title's name, a link to its report where there is one."""
+    return link(f"{entry.folder.name}/report.html", entry.name) if entry.about else entry.name
 
 
 def sizes_words(rungs: Iterable[Mapping[str, Any]]) -> str:
@@ -200,10 +205,6 @@ def sizes_words(rungs: Iterable[Mapping[str, Any]]) -> str:
 
 
 def cost_line(catalogue: "Catalogue") -> str:
-    """What all ladders took together, in one line; seconds are CPU seconds, but for the last."""
+    """Cost of all ladders together, in one line."""
     cost = catalogue.cost()
-    count = int(cost.get("encodes", 0))
-    spent = [("encoding", "encode_cpu_s"), ("scoring", "score_s"), ("guard", "guard_s")]
-    parts = [f"{count} encode{'' if count == 1 else 's'}"]
-    parts += [f"{what} {cost[key]:.1f} s CPU" for what, key in spent if key in cost]
-    return ", ".join([*parts, f"{cost['wall_s']:.1f} s in all"])
+    return f"{counted(int(cost.get('encodes', 0)), 'encode')}, {spent_words(cost)}"

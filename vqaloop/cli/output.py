@@ -9,6 +9,7 @@ from typing import Any
 from vqaloop.core.files import write_whole
 from vqaloop.core.text import printable, quoted
 from vqaloop.errors import InputError
+from vqaloop.report.console import encodable
 
 UNTRUSTED = 3
 
@@ -35,5 +36,4 @@ def emit(options: argparse.Namespace, document: Any) -> None:
 def say(options: argparse.Namespace, text: str) -> None:
     """A message for people; stdout is left alone when the JSON goes there."""
     if options.json != "-":
-        encoding = sys.stdout.encoding or "utf-8"
-        print(printable(text).encode(encoding, "backslashreplace").decode(encoding))
+        print(encodable(printable(text), sys.stdout.encoding))

@@ -1,6 +1,7 @@
 """What a ladder leaves in its folder, and how it is read back.
 
-ladder.json holds everything; ladder.csv, rd.png and report.html are made from it.
+ladder.json holds everything but the report's pictures, which are in pictures.json; ladder.csv,
+rd.png and report.html are made from the two.
 """
 
 import contextlib
@@ -15,13 +16,13 @@ from vqaloop.core.documents import every, finite, read_document
 from vqaloop.core.files import unfinished
 from vqaloop.core.text import quoted
 from vqaloop.errors import InputError
-from vqaloop.ladder.pictures import Pictures, find_pictures
+from vqaloop.ladder.pictures import Pictures, find_pictures, pictures_json
 from vqaloop.ladder.rd_plot import rd_png
 from vqaloop.ladder.report_page import html_page
 from vqaloop.records import LADDER_SCHEMA, Ladder, Rung
 
 SCHEMA = LADDER_SCHEMA
-REPORTS = ("ladder.csv", "rd.png", "report.html", "ladder.json")
+REPORTS = ("pictures.json", "ladder.csv", "rd.png", "report.html", "ladder.json")
 """In the order they are put in place: where ladder.json is, the others are."""
 
 _SIZE = every(int, "width height")
@@ -92,10 +93,10 @@ _SHAPE: dict[str, Any] = {
 
 
 def write_reports(ladder: Ladder, pictures: Pictures | None = None) -> None:
-    """Write ladder.json, ladder.csv, rd.png and report.html into the ladder's folder.
+    """Write REPORTS into the ladder's folder.
 
-    Without `pictures` those of the report.html that lies there are kept, or new ones are taken
-    of the source (see crops.py). Rung files that an older ladder.json there lists and this ladder
+    Without `pictures` those of the pictures.json there are kept, or new ones are taken of the
+    source. Rung files that an older ladder.json there lists and this ladder
     does not have are removed. Raises InputError when the folder cannot be written; the older
     reports then stay.
     """
@@ -103,11 +104,13 @@ def write_reports(ladder: Ladder, pictures: Pictures | None = None) -> None:
     document = json.dumps(facts, indent=1, allow_nan=False) + "\n"
     # from the very figures that ladder.json holds, as whoever makes them again will have them
     ladder = replace(ladder, rungs=tuple(map(_rung, facts["rungs"])))
+    pictures = pictures or find_pictures(ladder)
     content = {
+        "pictures.json": json.dumps(pictures_json(ladder, pictures)).encode("ascii"),
         "ladder.json": document.encode("ascii"),
         "ladder.csv": _utf8(ladder.to_frame().to_csv(index=False)),
         "rd.png": rd_png(ladder),
-        "report.html": _utf8(html_page(ladder, pictures or find_pictures(ladder))),
+        "report.html": _utf8(html_page(ladder, pictures)),
     }
     folder = ladder.folder
     stale = _listed(folder) - {rung.file for rung in ladder.rungs} - set(REPORTS)

@@ -15,6 +15,7 @@ from vqaloop.core.text import printable, quoted
 from vqaloop.encoding.survey import encoder_version
 from vqaloop.errors import InputError
 from vqaloop.records import Source, rounded
+from vqaloop.report.cost import spent_words
 from vqaloop.tuning.param_trials import ParamJudge, Target, TuneLimits
 
 SCHEMA = "vqaloop.tuning/1"
@@ -105,12 +106,9 @@ def tuning_lines(tuning: Tuning) -> list[str]:
     if not tuning.trusted:
         lines.append("not to be trusted: verification contradicts the search")
     cost = about["cost"]
-    scoring = cost["score_s"] + cost["guard_s"]
     return [
         *lines,
-        f"{study['trials']} trials, {cost['encodes']} encodes: encoding "
-        f"{cost['encode_cpu_s']:.1f} s CPU, scoring {scoring:.1f} s CPU, "
-        f"{cost['wall_s']:.1f} s in all",
+        f"{study['trials']} trials, {cost['encodes']} encodes: {spent_words(cost)}",
         f"in {tuning.folder}",
     ]
 
