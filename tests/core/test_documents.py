@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from msgspec import Struct
 
 from vqaloop.core.csv_tables import rows
 from vqaloop.core.documents import read_document, read_toml
@@ -13,9 +14,14 @@ from vqaloop.errors import InputError
 from vqaloop.models.weights import load_student
 from vqaloop.training.shards import read_about
 
+
+class Empty(Struct):
+    """Nothing is needed of a file."""
+
+
 READERS: list[Callable[[Path], object]] = [
-    lambda path: read_toml(path, "a recipe"),
-    lambda path: read_document(path, "a/1", {}, give="give another", remedy="make it anew"),
+    lambda path: read_toml(path, Empty, "a recipe"),
+    lambda path: read_document(path, Empty, schema="a/1", give="another", remedy=""),
     lambda path: list(rows(path)),
     read_about,
     load_student,

@@ -304,6 +304,7 @@ def large_files(folder: Path) -> Iterator[tuple[str, Path]]:
 
 BOUNDED = """
 import resource, sys
+from msgspec import Struct
 from pathlib import Path
 from vqaloop.training.datasets import read_dataset
 from vqaloop.errors import VqaloopError
@@ -315,7 +316,7 @@ now = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesiz
 resource.setrlimit(resource.RLIMIT_AS, (now + most, now + most))
 try:
     if kind == "json":
-        read_document(path, "a", {}, give="", remedy="")
+        read_document(path, Struct, schema="a", give="", remedy="")
     elif kind == "toml":
         read_recipe(path)
     else:

@@ -43,8 +43,8 @@ _GREY, _GREY_FRAMES = (256, 144), 16
 
 
 @dataclass(frozen=True)
-class Run:
-    """One finished, checked run."""
+class EncodedRun:
+    """One finished run of a build, its file checked."""
 
     path: Path
     size_bytes: int
@@ -233,7 +233,7 @@ def make(
     *,
     timeout_s: float,
     ffmpeg: str | None = None,
-) -> Run:
+) -> EncodedRun:
     """Encode `job.view` to `job.out` and check the file: its codec, size and number of frames.
 
     `ffmpeg` decodes in case of doubt. Whether all of it decodes, `decode_md5` tells. Raises
@@ -262,7 +262,7 @@ def make(
         check_count(part, stream, view.path, view.frames, ffmpeg=trusted)
         os.replace(part, out)
     shown = (arg.replace(os.fspath(part), os.fspath(out)) for arg in argv)
-    return Run(
+    return EncodedRun(
         path=out,
         size_bytes=stream.size_bytes,
         frames=view.frames,

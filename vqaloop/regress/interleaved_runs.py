@@ -29,7 +29,7 @@ from vqaloop.regress.build_command import (
 from vqaloop.regress.builds import make, write_view
 from vqaloop.regress.faults import BuildFailed, decode_md5
 from vqaloop.regress.saved_runs import Journal, Saved
-from vqaloop.regress.statistics import BASELINE, CANDIDATE, REPEAT, ClipRuns, Failure, Run
+from vqaloop.regress.statistics import BASELINE, CANDIDATE, REPEAT, ClipRuns, Failure, ScoredRun
 
 HANG_TIMES, HANG_LEAST_S = 20.0, 30.0
 """A run is held to hang after so many times what the baseline took, and no sooner than this."""
@@ -95,7 +95,7 @@ class ClipRunner:
         )
         self._slowest_s = slowest_s
 
-    def run(self, role: str, point: Point) -> Run:
+    def run(self, role: str, point: Point) -> ScoredRun:
         """One run, decoded and scored. Raises BuildFailed."""
         view, plan, build = self.view, self.plan, self.builds[role]
         out = self.folder / f"{role}{file_suffix(build, plan.spec)}"
@@ -119,7 +119,7 @@ class ClipRunner:
             out.unlink(missing_ok=True)
         if role == BASELINE:
             self._slowest_s = max(self._slowest_s or 0.0, encoded.wall_s)
-        return Run(
+        return ScoredRun(
             role,
             view.width,
             view.height,
@@ -180,7 +180,7 @@ def run_clip(
     Returns:
         The runs and failures, in the order in which they were made.
     """
-    runs: list[Run] = []
+    runs: list[ScoredRun] = []
     failures: list[Failure] = []
     hung: set[str] = set()
     with scratch(shop.scratch) as folder:

@@ -6,48 +6,42 @@ The same form keeps the clips that an interrupted comparison had finished.
 import contextlib
 import hashlib
 import json
-import math
 import os
-import re
 import threading
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from vqaloop.core.documents import every, finite, read_document
+from msgspec import Meta, Struct, structs
+
+from vqaloop.core.documents import document_text, read_document
 from vqaloop.core.files import write_whole
 from vqaloop.core.folders import cache_folder
 from vqaloop.core.text import counted, quoted
 from vqaloop.errors import InputError
 from vqaloop.records import Source
-from vqaloop.regress.statistics import BASELINE, CANDIDATE, REPEAT, ClipRuns, Failure, Run
+from vqaloop.regress.statistics import BASELINE, CANDIDATE, ClipRuns
 
 SCHEMA = "vqaloop.build/1"
 JOURNAL_S = 86_400
 """Age at which what an interrupted comparison had finished is no longer taken up."""
 
-_SHAPE: dict[str, Any] = {
-    "build": {**every(str, "name kind version sha256"), "args": [str]},
-    "settings": {str: (str, None)},
-    "machine": str,
-    "clips": [
-        {
-            **every(str, "clip sha256 fps"),
-            **every(int, "width height frames"),
-            "runs": [
-                {
-                    **every(str, "build point stream_sha256 decoded_md5"),
-                    **every(int, "width height peak_bytes"),
-                    **every(float, "value bitrate_kbps cpu_s wall_s"),
-                    "scores": {str: float},
-                }
-            ],
-            "failures": [{**every(str, "build point kind message"), **every(int, "width height")}],
-        }
-    ],
-}
+
+class _Build(Struct):
+    name: str
+    kind: str
+    version: str
+    sha256: str
+    args: list[str]
+
+
+class _Document(Struct):
+    build: _Build
+    settings: dict[str, str]
+    machine: str
+    clips: Annotated[tuple[ClipRuns, ...], Meta(min_length=1)]
 
 
 @dataclass(frozen=True)
@@ -72,7 +66,7 @@ def write_saved(saved: Saved, path: Path) -> None:
         "machine": saved.machine,
         "clips": [asdict(clip) for clip in saved.clips],
     }
-    write_whole(path, json.dumps(finite(document), indent=1, allow_nan=False) + "\n")
+    write_whole(path, document_text(document))
 
 
 def without_candidate(clip: ClipRuns) -> ClipRuns:
@@ -120,40 +114,14 @@ def is_saved(place: Path) -> bool:
 
 def read_saved(path: Path) -> Saved:
     """Raises InputError for a file that is not such a result, or damaged."""
-    document = read_document(
+    found = read_document(
         path,
-        SCHEMA,
-        _SHAPE,
+        _Document,
+        schema=SCHEMA,
         give="give an encoder or what `vqaloop regress --save` wrote",
         remedy="save the baseline again",
     )
-    clips = tuple(_clip(clip, path) for clip in document["clips"])
-    if not clips:
-        raise InputError(f"{quoted(path)} holds no clips; save the baseline again")
-    build = {key: document["build"][key] for key in _SHAPE["build"]}
-    return Saved(build, document["settings"], document["machine"], clips)
-
-
-def _clip(clip: Mapping[str, Any], path: Path) -> ClipRuns:
-    shape = _SHAPE["clips"][0]
-    runs = tuple(Run(**{key: run[key] for key in shape["runs"][0]}) for run in clip["runs"])
-    failures = tuple(
-        Failure(**{key: failure[key] for key in shape["failures"][0]})
-        for failure in clip["failures"]
-    )
-    for run in runs:
-        if run.build not in (BASELINE, REPEAT, CANDIDATE) or not 0 < run.bitrate_kbps < math.inf:
-            raise InputError(
-                f"{quoted(path)} holds a run of {run.build[:40]!r} at {run.bitrate_kbps:g} kb/s, "
-                "which no comparison wrote; save the baseline again"
-            )
-    if not re.fullmatch(r"[1-9]\d{0,9}/[1-9]\d{0,9}", clip["fps"]):
-        raise InputError(
-            f"{quoted(path)} holds a clip of {clip['fps'][:40]!r} frames a second; save the "
-            "baseline again"
-        )
-    known = {key: clip[key] for key in shape if key not in ("runs", "failures")}
-    return ClipRuns(**known, runs=runs, failures=failures)
+    return Saved(structs.asdict(found.build), found.settings, found.machine, found.clips)
 
 
 def differing(one: Mapping[str, str], other: Mapping[str, str]) -> Sequence[str]:

@@ -9,10 +9,12 @@ on which clips were taken: clips are drawn again with replacement (the bootstrap
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Annotated
 
 import numpy as np
+from msgspec import Meta
 
+from vqaloop.core.documents import Number, Positive, Whole
 from vqaloop.core.text import counted
 from vqaloop.quality.bdrate import MIN_POINTS, Curve, Method, NotComparable, bd_rate
 from vqaloop.records import RDPoint
@@ -31,32 +33,37 @@ CONFIDENCE = 0.99
 
 
 @dataclass(frozen=True)
-class Run:
+class ScoredRun:
     """One run of a build that was decoded and scored."""
 
-    build: str
-    """baseline, repeat or candidate."""
-    width: int
-    height: int
+    build: Annotated[str, Meta(pattern=rf"\A({BASELINE}|{REPEAT}|{CANDIDATE})\Z")]
+    width: Whole
+    """Pixels."""
+    height: Whole
+    """Pixels."""
     point: str
     """As people read it: crf 27, 800 kb/s."""
-    value: float
-    bitrate_kbps: float
+    value: Number
+    """The knob's value, or the target bitrate in kb/s."""
+    bitrate_kbps: Positive
     """Of the coded frames alone."""
-    scores: Mapping[str, float]
+    scores: Mapping[str, Number]
     """By name of the metric."""
-    cpu_s: float
-    wall_s: float
-    peak_bytes: int
+    cpu_s: Number
+    wall_s: Number
+    peak_bytes: Whole
+    """Largest resident set."""
     stream_sha256: str
+    """Of the coded frames, in order of coding."""
     decoded_md5: str
+    """Of the decoded frames."""
 
     @property
     def where(self) -> tuple[int, int, float]:
         return self.width, self.height, self.value
 
 
-RUN_KINDS: dict[str, Callable[[Run], float]] = {
+RUN_KINDS: dict[str, Callable[[ScoredRun], float]] = {
     # by what of a run the builds are compared, besides its curve
     "cpu": lambda run: run.cpu_s,
     "wall": lambda run: run.wall_s,
@@ -70,8 +77,8 @@ class Failure:
     """One run of a build that gave nothing to be scored."""
 
     build: str
-    width: int
-    height: int
+    width: Whole
+    height: Whole
     point: str
     kind: str
     """crash, hang, no-output, truncated, undecodable, frame-count or not-scored."""
@@ -87,18 +94,23 @@ class ClipRuns:
     """All runs on one clip."""
 
     clip: str
+    """Its name."""
     sha256: str
-    width: int
-    height: int
-    frames: int
-    fps: str
-    runs: tuple[Run, ...] = ()
+    """Of the file."""
+    width: Whole
+    """Pixels."""
+    height: Whole
+    """Pixels."""
+    frames: Whole
+    fps: Annotated[str, Meta(pattern=r"\A[1-9]\d{0,9}/[1-9]\d{0,9}\Z")]
+    """Frames per second, as a fraction."""
+    runs: tuple[ScoredRun, ...] = ()
     failures: tuple[Failure, ...] = ()
 
-    def of(self, build: str) -> list[Run]:
+    def of(self, build: str) -> list[ScoredRun]:
         return [run for run in self.runs if run.build == build]
 
-    def pairs(self, one: str, other: str) -> list[tuple[Run, Run]]:
+    def pairs(self, one: str, other: str) -> list[tuple[ScoredRun, ScoredRun]]:
         """The runs of two builds at the same size and point."""
         others = {run.where: run for run in self.of(other)}
         return [(run, others[run.where]) for run in self.of(one) if run.where in others]
@@ -198,7 +210,7 @@ def curve_pair(clip: ClipRuns, build: str, metric: str) -> tuple[Curve, Curve]:
     return rate_curve(ours, metric), rate_curve(theirs, metric)
 
 
-def is_comparable(runs: Sequence[Run], metric: str) -> bool:
+def is_comparable(runs: Sequence[ScoredRun], metric: str) -> bool:
     """Whether a curve through these runs could be compared with another."""
     curve = rate_curve(runs, metric)
     return _or_none(curve, curve, "pchip") is not None
@@ -211,7 +223,7 @@ def _or_none(one: Curve, other: Curve, method: Method) -> float | None:
         return None
 
 
-def rate_curve(runs: Sequence[Run], metric: str) -> Curve:
+def rate_curve(runs: Sequence[ScoredRun], metric: str) -> Curve:
     """(kb/s, score) ascending; of several sizes the hull; without a saturated tail."""
     points = [
         RDPoint(run.width, run.height, run.value, run.bitrate_kbps, run.scores[metric])
@@ -294,7 +306,7 @@ def mean_ratio(
     clips: Iterable[ClipRuns],
     one: str,
     other: str,
-    what: Callable[[Run], float],
+    what: Callable[[ScoredRun], float],
 ) -> dict[str, float]:
     """Geometric mean of other/one over the points of each clip that has any."""
     found = {}
@@ -352,14 +364,3 @@ def rate_errors(clips: Sequence[ClipRuns], index: int) -> dict[str, float]:
         if misses:
             found[clip.clip] = 100 * sum(misses) / len(misses)
     return found
-
-
-def rounded_all(value: Any) -> Any:
-    """A document for JSON: numbers rounded to six digits, None where not finite."""
-    if isinstance(value, float):
-        return round(value, 6) if math.isfinite(value) else None
-    if isinstance(value, Mapping):
-        return {key: rounded_all(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [rounded_all(item) for item in value]
-    return value

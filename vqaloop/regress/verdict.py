@@ -1,6 +1,6 @@
 """Decides whether the candidate regressed: BD-rates against limits, checks, and the verdict.
 
-The document that is made of it is written by regressdocument.
+`regress.document` writes it as JSON.
 """
 
 import math
@@ -19,7 +19,7 @@ from vqaloop.regress.statistics import (
     Limits,
     Mean,
     Ratio,
-    Run,
+    ScoredRun,
     clip_gap,
     compare_ratio,
     is_comparable,
@@ -406,7 +406,7 @@ def _spread(mean: Mean) -> str:
     return f"{_bits(value)} ({mean.interval[0]:+.2f} to {mean.interval[1]:+.2f})"
 
 
-def _equal(clip: ClipRuns, what: Callable[[Run], str]) -> bool | None:
+def _equal(clip: ClipRuns, what: Callable[[ScoredRun], str]) -> bool | None:
     """None where nothing differs so far, but one of the two lacks a run, or both all."""
     pairs = clip.pairs(BASELINE, CANDIDATE)
     if any(what(a) != what(b) for a, b in pairs):
