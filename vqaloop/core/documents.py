@@ -37,6 +37,12 @@ Number = Whole | Finite
 """A number that is written again as it was read: an integer remains one."""
 Positive = Annotated[int, Meta(gt=0, lt=10**15)] | Annotated[float, Meta(gt=0, lt=1e15)]
 
+
+def one_of(*names: str) -> Meta:
+    """Constraint of text that is one of these names, which a refusal lists."""
+    return Meta(pattern=rf"\A({'|'.join(names)})\Z")
+
+
 T = TypeVar("T")
 _TYPES = {
     **{"str": str, "int": int, "float": float, "bool": bool},
@@ -148,8 +154,10 @@ def _fault(document: Any, message: str) -> str:
     names = [name for name in expected[1].split(" | ") if name != "null"]
     if "float" in names and "int" in names:
         names.remove("int")
-    words = " or ".join(_WORDS.get(name, name) for name in names)
-    return f"{place} should be {words}{expected[2]}{found}"
+    words = " or ".join(_WORDS.get(name, name) for name in names) + expected[2]
+    if choices := re.search(r"regex '\\+A\(([\w|]+)\)\\+Z'$", words):
+        words = f"one of {choices[1].replace('|', ', ')}"
+    return f"{place} should be {words}{found}"
 
 
 def _looked_up(document: Any, path: str, what: str) -> tuple[str, str]:
@@ -166,6 +174,8 @@ def _looked_up(document: Any, path: str, what: str) -> tuple[str, str]:
             name, index = keys[0], ""
         place += f"[{index}]" if index else f".{name}"
         value = value[int(index)] if index else value[name]
+    if path.startswith("`key`"):
+        return printable(f"a key of {place.lstrip('.')}")[:80], ""
     shown = "missing" if value is None else printable(reprlib.repr(value)[:60])
     return printable(place.lstrip("."))[:80], f" and is {shown}"
 

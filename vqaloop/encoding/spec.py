@@ -10,12 +10,12 @@ import string
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 from msgspec import Meta, Struct, field
 from msgspec.structs import asdict
 
-from vqaloop.core.documents import Finite, read_toml
+from vqaloop.core.documents import Finite, one_of, read_toml
 from vqaloop.errors import InputError
 
 
@@ -161,6 +161,7 @@ class EncoderSpec:
 
 Positive = Annotated[float, Meta(gt=0, lt=1e15)]
 Side = Annotated[int, Meta(ge=0, lt=1 << 31)]
+BitDepth = Annotated[str, one_of("8", "10", "12")]
 Options = dict[str, Annotated[str, Meta(min_length=1)]]
 
 
@@ -185,7 +186,7 @@ class _Limits(Struct):
 class _Container(Struct):
     muxer: str
     suffix: str
-    decoder: Literal["pyav", "ffmpeg"]
+    decoder: Annotated[str, one_of("pyav", "ffmpeg")]
     options: Options = {}
 
 
@@ -216,7 +217,7 @@ class _Standalone(Struct):
 class _Tunable(Struct):
     name: str
     option: str
-    type: Literal["int", "float", "choice"]
+    type: Annotated[str, one_of("int", "float", "choice")]
     default: str
     range: tuple[Finite, Finite] | None = None
     choices: tuple[str, ...] = ()
@@ -230,7 +231,9 @@ class _File(Struct):
     knob: Knob
     presets: _Presets
     gop: _Gop
-    pixel_formats: Annotated[dict[Literal["8", "10", "12"], str], Meta(min_length=1)]
+    pixel_formats: Annotated[
+        dict[Annotated[str, one_of("8", "10", "12")], str], Meta(min_length=1)
+    ]
     limits: _Limits
     container: _Container
     version: _Version

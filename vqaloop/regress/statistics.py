@@ -14,7 +14,7 @@ from typing import Annotated
 import numpy as np
 from msgspec import Meta
 
-from vqaloop.core.documents import Number, Positive, Whole
+from vqaloop.core.documents import Number, Positive, Whole, one_of
 from vqaloop.core.text import counted
 from vqaloop.quality.bdrate import MIN_POINTS, Curve, Method, NotComparable, bd_rate
 from vqaloop.records import RDPoint
@@ -36,7 +36,7 @@ CONFIDENCE = 0.99
 class ScoredRun:
     """One run of a build that was decoded and scored."""
 
-    build: Annotated[str, Meta(pattern=rf"\A({BASELINE}|{REPEAT}|{CANDIDATE})\Z")]
+    build: Annotated[str, one_of(BASELINE, REPEAT, CANDIDATE)]
     width: Whole
     """Pixels."""
     height: Whole
