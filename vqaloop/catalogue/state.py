@@ -34,8 +34,10 @@ class _State(Struct):
 
 
 def begun_with(path: Path, kinds: Iterable[Kind]) -> Mapping[str, Any]:
-    """What was known of other titles when the catalogue was begun; written down, so that who goes
-    on with it knows no more."""
+    """Priors learnt on other titles by the start of the catalogue, stored in `path`.
+
+    A catalogue that is resumed so starts from the same priors, and gives the same ladders.
+    """
     known: dict[str, Any] = {}
     if path.exists():
         # one that is damaged is made again

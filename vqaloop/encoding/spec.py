@@ -21,7 +21,7 @@ from vqaloop.errors import InputError
 
 @dataclass(frozen=True)
 class Knob:
-    """The quality knob: what the search turns."""
+    """The quality parameter of the encoder (CRF, QP, CQ), over which the search runs."""
 
     name: str
     """crf, qp or cq."""
@@ -32,7 +32,7 @@ class Knob:
     max: Finite
     """Largest value the encoder takes."""
     step: Finite
-    """Least step that the encoder honours."""
+    """Least step that changes the encode."""
     search: tuple[Finite, Finite]
     """The part of the range worth searching."""
     lower_is_better: bool
@@ -59,7 +59,7 @@ class Tunable:
     choices: tuple[str, ...]
     """Values of a choice."""
     default: str
-    """What the encoder does when the parameter is not given, at the default preset."""
+    """The encoder's own default, at the default preset."""
 
     def refusal(self, value: str) -> str | None:
         """Why `value` cannot be used, or None when it can."""
@@ -82,9 +82,9 @@ class Standalone:
     """
 
     program: str
-    """What it is called."""
+    """Name of the executable."""
     version: tuple[str, ...]
-    """Arguments that make it tell its version."""
+    """Arguments that make it print its version."""
     version_pattern: str
     """Regular expression, multi-line, with the version as its group; no other program fits it."""
     suffix: str
@@ -123,21 +123,21 @@ class EncoderSpec:
     """From slow to fast."""
     default_preset: str
     cost: tuple[float, float]
-    """CPU seconds a megapixel at the slowest and the fastest preset, roughly."""
+    """CPU seconds per megapixel at the slowest and the fastest preset, roughly."""
     options: tuple[tuple[str, str], ...]
     """Options that are always given; {gop} stands for the GOP's length in frames."""
     gop_s: float
     """Seconds between IDR frames."""
     bitrate_option: str | None
-    """ffmpeg option of a mean rate in bits a second, in place of the knob; None: no such mode."""
+    """ffmpeg option of a mean rate in bit/s, in place of the knob; None: no such mode."""
     thread_options: tuple[tuple[str, str], ...]
     """Options that set the number of threads; {threads} stands for it."""
     pixel_formats: tuple[tuple[int, str], ...]
-    """Bits a sample, and the pixel format the encoder takes for it."""
+    """Bits per sample, and the pixel format that the encoder takes for it."""
     min_size: tuple[int, int]
-    """Least width and height."""
+    """Least width and height in pixels."""
     max_size: tuple[int, int]
-    """Largest width and height."""
+    """Largest width and height in pixels."""
     min_frames: int
     """Least number of frames that comes back from encoder and decoder."""
     muxer: str
@@ -297,7 +297,7 @@ def _faults(found: _File) -> Iterator[tuple[str, str]]:
         yield "knob.search", f"must ascend, inside {knob.min:g}..{knob.max:g}"
     if presets.default not in presets.names:
         yield "presets.default", f"{presets.default!r} is not among the names"
-    # an empty pattern: ffmpeg's log does not tell the library's version
+    # an empty pattern: ffmpeg's log has no version of the library
     if found.version.pattern:
         yield from _pattern_faults("version.pattern", found.version.pattern)
     yield from _argument_faults("bitrate.arguments", found.bitrate.arguments, {"kbps"})

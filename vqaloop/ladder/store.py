@@ -157,7 +157,7 @@ def write_reports(ladder: Ladder, pictures: Pictures | None = None) -> None:
     reports then stay.
     """
     document = finite(ladder.to_json())
-    # from the very figures that ladder.json holds, as whoever makes them again will have them
+    # from the rounded figures of ladder.json, so that reports made again from it are the same
     ladder = replace(ladder, rungs=tuple(map(_rung, document["rungs"])))
     content = {
         "ladder.json": document_text(document).encode("ascii"),
@@ -188,10 +188,17 @@ def write_reports(ladder: Ladder, pictures: Pictures | None = None) -> None:
 
 
 def read_ladder(folder: str | os.PathLike[str]) -> Ladder:
-    """The ladder in a folder that `write_reports` filled.
+    """Read a ladder from its folder.
 
-    Raises InputError when ladder.json is missing, damaged, of another schema, or names a file
-    outside the folder.
+    Args:
+        folder: The folder that `vqaloop ladder` or `build_ladder` wrote.
+
+    Returns:
+        The ladder of its ladder.json; the rungs' files are not opened.
+
+    Raises:
+        InputError: ladder.json is missing, damaged, of another schema, or names a file outside
+            the folder.
     """
     path = Path(folder) / "ladder.json"
     remedy = "make the ladder again"

@@ -1,6 +1,6 @@
 """Saved runs of a build (`vqaloop.build/1`): a baseline that need not be built or run again.
 
-The same form keeps the clips that an interrupted comparison had finished.
+The same document is the journal of an interrupted comparison: the clips that it had finished.
 """
 
 import contextlib
@@ -46,7 +46,7 @@ class _Document(Struct):
 
 @dataclass(frozen=True)
 class Saved:
-    """A build's runs, and under which settings they were made."""
+    """A build's runs, and the settings under which they ran."""
 
     build: Mapping[str, Any]
     """name, kind, version, sha256, args."""
@@ -70,7 +70,7 @@ def write_saved(saved: Saved, path: Path) -> None:
 
 
 def without_candidate(clip: ClipRuns) -> ClipRuns:
-    """What of a comparison is kept."""
+    """The clip without the candidate's runs and failures, as it is saved."""
     return replace(
         clip,
         runs=tuple(run for run in clip.runs if run.build != CANDIDATE),
@@ -79,7 +79,7 @@ def without_candidate(clip: ClipRuns) -> ClipRuns:
 
 
 def check_any_run(clips: Sequence[ClipRuns]) -> None:
-    """Raises InputError where not a single run of the baseline came about."""
+    """Raises InputError where every run of the baseline failed."""
     if not any(clip.of(BASELINE) for clip in clips):
         why = next(f"{f.kind}: {f.message}" for clip in clips for f in clip.failures)
         raise InputError(
@@ -88,19 +88,19 @@ def check_any_run(clips: Sequence[ClipRuns]) -> None:
 
 
 def save_summary(clips: Sequence[ClipRuns], path: str | os.PathLike[str]) -> str:
-    """What was kept where, and which of it failed, for people."""
+    """For people: how many clips were saved where, and which runs failed."""
     count = counted(len(clips), "clip")
-    told = f"The baseline's runs on {count} are kept in {quoted(path)}."
+    text = f"The baseline's runs on {count} are kept in {quoted(path)}."
     failures = [(clip.clip, f) for clip in clips for f in clip.failures if f.build == BASELINE]
     if failures:
         clip, first = failures[0]
         runs = counted(len(failures), "run")
-        told += f" {runs} failed, the first on {clip}, {first.point}: {first.message}."
-    return told
+        text += f" {runs} failed, the first on {clip}, {first.point}: {first.message}."
+    return text
 
 
 def is_saved(place: Path) -> bool:
-    """Whether this is a saved result, or is meant to be one, rather than a program."""
+    """Whether the path is that of saved runs, rather than of a program."""
     if place.suffix.lower() == ".json" and not os.access(place, os.X_OK):
         return True
     try:
@@ -136,10 +136,10 @@ def differing(one: Mapping[str, str], other: Mapping[str, str]) -> Sequence[str]
 
 
 class Journal:
-    """The clips that a comparison has finished, kept until it ends well.
+    """The clips that a comparison has finished, kept in the cache folder until it ends.
 
-    The builds' files and versions and the clips are part of the name it goes by, but what a script
-    runs in its turn is not known: so nothing is remembered beyond the comparison itself.
+    Its file is named by the hashes of builds, settings and clips. A build may be a script that
+    runs another program, which no hash covers: so it serves the interrupted comparison alone.
     """
 
     def __init__(
@@ -163,11 +163,11 @@ class Journal:
                 self._clips = read_saved(self.path).clips
 
     def finished(self, source: Source) -> ClipRuns | None:
-        """The runs on that clip, if the comparison had come so far."""
+        """The runs on that clip, if the interrupted comparison had finished it."""
         return next((clip for clip in self._clips if clip.sha256 == source.sha256), None)
 
     def keep(self, clip: ClipRuns) -> None:
-        """Safe from any thread."""
+        """Write the journal with that clip added; from any thread."""
         with self._lock:
             self._clips += (clip,)
             if not self.enabled:
@@ -176,10 +176,10 @@ class Journal:
                 self.path.parent.mkdir(parents=True, exist_ok=True)
                 write_saved(replace(self._empty, clips=self._clips), self.path)
             except (OSError, InputError):
-                # a comparison that cannot be taken up again is still one
+                # without a journal the comparison still runs; it only cannot be resumed
                 self.enabled = False
 
     def close(self) -> None:
-        """It ended well: the next one starts anew."""
+        """Remove the journal after a comparison that ran to its end."""
         if self.enabled:
             self.path.unlink(missing_ok=True)

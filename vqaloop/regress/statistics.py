@@ -1,9 +1,9 @@
 """Statistics of two builds: BD-rates with a noise floor and a bootstrap interval over clips.
 
-Clip by clip the curves of two builds are compared (see bdrate); the mean over the clips is set
-against two yardsticks. The noise floor is what the mean moves by itself when the same build runs
-twice: 0 for an encoder that repeats itself bit for bit. The interval tells how far the mean hangs
-on which clips were taken: clips are drawn again with replacement (the bootstrap of Efron 1979).
+The rate-quality curves of two builds are compared clip by clip (see quality.bdrate). The mean over
+the clips is compared with the noise floor, which is the spread of the mean between two runs of the
+same build (0 for a deterministic encoder), and has an interval for the choice of clips: clips are
+drawn with replacement (the bootstrap of Efron 1979).
 """
 
 import math
@@ -21,13 +21,14 @@ from vqaloop.records import RDPoint
 from vqaloop.search.hull import convex_hull
 
 BASELINE, REPEAT, CANDIDATE = "baseline", "repeat", "candidate"
-"""The runs of one point; the repeat is the baseline once more."""
+"""Roles of a run; the repeat is a second run of the baseline."""
 SATURATED = 99.5
-"""Of 100: above it VMAF and the students fitted to it tell encodes apart no longer; the common
+"""Of 100: above it VMAF and the students fitted to it no longer separate encodes; the common
 test conditions of AOM cut a curve there too."""
 LEAST_CLIPS = 3
-"""Fewer say nothing of how results spread over clips."""
+"""With fewer clips there is no interval."""
 DRAWS = 4000
+"""Bootstrap samples."""
 CONFIDENCE = 0.99
 """Share of comparisons of a build with itself that stay within the noise floor."""
 
@@ -64,7 +65,7 @@ class ScoredRun:
 
 
 RUN_KINDS: dict[str, Callable[[ScoredRun], float]] = {
-    # by what of a run the builds are compared, besides its curve
+    # quantities by which runs are compared, besides their curves
     "cpu": lambda run: run.cpu_s,
     "wall": lambda run: run.wall_s,
     "peak": lambda run: run.peak_bytes,
@@ -74,7 +75,7 @@ RUN_KINDS: dict[str, Callable[[ScoredRun], float]] = {
 
 @dataclass(frozen=True)
 class Failure:
-    """One run of a build that gave nothing to be scored."""
+    """One run of a build that failed, so that there is nothing to score."""
 
     build: str
     width: Whole
@@ -118,17 +119,17 @@ class ClipRuns:
 
 @dataclass(frozen=True)
 class Limits:
-    """From when on a difference counts; all in percent."""
+    """Differences from which on a check fails; all in percent."""
 
     threshold: float = 0.5
     """Mean BD-rate over the clips."""
     clip: float = 5.0
     """BD-rate of a single clip."""
     time: float | None = None
-    """CPU time of the encoder; None: told and not judged, as below."""
+    """CPU time of the encoder; None: reported and not judged, as below."""
     memory: float | None = None
     rate: float | None = None
-    """Bitrate at the same knob, or error against the target bitrate."""
+    """Bitrate at the same knob, or distance from the target bitrate."""
 
 
 @dataclass(frozen=True)
@@ -146,7 +147,7 @@ class Gap:
 
 @dataclass(frozen=True)
 class Mean:
-    """What the clips amount to by one metric."""
+    """Mean BD-rate over the clips by one metric, in percent; with fields as of Gap."""
 
     values: Mapping[str, float] = field(default_factory=dict)
     """PCHIP by clip, of those that could be compared."""
@@ -160,7 +161,7 @@ class Mean:
 
 @dataclass(frozen=True)
 class Ratio:
-    """Candidate over baseline of something that each run has, in percent of change."""
+    """Change of a quantity of RUN_KINDS from baseline to candidate, in percent."""
 
     by_clip: Mapping[str, float]
     value: float | None
@@ -192,7 +193,7 @@ def clip_gap(clip: ClipRuns, metric: str) -> Gap:
 def _worse_everywhere(baseline: Curve, candidate: Curve) -> bool:
     """Whether the baseline has, for every point of the candidate, a better one for no more bits.
 
-    So much can be said of curves that have no score in common, and so no BD-rate.
+    It is defined for curves that have no score in common too, and so no BD-rate.
     """
     return bool(candidate) and all(
         any(bits <= kbps and better > score for bits, better in baseline)
@@ -203,7 +204,7 @@ def _worse_everywhere(baseline: Curve, candidate: Curve) -> bool:
 def curve_pair(clip: ClipRuns, build: str, metric: str) -> tuple[Curve, Curve]:
     """The baseline's curve and that of `build`, through the sizes and points that both have.
 
-    A point less would move a curve between its neighbours, or a hull, though the build is as good.
+    Without one of its points a curve would be interpolated otherwise, though the build is as good.
     """
     pairs = clip.pairs(BASELINE, build)
     ours, theirs = [one for one, _ in pairs], [other for _, other in pairs]
@@ -233,14 +234,14 @@ def rate_curve(runs: Sequence[ScoredRun], metric: str) -> Curve:
     if len({point.size for point in points}) > 1:
         points = convex_hull(points)
     points.sort(key=lambda point: point.bitrate_kbps)
-    # where a score cannot rise any more its order is chance, and says nothing of the build
+    # at saturation the order of scores is chance, not a property of the build
     while len(points) > 1 and SATURATED <= points[-2].score >= points[-1].score:
         points.pop()
     return [(point.bitrate_kbps, point.score) for point in points]
 
 
 def mean_gap(gaps: Mapping[str, Gap], threshold: float, *, seed: int = 0) -> Mean:
-    """The mean BD-rate over the clips that can be compared, and what to make of it.
+    """The mean BD-rate over the clips that can be compared, with its verdict.
 
     A regression (or improvement) lies beyond the threshold and the noise floor, and its interval
     leaves 0 out.
@@ -253,7 +254,7 @@ def mean_gap(gaps: Mapping[str, Gap], threshold: float, *, seed: int = 0) -> Mea
     akimas = [gap.akima for gap in gaps.values() if gap.pchip is not None]
     noises = [gap.noise for gap in gaps.values() if gap.pchip is not None]
     known = [noise for noise in noises if noise is not None]
-    # of clips whose second run failed the others' noise tells, as the mean is over all of them
+    # where the repeat of a clip failed, the noise of the others stands for all, scaled to the mean
     floor = noise_floor(known, len(values)) if known else None
     interval = bootstrap(list(values.values()), seed=seed)
     return Mean(
@@ -276,10 +277,10 @@ def change_verdict(value: float, limit: float, interval: tuple[float, float] | N
 
 
 def noise_floor(differences: Sequence[float], clips: int | None = None) -> float:
-    """How far a mean over `clips` strays between two runs of the same build, in percent.
+    """Limit of the difference of a mean over `clips` between two runs of one build, in percent.
 
-    `differences` are those of one such pair of runs, by clip (of all clips unless told). Taken as
-    draws about 0, whose spread they tell: a mean of m stays within t s / sqrt(m) in CONFIDENCE of
+    `differences` are those of one such pair of runs, by clip (`clips` defaults to their number).
+    Taken as draws about 0: a mean of m stays within t s / sqrt(m) in CONFIDENCE of
     the cases, with s the root mean square of the n differences and t Student's quantile of n
     degrees of freedom.
     """
@@ -353,7 +354,7 @@ def compare_ratio(clips: Sequence[ClipRuns], kind: str, limit: float | None, see
 
 
 def rate_errors(clips: Sequence[ClipRuns], index: int) -> dict[str, float]:
-    """Mean distance of the bitrate from the one asked for, in percent of it, by clip.
+    """Mean distance of the bitrate from its target, in percent of the target, by clip.
 
     `index` 0 is the baseline, 1 the candidate; over the points at which both have a run.
     """
