@@ -10,7 +10,7 @@ from urllib.parse import quote
 import msgspec
 from msgspec import Meta, Struct
 
-from vqaloop.core.documents import Number, Whole, document_text, read_document
+from vqaloop.core.documents import Number, Size, document_text, read_document
 from vqaloop.core.files import write_whole
 from vqaloop.core.text import cut, quoted, shown, shown_rate
 from vqaloop.core.version import __version__
@@ -38,16 +38,12 @@ REMEDY = "make the catalogue again"
 Reason = Annotated[str, Meta(min_length=1)]
 
 
-class _Source(Struct):
-    width: Whole
-    height: Whole
+class _Source(Size):
     fps: Number
     duration: Number
 
 
-class _Rung(Struct):
-    width: Whole
-    height: Whole
+class _Rung(Size):
     bitrate_kbps: Number
     score: Number
     vmaf: Number | None = None

@@ -12,12 +12,12 @@ import re
 import reprlib
 import stat
 import tomllib
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
 import msgspec
-from msgspec import Meta, inspect
+from msgspec import Meta, Struct
 
 from vqaloop.core.suggestions import did_you_mean
 from vqaloop.core.text import printable, quoted
@@ -43,16 +43,24 @@ def one_of(*names: str) -> Meta:
     return Meta(pattern=rf"\A({'|'.join(names)})\Z")
 
 
+class Size(Struct):
+    """Width and height in pixels."""
+
+    width: Whole
+    height: Whole
+
+
 T = TypeVar("T")
-_TYPES = {
-    **{"str": str, "int": int, "float": float, "bool": bool},
-    **{"array": list, "object": dict, "null": type(None)},
+_TYPES: dict[str, tuple[type, str]] = {
+    "str": (str, "text"),
+    "int": (int, "a whole number"),
+    "float": (float, "a number"),
+    "bool": (bool, "true or false"),
+    "array": (list, "a list"),
+    "object": (dict, "an object"),
+    "null": (type(None), "null"),
 }
-"""msgspec's names of types."""
-_WORDS = {
-    **{"str": "text", "int": "a whole number", "float": "a number", "bool": "true or false"},
-    **{"array": "a list", "object": "an object"},
-}
+"""msgspec's names of types: what they are in Python, and in words."""
 
 
 def read_document(
@@ -62,7 +70,7 @@ def read_document(
 
     Args:
         path: A regular file.
-        kind: Struct or dataclass of what is needed of the document.
+        kind: Struct or dataclass of what is needed of the document; or dict, for all of it.
         schema: What the document's `schema` must be.
         give: Says in an error which file is wanted.
         remedy: Says in an error what to do about a wrong one.
@@ -71,23 +79,15 @@ def read_document(
     Raises:
         InputError: The file cannot be read or is wrong; names the first place at fault.
     """
-    document = read_json(path, schema=schema, give=give, remedy=remedy, largest=largest)
-    return as_type(document, kind, quoted(path), remedy)
-
-
-def read_json(
-    path: Path, *, schema: str, give: str, remedy: str, largest: int = LARGEST_JSON
-) -> dict[str, Any]:
-    """Read a JSON object of that schema as it is; arguments and errors as of `read_document`."""
     document = _parsed(path, give, remedy, largest)
     found = document.get("schema") if isinstance(document, dict) else None
-    if not isinstance(document, dict) or found != schema:
+    if found != schema:
         shown = found[:80] if isinstance(found, str) else reprlib.repr(found)
         raise InputError(
             f"{quoted(path)} is of schema {printable(repr(shown))} and this reads "
             f"{schema}; {remedy}"
         )
-    return document
+    return as_type(document, kind, quoted(path), remedy)
 
 
 def read_toml(path: Path, kind: type[T], name: str) -> T:
@@ -124,12 +124,13 @@ def read_toml(path: Path, kind: type[T], name: str) -> T:
             raise InputError(f"{name} holds a whole number of more than 64 bits; correct it")
         elif isinstance(value, str) and "\0" in value:
             raise InputError(f"{name} holds a zero byte in a text; take it out")
-    for place, key, known in _unknown_keys(values, inspect.type_info(kind), ""):
+    found = as_type(values, kind, name, "correct it")
+    for place, key, known in _unknown_keys(values, msgspec.to_builtins(found), ""):
         raise InputError(
             f"{name}: {printable(f'{place}{key}')[:80]} is no key that vqaloop knows"
-            f"{did_you_mean(key, known)}; known are {', '.join(known)}"
+            f"{did_you_mean(key, known)}; known are {', '.join(sorted(known))}"
         )
-    return as_type(values, kind, name, "correct it")
+    return found
 
 
 def as_type(document: Any, kind: type[T], name: str, remedy: str) -> T:
@@ -154,7 +155,7 @@ def _fault(document: Any, message: str) -> str:
     names = [name for name in expected[1].split(" | ") if name != "null"]
     if "float" in names and "int" in names:
         names.remove("int")
-    words = " or ".join(_WORDS.get(name, name) for name in names) + expected[2]
+    words = " or ".join(_TYPES[name][1] for name in names) + expected[2]
     if choices := re.search(r"regex '\\+A\(([\w|]+)\)\\+Z'$", words):
         words = f"one of {choices[1].replace('|', ', ')}"
     return f"{place} should be {words}{found}"
@@ -167,7 +168,7 @@ def _looked_up(document: Any, path: str, what: str) -> tuple[str, str]:
     for name, index in re.findall(r"\.(\w+)|\[(\d+|\.\.\.)\]", path):
         if index == "...":
             # the key of a mapping is left out: it is the first whose value has the refused type
-            kind = _TYPES.get(got[1]) if got and path.endswith("[...]`") else ()
+            kind = _TYPES[got[1]][0] if got and path.endswith("[...]`") else ()
             keys = [key for key in value if type(value[key]) is kind]
             if not keys:
                 return printable(f"{place}[...]".lstrip("."))[:80], ""
@@ -181,22 +182,18 @@ def _looked_up(document: Any, path: str, what: str) -> tuple[str, str]:
 
 
 def _unknown_keys(
-    value: Any, kind: inspect.Type, place: str
-) -> Iterator[tuple[str, str, list[str]]]:
-    """Keys that structs and dataclasses of `kind` do not have: place, key, and those they have."""
-    if isinstance(kind, inspect.UnionType):
-        for part in kind.types:
-            yield from _unknown_keys(value, part, place)
-    elif isinstance(kind, inspect.VarTupleType) and isinstance(value, list):
-        for index, item in enumerate(value):
-            yield from _unknown_keys(item, kind.item_type, f"{place.removesuffix('.')}[{index}].")
-    elif isinstance(kind, inspect.StructType | inspect.DataclassType) and isinstance(value, dict):
-        fields = {field.encode_name: field.type for field in kind.fields}
-        for key, item in value.items():
-            if key in fields:
-                yield from _unknown_keys(item, fields[key], f"{place}{key}.")
+    given: Any, known: Any, place: str
+) -> Iterator[tuple[str, str, Collection[str]]]:
+    """Keys of a file that no field took: place, name, and the fields there."""
+    if isinstance(given, dict):
+        for key, value in given.items():
+            if key in known:
+                yield from _unknown_keys(value, known[key], f"{place}{key}.")
             else:
-                yield place, key, sorted(fields)
+                yield place, key, known
+    elif isinstance(given, list):
+        for index, pair in enumerate(zip(given, known, strict=True)):
+            yield from _unknown_keys(*pair, f"{place.removesuffix('.')}[{index}].")
 
 
 def read_start(path: Path, most: int) -> bytes:

@@ -15,11 +15,12 @@ from msgspec import Meta, Struct
 from vqaloop.core.documents import (
     Number,
     Positive,
+    Size,
     Whole,
     as_type,
     document_text,
     finite,
-    read_json,
+    read_document,
 )
 from vqaloop.core.files import unfinished
 from vqaloop.core.text import quoted
@@ -34,12 +35,7 @@ REPORTS = ("ladder.csv", "rd.png", "report.html", "ladder.json")
 """In the order they are put in place: where ladder.json is, the others are."""
 
 
-class _Size(Struct):
-    width: Whole
-    height: Whole
-
-
-class _Source(_Size):
+class _Source(Size):
     path: str
     fps: Number
     duration: Number
@@ -75,7 +71,7 @@ class _OverTime(Struct):
     scores: list[list[Number]] | None = None
 
 
-class _Rung(_Size):
+class _Rung(Size):
     bitrate_kbps: Positive
     peak_kbps: Number
     score: Number
@@ -93,7 +89,7 @@ class _Point(Struct):
     score: Number
 
 
-class _Trial(_Size):
+class _Trial(Size):
     knob: Number
     bitrate_kbps: Number | None = None
     score: Number | None = None
@@ -202,9 +198,9 @@ def read_ladder(folder: str | os.PathLike[str]) -> Ladder:
     """
     path = Path(folder) / "ladder.json"
     remedy = "make the ladder again"
-    document = read_json(
-        path, schema=SCHEMA, give="give the folder that `vqaloop ladder` wrote", remedy=remedy
-    )
+    give = "give the folder that `vqaloop ladder` wrote"
+    # all of it: what is not checked here goes into `about` as it is
+    document = read_document(path, dict[str, Any], schema=SCHEMA, give=give, remedy=remedy)
     for index, rung in enumerate(as_type(document, _Document, quoted(path), remedy).rungs):
         if not stays_inside(rung.file):
             raise InputError(

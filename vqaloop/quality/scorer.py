@@ -6,7 +6,7 @@ from pathlib import Path
 from msgspec import Struct
 
 from vqaloop.bitstream.colour_tags import colour_range
-from vqaloop.core.documents import Whole, read_document
+from vqaloop.core.documents import Size, read_document
 from vqaloop.core.ffmpeg import ffmpeg_path
 from vqaloop.core.text import quoted
 from vqaloop.errors import InputError
@@ -25,11 +25,6 @@ from vqaloop.quality.student_metric import StudentMetric
 from vqaloop.records import LADDER_SCHEMA, Score, Source
 
 
-class _Size(Struct):
-    width: Whole
-    height: Whole
-
-
 class _File(Struct):
     file: str
 
@@ -37,7 +32,7 @@ class _File(Struct):
 class _Rungs(Struct):
     """What of a ladder.json tells whose rungs lie beside it."""
 
-    source: _Size
+    source: Size
     rungs: list[_File]
 
 
