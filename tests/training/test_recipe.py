@@ -107,7 +107,7 @@ def test_titles_are_held_out_in_one_way(tmp_path: Path) -> None:
     [
         (
             "alone = 1\nsharpness = 2",
-            "loss.sharpness is no key that vqaloop knows; known are alone, ",
+            "loss.sharpness is no key that vqaloop knows; known are alone, alone_pooled",
         ),
         ('alone = "much"', "loss.alone should be a number and is "),
         ("alone = 0", r"\[loss\] gives no part a weight"),

@@ -14,7 +14,7 @@ import stat
 import tomllib
 from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, TypeVar, get_type_hints
 
 import msgspec
 from msgspec import Meta, Struct
@@ -125,7 +125,7 @@ def read_toml(path: Path, kind: type[T], name: str) -> T:
         elif isinstance(value, str) and "\0" in value:
             raise InputError(f"{name} holds a zero byte in a text; take it out")
     found = as_type(values, kind, name, "correct it")
-    for place, key, known in _unknown_keys(values, msgspec.to_builtins(found), ""):
+    for place, key, known in _unknown_keys(values, found, ""):
         raise InputError(
             f"{name}: {printable(f'{place}{key}')[:80]} is no key that vqaloop knows"
             f"{did_you_mean(key, known)}; known are {', '.join(sorted(known))}"
@@ -182,17 +182,20 @@ def _looked_up(document: Any, path: str, what: str) -> tuple[str, str]:
 
 
 def _unknown_keys(
-    given: Any, known: Any, place: str
+    given: Any, found: Any, place: str
 ) -> Iterator[tuple[str, str, Collection[str]]]:
     """Keys of a file that no field took: place, name, and the fields there."""
     if isinstance(given, dict):
+        known = found
+        if not isinstance(found, dict):
+            known = {name: getattr(found, name) for name in get_type_hints(type(found))}
         for key, value in given.items():
             if key in known:
                 yield from _unknown_keys(value, known[key], f"{place}{key}.")
             else:
                 yield place, key, known
     elif isinstance(given, list):
-        for index, pair in enumerate(zip(given, known, strict=True)):
+        for index, pair in enumerate(zip(given, found, strict=True)):
             yield from _unknown_keys(*pair, f"{place.removesuffix('.')}[{index}].")
 
 
