@@ -312,19 +312,16 @@ def mean_ratio(
     """Geometric mean of other/one over the points of each clip that has any."""
     found = {}
     for clip in clips:
-        logs = [
-            math.log(what(b) / what(a))
-            for a, b in clip.pairs(one, other)
-            if what(a) > 0 and what(b) > 0
-        ]
-        if logs:
-            found[clip.clip] = math.exp(sum(logs) / len(logs))
+        pairs = [(what(a), what(b)) for a, b in clip.pairs(one, other)]
+        mean = geometric_mean([b / a for a, b in pairs if min(a, b) > 0])
+        if mean is not None:
+            found[clip.clip] = mean
     return found
 
 
-def overall(ratios: Mapping[str, float]) -> float | None:
-    """Geometric mean over clips."""
-    logs = [math.log(ratio) for ratio in ratios.values()]
+def geometric_mean(ratios: Iterable[float]) -> float | None:
+    """None where there are no ratios."""
+    logs = [math.log(ratio) for ratio in ratios]
     return math.exp(sum(logs) / len(logs)) if logs else None
 
 
@@ -337,7 +334,7 @@ def compare_ratio(clips: Sequence[ClipRuns], kind: str, limit: float | None, see
     what = RUN_KINDS[kind]
     ratios = mean_ratio(clips, BASELINE, CANDIDATE, what)
     by_clip = {clip: percent(ratio) for clip, ratio in ratios.items()}
-    mean = overall(ratios)
+    mean = geometric_mean(ratios.values())
     if mean is None:
         return Ratio({}, None, None, "cannot tell")
     again = mean_ratio(clips, BASELINE, REPEAT, what)
