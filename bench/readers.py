@@ -22,7 +22,7 @@ from vqaloop.encoding.spec import read_spec
 from vqaloop.ladder.store import SCHEMA, read_ladder
 from vqaloop.media import rawvideo
 from vqaloop.regress.saved_runs import Saved, read_saved, write_saved
-from vqaloop.regress.statistics import ClipRuns, Failure, Run
+from vqaloop.regress.statistics import ClipRuns, Failure, ScoredRun
 from vqaloop.training.datasets import find, read_dataset
 from vqaloop.training.recipe import bundled_recipes, read_recipe
 from vqaloop.trend.store import append
@@ -137,7 +137,9 @@ def _saved(data: bytes, folder: Path) -> object:
 
 def _saved_seeds(folder: Path) -> list[bytes]:
     scores = {"vmaf": 50.0}
-    run = Run("baseline", 64, 64, "crf 30", 30.0, 10.0, scores, 1.0, 1.0, 1000, "0" * 8, "0" * 8)
+    run = ScoredRun(
+        "baseline", 64, 64, "crf 30", 30.0, 10.0, scores, 1.0, 1.0, 1000, "0" * 8, "0" * 8
+    )
     failure = Failure("baseline", 64, 64, "crf 50", "crash", "-")
     clip = ClipRuns("a.y4m", "0" * 8, 64, 64, 2, "25/1", (run,), (failure,))
     build = {"name": "a", "kind": "standalone", "version": "1", "sha256": "0", "args": ["-a"]}

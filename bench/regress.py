@@ -34,7 +34,7 @@ from vqaloop.regress.compare import POINTS
 from vqaloop.regress.document import outcome_json
 from vqaloop.regress.interleaved_runs import RunPlan, run_clip
 from vqaloop.regress.saved_runs import Saved, read_saved, write_saved
-from vqaloop.regress.statistics import BASELINE, CANDIDATE, REPEAT, ClipRuns, Limits, Run
+from vqaloop.regress.statistics import BASELINE, CANDIDATE, REPEAT, ClipRuns, Limits, ScoredRun
 from vqaloop.regress.verdict import judge
 
 FRAMES, DRAWN = 40, 6
@@ -108,7 +108,7 @@ def _tell(line: str) -> None:
 
 def cast(clip: ClipRuns, roles: dict[str, str]) -> ClipRuns:
     """The runs of three builds in the roles of a comparison."""
-    runs: list[Run] = []
+    runs: list[ScoredRun] = []
     for role, name in roles.items():
         for run in clip.runs:
             build, _, point = run.point.partition("|")

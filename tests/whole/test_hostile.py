@@ -146,7 +146,7 @@ REFUSED: dict[str, tuple[str, Callable[[], bytes], str]] = {
     "recipe with a zero byte": ("recipe", lambda: recipe('start = "a\\u0000b"'), "zero byte"),
     "recipe too large": ("recipe", lambda: b"#" * ((1 << 18) + 1), "larger than"),
     "encoder with sizes that are no numbers": (
-        "encoder", lambda: encoder("min_size = [", "min_size = [nan, inf]\n#"), "finite"
+        "encoder", lambda: encoder("min_size = [", "min_size = [nan, inf]\n#"), "a whole number"
     ),
     "encoder with a default of 400 digits": (
         "encoder",
@@ -162,7 +162,7 @@ REFUSED: dict[str, tuple[str, Callable[[], bytes], str]] = {
     ),
     "encoder with tunables that are no tables": (
         "encoder", lambda: b"tunable = [1]\n" + seeds("encoder")[0].split(b"[[tunable]]")[0],
-        "must be tables",
+        "tunable[0] should be an object",
     ),
     "encoder with a step of nothing": (
         "encoder", lambda: encoder("step = ", "step = 5e-324\n#"), "millionth"
@@ -304,6 +304,7 @@ def large_files(folder: Path) -> Iterator[tuple[str, Path]]:
 
 BOUNDED = """
 import resource, sys
+from msgspec import Struct
 from pathlib import Path
 from vqaloop.training.datasets import read_dataset
 from vqaloop.errors import VqaloopError
@@ -315,7 +316,7 @@ now = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesiz
 resource.setrlimit(resource.RLIMIT_AS, (now + most, now + most))
 try:
     if kind == "json":
-        read_document(path, "a", {}, give="", remedy="")
+        read_document(path, Struct, schema="a", give="", remedy="")
     elif kind == "toml":
         read_recipe(path)
     else:

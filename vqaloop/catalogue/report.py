@@ -2,12 +2,14 @@
 
 import csv
 import io
-import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
-from vqaloop.core.documents import every, finite, read_document
+import msgspec
+from msgspec import Meta, Struct
+
+from vqaloop.core.documents import Number, Size, document_text, read_document
 from vqaloop.core.files import write_whole
 from vqaloop.core.text import counted, cut, quoted, shown, shown_rate
 from vqaloop.core.version import __version__
@@ -32,30 +34,62 @@ COLUMNS = (
 FORMULA = ("=", "+", "-", "@", "\t", "\r")
 """First characters that make a spreadsheet evaluate a cell; an apostrophe before stops that."""
 STATUS = {"done": "done", "untrusted": "not to be trusted", "failed": "failed"}
+REMEDY = "make the catalogue again"
+Reason = Annotated[str, Meta(min_length=1)]
 
-_SIZE = every(int, "width height")
-_ABOUT: dict[str, Any] = {
-    "source": {**_SIZE, **every(float, "fps duration")},
-    **every(str, "encoder preset metric"),
-    "rungs": [{**_SIZE, **every(float, "bitrate_kbps score"), "vmaf": (float, None)}],
-    "warnings": [str],
-    "cost": {str: (float, None)},
-}
-"""Of a ladder that was built."""
-_ENTRY = {
-    **every(str, "name input codec folder status"),
-    "reason": (str, None),
-    "kept": bool,
-    **{key: (shape, None) for key, shape in _ABOUT.items()},
-}
+
+class _Source(Size):
+    fps: Number
+    duration: Number
+
+
+class _Rung(Size):
+    bitrate_kbps: Number
+    score: Number
+    vmaf: Number | None = None
+
+
+class _Title(Struct, kw_only=True, tag_field="status"):
+    name: str
+    input: str
+    codec: str
+    folder: str
+    kept: bool
+
+
+class _Failed(_Title, kw_only=True, tag="failed"):
+    reason: Reason
+
+
+class _Done(_Title, kw_only=True, tag="done"):
+    reason: str | None = None
+    source: _Source
+    encoder: str
+    preset: str
+    metric: str
+    rungs: Annotated[list[_Rung], Meta(min_length=1)]
+    warnings: list[str]
+    cost: dict[str, Number | None]
+
+
+class _Untrusted(_Done, kw_only=True, tag="untrusted"):
+    reason: Reason
+
+
+class _Cost(Struct):
+    wall_s: Number
+
+
+class _Document(Struct):
+    titles: list[_Failed | _Done | _Untrusted]
+    cost: _Cost
 
 
 def write_catalogue(catalogue: "Catalogue") -> None:
     """Write the three into the catalogue's folder, each whole or not at all. Raises InputError."""
-    document = json.dumps(finite(catalogue.to_json()), indent=1, allow_nan=False) + "\n"
     # the document last: where it is, the others are
     _write_views(catalogue)
-    write_whole(catalogue.folder / "catalogue.json", document)
+    write_whole(catalogue.folder / "catalogue.json", document_text(catalogue.to_json()))
 
 
 def _write_views(catalogue: "Catalogue") -> None:
@@ -77,40 +111,26 @@ def remake_catalogue(folder: Path) -> "Catalogue":
     from vqaloop.catalogue.entries import SCHEMA, Catalogue, Entry
 
     path = folder / "catalogue.json"
-    remedy = "make the catalogue again"
-    shape = {"titles": [_ENTRY], "cost": {"wall_s": float}}
     document = read_document(
         path,
-        SCHEMA,
-        shape,
+        _Document,
+        schema=SCHEMA,
         give="give the folder of a catalogue",
-        remedy=remedy,
+        remedy=REMEDY,
         largest=LARGEST,
     )
     entries = []
-    for index, found in enumerate(document["titles"]):
-        if not _is_sound(found):
-            raise InputError(f"{quoted(path)}: titles[{index}] is damaged; {remedy}")
-        known = {key: found.get(key) for key in _ENTRY.keys() - _ABOUT.keys()}
-        known["folder"] = folder / found["folder"]
-        about = {} if found["status"] == "failed" else {key: found[key] for key in _ABOUT}
-        entries.append(Entry(**known, about=about))
-    catalogue = Catalogue(folder, tuple(entries), document["cost"]["wall_s"])
+    for index, title in enumerate(document.titles):
+        inside = stays_inside(title.folder) and title.folder.isprintable()
+        if not inside or isinstance(title, _Done) and title.cost.get("encodes") is None:
+            raise InputError(f"{quoted(path)}: titles[{index}] is damaged; {REMEDY}")
+        about = msgspec.to_builtins(title)
+        known = {key: about.pop(key) for key in ("name", "input", "codec", "status", "reason")}
+        place, kept = folder / about.pop("folder"), about.pop("kept")
+        entries.append(Entry(**known, folder=place, kept=kept, about=about))
+    catalogue = Catalogue(folder, tuple(entries), document.cost.wall_s)
     _write_views(catalogue)
     return catalogue
-
-
-def _is_sound(found: Mapping[str, Any]) -> bool:
-    """Whether an entry of the right shape has all that its status requires."""
-    folder = found["folder"]
-    if not (stays_inside(folder) and folder.isprintable()) or found["status"] not in STATUS:
-        return False
-    if found["status"] != "done" and not found["reason"]:
-        return False
-    if found["status"] == "failed":
-        return True
-    complete = all(found.get(key) is not None for key in _ABOUT)
-    return complete and bool(found["rungs"]) and found["cost"].get("encodes") is not None
 
 
 def catalogue_csv(catalogue: "Catalogue") -> str:

@@ -1,11 +1,11 @@
 """What commands print and write: messages on stdout, the JSON document where asked for."""
 
 import argparse
-import json
 import sys
 from pathlib import Path
 from typing import Any
 
+from vqaloop.core.documents import document_text
 from vqaloop.core.files import write_whole
 from vqaloop.core.text import printable, quoted
 from vqaloop.errors import InputError
@@ -18,7 +18,7 @@ def emit(options: argparse.Namespace, document: Any) -> None:
     """Write the JSON document where it was asked for, whole or not at all."""
     if not options.json:
         return
-    text = json.dumps(document, indent=1, allow_nan=False) + "\n"
+    text = document_text(document)
     if options.json == "-":
         sys.stdout.write(text)
         return

@@ -5,7 +5,6 @@ final one, measured there, and renamed when complete.
 """
 
 import contextlib
-import json
 import os
 import shutil
 from collections.abc import Iterator, Sequence
@@ -13,8 +12,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from msgspec import Struct
+
 from vqaloop.bitstream.codec_strings import video_range
-from vqaloop.core.documents import read_document
+from vqaloop.core.documents import document_text, read_document
 from vqaloop.core.ffmpeg import ffmpeg_path
 from vqaloop.core.files import file_sha256, place_file, unfinished
 from vqaloop.core.folders import check_writable
@@ -149,7 +150,7 @@ def package_ladder(
             # last, as it lists what the entries above have written
             "files": _listing(folder),
         }
-        text = json.dumps(about, indent=1, allow_nan=False) + "\n"
+        text = document_text(about)
         (folder / RECORD).write_text(text, encoding="ascii")
     return Delivery(target, about)
 
@@ -208,15 +209,21 @@ def _checked_place(out: Path) -> Path:
     return target
 
 
+class _Listed(Struct):
+    path: str
+
+
+class _Record(Struct):
+    files: list[_Listed]
+
+
 def _listed(folder: Path) -> set[str]:
     """The files of an earlier delivery in this folder; none if there is no delivery."""
     try:
-        record = read_document(
-            folder / RECORD, SCHEMA, {"files": [{"path": str}]}, give="", remedy=""
-        )
+        record = read_document(folder / RECORD, _Record, schema=SCHEMA, give="", remedy="")
     except InputError:
         return set()
-    return {RECORD, *(entry["path"] for entry in record["files"])}
+    return {RECORD, *(file.path for file in record.files)}
 
 
 @contextlib.contextmanager
@@ -408,7 +415,7 @@ def _copied(folder: Path, ladder: Ladder) -> dict[str, Any]:
         "duration": source["duration"],
         "rungs": rungs,
     }
-    text = json.dumps(manifest, indent=1, allow_nan=False) + "\n"
+    text = document_text(manifest)
     (folder / codec / "manifest.json").write_text(text, encoding="ascii")
     return {"codec": codec, "manifest": f"{codec}/manifest.json", "rungs": rungs}
 

@@ -18,8 +18,9 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from msgspec import Struct
 
-from vqaloop.core.documents import finite, read_document
+from vqaloop.core.documents import Whole, finite, read_document
 from vqaloop.core.text import quoted
 from vqaloop.encoding.registry import get_encoder
 from vqaloop.errors import InputError, ToolError
@@ -38,9 +39,6 @@ QUALITIES = (92, 85, 75, 60, 40)
 NO_PLACES = "the scores of this ladder were not kept by time and place"
 FARTHEST = 1 << 20
 """Pixels from a corner of a frame beyond which no box of ours lies."""
-_SHAPE = {"ladder": str, "places": [{"box": [int], "pictures": {str: str}}]}
-"""Of pictures.json."""
-
 Frame = npt.NDArray[np.uint8]
 """(H·3/2, W) planar 4:2:0, or (H, W, 3) RGB."""
 Box = tuple[int, int, int, int]
@@ -220,6 +218,18 @@ def pictures_json(ladder: Ladder, pictures: Pictures) -> dict[str, Any]:
     }
 
 
+class _PlaceDocument(Struct):
+    box: list[Whole]
+    pictures: dict[str, str]
+
+
+class _Document(Struct):
+    """What of pictures.json is read back."""
+
+    ladder: str
+    places: list[_PlaceDocument]
+
+
 def kept_pictures(ladder: Ladder) -> Pictures:
     """The pictures in the pictures.json beside a ladder, where it is of this very ladder."""
     worst = _worst(ladder)
@@ -228,18 +238,18 @@ def kept_pictures(ladder: Ladder) -> Pictures:
     path = ladder.folder / "pictures.json"
     remedy = "run vqaloop report again"
     try:
-        document = read_document(path, SCHEMA, _SHAPE, give=remedy, remedy=remedy)
-        if document["ladder"] != _digest(ladder):
+        document = read_document(path, _Document, schema=SCHEMA, give=remedy, remedy=remedy)
+        if document.ladder != _digest(ladder):
             return Pictures()
         return Pictures(
             tuple(
                 Place(
                     place["frame"],
-                    _checked_box(kept["box"]),
+                    _checked_box(kept.box),
                     tuple(place["scores"]),
-                    _checked_pictures(kept["pictures"], len(ladder.rungs)),
+                    _checked_pictures(kept.pictures, len(ladder.rungs)),
                 )
-                for place, kept in zip(worst, document["places"], strict=True)
+                for place, kept in zip(worst, document.places, strict=True)
             )
         )
     except (InputError, ValueError):  # none, or damaged

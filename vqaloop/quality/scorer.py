@@ -3,8 +3,10 @@
 import os
 from pathlib import Path
 
+from msgspec import Struct
+
 from vqaloop.bitstream.colour_tags import colour_range
-from vqaloop.core.documents import every, read_document
+from vqaloop.core.documents import Size, read_document
 from vqaloop.core.ffmpeg import ffmpeg_path
 from vqaloop.core.text import quoted
 from vqaloop.errors import InputError
@@ -22,8 +24,16 @@ from vqaloop.quality.metric import (
 from vqaloop.quality.student_metric import StudentMetric
 from vqaloop.records import LADDER_SCHEMA, Score, Source
 
-_RUNGS = {"source": every(int, "width height"), "rungs": [{"file": str}]}
-"""What of a ladder.json tells whose rungs lie beside it."""
+
+class _File(Struct):
+    file: str
+
+
+class _Rungs(Struct):
+    """What of a ladder.json tells whose rungs lie beside it."""
+
+    source: Size
+    rungs: list[_File]
 
 
 class Scorer:
@@ -128,14 +138,14 @@ class Scorer:
         if not isinstance(self.metric, StudentMetric) or not self.metric.sees_crops:
             return None
         try:
-            about = read_document(
-                path.parent / "ladder.json", LADDER_SCHEMA, _RUNGS, give="", remedy=""
+            ladder = read_document(
+                path.parent / "ladder.json", _Rungs, schema=LADDER_SCHEMA, give="", remedy=""
             )
         except InputError:
             return None
-        if path.name not in [rung["file"] for rung in about["rungs"]]:
+        if path.name not in [rung.file for rung in ladder.rungs]:
             return None
-        size = about["source"]["width"] // 2 * 2, about["source"]["height"] // 2 * 2
+        size = ladder.source.width // 2 * 2, ladder.source.height // 2 * 2
         check_canvas(size)
         return size
 

@@ -212,11 +212,11 @@ def _curves(clip: Mapping[str, Any], metric: str) -> "dict[str, Curve]":
 
 def _drawn(clip: Mapping[str, Any], metric: str) -> "ClipRuns":
     """The clip with those of its runs that can be drawn."""
-    from vqaloop.regress.statistics import ClipRuns, Run
+    from vqaloop.regress.statistics import ClipRuns, ScoredRun
 
     names = ("build", "width", "height", "point", "bitrate_kbps", "scores", "cpu_s", "wall_s")
     runs = tuple(
-        Run(
+        ScoredRun(
             **{key: run[key] for key in (*names, "peak_bytes", "stream_sha256", "decoded_md5")},
             value=run["knob"],
         )

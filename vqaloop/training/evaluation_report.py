@@ -1,6 +1,5 @@
 """The report of an evaluation: tables, scatter plots, and the encodes with the largest errors."""
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -9,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from vqaloop.core.documents import document_text
 from vqaloop.core.files import renamed_to
 from vqaloop.core.text import counted, printable, shown
 from vqaloop.ladder.rd_plot import MARKERS
@@ -93,7 +93,7 @@ def write_evaluation(folder: Path, judgement: Judgement, document: dict[str, Any
     rows = [{**miss.row, "error": miss.error, "crop": miss.crop} for miss in worst]
     contents = {
         "predictions.csv": judgement.table.to_csv(index=False).encode(),
-        "figures.json": (json.dumps(document, indent=1, allow_nan=False) + "\n").encode(),
+        "figures.json": document_text(document).encode(),
         "worst.csv": pd.DataFrame(rows).to_csv(index=False).encode(),
         "worst.png": worst_png(worst),
     }

@@ -1,6 +1,5 @@
 """Published sets of opinion scores brought into shards of clips."""
 
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -12,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from vqaloop.core import process
+from vqaloop.core.documents import document_text
 from vqaloop.core.files import write_whole
 from vqaloop.core.text import quoted
 from vqaloop.errors import InputError, VqaloopError
@@ -299,4 +299,4 @@ def _write_report(
         "contents_left_out": failed,
         "shards": list(scenes),
     }
-    write_whole(path, json.dumps(document, indent=1) + "\n")
+    write_whole(path, document_text(document))

@@ -1,10 +1,9 @@
 """Training recipes: hyperparameters, losses and data as a TOML, checked."""
 
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
-import msgspec
 from msgspec import Meta
 
 from vqaloop.core.documents import read_toml
@@ -127,30 +126,12 @@ def read_recipe(path: Path) -> Recipe:
     elif path.is_dir():
         path = path / "recipe.toml"
     where = f"recipe {path}: "
-    recipe = _converted(read_toml(path, f"recipe {path}"), where)
+    recipe = read_toml(path, Recipe, f"recipe {path}")
     if recipe.engine:
         # beside the recipe, wherever that is
         recipe = replace(recipe, engine=str(path.parent / recipe.engine))
     _check(recipe, where)
     return recipe
-
-
-def _converted(data: dict[str, Any], where: str) -> Recipe:
-    """`data` as a recipe: every key known, of its type and in its range."""
-    tables = [("", Recipe, data), ("loss.", Losses, data.get("loss"))]
-    for at, kind, table in (*tables, ("teacher.", Teacher, data.get("teacher"))):
-        # dataclasses ignore keys that they do not know, so a misspelt one would pass
-        known = {field.name for field in fields(kind)}
-        unknown = sorted(table.keys() - known) if isinstance(table, dict) else []
-        if unknown:
-            keys = ", ".join(at + key for key in unknown)
-            raise InputError(f"{where}unknown: {keys}; known are {', '.join(sorted(known))}")
-    try:
-        return msgspec.convert(data, Recipe)
-    except msgspec.ValidationError as error:
-        what, _, key = str(error).partition(" - at `$.")
-        key = f"{key.rstrip('`')}: " if key else ""
-        raise InputError(f"{where}{key}{what}; correct the recipe") from error
 
 
 def _check(recipe: Recipe, where: str) -> None:

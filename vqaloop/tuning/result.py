@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from vqaloop.core.documents import document_text
 from vqaloop.core.files import file_sha256, renamed_to
 from vqaloop.core.text import printable, quoted
 from vqaloop.encoding.survey import encoder_version
@@ -144,7 +145,7 @@ def write_tuning(tuning: Tuning) -> None:
     document = tuning.to_json()
     content = {
         "tuning.csv": _table(document["trials"]),
-        "tuning.json": json.dumps(document, indent=1, allow_nan=False) + "\n",
+        "tuning.json": document_text(document),
     }
     try:
         for name in REPORTS:
