@@ -29,7 +29,7 @@ from typing import Any
 
 from vqaloop.cluster.connection import connect, import_ray
 from vqaloop.cluster.ray_cluster import RayCluster
-from vqaloop.core import process
+from vqaloop.core import scopes
 from vqaloop.core.ffmpeg import ffmpeg_path
 from vqaloop.media.probe import probe_source
 from vqaloop.media.sample import write_sample
@@ -136,7 +136,7 @@ def _waiting_cpu_s(threads: int) -> float:
     def wait() -> None:
         done = threading.Event()
         while not over.is_set() and not done.wait(POLL_S):
-            process.check_cancelled()
+            scopes.check_cancelled()
 
     waiting = [threading.Thread(target=wait) for _ in range(threads)]
     for thread in waiting:

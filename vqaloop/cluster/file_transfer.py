@@ -20,7 +20,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from vqaloop.core import process
+from vqaloop.core import scopes
 from vqaloop.core.files import PART, file_sha256, locked, renamed_to
 from vqaloop.core.folders import cache_folder
 from vqaloop.core.text import quoted
@@ -126,7 +126,7 @@ def _total(parcels: Iterable[Parcel]) -> int:
 def _read(path: str) -> Iterator[bytes]:
     with open(path, "rb") as file:
         while chunk := file.read(CHUNK_BYTES):
-            process.check_cancelled()
+            scopes.check_cancelled()
             yield chunk
 
 
@@ -186,7 +186,7 @@ def _fetch(parcel: Parcel, target: Path, get: Callable[[Any], bytes]) -> None:
     hashed = hashlib.sha256()
     with renamed_to(target) as part, open(part, "xb") as file:
         for chunk in parcel.chunks or ():
-            process.check_cancelled()
+            scopes.check_cancelled()
             data = get(chunk)
             hashed.update(data)
             file.write(data)

@@ -23,7 +23,7 @@ from vqaloop.cluster.file_transfer import Parcel, Sender
 from vqaloop.cluster.parity import Terms, Tools
 from vqaloop.cluster.scoring import AT_ONCE, Scorers
 from vqaloop.cluster.worker import Answer, EncodedFile, Order, StudentRecipe, carry_out
-from vqaloop.core import process
+from vqaloop.core import scopes
 from vqaloop.core.ffmpeg import ffmpeg_path
 from vqaloop.core.files import file_sha256, renamed_to
 from vqaloop.core.text import quoted
@@ -269,7 +269,7 @@ class RayCluster:
         future.add_done_callback(lambda _: done.set())
         try:
             while not done.wait(POLL_S):
-                process.check_cancelled()
+                scopes.check_cancelled()
         except BaseException:
             with contextlib.suppress(self._ray.exceptions.RayError):
                 stop()

@@ -20,7 +20,7 @@ from typing import Any
 
 from vqaloop.cluster.connection import Node, import_ray, nodes
 from vqaloop.cluster.worker import Scoring
-from vqaloop.core import process
+from vqaloop.core import scopes
 from vqaloop.errors import ToolError
 from vqaloop.execution.executor import POLL_S
 
@@ -80,7 +80,7 @@ class Scorers:
             with self._changed:
                 while (visit := self._entered(whose, on_gpu, token if alone else None)) is None:
                     self._changed.wait(POLL_S)
-                    process.check_cancelled()
+                    scopes.check_cancelled()
             try:
                 yield visit
             finally:

@@ -21,7 +21,7 @@ from vqaloop import errors
 from vqaloop.cluster.connection import import_ray
 from vqaloop.cluster.file_transfer import CHUNK_BYTES, Missing, Parcel, received
 from vqaloop.cluster.parity import Tools, check_terms, check_version, same_ffmpeg
-from vqaloop.core import guardian, process
+from vqaloop.core import guardian, scopes
 from vqaloop.core.files import scratch
 from vqaloop.core.folders import cache_folder
 from vqaloop.core.text import quoted
@@ -136,7 +136,7 @@ def _interruptibly(work: Callable[[], Made]) -> Made:
     """`work()` in a thread of its own where this is the one that Ray interrupts."""
     if threading.current_thread() is not threading.main_thread():
         return work()
-    aside = process.Aside(work)
+    aside = scopes.BackgroundCall(work)
     try:
         while not aside.over.wait(LOOK_S):
             pass
@@ -297,7 +297,7 @@ class Scoring:
         guardian.live_apart()
         if threads:
             torch.set_num_threads(threads)
-        self._at_work: dict[int, process.Scope] = {}
+        self._at_work: dict[int, scopes.Scope] = {}
         self._lock = threading.Lock()
         self._most = 0
 
@@ -307,7 +307,7 @@ class Scoring:
 
     def score(self, number: int, order: Order) -> Answer:
         """`carry_out`; `number` is what `call_off` knows it by."""
-        scope = process.Scope()
+        scope = scopes.Scope()
         with self._lock:
             self._at_work[number] = scope
             self._most = max(self._most, len(self._at_work))

@@ -2,12 +2,17 @@
 
 import os
 import shlex
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from vqaloop.core.process import QUIET
+from vqaloop.core.frame_progress import QUIET
 from vqaloop.errors import InputError
+
+
+def input_arguments(options: Iterable[tuple[str, str]]) -> dict[str, str]:
+    """Options before -i as ffmpeg-python takes them: of a video_size it makes two letters."""
+    return {"s" if key == "video_size" else key: value for key, value in options}
 
 
 def append_filters(node: Any, text: str) -> Any:

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from vqaloop.core import guardian
-from vqaloop.core.process import check_cancelled
+from vqaloop.core.scopes import check_cancelled
 from vqaloop.core.text import quoted
 from vqaloop.errors import InputError
 

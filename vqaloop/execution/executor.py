@@ -14,7 +14,7 @@ from collections.abc import Hashable, Iterator, Sequence
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
-from vqaloop.core import process
+from vqaloop.core import scopes
 from vqaloop.encoding.encode import encode
 from vqaloop.errors import InputError
 from vqaloop.quality import full_reference
@@ -88,7 +88,7 @@ class Turns:
             self._give()
         try:
             while not ticket.called.wait(POLL_S):
-                process.check_cancelled()
+                scopes.check_cancelled()
             yield ticket.place
         finally:
             with self._lock:

@@ -15,7 +15,7 @@ import threading
 from collections.abc import AsyncIterator, Callable, Generator, Iterator
 from typing import Any, Generic, TypeVar
 
-from vqaloop.core import process
+from vqaloop.core import scopes
 from vqaloop.errors import CalledOff, Cancelled
 from vqaloop.records import Event
 
@@ -34,7 +34,7 @@ class Job(Generic[Result]):
         self._answer: list[Result] = []
         self._error: BaseException | None = None
         # an event of our own: a join that is interrupted may take a thread for ended
-        self._over, self._scope = threading.Event(), process.Scope()
+        self._over, self._scope = threading.Event(), scopes.Scope()
         self._thread = threading.Thread(
             target=self._run, args=(call, args, options), name="vqaloop job", daemon=True
         )
@@ -56,7 +56,7 @@ class Job(Generic[Result]):
 
     def _told(self, event: Event) -> None:
         self._events.put(event)
-        process.check_cancelled()
+        scopes.check_cancelled()
 
     @property
     def running(self) -> bool:

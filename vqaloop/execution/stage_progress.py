@@ -4,7 +4,7 @@ import contextlib
 import threading
 from collections.abc import Iterator, Sequence
 
-from vqaloop.core import process
+from vqaloop.core import frame_progress
 from vqaloop.core.text import quoted
 from vqaloop.records import Event, Source, Watcher
 
@@ -24,7 +24,7 @@ def told_if_slow(progress: Watcher, event: Event) -> Iterator[None]:
     timer.daemon = True
     timer.start()
     try:
-        with process.counted_frames(tell):
+        with frame_progress.counted_frames(tell):
             yield
     finally:
         timer.cancel()
@@ -35,7 +35,7 @@ def counted_cut(progress: Watcher, windows: Sequence[tuple[int, int]]) -> Iterat
     """Tells of an excerpt: its windows, and how many of its frames are cut."""
     total, said = sum(count for _, count in windows), f"{len(windows)} windows stand for the title"
     progress(Event("excerpt", said, 0, total))
-    with process.counted_frames(
+    with frame_progress.counted_frames(
         lambda frames: progress(Event("excerpt", said, min(frames, total), total))
     ):
         yield
@@ -49,7 +49,7 @@ def counted_of(source: Source, progress: Watcher, stage: str, message: str) -> I
         progress(Event(stage, message, min(frames, source.frames), source.frames))
 
     tell(0)
-    with process.counted_frames(tell):
+    with frame_progress.counted_frames(tell):
         yield
     tell(source.frames)
 

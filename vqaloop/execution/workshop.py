@@ -13,14 +13,14 @@ from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
-from vqaloop.core import process
+from vqaloop.core import scopes
 from vqaloop.core.files import file_sha256, scratch
 from vqaloop.encoding.options import output_options
 from vqaloop.encoding.spec import EncoderSpec
 from vqaloop.encoding.survey import encoder_version
 from vqaloop.errors import DecodeFailed, EncodeFailed
 from vqaloop.execution.cache import Cache
-from vqaloop.execution.cache_keys import encode_key, score_key
+from vqaloop.execution.cache_keys import ScoreSettings, encode_key, score_key
 from vqaloop.execution.executor import Executor, Suiting, executor_of
 from vqaloop.quality import full_reference
 from vqaloop.quality.metric import Metric
@@ -94,13 +94,13 @@ class Workshop:
         """`work` of every item, in their order; several at a time with several workers."""
         if self.workers == 1 or len(items) <= 1:
             return [work(item) for item in items]
-        with process.team(self.workers) as submit:
+        with scopes.team(self.workers) as submit:
             jobs = [submit(work, item) for item in items]
             left = set(jobs)
             while left:
                 # in the order in which they end: the first may take long, another have failed
                 ended, left = wait(left, timeout=0.2, return_when=FIRST_COMPLETED)
-                process.check_cancelled()
+                scopes.check_cancelled()
                 for job in ended:
                     job.result()
             return [job.result() for job in jobs]
@@ -180,8 +180,7 @@ class Workshop:
     def score(self, source: Source, path: Path, metric: Metric | None = None) -> Score:
         """The score of an encode of `source`, by the workshop's metric or another."""
         metric = metric or self.metric
-        identity = metric.identity()
-        key = score_key(source, file_sha256(path), identity.pop("metric"), **identity)
+        key = score_key(source, file_sha256(path), ScoreSettings(**metric.identity()))
         return self._remembered(
             key,
             lambda: self.executor.measure(metric, source, path, self.spec.decoder, id(self)),
@@ -191,14 +190,9 @@ class Workshop:
     def guard(self, source: Source, path: Path) -> dict[str, float]:
         """VMAF and PSNR-Y of an encode, in one run of ffmpeg, by their names in ladder.json."""
         decoder, sha256 = file_sha256(self.ffmpeg), file_sha256(path)
+        revision = f"classical {full_reference.REVISION}"
         keys = {
-            name: score_key(
-                source,
-                sha256,
-                name,
-                decoder=decoder,
-                preprocessing=f"classical {full_reference.REVISION}",
-            )
+            name: score_key(source, sha256, ScoreSettings(name, decoder, preprocessing=revision))
             for name in GUARDS
         }
         missing = [name for name, key in keys.items() if self.cache.get_json(key) is None]

@@ -1,4 +1,4 @@
-"""Rate and score of one resolution by its knob: monotone fits of what was measured."""
+"""Rate and score of one resolution as functions of the knob: monotone fits of measured points."""
 
 import math
 from collections.abc import Callable, Iterable, Sequence
@@ -14,9 +14,9 @@ from vqaloop.search.prior import logit
 Values = npt.NDArray[np.float64]
 
 REACH_DOWN, REACH_UP = 0.6, 0.8
-"""How far beyond its measured knobs a fit is believed, as parts of their span, towards worse and
-towards better quality. What it promises is encoded before it is used, so too much costs an encode;
-too little hides a size that would have been better, and nothing ever shows it."""
+"""How far a fit is extrapolated beyond its measured knobs, as parts of their span, towards worse
+and towards better quality. Predictions are encoded before they are used, so too much costs an
+encode; too little hides a size that would have been better, and nothing ever shows it."""
 
 
 def fit_curve(points: Sequence[RDPoint], top_score: float = 100.0) -> Callable[[float], RDPoint]:
@@ -77,13 +77,13 @@ def densify(
         if len(measured) < 2:
             continue
         curve = fit_curve(list(measured.values()), top_score)
-        least, most = _believed(measured)
+        least, most = _reach(measured)
         dense += [curve(k) for k in knobs if k not in measured and least <= k <= most]
     return dense
 
 
-def _believed(measured: dict[float, RDPoint]) -> tuple[float, float]:
-    """Knobs between which a resolution's fit is used."""
+def _reach(measured: dict[float, RDPoint]) -> tuple[float, float]:
+    """Least and largest knob at which a resolution's fit is used."""
     low, high = min(measured), max(measured)
     down, up = (reach * (high - low) for reach in (REACH_DOWN, REACH_UP))
     if measured[low].score >= measured[high].score:

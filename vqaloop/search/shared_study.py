@@ -31,7 +31,7 @@ from sqlalchemy import make_url
 from sqlalchemy.exc import ArgumentError, IntegrityError, OperationalError, SQLAlchemyError
 
 from vqaloop.core.folders import STUDY_FILE
-from vqaloop.core.process import check_cancelled
+from vqaloop.core.scopes import check_cancelled
 from vqaloop.core.text import quoted
 from vqaloop.errors import InputError, ToolError
 
