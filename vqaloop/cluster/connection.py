@@ -1,6 +1,6 @@
-"""Reaching a Ray cluster in bounded time, and knowing its nodes.
+"""Connecting to a Ray cluster in bounded time, and listing its nodes.
 
-Ray itself waits minutes for a cluster that is not there, and speaks on both stdout and stderr.
+Ray itself waits minutes for a cluster that is not there, and writes to both stdout and stderr.
 """
 
 import contextlib
@@ -145,7 +145,7 @@ def _running_here() -> str:
 
 
 def first_line(error: BaseException) -> str:
-    """What an error says first, without what follows it."""
+    """The first line of an error's message."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return (lines or [type(error).__name__])[0][:300]
 

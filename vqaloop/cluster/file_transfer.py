@@ -1,7 +1,7 @@
-"""Files on their way to other machines, through Ray's object store where no folder is shared.
+"""Content-addressed file transfer to Ray workers, through Ray's object store.
 
-A parcel names a file by its content. Whoever needs it looks at the same path first, then in this
-machine's own folder of parcels; only what is in neither place is sent, once a machine. Memory: the
+A parcel names a file by its content. A worker looks at the sender's path first, then in its own
+machine's folder of parcels; only a file in neither place is sent, once a machine. Memory: the
 sender and each receiver hold one chunk (CHUNK_BYTES) at a time; the object store holds what was
 sent, at most KEPT_BYTES besides the file that is needed now, and moves to disk what is too much
 for it.
@@ -30,7 +30,7 @@ from vqaloop.execution.cache import GIB, STALE_PART_S
 CHUNK_BYTES = 32 << 20
 """Bytes of a file that travel at once."""
 KEPT_BYTES = 4 * GIB
-"""Bytes of files that stay in the object store for whoever asks next."""
+"""Bytes of files that stay in the object store for the next worker."""
 FOLDER_BYTES = 20 * GIB
 """Bytes in a machine's folder of parcels, beyond which the least recently used go."""
 LOCK = ".lock"

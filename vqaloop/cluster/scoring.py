@@ -1,11 +1,11 @@
 """The scoring processes of a Ray cluster: one a GPU, or one a node where there is none.
 
 Without GPUs a score could be a task like any other, but then each of a node's many processes would
-load PyTorch and the network, and look at the source of every title anew, which takes about as
-long as the score itself. One process a node loads it once, keeps to a title while it has room,
-remembers what it computed of the titles that were asked for last (students.ANCHOR_BYTES), and
-batches what comes at once. It reserves no processor: whoever asks for a score holds a place
-that an encode could have had.
+load PyTorch and the network, and compute the features of every source anew, which takes about as
+long as the score itself. One process a node loads the network once, is given the encodes of one
+title while it has room, caches the source features of recent titles (student_metric.ANCHOR_BYTES),
+and batches concurrent requests. It reserves no processor: each score holds a place that an
+encode could have had.
 """
 
 import contextlib
@@ -30,7 +30,7 @@ DOUBT_S = 30.0
 """Seconds for which a place whose process died is the last choice: its node may be dying too, and
 Ray takes a while to know."""
 TITLES_KEPT = 4096
-"""Titles of which it is known where they were scored."""
+"""Titles whose scoring process is remembered."""
 
 Place = tuple[str, int]
 """Id of a node, and which of its GPUs."""
@@ -61,7 +61,7 @@ class Scorers:
         """Who has, or waits to have, a process to itself, and which; one at a time."""
         self._had_gpus = had_gpus
         self._waits: set[str] = set()
-        """What there is none of now, as was told."""
+        """What there is none of now, as was logged."""
         self._homes: OrderedDict[Hashable, Place] = OrderedDict()
         self._died: dict[Place, float] = {}
 

@@ -1,4 +1,4 @@
-"""Writing files so that they are there whole or not at all."""
+"""Atomic writes, copies and locks of files: a file is there whole or not at all."""
 
 import contextlib
 import errno
@@ -19,7 +19,7 @@ from vqaloop.errors import InputError
 PART = ".part"
 """End of the name of a file that is still being written."""
 LOOK_S = 0.2
-"""Seconds between looks, while another has a lock, at whether the work was called off."""
+"""Seconds between checks, while another has a lock, whether the work was cancelled."""
 
 
 def place_file(source: Path, destination: Path) -> Path:
@@ -80,8 +80,8 @@ def write_whole(path: Path, data: bytes | str) -> None:
 def locked(path: Path) -> Iterator[None]:
     """While inside, no other thread or process is inside for the same path.
 
-    The lock is the kernel's and dies with its holder. Raises CalledOff as `process.run` does, and
-    OSError where there can be no lock.
+    The lock is the kernel's and ends with its holder. Raises CalledOff where this thread's work is
+    cancelled meanwhile, and OSError where there can be no lock.
     """
     import filelock
 
@@ -140,7 +140,8 @@ def file_sha256(path: str | os.PathLike[str]) -> str:
 
 
 def as_of(path: str | os.PathLike[str]) -> tuple[int, ...]:
-    """What changes with a file's content, also where a copy keeps size and times.
+    """Device, inode, size and times of a file, which change with its content even where a copy
+    keeps size and times.
 
     Raises OSError.
     """

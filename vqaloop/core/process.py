@@ -27,16 +27,16 @@ from vqaloop.errors import ToolError
 log = logging.getLogger(__name__)
 
 STALL_S = 120.0
-"""Seconds without any work after which a program is held to hang. A program that waits for a slow
-disk or for a reader of its output does no work either, hence so many."""
+"""Seconds without CPU time after which a program counts as hung. One that waits for a slow disk or
+for a reader of its output uses none either, hence so many."""
 
 LOOK_S = 5.0
-"""Seconds between looks at whether a program still works."""
+"""Seconds between two samples of a program's CPU time."""
 STILL = 0.2
-"""Ticks of the kernel's clock in a second up to which a program does nothing: one that hangs may
-still wake to look at the time."""
+"""Clock ticks of CPU time a second up to which a program counts as idle: one that hangs may still
+wake to look at the time."""
 PAUSE_S = 10.0
-"""Seconds by which a look comes late where this process was stopped, not merely busy."""
+"""Seconds by which a sample is late where this process was stopped, not merely busy."""
 STDERR_KEPT = 16_384
 """Bytes of a program's last words kept for error messages."""
 
@@ -70,7 +70,7 @@ class Finished:
     def reason(self) -> str:
         """In one line, why it failed: the time limit, the signal, or its last words."""
         last = [line.strip() for line in self.stderr.splitlines() if line.strip()]
-        said = f": {last[-1][:300]}" if last else ""
+        words = f": {last[-1][:300]}" if last else ""
         if self.timed_out:
             if self.stalled:
                 return f"stopped after {self.wall_s:.0f} s, since it did nothing any more"
@@ -81,8 +81,8 @@ class Finished:
                 name = signal.Signals(-self.returncode).name
             except ValueError:
                 name = f"signal {-self.returncode}"
-            return f"killed by {name}{said}"
-        return f"exit status {self.returncode}{said}"
+            return f"killed by {name}{words}"
+        return f"exit status {self.returncode}{words}"
 
 
 def run(
@@ -98,8 +98,8 @@ def run(
 ) -> Finished:
     """Run a program to its end, its time limit, or an exception in this thread.
 
-    A program that uses no processor for a while is held to hang and stopped as at its limit. It is
-    run a second time, which is logged, unless another already has what it wrote.
+    A program that uses no CPU time for a while counts as hung and is stopped as at its limit. It
+    is run a second time, which is logged, unless its output went to another program already.
 
     Args:
         argv: The program and its arguments.
@@ -108,15 +108,15 @@ def run(
         again: False where the caller has its own way with a program that hung.
         stdin: A file that it reads from where that stands.
         stdout: Where it writes; a pipe is read to its end.
-        read_stderr: Is given each piece of stderr, returns what to keep of it; of both runs.
         max_stdout: Bytes of stdout held in memory; a program that writes more is stopped.
+        read_stderr: Is given each piece of stderr, returns what to keep of it; of both runs.
 
     Returns:
         What it did; of two runs the second.
 
     Raises:
         ToolError: It cannot be started, or writes more than `max_stdout`.
-        CalledOff: The work of this thread was called off.
+        CalledOff: The work of this thread was cancelled.
     """
     stall_s = STALL_S if idle_s is None else idle_s
     file = stdin if isinstance(stdin, int) else stdin.fileno()
@@ -217,7 +217,7 @@ def _reap(process: "subprocess.Popen[bytes]", watch: "_Watch") -> resource.struc
     os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
     watch.over.set()
     scopes.remove_program(process)
-    # wait4 rather than wait: it is the only one that tells this one child's CPU time
+    # wait4 rather than wait: only it gives the CPU time of this one child
     _, status, usage = os.wait4(process.pid, 0)
     process.returncode = os.waitstatus_to_exitcode(status)
     return usage

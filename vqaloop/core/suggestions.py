@@ -1,12 +1,11 @@
-"""What was probably meant by a word that is none of those known, for the end of a message."""
+"""Did-you-mean suggestions for unknown names, for the end of a message."""
 
 import difflib
 import re
 from collections.abc import Collection, Mapping
 
 CLOSE = 0.7
-"""Likeness of two words (twice the letters in common over all) from which one may be the other
-mistyped."""
+"""Least difflib ratio (twice the letters in common over all letters) of a suggestion."""
 
 
 def did_you_mean(

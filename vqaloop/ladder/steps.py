@@ -1,4 +1,4 @@
-"""The steps of a ladder between probing and reporting: search, verify, deliver."""
+"""The steps of a ladder between probing and reporting: search, verification, delivery."""
 
 import contextlib
 import time
@@ -42,24 +42,25 @@ MOST_TRIALS = 40
 """Bound on the encodes of a search, whatever the sizes asked for."""
 MARGIN = 1.1
 """Rungs chosen on an excerpt leave this much more room than the rules ask for: the whole title
-differs a little from what stands for it."""
+differs a little from its excerpt."""
 NEAR_WHOLE = 0.5
-"""Steps below the hull at which a whole encode that was made is taken for a rung all the same."""
+"""Steps below the hull at which an encode of the whole title still counts as a rung."""
 SPARE = 2
-"""Encodes of a whole title, beyond one a rung, that may go into mending an excerpt's promises."""
+"""Encodes of a whole title, beyond one a rung, that may go into correcting an excerpt's
+predictions."""
 EXCERPT_SHARE = 0.4
 """Part of a time budget that the search on an excerpt may take."""
 
 
 @dataclass(frozen=True)
 class SearchResult:
-    """What the search learnt."""
+    """The results of a search."""
 
     points: list[RDPoint]
     """Everything measured."""
     failed: list[TrialPoint]
     predicted: dict[TrialPoint, float]
-    """Score that was expected before the point was measured."""
+    """Score that was predicted before the point was measured."""
 
 
 @dataclass(frozen=True)
@@ -67,7 +68,7 @@ class Checked:
     """A rung over the whole title."""
 
     expected: float
-    """Score that was expected of it before it was made."""
+    """Score that was predicted before it was encoded."""
     encode: Encode
     score: Score
 
@@ -273,7 +274,7 @@ class Loop:
         return replace(rules, min_step=rules.min_step * MARGIN, min_ratio=rules.min_ratio * MARGIN)
 
     def _thrifty(self) -> Rules:
-        """For whole encodes, which are dear: what was made stands, if it keeps the rules."""
+        """For costly encodes of the whole title: those made stay, if they keep the rules."""
         return replace(self.rules, near=NEAR_WHOLE, slack=MARGIN)
 
     def verify(
@@ -391,15 +392,15 @@ class Loop:
             encode = checked[place].encode
             size = f"{encode.rendition.width}x{encode.rendition.height}"
 
-            def tell(frames: int) -> None:
+            def report(frames: int) -> None:
                 seen[place] = min(frames, source.frames)
                 rungs = f"rung {place + 1} of {len(checked)}, {size}"
                 self.progress(Event("guard", rungs, sum(seen.values()), total))
 
-            tell(0)
-            with frame_progress.counted_frames(tell):
+            report(0)
+            with frame_progress.counted_frames(report):
                 found = self.shop.guard(source, encode.path)
-            tell(source.frames)
+            report(source.frames)
             return found
 
         return self.shop.map(guard, range(len(checked)))
@@ -432,7 +433,7 @@ def _falls(points: Iterable[RDPoint]) -> list[tuple[RDPoint, RDPoint]]:
 
 
 def _estimate(points: Sequence[RDPoint], excerpt: Sequence[RDPoint]) -> dict[str, Any]:
-    """How far the title is from what its excerpt promised, measured or believed.
+    """How far the title is from its excerpt, whose points were measured or predicted.
 
     Rates in percent, scores in points.
     """

@@ -24,8 +24,8 @@ def fit_curve(points: Sequence[RDPoint], top_score: float = 100.0) -> Callable[[
 
     Monotone cubic (PCHIP, Fritsch & Carlson 1980) through log rate and the logit of the score,
     after pooling neighbours that violate the order (isotonic regression); straight lines beyond
-    the ends. Scores level off towards the top, and their logit hardly bends, so two points tell
-    much of a curve. Needs at least two points, no two with the same knob.
+    the ends. Scores level off towards the top, and their logit hardly bends, so two points
+    determine most of a curve. Needs at least two points, no two with the same knob.
     """
     points = sorted(points, key=lambda p: p.knob)
     knobs = np.array([p.knob for p in points])

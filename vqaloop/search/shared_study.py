@@ -1,9 +1,9 @@
-"""Optuna studies that outlive a process and that several may share, on one machine or more.
+"""Optuna studies that are persistent and shared by processes, on one machine or several.
 
-A study is a table of trials: what was asked for, who is at it, what came of it. Whoever runs the
-same command against the same storage reads what is done, takes what nobody has taken, and waits
-for what others are at; the trials of a process that died are given out again. So an answer that is
-a function of finished trials alone comes out the same whoever made them, and however often it was
+A study is a table of trials: parameters, owner, result. Every process that runs the same command
+against the same storage reads finished trials, claims waiting ones, and waits for those that
+others have claimed; the trials of a process that died are enqueued again. So an answer that is a
+function of finished trials alone is the same whoever made them, and however often it was
 interrupted.
 """
 
@@ -41,9 +41,9 @@ DELIVERING = f".{STUDY_FILE}.delivering"
 JOURNAL = "journal:"
 
 BEAT_S = 10.0
-"""Seconds after which a process says again that it is alive."""
+"""Seconds between two heartbeats of a process."""
 STALE_S = 60.0
-"""Seconds of silence after which a process on another machine is taken for dead."""
+"""Seconds without a heartbeat after which a process on another machine counts as dead."""
 POLL_S = 0.25
 TRIES = 4
 """Attempts to open a database."""
@@ -54,7 +54,7 @@ Key = tuple[tuple[str, Any], ...]
 
 @dataclass(frozen=True)
 class Outcome:
-    """What came of a trial."""
+    """The result of a trial."""
 
     values: tuple[float, ...] | None
     """One for each direction of the study; None when the trial failed."""
@@ -135,7 +135,7 @@ def default_storage(folder: Path) -> str:
 
 
 class SharedStudy:
-    """This process's seat at a study. Use it as a context manager.
+    """This process's part in a study. Use it as a context manager.
 
     Safe to use from several threads.
     """
@@ -186,7 +186,7 @@ class SharedStudy:
         if self._shared:
             self._leaving.set()
             self._pulse.join()
-            # without this word the process counts as gone a little later
+            # a last heartbeat; without it the process counts as dead a little later
             with contextlib.suppress(StorageInternalError, SQLAlchemyError, OSError):
                 self._beat(0.0)
 
@@ -199,7 +199,7 @@ class SharedStudy:
         """The finished trials of these points, in their order; made here where nobody has.
 
         `work` makes one; `crew` runs the function it is given once in every worker, and each takes
-        trials until none is waiting. What `work` raises leaves its trial to be given out again.
+        trials until none is waiting. A trial whose `work` raises is enqueued again.
         """
         while True:
             with self._lock, self._claims:
@@ -218,7 +218,7 @@ class SharedStudy:
             time.sleep(POLL_S)
 
     def begun(self, name: str, make: Callable[[], Any]) -> Any:
-        """What the study began with under this name: made by whoever comes first, JSON only."""
+        """The study's value of this name (JSON only), made by the process that asks first."""
         with self._lock, self._claims:
             if name not in self.study.user_attrs:
                 self.study.set_user_attr(name, make())
@@ -232,7 +232,7 @@ class SharedStudy:
             return trial
 
     def tell(self, trial: optuna.Trial | FrozenTrial, values: Sequence[float] | None) -> bool:
-        """End a trial: with its values, or as failed. False when another process was quicker."""
+        """End a trial: with its values, or (None) as failed. False when it has ended already."""
         try:
             if values is None:
                 self.study.tell(trial.number, state=TrialState.FAIL)
@@ -243,7 +243,7 @@ class SharedStudy:
         return True
 
     def standing(self) -> dict[Key, FrozenTrial]:
-        """By its parameters, the first trial of each point that is not lost or a double."""
+        """The trial of each point, by its parameters: the first that is not lost."""
         found: dict[Key, FrozenTrial] = {}
         for trial in self.study.get_trials(deepcopy=False):
             lost = trial.state == TrialState.FAIL and "error" not in trial.user_attrs
@@ -253,16 +253,16 @@ class SharedStudy:
         return found
 
     def release_lost(self) -> int:
-        """Fail the running trials whose process is gone, so that they are given out again."""
+        """Fail the running trials whose process is dead, so that they are enqueued again."""
         lost = 0
         alive: dict[str, bool] = {self._me: True}
         running = self.study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
-        # after the trials: who takes one has said before that it is alive
+        # read after the trials: a process has sent a heartbeat before it claims one
         beats = self.study.user_attrs
         for trial in running:
             owner = trial.user_attrs.get("owner")
             if owner is None:
-                # its process fell between taking it and signing for it, or is just about to sign
+                # its process died between claiming and signing it, or is just about to sign
                 started = trial.datetime_start
                 gone = started is not None and time.time() - started.timestamp() > STALE_S
             else:
@@ -332,7 +332,7 @@ def _params(trial: FrozenTrial) -> Params:
 
 
 def _host() -> str:
-    """This machine, and on it the space in which process numbers mean something."""
+    """This machine, with the namespace in which its process ids are valid."""
     with contextlib.suppress(OSError):
         return f"{socket.gethostname()} {os.stat('/proc/self/ns/pid').st_ino}"
     return socket.gethostname()
@@ -352,6 +352,6 @@ def _is_alive(beat: Mapping[str, Any] | None) -> bool:
         return False
     if beat["host"] != _host():
         return bool(time.time() - beat["at"] <= STALE_S)
-    # of a process here the kernel tells, whatever the clock says
+    # of a process of this machine the kernel knows, whatever the clocks say
     born = _born(beat["process"])
     return born is not None and born == beat.get("born", born)

@@ -29,7 +29,7 @@ LAST_ANCHORS = (0.1, 0.5)
 SUBSTITUTES = 2
 """Further anchors for a resolution whose anchors failed."""
 FINEST = 1 / 120
-"""Part of the search range below which knobs are not told apart while planning."""
+"""Part of the search range below which knobs are not distinguished while planning."""
 
 
 @dataclass(frozen=True)
