@@ -281,13 +281,11 @@ class Rung:
         `input` is a path, before which `input_options` go (raw video), or an ffmpeg-python input;
         `output` a path, by default `file` in the current folder.
         """
-        import ffmpeg
-
-        from vqaloop.core.ffmpeg import file_url
+        from vqaloop.core import ffmpeg
 
         if isinstance(input, str | os.PathLike):
-            input = ffmpeg.input(file_url(input), **input_options)
-        return input.output(file_url(output or self.file), **self._options)
+            input = ffmpeg.input(ffmpeg.file_url(input), **input_options)
+        return input.output(ffmpeg.file_url(output or self.file), **self._options)
 
     def to_pyav(self) -> dict[str, Any]:
         """The rung for PyAV: codec, rate (Fraction), width, height, pix_fmt, and the encoder's

@@ -10,9 +10,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import ffmpeg as ffmpeg_graph
-
 from vqaloop.bitstream.packets import Packet, peak_kbps, stream_packets
+from vqaloop.core import ffmpeg as ffmpeg_graph
 from vqaloop.core import process
 from vqaloop.core.ffmpeg import compiled, input_arguments
 from vqaloop.core.files import unfinished

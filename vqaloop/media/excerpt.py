@@ -10,9 +10,8 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
-import ffmpeg as ffmpeg_graph
-
 from vqaloop.bitstream.colour_tags import retagged
+from vqaloop.core import ffmpeg as ffmpeg_graph
 from vqaloop.core import process
 from vqaloop.core.ffmpeg import append_filters, compiled, input_arguments
 from vqaloop.core.files import unfinished

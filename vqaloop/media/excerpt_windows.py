@@ -15,10 +15,10 @@ import os
 from collections.abc import Sequence
 from fractions import Fraction
 
-import ffmpeg as ffmpeg_graph
 import numpy as np
 import numpy.typing as npt
 
+from vqaloop.core import ffmpeg as ffmpeg_graph
 from vqaloop.core import process
 from vqaloop.core.ffmpeg import compiled, input_arguments
 from vqaloop.core.text import quoted

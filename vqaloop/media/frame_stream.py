@@ -11,10 +11,10 @@ from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 
-import ffmpeg as ffmpeg_graph
 import numpy as np
 
 from vqaloop.bitstream.packets import stream_packets
+from vqaloop.core import ffmpeg as ffmpeg_graph
 from vqaloop.core import process
 from vqaloop.core.ffmpeg import compiled, input_arguments
 from vqaloop.core.text import quoted

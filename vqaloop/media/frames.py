@@ -10,7 +10,6 @@ from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import ffmpeg as ffmpeg_graph
 import numpy as np
 import numpy.typing as npt
 from av.video.frame import VideoFrame
@@ -18,6 +17,7 @@ from av.video.reformatter import Interpolation, VideoReformatter
 
 from vqaloop.bitstream.colour_tags import RANGES, UNTAGGED, colour_range, in_range
 from vqaloop.bitstream.formats import ENCODES, SOURCES
+from vqaloop.core import ffmpeg as ffmpeg_graph
 from vqaloop.core import process
 from vqaloop.core.ffmpeg import compiled, input_arguments
 from vqaloop.core.text import quoted

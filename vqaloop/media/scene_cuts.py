@@ -14,8 +14,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 
-import ffmpeg as ffmpeg_graph
-
+from vqaloop.core import ffmpeg as ffmpeg_graph
 from vqaloop.core import process
 from vqaloop.core.ffmpeg import compiled, input_arguments
 from vqaloop.core.text import quoted

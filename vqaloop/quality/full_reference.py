@@ -27,9 +27,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import av
-import ffmpeg as ffmpeg_graph
 
 from vqaloop.bitstream.colour_tags import RANGES, UNTAGGED, as_stored, colour_range
+from vqaloop.core import ffmpeg as ffmpeg_graph
 from vqaloop.core import process
 from vqaloop.core.ffmpeg import append_filters, compiled, file_url, input_arguments
 from vqaloop.core.files import scratch

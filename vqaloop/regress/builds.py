@@ -12,8 +12,7 @@ from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
 
-import ffmpeg as ffmpeg_graph
-
+from vqaloop.core import ffmpeg as ffmpeg_graph
 from vqaloop.core import process
 from vqaloop.core.ffmpeg import compiled, ffmpeg_path, input_arguments
 from vqaloop.core.files import file_sha256, renamed_to, scratch
