@@ -90,6 +90,7 @@ class Sender:
         """
         with self._lock:
             turn = self._turn.setdefault(parcel.sha256, threading.Lock())
+        # one thread sends a file, the others wait for it; different files go at the same time
         with turn:
             with self._lock:
                 if parcel.sha256 in self._sent:
@@ -220,6 +221,7 @@ def _trim(folder: Path, but: Path) -> None:
             filelock.FileLock(lock, blocking=False),
             open(path, "rb") as file,
         ):
+            # refused where a worker holds the file by a shared lock
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             path.unlink()
             lock.unlink()

@@ -267,6 +267,7 @@ class RayCluster:
         named = set(re.findall(r"\b[0-9a-f]{56}\b", text))
         kinds = (getattr(exceptions, name, ()) for name in _NODE_GONE)
         died = isinstance(error, tuple(kinds)) or "node has died" in text
+        # only the loss of a process is certain: give Ray time to learn of a dead node
         if not died:
             time.sleep(SETTLE_S)
         with self._lock:

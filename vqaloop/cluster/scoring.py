@@ -127,6 +127,7 @@ class Scorers:
             node = places[place]
             self._made[place] = _start(node, node.gpus > 0)
         others = [visit for visit in self._visits if visit.place == place]
+        # a crash from now on cannot be blamed on one of them
         for visit in others:
             visit.shared = True
         made = Visit(place, self._made[place], bool(others))
@@ -152,12 +153,14 @@ class Scorers:
             self._waits.add(wanted)
             log.warning("the Ray cluster has no %s left to score on; waiting for one", wanted)
         now = time.monotonic()
+        # a place whose process just died is used only where there is no other
         sound = [p for p in places if now - self._died.get(p, -math.inf) > DOUBT_S]
         return {place: places[place] for place in sound or places}
 
     def _choose(self, whose: Hashable, places: dict[Place, Node]) -> Place:
         home = self._homes.get(whose)
         if home is None or home not in places:
+            # titles are spread evenly, and stay where their source's features are cached
             home = min(places, key=self._load)
             self._homes[whose] = home
             if len(self._homes) > TITLES_KEPT:
@@ -169,6 +172,7 @@ class Scorers:
         if self._alone and self._alone[0] is token and self._alone[1] not in places:
             self._alone = None
         if not self._alone and places:
+            # from now on nobody else is let in there, so that it empties
             self._alone = token, min(places, key=self._busy)
         if not self._alone or self._alone[0] is not token or self._busy(self._alone[1]):
             return None

@@ -112,6 +112,7 @@ def carry_out(order: Order) -> Answer:
     node, there = node_name(), dict[str, str]()
     try:
         with contextlib.ExitStack() as stack:
+            # before any file is fetched, which would be in vain
             check_version(order.tools, node)
             files = {}
             for name, parcel in order.parcels.items():

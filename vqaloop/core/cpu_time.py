@@ -39,6 +39,7 @@ class Meter:
     def _turn(self, change: int) -> float:
         with self._lock:
             now = time.process_time()
+            # since the last change: shared evenly by those that were under way
             if self._active:
                 self._each += (now - self._at) / self._active
             self._at = now

@@ -41,6 +41,7 @@ def _copy(source: Path, target: Path) -> None:
     with open(source, "rb") as reader, open(target, "wb") as writer:
         left = os.fstat(reader.fileno()).st_size
         try:
+            # in the kernel; file systems with shared extents copy no data at all
             while left > 0:
                 done = os.copy_file_range(reader.fileno(), writer.fileno(), left)
                 left = left - done if done else 0
@@ -48,6 +49,7 @@ def _copy(source: Path, target: Path) -> None:
             # not on this system or not between these two
             reader.seek(0)
             writer.seek(0)
+        # whatever is left, also of a file that has grown meanwhile
         shutil.copyfileobj(reader, writer, 1 << 20)
 
 
@@ -58,6 +60,7 @@ def move_file(path: Path, target: Path) -> None:
     except OSError as error:
         if error.errno != errno.EXDEV:
             raise
+        # another file system: a copy that takes its place whole
         with renamed_to(target) as part:
             _copy(path, part)
         path.unlink()

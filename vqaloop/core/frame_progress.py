@@ -42,8 +42,10 @@ class FrameCounts:
         poll, last = select.poll(), time.monotonic()
         poll.register(self._reader, select.POLLIN)
         while os.waitid(os.P_PID, program, os.WEXITED | os.WNOWAIT | os.WNOHANG) is None:
+            # bounded, to see that the program has ended: a child of its own may hold the pipe open
             if not poll.poll(200):
                 continue
+            # closed by the program, which may run on without reporting
             if not (text := os.read(self._reader, 65536)):
                 return
             frames = re.findall(rb"^frame=\s*(\d+)", text, re.MULTILINE)

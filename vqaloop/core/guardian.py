@@ -190,6 +190,7 @@ def _clean(own: str, folders: list[str]) -> None:
         left = list(_marked(text))
         if not left:
             break
+        # again and again: one that is being killed may have started another
         for pid in left:
             with contextlib.suppress(OSError):
                 os.kill(pid, signal.SIGKILL)
@@ -207,8 +208,10 @@ def _clean(own: str, folders: list[str]) -> None:
 
 
 def _main() -> None:
+    # what ends a session or a job must not end its clean-up
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
+    # apart: the parent ends, and this process belongs to init
     if sys.argv[2:] and os.fork():
         os._exit(0)
     sent = sys.stdin.buffer.read()

@@ -120,6 +120,7 @@ def run(
     """
     stall_s = STALL_S if idle_s is None else idle_s
     file = stdin if isinstance(stdin, int) else stdin.fileno()
+    # a second run reads the same input from the same place
     begin = os.lseek(file, 0, os.SEEK_CUR) if file >= 0 else 0
     streams = _Streams(stdin, stdout, max_stdout, read_stderr)
     done = _run_once(argv, timeout_s, stall_s, streams)
@@ -144,6 +145,7 @@ class _Streams:
 def _run_once(argv: Sequence[str], timeout_s: float, idle_s: float, streams: _Streams) -> Finished:
     """Start a program, drain its pipes while it is watched, and reap it."""
     scopes.check_cancelled()
+    # starts the guardian too, before there is a program that it would have to clean up
     guardian.watch(tempfile.gettempdir())
     start = time.monotonic()
     counts = frame_counts(argv)
@@ -157,6 +159,7 @@ def _run_once(argv: Sequence[str], timeout_s: float, idle_s: float, streams: _St
             counts.follow(process.pid)
         usage = _reap(process, watch)
     except BaseException:
+        # also KeyboardInterrupt and CalledOff: no program outlives its caller
         kill(process)
         process.wait()
         raise
@@ -195,6 +198,7 @@ def _started(
             stdin=streams.stdin,
             stdout=streams.stdout,
             stderr=subprocess.PIPE,
+            # Ctrl-C reaches this process alone, and `kill` the program with all it started
             start_new_session=True,
             env=guardian.environment(),
             pass_fds=[counts.writer] if counts else [],
@@ -291,6 +295,7 @@ class _Watch(threading.Thread):
             if (paused := now - looked - self.step) > PAUSE_S:
                 self.end, since = self.end + paused, since + paused
             looked = now
+            # of the whole group: a script's programs work while the shell waits
             ticks = _group_ticks(self.process.pid)
             # less than before: a part of it has ended
             self.idle = 0 <= ticks - before <= STILL * self.step
@@ -301,6 +306,7 @@ class _Watch(threading.Thread):
                 self.timed_out, self.stalled = True, now < self.end
                 kill(self.process)
                 return
+        # it ended by itself, whatever it did at the last sample
         self.idle = False
 
 
@@ -311,6 +317,7 @@ def _group_ticks(group: int) -> int:
         if entry.name.isdigit():
             with contextlib.suppress(OSError, IndexError, ValueError):
                 with open(f"/proc/{entry.name}/stat", "rb") as file:
+                    # after the name, which may hold spaces and brackets: state, parent, group
                     words = file.read().rpartition(b")")[2].split()
                 if int(words[2]) == group:
                     ticks += int(words[11]) + int(words[12])

@@ -20,6 +20,7 @@ def did_you_mean(
     names = {plain(name): name for name in known}
     found = names.get(wanted) or (others or {}).get(wanted)
     if found is None:
+        # x264 is no slip for x265
         alike = [name for name in names if _digits(name) == _digits(wanted)]
         close = difflib.get_close_matches(wanted, alike, n=1, cutoff=CLOSE)
         found = names[close[0]] if close else None

@@ -186,6 +186,7 @@ class Cache:
         except (ValueError, KeyError, TypeError) as error:
             self._drop(name, f"not readable ({error})")
             return None
+        # eviction goes by the time of last use
         with contextlib.suppress(OSError):
             os.utime(path)
         return entry
@@ -217,6 +218,7 @@ class Cache:
         with _held_lock:
             if self._mine[name] > 0:
                 self._mine[name] -= 1
+                # counted: several caches of this process may hold the same entry
                 _held[self._entry(name)] -= 1
 
     @contextlib.contextmanager

@@ -71,6 +71,7 @@ def _source_key(source: Source) -> dict[str, Any]:
 
 
 def _canonical(value: object) -> bytes:
+    # there and back, so that tuples and lists, and keys of any order, are the same
     plain = json.loads(json.dumps(value, allow_nan=False, default=_mapping))
     return json.dumps(plain, sort_keys=True, separators=(",", ":")).encode()
 

@@ -99,6 +99,7 @@ class Turns:
                     if not self._held[whose]:
                         del self._held[whose]
                 else:
+                    # cancelled while it waited
                     del self._waiting[ticket]
                 self._give()
 
@@ -155,6 +156,7 @@ class Local:
     def _taken(self, whose: Hashable) -> Iterator[int]:
         """A turn, with the programs this thread starts pinned to the place's processors."""
         with self._turns.taken(whose) as place:
+            # modulo: with more workers than cores places share them
             first = place * self._share
             own = {self._have[(first + n) % len(self._have)] for n in range(self._share)}
             before = os.sched_getaffinity(0)

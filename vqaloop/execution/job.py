@@ -62,6 +62,7 @@ class Job(Generic[Result]):
 
     def _on_event(self, event: Event) -> None:
         self._events.put(event)
+        # so that a call that runs no program ends as well
         scopes.check_cancelled()
 
     @property
@@ -116,6 +117,7 @@ class Job(Generic[Result]):
                     return
                 yield event
         except asyncio.CancelledError:
+            # the task ends with the call, or its programs would outlive it
             await self._ended()
             raise
 

@@ -114,6 +114,7 @@ class Workshop:
             score = self.score(source, made.path)
         except (EncodeFailed, DecodeFailed) as error:
             return Trial(rendition, error=str(error))
+        # as PSNR of an encode without loss
         if not math.isfinite(score.value):
             return Trial(rendition, error=f"{rendition}: the score is {score.value}", encode=made)
         return Trial(rendition, made.bitrate_kbps, score.value, encode=made)
@@ -125,6 +126,7 @@ class Workshop:
         version = encoder_version(self.spec, self.ffmpeg)
         key = encode_key(source, words, file_sha256(self.ffmpeg), version)
         with self.cache.lock(key):
+            # inside the lock: another process may just have made it
             found = self.cache.get_file(key)
             if found:
                 self.count(cache_hits=1)
@@ -142,6 +144,7 @@ class Workshop:
                 encode_cpu_s=made.cpu_s,
             )
             meta = asdict(made)
+            # these depend on who asks, not on the encode
             for derived in ("rendition", "path", "cached"):
                 del meta[derived]
             return replace(made, path=self.cache.put_file(key, made.path, meta))
@@ -167,6 +170,7 @@ class Workshop:
         try:
             return attempt()
         except EncodeFailed as error:
+            # a size that failed twice will not succeed at another knob by chance
             if not error.again or size in self._failed_twice:
                 raise
             remark = f"{error}; it was made again"
@@ -197,6 +201,7 @@ class Workshop:
             name: score_key(source, sha256, ScoreSettings(name, decoder, preprocessing=revision))
             for name in GUARDS
         }
+        # one run of ffmpeg for all that the cache lacks
         missing = [name for name, key in keys.items() if self.cache.get_json(key) is None]
         fresh: dict[str, Score] = {}
         if missing:

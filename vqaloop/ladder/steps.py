@@ -236,6 +236,7 @@ class Loop:
             try:
                 with self._counted("search", again, len(checked)) as one:
                     checked = self.shop.map(lambda p: one(self._looked_at(title, p)), checked)
+                # the rungs of this title are then scored in the same way
                 self._closer.add(title.sha256)
             except (EncodeFailed, DecodeFailed) as error:
                 self.warnings.append(f"scores could not be measured again: {error}")
@@ -293,6 +294,7 @@ class Loop:
         """
         rules = self.rules
         if not whole:
+            # encodes of the whole title are costly: a rung is accepted further below the hull
             found, surrogate = self._search_whole(source, found, study, surrogate)
             rules = replace(rules, near=NEAR_WHOLE)
         chosen = rungs_of(self.space, rules, found.points, surrogate, found.failed)

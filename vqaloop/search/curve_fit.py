@@ -30,6 +30,7 @@ def fit_curve(points: Sequence[RDPoint], top_score: float = 100.0) -> Callable[[
     points = sorted(points, key=lambda p: p.knob)
     knobs = np.array([p.knob for p in points])
     columns = []
+    # with a quantiser as knob the rate falls, with a bitrate or a quality it rises
     rising = points[0].bitrate_kbps < points[-1].bitrate_kbps
     rates = [math.log2(p.bitrate_kbps) for p in points]
     for values in (rates, logit(np.array([p.score / top_score for p in points]))):
@@ -46,6 +47,7 @@ def fit_curve(points: Sequence[RDPoint], top_score: float = 100.0) -> Callable[[
 
 
 def _extended(x: Values, y: Values) -> Callable[[float], float]:
+    # beyond the ends the cubic would turn: the chord of the last two points goes on instead
     curve = PchipInterpolator(x, y)
     left = (y[1] - y[0]) / (x[1] - x[0])
     right = (y[-1] - y[-2]) / (x[-1] - x[-2])
@@ -86,6 +88,7 @@ def _reach(measured: dict[float, RDPoint]) -> tuple[float, float]:
     """Least and largest knob at which a resolution's fit is used."""
     low, high = min(measured), max(measured)
     down, up = (reach * (high - low) for reach in (REACH_DOWN, REACH_UP))
+    # a larger knob is worse quality, as with a quantiser
     if measured[low].score >= measured[high].score:
         return low - up, high + down
     return low - down, high + up

@@ -70,12 +70,14 @@ def propose(
         return []
     dense = _worth_trying(space, surrogate.dense(points), points, failed)
     chosen = plan(rules, points, dense)
+    # a rung that is only predicted must be encoded anyway, if the prediction holds
     wanted = [p.key for p in chosen if not p.measured]
     wanted = [point for point in wanted if point not in tried]
     if not points and len(wanted) > 2:
         # one near each end of the ladder constrains the curves most
         wanted = [wanted[-1], wanted[len(wanted) // 3]]
     elif len(wanted) > BATCH:
+        # spread over the ladder, since neighbours say much about each other
         wanted = [wanted[i * len(wanted) // BATCH] for i in range(BATCH)]
     elif not wanted and len(chosen) > 1 and len(tried) < MOST_A_RUNG * len(chosen):
         wanted = _improvement(space, rules, points, dense, chosen)
@@ -107,6 +109,7 @@ def rungs_of(
     """The best ladder of measured points alone: what stands on or near the predicted hull, then
     required sizes, a smaller lowest rung and rungs that fit between."""
     dense = _worth_trying(space, surrogate.dense(points), points, failed)
+    # the hull of all points, so that a measured one far below what could be made is no rung
     best = convex_hull(rising_front([*points, *dense.points]))
     near = near_hull(points, best, rules)
     planned = [point for point in plan(rules, points, dense) if point.measured]
@@ -181,6 +184,7 @@ def _worth_trying(
     for point in points:
         rates.setdefault(point.size, []).append(point.bitrate_kbps)
     alive = {p.size for p in points}
+    # a size that has succeeded once is not given up: its failures are of single knobs
     losses = [(w, h) for w, h, _ in failed if (w, h) not in alive]
     dead = {size for size in losses if losses.count(size) >= GIVE_UP}
     keep = [
@@ -215,6 +219,7 @@ def _improvement(
     Of a normal score of mean m and deviation s over a hull at h: s (z Phi(z) + phi(z)) with
     z = (m - h) / s. Empty where that is less than GAIN steps.
     """
+    # curve fits give no uncertainty, and so no expected improvement
     if not dense.deviation.any():
         return []
     best = convex_hull(rising_front([*points, *dense.points]))

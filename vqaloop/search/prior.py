@@ -87,6 +87,7 @@ class Posterior:
     def at(self, u: Values, q: Values) -> tuple[Values, Values, Values, Values]:
         """Rate and score (share of the top) at these points, and the standard deviations of log2
         rate and of the logit of the score there."""
+        # rates and scores of these points are unknown, and the covariance does not need them
         blank = np.zeros_like(u)
         there = TitlePoints(u, q, blank, blank + 0.5)
         rows = _design(u, q)
@@ -96,6 +97,7 @@ class Posterior:
         own = np.einsum("ij,jk,ik->i", rows, self.prior.spread, rows)
         rest = np.repeat([RATE_REST**2, SCORE_REST**2], len(u))
         variance = own + rest - np.einsum("ij,jk,ik->i", cross, self.precision, cross)
+        # scale of the multivariate t distribution, given what was measured
         surprise = (TAILS + self.distance) / (TAILS + len(self.weights))
         deviation = np.sqrt(np.maximum(variance, 0.0) * surprise)
         n = len(u)
@@ -105,12 +107,14 @@ class Posterior:
 def learn(titles: Sequence[TitlePoints], start: Prior | None = None, rounds: int = 30) -> Prior:
     """The population these titles come from, by EM; with `start`, an update of that population."""
     if start is None:
+        # only where EM starts: without earlier titles it has no weight
         mean, base = np.zeros(2 * TERMS), np.diag(np.full(2 * TERMS, 4.0))
         before = 0.0
     else:
         mean, base, before = start.mean, start.spread, start.titles
     first, spread, count = mean, base, len(titles)
     for _ in range(rounds if count else 0):
+        # E step: each title's coefficients; M step: mean and spread over titles
         guesses, rests = zip(*(_coefficients(t, mean, spread) for t in titles), strict=True)
         mean = (before * first + np.sum(guesses, axis=0)) / (before + count)
         scatter = sum(

@@ -144,6 +144,7 @@ def remember(
         folder.mkdir(parents=True, exist_ok=True)
         with renamed_to(folder / f"{_name(source)}.json") as part:
             part.write_text(json.dumps(columns), encoding="utf-8")
+        # every search reads them all, so their number is bounded
         files = sorted(folder.glob("*.json"), key=lambda path: path.stat().st_mtime)
         for path in files[:-MOST_TITLES]:
             path.unlink(missing_ok=True)
@@ -204,6 +205,7 @@ def prior_json(prior: Prior) -> dict[str, Any]:
 def prior_of(found: Mapping[str, Any]) -> Prior:
     """A prior from its JSON."""
     mean = np.array(found["mean"], float)
+    # the lower half, mirrored
     rows, columns = np.tril_indices(len(mean))
     spread = np.zeros((len(mean), len(mean)))
     spread[rows, columns] = found["spread"]

@@ -67,6 +67,7 @@ def choose_rungs(
         return []
     near = near_hull(measured, best, rules)
     top = _top(usable, rules)
+    # a measured point may miss the score of the top rung by a little: that saves an encode
     alike = [p for p in near if abs(p.score - top.score) <= rules.near_top * rules.min_step]
     top = _or_measured(top, alike)
     if rules.count is None:
@@ -74,6 +75,7 @@ def choose_rungs(
     # the widest ratio that still leaves the number asked for
     low, high = rules.min_ratio, 8.0
     chosen = _descend(usable, near, top, rules, low, rules.count)
+    # bisection in log ratio; 30 halvings are below any difference of rates
     for _ in range(30):
         middle = math.sqrt(low * high)
         wider = _descend(usable, near, top, rules, middle, rules.count)
@@ -118,6 +120,7 @@ def _descend(
     chosen = [top]
     while len(chosen) < most:
         last = chosen[-1]
+        # predicted rungs leave `slack` more room, since their encodes come out a bit off
         fits = [
             p
             for p in usable
@@ -126,6 +129,7 @@ def _descend(
         ]
         if not fits:
             break
+        # a measured point is what it is: the plain rules suffice
         allowed = [
             p
             for p in near

@@ -71,6 +71,7 @@ def open_storage(where: str | None) -> BaseStorage:
     if where is None:
         return InMemoryStorage()
     remedy = "give sqlite:///FILE, another database URL, or journal:FILE"
+    # one that nobody named lies in the output folder: its remedy is another
     own = where.endswith(f"/{STUDY_FILE}") and Path(where.removeprefix("sqlite:///")).is_file()
     if own:
         remedy = "delete it (what was encoded is in the cache), or name another folder with -o"
@@ -204,6 +205,7 @@ class SharedStudy:
         while True:
             with self._lock, self._claims:
                 trials = self.standing()
+                # inside the lock, or two processes would enqueue the same point
                 for params in wanted:
                     if key_of(params) not in trials:
                         self.study.enqueue_trial(dict(params), user_attrs={"asked": True})
@@ -213,6 +215,7 @@ class SharedStudy:
             done = [trial for trial in found if trial is not None and trial.state.is_finished()]
             if len(done) == len(wanted):
                 return done
+            # others are at work on the rest, or died of it
             self.release_lost()
             check_cancelled()
             time.sleep(POLL_S)

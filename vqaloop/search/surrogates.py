@@ -68,6 +68,7 @@ class CurveFits:
             spare = [(a + b) / 2 for a, b in zip(parts, parts[1:], strict=False)] + [0.05]
             parts_all = (*parts, *spare[:SUBSTITUTES])
             own = [(width, height, self.space.knob_at(part)) for part in parts_all]
+            # each failed anchor is replaced by a spare one
             lost = sum(point in failed for point in dict.fromkeys(own))
             found += own[: len(parts) + lost]
         return list(dict.fromkeys(found))
@@ -94,6 +95,7 @@ class TitlePrior:
         posterior = self.prior.given(as_title(self.space, points, self.top))
         low, high = self.space.knob.search
         grid = self.space.grid()
+        # every knob of a fine grid would only make planning slow
         grid = grid[:: max(1, math.ceil((high - low) * FINEST / self.space.knob.step))]
         known = {p.key for p in points}
         found: list[RDPoint] = []
@@ -105,6 +107,7 @@ class TitlePrior:
             rate, score, rate_sd, score_sd = posterior.at(u, q)
             # an error of rate moves a point along its curve: for the hull it is one of score
             slope = np.gradient(score, rate) if len(knobs) > 1 else np.zeros(len(knobs))
+            # delta method: the derivative of the inverse logit is s (1 - s)
             own = score * (1 - score) * score_sd
             deviations.append(self.top * np.hypot(own, np.nan_to_num(slope) * rate_sd))
             found += [
