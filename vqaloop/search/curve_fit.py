@@ -4,14 +4,11 @@ import math
 from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
-import numpy.typing as npt
 from scipy.interpolate import PchipInterpolator
 from scipy.optimize import isotonic_regression
 
 from vqaloop.records import RDPoint
-from vqaloop.search.prior import logit
-
-Values = npt.NDArray[np.float64]
+from vqaloop.search.prior import Values, logit
 
 REACH_DOWN, REACH_UP = 0.6, 0.8
 """How far a fit is extrapolated beyond its measured knobs, as parts of their span, towards worse

@@ -20,6 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 Values = npt.NDArray[np.float64]
+"""An array of numbers, in the whole package."""
 
 TERMS = 9
 """Coefficients of each of the two polynomials."""

@@ -11,14 +11,11 @@ from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
-import numpy.typing as npt
 
 from vqaloop.records import RDPoint
 from vqaloop.search.curve_fit import densify
-from vqaloop.search.prior import Prior, TitlePoints, expit, logit
+from vqaloop.search.prior import Prior, TitlePoints, Values, expit, logit
 from vqaloop.search.space import Space, TrialPoint
-
-Values = npt.NDArray[np.float64]
 
 FIRST_ANCHORS = (0.15, 0.7)
 """Knobs of the largest resolution, as parts of the search range from worst to best quality."""
