@@ -13,7 +13,7 @@ from bench.grid import FRACTIONS
 from vqaloop.encoding.spec import EncoderSpec, Knob
 from vqaloop.records import RDPoint
 from vqaloop.search.hull import convex_hull
-from vqaloop.search.space import Point
+from vqaloop.search.space import TrialPoint
 
 METRICS = ("vmaf", "student")
 DENSE = 0.25
@@ -39,7 +39,7 @@ class Encoded:
     student_s: float
 
     @property
-    def point(self) -> Point:
+    def point(self) -> TrialPoint:
         return self.width, self.height, self.knob
 
     def score(self, metric: str) -> float:
@@ -141,9 +141,9 @@ class Tally:
 
     def __init__(self, oracle: Oracle, metric: str) -> None:
         self.oracle, self.metric = oracle, metric
-        self.searched: dict[Point, Encoded] = {}
+        self.searched: dict[TrialPoint, Encoded] = {}
 
-    def measure(self, point: Point) -> RDPoint:
+    def measure(self, point: TrialPoint) -> RDPoint:
         """Encode and score; again for nothing where it was done before, as caches do."""
         if point not in self.searched:
             self.searched[point] = self.oracle.at(*point)

@@ -30,11 +30,11 @@ from vqaloop.ladder.rd_plot import MARKERS
 from vqaloop.quality.bdrate import Curve, NotComparable, bd_rate
 from vqaloop.quality.metric import DEFAULT_STUDENT
 from vqaloop.report.plotting import COLOURS, style
-from vqaloop.search.explore import Measured, explore, rungs_of
+from vqaloop.search.explore import Measurement, explore, rungs_of
 from vqaloop.search.hull import front
 from vqaloop.search.prior_store import shipped_prior
 from vqaloop.search.rungs import Rules, keep_rules
-from vqaloop.search.space import Point, Space
+from vqaloop.search.space import Space, TrialPoint
 from vqaloop.search.surrogates import CurveFits, Surrogate, TitlePrior
 
 RULES = Rules(min_step=4.0, floor=30.0, ceiling=95.0)
@@ -63,11 +63,11 @@ def _explored(
 ) -> Result:
     tally, belief = Tally(oracle, metric), prior or CurveFits(space, TOP)
 
-    def evaluate(batch: Sequence[Point]) -> dict[Point, Measured]:
+    def evaluate(batch: Sequence[TrialPoint]) -> dict[TrialPoint, Measurement]:
         made = [(point, tally.measure(point)) for point in batch]
         return {point: (p.bitrate_kbps, p.score) for point, p in made}
 
-    points, failed, _ = explore(space, rules, evaluate, belief=belief, most=MOST)
+    points, failed, _ = explore(space, rules, evaluate, surrogate=belief, most=MOST)
     kept = keep_rules(rungs_of(space, rules, points, belief, failed), rules)
     rungs = [oracle.at(p.width, p.height, p.knob) for p in kept]
     return rivals.delivered(rungs, tally.searched.values())

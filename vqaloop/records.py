@@ -291,13 +291,11 @@ class Rung:
         Returns:
             ffmpeg-python's output stream.
         """
-        import ffmpeg
-
-        from vqaloop.core.ffmpeg import file_url
+        from vqaloop.core import ffmpeg
 
         if isinstance(input, str | os.PathLike):
-            input = ffmpeg.input(file_url(input), **input_options)
-        return input.output(file_url(output or self.file), **self._options)
+            input = ffmpeg.input(ffmpeg.file_url(input), **input_options)
+        return input.output(ffmpeg.file_url(output or self.file), **self._options)
 
     def to_pyav(self) -> dict[str, Any]:
         """The rung's settings for PyAV's `add_stream(codec, rate=rate, options=options)`.

@@ -349,7 +349,7 @@ def test_a_long_title_is_searched_on_an_excerpt(room: Room, long_clip: Path) -> 
     )
     document = check_ladder(ladder, 1.0, 1.25)
     stages = list(dict.fromkeys(event.stage for event in events))
-    assert stages == ["probe", "excerpt", "search", "verify", "write"]
+    assert stages == ["probe", "excerpt", "search", "verify", "guard", "write"]
     windows = document["windows"]
     assert len(windows) == 5 and sum(count for _, count in windows) == 200
     parts = [trial for trial in document["trials"] if not trial["whole_title"]]

@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import av
-import ffmpeg as ffmpeg_graph
 
 from vqaloop.bitstream.codec_strings import AAC_LC, codec_string, starts_anew, vp9_level
 from vqaloop.bitstream.mp4_boxes import VideoEntry, fragment_starts, read_video_entry
+from vqaloop.core import ffmpeg as ffmpeg_graph
 from vqaloop.core import process
 from vqaloop.core.ffmpeg import compiled
 from vqaloop.core.text import quoted

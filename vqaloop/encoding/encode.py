@@ -10,11 +10,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import ffmpeg as ffmpeg_graph
-
 from vqaloop.bitstream.packets import Packet, peak_kbps, stream_packets
+from vqaloop.core import ffmpeg as ffmpeg_graph
 from vqaloop.core import process
-from vqaloop.core.ffmpeg import compiled
+from vqaloop.core.ffmpeg import compiled, input_arguments
 from vqaloop.core.files import unfinished
 from vqaloop.core.text import quoted
 from vqaloop.encoding.options import output_options
@@ -89,7 +88,7 @@ def _command(
     source: Source, options: dict[str, str], out: Path, ffmpeg: str
 ) -> tuple[list[str], tuple[str, ...]]:
     """The whole command line, and the output options alone as a user replays them."""
-    before = process.input_arguments(source.input_options)
+    before = input_arguments(source.input_options)
     graph = ffmpeg_graph.input("INPUT", **before).output("OUTPUT", **options)
     argv = compiled(graph, ffmpeg, {"INPUT": source.path, "OUTPUT": out})
     return argv, tuple(argv[argv.index("-i") + 2 : -1])

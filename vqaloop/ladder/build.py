@@ -27,7 +27,7 @@ from vqaloop.execution.cache import Cache
 from vqaloop.execution.checks import check_folder, check_metric, check_run
 from vqaloop.execution.document_parts import cost_json, encoder_json, metric_json, source_json
 from vqaloop.execution.executor import Executor
-from vqaloop.execution.stage_progress import counted_cut, described, told_if_slow
+from vqaloop.execution.stage_progress import counted_cut, described, report_if_slow
 from vqaloop.execution.workshop import Workshop
 from vqaloop.ladder.document import doubts, hull_json, rules_json
 from vqaloop.ladder.pictures import take_pictures, worst_json
@@ -149,7 +149,7 @@ def build_ladder(
     budget = Budget(checked_budget(budget_s), started)
     folder = Path(out) if out is not None else Path(f"{Path(input).stem}.{codec}.ladder")
     check_folder(folder, Path(input))
-    with told_if_slow(progress, Event("probe", f"looking at {quoted(input)}")):
+    with report_if_slow(progress, Event("probe", f"looking at {quoted(input)}")):
         source = probe_source(
             Path(input),
             video_size=video_size,
@@ -177,7 +177,7 @@ def build_ladder(
             folder.mkdir(parents=True, exist_ok=True)
         studies = named or open_storage(where)
         loop = Loop(shop, space, rules, preset, depth, progress, budget)
-        with told_if_slow(progress, Event("excerpt", "looking for windows that stand for it")):
+        with report_if_slow(progress, Event("excerpt", "looking for windows that stand for it")):
             windows = choose_windows(source, ffmpeg=binary, seed=seed)
         title, whole = source, windows == ((0, source.frames),)
         if not whole:

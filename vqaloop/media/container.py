@@ -15,11 +15,11 @@ from typing import Any, BinaryIO
 
 import av
 import av.logging
-import ffmpeg as ffmpeg_graph
 import numpy as np
 import numpy.typing as npt
 
 from vqaloop.bitstream.colour_tags import RANGES
+from vqaloop.core import ffmpeg as ffmpeg_graph
 from vqaloop.core import process
 from vqaloop.core.ffmpeg import compiled, file_url
 from vqaloop.core.text import quoted

@@ -10,11 +10,10 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
-import ffmpeg as ffmpeg_graph
-
 from vqaloop.bitstream.colour_tags import retagged
+from vqaloop.core import ffmpeg as ffmpeg_graph
 from vqaloop.core import process
-from vqaloop.core.ffmpeg import append_filters, compiled
+from vqaloop.core.ffmpeg import append_filters, compiled, input_arguments
 from vqaloop.core.files import unfinished
 from vqaloop.core.text import quoted
 from vqaloop.errors import DecodeFailed, InputError, ToolError
@@ -117,7 +116,7 @@ def _selected(source: Source, windows: Sequence[tuple[int, int]]) -> Any:
 
 
 def _input(source: Source, **more: str) -> Any:
-    options = process.input_arguments(source.input_options) | more
+    options = input_arguments(source.input_options) | more
     return ffmpeg_graph.input("INPUT", **options)["V:0"]
 
 

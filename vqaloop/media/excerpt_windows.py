@@ -15,12 +15,12 @@ import os
 from collections.abc import Sequence
 from fractions import Fraction
 
-import ffmpeg as ffmpeg_graph
 import numpy as np
 import numpy.typing as npt
 
+from vqaloop.core import ffmpeg as ffmpeg_graph
 from vqaloop.core import process
-from vqaloop.core.ffmpeg import compiled
+from vqaloop.core.ffmpeg import compiled, input_arguments
 from vqaloop.core.text import quoted
 from vqaloop.errors import DecodeFailed, InputError
 from vqaloop.media.container import main_video, opened
@@ -159,7 +159,7 @@ def _read(
     """The pairs of all ranges in one run of ffmpeg; `sought`: of the one range, and no more."""
     width, height = _view(source)
     wanted = sum(len(range(0, count - 1, pace)) for _, count in ranges)
-    options, name, skipped = process.input_arguments(source.input_options), "INPUT", 0
+    options, name, skipped = input_arguments(source.input_options), "INPUT", 0
     if sought:
         start, count = ranges[0]
         ranges = [(0, count)]

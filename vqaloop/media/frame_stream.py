@@ -11,12 +11,12 @@ from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 
-import ffmpeg as ffmpeg_graph
 import numpy as np
 
 from vqaloop.bitstream.packets import stream_packets
+from vqaloop.core import ffmpeg as ffmpeg_graph
 from vqaloop.core import process
-from vqaloop.core.ffmpeg import compiled
+from vqaloop.core.ffmpeg import compiled, input_arguments
 from vqaloop.core.text import quoted
 from vqaloop.errors import DecodeFailed, InputError
 from vqaloop.media.container import opened
@@ -142,7 +142,7 @@ def watch(
     frame_bytes = width * height * 3 // 2
     wanted = any_of([f"eq(n,{index})" for index in indices])
     scale = f"scale={width}:{height}:flags={SCALER}"
-    options = process.input_arguments(measured.options)
+    options = input_arguments(measured.options)
     graph = ffmpeg_graph.input("INPUT", max_pixels=MAX_PIXELS, **options).output(
         "pipe:1",
         # V rather than v: cover art is no video

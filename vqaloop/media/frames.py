@@ -10,7 +10,6 @@ from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import ffmpeg as ffmpeg_graph
 import numpy as np
 import numpy.typing as npt
 from av.video.frame import VideoFrame
@@ -18,8 +17,9 @@ from av.video.reformatter import Interpolation, VideoReformatter
 
 from vqaloop.bitstream.colour_tags import RANGES, UNTAGGED, colour_range, in_range
 from vqaloop.bitstream.formats import ENCODES, SOURCES
+from vqaloop.core import ffmpeg as ffmpeg_graph
 from vqaloop.core import process
-from vqaloop.core.ffmpeg import compiled
+from vqaloop.core.ffmpeg import compiled, input_arguments
 from vqaloop.core.text import quoted
 from vqaloop.errors import DecodeFailed
 from vqaloop.media.selective_decode import TROUBLE, frames_at, is_plain
@@ -135,7 +135,7 @@ def read_with_ffmpeg(
     width, height = size
     wanted = any_of([f"between(n,{first},{last})" for first, last in _runs(indices)])
     scale = f"scale={width}:{height}:flags={SCALER}{ranges}"
-    graph = ffmpeg_graph.input("INPUT", **process.input_arguments(input_options)).output(
+    graph = ffmpeg_graph.input("INPUT", **input_arguments(input_options)).output(
         "pipe:1",
         # V rather than v: cover art is no video
         map="0:V:0",

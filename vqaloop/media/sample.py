@@ -5,8 +5,7 @@ import random
 from pathlib import Path
 from typing import Any
 
-import ffmpeg as ffmpeg_graph
-
+from vqaloop.core import ffmpeg as ffmpeg_graph
 from vqaloop.core import process
 from vqaloop.core.ffmpeg import compiled, ffmpeg_path
 from vqaloop.core.files import unfinished

@@ -14,10 +14,9 @@ from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 
-import ffmpeg as ffmpeg_graph
-
+from vqaloop.core import ffmpeg as ffmpeg_graph
 from vqaloop.core import process
-from vqaloop.core.ffmpeg import compiled
+from vqaloop.core.ffmpeg import compiled, input_arguments
 from vqaloop.core.text import quoted
 from vqaloop.errors import DecodeFailed, InputError
 from vqaloop.media.excerpt import GOP_S, excerpt
@@ -100,7 +99,7 @@ def find_cuts(source: Source, *, ffmpeg: str) -> dict[int, float]:
         f"metadata=select:key=lavfi.scd.score:function=greater:value={THRESHOLD}",
         "metadata=print:key=lavfi.scd.score:file=pipe\\\\:1",
     ]
-    options = process.input_arguments(source.input_options)
+    options = input_arguments(source.input_options)
     graph = ffmpeg_graph.input("INPUT", **options).output(
         "-", map="0:V:0", vf=",".join(chain), fps_mode="passthrough", f="null"
     )

@@ -27,11 +27,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import av
-import ffmpeg as ffmpeg_graph
 
 from vqaloop.bitstream.colour_tags import RANGES, UNTAGGED, as_stored, colour_range
+from vqaloop.core import ffmpeg as ffmpeg_graph
 from vqaloop.core import process
-from vqaloop.core.ffmpeg import append_filters, compiled, file_url
+from vqaloop.core.ffmpeg import append_filters, compiled, file_url, input_arguments
 from vqaloop.core.files import scratch
 from vqaloop.core.text import quoted
 from vqaloop.errors import DecodeFailed, InputError, ToolError
@@ -188,7 +188,7 @@ def measure_clips(
     for name in metrics:
         require_filter(ffmpeg, _DEFINITIONS[name].filter)
     size = ("video_size", f"{shape[3]}x{shape[2] // 3 * 2}")
-    raw = process.input_arguments([("f", "rawvideo"), ("pix_fmt", "yuv420p"), size])
+    raw = input_arguments([("f", "rawvideo"), ("pix_fmt", "yuv420p"), size])
     with scratch() as folder:
         files = {"DISTORTED": Path(folder, "distorted"), "REFERENCE": Path(folder, "reference")}
         for path, clips in zip(files.values(), (distorted, reference), strict=True):
@@ -311,7 +311,7 @@ def _graph(
 
 def _leg(key: str, threads: int, options: Iterable[tuple[str, str]], *filters: str) -> Any:
     # V rather than v: cover art is no video
-    node = ffmpeg_graph.input(key, threads=threads, **process.input_arguments(options))["V"]
+    node = ffmpeg_graph.input(key, threads=threads, **input_arguments(options))["V"]
     for text in filters:
         node = append_filters(node, text)
     return node

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from vqaloop.core.files import file_sha256
-from vqaloop.core.process import check_cancelled
+from vqaloop.core.scopes import check_cancelled
 from vqaloop.core.text import quoted
 from vqaloop.errors import InputError, ToolError
 from vqaloop.media.colour import to_clips

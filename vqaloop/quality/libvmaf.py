@@ -8,10 +8,9 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import ffmpeg as ffmpeg_graph
-
+from vqaloop.core import ffmpeg as ffmpeg_graph
 from vqaloop.core import process
-from vqaloop.core.ffmpeg import compiled
+from vqaloop.core.ffmpeg import compiled, input_arguments
 from vqaloop.core.files import scratch
 from vqaloop.errors import InputError, ToolError
 
@@ -56,7 +55,7 @@ def vmaf_of_pairs(
     require_size(width, height)
     require_filter(ffmpeg, "libvmaf")
     size = ("video_size", f"{width}x{height}")
-    raw = process.input_arguments([("f", "rawvideo"), ("pix_fmt", "yuv420p"), size])
+    raw = input_arguments([("f", "rawvideo"), ("pix_fmt", "yuv420p"), size])
     with scratch() as name:
         files = {"DISTORTED": Path(name, "distorted"), "REFERENCE": Path(name, "reference")}
         distorted.tofile(files["DISTORTED"])

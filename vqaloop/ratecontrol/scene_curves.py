@@ -14,7 +14,7 @@ import numpy.typing as npt
 from vqaloop.encoding.spec import Knob
 from vqaloop.media.scene_cuts import Scene
 from vqaloop.ratecontrol.equal_slope import Values
-from vqaloop.search.prior import TERMS, Prior, Titles, expit, learn, logit
+from vqaloop.search.prior import TERMS, Prior, TitlePoints, expit, learn, logit
 from vqaloop.search.space import Space
 
 TITLE_WEIGHT = 6.0
@@ -79,7 +79,7 @@ class SceneCurves:
         self.q = np.array([space.quality(k) for k in self.knobs])
         """Their places: the search range is 0..1."""
         self._prior = self._start = prior or vague_prior()
-        nothing = self._start.given(Titles(*np.zeros((4, 0))))
+        nothing = self._start.given(TitlePoints(*np.zeros((4, 0))))
         rate, share, _, _ = nothing.at(np.zeros_like(self.q), self.q)
         self._usual = tuple(np.maximum(np.diff(c), 0.0) for c in (rate, logit(share)))
         """By how much the curves of other titles rise from each knob to the next."""
@@ -147,10 +147,10 @@ class SceneCurves:
         """Drop the prediction of a scene, after a change of its encodes."""
         self._known.pop(scene, None)
 
-    def _titles(self, state: SceneState) -> Titles:
+    def _titles(self, state: SceneState) -> TitlePoints:
         probes = list(state.probes.values())
         size = state.scene.frames * self._pixels
-        return Titles(
+        return TitlePoints(
             np.zeros(len(probes)),
             np.array([self.quality(p.knob) for p in probes]),
             np.array([math.log2(p.bits / size) for p in probes]),

@@ -26,7 +26,7 @@ from vqaloop.execution.cache import Cache
 from vqaloop.execution.checks import check_metric, check_run
 from vqaloop.execution.document_parts import cost_json, encoder_json, metric_json, source_json
 from vqaloop.execution.executor import Executor
-from vqaloop.execution.stage_progress import counted_of, described, told_if_slow
+from vqaloop.execution.stage_progress import counted_of, described, report_if_slow
 from vqaloop.execution.workshop import Workshop
 from vqaloop.media.probe import probe_source
 from vqaloop.media.scene_cuts import Scene, SceneExcerpts, even_gop, find_scenes
@@ -131,7 +131,7 @@ def encode_to_target(
     _check_place(Path(input), out, codec)
     if one_run and not spec.zones:
         raise InputError(f"{spec.name} takes no zones in one run; leave out --one-run")
-    with told_if_slow(progress, Event("probe", f"looking at {quoted(input)}")):
+    with report_if_slow(progress, Event("probe", f"looking at {quoted(input)}")):
         source = probe_source(
             Path(input),
             video_size=video_size,

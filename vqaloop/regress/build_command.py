@@ -7,8 +7,7 @@ from fractions import Fraction
 from pathlib import Path
 from typing import NamedTuple
 
-import ffmpeg as ffmpeg_graph
-
+from vqaloop.core import ffmpeg as ffmpeg_graph
 from vqaloop.core.ffmpeg import compiled
 from vqaloop.encoding import encode
 from vqaloop.encoding.options import check_rendition, gop_frames, output_options

@@ -12,10 +12,9 @@ from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
 
-import ffmpeg as ffmpeg_graph
-
+from vqaloop.core import ffmpeg as ffmpeg_graph
 from vqaloop.core import process
-from vqaloop.core.ffmpeg import compiled, ffmpeg_path
+from vqaloop.core.ffmpeg import compiled, ffmpeg_path, input_arguments
 from vqaloop.core.files import file_sha256, renamed_to, scratch
 from vqaloop.core.peak_memory import run_measured
 from vqaloop.core.text import quoted
@@ -211,7 +210,7 @@ def write_view(
         "strict": -1,
         "f": "yuv4mpegpipe",
     }
-    graph = ffmpeg_graph.input("INPUT", **process.input_arguments(source.input_options))
+    graph = ffmpeg_graph.input("INPUT", **input_arguments(source.input_options))
     graph = graph.output("OUTPUT", **options)
     try:
         with renamed_to(out) as part:

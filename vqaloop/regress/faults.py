@@ -8,11 +8,11 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
-import ffmpeg as ffmpeg_graph
 import numpy as np
 import numpy.typing as npt
 
 from vqaloop.bitstream.coded_frames import Bitstream, is_cut_mp4, read_bitstream
+from vqaloop.core import ffmpeg as ffmpeg_graph
 from vqaloop.core import process
 from vqaloop.core.ffmpeg import compiled
 from vqaloop.core.files import scratch

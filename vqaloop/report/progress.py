@@ -5,7 +5,7 @@ import sys
 import threading
 from typing import TYPE_CHECKING
 
-from vqaloop.core.process import check_cancelled
+from vqaloop.core.scopes import check_cancelled
 from vqaloop.core.text import printable
 from vqaloop.records import Event
 from vqaloop.report.console import console_for, encodable, is_terminal, print_line

@@ -10,7 +10,7 @@ from urllib.parse import quote
 import numpy as np
 import numpy.typing as npt
 
-from vqaloop.core import process
+from vqaloop.core import scopes
 from vqaloop.core.documents import document_text
 from vqaloop.core.files import write_whole
 from vqaloop.core.text import quoted
@@ -127,7 +127,7 @@ def usable_videos(videos: Sequence[Video], source: Path | None) -> Usable:
     facts: dict[Path, VideoFacts] = {}
     refused: dict[Path, str] = {}
     for file in (*sizes, *([source] if source else [])):
-        process.check_cancelled()
+        scopes.check_cancelled()
         try:
             facts[file] = measure(file, sizes.get(file, (0, 0)))
         except VqaloopError as error:
@@ -181,13 +181,13 @@ def cut_encodes(
     decoded: list[Video] = []
     failed: dict[Path, str] = {}
     for video in usable.videos:
-        process.check_cancelled()
+        scopes.check_cancelled()
         try:
             cut_clips(video.path, usable, looks, distorted[len(decoded)], ffmpeg)
             decoded.append(video)
         except VqaloopError as error:
             failed[video.path] = str(error)
-    process.check_cancelled()
+    scopes.check_cancelled()
     if not decoded:
         reasons = {**usable.refused, **failed}
         raise InputError(f"no video of it can be decoded: {next(iter(reasons.values()), '')}")

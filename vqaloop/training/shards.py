@@ -19,7 +19,7 @@ from safetensors.numpy import save
 from safetensors.torch import load_file
 from torch import Tensor
 
-from vqaloop.core import process
+from vqaloop.core import scopes
 from vqaloop.core.documents import check_depth, check_regular
 from vqaloop.core.files import renamed_to
 from vqaloop.errors import InputError, VqaloopError
@@ -151,7 +151,7 @@ def write_each(
     `report` is called with what a job returns, or with why its shard is left out.
     """
     failed: dict[str, str] = {}
-    with process.team(workers) as submit:
+    with scopes.team(workers) as submit:
         names = {submit(job): name for name, job in jobs.items()}
         for done, job in enumerate(as_completed(names), 1):
             name = names[job]

@@ -42,11 +42,6 @@ class ChangePoint:
     p_value: float
     """Share of series without a change that look as changed as this one, 0..1."""
 
-    @property
-    def confidence(self) -> float:
-        """1 less the p-value."""
-        return 1 - self.p_value
-
 
 def change_point(
     values: Sequence[float], noise: float = 0.0, *, level: float = LEVEL, seed: int = 0

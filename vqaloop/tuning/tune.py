@@ -27,7 +27,7 @@ from vqaloop.execution.cache import Cache
 from vqaloop.execution.checks import check_folder, check_metric, check_run
 from vqaloop.execution.document_parts import cost_json, encoder_json, metric_json, source_json
 from vqaloop.execution.executor import Executor
-from vqaloop.execution.stage_progress import told_if_slow
+from vqaloop.execution.stage_progress import report_if_slow
 from vqaloop.execution.workshop import Workshop
 from vqaloop.media.excerpt import excerpt
 from vqaloop.media.excerpt_windows import choose_windows
@@ -161,7 +161,7 @@ def tune_encoder(
         )
     folder = Path(out) if out is not None else Path(f"{Path(input).stem}.{codec}.tune")
     check_folder(folder, Path(input), "tuning")
-    with told_if_slow(progress, Event("probe", f"looking at {quoted(input)}")):
+    with report_if_slow(progress, Event("probe", f"looking at {quoted(input)}")):
         source = probe_source(
             Path(input),
             video_size=video_size,
@@ -182,7 +182,7 @@ def tune_encoder(
         Workshop(spec, meter, store, ffmpeg=binary, workers=workers, timeout_s=timeout_s) as shop,
     ):
         kept = open_storage(url)
-        with told_if_slow(progress, Event("excerpt", "looking for windows that stand for it")):
+        with report_if_slow(progress, Event("excerpt", "looking for windows that stand for it")):
             windows = choose_windows(source, ffmpeg=binary, seed=seed)
         parts = [source]
         if windows != ((0, source.frames),):
