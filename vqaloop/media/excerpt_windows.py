@@ -19,11 +19,12 @@ import ffmpeg as ffmpeg_graph
 import numpy as np
 import numpy.typing as npt
 
+from vqaloop.bitstream.demux import main_video
 from vqaloop.core import process
 from vqaloop.core.ffmpeg import compiled
 from vqaloop.core.text import quoted
 from vqaloop.errors import DecodeFailed, InputError
-from vqaloop.media.container import main_video, opened
+from vqaloop.media.container import opened
 from vqaloop.media.excerpt import GOP_S
 from vqaloop.media.frames import any_of
 from vqaloop.records import Source

@@ -14,7 +14,7 @@ from pathlib import Path
 import ffmpeg as ffmpeg_graph
 import numpy as np
 
-from vqaloop.bitstream.packets import stream_packets
+from vqaloop.bitstream.avs2 import picture_size, read_pictures, starts_as_avs2
 from vqaloop.core import process
 from vqaloop.core.ffmpeg import compiled
 from vqaloop.core.text import quoted
@@ -69,7 +69,7 @@ def measure(path: Path, size: tuple[int, int] = (0, 0)) -> VideoFacts:
     if head.startswith(Y4M_MAGIC):
         header = parse_y4m_header(head, name)
         return _even(name, header.width, header.height, count_y4m_frames(path), header.fps)
-    if head.startswith(b"\0\0\1\xb0"):
+    if starts_as_avs2(head):
         return _avs2(path, head)
     with opened(path) as container:
         streams = container.streams.video
@@ -115,13 +115,10 @@ def _raw(path: Path) -> VideoFacts:
 
 
 def _avs2(path: Path, head: bytes) -> VideoFacts:
-    """A raw AVS2 stream: GB/T 33475.2 has two bytes of profile and level, two flags and two
-    sizes of 14 bits after the sequence's start code."""
-    bits = int.from_bytes(head[6:10].ljust(4, b"\0"), "big")
-    width, height = bits >> 16 & 0x3FFF, bits >> 2 & 0x3FFF
-    check_size(quoted(path), width, height)
-    frames = len(stream_packets(path, "avs2", RAW_RATE))
-    return _even(quoted(path), width, height, frames, RAW_RATE)
+    name = quoted(path)
+    width, height = picture_size(head)
+    check_size(name, width, height)
+    return _even(name, width, height, len(read_pictures(path)), RAW_RATE)
 
 
 def watch(

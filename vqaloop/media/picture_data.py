@@ -3,7 +3,8 @@
 from pathlib import Path
 from typing import Any
 
-from vqaloop.media.container import main_video, opened
+from vqaloop.bitstream.demux import main_video
+from vqaloop.media.container import opened
 
 _WITH_CAPTIONS = ("av1", "h264", "hevc", "mpeg2video", "vvc")
 """Codecs with a place for captions in their bitstream."""

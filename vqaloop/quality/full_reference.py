@@ -30,12 +30,12 @@ import av
 import ffmpeg as ffmpeg_graph
 
 from vqaloop.bitstream.colour_tags import RANGES, UNTAGGED, as_stored, colour_range
+from vqaloop.bitstream.demux import main_video, open_video
 from vqaloop.core import process
-from vqaloop.core.ffmpeg import append_filters, compiled, file_url
+from vqaloop.core.ffmpeg import append_filters, compiled
 from vqaloop.core.files import scratch
 from vqaloop.core.text import quoted
 from vqaloop.errors import DecodeFailed, InputError, ToolError
-from vqaloop.media.container import main_video
 from vqaloop.media.frames import SCALER
 from vqaloop.quality.libvmaf import (
     read_vmaf,
@@ -251,7 +251,7 @@ def _samples(
         try:
             others = {key: options[key] for key in options if key not in ("f", "format")}
             demuxer = options.get("f") or options.get("format")
-            with av.open(file_url(path), format=demuxer, options=others) as container:
+            with open_video(path, None, options=others, demuxer=demuxer) as container:
                 # a stream whose decoder is missing has no codec context, whatever the types say
                 codec: Any = main_video(container).codec_context
                 if codec is not None:
