@@ -7,13 +7,12 @@ for av01. All is read from the decoder configuration, nothing is assumed.
 
 from fractions import Fraction
 
+from vqaloop.bitstream.colour_tags import HDR_TRANSFERS, TRANSFERS
 from vqaloop.bitstream.mp4_boxes import VideoEntry
 from vqaloop.errors import ToolError
 
 AAC_LC = "mp4a.40.2"
 """MPEG-4 audio, object type 2: AAC low complexity."""
-TRANSFER_RANGES = {16: "PQ", 18: "HLG"}
-"""HLS's names of the transfer characteristics that are not SDR (ITU-T H.273)."""
 
 _VP9_LEVELS = (
     (10, 829_440, 36_864, 512),
@@ -60,8 +59,8 @@ def codec_string(entry: VideoEntry) -> str:
 
 
 def video_range(entry: VideoEntry) -> str:
-    """SDR, PQ or HLG: the value of VIDEO-RANGE."""
-    return TRANSFER_RANGES.get(entry.transfer, "SDR")
+    """HLS's VIDEO-RANGE of a track: SDR, PQ or HLG."""
+    return HDR_TRANSFERS.get(TRANSFERS.get(entry.transfer, ""), "SDR")
 
 
 def _avc1(entry: VideoEntry) -> str:

@@ -2,7 +2,7 @@
 
 from fractions import Fraction
 
-from vqaloop.bitstream.colour_tags import retagged
+from vqaloop.bitstream.colour_tags import matrix_tag
 from vqaloop.core.text import quoted
 from vqaloop.encoding.spec import EncoderSpec
 from vqaloop.errors import InputError
@@ -114,7 +114,7 @@ def _filters(spec: EncoderSpec, rendition: Rendition, source: Source) -> list[st
         filters.append("setsar=1")
     filters += [
         f"format={dict(spec.pixel_formats)[rendition.bit_depth]}",
-        *retagged(source.colour),
+        *matrix_tag(source.colour),
     ]
     # Exact timestamps by index: a container's rounded ones would make ffmpeg drop or repeat frames
     return [*filters, f"settb=expr={1 / source.fps}", "setpts=expr=N"]

@@ -19,7 +19,7 @@ import ffmpeg as ffmpeg_graph
 import numpy as np
 import numpy.typing as npt
 
-from vqaloop.bitstream.colour_tags import RANGES
+from vqaloop.bitstream.colour_tags import HDR_TRANSFERS, MATRICES, PRIMARIES, RANGES, TRANSFERS
 from vqaloop.bitstream.demux import open_video
 from vqaloop.bitstream.formats import SOURCES, SOURCES_AND_SOUND
 from vqaloop.core import process
@@ -33,22 +33,6 @@ from vqaloop.records import REUSE
 LOSSLESS = "rewrite it with `ffmpeg -i INPUT -an -c:v ffv1 OUTPUT.mkv` and look at the result"
 """The remedy for a file that decodes badly, for the end of a message."""
 
-# ITU-T H.273 code points that ffmpeg names, unspecified and reserved ones left out
-_PRIMARIES = {
-    1: "bt709", 4: "bt470m", 5: "bt470bg", 6: "smpte170m", 7: "smpte240m", 8: "film",
-    9: "bt2020", 10: "smpte428", 11: "smpte431", 12: "smpte432", 22: "ebu3213",
-}  # fmt: skip
-_TRANSFERS = {
-    1: "bt709", 4: "gamma22", 5: "gamma28", 6: "smpte170m", 7: "smpte240m", 8: "linear",
-    9: "log100", 10: "log316", 11: "iec61966-2-4", 12: "bt1361e", 13: "iec61966-2-1",
-    14: "bt2020-10", 15: "bt2020-12", 16: "smpte2084", 17: "smpte428", 18: "arib-std-b67",
-}  # fmt: skip
-_MATRICES = {
-    1: "bt709", 4: "fcc", 5: "bt470bg", 6: "smpte170m", 7: "smpte240m", 8: "ycgco",
-    9: "bt2020nc", 10: "bt2020c", 11: "smpte2085", 12: "chroma-derived-nc",
-    13: "chroma-derived-c", 14: "ictcp", 15: "ipt-c2", 16: "ycgco-re", 17: "ycgco-ro",
-}  # fmt: skip
-_HDR_TRANSFERS = {16: "PQ", 18: "HLG"}
 # libavcodec's field orders, by the field that is coded first
 _FIELD_ORDERS = {2: "tff", 4: "tff", 3: "bff", 5: "bff"}
 _SAR_IN_HEADERS = {"h264", "hevc", "mpeg2video", "mpeg4"}
@@ -171,7 +155,7 @@ def read_stream(path: Path) -> StreamHeader:
             codec=codec.codec.canonical_name,
             field_order=_FIELD_ORDERS.get(order),
             orientation=_orientation(frame),
-            hdr=_HDR_TRANSFERS.get(int(codec.color_trc)),
+            hdr=HDR_TRANSFERS.get(TRANSFERS.get(int(codec.color_trc), "")),
             alpha=stream.metadata.get("alpha_mode") == "1",
             colour=_colour(codec, frame.format),
         )
@@ -266,12 +250,12 @@ def _video_stream(container: Any, name: str) -> Any:
 
 def _colour(codec: Any, layout: Any) -> tuple[tuple[str, str], ...]:
     tags = [
-        ("color_primaries", _PRIMARIES.get(int(codec.color_primaries))),
-        ("color_trc", _TRANSFERS.get(int(codec.color_trc))),
+        ("color_primaries", PRIMARIES.get(int(codec.color_primaries))),
+        ("color_trc", TRANSFERS.get(int(codec.color_trc))),
     ]
     # RGB has neither matrix nor range; encodes get those of their conversion to Y'CbCr
     if not (layout.is_rgb or layout.has_palette):
-        tags.append(("colorspace", _MATRICES.get(int(codec.colorspace))))
+        tags.append(("colorspace", MATRICES.get(int(codec.colorspace))))
         tags.append(("color_range", RANGES.get(int(codec.color_range))))
     return tuple((key, value) for key, value in tags if value)
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import ffmpeg as ffmpeg_graph
 
-from vqaloop.bitstream.colour_tags import retagged
+from vqaloop.bitstream.colour_tags import matrix_tag
 from vqaloop.core import process
 from vqaloop.core.ffmpeg import append_filters, compiled
 from vqaloop.core.files import unfinished
@@ -143,7 +143,7 @@ def _write_ffv1(graph: Any, source: Source, wanted: int, part: Path, ffmpeg: str
     """Encode a graph's frames to `part`; its pixel format. DecodeFailed for another count."""
     tick = f"{source.fps.denominator}/{source.fps.numerator}"
     tags = dict(source.colour)
-    if retagged(source.colour):
+    if matrix_tag(source.colour):
         # who reads the excerpt could not scale it; renditions are tagged from the source
         del tags["colorspace"]
     # intra only, Golomb-Rice, small context: decoding speed counts, not size

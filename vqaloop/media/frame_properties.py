@@ -13,13 +13,11 @@ from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from typing import Any, NoReturn
 
+from vqaloop.bitstream.colour_tags import HDR_TRANSFERS, SCALER_MATRICES
 from vqaloop.errors import InputError
 
 _UNKNOWN = "unknown"
-_HDR = {"smpte2084": "PQ", "arib-std-b67": "HLG"}
 _WIDE = {"bt2020": "BT.2020", "smpte431": "P3", "smpte432": "P3"}
-_CONVERTED = {"bt709", "fcc", "bt470bg", "smpte170m", "smpte240m", "bt2020nc"}
-"""Matrices that ffmpeg's scale filter converts."""
 _SAME_SHAPE = 0.015
 """Relative difference of aspect ratios, as rounding sides leaves it, that is scaled away."""
 # ffmpeg's options have these names, its frames the others
@@ -237,14 +235,14 @@ def _check(name: str, log: FrameLog, target: Properties, rotated: bool) -> None:
         stored = (now.pix_fmt, now.width, now.height)
         if rotated and stored != (target.pix_fmt, target.width, target.height):
             refuse_change(name, "is rotated and changes size or pixel format", first, start_s)
-        if _HDR.get(now.transfer) != _HDR.get(target.transfer):
+        if HDR_TRANSFERS.get(now.transfer) != HDR_TRANSFERS.get(target.transfer):
             refuse_change(name, "changes between SDR and HDR, or from PQ to HLG", first, start_s)
         known = _UNKNOWN not in (now.primaries, target.primaries)
         if known and _WIDE.get(now.primaries) != _WIDE.get(target.primaries):
             refuse_change(
                 name, f"changes its gamut to {now.primaries}/{target.primaries}", first, start_s
             )
-        if len(matrices) > 1 and now.matrix not in {*_CONVERTED, _UNKNOWN, "gbr"}:
+        if len(matrices) > 1 and now.matrix not in {*SCALER_MATRICES, _UNKNOWN, "gbr"}:
             refuse_change(name, f"changes its matrix to {now.matrix}", first, start_s)
 
 

@@ -1,4 +1,4 @@
-"""Chosen frames of any video, one after another, never more than one of them in memory.
+"""Streams chosen frames of any video, with never more than one of them in memory.
 
 The ffmpeg program decodes, so that a file that crashes a decoder cannot harm this process.
 """
@@ -31,14 +31,14 @@ from vqaloop.media.rawvideo import (
 )
 
 MISSED = 0.1
-"""Part of a video's frames, at its end, that may be missing: the last one there is repeated."""
+"""Part of a video's frames that may be missing at its end: the last one there is repeated."""
 RAW_RATE = Fraction(25)
-"""Frames a second of raw video whose name gives none; frames are taken by index all the same."""
+"""The rate, in fps, of raw video whose name gives none; frames are found by index all the same."""
 
 
 @dataclass(frozen=True)
 class VideoFacts:
-    """What a video is, before any of it is decoded."""
+    """A video's size, length and rate by its header and packets."""
 
     size: tuple[int, int]
     """Width and height in pixels, even."""
@@ -55,8 +55,16 @@ class VideoFacts:
 def measure(path: Path, size: tuple[int, int] = (0, 0)) -> VideoFacts:
     """Size, frames and rate by the file's header and packets; of raw video, by its name.
 
-    `size` (width, height) is what the data set says of it, for streams that tell nothing. Raises
-    InputError for what cannot be read or is outside the limits, ToolError for a damaged raw AVS2.
+    Args:
+        path: The file.
+        size: Width and height by the data set, for streams whose headers have none.
+
+    Returns:
+        The facts, sides rounded down to even ones.
+
+    Raises:
+        InputError: The file cannot be read, or is outside the limits.
+        ToolError: A raw AVS2 stream is damaged.
     """
     name = quoted(path)
     try:
@@ -121,25 +129,34 @@ def _avs2(path: Path, head: bytes) -> VideoFacts:
     return _even(name, width, height, len(read_pictures(path)), RAW_RATE)
 
 
-def watch(
+def stream_frames(
     path: Path,
-    measured: VideoFacts,
+    facts: VideoFacts,
     indices: Sequence[int],
     size: tuple[int, int],
     take: Callable[[int, Frames], None],
     *,
     ffmpeg: str,
 ) -> None:
-    """Give `take` each frame of ascending `indices`, (1, H·3/2, W) scaled to `size`.
+    """Call `take(index, frame)` for chosen frames, in order.
 
-    Eight bits, 4:2:0, planar. The last frame there is stands for those that are missing after it,
-    if they are few. Raises DecodeFailed when the file is damaged or ends early.
+    Args:
+        path: The file.
+        facts: As `measure` gives them.
+        indices: Ascending indices in order of display.
+        size: Width and height to which frames are scaled.
+        take: Gets each frame as (1, H·3/2, W): 8 bits, 4:2:0, planar. The last frame there is
+            stands for those that are missing after it, up to MISSED of all.
+        ffmpeg: The ffmpeg program.
+
+    Raises:
+        DecodeFailed: The file is damaged, or ends early.
     """
     width, height = size
     frame_bytes = width * height * 3 // 2
     wanted = any_of([f"eq(n,{index})" for index in indices])
     scale = f"scale={width}:{height}:flags={SCALER}"
-    options = process.input_arguments(measured.options)
+    options = process.input_arguments(facts.options)
     graph = ffmpeg_graph.input("INPUT", max_pixels=MAX_PIXELS, **options).output(
         "pipe:1",
         # V rather than v: cover art is no video
@@ -153,6 +170,7 @@ def watch(
     reader, writer = os.pipe()
     got: list[int] = []
 
+    # read while ffmpeg writes: the pipe holds less than a frame
     def drain() -> None:
         last = None
         with open(reader, "rb") as pipe:
@@ -161,7 +179,7 @@ def watch(
                 take(indices[len(got)], last)
                 got.append(indices[len(got)])
         short = indices[len(got) :]
-        if last is not None and short and short[0] >= measured.frames * (1 - MISSED):
+        if last is not None and short and short[0] >= facts.frames * (1 - MISSED):
             for index in short:
                 take(index, last)
             got.extend(short)

@@ -16,7 +16,7 @@ from pathlib import Path
 import av
 
 from vqaloop.bitstream.avs2 import has_avs2_name, starts_as_avs2
-from vqaloop.bitstream.colour_tags import as_stored
+from vqaloop.bitstream.colour_tags import to_ycbcr
 from vqaloop.core.ffmpeg import ffmpeg_path
 from vqaloop.core.files import file_sha256
 from vqaloop.core.text import counted, quoted
@@ -162,7 +162,7 @@ def _probe_raw(path: Path, video_size: str, pix_fmt: str, framerate: str) -> Sou
     bit_depth, notes = _sample_format(layout, pix_fmt)
     # raw samples have no tags but the old names of full-range formats
     tags = (("color_range", "pc"),) if pix_fmt.startswith("yuvj") else ()
-    stored, colour, colour_notes = as_stored(layout, (width, height), bit_depth, tags)
+    ycbcr, colour, colour_notes = to_ycbcr(layout, (width, height), bit_depth, tags)
     crop, crop_notes = _even_crop(width, height)
     return Source(
         path=path,
@@ -179,7 +179,7 @@ def _probe_raw(path: Path, video_size: str, pix_fmt: str, framerate: str) -> Sou
             ("pixel_format", pix_fmt),
             ("framerate", f"{fps.numerator}/{fps.denominator}"),
         ),
-        prep=(*stored, *crop),
+        prep=(*ycbcr, *crop),
         colour=colour,
         notes=(*notes, *colour_notes, *crop_notes),
     )
@@ -211,7 +211,7 @@ def _probe_container(
     width, height, to_square, size_notes = _square(decoded.video)
     check_size(name, width, height)
     check_rate(name, timing.fps)
-    to_stored, colour, colour_notes = as_stored(
+    ycbcr, colour, colour_notes = to_ycbcr(
         decoded.layout, (width, height), bit_depth, decoded.header.colour
     )
     frames, rate_notes = _count_frames(path, decoded, timing, rate, ffmpeg)
@@ -225,7 +225,7 @@ def _probe_container(
         pix_fmt=decoded.header.pix_fmt,
         bit_depth=bit_depth,
         input_options=(REUSE,) if decoded.same.filters else (),
-        prep=(*decoded.same.filters, *to_stored, *timing.filters, *to_square),
+        prep=(*decoded.same.filters, *ycbcr, *timing.filters, *to_square),
         colour=colour,
         hdr=bool(hdr_notes),
         notes=(

@@ -29,7 +29,7 @@ from typing import TYPE_CHECKING, Any
 import av
 import ffmpeg as ffmpeg_graph
 
-from vqaloop.bitstream.colour_tags import RANGES, UNTAGGED, as_stored, colour_range
+from vqaloop.bitstream.colour_tags import RANGES, UNTAGGED, colour_range, to_ycbcr
 from vqaloop.bitstream.demux import main_video, open_video
 from vqaloop.core import process
 from vqaloop.core.ffmpeg import append_filters, compiled
@@ -269,7 +269,7 @@ def _samples(
     own = "pc" if pix_fmt.startswith("yuvj") else own
     # RGB is compared by the matrix of the source
     matrix = [pair for pair in source.colour if pair[0] == "colorspace"]
-    prep, tags, _ = as_stored(layout, source.canvas, bits, (*matrix, ("color_range", own)))
+    prep, tags, _ = to_ycbcr(layout, source.canvas, bits, (*matrix, ("color_range", own)))
     return bits, dict(tags)["color_range"], prep
 
 
