@@ -98,22 +98,7 @@ def choose_windows(
     if source.duration_s <= 1.25 * seconds or count == 0:
         return ((0, source.frames),)
     rng = np.random.default_rng(seed)
-    sampled = max(MOST_SAMPLED, 2 * count)
-    if source.frames <= sampled * length:
-        ranges = [(0, source.frames)]
-        # all windows end to end, and the same again some steps later
-        spare = source.frames - count * length
-        step = max(1, gop // 2)
-        phase = int(rng.integers(min(step, spare + 1)))
-        tilings = [
-            np.arange(first, source.frames - length + 1, length)
-            for first in range(phase, min(length, spare + 1), step)
-        ]
-    else:
-        edges = [source.frames * part // sampled for part in range(sampled + 1)]
-        rooms = np.diff(edges) - length + 1
-        tilings = [np.array(edges[:-1]) + rng.integers(rooms)]
-        ranges = [(int(start), length) for start in tilings[0]]
+    tilings, ranges = _tilings(source.frames, count, length, gop, rng)
     pair_step = max(
         step
         for step in PAIR_STEPS
@@ -125,6 +110,29 @@ def choose_windows(
     features = [_features(costs, cuts, at, starts, length, gop) for starts in tilings]
     parts = [(starts + length // 2) * count // source.frames for starts in tilings]
     return tuple((start, length) for start in _nearest(tilings, features, parts, count, rng))
+
+
+def _tilings(
+    frames: int, count: int, length: int, gop: int, rng: np.random.Generator
+) -> tuple[list[npt.NDArray[np.int64]], list[tuple[int, int]]]:
+    """Starts of the candidate windows, as sets without overlap, and the ranges to sample."""
+    sampled = max(MOST_SAMPLED, 2 * count)
+    if frames <= sampled * length:
+        ranges = [(0, frames)]
+        # all windows end to end, and the same again some steps later
+        spare = frames - count * length
+        step = max(1, gop // 2)
+        phase = int(rng.integers(min(step, spare + 1)))
+        tilings = [
+            np.arange(first, frames - length + 1, length)
+            for first in range(phase, min(length, spare + 1), step)
+        ]
+    else:
+        edges = [frames * part // sampled for part in range(sampled + 1)]
+        rooms = np.diff(edges) - length + 1
+        tilings = [np.array(edges[:-1]) + rng.integers(rooms)]
+        ranges = [(int(start), length) for start in tilings[0]]
+    return tilings, ranges
 
 
 def sample_pairs(

@@ -203,20 +203,26 @@ def normalise(name: str, log: FrameLog, *, rotated: bool, interlaced: bool) -> N
         options.append("interl=-1")
     width, height, pad = str(target.width), str(target.height), list[str]()
     if any(abs(each.aspect / target.aspect - 1) > _SAME_SHAPE for each in counts):
-        # inside a filter's option, commas of an expression are escaped
-        dar, sar = f"{target.aspect:.9g}", f"{float(target.sar):.9g}"
-        narrow = rf"lt(dar/{dar}\,{1 - _SAME_SHAPE:g})"
-        broad = rf"gt(dar/{dar}\,{1 + _SAME_SHAPE:g})"
-        wide = rf"if({narrow}\,2*max(1\,round({height}*dar/{sar}/2))\,{width})"
-        high = rf"if({broad}\,2*max(1\,round({width}*{sar}/dar/2))\,{height})"
         pad = [f"pad={width}:{height}:(ow-iw)/4*2:(oh-ih)/4*2:eval=frame"]
-        width, height, options = wide, high, [*options, "eval=frame"]
+        width, height = _fitted_sides(target)
+        options.append("eval=frame")
     filters.append(":".join([f"scale={width}:{height}", *options]))
     filters.append(f"format={target.pix_fmt}")
     filters += pad
     filters.append(f"setsar={target.sar.numerator}/{target.sar.denominator}")
     filters += _tagged({"color_primaries": target.primaries, "color_trc": target.transfer})
     return Normalised(target, tuple(filters), _notes(log, target, matrices, ranges))
+
+
+def _fitted_sides(target: Properties) -> tuple[str, str]:
+    """The scale filter's expressions for the largest sides of the frame's own aspect ratio."""
+    # inside a filter's option, commas of an expression are escaped
+    dar, sar = f"{target.aspect:.9g}", f"{float(target.sar):.9g}"
+    narrow = rf"lt(dar/{dar}\,{1 - _SAME_SHAPE:g})"
+    broad = rf"gt(dar/{dar}\,{1 + _SAME_SHAPE:g})"
+    width = rf"if({narrow}\,2*max(1\,round({target.height}*dar/{sar}/2))\,{target.width})"
+    height = rf"if({broad}\,2*max(1\,round({target.width}*{sar}/dar/2))\,{target.height})"
+    return width, height
 
 
 def _tagged(tags: dict[str, str]) -> list[str]:

@@ -154,19 +154,7 @@ def stream_frames(
     """
     width, height = size
     frame_bytes = width * height * 3 // 2
-    wanted = any_of([f"eq(n,{index})" for index in indices])
-    scale = f"scale={width}:{height}:flags={SCALER}"
-    options = process.input_arguments(facts.options)
-    graph = ffmpeg_graph.input("INPUT", max_pixels=MAX_PIXELS, **options).output(
-        "pipe:1",
-        # V rather than v: cover art is no video
-        map="0:V:0",
-        vf=f"select='{wanted}',{scale},format=yuv420p",
-        fps_mode="passthrough",
-        f="rawvideo",
-        **{"frames:v": len(indices)},
-    )
-    argv = compiled(graph, ffmpeg, {"INPUT": path}, "-xerror")
+    argv = _command(path, facts, indices, size, ffmpeg)
     reader, writer = os.pipe()
     got: list[int] = []
 
@@ -194,3 +182,22 @@ def stream_frames(
         raise DecodeFailed(
             f"{quoted(path.name)}: frames up to {indices[-1]} could not be read: {why}"
         )
+
+
+def _command(
+    path: Path, facts: VideoFacts, indices: Sequence[int], size: tuple[int, int], ffmpeg: str
+) -> list[str]:
+    """ffmpeg's command line, which writes the chosen frames to stdout."""
+    wanted = any_of([f"eq(n,{index})" for index in indices])
+    scale = f"scale={size[0]}:{size[1]}:flags={SCALER}"
+    options = process.input_arguments(facts.options)
+    graph = ffmpeg_graph.input("INPUT", max_pixels=MAX_PIXELS, **options).output(
+        "pipe:1",
+        # V rather than v: cover art is no video
+        map="0:V:0",
+        vf=f"select='{wanted}',{scale},format=yuv420p",
+        fps_mode="passthrough",
+        f="rawvideo",
+        **{"frames:v": len(indices)},
+    )
+    return compiled(graph, ffmpeg, {"INPUT": path}, "-xerror")
