@@ -1,10 +1,10 @@
-"""How far scores move when they are made cheaper: bf16, int8, fewer places in time.
+"""Score error of cheaper inference: bf16, int8, fewer places in time.
 
     python -m bench.cheaper CLIP... [--csv FILE]
 
-Four x264 encodes of each clip, scored by the default student on the CPU: as it is, in bf16
+Four x264 encodes of each clip, scored by the default student on the CPU: in fp32, in bf16
 (autocast), with int8 linear layers in the transformer (PyTorch's dynamic quantisation), and with
-`--score-precision`. Differences are to the score as it is; seconds are CPU seconds of the network
+`--score-precision`. Differences are to the fp32 score; seconds are CPU seconds of the network
 alone for the first two, of the whole score for the last.
 """
 
@@ -40,7 +40,7 @@ BATCH = 32
 
 
 def network(student: Student, one: Any, other: Any, counts: list[int], half: bool) -> Any:
-    """Score of clips against others, and CPU seconds of the network for the encode's."""
+    """Score of clips against the source's, and CPU seconds of the network for the encode's."""
     parts = [slice(i, i + BATCH) for i in range(0, len(one), BATCH)]
     with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16, enabled=half):
         anchors = [student.anchor(to_clips(torch.from_numpy(one[part]))) for part in parts]

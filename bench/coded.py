@@ -1,4 +1,4 @@
-"""The readers of coded video, each as a function of bytes, with small files to begin with."""
+"""Readers of coded video, each as a function of bytes, with seed inputs for fuzzing."""
 
 from pathlib import Path
 

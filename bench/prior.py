@@ -1,9 +1,9 @@
-"""The prior that is shipped: what the titles of a grid teach of every encoder and metric.
+"""Learns the shipped prior of every encoder and metric from the titles of a grid.
 
-    python -m bench.prior GRID... [-o vqaloop/priors.json]
+    python -m bench.prior GRID... [-o vqaloop/search/priors.json]
 
 The grid (`python -m bench.grid ... --knobs 4`) should hold none of the titles that the search is
-judged on.
+evaluated on.
 """
 
 import argparse

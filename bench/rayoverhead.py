@@ -1,16 +1,16 @@
-"""What Ray and our orders cost by themselves: time, and the driver's CPU, of work that is nothing.
+"""Overhead of Ray and of vqaloop's tasks: latency and the driver's CPU time of empty tasks.
 
     python -m bench.rayoverhead [--tasks 300] [--processors 2] > bench/rayoverhead.json
 
-An order is as an encode gives it (source, rendition, files, ffmpeg), and the worker does all it
-does before an encode: it looks whether the file and the ffmpeg are the driver's. Figures are for a
-cluster of this one machine, whose processors driver, head and workers share; `head` is Ray's own
-two programs. In the JSON:
+A task has the arguments of an encode (source, rendition, files, ffmpeg), and the worker does all
+its checks before an encode: whether file and ffmpeg are the driver's. Figures are for a cluster of
+this one machine, whose processors driver, head and workers share; `head` is Ray's own two
+programs. In the JSON:
 
-- driver_cpu_s, latency_s: CPU of the driver and wall time of one order, one after another.
+- driver_cpu_s, latency_s: CPU of the driver and wall time of one task, one after another.
 - empty: the same of a bare Ray task without arguments.
-- waiting_cpu_s: the driver's CPU per second and thread that waits for an order.
-- threads: orders per second, and CPU an order, with 1 to N threads that wait at the same time.
+- waiting_cpu_s: the driver's CPU per second and thread that waits for a task.
+- threads: tasks per second, and CPU a task, with 1 to N threads that wait at the same time.
 """
 
 import argparse
@@ -63,7 +63,7 @@ def _head_cpu_s() -> float:
 
 
 def measure(tasks: int, processors: int) -> dict[str, Any]:
-    """All figures; see the module."""
+    """All figures, as the module's docstring lists them."""
     ray = import_ray()
     started = time.perf_counter()
     connect("local", processors)

@@ -1,6 +1,6 @@
-"""The readers of files from elsewhere, as functions of bytes, with small files to begin with.
+"""Readers of untrusted files, as functions of bytes, with seed inputs for fuzzing.
 
-A reader gives a value or raises a VqaloopError, whatever the bytes. Used by `bench.fuzz` and by
+A reader returns a value or raises a VqaloopError, whatever the bytes. Used by `bench.fuzz` and by
 the tests of hostile input.
 """
 
@@ -29,7 +29,7 @@ from vqaloop.trend.store import append
 from vqaloop.trend.trend import read_trend
 
 Read = Callable[[bytes, Path], object]
-"""Gives the bytes to a reader, by a file in a folder where it wants one; what it made of them."""
+"""Passes the bytes to a reader, as a file in a folder where it takes one; returns its value."""
 Seeds = Callable[[Path], list[bytes]]
 """Small valid files, made in a folder."""
 

@@ -1,12 +1,12 @@
-"""Ways to find a ladder, compared on exhaustive grids: what each costs, what each loses.
+"""Ladder searches compared on exhaustive grids: encodes spent and bitrate lost.
 
     python -m bench.search --grid DIR_OR_CSV [--csv OUT.csv] [--table OUT.md] [--plot OUT.png]
                            [--clips NAME,...] [--codecs NAME,...]
 
-The grid comes from `python -m bench.grid`. Nothing is encoded: what an encode would give is read
-off the grid. Each method is steered by VMAF and by the student, and what it delivers is judged by
-both: what it loses, in rate at equal score, to the hull of all there is (by that metric).
-Clips whose grid is not whole are left out, and named.
+The grid comes from `python -m bench.grid`. Nothing is encoded: encodes are looked up in the grid.
+Each method is steered by VMAF and by the student, and its ladder is measured by both: the loss, in
+rate at equal score, against the hull of the whole grid (by that metric). Clips whose grid is
+incomplete are left out, and named.
 """
 
 import argparse
@@ -38,13 +38,13 @@ from vqaloop.search.space import Point, Space
 from vqaloop.search.surrogates import CurveFits, Surrogate, TitlePrior
 
 RULES = Rules(min_step=4.0, floor=30.0, ceiling=95.0)
-"""What `vqaloop ladder` asks for by default, of VMAF and the students alike."""
+"""Default rules of `vqaloop ladder`, equal for VMAF and the students."""
 TOP, MOST = 100.0, 40
 """Largest score, and the bound on the encodes of a search."""
 
 
 def vqaloop_ladder(oracle: Oracle, metric: str, rules: Rules = RULES) -> Result:
-    """The product's own search, as it comes: every rung is an encode of the search."""
+    """The product's own search with its defaults: every rung is an encode of the search."""
     name = DEFAULT_STUDENT if metric == "student" else metric
     prior = shipped_prior(default_encoder(oracle.codec).name, name)
     space = Space(oracle.sizes, oracle.knob, oracle.sizes[0], oracle.fps)
@@ -54,7 +54,7 @@ def vqaloop_ladder(oracle: Oracle, metric: str, rules: Rules = RULES) -> Result:
 
 
 def vqaloop_alone(oracle: Oracle, metric: str, rules: Rules = RULES) -> Result:
-    """The same without a prior, as for an encoder or metric of which nothing is known."""
+    """The same without a prior, as for an encoder or metric that has none."""
     return _explored(oracle, metric, rules, Space(oracle.sizes, oracle.knob), None)
 
 
@@ -160,7 +160,7 @@ def compare(oracles: Iterable[Oracle]) -> pd.DataFrame:
 
 
 def read_oracles(folder: Path, clips: str | None, codecs: str | None) -> Iterator[Oracle]:
-    """Oracles of a grid, of those names alone; what is not whole is said and left out."""
+    """Oracles of a grid, of those names alone; incomplete ones are logged and left out."""
     table = read_grid(folder).astype({"clip": str})
     for column, names in (("clip", clips), ("codec", codecs)):
         wanted = names.split(",") if names else sorted(set(table[column]))

@@ -1,11 +1,11 @@
-"""Students side by side: agreement on titles held out, cost of a rung, noise of the crop seed.
+"""Students compared: correlation on held-out titles, cost of a rung, noise of the crop seed.
 
     python -m bench.students WEIGHTS... --held-out SHARDS [--clips CLIP...] [--csv FILE]
 
 Cost is of one rung at the default number of crops, network alone, reference features not counted.
 The noise is the standard deviation of a rung's score over ten crop seeds, the largest and the mean
 over four encodes of each clip (and the same of differences between neighbouring encodes of a clip,
-which is what a ladder is made of).
+which a ladder depends on).
 """
 
 import argparse

@@ -36,7 +36,7 @@ from vqaloop.ladder.store import read_ladder, write_reports
 from vqaloop.ladder.timeline import MOST_POINTS, rates_of, scores_of, step_of
 from vqaloop.records import Ladder, Score, Source
 from vqaloop.report.plotting import spread
-from vqaloop.tuning.importance import importance
+from vqaloop.tuning.param_study import importance
 
 TITLE = Source(Path("a.mp4"), "0" * 64, 640, 360, Fraction(25), 250, "yuv420p")
 

@@ -59,7 +59,7 @@ def has_one_temporal_layer(hvcc: bytes | None) -> bool:
 def without_sei(hvcc: bytes) -> bytes:
     """An HEVC configuration record (8.3.3) without its SEI messages and its count of arrays.
 
-    x265 writes its settings there, the knob among them, for people to read.
+    x265 writes its settings into an SEI message, the knob among them, which no decoder needs.
 
     Args:
         hvcc: Payload of hvcC.

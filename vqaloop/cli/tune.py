@@ -20,7 +20,7 @@ from vqaloop.cli.output import UNTRUSTED, emit, say
 def run_tune(options: argparse.Namespace) -> int:
     from vqaloop.core.text import parse_size
     from vqaloop.report.progress import Progress
-    from vqaloop.tuning.result import told
+    from vqaloop.tuning.result import tuning_lines
     from vqaloop.tuning.tune import tune_encoder
 
     with opened_executor(options) as workers, Progress(quiet=options.quiet) as progress:
@@ -38,7 +38,7 @@ def run_tune(options: argparse.Namespace) -> int:
             out=options.output,
             **encoding_of(options, workers),
         )
-    for line in told(tuning):
+    for line in tuning_lines(tuning):
         say(options, line)
     emit(options, tuning.to_json())
     return 0 if tuning.trusted else UNTRUSTED

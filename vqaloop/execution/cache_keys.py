@@ -19,7 +19,8 @@ def encode_key(
     return {
         "kind": "encode",
         **_source_key(source),
-        "options": list(rendition_options),
+        # the same stream wherever "0:v:0" could be encoded: entries kept under it still count
+        "options": ["0:v:0" if word == "0:V:0" else word for word in rendition_options],
         "ffmpeg": ffmpeg_sha256,
         "encoder": encoder_version,
     }

@@ -49,7 +49,7 @@ RATE_FAR = 1 / 10
 
 @dataclass(frozen=True)
 class Encoded:
-    """A title encoded to a target."""
+    """A title encoded to a score or bitrate, as `encode_to_target` returns it."""
 
     path: Path
     score: float
@@ -64,7 +64,11 @@ class Encoded:
 
     @property
     def exit_code(self) -> int:
-        """0; 1 when the target was not reached; 3 when the score is not to be trusted."""
+        """The exit status of `vqaloop encode`.
+
+        Returns:
+            0; 1 when the target was not reached; 3 when the score is not to be trusted.
+        """
         return 1 if not self.reached else 0 if self.trusted else 3
 
 

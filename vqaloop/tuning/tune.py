@@ -36,9 +36,8 @@ from vqaloop.quality.metric import DEFAULT_METRIC, open_metric
 from vqaloop.records import Event, RDPoint, Source, Watcher, rounded
 from vqaloop.search.curve_fit import fit_curve
 from vqaloop.search.shared_study import default_storage, kept_in, open_storage, shown
-from vqaloop.tuning.default_curves import Measured
-from vqaloop.tuning.importance import tuning_json
-from vqaloop.tuning.param_study import ParamSearch, trial_json
+from vqaloop.tuning.default_curves import CurvePoint
+from vqaloop.tuning.param_study import ParamSearch, trial_json, tuning_json
 from vqaloop.tuning.param_trials import ParamJudge, ParamsFailed, Setting, Target, TuneLimits
 from vqaloop.tuning.result import SCHEMA, Tuning, study_name, write_tuning
 from vqaloop.tuning.samplers import KNOB, Params, check_sampler, distributions, encoder_params
@@ -68,7 +67,7 @@ def best_params(
 ) -> Params:
     """Parameters for all rungs of a ladder: tuned on `title` at the middle of the knob's range.
 
-    `title` is the whole or its excerpt; `learnt` is told of the study (see importance.py). Empty
+    `title` is the whole or its excerpt; `learnt` is told of the study (see param_study.py). Empty
     where nothing better than the defaults was confirmed. Raises InputError, and TargetUnreachable
     when the defaults cannot be encoded.
     """
@@ -301,8 +300,8 @@ def _checked_rules(trials: int, slowdown: float) -> TuneLimits:
 
 
 def _at_target(
-    judge: ParamJudge, source: Source, params: Params, curve: Sequence[Measured], target: Target
-) -> Measured:
+    judge: ParamJudge, source: Source, params: Params, curve: Sequence[CurvePoint], target: Target
+) -> CurvePoint:
     """The whole title encoded at the target, by the curve of these parameters."""
     knob = judge.shop.spec.knob
     points = [RDPoint(0, 0, p.knob, p.kbps, p.score) for p in curve]
@@ -323,7 +322,7 @@ def _at_target(
         return min(curve, key=lambda p: abs(p.knob - at))
 
 
-def _point_json(point: Measured) -> dict[str, Any]:
+def _point_json(point: CurvePoint) -> dict[str, Any]:
     figures = asdict(point)
     del figures["ffmpeg_args"]
     return {name: rounded(value) for name, value in figures.items()}
