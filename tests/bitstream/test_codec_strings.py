@@ -16,8 +16,9 @@ from tests.support.deliveries import (
     rungs,
 )
 from tests.support.media import make_clip
-from vqaloop.bitstream.codec_strings import codec_string, starts_anew, vp9_level
+from vqaloop.bitstream.codec_strings import codec_string, vp9_level
 from vqaloop.bitstream.mp4_boxes import VideoEntry, read_video_entry
+from vqaloop.bitstream.random_access import is_random_access
 from vqaloop.core.ffmpeg import ffmpeg_path
 from vqaloop.delivery.package import Delivery
 from vqaloop.delivery.rates import average_rate, peak_rate
@@ -127,7 +128,7 @@ def test_another_sample_entry_or_a_short_configuration_is_refused() -> None:
 @given(st.binary(max_size=60))
 def test_no_bytes_upset_the_readers(data: bytes) -> None:
     for codec in DASH:
-        assert starts_anew(codec, data, data) in (True, False)
+        assert is_random_access(codec, data, data) in (True, False)
     with pytest.raises(ToolError):
         read_video_entry(data)
 

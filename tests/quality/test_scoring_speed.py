@@ -16,7 +16,7 @@ from torch import Tensor
 
 from tests.support.media import make_clip, remux
 from tests.support.nets import random_student, student_metric
-from vqaloop.bitstream.av1_leaf_frames import Leaves
+from vqaloop.bitstream.av1_nonreference import NonReferenceFilter
 from vqaloop.core.cpu_time import Meter
 from vqaloop.core.ffmpeg import ffmpeg_path
 from vqaloop.encoding.encode import encode
@@ -66,13 +66,13 @@ class Counted:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.packets = 0
-        fed = selective_decode._Decoder.fed
+        decode = selective_decode._Decoder.decode
 
         def counting(decoder: Any, packet: Any, wanted: bool) -> Any:
             self.packets += 1
-            return fed(decoder, packet, wanted)
+            return decode(decoder, packet, wanted)
 
-        monkeypatch.setattr(selective_decode._Decoder, "fed", counting)
+        monkeypatch.setattr(selective_decode._Decoder, "decode", counting)
 
 
 @pytest.mark.parametrize("name", ["libx264", "libx265", "libsvtav1", "libvpx-vp9"])
@@ -98,13 +98,13 @@ def test_only_what_is_needed_is_decoded(
 
 
 def test_frames_that_nobody_needs_are_left_out_of_av1(rungs: dict[str, Path]) -> None:
-    leaves, sizes = Leaves(), []
+    filtering, sizes = NonReferenceFilter(), []
     with av.open(str(rungs["libsvtav1"])) as container:
         for packet in container.demux(container.streams.video[0]):
             if packet.size:
                 data = bytes(packet)
-                slim = leaves.pruned(data, wanted=False)
-                assert leaves.pruned(data, wanted=True) == data
+                slim = filtering.filtered(data, wanted=False)
+                assert filtering.filtered(data, wanted=True) == data
                 sizes.append(-1 if slim is None else len(data) - len(slim))
     assert sizes[0] == 0  # a key frame
     assert sizes.count(-1) > 10  # nothing was left of these
@@ -113,10 +113,10 @@ def test_frames_that_nobody_needs_are_left_out_of_av1(rungs: dict[str, Path]) ->
 
 @given(st.binary(max_size=80))
 def test_bytes_of_any_kind_are_given_back(data: bytes) -> None:
-    assert Leaves().pruned(data, wanted=False) == data
-    begun = Leaves()
-    begun.pruned(b"\x12\x00\x0a\x0b\x00\x00\x00\x42\xab\xbf\xc3\x70\x08\x40\x08", wanted=False)
-    found = begun.pruned(data, wanted=False)
+    assert NonReferenceFilter().filtered(data, wanted=False) == data
+    begun = NonReferenceFilter()
+    begun.filtered(b"\x12\x00\x0a\x0b\x00\x00\x00\x42\xab\xbf\xc3\x70\x08\x40\x08", wanted=False)
+    found = begun.filtered(data, wanted=False)
     assert found is None or len(found) <= len(data)
 
 

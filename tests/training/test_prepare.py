@@ -16,7 +16,7 @@ from tests.support.media import make_clip
 from tests.support.waterloo import make_waterloo, mos
 from vqaloop.core.ffmpeg import ffmpeg_path
 from vqaloop.errors import DecodeFailed, InputError
-from vqaloop.media.frame_stream import measure, watch
+from vqaloop.media.frame_stream import measure, stream_frames
 from vqaloop.media.frames import Frames, read_with_ffmpeg
 from vqaloop.quality.clip_views import FRAMES_AT_ONCE, Looks, View, clips_of, squeezed
 from vqaloop.training.datasets import WATERLOO, read_dataset, read_waterloo
@@ -171,7 +171,7 @@ def test_frames_are_those_that_were_asked_for(tmp_path: Path) -> None:
     assert (found.size, found.frames, found.fps) == ((160, 96), 20, Fraction(25))
     seen: dict[int, Frames] = {}
     indices = [0, 3, 4, 11, 19]
-    watch(clip, found, indices, (320, 192), seen.__setitem__, ffmpeg=FFMPEG)
+    stream_frames(clip, found, indices, (320, 192), seen.__setitem__, ffmpeg=FFMPEG)
     wanted = read_with_ffmpeg(clip, indices, (320, 192), ffmpeg=FFMPEG)
     assert list(seen) == indices
     assert np.array_equal(np.concatenate(list(seen.values())), wanted)
@@ -186,7 +186,7 @@ def test_ten_bits_and_raw_video_become_eight_bits(tmp_path: Path) -> None:
         found = measure(clip)
         assert (found.size, found.frames, found.fps) == ((64, 64), 4, Fraction(50))
         seen: dict[int, Frames] = {}
-        watch(clip, found, [1, 2], found.size, seen.__setitem__, ffmpeg=FFMPEG)
+        stream_frames(clip, found, [1, 2], found.size, seen.__setitem__, ffmpeg=FFMPEG)
         assert [frame.shape for frame in seen.values()] == [(1, 96, 64)] * 2
         luma = seen[1][0, :64]
         assert luma.min() < 60 and 180 < luma.max() <= 240
@@ -196,11 +196,11 @@ def test_the_last_frame_stands_for_few_missing_ones_alone(tmp_path: Path) -> Non
     clip = make_clip(tmp_path / "a.mp4", size="64x64", frames=20)
     found = measure(clip)
     seen: dict[int, Frames] = {}
-    watch(clip, found, [19, 20], (64, 64), seen.__setitem__, ffmpeg=FFMPEG)
+    stream_frames(clip, found, [19, 20], (64, 64), seen.__setitem__, ffmpeg=FFMPEG)
     assert np.array_equal(seen[19], seen[20])
     longer = type(found)(found.size, 40, found.fps)
     with pytest.raises(DecodeFailed, match="ended after 1 of 2"):
-        watch(clip, longer, [19, 20], (64, 64), seen.__setitem__, ffmpeg=FFMPEG)
+        stream_frames(clip, longer, [19, 20], (64, 64), seen.__setitem__, ffmpeg=FFMPEG)
 
 
 def test_sizes_no_decoder_should_be_asked_for_are_refused(tmp_path: Path) -> None:
@@ -332,7 +332,7 @@ def test_names_of_contents_never_lead_out_of_the_folder(tmp_path: Path) -> None:
 def test_an_interruption_leaves_nothing_half_written(
     mini: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real: Callable[..., None] = watch
+    real: Callable[..., None] = stream_frames
     first_done = threading.Event()
     calls: list[Path] = []
 
@@ -347,7 +347,7 @@ def test_an_interruption_leaves_nothing_half_written(
             first_done.set()
             raise KeyboardInterrupt
 
-    monkeypatch.setattr("vqaloop.media.frame_stream.watch", slowly)
+    monkeypatch.setattr("vqaloop.media.frame_stream.stream_frames", slowly)
     out = tmp_path / "out"
     dataset = read_waterloo(mini)
     with pytest.raises(KeyboardInterrupt):

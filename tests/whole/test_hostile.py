@@ -24,15 +24,16 @@ from hypothesis import strategies as st
 from bench.mutate import change
 from bench.readers import TARGETS, with_zeros
 from tests.support.media import REPOSITORY
-from vqaloop.bitstream import codec_strings, mp4_boxes
-from vqaloop.bitstream.coded_frames import _splitter
+from vqaloop.bitstream import mp4_boxes
+from vqaloop.bitstream.coded_frames import coded_parts
+from vqaloop.bitstream.nal import without_sei
+from vqaloop.bitstream.random_access import is_random_access
 from vqaloop.core.documents import DEEPEST
 from vqaloop.encoding.registry import get_encoder
 from vqaloop.errors import InputError, ToolError, VqaloopError
 from vqaloop.ladder.pictures import find_pictures
 from vqaloop.ladder.store import read_ladder
 from vqaloop.models.weights import load_student
-from vqaloop.ratecontrol.concat import _hevc_sets
 
 HOSTILE = REPOSITORY / "tests" / "whole" / "hostile"
 LIMIT_S = 1.0
@@ -225,8 +226,8 @@ def altered(statement: str) -> bytes:
 
 def test_a_unit_of_av1_with_an_endless_length_is_read_quickly() -> None:
     started = time.process_time()
-    list(_splitter("av1", b"")(b"\x32" + b"\xff" * 300_000))
-    assert not codec_strings.starts_anew("av1", b"", b"\x0a" + b"\xff" * 300_000)
+    list(coded_parts("av1", b"", b"\x32" + b"\xff" * 300_000))
+    assert not is_random_access("av1", b"", b"\x0a" + b"\xff" * 300_000)
     assert time.process_time() - started < LIMIT_S
 
 
@@ -234,11 +235,11 @@ def test_a_configuration_that_claims_more_than_it_holds_is_refused() -> None:
     head = bytes(22) + b"\xff"
     for record in (head, head + b"\x20\xff\xff", head + b"\x20\x00\x01\xff\xff"):
         with pytest.raises(ToolError, match="cut short"):
-            _hevc_sets(record)
+            without_sei(record)
 
 
 def test_a_packet_without_a_start_code_holds_no_unit() -> None:
-    assert list(_splitter("h264", b"")(b"abc")) == []
+    assert list(coded_parts("h264", b"", b"abc")) == []
 
 
 def test_boxes_of_impossible_sizes_are_refused() -> None:

@@ -15,14 +15,16 @@ from typing import Any, NamedTuple
 
 import av
 
-from vqaloop.bitstream.codec_strings import AAC_LC, codec_string, starts_anew, vp9_level
+from vqaloop.bitstream.codec_strings import AAC_LC, codec_string, vp9_level
+from vqaloop.bitstream.demux import main_video
 from vqaloop.bitstream.mp4_boxes import VideoEntry, fragment_starts, read_video_entry
+from vqaloop.bitstream.random_access import is_random_access
 from vqaloop.core import ffmpeg as ffmpeg_graph
 from vqaloop.core import process
 from vqaloop.core.ffmpeg import compiled
 from vqaloop.core.text import quoted
 from vqaloop.errors import InputError, ToolError
-from vqaloop.media.container import main_video, opened
+from vqaloop.media.container import opened
 from vqaloop.media.framerate import snapped
 from vqaloop.media.picture_data import holds_captions
 
@@ -146,7 +148,7 @@ def read_rung(path: Path) -> RungStream:
                 continue
             time = packet.pts * packet.time_base
             if packet.is_keyframe:
-                if not starts_anew(codec, config, bytes(packet)):
+                if not is_random_access(codec, config, bytes(packet)):
                     raise InputError(
                         f"{name}: the key frame at {float(time):.3f} s is no IDR picture; a "
                         "segment cannot start there; encode with a closed GOP"

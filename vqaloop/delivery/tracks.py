@@ -8,9 +8,10 @@ from typing import Any
 
 from av.stream import Disposition
 
+from vqaloop.bitstream.demux import main_video
 from vqaloop.core.files import file_sha256
 from vqaloop.core.text import counted, quoted
-from vqaloop.media.container import main_video, opened
+from vqaloop.media.container import opened
 from vqaloop.ratecontrol.other_tracks import is_chapter_text
 from vqaloop.records import Ladder
 

@@ -28,14 +28,14 @@ from typing import TYPE_CHECKING, Any
 
 import av
 
-from vqaloop.bitstream.colour_tags import RANGES, UNTAGGED, as_stored, colour_range
+from vqaloop.bitstream.colour_tags import RANGES, UNTAGGED, colour_range, to_ycbcr
+from vqaloop.bitstream.demux import main_video, open_video
 from vqaloop.core import ffmpeg as ffmpeg_graph
 from vqaloop.core import process
-from vqaloop.core.ffmpeg import append_filters, compiled, file_url, input_arguments
+from vqaloop.core.ffmpeg import append_filters, compiled, input_arguments
 from vqaloop.core.files import scratch
 from vqaloop.core.text import quoted
 from vqaloop.errors import DecodeFailed, InputError, ToolError
-from vqaloop.media.container import main_video
 from vqaloop.media.frames import SCALER
 from vqaloop.quality.libvmaf import (
     read_vmaf,
@@ -251,7 +251,7 @@ def _samples(
         try:
             others = {key: options[key] for key in options if key not in ("f", "format")}
             demuxer = options.get("f") or options.get("format")
-            with av.open(file_url(path), format=demuxer, options=others) as container:
+            with open_video(path, None, options=others, demuxer=demuxer) as container:
                 # a stream whose decoder is missing has no codec context, whatever the types say
                 codec: Any = main_video(container).codec_context
                 if codec is not None:
@@ -269,7 +269,7 @@ def _samples(
     own = "pc" if pix_fmt.startswith("yuvj") else own
     # RGB is compared by the matrix of the source
     matrix = [pair for pair in source.colour if pair[0] == "colorspace"]
-    prep, tags, _ = as_stored(layout, source.canvas, bits, (*matrix, ("color_range", own)))
+    prep, tags, _ = to_ycbcr(layout, source.canvas, bits, (*matrix, ("color_range", own)))
     return bits, dict(tags)["color_range"], prep
 
 

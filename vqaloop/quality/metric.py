@@ -11,8 +11,7 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any, Protocol
 
-from vqaloop.bitstream.coded_frames import avs2_size
-from vqaloop.bitstream.packets import stream_packets
+from vqaloop.bitstream.avs2 import read_picture_size, read_pictures
 from vqaloop.core.files import file_sha256
 from vqaloop.core.resources import WEIGHTS
 from vqaloop.core.text import quoted
@@ -157,10 +156,6 @@ def kindred(metric: Metric) -> list[str]:
     return [metric.name] + [DEFAULT_STUDENT] * metric.name.startswith(STUDENT_PREFIX)
 
 
-AVS2_START = b"\0\0\1\xb0"
-"""What a raw AVS2 stream begins with: the start code of its sequence header."""
-
-
 def check_canvas(size: tuple[int, int]) -> None:
     """Raise InputError for a size at which no video can be judged."""
     if any(side % 2 or not 16 <= side <= 16384 for side in size):
@@ -172,28 +167,27 @@ def check_canvas(size: tuple[int, int]) -> None:
 
 def _avs2_alone(path: Path) -> Source:
     """A raw AVS2 stream as a title: it carries no frame rate, and a score needs none."""
-    width, height = avs2_size(path)
+    width, height = read_picture_size(path)
     if not (width and height):
         raise InputError(
             f"{quoted(path)} is no AVS2 stream: it begins with no sequence header; name "
             "another file"
         )
-    rate = Fraction(25)
     return Source(
         path=path,
         sha256=file_sha256(path),
         width=width,
         height=height,
-        fps=rate,
-        frames=_avs2_pictures(path, rate),
+        fps=Fraction(25),
+        frames=_avs2_pictures(path),
         pix_fmt="yuv420p",
         bit_depth=8,
         input_options=(("f", "avs2"),),
     )
 
 
-def _avs2_pictures(path: Path, rate: Fraction) -> int:
+def _avs2_pictures(path: Path) -> int:
     try:
-        return len(stream_packets(path, "avs2", rate))
+        return len(read_pictures(path))
     except ToolError as error:
         raise InputError(str(error)) from error

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from msgspec import Struct
 
+from vqaloop.bitstream.avs2 import has_avs2_name, starts_as_avs2
 from vqaloop.bitstream.colour_tags import colour_range
 from vqaloop.core.documents import Size, read_document
 from vqaloop.core.ffmpeg import ffmpeg_path
@@ -14,7 +15,6 @@ from vqaloop.media.frames import each_of_source, picks_from
 from vqaloop.media.probe import probe_source, read_head
 from vqaloop.quality import full_reference
 from vqaloop.quality.metric import (
-    AVS2_START,
     DEFAULT_METRIC,
     _avs2_alone,
     _avs2_pictures,
@@ -96,7 +96,7 @@ class Scorer:
                 check_canvas(canvas)
             return self.metric.alone(self._probe_alone(path), canvas or self.canvas_of(path))
         source = self._probe(Path(reference))
-        if path.suffix.lower() in (".avs2", ".avs"):
+        if has_avs2_name(path):
             _check_avs2(path, source)
             return self.metric.measure(source, path, "ffmpeg")
         other = self._probe(path)
@@ -151,7 +151,7 @@ class Scorer:
 
     def _probe_alone(self, path: Path) -> Source:
         head = read_head(path)
-        is_avs2 = path.suffix.lower() in (".avs2", ".avs") or head.startswith(AVS2_START)
+        is_avs2 = has_avs2_name(path) or starts_as_avs2(head)
         return _avs2_alone(path) if is_avs2 else self._probe(path)
 
     def _probe(self, path: Path) -> Source:
@@ -162,7 +162,7 @@ def _check_avs2(path: Path, source: Source) -> None:
     """Raise InputError unless it is a raw AVS2 stream of as many pictures as the source."""
     if not path.is_file():
         raise InputError(f"{quoted(path)} does not exist")
-    pictures = _avs2_pictures(path, source.fps)
+    pictures = _avs2_pictures(path)
     if pictures != source.frames:
         raise InputError(
             f"{quoted(path)} has {pictures} frames and its reference {source.frames}; "

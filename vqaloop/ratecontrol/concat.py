@@ -14,6 +14,8 @@ from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 
+from vqaloop.bitstream import avs2
+from vqaloop.bitstream.nal import without_sei
 from vqaloop.bitstream.packets import opened_encode, stream_packets
 from vqaloop.core import process
 from vqaloop.core.ffmpeg import file_url
@@ -30,8 +32,6 @@ _MUXERS = {".mp4": "mp4", ".mkv": "matroska", ".webm": "webm"}
 _WEBM_CODECS = ("vp9", "av1")
 _IN_BAND = {"h264": "avc3", "hevc": "hev1"}
 """MP4 sample entries for streams with in-band parameter sets (ISO/IEC 14496-15)."""
-_AVS2_END = b"\x00\x00\x01\xb1"
-"""video_sequence_end_code: picture numbers start anew after it."""
 _HARMLESS = re.compile(
     r"^ *(\[(in|aist|sist|dist)#(?!.*(corrupt|prematurely|truncat|rror))"
     r"|Consider increasing the value|Last message repeated)"
@@ -144,7 +144,7 @@ def _join_raw(segments: Sequence[Path], part: Path) -> tuple[str, ...]:
     with open(part, "wb") as writer:
         for index, path in enumerate(segments):
             if index:
-                writer.write(_AVS2_END)
+                writer.write(avs2.SEQUENCE_END)
             with open(path, "rb") as reader:
                 shutil.copyfileobj(reader, writer, 1 << 20)
     return ("Raw AVS2 holds video alone: audio, subtitles, chapters and metadata are left out.",)
@@ -205,30 +205,7 @@ def _headers(path: Path, codec: str) -> bytes:
         context = container.streams.video[0].codec_context
         extradata = bytes(context.extradata or b"")
         size = f"{context.width}x{context.height} {context.pix_fmt} {context.profile}".encode()
-    return size + (_hevc_sets(extradata) if codec == "hevc" else extradata)
-
-
-def _hevc_sets(record: bytes) -> bytes:
-    """An HEVC decoder configuration record (ISO/IEC 14496-15, 8.3.3) without its SEI messages.
-
-    x265 writes its settings into an SEI message, the knob among them, which no decoder needs.
-    Raises ToolError for a record that is cut short.
-    """
-    kept, at = record[:22], 23
-    for _ in range(record[22] if len(record) > 22 else 0):
-        if at + 3 > len(record):
-            raise ToolError("an HEVC decoder configuration is cut short")
-        kind, units = record[at] & 63, int.from_bytes(record[at + 1 : at + 3], "big")
-        start = at
-        at += 3
-        for _ in range(units):
-            at += 2 + int.from_bytes(record[at : at + 2], "big")
-            if at > len(record):
-                raise ToolError("an HEVC decoder configuration is cut short")
-        # prefix and suffix SEI
-        if kind not in (39, 40):
-            kept += record[start:at]
-    return kept
+    return size + (without_sei(extradata) if codec == "hevc" else extradata)
 
 
 def _listing(segments: Sequence[Path], counts: Sequence[int], fps: Fraction, folder: Path) -> Path:

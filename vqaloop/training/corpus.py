@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from vqaloop.core.ffmpeg import file_url
+from vqaloop.bitstream.demux import open_video
 from vqaloop.core.files import scratch
 from vqaloop.core.text import counted, quoted
 from vqaloop.encoding.encode import encode
@@ -34,7 +34,7 @@ from vqaloop.training.shards import read_about, write_each, write_shard
 from vqaloop.training.synthetic_motion import leaves, picture_in_motion
 
 PICTURES = {".jpg", ".jpeg", ".png", ".webp"}
-_STILL = {"format_whitelist": "image2,jpeg_pipe,png_pipe,webp_pipe", "pattern_type": "none"}
+_STILL = "image2,jpeg_pipe,png_pipe,webp_pipe"
 """ffmpeg's names of their formats; a name is no pattern, so that none opens other files."""
 VIDEOS = {".mp4", ".mkv", ".mov", ".webm", ".y4m"}
 LABEL = "VMAF v0.6.1"
@@ -354,7 +354,8 @@ def _picture(path: Path) -> torch.Tensor:
     import av
 
     try:
-        with av.open(file_url(path), options=_STILL) as container:
+        # or a name with % in it stands for a sequence of pictures
+        with open_video(path, _STILL, options={"pattern_type": "none"}) as container:
             size = container.streams.video[0]
             if size.width * size.height > MAX_PIXELS:
                 raise InputError(f"{path} is too large: {size.width}x{size.height} pixels")

@@ -15,7 +15,7 @@ from vqaloop.core.documents import document_text
 from vqaloop.core.files import write_whole
 from vqaloop.core.text import quoted
 from vqaloop.errors import InputError, VqaloopError
-from vqaloop.media.frame_stream import VideoFacts, measure, watch
+from vqaloop.media.frame_stream import VideoFacts, measure, stream_frames
 from vqaloop.media.frames import Frames
 from vqaloop.quality.clip_views import Looks, View
 from vqaloop.training.datasets import AUTHORS, Available, Dataset, Video, find
@@ -162,7 +162,7 @@ def cut_clips(file: Path, usable: Usable, looks: Looks, into: Frames, ffmpeg: st
         for clip, step in wanted[index]:
             into[clip, step] = looks.cut(frame, clip)[0]
 
-    watch(file, fact, sorted(wanted), looks.scaled(fact.size), take, ffmpeg=ffmpeg)
+    stream_frames(file, fact, sorted(wanted), looks.scaled(fact.size), take, ffmpeg=ffmpeg)
 
 
 def cut_encodes(
