@@ -336,7 +336,7 @@ def test_a_title_is_looked_at_once_by_many_threads(
         reads.append(1)
         return frames.each_of_source(*args, **options)
 
-    monkeypatch.setattr("vqaloop.media.frames.each_of_source", noted)
+    monkeypatch.setattr("vqaloop.quality.student_metric.each_of_source", noted)
     metric = student_metric(weights)
     found: dict[str, float] = {}
 
@@ -360,7 +360,7 @@ def test_a_title_is_looked_at_once_by_many_threads(
 
 def test_seconds_are_split_among_those_who_work(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = iter([0.0, 10.0, 16.0, 20.0])
-    monkeypatch.setattr("vqaloop.meter.time.process_time", lambda: next(clock))
+    monkeypatch.setattr("vqaloop.core.cpu_time.time.process_time", lambda: next(clock))
     meter = Meter()
     with meter.measured() as one, meter.measured() as other:
         assert meter.active == 2

@@ -89,7 +89,7 @@ def run_distill(options: argparse.Namespace) -> int:
 def run_evaluate(options: argparse.Namespace) -> int:
     from vqaloop.models.device import pick_device
     from vqaloop.models.weights import load_student
-    from vqaloop.quality.metric import shipped_weights
+    from vqaloop.quality.registry import shipped_weights
     from vqaloop.report.progress import Progress
     from vqaloop.training.evaluate import METRICS, evaluate, judge
     from vqaloop.training.evaluation_report import figures_text, write_evaluation

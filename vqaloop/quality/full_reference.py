@@ -124,7 +124,7 @@ def measure(
     bits = 10 if max(source.bit_depth, depth) > 8 else 8
     prep = stored if distorted_prep is None else distorted_prep
     own = distorted_range or own
-    threads = threads or _processors()
+    threads = threads or len(os.sched_getaffinity(0))
     width, height = source.canvas
     limit_s = timeout_s or 60 + source.frames * width * height / 1e6
     with scratch() as name:
@@ -343,10 +343,4 @@ def _frame_values(
         definition.frame_value([row[key] for key in definition.needs], ceiling_db)
         for row in rows
         if all(key in row for key in definition.needs)
-    )
-
-
-def _processors() -> int:
-    return (
-        len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     )
