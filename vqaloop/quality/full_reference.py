@@ -22,7 +22,7 @@ import math
 import os
 import statistics
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -102,36 +102,45 @@ def measure(
     *,
     ffmpeg: str,
     distorted_options: tuple[tuple[str, str], ...] = (),
-    distorted_prep: Sequence[str] | None = None,
-    distorted_range: str | None = None,
+    probed: Source | None = None,
     timeout_s: float | None = None,
     threads: int | None = None,
 ) -> dict[str, Score]:
     """Scores of `distorted` against `source`, by metric name, over all frames.
 
-    `distorted_options` go before its -i, as raw video needs; `distorted_prep` are filters as in
-    `Source.prep`, by default those that grey and RGB need; `distorted_range`, tv or pc, is what
-    they leave, by default what the file tells; `timeout_s` is by default a minute and a second for
-    every megapixel to decode; `threads` is by default all processors. The time of the one run is
-    split evenly between the scores.
+    Args:
+        source: The original.
+        distorted: A file with as many frames.
+        metrics: Names among METRICS. One run computes all; its time is split evenly among them.
+        ffmpeg: Path of the ffmpeg binary.
+        distorted_options: ffmpeg's options before the -i of `distorted`, as raw video needs.
+        probed: `distorted` as probed, where it is no encode of ours: its filters are applied.
+        timeout_s: By default a minute and a second for every megapixel to decode.
+        threads: By default all processors.
 
-    Raises InputError for an unknown metric, a file that is not there or an ffmpeg without the
-    filter, DecodeFailed when either file does not decode to exactly `source.frames` frames.
+    Raises:
+        InputError: A metric is unknown, a file is not there, or ffmpeg lacks the filter.
+        DecodeFailed: Either file does not decode to exactly `source.frames` frames.
     """
     wanted = list(dict.fromkeys(metrics))
     _check(wanted, source, distorted, ffmpeg)
-    depth, own, stored = _samples(distorted, dict(distorted_options), source)
-    bits = 10 if max(source.bit_depth, depth) > 8 else 8
-    prep = stored if distorted_prep is None else distorted_prep
-    own = distorted_range or own
+    stored = _stored_samples(distorted, dict(distorted_options), source)
+    if probed is not None:
+        stored = replace(stored, prep=probed.prep)
+        if probed.changes:  # its header tells the range of its first frames alone
+            stored = replace(stored, range=colour_range(probed))
+    bits = 10 if max(source.bit_depth, stored.bits) > 8 else 8
     threads = threads or len(os.sched_getaffinity(0))
     width, height = source.canvas
     limit_s = timeout_s or 60 + source.frames * width * height / 1e6
     with scratch() as name:
         folder = Path(name)
-        options = (REUSE, *distorted_options)
-        distorted_leg = _leg("DISTORTED", threads, options, *prep)
-        graph = _graph(source, distorted_leg, own, wanted, bits, threads, folder)
+        pix_fmt = "yuv420p" if bits == 8 else "yuv420p10le"
+        pair = (
+            _distorted_leg(source, stored, distorted_options, threads, pix_fmt),
+            _reference_leg(source, threads, pix_fmt),
+        )
+        graph = _graph(pair, wanted, vmaf_options(folder, threads, _is_4k(source)))
         files = {"DISTORTED": distorted, "REFERENCE": source.path}
         done = process.run(compiled(graph, ffmpeg, files), timeout_s=limit_s)
         if done.returncode != 0 or done.timed_out:
@@ -142,17 +151,16 @@ def measure(
         decoded = _read_frames(done.stdout.decode("utf-8", "replace"))
         values = {name: _frame_values(name, folder, decoded, _CEILING_DB[bits]) for name in wanted}
     _check_frames(source, distorted, len(decoded), min(map(len, values.values())))
+    cpu_s, wall_s = done.cpu_s / len(wanted), done.wall_s / len(wanted)
     return {
         name: Score(
             value=statistics.fmean(frames),
             metric=name,
             mode="full-reference",
             clips=frames,
-            label="VMAF 4K v0.6.1"
-            if name == "vmaf" and _is_4k(source)
-            else _DEFINITIONS[name].label,
-            cpu_s=done.cpu_s / len(wanted),
-            wall_s=done.wall_s / len(wanted),
+            label=_label(name, source),
+            cpu_s=cpu_s,
+            wall_s=wall_s,
         )
         for name, frames in values.items()
     }
@@ -236,14 +244,24 @@ def _check(wanted: Sequence[str], source: Source, distorted: Path, ffmpeg: str) 
         require_filter(ffmpeg, _DEFINITIONS[name].filter)
 
 
-def _samples(
-    path: Path, options: Mapping[str, str], source: Source
-) -> tuple[int, str, tuple[str, ...]]:
-    """Bits a sample of a file's video, its range, and the filters that its pixel format needs.
+@dataclass(frozen=True)
+class _Stored:
+    """Samples of a file as they are stored."""
 
-    Where no range is told, it is limited, as in a player; but bare streams and raw video, whose
-    makers often have no place for it or leave it out, have the source's. Where PyAV has no decoder
-    (AVS2) it is 8 bits of 4:2:0.
+    bits: int
+    """Bits a sample."""
+    range: str
+    """tv (limited) or pc (full)."""
+    prep: tuple[str, ...]
+    """Filters that bring RGB and grey to Y'CbCr."""
+
+
+def _stored_samples(path: Path, options: Mapping[str, str], source: Source) -> _Stored:
+    """Depth, range and needed filters of the distorted file.
+
+    A file without a range tag is taken for limited, as players do; but bare streams and raw video,
+    whose format often has no place for the tag, are taken for the source's range. Where PyAV has
+    no decoder (AVS2) samples are taken for 8-bit 4:2:0.
     """
     pix_fmt = options.get("pixel_format") or options.get("pix_fmt")
     own = colour_range(source)
@@ -256,8 +274,8 @@ def _samples(
                 codec: Any = main_video(container).codec_context
                 if codec is not None:
                     pix_fmt = codec.pix_fmt
-                    untold = own if container.format.name in _BARE else "tv"
-                    own = RANGES.get(int(codec.color_range), untold)
+                    untagged = own if container.format.name in _BARE else "tv"
+                    own = RANGES.get(int(codec.color_range), untagged)
         except (av.FFmpegError, AttributeError) as error:
             raise DecodeFailed(f"{quoted(path)} could not be opened as video: {error}") from error
     pix_fmt = pix_fmt or "yuv420p"
@@ -270,41 +288,66 @@ def _samples(
     # RGB is compared by the matrix of the source
     matrix = [pair for pair in source.colour if pair[0] == "colorspace"]
     prep, tags, _ = as_stored(layout, source.canvas, bits, (*matrix, ("color_range", own)))
-    return bits, dict(tags)["color_range"], prep
+    return _Stored(bits, dict(tags)["color_range"], prep)
 
 
-def _graph(
+def _distorted_leg(
     source: Source,
-    distorted: Any,
-    own_range: str,
-    wanted: Sequence[str],
-    bits: int,
+    stored: _Stored,
+    options: Iterable[tuple[str, str]],
     threads: int,
-    folder: Path,
+    pix_fmt: str,
 ) -> Any:
-    """The whole run, from the distorted leg and the file REFERENCE to a report on stdout."""
+    """The distorted file at the source's size and range, its frames numbered and marked."""
     width, height = source.canvas
-    to_range = colour_range(source)
-    number = f"settb={source.fps.denominator}/{source.fps.numerator},setpts=N"
-    pix_fmt = f"format={'yuv420p' if bits == 8 else 'yuv420p10le'}"
-    # the file's own metadata goes, so that it cannot bring numbers that pass for ours; the mark
-    # makes the last filter print every frame, measured or not
-    mark = "metadata=mode=delete,metadata=mode=add:key=vqaloop:value=1"
-    scale = f"scale={width}:{height}:in_range={own_range}:out_range={to_range}:flags={SCALER}"
-    node = distorted
-    for text in (f"{UNTAGGED}:range={own_range}", number, mark, scale, pix_fmt):
-        node = append_filters(node, text)
-    tags = f"{UNTAGGED}:range={to_range}"
-    prep = (*source.prep, tags, number, f"scale=out_range={to_range}:flags={SCALER}", pix_fmt)
-    references = _leg("REFERENCE", threads, source.input_options, *prep)
-    references = references.filter_multi_output("split", len(wanted))
+    return _leg(
+        "DISTORTED",
+        threads,
+        (REUSE, *options),
+        *stored.prep,
+        # untagged but for the range: scale converts that one, and no matrix
+        f"{UNTAGGED}:range={stored.range}",
+        _numbered(source),
+        # the file's own metadata goes, so that it cannot bring numbers that pass for ours; the
+        # mark makes the last filter print every frame, measured or not
+        "metadata=mode=delete,metadata=mode=add:key=vqaloop:value=1",
+        f"scale={width}:{height}:in_range={stored.range}:out_range={colour_range(source)}"
+        f":flags={SCALER}",
+        f"format={pix_fmt}",
+    )
+
+
+def _reference_leg(source: Source, threads: int, pix_fmt: str) -> Any:
+    """The source, its frames numbered, its range as it is."""
+    own = colour_range(source)
+    return _leg(
+        "REFERENCE",
+        threads,
+        source.input_options,
+        *source.prep,
+        f"{UNTAGGED}:range={own}",
+        _numbered(source),
+        f"scale=out_range={own}:flags={SCALER}",
+        f"format={pix_fmt}",
+    )
+
+
+def _numbered(source: Source) -> str:
+    """Frame indices for timestamps, in the source's time base."""
+    return f"settb={source.fps.denominator}/{source.fps.numerator},setpts=N"
+
+
+def _graph(pair: tuple[Any, Any], wanted: Sequence[str], vmaf: Mapping[str, Any]) -> Any:
+    """The run of all metrics over both legs, to a report on stdout."""
+    node, reference = pair
+    references = reference.filter_multi_output("split", len(wanted))
     for index, name in enumerate(wanted):
         # pass, not repeat: a reference frame that is missing must leave a gap in the numbers
         arguments: dict[str, Any] = {"eof_action": "pass"}
         if name == "vmaf":
-            arguments |= vmaf_options(folder, threads, _is_4k(source))
-        pair = [node, references[index]]
-        node = ffmpeg_graph.filter(pair, _DEFINITIONS[name].filter, **arguments)
+            arguments |= vmaf
+        filter_name = _DEFINITIONS[name].filter
+        node = ffmpeg_graph.filter([node, references[index]], filter_name, **arguments)
     node = node.filter("metadata", mode="print", file="pipe:1")
     return node.output("-", format="null", fps_mode="passthrough")
 
@@ -319,6 +362,11 @@ def _leg(key: str, threads: int, options: Iterable[tuple[str, str]], *filters: s
 
 def _is_4k(source: Source) -> bool:
     return max(source.canvas) > 2560 or min(source.canvas) > 1440
+
+
+def _label(name: str, source: Source) -> str:
+    """What the values are, in words."""
+    return "VMAF 4K v0.6.1" if name == "vmaf" and _is_4k(source) else _DEFINITIONS[name].label
 
 
 def _read_frames(text: str) -> list[dict[str, float]]:

@@ -107,15 +107,8 @@ class Scorer:
         _check_lengths(repr(path.name), other.frames, source)
         if isinstance(self.metric, StudentMetric):
             return self._compare(self.metric, source, other)
-        return full_reference.measure(
-            source,
-            path,
-            [self.metric.name],
-            ffmpeg=self.ffmpeg,
-            distorted_prep=other.prep,
-            # where the range changes within the file, its header alone may name another
-            distorted_range=colour_range(other) if other.changes else None,
-        )[self.metric.name]
+        name = self.metric.name
+        return full_reference.measure(source, path, [name], ffmpeg=self.ffmpeg, probed=other)[name]
 
     def canvas_of(self, video: str | os.PathLike[str]) -> tuple[int, int] | None:
         """The size of a ladder rung's original, as the ladder.json beside the rung has it.

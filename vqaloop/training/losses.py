@@ -27,7 +27,7 @@ def own_losses(
     Args:
         student: Its heads turn the sums of `look` into scores.
         look: What it computed of G·E clips, encodes of a group together.
-        crop_labels: (G, E, K) of each crop, divided by `lesson.FEATURE_SCALES`.
+        crop_labels: (G, E, K) of each crop, divided by `step.FEATURE_SCALES`.
         pooled_labels: (scenes, E, K) of the crops of an encode taken together.
         recipe: Weights of the losses, and the shape of a batch.
 

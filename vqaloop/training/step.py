@@ -24,8 +24,7 @@ from vqaloop.training.recipe import Losses, Recipe
 from vqaloop.training.shards import Shard
 
 FEATURE_SCALES = (100.0, 1.0, 1.0, 1.0, 1.0, 1.0, 20.0)
-"""What each label of `OUTPUTS` is divided by, so that all count about the same."""
-
+"""Divisors of the labels, in the order of `OUTPUTS`, so that all have about the same spread."""
 
 assert len(FEATURE_SCALES) == len(OUTPUTS)
 
@@ -103,12 +102,16 @@ def draw(
 def augmented(clips: Tensor, kind: str, seed: int) -> Tensor:
     """(B, 3, T, H, W) clips, all changed in the one way that `kind` and `seed` give.
 
-    turns: one of eight mirrorings and turns, which VMAF hardly minds. mirror: left to right or
-    not. colour: the paper's code's kind of augmentation (a random part brought to full size,
-    mirrored, its brightness and contrast changed, a box erased), which changes quality itself and
-    is here to show that.
+    Args:
+        clips: ImageNet-normalised RGB.
+        kind: turns: one of the eight flips and 90-degree rotations, to which VMAF is nearly
+            invariant. mirror: horizontal flip or none. colour: as in the paper's code, a random
+            resized crop, horizontal flip, brightness and contrast jitter and random erasing;
+            they change quality itself, which is what a comparison with it shows.
+        seed: Of the choice; one for clips that must stay aligned.
     """
     if kind in ("turns", "mirror"):
+        # three bits: horizontal flip, vertical flip, transposition
         turn = seed % (8 if kind == "turns" else 2)
         if turn & 1:
             clips = clips.flip(-1)
@@ -118,7 +121,7 @@ def augmented(clips: Tensor, kind: str, seed: int) -> Tensor:
     if kind == "colour":
         rng = np.random.default_rng(seed)
         height, width = clips.shape[-2:]
-        part = float(np.sqrt(rng.uniform(0.08, 1.0)))
+        part = float(np.sqrt(rng.uniform(0.08, 1.0)))  # of each side, for a share of the area
         h, w = max(2, int(height * part)), max(2, int(width * part))
         top, left = int(rng.integers(height - h + 1)), int(rng.integers(width - w + 1))
         taken = clips[..., top : top + h, left : left + w].transpose(1, 2).flatten(0, 1)
@@ -146,7 +149,7 @@ def repeat_anchor(anchor: Anchor, times: int) -> Anchor:
 
 
 def freeze(teacher: Student, kind: str) -> None:
-    """Leave training only what `kind` (see `recipe.Teacher`) allows.
+    """Freeze a teacher but for the parameters that `kind` (see `recipe.Teacher`) trains.
 
     paper: "only the last ViT block and head", as arXiv 2502.19026 says. as_released: as its
     authors' code has it, where every parameter outside the blocks trains as well.
@@ -165,8 +168,8 @@ def freeze(teacher: Student, kind: str) -> None:
         parameter.requires_grad_(name in training or name.startswith(last))
 
 
-class Lesson(nn.Module):
-    """Student and teacher together, as the training engine holds them."""
+class TrainingModel(nn.Module):
+    """Student and teacher as the one module that the engine trains: a batch to its losses."""
 
     def __init__(self, student: Student, teacher: Student | None, recipe: Recipe) -> None:
         super().__init__()
