@@ -27,7 +27,7 @@ from vqaloop.quality.crop_sampling import CROPS_EACH, POSITIONS
 from vqaloop.quality.registry import open_metric
 from vqaloop.quality.student_metric import StudentMetric
 from vqaloop.records import Rendition
-from vqaloop.training.evaluate import evaluate, judge
+from vqaloop.training.evaluate import evaluate, score_shards
 from vqaloop.training.shards import load_shard, shard_paths
 
 SEEDS = range(10)
@@ -97,7 +97,7 @@ def main() -> None:
         row = {"weights": str(weights), **cost(weights, options.threads)}
         student, _ = load_student(weights)
         shards = map(load_shard, shard_paths(options.held_out))
-        judged = judge(student, shards, torch.device("cpu"))
+        judged = score_shards(student, shards, torch.device("cpu"))
         found = evaluate(judged.table, judged.crops)
         for head in ("anchored", "alone"):
             figures = found["judges"][head]["overall"]

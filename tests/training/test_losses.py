@@ -34,7 +34,7 @@ from vqaloop.training.step import Batch, TrainingModel, draw, freeze
 @pytest.fixture(autouse=True)
 def whole_fp32(monkeypatch: pytest.MonkeyPatch) -> None:
     """Networks in fp32, also on processors that multiply bf16."""
-    monkeypatch.setattr("vqaloop.models.device.autocast", lambda device: contextlib.nullcontext())
+    monkeypatch.setattr("vqaloop.training.step.autocast", lambda device: contextlib.nullcontext())
 
 
 def test_rank_loss_by_hand() -> None:
@@ -262,7 +262,7 @@ def test_the_teacher_looks_at_its_own_view() -> None:
 def in_autocast(model: TrainingModel, batch: Batch) -> dict[str, Tensor]:
     with pytest.MonkeyPatch.context() as patch:
         quick = torch.autocast("cpu", torch.bfloat16)
-        patch.setattr("vqaloop.models.device.autocast", lambda device: quick)
+        patch.setattr("vqaloop.training.step.autocast", lambda device: quick)
         found: dict[str, Tensor] = model(batch, 1)
     return found
 

@@ -37,7 +37,7 @@ PRETRAINING = (
     "img_pos_embed",
     "clip_img_pos_embed",
 )
-"""Modules that distillation and stage 2 trained beside the transformer."""
+"""Modules used only in pretraining (distillation and stage 2), beside the transformer."""
 STUDENT_HEADS = ("anchored.", "alone.")
 """Modules of this package's students beside their backbone."""
 SEPARATE = ("pos_embed_spatial", "pos_embed_temporal", "pos_embed_cls")
@@ -55,7 +55,8 @@ _HARMLESS: list[Any] = [
     *(type(np.dtype(kind)) for kind in ("f8", "f4", "i8")),
     *((_scalar, f"numpy.{core}.multiarray.scalar") for core in ("core", "_core")),
 ]
-"""Options and figures that old training scripts keep beside the weights; none can run code."""
+"""Types of options and numbers that old training scripts save beside the weights; none can run
+code."""
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Structured pruning: a smaller student from a larger one of its family, to be distilled further.
+"""Structured pruning: a smaller student from a larger one of its family, before distillation.
 
 By magnitude (Li et al., arXiv 1608.08710, here on transformers): the channels, heads and units of
 largest weight norm are kept; blocks are taken at even distances.
@@ -13,7 +13,7 @@ from vqaloop.models.student import Student
 
 
 def prune(larger: Student, smaller: Student) -> Student:
-    """Fill `smaller` with the weights of `larger` that are largest.
+    """Fill `smaller` with the weights of `larger` that have the largest norms.
 
     Args:
         larger: The trained student; with token heads if `smaller` has them.
@@ -61,7 +61,7 @@ def _fixed(config: Config) -> tuple[int, ...]:
 
 
 class _Keep:
-    """Indices of every parameter that are kept."""
+    """Which channels, heads and units of the larger model are kept."""
 
     def __init__(self, values: dict[str, Tensor], one: Config, other: Config) -> None:
         self.one, self.other = one, other

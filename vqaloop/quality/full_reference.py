@@ -1,10 +1,10 @@
-"""Full-reference metrics through ffmpeg: VMAF, XPSNR, PSNR and SSIM of a rung as it is watched.
+"""Full-reference metrics through ffmpeg: VMAF, XPSNR, PSNR and SSIM of a rung as displayed.
 
 One ffmpeg run computes all the metrics asked for. Both legs are numbered by frame index, so that
 streams without timestamps (raw AVS2) and streams with odd ones are matched alike; the distorted
-leg is scaled to the source's canvas by one fixed scaler, then both have one pixel format. Compared
-are samples as they are stored: matrix, primaries and transfer, which one side may lack, are taken
-from both, and the distorted leg is brought to the source's range.
+leg is scaled to the source's canvas by one fixed scaler, then both have one pixel format. Samples
+are compared as stored: the tags of matrix, primaries and transfer, which one side may lack, are
+removed from both, and the distorted leg is converted to the source's range.
 
 Definitions (`Score.clips` has one value a frame, `Score.value` is their arithmetic mean):
 
@@ -61,14 +61,14 @@ _CEILING_DB = {8: 60.0, 10: 72.0}
 
 @dataclass(frozen=True)
 class _Definition:
-    """One metric: its filter, and how a frame's value is made of what the filter wrote."""
+    """One metric: its filter, and the formula from the filter's output to a frame's value."""
 
     filter: str
     label: str
     needs: tuple[str, ...]
-    """Names under which the filter leaves its numbers."""
+    """Metadata keys of the filter's output."""
     frame_value: Callable[[Sequence[float], float], float]
-    """Those numbers and the ceiling in dB to the frame's value."""
+    """From those numbers and the ceiling in dB."""
 
 
 def _xpsnr(planes: Sequence[float], ceiling_db: float) -> float:
@@ -177,8 +177,8 @@ def measure_clips(
     """(C, T) values by metric, of C clips of T frames of 8-bit planar 4:2:0 in memory.
 
     Both arrays are (C, T, H * 3/2, W), as `vmaf_of_pairs` has its frames; the values are those of
-    `measure`. XPSNR weighs a block by what changed since the frame before, so each clip's first
-    frame is given twice and the first answer dropped: no clip is taken as going on from another.
+    `measure`. XPSNR weighs a block by its change since the previous frame, so each clip's first
+    frame is repeated and the first value dropped: no clip is taken for a continuation of another.
 
     Raises InputError for other arrays, an unknown metric, vmaf (see `vmaf_of_pairs`) or an ffmpeg
     without the filter, ToolError when it fails.
@@ -370,7 +370,7 @@ def _label(name: str, source: Source) -> str:
 
 
 def _read_frames(text: str) -> list[dict[str, float]]:
-    """What the filters wrote on each frame that the distorted leg gave, in order."""
+    """The filters' output on each frame of the distorted leg, in order."""
     frames: list[dict[str, float]] = []
     for line in text.splitlines():
         key, _, value = line.partition("=")

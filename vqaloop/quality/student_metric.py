@@ -91,11 +91,11 @@ class StudentMetric:
 
     def identity(self) -> dict[str, Any]:
         network = self.engine.network
-        halved = " bf16" if network.halved else ""
+        bf16 = " bf16" if network.uses_bf16 else ""
         return {
             "metric": self.name,
             "weights_sha256": network.sha256,
-            "preprocessing": f"student {REVISION} {SCALER}{halved}",
+            "preprocessing": f"student {REVISION} {SCALER}{bf16}",
             "decoder": f"pyav {av.__version__}, ffmpeg {file_sha256(self.ffmpeg)}",
             "device": self.device.type,
             "sampling": self.sampling.identity(),
@@ -201,7 +201,7 @@ class StudentMetric:
         )
         network = self.engine.network
         seen = network.alone(clips)
-        with network.settled() as student:
+        with network.exclusive() as student:
             return pool(student.alone_answers, seen, [1] * len(clips), self.sampling.seed)
 
     def _anchor(self, source: Source) -> "tuple[Crops, Anchor]":
@@ -246,7 +246,7 @@ class StudentMetric:
             seen = dict(sorted({**seen, **dict(zip(times, parts, strict=True))}.items()))
             sums, weights = (torch.cat(x) for x in zip(*seen.values(), strict=True))
             counts = [len(crops[time]) for time in seen]
-            with self.engine.network.settled() as student:
+            with self.engine.network.exclusive() as student:
                 answers = student.anchored_answers if anchored else student.alone_answers
                 shares = sampling.shares(list(seen))
                 found = pool(answers, (sums, weights), counts, sampling.seed, shares)

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from vqaloop.models.student import Look, Student
+from vqaloop.models.student import Student, StudentOutput
 from vqaloop.training.recipe import Losses, Recipe
 
 RANK_MARGIN = 0.05
@@ -20,7 +20,11 @@ RANK_TIE = 0.01
 
 
 def own_losses(
-    student: Student, look: Look, crop_labels: Tensor, pooled_labels: Tensor, recipe: Recipe
+    student: Student,
+    look: StudentOutput,
+    crop_labels: Tensor,
+    pooled_labels: Tensor,
+    recipe: Recipe,
 ) -> dict[str, Tensor]:
     """Losses of a student against the labels.
 
@@ -66,10 +70,10 @@ def own_losses(
 
 def distillation_losses(
     student: Student,
-    look: Look,
+    look: StudentOutput,
     feature: Tensor,
     teacher: Student,
-    target: Look,
+    target: StudentOutput,
     labels: Tensor,
     weights: Losses,
 ) -> dict[str, Tensor]:

@@ -17,7 +17,7 @@ from vqaloop.core.text import quoted
 from vqaloop.errors import InputError, VqaloopError
 from vqaloop.media.frame_stream import VideoFacts, measure, watch
 from vqaloop.media.frames import Frames
-from vqaloop.quality.clip_views import Looks, View
+from vqaloop.quality.clip_views import PlacedView, View
 from vqaloop.training.datasets import AUTHORS, Available, Dataset, Video, find
 from vqaloop.training.shards import read_about, write_each, write_shard
 
@@ -147,9 +147,9 @@ def usable_videos(videos: Sequence[Video], source: Path | None) -> Usable:
     return Usable(good, facts, refused, frames, canvas)
 
 
-def cut_clips(file: Path, usable: Usable, looks: Looks, into: Frames, ffmpeg: str) -> None:
+def cut_clips(file: Path, usable: Usable, placed: PlacedView, into: Frames, ffmpeg: str) -> None:
     """Decode a file's (C, T, S·3/2, S) clips `into` an array of that shape."""
-    fact, view = usable.facts[file], looks.view
+    fact, view = usable.facts[file], placed.view
     # encodes that lack a last frame or two are cut at the others' times; one at another frame rate
     # has as many seconds but other frames, so its clips are spread over its own count
     differs = abs(fact.frames - usable.frames) > usable.frames * SAME_LENGTH
@@ -160,19 +160,19 @@ def cut_clips(file: Path, usable: Usable, looks: Looks, into: Frames, ffmpeg: st
 
     def take(index: int, frame: Frames) -> None:
         for clip, step in wanted[index]:
-            into[clip, step] = looks.cut(frame, clip)[0]
+            into[clip, step] = placed.cut(frame, clip)[0]
 
-    watch(file, fact, sorted(wanted), looks.scaled(fact.size), take, ffmpeg=ffmpeg)
+    watch(file, fact, sorted(wanted), placed.scaled(fact.size), take, ffmpeg=ffmpeg)
 
 
 def cut_encodes(
-    usable: Usable, looks: Looks, ffmpeg: str
+    usable: Usable, placed: PlacedView, ffmpeg: str
 ) -> tuple[Frames, list[Video], dict[Path, str]]:
     """(E, C, T, S·3/2, S) clips of the videos that decode, those videos, and why others do not.
 
     Raises InputError when none decodes, or all together are too large.
     """
-    view = looks.view
+    view = placed.view
     shape = (len(usable.videos), view.clips, view.frames, view.size * 3 // 2, view.size)
     if np.prod(shape, dtype=float) > MAX_SHARD_BYTES:
         raise InputError(f"a shard of {shape} bytes is too large; ask for fewer or smaller clips")
@@ -183,7 +183,7 @@ def cut_encodes(
     for video in usable.videos:
         process.check_cancelled()
         try:
-            cut_clips(video.path, usable, looks, distorted[len(decoded)], ffmpeg)
+            cut_clips(video.path, usable, placed, distorted[len(decoded)], ffmpeg)
             decoded.append(video)
         except VqaloopError as error:
             failed[video.path] = str(error)
@@ -194,23 +194,23 @@ def cut_encodes(
     return distorted[: len(decoded)], decoded, failed
 
 
-def reference_of(source: Path, usable: Usable, looks: Looks, ffmpeg: str) -> Frames | None:
+def reference_of(source: Path, usable: Usable, placed: PlacedView, ffmpeg: str) -> Frames | None:
     """(C, T, S·3/2, S) clips of the reference; None if it does not decode or match the encodes."""
     counts = [fact.frames for fact in usable.facts.values()]
     # frames are compared one with one, so all files must have the same frame rate and length
     if source not in usable.facts or min(counts) < max(counts) * (1 - SAME_LENGTH):
         return None
-    view = looks.view
+    view = placed.view
     clips = np.empty((view.clips, view.frames, view.size * 3 // 2, view.size), np.uint8)
     try:
-        cut_clips(source, usable, looks, clips, ffmpeg)
+        cut_clips(source, usable, placed, clips, ffmpeg)
     except VqaloopError:
         return None
     return clips
 
 
 def shard_about(
-    dataset: Dataset, content: str, looks: Looks, seed: int, left_out: list[dict[str, Any]]
+    dataset: Dataset, content: str, placed: PlacedView, seed: int, left_out: list[dict[str, Any]]
 ) -> dict[str, Any]:
     """The shard's header: title, split, view and the encodes left out."""
     title = dataset.title(content)
@@ -218,8 +218,8 @@ def shard_about(
         "dataset": dataset.name,
         "content": title,
         "authors_held_out": title in AUTHORS.get(dataset.label, ()),
-        "view": {**asdict(looks.view), "seed": seed},
-        "canvas": looks.canvas,
+        "view": {**asdict(placed.view), "seed": seed},
+        "canvas": placed.canvas,
         "left_out": left_out,
     }
 
@@ -236,10 +236,10 @@ def _make(
     """Write the shard of one content; the line to report of it. Raises VqaloopError."""
     source = dataset.sources.get(content)
     usable = usable_videos(videos, source)
-    looks = Looks(view, usable.canvas, [seed, *content.encode()])
-    distorted, decoded, failed = cut_encodes(usable, looks, ffmpeg)
+    placed = PlacedView(view, usable.canvas, [seed, *content.encode()])
+    distorted, decoded, failed = cut_encodes(usable, placed, ffmpeg)
     arrays: dict[str, npt.NDArray[Any]] = {"distorted": distorted}
-    reference = reference_of(source, usable, looks, ffmpeg) if source else None
+    reference = reference_of(source, usable, placed, ffmpeg) if source else None
     if reference is not None:
         arrays["reference"] = reference
     raws = {video.path: video.raw for video in videos}
@@ -248,7 +248,7 @@ def _make(
         for file, why in {**usable.refused, **failed}.items()
         if file in raws
     ]
-    about = shard_about(dataset, content, looks, seed, left_out)
+    about = shard_about(dataset, content, placed, seed, left_out)
     encodes = [_encode_row(dataset, video, usable.facts[video.path].size) for video in decoded]
     try:
         write_shard(path, arrays, about, encodes, dataset.label)

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from vqaloop.errors import InputError
 from vqaloop.media.colour import to_clips
 from vqaloop.models.device import autocast
-from vqaloop.models.student import OUTPUTS, Anchor, Look, Student
+from vqaloop.models.student import OUTPUTS, Anchor, Student, StudentOutput
 from vqaloop.training.losses import distillation_losses, own_losses
 from vqaloop.training.recipe import Losses, Recipe
 from vqaloop.training.shards import Shard
@@ -232,7 +232,7 @@ class TrainingModel(nn.Module):
             )
         return losses
 
-    def _look(self, student: Student, clips: Tensor, source: Tensor | None) -> Look:
+    def _look(self, student: Student, clips: Tensor, source: Tensor | None) -> StudentOutput:
         half: AbstractContextManager[Any] = contextlib.nullcontext()
         if next(student.parameters()).dtype == torch.float32:  # else an engine has cast it
             half = autocast(clips.device)

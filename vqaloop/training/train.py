@@ -27,7 +27,7 @@ from vqaloop.models.internvideo2 import InternVideo2
 from vqaloop.models.student import Student
 from vqaloop.models.weights import save_student
 from vqaloop.training import deepspeed_engine as engines
-from vqaloop.training.evaluate import judge, summary, summary_lines
+from vqaloop.training.evaluate import score_shards, summary, summary_lines
 from vqaloop.training.recipe import Recipe
 from vqaloop.training.shards import Shard
 from vqaloop.training.split import split_corpus, teacher_shards
@@ -202,8 +202,8 @@ class Trainer:
         """Correlations of the moving average on the titles held out, in the first process."""
         figures: dict[str, float | None] = {}
         if self.first:
-            judgement = judge(self.average, self.unseen, self.device, crops=8)
-            figures = summary(judgement.table)
+            scores = score_shards(self.average, self.unseen, self.device, crops=8)
+            figures = summary(scores.table)
         self.log.add({"step": self.step_count, **figures})
         for line in summary_lines(figures):
             self.say(f"step {self.step_count} held out, {line}")
