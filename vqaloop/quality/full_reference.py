@@ -22,7 +22,7 @@ import math
 import os
 import statistics
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -124,11 +124,7 @@ def measure(
     """
     wanted = list(dict.fromkeys(metrics))
     _check(wanted, source, distorted, ffmpeg)
-    stored = _stored_samples(distorted, dict(distorted_options), source)
-    if probed is not None:
-        stored = replace(stored, prep=probed.prep)
-        if probed.changes:  # its header tells the range of its first frames alone
-            stored = replace(stored, range=colour_range(probed))
+    stored = _stored_samples(distorted, dict(distorted_options), source, probed)
     bits = 10 if max(source.bit_depth, stored.bits) > 8 else 8
     threads = threads or len(os.sched_getaffinity(0))
     width, height = source.canvas
@@ -136,10 +132,8 @@ def measure(
     with scratch() as name:
         folder = Path(name)
         pix_fmt = "yuv420p" if bits == 8 else "yuv420p10le"
-        pair = (
-            _distorted_leg(source, stored, distorted_options, threads, pix_fmt),
-            _reference_leg(source, threads, pix_fmt),
-        )
+        leg = _distorted_leg(source, stored, distorted_options, threads, pix_fmt)
+        pair = leg, _reference_leg(source, threads, pix_fmt)
         graph = _graph(pair, wanted, vmaf_options(folder, threads, _is_4k(source)))
         files = {"DISTORTED": distorted, "REFERENCE": source.path}
         done = process.run(compiled(graph, ffmpeg, files), timeout_s=limit_s)
@@ -256,8 +250,10 @@ class _Stored:
     """Filters that bring RGB and grey to Y'CbCr."""
 
 
-def _stored_samples(path: Path, options: Mapping[str, str], source: Source) -> _Stored:
-    """Depth, range and needed filters of the distorted file.
+def _stored_samples(
+    path: Path, options: Mapping[str, str], source: Source, probed: Source | None
+) -> _Stored:
+    """Depth, range and needed filters of the distorted file; those of `probed`, where it was.
 
     A file without a range tag is taken for limited, as players do; but bare streams and raw video,
     whose format often has no place for the tag, are taken for the source's range. Where PyAV has
@@ -288,7 +284,11 @@ def _stored_samples(path: Path, options: Mapping[str, str], source: Source) -> _
     # RGB is compared by the matrix of the source
     matrix = [pair for pair in source.colour if pair[0] == "colorspace"]
     prep, tags, _ = as_stored(layout, source.canvas, bits, (*matrix, ("color_range", own)))
-    return _Stored(bits, dict(tags)["color_range"], prep)
+    own = dict(tags)["color_range"]
+    if probed is None:
+        return _Stored(bits, own, prep)
+    # where the range changes within the file, its header tells that of the first frames alone
+    return _Stored(bits, colour_range(probed) if probed.changes else own, probed.prep)
 
 
 def _distorted_leg(

@@ -175,7 +175,7 @@ def load(engine: Any, mean: Student, out: Path) -> tuple[int, frozenset[str]]:
 
 
 def read(path: str, map_location: Any = None) -> Any:
-    """In place of DeepSpeed's own, which would run code in a pickle."""
+    """Replaces DeepSpeed's loader of checkpoint files, which would run code in a pickle."""
     from deepspeed.runtime.fp16.loss_scaler import LossScaler
     from deepspeed.runtime.zero.config import ZeroStageEnum
     from deepspeed.utils.tensor_fragment import fragment_address

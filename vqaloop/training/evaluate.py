@@ -28,7 +28,7 @@ HEADS = {"anchored": "anchored", "alone": "no reference"}
 PREFIXES = {"anchored": "", "alone": "alone_"}
 """Before the names of a head's figures in `summary`."""
 METRICS = ("psnr", "ssim", "xpsnr")
-"""Other metrics that can be measured on the very same crops."""
+"""Other metrics that can be measured on the same crops."""
 BANDS = ("full size", "half or more", "below half")
 """An encode's height, as a part of the largest of its scene."""
 HALVES = 20
@@ -53,7 +53,7 @@ class LargestError:
 
 @dataclass
 class ShardScores:
-    """Scores of a student, and of other metrics, on a data set."""
+    """Scores of a student, and of other metrics, of the encodes of a data set."""
 
     table: pd.DataFrame
     """See `score_shards`."""

@@ -90,7 +90,7 @@ def write_evaluation(folder: Path, scores: ShardScores, document: dict[str, Any]
     """
     folder.mkdir(parents=True, exist_ok=True)
     worst = worst_titles(scores.largest_errors)
-    rows = [{**miss.row, "error": miss.error, "crop": miss.crop} for miss in worst]
+    rows = [{**error.row, "error": error.error, "crop": error.crop} for error in worst]
     contents = {
         "predictions.csv": scores.table.to_csv(index=False).encode(),
         "figures.json": (json.dumps(document, indent=1, allow_nan=False) + "\n").encode(),
@@ -108,10 +108,10 @@ def write_evaluation(folder: Path, scores: ShardScores, document: dict[str, Any]
 
 
 def worst_titles(largest_errors: Sequence[LargestError]) -> list[LargestError]:
-    """The largest errors, one a title, of largest_errors in falling order."""
+    """The first WORST of errors in falling order, one a title."""
     by_title: dict[str, LargestError] = {}
-    for miss in largest_errors:
-        by_title.setdefault(miss.row["content"], miss)
+    for error in largest_errors:
+        by_title.setdefault(error.row["content"], error)
     return list(by_title.values())[:WORST]
 
 
@@ -166,13 +166,13 @@ def worst_png(worst: Sequence[LargestError]) -> bytes:
         grid = figure.subplots((len(worst) + 1) // 2, 4, squeeze=False)
         for axes in grid.flat:
             axes.set_axis_off()
-        for miss, (left, right) in zip(worst, grid.reshape(-1, 2), strict=False):
-            row = miss.row
+        for error, (left, right) in zip(worst, grid.reshape(-1, 2), strict=False):
+            row = error.row
             score = row["alone"] if np.isnan(row["anchored"]) else row["anchored"]
             size = f", {row['width']}x{row['height']}" if row["width"] else ""
-            if miss.reference is not None:
-                left.imshow(_rgb(miss.reference), interpolation="nearest")
-            right.imshow(_rgb(miss.distorted), interpolation="nearest")
+            if error.reference is not None:
+                left.imshow(_rgb(error.reference), interpolation="nearest")
+            right.imshow(_rgb(error.distorted), interpolation="nearest")
             left.set_title(printable(row["scene"])[:28], loc="left")
             right.set_title(
                 f"{printable(str(row['encoder'] or 'unknown'))[:16]}{size}\n"

@@ -184,7 +184,7 @@ class TrainingModel(nn.Module):
     def forward(self, batch: Batch, seed: int) -> dict[str, Tensor]:
         """Losses that have a weight, by name and unweighted.
 
-        The networks run in bf16 where `device.autocast` has it so, answers and losses in fp32
+        The networks run in bf16 where `device.autocast` chooses it, scores and losses in fp32
         even under another autocast.
 
         Args:

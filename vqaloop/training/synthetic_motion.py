@@ -87,7 +87,7 @@ def _defocus(scene: torch.Tensor, sigma: float) -> torch.Tensor:
     return F.conv2d(F.conv2d(padded, kernel, groups=3), kernel.transpose(2, 3), groups=3)
 
 
-def leaves(rng: np.random.Generator, size: tuple[int, int] = (900, 675)) -> torch.Tensor:
+def dead_leaves(rng: np.random.Generator, size: tuple[int, int] = (900, 675)) -> torch.Tensor:
     """(3, H, W) RGB in 0..1 by the dead leaves model, for a `size` of (W, H).
 
     Discs and boxes that occlude each other, of sizes by an inverse cube law, have the edges and

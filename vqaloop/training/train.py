@@ -33,7 +33,7 @@ from vqaloop.training.shards import Shard
 from vqaloop.training.split import split_corpus, teacher_shards
 from vqaloop.training.starting_weights import initial_student, initial_teacher, listed
 from vqaloop.training.step import TrainingModel, draw
-from vqaloop.training.training_log import RunLog
+from vqaloop.training.training_log import TrainingLog
 
 CHECKPOINT_EVERY = 50
 """Steps between two checkpoints."""
@@ -127,7 +127,7 @@ class Trainer:
         # the engine's own fp32 values: bf16 ones would round away what a step changes
         half = self.engine.bfloat16_enabled()
         self.fp32 = deepspeed.utils.safe_get_full_fp32_param if half else lambda value: value
-        self.log = RunLog(self.out / "log.csv")
+        self.log = TrainingLog(self.out / "log.csv")
         self.step_count = 0
         """Steps taken."""
         self.titles = frozenset(shard.content for shard in shards)
@@ -172,7 +172,7 @@ class Trainer:
             for name, value in self._backward(part).items():
                 losses[name] = losses.get(name, 0.0) + value / recipe.accumulate
         self.step_count += 1
-        # short at first, or the average would long remember the initial weights
+        # short at first, or the initial weights would dominate the average for long
         decay = min(recipe.average, self.step_count / (self.step_count + 10))
         _follow(self.average, self.student, decay, self.fp32)
         seconds = time.monotonic() - since
@@ -266,7 +266,7 @@ def parameter_groups(model: nn.Module, recipe: Recipe) -> list[dict[str, Any]]:
 
 
 def _copy(student: Student, recipe: Recipe, device: torch.device) -> Student:
-    """An fp32 twin, which becomes the running mean."""
+    """An fp32 copy, which becomes the moving average."""
     mean = create_student(recipe.model, student.anchored is not None).to(device)
     mean.load_state_dict(student.state_dict())
     return mean.eval()
@@ -276,14 +276,14 @@ def _copy(student: Student, recipe: Recipe, device: torch.device) -> Student:
 def _follow(
     mean: Student, student: Student, decay: float, full: Callable[[Tensor], Tensor | None]
 ) -> None:
-    """Move the mean towards the student; `full` gives a parameter in fp32, None if it is fixed."""
+    """Exponential moving average: `full` gives a parameter in fp32, None if it is fixed."""
     for average, new in zip(mean.parameters(), student.parameters(), strict=True):
         value = full(new)
         average.lerp_((new if value is None else value).to(average.dtype), 1 - decay)
 
 
 def _schedule(step: int, recipe: Recipe) -> float:
-    """Linear warm-up, then half a cosine down to a hundredth."""
+    """Factor on the learning rate: linear warm-up, then half a cosine down to 0.01."""
     if step < recipe.warm_up:
         return (step + 1) / recipe.warm_up
     done = (step - recipe.warm_up) / max(1, recipe.steps - recipe.warm_up)
