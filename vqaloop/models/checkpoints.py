@@ -220,6 +220,7 @@ def _fit_positions(
     own = (config.frames, config.grid)
     shape: tuple[int, int] | None = None
     if all(key in named for key in SEPARATE):
+        # separate tables of space and time, as in pretraining: a joint one is their sum
         space, time, first = (named.pop(key) for key in SEPARATE)
         parts = (space, time, first)
         tokens = space.shape[1] * time.shape[1] if {p.ndim for p in parts} == {3} else MAX_TOKENS
@@ -239,6 +240,7 @@ def _fit_positions(
     if shape == own:
         return False
     made_for = replace(config, frames=shape[0], size=shape[1] * config.patch)
+    # in fp32, since bicubic interpolation of a half-precision table would round twice
     named["pos_embed"] = interpolate_positions(table.float(), made_for, own[0], own[1], own[1])
     return True
 
@@ -271,6 +273,7 @@ def _fit_biases(named: dict[str, Tensor], model: FastVQA, path: Path) -> bool:
     wanted = [key for key in model.state_dict() if key.endswith(FRAGMENT)]
     if any(key in named for key in wanted):
         return False
+    # a Video Swin file has no fragment tables: alike tables leave the gate without effect
     for key in wanted:
         relative = key.removesuffix(FRAGMENT) + RELATIVE
         if relative in named:

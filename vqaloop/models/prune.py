@@ -71,13 +71,16 @@ class _Keep:
         for block in self.blocks:
             at = f"backbone.blocks.{block}."
             head_width = one.width // one.heads
+            # a head counts by the weights that read its output
             spent = values[at + "attn.proj.weight"].square().sum(0)
             heads = _best(spent.view(one.heads, -1).sum(1), other.heads)
             self.heads[block] = (heads[:, None] * head_width + torch.arange(head_width)).flatten()
+            # a hidden unit by the product of the weights into it and out of it
             units = values[at + "mlp.fc2.weight"].norm(dim=0)
             self.hidden[block] = _best(
                 units * values[at + "mlp.fc1.weight"].norm(dim=1), other.mlp_width
             )
+        # pooling keeps its number of heads, so each head gives up as many channels
         each, wanted = one.width // one.pool_heads, other.width // other.pool_heads
         inner = values["backbone.clip_projector.cross_attn.v.weight"].norm(dim=1)
         self.pool = torch.cat(
@@ -98,6 +101,7 @@ class _Keep:
         if part.startswith("blocks."):
             block = self.blocks[int(part.split(".")[1])]
             heads, rest = self.heads[block], part.split(".", 2)[2]
+            # queries, keys and values are stacked in one matrix
             inner = torch.cat([heads + i * self.one.width for i in range(3)])
             axes: dict[str, list[Tensor | None]] = {
                 "attn.qkv.weight": [inner, self.width],

@@ -11,7 +11,7 @@ from vqaloop.records import Score, Source
 
 
 class Metric(Protocol):
-    """What the loop asks of a metric."""
+    """A quality metric of encodes against their source; safe to call from several threads."""
 
     @property
     def name(self) -> str:
@@ -23,28 +23,37 @@ class Metric(Protocol):
 
     @property
     def top(self) -> float:
-        """Largest value it can give."""
+        """Largest score it can give."""
 
     @property
     def step(self) -> float:
-        """Difference between two rungs worth having, by default."""
+        """Default difference in score between two rungs."""
 
     @property
     def ceiling(self) -> float:
-        """Score above which viewers see no difference, by default."""
+        """Default score above which viewers see no difference."""
 
     @property
     def floor(self) -> float:
-        """Score under which a rung is not worth sending, by default."""
+        """Default score below which a rung is not worth delivering."""
 
     def identity(self) -> dict[str, Any]:
-        """All that decides a score, apart from the two files; JSON values only."""
+        """All that decides a score apart from the two files, for cache keys; JSON values only."""
 
     def measure(self, source: Source, path: Path, decoder: str) -> Score:
-        """Score of a file of ours with as many frames as `source`. Raises DecodeFailed."""
+        """Score an encode.
+
+        Args:
+            source: The original; what depends on it alone is computed once and kept.
+            path: An encode of ours, with as many frames as `source`.
+            decoder: pyav or ffmpeg; what decodes the encode.
+
+        Raises:
+            DecodeFailed: The encode does not decode to the frames of `source`.
+        """
 
     def finer(self) -> "Metric | None":
-        """The same metric looking at more of the title; None when it sees all of it already."""
+        """The same metric sampling more of the title; None where it takes all frames already."""
 
     def scene_by_scene(self, scenes: Sequence[tuple[int, int]]) -> "Metric":
-        """The same metric looking into each scene (first frame, number of frames) of the title."""
+        """The same metric sampling each scene (first frame, number of frames) of the title."""

@@ -197,7 +197,7 @@ def _is_current(path: Path, scene: CorpusScene, plan: CorpusPlan) -> bool:
 
 def _write_scene(scene: CorpusScene, path: Path, plan: CorpusPlan, ffmpeg: str) -> str:
     """Write it; how many encodes it holds, in words."""
-    # everything drawn depends on the scene alone: a shard is the same whatever is made beside it
+    # everything random depends on the scene alone, so a shard does not depend on the others
     rng = np.random.default_rng([plan.seed, *scene.name.encode("utf-8", "surrogateescape")])
     frames, fps = _scene_frames(scene, plan, rng, ffmpeg)
     count, rows, width = frames.shape

@@ -178,7 +178,7 @@ def fit_logistic(scores: Values, labels: Values, parameters: int = 4) -> Logisti
     form = _FORMS[parameters]
     line = float(np.mean(x * y))
     sign = -1.0 if line < 0 else 1.0
-    low, high = (y.min(), y.max())[:: int(sign)]
+    low, high = (y.min(), y.max())[:: int(sign)]  # the asymptotes at small and at large scores
     if parameters == 4:
         starts = [[high, low, 0.0, width] for width in (0.25, 0.5, 1.0, 2.0)]
     else:
@@ -197,6 +197,7 @@ def fit_logistic(scores: Values, labels: Values, parameters: int = 4) -> Logisti
                 best, least = result.x, result.cost
     if best is None:
         return None
+    # back from standardised to the units of scores and labels
     if parameters == 4:
         b1, b2, b3, b4 = best
         back = [level + spread * b1, level + spread * b2, at + scale * b3, scale * abs(b4)]
@@ -271,11 +272,12 @@ def _intervals(
             resampled[f"rmse{key}"] = _bootstrap_rmse(times, member, values, labels)
         for key, correlation in (("within_srcc", srcc), ("within_krcc", krcc)):
             inside = _by_title(scores, labels, titles, correlation)
-            known = np.isfinite(inside)
+            known = np.isfinite(inside)  # titles with a correlation of their own
             resampled[key] = (times[:, known] @ inside[known]) / times[:, known].sum(1)
     ranges = {}
     for key, drawn in resampled.items():
         finite = drawn[np.isfinite(drawn)]
+        # an interval of few draws would be of the titles that happen to have the figure
         if len(finite) > draws / 2:
             low, high = np.percentile(finite, [2.5, 97.5])
             ranges[key] = (float(low), float(high))
@@ -302,7 +304,7 @@ def _bootstrap_rmse(times: Values, member: npt.NDArray[np.intp], x: Values, y: V
 
 def _bootstrap_srcc(times: Values, member: npt.NDArray[np.intp], x: Values, y: Values) -> Values:
     """(draws,) Spearman's correlation; a few draws at a time, each of N ranks."""
-    at_once = max(1, 2_000_000 // len(x))
+    at_once = max(1, 2_000_000 // len(x))  # 16 MB for each array of (draws, N)
     parts = []
     for first in range(0, len(times), at_once):
         weights = times[first : first + at_once, member]
@@ -328,6 +330,8 @@ def _bootstrap_ranks(weights: Values, values: Values) -> Values:
 def _bootstrap_krcc(times: Values, member: npt.NDArray[np.intp], x: Values, y: Values) -> Values:
     """(draws,) Kendall's tau-b, from pairs counted once for every two titles."""
     count = times.shape[1]
+    # concordant less discordant pairs, and pairs untied in x and in y, for every two titles: the
+    # sums of a draw are then quadratic forms in its numbers of titles
     pairs = np.zeros((3, count, count))
     for title in range(count):
         rows = member == title

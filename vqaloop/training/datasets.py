@@ -85,7 +85,7 @@ class Available:
 
 
 class Titled(Protocol):
-    """What a split needs to know; `shards.Shard` is one."""
+    """Anything with a title and a label, which a split needs; `shards.Shard` is one."""
 
     @property
     def content(self) -> str: ...

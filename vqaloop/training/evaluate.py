@@ -108,6 +108,7 @@ def score_shards(
         shard_rows = _encode_rows(shard, heads, _other_metrics(shard, metrics, crops, ffmpeg))
         rows += shard_rows
         crop_rows += _crop_rows(shard, heads)
+        # the head that a ladder would use: anchored where the data set has references
         head = "alone" if np.isnan(heads["anchored"].pooled).any() else "anchored"
         largest_errors.append(_largest_error(shard, shard_rows, heads[head]))
         report(f"{len(largest_errors)} {shard.name}: {counted(len(shard_rows), 'encode')}")

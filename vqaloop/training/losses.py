@@ -19,7 +19,7 @@ RANK_TIE = 0.01
 """Labels of 0..1 that differ by no more than this count as equal: such a pair has no order."""
 
 
-def own_losses(
+def label_losses(
     student: Student,
     look: StudentOutput,
     crop_labels: Tensor,
@@ -100,7 +100,7 @@ def distillation_losses(
         score = teacher.alone_answers(*target.alone)[:, 0].float()
         losses["teacher"] = F.mse_loss(score, labels)
     if weights.feature:
-        # normalised: features of two families differ in scale, and that says nothing of quality
+        # normalised: the scale of features differs between families without regard to quality
         mine, theirs = (F.layer_norm(x.float(), x.shape[-1:]) for x in (feature, target.feature))
         losses["feature"] = F.smooth_l1_loss(mine, theirs, beta=2.0)
     if weights.levels and look.projected and target.projected:
@@ -142,6 +142,7 @@ def _scores_of(
 ) -> tuple[Tensor, Tensor]:
     """(G, E, K) answers of each crop and (scenes, E, K) of crops pooled, from (G·E, ·) sums."""
     values, weights = (torch.unflatten(x.float(), 0, (-1, recipe.encodes)) for x in sums)
+    # pooling adds sums and weights before the last layer, as a title's score does
     pooled = (torch.unflatten(x, 0, (-1, recipe.crops)).sum(1) for x in (values, weights))
 
     def answered(values: Tensor, weights: Tensor) -> Tensor:

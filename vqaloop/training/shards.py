@@ -119,7 +119,7 @@ def load_shard(path: Path) -> Shard:
 
 
 def _fits(shard: Shard) -> bool:
-    """Whether arrays and rows are what `Shard` says of them."""
+    """Whether arrays and rows have the shapes and types of `Shard`."""
     clips, rows = shard.distorted, shard.encodes
     if not isinstance(shard.content, str) or not isinstance(shard.label, str):
         return False

@@ -19,7 +19,7 @@ from vqaloop.errors import InputError
 from vqaloop.media.colour import to_clips
 from vqaloop.models.device import autocast
 from vqaloop.models.student import OUTPUTS, Anchor, Student, StudentOutput
-from vqaloop.training.losses import distillation_losses, own_losses
+from vqaloop.training.losses import distillation_losses, label_losses
 from vqaloop.training.recipe import Losses, Recipe
 from vqaloop.training.shards import Shard
 
@@ -63,6 +63,7 @@ def draw(
 
     `teacher_view` are the same shards in the teacher's view.
     """
+    # so that every clip of the corpus is drawn about as often
     chance = np.array([len(s.encodes) * s.distorted.shape[1] for s in shards], float)
     chosen = rng.choice(len(shards), recipe.scenes, replace=False, p=chance / chance.sum())
     parts: dict[str, list[Tensor]] = {field.name: [] for field in fields(Batch)}
@@ -87,6 +88,7 @@ def draw(
             parts["scores"].append(pick(shard.crop_labels) / scales)
             parts["pooled"].append(pick(shard.frame_labels).mean(0) / scales)
         else:
+            # the opinion score of the whole video stands for each of its crops
             score = shard.scores[encodes, None] / 100
             parts["scores"].append(score.expand(recipe.crops, -1, -1))
             parts["pooled"].append(score)
@@ -216,7 +218,7 @@ class TrainingModel(nn.Module):
         clips = clips_of(batch.distorted)
         source = None if batch.reference is None else clips_of(batch.reference)
         look = self._look(self.student, clips, source)
-        losses = own_losses(self.student, look, batch.scores, batch.pooled, recipe)
+        losses = label_losses(self.student, look, batch.scores, batch.pooled, recipe)
         if self.teacher is not None:
             if batch.teacher_view is not None:
                 clips, source = clips_of(batch.teacher_view), None

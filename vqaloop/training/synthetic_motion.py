@@ -36,6 +36,7 @@ def picture_in_motion(picture: torch.Tensor, frames: int, rng: np.random.Generat
     scene = _camera(small[0], frames, (height, width), rng)
     if rng.random() < 0.25:
         other = _camera(small[0].flip(2), frames, (height, width), rng)
+        # a soft-edged disc of the mirrored picture moves over it: occlusion
         y, x = torch.meshgrid(
             torch.linspace(-1, 1, height), torch.linspace(-1, 1, width), indexing="ij"
         )

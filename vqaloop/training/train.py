@@ -2,7 +2,7 @@
 
 Started plainly it trains in one process; started by PyTorch's launcher, in as many as that gives,
 one a GPU: `torchrun --nproc_per_node N -m vqaloop distill RECIPE`. (DeepSpeed's own launcher adds
-an option --local_rank that vqaloop does not know.) The first of them reports progress, evaluates
+an option --local_rank that vqaloop does not take.) The first of them reports progress, evaluates
 on the titles held out while the others wait, and writes the weights.
 """
 
@@ -252,9 +252,11 @@ def parameter_groups(model: nn.Module, recipe: Recipe) -> list[dict[str, Any]]:
     for name, parameter in model.named_parameters():
         if not parameter.requires_grad:
             continue
+        # what is in no block is deeper than all of them, but for the embeddings
         level = levels.get(name, depth + 1)
         if any(key in name for key in ("patch_embed", "pos_embed", "cls_token")):
             level = 0
+        # biases, norms and position tables are not decayed, as usual for transformers
         plain = parameter.ndim <= 1 or "pos_embed" in name or "cls_token" in name
         decay = 0.0 if plain else recipe.weight_decay
         scale = recipe.layer_decay ** max(0, depth + 1 - level)
