@@ -165,6 +165,7 @@ class Network:
             self._waiting.append(request)
         while not request.done:
             check_cancelled()
+            # whoever gets the network runs a batch, which may be that of other threads
             with self.exclusive() as student:
                 if not request.done:
                     self._run_batch(student)
@@ -198,6 +199,7 @@ class Network:
                 torch.cat(x) for x in zip(*self._in_batches(work, len(pixels)), strict=True)
             )
         except BaseException as error:
+            # the batch failed for all in it: each thread raises it, and none waits for ever
             with self._queue:
                 for request, _ in pieces:
                     request.error, request.done = error, True

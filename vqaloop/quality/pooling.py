@@ -74,6 +74,7 @@ def pool(
     of_moments = _moment_scores(answers, sums, weights, counts)
     share = of_moments.new_tensor(shares or [1.0] * len(counts))
     mean = _mean(of_moments, share)
+    # clipped after the mean: clipped draws would narrow the half-widths near 0 and 100
     drawn = _mean(_moment_scores(answers, sums[drawn_rows], weights[drawn_rows], counts), share)
     low, high = _central(drawn.clamp(0, 100))
     lowest, highest = _central(drawn)
