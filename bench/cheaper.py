@@ -27,10 +27,10 @@ from vqaloop.media.frames import read_encode, read_source
 from vqaloop.media.probe import probe_source
 from vqaloop.models.student import Student
 from vqaloop.models.weights import load_student
-from vqaloop.quality.crop_sampling import read_clips, spots
+from vqaloop.quality.crop_sampling import choose_crops, read_crops
 from vqaloop.quality.inference import joined
-from vqaloop.quality.metric import DEFAULT_STUDENT, open_metric, shipped_weights
-from vqaloop.quality.pooling import judged
+from vqaloop.quality.pooling import pool
+from vqaloop.quality.registry import DEFAULT_STUDENT, open_metric, shipped_weights
 from vqaloop.records import Rendition, Source
 
 ENCODES = ((1.0, 24), (1.0, 34), (0.5, 24), (0.5, 34))
@@ -51,20 +51,20 @@ def network(student: Student, one: Any, other: Any, counts: list[int], half: boo
     assert len(joined(anchors).weights) == len(one)
     sums, weights = (torch.cat(x).float() for x in zip(*seen, strict=True))
     with torch.inference_mode():
-        return judged(student.anchored_answers, (sums, weights), counts, 0).value, took
+        return pool(student.anchored_answers, (sums, weights), counts, 0).value, took
 
 
 def study(source: Source, rung: Path, students: dict[str, Student], ffmpeg: str) -> dict[str, Any]:
     """Scores and seconds of one encode, each way."""
-    where = spots(source.frames, source.canvas)
+    where = choose_crops(source.frames, source.canvas)
     counts = [len(places) for places in where.values()]
 
     def read(indices: list[int]) -> Any:
         canvas, fps = source.canvas, source.fps
         return read_encode(rung, indices, canvas, fps, decoder="pyav", ffmpeg=ffmpeg)
 
-    one = read_clips(where, source.frames, lambda i: read_source(source, i, ffmpeg=ffmpeg))
-    other = read_clips(where, source.frames, read)
+    one = read_crops(where, source.frames, lambda i: read_source(source, i, ffmpeg=ffmpeg))
+    other = read_crops(where, source.frames, read)
     row: dict[str, Any] = {"clip": source.path.stem, "encode": rung.stem}
     for name, student in students.items():
         row[name], row[f"{name}_s"] = network(student, one, other, counts, name == "bf16")

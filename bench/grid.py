@@ -29,7 +29,7 @@ from vqaloop.encoding.spec import EncoderSpec, Knob
 from vqaloop.errors import VqaloopError
 from vqaloop.media.probe import probe_source
 from vqaloop.quality import full_reference
-from vqaloop.quality.metric import DEFAULT_METRIC, open_metric
+from vqaloop.quality.registry import DEFAULT_METRIC, open_metric
 from vqaloop.records import Rendition, Source
 
 FRACTIONS = (1, 2 / 3, 1 / 2, 1 / 3)

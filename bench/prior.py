@@ -15,7 +15,7 @@ import pandas as pd
 
 from bench.grid import read_grid
 from vqaloop.encoding.registry import default_encoder
-from vqaloop.quality.metric import DEFAULT_STUDENT
+from vqaloop.quality.registry import DEFAULT_STUDENT
 from vqaloop.records import RDPoint
 from vqaloop.search.prior import TitlePoints, learn
 from vqaloop.search.prior_store import SHIPPED, prior_json

@@ -27,7 +27,7 @@ from vqaloop.encoding.registry import get_encoder
 from vqaloop.execution.cache import Cache
 from vqaloop.execution.workshop import Workshop
 from vqaloop.media.probe import probe_source
-from vqaloop.quality.metric import open_metric
+from vqaloop.quality.registry import open_metric
 from vqaloop.regress.build_command import Build, Point
 from vqaloop.regress.builds import open_build
 from vqaloop.regress.compare import POINTS

@@ -29,7 +29,7 @@ from vqaloop.encoding.encode import encode
 from vqaloop.encoding.registry import get_encoder
 from vqaloop.media.probe import probe_source
 from vqaloop.quality import full_reference
-from vqaloop.quality.metric import open_metric
+from vqaloop.quality.registry import open_metric
 from vqaloop.quality.student_metric import StudentMetric
 from vqaloop.records import Rendition, Source
 

@@ -28,7 +28,7 @@ from vqaloop.core.files import renamed_to
 from vqaloop.encoding.registry import default_encoder, get_encoder
 from vqaloop.ladder.rd_plot import MARKERS
 from vqaloop.quality.bdrate import Curve, NotComparable, bd_rate
-from vqaloop.quality.metric import DEFAULT_STUDENT
+from vqaloop.quality.registry import DEFAULT_STUDENT
 from vqaloop.report.plotting import COLOURS, style
 from vqaloop.search.explore import Measurement, explore, rungs_of
 from vqaloop.search.hull import front

@@ -27,7 +27,7 @@ from vqaloop.encoding.registry import default_encoder
 from vqaloop.execution.cache import Cache
 from vqaloop.execution.workshop import Workshop
 from vqaloop.media.probe import probe_source
-from vqaloop.quality.metric import open_metric
+from vqaloop.quality.registry import open_metric
 from vqaloop.ratecontrol.target import Encoded
 from vqaloop.records import Rendition
 

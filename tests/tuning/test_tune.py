@@ -337,7 +337,7 @@ def test_ladders_get_parameters_from_the_same_search(room: Room, clip: Path) -> 
     from vqaloop.execution.cache import Cache
     from vqaloop.execution.workshop import Workshop
     from vqaloop.media.probe import probe_source
-    from vqaloop.quality.metric import open_metric
+    from vqaloop.quality.registry import open_metric
     from vqaloop.tuning.tune import best_params
 
     ffmpeg = ffmpeg_path()

@@ -27,7 +27,7 @@ from vqaloop.errors import DecodeFailed, EncodeFailed, InputError, ToolError
 from vqaloop.execution.executor import Local
 from vqaloop.ladder.build import build_ladder
 from vqaloop.media.probe import probe_source
-from vqaloop.quality.metric import open_metric
+from vqaloop.quality.registry import open_metric
 from vqaloop.records import Rendition, Source
 
 # fixtures

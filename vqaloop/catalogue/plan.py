@@ -19,7 +19,8 @@ from vqaloop.execution.checks import check_folder, check_metric, check_run
 from vqaloop.ladder.build import build_ladder
 from vqaloop.ladder.rules import checked_budget, make_rules
 from vqaloop.media.probe import read_head
-from vqaloop.quality.metric import Metric, kindred, open_metric
+from vqaloop.quality.metric import Metric
+from vqaloop.quality.registry import kindred, open_metric
 from vqaloop.search.prior_store import Kind, prior_use
 from vqaloop.tuning.tune import check_trials
 

@@ -29,7 +29,8 @@ from vqaloop.core.files import file_sha256, renamed_to
 from vqaloop.core.text import quoted
 from vqaloop.errors import DecodeFailed, EncodeFailed, InputError, ToolError
 from vqaloop.execution.executor import POLL_S, Turns
-from vqaloop.quality.metric import ClassicalMetric, Metric
+from vqaloop.quality.classical_metric import ClassicalMetric
+from vqaloop.quality.metric import Metric
 from vqaloop.quality.student_metric import StudentMetric
 from vqaloop.records import Encode, Rendition, Score, Source
 

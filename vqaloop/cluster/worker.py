@@ -28,7 +28,10 @@ from vqaloop.core.text import quoted
 from vqaloop.encoding.encode import encode
 from vqaloop.errors import EncodeFailed, EncoderMissing, ToolError, VqaloopError
 from vqaloop.quality import full_reference
-from vqaloop.quality.metric import ClassicalMetric, Metric
+from vqaloop.quality.classical_metric import ClassicalMetric
+from vqaloop.quality.crop_sampling import CropSampling
+from vqaloop.quality.metric import Metric
+from vqaloop.quality.student_engine import StudentEngine
 from vqaloop.quality.student_metric import StudentMetric
 from vqaloop.records import Encode, Score, Source
 
@@ -242,27 +245,15 @@ class StudentRecipe:
 
     name: str
     device: str
-    seed: int
-    precision: float | None
-    positions: int
-    scenes: tuple[tuple[int, int], ...]
+    sampling: CropSampling
 
     @classmethod
     def of(cls, metric: StudentMetric) -> "StudentRecipe":
-        device, precision = metric.device.type, metric.precision
-        places = metric.positions, metric.scenes
-        return cls(metric.name, device, metric.seed, precision, *places)
+        return cls(metric.name, metric.device.type, metric.sampling)
 
     def made(self, weights: Path, ffmpeg: str) -> StudentMetric:
-        student = StudentMetric(
-            self.name,
-            weights,
-            ffmpeg=ffmpeg,
-            device=self.device,
-            seed=self.seed,
-            precision=self.precision,
-        )
-        return student.looking_at(self.positions, self.scenes)
+        engine = StudentEngine(weights, self.device)
+        return StudentMetric(self.name, engine, ffmpeg, self.sampling)
 
 
 def _metric(order: Order, files: Mapping[str, Path], ffmpeg: str) -> Metric:

@@ -38,7 +38,8 @@ from vqaloop.ladder.store import SCHEMA, write_reports
 from vqaloop.media.excerpt import excerpt
 from vqaloop.media.excerpt_windows import choose_windows
 from vqaloop.media.probe import probe_source
-from vqaloop.quality.metric import DEFAULT_METRIC, Metric, kindred, open_metric
+from vqaloop.quality.metric import Metric
+from vqaloop.quality.registry import DEFAULT_METRIC, kindred, open_metric
 from vqaloop.records import Event, Ladder, Source, Watcher
 from vqaloop.search.prior_store import (
     PriorUse,

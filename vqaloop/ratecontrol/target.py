@@ -30,7 +30,8 @@ from vqaloop.execution.stage_progress import counted_of, described, report_if_sl
 from vqaloop.execution.workshop import Workshop
 from vqaloop.media.probe import probe_source
 from vqaloop.media.scene_cuts import Scene, SceneExcerpts, even_gop, find_scenes
-from vqaloop.quality.metric import DEFAULT_METRIC, Metric, kindred, open_metric
+from vqaloop.quality.metric import Metric
+from vqaloop.quality.registry import DEFAULT_METRIC, kindred, open_metric
 from vqaloop.quality.sampling_precision import unreached
 from vqaloop.ratecontrol.concat import Joined, join, output_muxer
 from vqaloop.ratecontrol.controller import RateController

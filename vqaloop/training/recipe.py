@@ -27,7 +27,7 @@ class Losses:
     """
 
     crop: Weight = 0.0
-    """MSE of anchored s against the label of the very crop."""
+    """MSE of anchored s against the label of the crop."""
     pooled: Weight = 0.0
     """MSE of anchored s of the crops of an encode, pooled, against the label of their frames."""
     ordered: Weight = 0.0
@@ -45,7 +45,7 @@ class Losses:
     feature: Weight = 0.0
     """The paper's SmoothL1 (beta 2) between 768-wide features after LayerNorm without weights."""
     levels: Weight = 0.0
-    """MSE between the tokens that the heads of student and teacher see, at each tap: multi-level
+    """MSE between the heads' input tokens of student and teacher, at each tap: multi-level
     distillation, as in RankDVQA-mini (arXiv 2312.08864)."""
     answers: Weight = 0.0
     """MSE between the answers of student and teacher, both heads."""
@@ -57,11 +57,11 @@ class Teacher:
 
     model: str
     weights: str = ""
-    """A student of ours or a released checkpoint; empty: first values, for tests."""
+    """A student of ours or a released checkpoint; empty: initial values, for tests."""
     freeze: str = "all"
     """paper: last block and head train; as_released: and all that is not in a block; all: none."""
     corpus: tuple[str, ...] = ()
-    """The same scenes in another view, when the teacher looks at them otherwise."""
+    """The same scenes in the teacher's view, where that is another."""
 
 
 @dataclass(frozen=True)
@@ -87,15 +87,15 @@ class Recipe:
     accumulate: Count = 1
     """Batches a step."""
     layer_decay: Ratio = 1.0
-    """Learning rate of a block against that of the next deeper one."""
+    """Learning rate of a block as a factor of that of the next deeper one."""
     warm_up: Annotated[int, Meta(ge=0, le=10**9)] = 0
     weight_decay: Annotated[float, Meta(ge=0, le=1e6)] = 0.05
     clip_norm: Annotated[float, Meta(ge=0, le=1e9)] = 1.0
     average: Ratio = 0.998
-    """Decay of the running mean of weights, which is what is kept."""
+    """Decay of the exponential moving average of the weights, which is the result."""
     fixed_embedding: bool = False
-    """Leave the patch embedding as it begins. Trained, it drifts from an orthogonal transform, and
-    the energies the heads read lose their meaning."""
+    """Do not train the patch embedding: it would drift from an orthogonal transform, and its
+    coefficients would no longer be energies, which the heads take."""
     augment: str = "turns"
     scenes: Count = 3
     crops: Count = 4
@@ -135,7 +135,7 @@ def read_recipe(path: Path) -> Recipe:
 
 
 def _check(recipe: Recipe, where: str) -> None:
-    """What no single field shows. Raises InputError."""
+    """Raises InputError for fields that do not go together."""
     choices: list[tuple[str, str, tuple[str, ...]]] = [
         ("model", recipe.model, MODELS),
         ("augment", recipe.augment, AUGMENT),

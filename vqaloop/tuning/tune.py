@@ -32,7 +32,7 @@ from vqaloop.execution.workshop import Workshop
 from vqaloop.media.excerpt import excerpt
 from vqaloop.media.excerpt_windows import choose_windows
 from vqaloop.media.probe import probe_source
-from vqaloop.quality.metric import DEFAULT_METRIC, open_metric
+from vqaloop.quality.registry import DEFAULT_METRIC, open_metric
 from vqaloop.records import Event, RDPoint, Source, Watcher, rounded
 from vqaloop.search.curve_fit import fit_curve
 from vqaloop.search.shared_study import default_storage, kept_in, open_storage, shown
