@@ -1,10 +1,10 @@
-"""How far scores move when they are made cheaper: bf16, int8, fewer places in time.
+"""Score error of cheaper inference: bf16, int8, fewer places in time.
 
     python -m bench.cheaper CLIP... [--csv FILE]
 
-Four x264 encodes of each clip, scored by the default student on the CPU: as it is, in bf16
+Four x264 encodes of each clip, scored by the default student on the CPU: in fp32, in bf16
 (autocast), with int8 linear layers in the transformer (PyTorch's dynamic quantisation), and with
-`--score-precision`. Differences are to the score as it is; seconds are CPU seconds of the network
+`--score-precision`. Differences are to the fp32 score; seconds are CPU seconds of the network
 alone for the first two, of the whole score for the last.
 """
 
@@ -27,10 +27,10 @@ from vqaloop.media.frames import read_encode, read_source
 from vqaloop.media.probe import probe_source
 from vqaloop.models.student import Student
 from vqaloop.models.weights import load_student
-from vqaloop.quality.crop_sampling import read_clips, spots
+from vqaloop.quality.crop_sampling import choose_crops, read_crops
 from vqaloop.quality.inference import joined
-from vqaloop.quality.metric import DEFAULT_STUDENT, open_metric, shipped_weights
-from vqaloop.quality.pooling import judged
+from vqaloop.quality.pooling import pool
+from vqaloop.quality.registry import DEFAULT_STUDENT, open_metric, shipped_weights
 from vqaloop.records import Rendition, Source
 
 ENCODES = ((1.0, 24), (1.0, 34), (0.5, 24), (0.5, 34))
@@ -40,7 +40,7 @@ BATCH = 32
 
 
 def network(student: Student, one: Any, other: Any, counts: list[int], half: bool) -> Any:
-    """Score of clips against others, and CPU seconds of the network for the encode's."""
+    """Score of clips against the source's, and CPU seconds of the network for the encode's."""
     parts = [slice(i, i + BATCH) for i in range(0, len(one), BATCH)]
     with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16, enabled=half):
         anchors = [student.anchor(to_clips(torch.from_numpy(one[part]))) for part in parts]
@@ -51,20 +51,20 @@ def network(student: Student, one: Any, other: Any, counts: list[int], half: boo
     assert len(joined(anchors).weights) == len(one)
     sums, weights = (torch.cat(x).float() for x in zip(*seen, strict=True))
     with torch.inference_mode():
-        return judged(student.anchored_answers, (sums, weights), counts, 0).value, took
+        return pool(student.anchored_answers, (sums, weights), counts, 0).value, took
 
 
 def study(source: Source, rung: Path, students: dict[str, Student], ffmpeg: str) -> dict[str, Any]:
     """Scores and seconds of one encode, each way."""
-    where = spots(source.frames, source.canvas)
+    where = choose_crops(source.frames, source.canvas)
     counts = [len(places) for places in where.values()]
 
     def read(indices: list[int]) -> Any:
         canvas, fps = source.canvas, source.fps
         return read_encode(rung, indices, canvas, fps, decoder="pyav", ffmpeg=ffmpeg)
 
-    one = read_clips(where, source.frames, lambda i: read_source(source, i, ffmpeg=ffmpeg))
-    other = read_clips(where, source.frames, read)
+    one = read_crops(where, source.frames, lambda i: read_source(source, i, ffmpeg=ffmpeg))
+    other = read_crops(where, source.frames, read)
     row: dict[str, Any] = {"clip": source.path.stem, "encode": rung.stem}
     for name, student in students.items():
         row[name], row[f"{name}_s"] = network(student, one, other, counts, name == "bf16")

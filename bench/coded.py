@@ -1,12 +1,13 @@
-"""The readers of coded video, each as a function of bytes, with small files to begin with."""
+"""Readers of coded video, each as a function of bytes, with seed inputs for fuzzing."""
 
 from pathlib import Path
 
 from vqaloop.bitstream import codec_strings, coded_frames, mp4_boxes
-from vqaloop.bitstream.coded_frames import _splitter, is_cut_mp4
+from vqaloop.bitstream.coded_frames import coded_parts, is_cut_mp4
+from vqaloop.bitstream.nal import without_sei
+from vqaloop.bitstream.random_access import is_random_access
 from vqaloop.core import process
 from vqaloop.core.ffmpeg import ffmpeg_path, file_url
-from vqaloop.ratecontrol.concat import _hevc_sets
 
 
 def _written(data: bytes, folder: Path, name: str) -> Path:
@@ -61,10 +62,9 @@ def read_packets(data: bytes, folder: Path) -> object:
         return None
     codec, length = _CODECS[data[0] % 4], 16 * data[1]
     config, packet = data[2 : 2 + length], data[2 + length :]
-    anew = codec_strings.starts_anew(codec, config, packet)
-    # an encoder's configuration, which `_splitter` takes, comes through a demuxer: never so short
-    parts = sum(map(len, _splitter(codec, config.ljust(22, b"\0"))(packet)))
-    return anew, parts, _hevc_sets(config) if codec == "hevc" else b""
+    parts = sum(map(len, coded_parts(codec, config, packet)))
+    sets = without_sei(config) if codec == "hevc" else b""
+    return is_random_access(codec, config, packet), parts, sets
 
 
 def packets_seeds(folder: Path) -> list[bytes]:

@@ -1,10 +1,10 @@
-"""How well cuts are found: clips put one after another, whose cuts are known to the frame.
+"""Recall and precision of scene cuts on concatenated clips, whose cuts are known to the frame.
 
     python -m bench.cuts CLIP... [--titles 60]
 
 Half of the clips, chosen by `group` of a MANIFEST.csv beside them (a clip without is its own
 group), are those the threshold was set on; the other half are held out. Single clips should have
-no cut: what is found in them is named.
+no cut: false positives in them are listed.
 """
 
 import argparse
@@ -43,7 +43,7 @@ def small(clip: Path, ffmpeg: str) -> bytes:
 
 
 def cuts_of(parts: list[bytes], ffmpeg: str) -> tuple[set[int], set[int]]:
-    """Cuts of parts put one after another: those that are there, and those that are found."""
+    """Cuts of concatenated parts: the true ones, and those detected."""
     frame = SIZE[0] * SIZE[1] * 3 // 2
     edges = [0]
     for part in parts:

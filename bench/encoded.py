@@ -1,9 +1,9 @@
-"""`vqaloop ladder` run for real on the clips of a grid, and judged against the grid's hull.
+"""Ladders with real encodes of the clips of a grid, measured against the grid's hull.
 
     python -m bench.encoded --grid DIR --out DIR [--metric vmaf] [--codecs h264,...] [--csv FILE]
 
-`bench.search` reads encodes off the grid; this makes them, with an empty cache and the shipped
-prior, at the grid's sizes. Ladders stay in `--out`, and what is there is not made again.
+`bench.search` looks encodes up in the grid; this encodes, with an empty cache and the shipped
+prior, at the grid's sizes. Ladders stay in `--out`, and existing ones are kept.
 """
 
 import argparse
@@ -35,7 +35,7 @@ def made(ladder: Ladder) -> list[Encoded]:
 
 
 def row(oracle: Oracle, clip: Path, metric: str, out: Path) -> dict[str, Any]:
-    """One ladder, made unless it is there."""
+    """One ladder, built unless its folder has it."""
     folder = out / f"{oracle.clip}.{oracle.codec}.{metric}"
     if (folder / "ladder.json").exists():
         ladder = vqaloop.read_ladder(folder)

@@ -1,15 +1,15 @@
-"""A coverage-guided fuzzer over the readers of files from elsewhere.
+"""Coverage-guided fuzzing of the readers of untrusted files.
 
     python -m bench.fuzz TARGET|all --seconds S --corpus DIR --seed N
 
-Targets are those of bench/readers.py. Atheris (libFuzzer for Python; `pip install atheris`) looks
-which lines an input reaches and goes on from those that reach new ones; where a format is known,
-half of the changes keep it (bench/mutate.py). Each target runs in a process of its own whose
-address space may grow by MEMORY_BYTES, and each execution may take LIMIT_S of CPU time. A value or
-a VqaloopError is what should come; anything else is a finding: the first input of each kind is
-kept in DIR/findings. Exit status 1 if there are any.
+Targets are those of bench/readers.py. Atheris (libFuzzer for Python; `pip install atheris`)
+mutates inputs that reach new code; where a format is known, half of the mutations keep it
+(bench/mutate.py). Each target runs in a process of its own whose address space may grow by
+MEMORY_BYTES, and each execution may take LIMIT_S of CPU time. The expected result is a value or a
+VqaloopError; anything else is a finding: the first input of each kind is kept in DIR/findings.
+Exit status 1 if there are any.
 
-DIR holds the inputs that reached something new, by target, and is taken up again.
+DIR holds the inputs that reached new code, by target, and is the corpus of the next run.
 """
 
 import argparse
@@ -42,11 +42,11 @@ OWN_NAMES = (f"{os.sep}vqaloop{os.sep}", f"{os.sep}bench{os.sep}")
 
 
 class Hang(BaseException):
-    """An execution took longer than it may."""
+    """An execution exceeded its time limit."""
 
 
 def kind_of(error: BaseException) -> str:
-    """What tells a finding from others: the exception and where in our code it left."""
+    """Identity of a finding: the exception and the last of our frames in its traceback."""
     stack = traceback.extract_tb(error.__traceback__)
     frames = [frame for frame in stack if frame.name != "_hang"] or list(stack)
     ours = [frame for frame in frames if any(name in frame.filename for name in OWN_NAMES)]
@@ -123,7 +123,7 @@ class Session:
             )
 
     def tell(self) -> None:
-        """Leave the figures so far for the process that started this one."""
+        """Write the figures so far for the process that started this one."""
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss << 10
         document = {
             "executions": self.count,
@@ -167,7 +167,7 @@ def fuzz_here(name: str, corpus: Path, seconds: float, seed: int, folder: Path) 
 
 
 def fuzz(name: str, corpus: Path, seconds: float, seed: int) -> dict[str, Any]:
-    """Fuzz one target in processes of its own, a new one where one dies; what came of it."""
+    """Fuzz one target in processes of its own, a new one where one dies; its figures."""
     total: dict[str, Any] = {"executions": 0, "refused": 0, "slowest_s": 0.0, "grown_bytes": 0}
     found: dict[str, str] = {}
     ends = time.monotonic() + seconds
@@ -199,7 +199,7 @@ def fuzz(name: str, corpus: Path, seconds: float, seed: int) -> dict[str, Any]:
 
 
 def main() -> int:
-    """Fuzz the targets named and tell of each."""
+    """Fuzz the targets named and print a row of each."""
     parser = argparse.ArgumentParser(prog="python -m bench.fuzz", description=__doc__)
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.add_argument("target", help="one of bench/readers.py, or all")

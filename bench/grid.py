@@ -1,10 +1,11 @@
-"""Exhaustive grids: every size x every knob of a clip encoded and scored, kept as one small table.
+"""Exhaustive grids: every size x every knob of a clip encoded and scored, as one small table.
 
     python -m bench.grid CLIP... --out DIR [--codecs h264,hevc,...] [--knobs 12] [--frames 40]
 
 Each clip is cut to its first frames (`DIR/NAME.y4m`), and for every codec its grid is written to
-`DIR/points/NAME.CODEC.csv`, point by point: interrupt it and run it again, or run several at a
-time. Scores are VMAF and PSNR-Y (by ffmpeg) and the default student's; seconds are CPU seconds.
+`DIR/points/NAME.CODEC.csv`, point by point: it resumes after an interruption, and several may run
+at a time. Scores are VMAF and PSNR-Y (by ffmpeg) and the default student's; seconds are CPU
+seconds.
 """
 
 import argparse
@@ -28,7 +29,7 @@ from vqaloop.encoding.spec import EncoderSpec, Knob
 from vqaloop.errors import VqaloopError
 from vqaloop.media.probe import probe_source
 from vqaloop.quality import full_reference
-from vqaloop.quality.metric import DEFAULT_METRIC, open_metric
+from vqaloop.quality.registry import DEFAULT_METRIC, open_metric
 from vqaloop.records import Rendition, Source
 
 FRACTIONS = (1, 2 / 3, 1 / 2, 1 / 3)
@@ -51,7 +52,7 @@ def grid_knobs(knob: Knob, count: int) -> list[float]:
 
 
 def cut(clip: Path, folder: Path, frames: int) -> Path:
-    """The clip's first frames as raw video, so that reading them costs next to nothing."""
+    """The clip's first frames as raw video, so that reading them costs little."""
     out = folder / f"{clip.stem}.y4m"
     if not out.exists():
         folder.mkdir(parents=True, exist_ok=True)
@@ -76,7 +77,7 @@ def missing(
 
 
 def fill(clip: Path, codec: str, out: Path, count: int) -> None:
-    """Measure what is missing of one clip's grid for one codec; failures are said and left out."""
+    """Measure the missing points of a clip's grid for one codec; failures are logged, left out."""
     ffmpeg = ffmpeg_path()
     spec, source = default_encoder(codec), probe_source(clip, ffmpeg=ffmpeg)
     student = open_metric(DEFAULT_METRIC, ffmpeg=ffmpeg, device="cpu")

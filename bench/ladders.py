@@ -1,4 +1,4 @@
-"""Ladders of all codecs on several clips, each checked by independent means.
+"""Ladders of all codecs on several clips, verified by independent means.
 
     python -m bench.ladders CLIP... [--codecs h264,hevc,...] [--csv FILE] [--out DIR]
 
@@ -92,7 +92,7 @@ def codec_of(path: Path) -> str:
 
 
 def replayed(rung: Rung, clip: Path, size: int) -> float:
-    """Percent by which the size differs when the rung's arguments are run again by hand."""
+    """Percent by which the file size differs when the rung's arguments are replayed."""
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "again"
         subprocess.run(

@@ -1,6 +1,6 @@
-"""Hostile changes to a file that keep its form, so that they get past the parser below a reader.
+"""Format-preserving mutations of files, which get past the parser below a reader.
 
-A change is drawn from a seed alone: the same seed and bytes give the same change.
+A mutation depends on the seed and the bytes alone.
 """
 
 import contextlib
@@ -12,7 +12,7 @@ from collections.abc import Callable
 from typing import Any
 
 DEEP = 400
-"""Levels of nesting: few enough for the parsers, many enough for what recurses after them."""
+"""Levels of nesting: few enough for the parsers, many enough for later recursion."""
 _VALUES: tuple[Any, ...] = (
     None, True, False, 0, 1, -1, 2**31, 2**63, -(2**63), 2**64, 10**20, 10**400, 0.5, -0.0, 1e15,
     1e308, 5e-324, float("nan"), float("inf"), float("-inf"), "", "0", "a", "../a", "/a", "a\0b",

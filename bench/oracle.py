@@ -1,4 +1,4 @@
-"""What any encode of a clip would give, read off an exhaustive grid instead of encoding it."""
+"""An oracle of rate and score of any encode of a clip, looked up in an exhaustive grid."""
 
 import math
 from collections.abc import Iterable, Sequence
@@ -13,18 +13,18 @@ from bench.grid import FRACTIONS
 from vqaloop.encoding.spec import EncoderSpec, Knob
 from vqaloop.records import RDPoint
 from vqaloop.search.hull import convex_hull
-from vqaloop.search.space import Point
+from vqaloop.search.space import TrialPoint
 
 METRICS = ("vmaf", "student")
 DENSE = 0.25
-"""Knob steps at which the curves of the exhaustive hull are drawn, whatever the encoder takes."""
+"""Knob steps at which curves of the exhaustive hull are sampled, whatever the encoder's step."""
 LEAST_KNOBS = 4
 """Fewer to a size do not make a grid."""
 
 
 @dataclass(frozen=True)
 class Encoded:
-    """An encode, and all that the grid tells of it."""
+    """An encode with all its columns of the grid."""
 
     width: int
     height: int
@@ -39,7 +39,7 @@ class Encoded:
     student_s: float
 
     @property
-    def point(self) -> Point:
+    def point(self) -> TrialPoint:
         return self.width, self.height, self.knob
 
     def score(self, metric: str) -> float:
@@ -57,7 +57,7 @@ FIGURES = tuple(field.name for field in fields(Encoded))[3:]
 
 
 class Oracle:
-    """Every encode of one clip by one encoder: measured where the grid has it, else between.
+    """Every encode of one clip by one encoder: measured at the grid's points, else interpolated.
 
     Between the grid's knobs log rate and scores follow PCHIP, which is monotone wherever the
     measurements are, and seconds straight lines; beyond the ends nothing is known and the knob is
@@ -97,7 +97,7 @@ class Oracle:
         ]
 
     def dense(self, step: float = DENSE) -> list[Encoded]:
-        """Every size at every `step` of the knob between the ends of what is measured of it."""
+        """Every size at every `step` of the knob between its measured ends."""
         found = []
         for size in self.sizes:
             own = [knob for w, h, knob in self.known if (w, h) == size]
@@ -137,13 +137,13 @@ class _Curve:
 
 
 class Tally:
-    """An oracle that is asked as an encoder would be, and counts: each encode once."""
+    """An oracle in the place of an encoder, which counts each encode once."""
 
     def __init__(self, oracle: Oracle, metric: str) -> None:
         self.oracle, self.metric = oracle, metric
-        self.searched: dict[Point, Encoded] = {}
+        self.searched: dict[TrialPoint, Encoded] = {}
 
-    def measure(self, point: Point) -> RDPoint:
+    def measure(self, point: TrialPoint) -> RDPoint:
         """Encode and score; again for nothing where it was done before, as caches do."""
         if point not in self.searched:
             self.searched[point] = self.oracle.at(*point)

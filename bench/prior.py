@@ -1,9 +1,9 @@
-"""The prior that is shipped: what the titles of a grid teach of every encoder and metric.
+"""Learns the shipped prior of every encoder and metric from the titles of a grid.
 
-    python -m bench.prior GRID... [-o vqaloop/priors.json]
+    python -m bench.prior GRID... [-o vqaloop/search/priors.json]
 
 The grid (`python -m bench.grid ... --knobs 4`) should hold none of the titles that the search is
-judged on.
+evaluated on.
 """
 
 import argparse
@@ -15,9 +15,9 @@ import pandas as pd
 
 from bench.grid import read_grid
 from vqaloop.encoding.registry import default_encoder
-from vqaloop.quality.metric import DEFAULT_STUDENT
+from vqaloop.quality.registry import DEFAULT_STUDENT
 from vqaloop.records import RDPoint
-from vqaloop.search.prior import Titles, learn
+from vqaloop.search.prior import TitlePoints, learn
 from vqaloop.search.prior_store import SHIPPED, prior_json
 from vqaloop.search.space import Space
 from vqaloop.search.surrogates import as_title
@@ -26,7 +26,7 @@ METRICS = {"vmaf": "vmaf", "psnr_y": "psnr", "student": DEFAULT_STUDENT}
 """Columns of a grid, and the metrics whose scores they hold."""
 
 
-def titles_of(table: pd.DataFrame, codec: str, column: str) -> list[Titles]:
+def titles_of(table: pd.DataFrame, codec: str, column: str) -> list[TitlePoints]:
     """Every clip of a grid as the prior has it."""
     spec = default_encoder(codec)
     found = []

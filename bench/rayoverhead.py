@@ -1,16 +1,16 @@
-"""What Ray and our orders cost by themselves: time, and the driver's CPU, of work that is nothing.
+"""Overhead of Ray and of vqaloop's tasks: latency and the driver's CPU time of empty tasks.
 
     python -m bench.rayoverhead [--tasks 300] [--processors 2] > bench/rayoverhead.json
 
-An order is as an encode gives it (source, rendition, files, ffmpeg), and the worker does all it
-does before an encode: it looks whether the file and the ffmpeg are the driver's. Figures are for a
-cluster of this one machine, whose processors driver, head and workers share; `head` is Ray's own
-two programs. In the JSON:
+A task has the arguments of an encode (source, rendition, files, ffmpeg), and the worker does all
+its checks before an encode: whether file and ffmpeg are the driver's. Figures are for a cluster of
+this one machine, whose processors driver, head and workers share; `head` is Ray's own two
+programs. In the JSON:
 
-- driver_cpu_s, latency_s: CPU of the driver and wall time of one order, one after another.
+- driver_cpu_s, latency_s: CPU of the driver and wall time of one task, one after another.
 - empty: the same of a bare Ray task without arguments.
-- waiting_cpu_s: the driver's CPU per second and thread that waits for an order.
-- threads: orders per second, and CPU an order, with 1 to N threads that wait at the same time.
+- waiting_cpu_s: the driver's CPU per second and thread that waits for a task.
+- threads: tasks per second, and CPU a task, with 1 to N threads that wait at the same time.
 """
 
 import argparse
@@ -27,13 +27,15 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from vqaloop.cluster import worker
 from vqaloop.cluster.connection import connect, import_ray
 from vqaloop.cluster.ray_cluster import RayCluster
-from vqaloop.core import process
+from vqaloop.cluster.worker import Answer, Order
+from vqaloop.core import scopes
 from vqaloop.core.ffmpeg import ffmpeg_path
 from vqaloop.media.probe import probe_source
 from vqaloop.media.sample import write_sample
-from vqaloop.records import Rendition
+from vqaloop.records import Rendition, Source
 
 THREADS = (1, 2, 4, 8, 16, 32, 64, 128)
 WAIT_S = 4.0
@@ -63,7 +65,7 @@ def _head_cpu_s() -> float:
 
 
 def measure(tasks: int, processors: int) -> dict[str, Any]:
-    """All figures; see the module."""
+    """All figures, as the module's docstring lists them."""
     ray = import_ray()
     started = time.perf_counter()
     connect("local", processors)
@@ -90,7 +92,7 @@ def _measure(found: dict[str, Any], tasks: int, folder: Path) -> None:
     def orders(cluster: RayCluster, threads: int, each: int) -> None:
         def some(_: int) -> None:
             for _ in range(each):
-                cluster.nothing(source, asked, ffmpeg=ffmpeg)
+                _order_nothing(cluster, source, asked, ffmpeg)
 
         with ThreadPoolExecutor(threads) as pool:
             list(pool.map(some, range(threads)))
@@ -98,6 +100,7 @@ def _measure(found: dict[str, Any], tasks: int, folder: Path) -> None:
     empty = ray.remote(_nothing)
     found["empty"] = _watched(lambda: [ray.get(empty.remote()) for _ in range(tasks)], tasks)
     with RayCluster("local", workers=max(THREADS)) as cluster:
+        cluster._task = ray.remote(_carry_out).options(num_cpus=1, max_retries=0)
         orders(cluster, 8, 4)  # the workers start, and hash the files
         one = _watched(lambda: orders(cluster, 1, tasks), tasks)
         found |= {"driver_cpu_s": one["driver_cpu_s"], "latency_s": one["wall_s"]}
@@ -119,6 +122,21 @@ def _nothing() -> None:
     pass
 
 
+def _order_nothing(cluster: RayCluster, source: Source, asked: Rendition, ffmpeg: str) -> None:
+    """An order as `RayCluster.encode` gives it, of which nothing is made."""
+    facts = {"source": source, "rendition": asked, "suffix": ".mp4", "timeout_s": None}
+    parcels = {"source": cluster._sender.parcel(source.path)}
+    order = cluster._order("nothing", ffmpeg, parcels, facts)
+    with cluster._turns.taken(None):
+        cluster._result(order, "doing nothing", lambda made: None)
+
+
+def _carry_out(order: Order) -> Answer:
+    """On a worker: all that goes before an encode."""
+    worker.WORK["nothing"] = lambda order, files, ffmpeg: None
+    return worker.carry_out(order)
+
+
 def _watched(work: Callable[[], object], count: int) -> dict[str, float]:
     work()
     into: dict[str, float] = {}
@@ -136,7 +154,7 @@ def _waiting_cpu_s(threads: int) -> float:
     def wait() -> None:
         done = threading.Event()
         while not over.is_set() and not done.wait(POLL_S):
-            process.check_cancelled()
+            scopes.check_cancelled()
 
     waiting = [threading.Thread(target=wait) for _ in range(threads)]
     for thread in waiting:

@@ -1,6 +1,6 @@
-"""The readers of files from elsewhere, as functions of bytes, with small files to begin with.
+"""Readers of untrusted files, as functions of bytes, with seed inputs for fuzzing.
 
-A reader gives a value or raises a VqaloopError, whatever the bytes. Used by `bench.fuzz` and by
+A reader returns a value or raises a VqaloopError, whatever the bytes. Used by `bench.fuzz` and by
 the tests of hostile input.
 """
 
@@ -22,14 +22,14 @@ from vqaloop.encoding.spec import read_spec
 from vqaloop.ladder.store import SCHEMA, read_ladder
 from vqaloop.media import rawvideo
 from vqaloop.regress.saved_runs import Saved, read_saved, write_saved
-from vqaloop.regress.statistics import ClipRuns, Failure, Run
+from vqaloop.regress.statistics import ClipRuns, Failure, ScoredRun
 from vqaloop.training.datasets import find, read_dataset
 from vqaloop.training.recipe import bundled_recipes, read_recipe
 from vqaloop.trend.store import append
 from vqaloop.trend.trend import read_trend
 
 Read = Callable[[bytes, Path], object]
-"""Gives the bytes to a reader, by a file in a folder where it wants one; what it made of them."""
+"""Passes the bytes to a reader, as a file in a folder where it takes one; returns its value."""
 Seeds = Callable[[Path], list[bytes]]
 """Small valid files, made in a folder."""
 
@@ -137,7 +137,9 @@ def _saved(data: bytes, folder: Path) -> object:
 
 def _saved_seeds(folder: Path) -> list[bytes]:
     scores = {"vmaf": 50.0}
-    run = Run("baseline", 64, 64, "crf 30", 30.0, 10.0, scores, 1.0, 1.0, 1000, "0" * 8, "0" * 8)
+    run = ScoredRun(
+        "baseline", 64, 64, "crf 30", 30.0, 10.0, scores, 1.0, 1.0, 1000, "0" * 8, "0" * 8
+    )
     failure = Failure("baseline", 64, 64, "crf 50", "crash", "-")
     clip = ClipRuns("a.y4m", "0" * 8, 64, 64, 2, "25/1", (run,), (failure,))
     build = {"name": "a", "kind": "standalone", "version": "1", "sha256": "0", "args": ["-a"]}

@@ -1,16 +1,16 @@
-"""How small a regression `vqaloop regress` finds, and how often it cries wolf.
+"""Sensitivity and false alarms of `vqaloop regress`.
 
     python -m bench.regress CLIPS --out DIR [--clips N] [--draws N] [--csv FILE] [--share I/N]
 
 Every clip is encoded at the default points by a baseline (x264 medium), by builds with a planted
 fault (a setting a little worse than the default, or a tool left out), and several times by a
-build that does not repeat itself (x264 with `non-deterministic` on more threads than cores). Then
-comparisons are drawn: six clips each, judged as the command judges them. Of a planted fault they
-tell how often it is found; of the runs that do not repeat themselves, with any three of them as
-baseline, repeat and candidate, how often a difference is claimed that is not there.
+non-deterministic build (x264 with `non-deterministic` on more threads than cores). Then
+comparisons are drawn: six clips each, with the verdict of the command. They give the detection
+rate of each planted fault, and, of the non-deterministic runs with any three of them as baseline,
+repeat and candidate, the rate of false alarms.
 
-Runs are kept in `--out`, a file a clip, so that the bench goes on where it was; several processes
-may share the clips (`--share 0/2`, `--share 1/2`).
+Runs are stored in `--out`, a file a clip, so that the bench resumes; several processes may share
+the clips (`--share 0/2`, `--share 1/2`).
 """
 
 import argparse
@@ -27,14 +27,14 @@ from vqaloop.encoding.registry import get_encoder
 from vqaloop.execution.cache import Cache
 from vqaloop.execution.workshop import Workshop
 from vqaloop.media.probe import probe_source
-from vqaloop.quality.metric import open_metric
+from vqaloop.quality.registry import open_metric
 from vqaloop.regress.build_command import Build, Point
 from vqaloop.regress.builds import open_build
 from vqaloop.regress.compare import POINTS
 from vqaloop.regress.document import outcome_json
 from vqaloop.regress.interleaved_runs import RunPlan, run_clip
 from vqaloop.regress.saved_runs import Saved, read_saved, write_saved
-from vqaloop.regress.statistics import BASELINE, CANDIDATE, REPEAT, ClipRuns, Limits, Run
+from vqaloop.regress.statistics import BASELINE, CANDIDATE, REPEAT, ClipRuns, Limits, ScoredRun
 from vqaloop.regress.verdict import judge
 
 FRAMES, DRAWN = 40, 6
@@ -51,9 +51,9 @@ PLANTED = {
     "weightp off": "weightp=0",
     "two slices": "slices=2",
 }
-"""Name, and what goes into x264-params; None: a crf of 1.01 times the one asked for."""
+"""Name, and its x264-params; None: a CRF of 1.01 times the nominal one."""
 UNSTEADY = 6
-"""Runs of the build that does not repeat itself."""
+"""Runs of the non-deterministic build."""
 OFFSET = """#!{python}
 import os, sys
 args = sys.argv[1:]
@@ -65,7 +65,7 @@ os.execv({ffmpeg!r}, [{ffmpeg!r}, *args])
 
 
 def builds(folder: Path, ffmpeg: str) -> dict[str, Build]:
-    """The baseline, the planted ones, and the unsteady ones, by the name their runs go by."""
+    """The baseline, the builds with planted faults, and the non-deterministic ones, by name."""
     spec = get_encoder("libx264")
     offset = folder / "offset"
     offset.write_text(OFFSET.format(python=sys.executable, ffmpeg=ffmpeg))
@@ -81,7 +81,7 @@ def builds(folder: Path, ffmpeg: str) -> dict[str, Build]:
 
 
 def measured(clip: Path, out: Path, tried: dict[str, Build], ffmpeg: str) -> ClipRuns:
-    """All runs on one clip, made unless they are there. Roles are kept in the runs' points."""
+    """All runs on one clip, unless stored. Roles are stored in the runs' points."""
     kept = out / f"{clip.stem}.json"
     if not kept.exists():
         spec = get_encoder("libx264")
@@ -108,7 +108,7 @@ def _tell(line: str) -> None:
 
 def cast(clip: ClipRuns, roles: dict[str, str]) -> ClipRuns:
     """The runs of three builds in the roles of a comparison."""
-    runs: list[Run] = []
+    runs: list[ScoredRun] = []
     for role, name in roles.items():
         for run in clip.runs:
             build, _, point = run.point.partition("|")
@@ -176,7 +176,7 @@ def main() -> None:
 
 
 def _row(name: str, whole: dict[str, Any], drawn: list[dict[str, Any]]) -> dict[str, Any]:
-    """Means over all clips, and in how many of the draws it was called a regression."""
+    """Means over all clips, and the number of draws with the verdict regression."""
 
     def found(metric: str | None) -> int:
         if metric is None:

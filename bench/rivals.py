@@ -1,7 +1,7 @@
 """Other ways to find a ladder, re-implemented from their descriptions, on an oracle.
 
 Each takes an oracle, the metric that steers it and the rules of our own ladders (for those that
-have no rule of their own), and tells what it would deliver and what it would encode for that.
+have no rule of their own), and returns the delivered rungs and the encodes spent on them.
 """
 
 import math
@@ -21,7 +21,7 @@ from vqaloop.search.space import Space
 Size = tuple[int, int]
 
 TARGETS = (35, 45, 55, 65, 75, 85, 95)
-"""Scores that a user of a one-target search would ask for, to get a ladder out of it."""
+"""Targets for a ladder from a single-target search."""
 
 APPLE = {
     "h264": [
@@ -33,7 +33,7 @@ APPLE = {
         (1080, 4500), (1080, 5800),
     ],
 }  # fmt: skip
-"""Height and average kb/s, up to 1080p and 30 frames a second: HLS Authoring Specification for
+"""Height and average kb/s, up to 1080p and 30 fps: HLS Authoring Specification for
 Apple Devices, item 1.25, "Video average bit rate". Codecs that it lacks take HEVC's."""
 APPLE_TOP = (1920, 1080)
 
@@ -50,7 +50,7 @@ AOM_KNOBS = 6
 
 @dataclass(frozen=True)
 class Result:
-    """What a method delivers, and what it ran for it."""
+    """The rungs of a method, and its encodes."""
 
     rungs: tuple[Encoded, ...]
     """Ascending in rate."""
@@ -86,7 +86,7 @@ def nearest_size(oracle: Oracle, part: float) -> Size:
 
 
 def bisect(tally: Tally, size: Size, target: float) -> Encoded | None:
-    """The worst knob that reaches a score, as `ab-av1 crf-search` looks for it.
+    """The worst knob that reaches a score, by the bisection of `ab-av1 crf-search`.
 
     The middle first; then 20 or 80 % of the range, then its end, until two probes bracket the
     target; then the straight line between the two nearest probes, kept inside them. A probe does

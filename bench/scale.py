@@ -1,16 +1,16 @@
-"""How far a catalogue scales: 1,000 titles on 1 to 512 workers, from times measured on few.
+"""Scaling of a catalogue: simulation of 1,000 titles on 1 to 512 workers from measured times.
 
     python -m bench.scale record CLIPS --codec h264 --out bench/scale-tasks.json
     python -m bench.rayoverhead > bench/rayoverhead.json
     python -m bench.scale run bench/scale-tasks.json bench/rayoverhead.json --csv bench/scale.csv
 
-`record` builds ladders with one worker and one processor an encoder, and writes down how long each
-encode, score and guard took, which of them could have run at the same time, and what the driver
-did in between. `run` replays that in a simulation of events: titles drawn from those recorded, a
+`record` builds ladders with one worker and one processor an encoder, and records the duration of
+each encode, score and guard, which of them could have run at the same time, and the driver's time
+in between. `run` replays that in a discrete-event simulation: titles drawn from those recorded, a
 bounded number open at a time as `build_catalogue` has it, workers that take tasks first come first
-served, and one driver whose Python does one thing at a time: the search between batches, and what
-Ray takes of it for every task, which is measured by bench.rayoverhead. Efficiency is the workers'
-useful time over all their time.
+served, and one driver whose Python is sequential: the search between batches, and Ray's overhead
+for every task, measured by bench.rayoverhead. Efficiency is the workers' useful time over all
+their time.
 """
 
 import argparse
@@ -41,7 +41,7 @@ OPEN_A_WORKER = 2
 
 
 class Recorder(Local):
-    """One worker on one processor that writes down what it did."""
+    """One worker on one processor that records its tasks."""
 
     def __init__(self) -> None:
         super().__init__(1, processors=1)
@@ -90,7 +90,7 @@ class Recorder(Local):
 
 
 def record(clip: Path, codec: str, preset: str | None) -> dict[str, Any]:
-    """One ladder of a clip, without cache or prior: its steps, and what they took."""
+    """One ladder of a clip, without cache or prior: its steps and their durations."""
     recorder = Recorder()
     settle, spread = SharedStudy.settle, Workshop.map
 
@@ -155,7 +155,7 @@ class Simulation:
         heapq.heappush(self._events, (when, next(self._order), then))
 
     def _drive(self, cpu_s: float, then: Callable[[], None], wait_s: float = 0.0) -> None:
-        """Have the driver's Python for so long, then wait for its programs."""
+        """Hold the driver's Python for a time, then wait for its programs."""
         # what waits takes its share of every second
         cpu_s /= max(0.05, 1 - self.waiting_s * (self.workers - self.idle))
         self.driver_free = max(self.now, self.driver_free) + cpu_s

@@ -1,11 +1,11 @@
-"""Rate control over scenes, judged on exhaustive grids instead of encoding.
+"""Rate control over scenes, simulated on exhaustive grids instead of encoding.
 
     python -m bench.scenes [--grid bench/grid.csv] [--titles 40] [--csv OUT.csv]
 
-Titles are concatenations of two to five clips, each a scene of one to six seconds; what an encode
-of a scene would give is read off the grid's largest size, with a little noise on top, since real
-encodes of neighbouring knobs are not as smooth. The controller starts from the shipped prior,
-which was learnt from other clips, and is driven as any loop would: scene by scene, in order.
+Titles are concatenations of two to five clips, each a scene of one to six seconds; rate and score
+of a scene are looked up at the grid's largest size, with a little noise, since real encodes of
+neighbouring knobs are not as smooth. The controller starts from the shipped prior, which was
+learnt from other clips, and is driven as any loop would: scene by scene, in order.
 """
 
 import argparse
@@ -39,7 +39,7 @@ SCORE_NOISE, BITS_NOISE = 0.15, 0.005
 
 @dataclass(frozen=True)
 class Title:
-    """Clips one after another, and what an encode of each would give."""
+    """Concatenated clips, with rate and score of an encode of each."""
 
     oracles: tuple[Oracle, ...]
     scenes: tuple[Scene, ...]
@@ -103,7 +103,7 @@ def draw_titles(oracles: Sequence[Oracle], count: int, seed: int = 0) -> list[Ti
 def drive(
     title: Title, target: float, allocation: Allocation, prior: Prior | None
 ) -> RateController:
-    """The controller after a plain loop over the scenes, again until nothing is left."""
+    """The controller after plain loops over the scenes, until none is open."""
     knob_range = title.oracles[0].knob
     low, high = knob_range.search
     control = RateController(
@@ -126,7 +126,7 @@ def drive(
 
 
 def row_of(title: Title, target: float, control: RateController) -> dict[str, float]:
-    """What one title cost and came to, judged by the choices that were made."""
+    """Cost, score and bits of one title, from its chosen encodes."""
     chosen: list[Probe] = list(control.choices.values())
     mean = math.fsum(w * p.score for w, p in zip(title.weights, chosen, strict=True))
     spent = math.fsum(p.bits for p in chosen)

@@ -1,14 +1,14 @@
-"""What a score costs: the default student beside VMAF, XPSNR and PSNR on the same encodes.
+"""Cost of a score: the default student beside VMAF, XPSNR and PSNR on the same encodes.
 
     python -m bench.scoring CLIP... --out DIR [--csv FILE] [--threads N] [--ladders LADDER.json...]
 
 The clips are scaled to each height and joined to a title of 10 s, which is encoded by x264 and
-SVT-AV1 at its own height and, at 1080 and above, at a half of it. Each judge runs in a process of
+SVT-AV1 at its own height and, at 1080 and above, at a half of it. Each metric runs in a process of
 its own, on as many cores as asked for. Seconds are of one rung, decoding and scaling included;
-"once" is what a student computes of a title (weights, features of the source) besides. Share of a
-ladder: what ladder.json tells of its cost. Classical metrics run once, the student several times,
-of which the least counts. With a GPU also how near the networks come to the matrix peak measured
-there; `wall_s` of a student is then the time from a bitstream to its score.
+"once" is a student's cost per title (weights, features of the source). Share of a ladder: from the
+cost in ladder.json. Classical metrics run once, the student several times, of which the least
+counts. With a GPU also the networks' share of the matrix peak measured there; `wall_s` of a
+student is then the time from a bitstream to its score.
 """
 
 import argparse
@@ -29,7 +29,7 @@ from vqaloop.encoding.encode import encode
 from vqaloop.encoding.registry import get_encoder
 from vqaloop.media.probe import probe_source
 from vqaloop.quality import full_reference
-from vqaloop.quality.metric import open_metric
+from vqaloop.quality.registry import open_metric
 from vqaloop.quality.student_metric import StudentMetric
 from vqaloop.records import Rendition, Source
 
@@ -81,7 +81,7 @@ def make_rungs(source: Source, folder: Path, ffmpeg: str) -> list[Path]:
 
 
 def judged(title: Path, rung: Path, judge: str, threads: int, repeats: int) -> dict[str, Any]:
-    """One judge on one rung, in this process; the least of the repeats."""
+    """One metric on one rung, in this process; the least of the repeats."""
     ffmpeg = ffmpeg_path()
     source = probe_source(title, ffmpeg=ffmpeg)
     found: dict[str, Any] = {}
@@ -128,7 +128,7 @@ def in_its_own_process(*words: str, threads: int) -> dict[str, Any]:
 
 
 def ladder_shares(paths: list[Path]) -> pd.DataFrame:
-    """Part of a ladder's CPU seconds that went into scoring, of the guard and of encoding."""
+    """Shares of a ladder's CPU seconds spent on scoring, the guard and encoding."""
     rows = []
     for path in paths:
         made = json.loads(path.read_text())

@@ -1,12 +1,12 @@
-"""Ways to find a ladder, compared on exhaustive grids: what each costs, what each loses.
+"""Ladder searches compared on exhaustive grids: encodes spent and bitrate lost.
 
     python -m bench.search --grid DIR_OR_CSV [--csv OUT.csv] [--table OUT.md] [--plot OUT.png]
                            [--clips NAME,...] [--codecs NAME,...]
 
-The grid comes from `python -m bench.grid`. Nothing is encoded: what an encode would give is read
-off the grid. Each method is steered by VMAF and by the student, and what it delivers is judged by
-both: what it loses, in rate at equal score, to the hull of all there is (by that metric).
-Clips whose grid is not whole are left out, and named.
+The grid comes from `python -m bench.grid`. Nothing is encoded: encodes are looked up in the grid.
+Each method is steered by VMAF and by the student, and its ladder is measured by both: the loss, in
+rate at equal score, against the hull of the whole grid (by that metric). Clips whose grid is
+incomplete are left out, and named.
 """
 
 import argparse
@@ -28,23 +28,23 @@ from vqaloop.core.files import renamed_to
 from vqaloop.encoding.registry import default_encoder, get_encoder
 from vqaloop.ladder.rd_plot import MARKERS
 from vqaloop.quality.bdrate import Curve, NotComparable, bd_rate
-from vqaloop.quality.metric import DEFAULT_STUDENT
+from vqaloop.quality.registry import DEFAULT_STUDENT
 from vqaloop.report.plotting import COLOURS, style
-from vqaloop.search.explore import Measured, explore, rungs_of
+from vqaloop.search.explore import Measurement, explore, rungs_of
 from vqaloop.search.hull import front
 from vqaloop.search.prior_store import shipped_prior
 from vqaloop.search.rungs import Rules, keep_rules
-from vqaloop.search.space import Point, Space
+from vqaloop.search.space import Space, TrialPoint
 from vqaloop.search.surrogates import CurveFits, Surrogate, TitlePrior
 
 RULES = Rules(min_step=4.0, floor=30.0, ceiling=95.0)
-"""What `vqaloop ladder` asks for by default, of VMAF and the students alike."""
+"""Default rules of `vqaloop ladder`, equal for VMAF and the students."""
 TOP, MOST = 100.0, 40
 """Largest score, and the bound on the encodes of a search."""
 
 
 def vqaloop_ladder(oracle: Oracle, metric: str, rules: Rules = RULES) -> Result:
-    """The product's own search, as it comes: every rung is an encode of the search."""
+    """The product's own search with its defaults: every rung is an encode of the search."""
     name = DEFAULT_STUDENT if metric == "student" else metric
     prior = shipped_prior(default_encoder(oracle.codec).name, name)
     space = Space(oracle.sizes, oracle.knob, oracle.sizes[0], oracle.fps)
@@ -54,7 +54,7 @@ def vqaloop_ladder(oracle: Oracle, metric: str, rules: Rules = RULES) -> Result:
 
 
 def vqaloop_alone(oracle: Oracle, metric: str, rules: Rules = RULES) -> Result:
-    """The same without a prior, as for an encoder or metric of which nothing is known."""
+    """The same without a prior, as for an encoder or metric that has none."""
     return _explored(oracle, metric, rules, Space(oracle.sizes, oracle.knob), None)
 
 
@@ -63,11 +63,11 @@ def _explored(
 ) -> Result:
     tally, belief = Tally(oracle, metric), prior or CurveFits(space, TOP)
 
-    def evaluate(batch: Sequence[Point]) -> dict[Point, Measured]:
+    def evaluate(batch: Sequence[TrialPoint]) -> dict[TrialPoint, Measurement]:
         made = [(point, tally.measure(point)) for point in batch]
         return {point: (p.bitrate_kbps, p.score) for point, p in made}
 
-    points, failed, _ = explore(space, rules, evaluate, belief=belief, most=MOST)
+    points, failed, _ = explore(space, rules, evaluate, surrogate=belief, most=MOST)
     kept = keep_rules(rungs_of(space, rules, points, belief, failed), rules)
     rungs = [oracle.at(p.width, p.height, p.knob) for p in kept]
     return rivals.delivered(rungs, tally.searched.values())
@@ -160,7 +160,7 @@ def compare(oracles: Iterable[Oracle]) -> pd.DataFrame:
 
 
 def read_oracles(folder: Path, clips: str | None, codecs: str | None) -> Iterator[Oracle]:
-    """Oracles of a grid, of those names alone; what is not whole is said and left out."""
+    """Oracles of a grid, of those names alone; incomplete ones are logged and left out."""
     table = read_grid(folder).astype({"clip": str})
     for column, names in (("clip", clips), ("codec", codecs)):
         wanted = names.split(",") if names else sorted(set(table[column]))

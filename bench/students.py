@@ -1,11 +1,11 @@
-"""Students side by side: agreement on titles held out, cost of a rung, noise of the crop seed.
+"""Students compared: correlation on held-out titles, cost of a rung, noise of the crop seed.
 
     python -m bench.students WEIGHTS... --held-out SHARDS [--clips CLIP...] [--csv FILE]
 
 Cost is of one rung at the default number of crops, network alone, reference features not counted.
 The noise is the standard deviation of a rung's score over ten crop seeds, the largest and the mean
 over four encodes of each clip (and the same of differences between neighbouring encodes of a clip,
-which is what a ladder is made of).
+which a ladder depends on).
 """
 
 import argparse
@@ -23,11 +23,11 @@ from vqaloop.encoding.encode import encode
 from vqaloop.media.frames import CLIP_FRAMES, CLIP_SIZE
 from vqaloop.media.probe import probe_source
 from vqaloop.models.weights import load_student
-from vqaloop.quality.crop_sampling import CLIPS_EACH, POSITIONS
-from vqaloop.quality.metric import open_metric
+from vqaloop.quality.crop_sampling import CROPS_EACH, POSITIONS
+from vqaloop.quality.registry import open_metric
 from vqaloop.quality.student_metric import StudentMetric
 from vqaloop.records import Rendition
-from vqaloop.training.evaluate import evaluate, judge
+from vqaloop.training.evaluate import evaluate, score_shards
 from vqaloop.training.shards import load_shard, shard_paths
 
 SEEDS = range(10)
@@ -39,7 +39,7 @@ def cost(weights: Path, threads: int) -> dict[str, Any]:
     """Seconds of one rung's network on this machine."""
     torch.set_num_threads(threads)
     student, about = load_student(weights)
-    clips = torch.randn(POSITIONS * CLIPS_EACH, 3, CLIP_FRAMES, CLIP_SIZE, CLIP_SIZE)
+    clips = torch.randn(POSITIONS * CROPS_EACH, 3, CLIP_FRAMES, CLIP_SIZE, CLIP_SIZE)
     with torch.inference_mode():
         anchor = student.anchor(clips)
         student.look(clips, anchor)
@@ -97,7 +97,7 @@ def main() -> None:
         row = {"weights": str(weights), **cost(weights, options.threads)}
         student, _ = load_student(weights)
         shards = map(load_shard, shard_paths(options.held_out))
-        judged = judge(student, shards, torch.device("cpu"))
+        judged = score_shards(student, shards, torch.device("cpu"))
         found = evaluate(judged.table, judged.crops)
         for head in ("anchored", "alone"):
             figures = found["judges"][head]["overall"]

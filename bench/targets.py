@@ -1,12 +1,12 @@
-"""`vqaloop encode` run for real on titles of several clips: where it lands, what it costs.
+"""Accuracy and cost of `vqaloop encode` on real titles of several clips.
 
     python -m bench.targets CLIPS --out DIR [--titles N] [--codecs h264,...] [--metric vmaf]
                             [--allocation target] [--target 85] [--csv FILE]
 
-A title is two to five clips, drawn from different films, one after another at 640x360 and 25
-frames a second, with a tone. Every title is encoded to the target, and by one knob for the whole
-at several values: what the scenes' own knobs save is told at equal mean score, by PCHIP through
-those. What is in `--out` is not made again.
+A title is two to five clips, drawn from different films, one after another at 640x360 and 25 fps,
+with a tone. Every title is encoded to the target, and by one knob for the whole at several values:
+the saving by the scenes' own knobs is at equal mean score, by PCHIP through those. Existing
+results in `--out` are kept.
 """
 
 import argparse
@@ -27,7 +27,7 @@ from vqaloop.encoding.registry import default_encoder
 from vqaloop.execution.cache import Cache
 from vqaloop.execution.workshop import Workshop
 from vqaloop.media.probe import probe_source
-from vqaloop.quality.metric import open_metric
+from vqaloop.quality.registry import open_metric
 from vqaloop.ratecontrol.target import Encoded
 from vqaloop.records import Rendition
 
@@ -74,7 +74,7 @@ def constant(
 
 
 def saving(made: Encoded, points: list[tuple[float, float]]) -> float:
-    """Percent of bitrate that one knob would need more at the same score; NaN out of range."""
+    """Percent more bitrate that one knob needs at the same score; NaN out of range."""
     rates, scores = zip(*points, strict=True)
     score = made.document["score"]
     if not (np.diff(scores) > 0).all() or not scores[0] <= score <= scores[-1]:

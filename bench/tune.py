@@ -1,10 +1,10 @@
-"""Tuned encoder parameters against the defaults, and Optuna's samplers against each other.
+"""Bitrate saved by tuned encoder parameters, and Optuna's samplers compared.
 
     python -m bench.tune CLIP... --codecs h264,hevc --trials 30 --samplers tpe,gp --csv OUT.csv
 
-Each clip is cut to its first frames and tuned for a VMAF at which it is watched; the saving is the
-BD-rate (VMAF) on all of it at knobs that the search has not seen, time the least CPU seconds of
-runs side by side. A row is written when a tuning ends; interrupted, the same command goes on from
+Each clip is cut to its first frames and tuned for a VMAF of delivery; the saving is the BD-rate
+(VMAF) on all of it at knobs that the search has not seen, time the least CPU seconds of
+alternating runs. A row is written when a tuning ends; interrupted, the same command resumes from
 the studies beside the CSV.
 """
 

@@ -1,10 +1,10 @@
-"""What a second worker brings: wall time of the ladders of a few titles, one processor an encode.
+"""Speed-up by several workers: wall time of a few titles' ladders, one processor an encode.
 
     python -m bench.workers CLIP... [--codec h264] [--metric internvqa] [--workers 1 2] [--ray]
 
-Every run makes the same catalogue from nothing (no cache, no prior), so that the time is that of
-all its encodes and scores. The ladders of all runs are compared: they must be the same. Run it on
-a machine that does nothing else. Ray's cluster is of this machine, and started before the clock.
+Every run builds the same catalogue from nothing (no cache, no prior), so that its time is that of
+all encodes and scores. The ladders of all runs must be equal. Run it on an idle machine. Ray's
+cluster is of this machine, and started before the clock.
 """
 
 import argparse
@@ -35,7 +35,7 @@ def opened(kind: str, workers: int) -> Iterator[Executor]:
 def timed(
     clips: list[Path], kind: str, workers: int, **options: Any
 ) -> tuple[dict[str, Any], list[Any]]:
-    """The figures of one run, and what its ladders are."""
+    """The figures of one run, and its ladders."""
     with tempfile.TemporaryDirectory() as folder, opened(kind, workers) as executor:
         started, cpu = time.monotonic(), os.times()
         made = build_catalogue(

@@ -1,6 +1,6 @@
-"""Pages of the site that lie outside of docs/, for mkdocs: the links between all stay right.
+"""mkdocs hook: adds pages from outside docs/ to the site and rewrites links to and from them.
 
-In the repository they are read where they lie, so every link is written as it is right there.
+In the repository every link is relative to the page's own place.
 """
 
 import posixpath
@@ -17,7 +17,7 @@ PAGES = {
     "bench/README.md": "figures.md",
     "recipes/README.md": "recipes.md",
 }
-"""Paths in the repository, and what the pages are called in the site."""
+"""Path in the repository: name in the site."""
 _HOMES = {name: path for path, name in PAGES.items()}
 
 
@@ -29,7 +29,7 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 
 
 def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
-    """Links as the site has them: from where the page lies to where its target lies."""
+    """The page with its links relative to the site instead of the repository."""
     home = posixpath.dirname(_HOMES.get(page.file.src_uri, f"docs/{page.file.src_uri}"))
 
     def moved(link: re.Match[str]) -> str:

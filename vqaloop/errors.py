@@ -1,15 +1,15 @@
-"""Everything vqaloop raises on purpose; each message says what, where and what to do.
+"""Exceptions of vqaloop; each message says what is wrong, where, and what to do.
 
 ::
 
     VqaloopError
     ├── InputError           the source, an option or a file was refused (exit 2)
-    │   └── EncoderMissing   this ffmpeg cannot run the encoder that was asked for
+    │   └── EncoderMissing   this ffmpeg cannot run the requested encoder
     ├── ToolError            a program we called failed
     │   ├── EncodeFailed     an encoder crashed, hung or wrote something undecodable
     │   └── DecodeFailed     a file could not be decoded to the end
-    ├── TargetUnreachable    the work was done and the answer is no (exit 1)
-    └── Cancelled            the work was called off through a Job (130)
+    ├── TargetUnreachable    no encode meets the request (exit 1)
+    └── Cancelled            the work was cancelled through a Job (130)
 """
 
 
@@ -31,13 +31,14 @@ class EncoderMissing(InputError):
 
 
 class ToolError(VqaloopError, RuntimeError):
-    """A program failed; the message ends with its last words."""
+    """A program failed; the message ends with the end of its output."""
 
 
 class EncodeFailed(ToolError):
     """One encode crashed, hung, or wrote a stream that does not decode.
 
-    `again`: what happened may have been chance, so that another attempt makes sense.
+    Attributes:
+        again: Whether the fault may be transient, so that another attempt makes sense.
     """
 
     def __init__(self, message: str, *, again: bool = False) -> None:
@@ -50,13 +51,13 @@ class DecodeFailed(ToolError):
 
 
 class TargetUnreachable(VqaloopError):
-    """All went well and the answer is no: too few rungs, a target out of reach."""
+    """No encode meets the request: too few rungs, or the target is out of range."""
 
     exit_code = 1
 
 
 class Cancelled(VqaloopError):
-    """The work was called off by the program that asked for it."""
+    """The work was cancelled by the program that started it."""
 
     exit_code = 130
 

@@ -1,12 +1,11 @@
-"""The types that data flows through: Source → Rendition → Encode → Score → RDPoint → Ladder.
+"""Types of the data flow: Source → Rendition → Encode → Score → RDPoint → Ladder.
 
-All are frozen; rates are in kb/s (1 kb = 1000 bits), times in seconds, scores 0..100 with higher
-better, frame rates exact fractions.
+All are frozen. Rates are in kb/s (1 kb = 1000 bits), times in seconds, sizes in pixels, scores
+0..100 (dB for PSNR and XPSNR) with higher better, frame rates exact fractions.
 """
 
 from __future__ import annotations
 
-import math
 import os
 import shlex
 from collections.abc import Callable
@@ -14,6 +13,8 @@ from dataclasses import dataclass, field
 from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from vqaloop.core.documents import finite
 
 if TYPE_CHECKING:
     import pandas
@@ -28,7 +29,7 @@ LADDER_SCHEMA = "vqaloop.ladder/1"
 
 @dataclass(frozen=True)
 class Source:
-    """A probed input, as the loop sees it: constant frame rate, progressive, upright."""
+    """A probed input; `prep` makes its frames progressive, upright and of constant rate."""
 
     path: Path
     """The file that was probed."""
@@ -39,31 +40,32 @@ class Source:
     height: int
     """Height as displayed, in pixels."""
     fps: Fraction
-    """Frames a second after `prep`."""
+    """Frame rate after `prep`, in fps."""
     frames: int
     """Number of frames after `prep`."""
     pix_fmt: str
     """ffmpeg's name of the stored pixel format."""
     bit_depth: int = 8
-    """Bits a sample."""
+    """Bits per sample."""
     input_options: tuple[tuple[str, str], ...] = ()
     """ffmpeg options before -i (raw video: format, size, rate; else how prep takes frames)."""
     prep: tuple[str, ...] = ()
-    """Filters that make it so: fps for variable rate, bwdif for interlace, crop to even sizes."""
+    """ffmpeg filters: fps for variable rate, bwdif for interlace, crop to even sizes."""
     colour: tuple[tuple[str, str], ...] = ()
     """ffmpeg options that tag the output: color_primaries, color_trc, colorspace, color_range."""
     hdr: bool = False
     """True for PQ and HLG transfer."""
     notes: tuple[str, ...] = ()
-    """What was done to it, one sentence each, for the user."""
+    """Changes that `prep` makes, one sentence each, for the user."""
 
     @property
     def canvas(self) -> tuple[int, int]:
-        """Width and height on which rungs are judged: the source's, made even by cropping."""
+        """Width and height at which rungs are scored: the source's, cropped to even ones."""
         return self.width // 2 * 2, self.height // 2 * 2
 
     @property
     def duration_s(self) -> float:
+        """Duration in seconds."""
         return float(self.frames / self.fps)
 
     @property
@@ -73,7 +75,7 @@ class Source:
 
     @property
     def is_raw(self) -> bool:
-        """Whether it is raw video, of which only `input_options` tell what it is."""
+        """Whether it is raw video, whose format is in `input_options` alone."""
         return ("f", "rawvideo") in self.input_options
 
 
@@ -92,7 +94,7 @@ class Rendition:
     preset: str
     """One of the encoder's presets."""
     bit_depth: int = 8
-    """Bits a sample in the encode."""
+    """Bits per sample of the encode."""
     params: tuple[tuple[str, str], ...] = ()
     """Further encoder parameters, sorted by name."""
     gop: int | None = None
@@ -114,9 +116,9 @@ class Encode:
     frames: int
     """Frames in it."""
     duration_s: float
-    """Their duration."""
+    """Their duration in seconds."""
     peak_kbps: float
-    """Highest rate over any one second."""
+    """Highest rate over any one second, in kb/s."""
     cpu_s: float
     """CPU seconds the encoder run took (scaling and source decoding included)."""
     wall_s: float
@@ -124,19 +126,19 @@ class Encode:
     ffmpeg_args: tuple[str, ...]
     """Complete output options: `ffmpeg -i INPUT *ffmpeg_args OUT` gives the file again."""
     encoder_version: str
-    """Library name and version, as far as it tells."""
+    """Name and version of the encoder library, as far as it reports them."""
     cached: bool = False
     """True when it came from the cache and nothing was run."""
 
     @property
     def bitrate_kbps(self) -> float:
-        """Mean rate of the file as delivered, container included."""
+        """Mean rate of the file in kb/s, container included."""
         return self.size_bytes * 8 / 1000 / self.duration_s
 
 
 @dataclass(frozen=True)
 class Score:
-    """What a metric says of one encode."""
+    """Score of one encode by one metric."""
 
     value: float
     """0..100 (dB for psnr and xpsnr), higher is better."""
@@ -153,7 +155,7 @@ class Score:
     moments: tuple[tuple[int, float], ...] = ()
     """First frame and score of each time that was looked at; the value is their mean."""
     weights_sha256: str | None = None
-    """Hash of the weights file, for learned metrics."""
+    """SHA-256 of the weights file, for learned metrics."""
     label: str | None = None
     """What the weights were fitted to."""
     cpu_s: float = 0.0
@@ -164,14 +166,16 @@ class Score:
 
 @dataclass(frozen=True)
 class RDPoint:
-    """One rate and its score: measured on an encode, or fitted between such points."""
+    """A point of the rate-quality curve: measured on an encode, or interpolated."""
 
     width: int
     height: int
     knob: float
+    """Value of the encoder's quality knob."""
     bitrate_kbps: float
     score: float
     measured: bool = True
+    """False where it is interpolated between encodes."""
 
     @property
     def size(self) -> tuple[int, int]:
@@ -179,13 +183,13 @@ class RDPoint:
 
     @property
     def key(self) -> tuple[int, int, float]:
-        """What tells it from the other encodes of its title."""
+        """Size and knob: unique among the encodes of a title."""
         return self.width, self.height, self.knob
 
 
 @dataclass(frozen=True)
 class Trial:
-    """One encode that was tried, or the reason why there is none."""
+    """One trial of the search: an encode with its rate and score, or why it failed."""
 
     rendition: Rendition
     bitrate_kbps: float | None = None
@@ -214,24 +218,25 @@ class Trial:
 
 def rounded(value: float | None, digits: int = 4) -> float | None:
     """`value` for JSON: rounded, and None where it is not a finite number."""
-    return round(value, digits) if value is not None and math.isfinite(value) else None
+    number: float | None = finite(value, digits)
+    return number
 
 
 @dataclass(frozen=True)
 class Event:
-    """Progress of a ladder, for whoever watches."""
+    """Progress of a long job."""
 
     stage: str
-    """What is being done: see the table in docs/pipeline.md."""
+    """Name of the stage: see the table in docs/pipeline.md."""
     message: str
     """One line for people."""
     done: int = 0
-    """What is finished of this stage: trials, rungs, frames, files."""
+    """Finished items of this stage: trials, rungs, frames, files."""
     total: int = 0
-    """How many this stage takes."""
+    """Number of items of this stage."""
     trial: Trial | None = None
     at_most: bool = False
-    """True where the stage may end before `total`: a search ends when it has learnt enough."""
+    """True where the stage may end before `total`: a search ends when it has converged."""
 
 
 _NOT_THE_ENCODER_S = frozenset(
@@ -243,20 +248,20 @@ _NOT_THE_ENCODER_S = frozenset(
 
 @dataclass(frozen=True)
 class Rung:
-    """One step of a ladder: a delivered file, with what was measured on it."""
+    """One rung of a ladder: a delivered file, with its measured rate and scores."""
 
     width: int
     height: int
     bitrate_kbps: float
-    """Mean rate of the file."""
+    """Mean rate of the file in kb/s."""
     peak_kbps: float
-    """Highest rate over any one second of it."""
+    """Highest rate over any one second of it, in kb/s."""
     score: float
     """Measured on the file, over the whole title."""
     score_predicted: float
-    """What the search expected before the file was made."""
+    """Score that the search predicted before the file was encoded."""
     guard: dict[str, float]
-    """vmaf and psnr_y of the file: an independent look at it."""
+    """vmaf (0..100) and psnr_y (dB) of the file, as an independent check of the score."""
     knob: tuple[str, float]
     """Name and value."""
     params: dict[str, str]
@@ -268,7 +273,7 @@ class Rung:
     file: str
     """Relative to the ladder's folder."""
     over_time: dict[str, Any] = field(default_factory=dict)
-    """Bitrate and score over the time of the file; see overtime.py. Empty where not known."""
+    """Bitrate and score over the time of the file; see ladder/timeline.py. Empty if unknown."""
 
     @property
     def _options(self) -> dict[str, str]:
@@ -276,26 +281,31 @@ class Rung:
         return {name.removeprefix("-"): value for name, value in zip(names, values, strict=True)}
 
     def to_ffmpeg(self, input: Any, output: Any = None, **input_options: Any) -> Any:
-        """An ffmpeg-python stream that makes the rung of `input` again: `.run()`, or go on.
+        """An ffmpeg-python graph that encodes the rung again; `.run()` it, or extend it.
 
-        `input` is a path, before which `input_options` go (raw video), or an ffmpeg-python input;
-        `output` a path, by default `file` in the current folder.
+        Args:
+            input: Path of the source, or an ffmpeg-python input.
+            output: Path of the encode; by default `file` in the current folder.
+            input_options: ffmpeg options before the path `input`, which raw video needs.
+
+        Returns:
+            ffmpeg-python's output stream.
         """
-        import ffmpeg
-
-        from vqaloop.core.ffmpeg import file_url
+        from vqaloop.core import ffmpeg
 
         if isinstance(input, str | os.PathLike):
-            input = ffmpeg.input(file_url(input), **input_options)
-        return input.output(file_url(output or self.file), **self._options)
+            input = ffmpeg.input(ffmpeg.file_url(input), **input_options)
+        return input.output(ffmpeg.file_url(output or self.file), **self._options)
 
     def to_pyav(self) -> dict[str, Any]:
-        """The rung for PyAV: codec, rate (Fraction), width, height, pix_fmt, and the encoder's
-        options, as `add_stream(codec, rate=rate, options=options)` takes them.
+        """The rung's settings for PyAV's `add_stream(codec, rate=rate, options=options)`.
 
-        What filters and muxer are told is not in it: scale the frames to width and height, and
-        set their pict_type to NONE. PyAV's own libraries encode, so the bytes may differ; AVS2 it
-        has not.
+        Options of filters and muxer are not in it: scale the frames to width and height, and set
+        their pict_type to NONE. PyAV's own libraries encode, so the bytes may differ; it has no
+        AVS2 encoder.
+
+        Returns:
+            codec, rate (a Fraction, in fps), width, height, pix_fmt, and the encoder's options.
         """
         options = self._options
         filters = options["vf"].split(",")
@@ -329,10 +339,10 @@ class Rung:
 
 @dataclass(frozen=True)
 class Ladder:
-    """The answer: rungs in ascending bitrate, strictly increasing in bitrate and score."""
+    """A bitrate ladder: rungs in ascending order, strictly increasing in bitrate and score."""
 
     folder: Path
-    """Where its files are."""
+    """The folder of its files."""
     rungs: tuple[Rung, ...]
     about: dict[str, Any]
     """The rest of ladder.json: source, codec, encoder, metric, hull, trials, cost, warnings."""
@@ -351,7 +361,7 @@ class Ladder:
         }
 
     def to_frame(self) -> pandas.DataFrame:
-        """One row a rung."""
+        """The rungs as a table of pandas, one row each: that of ladder.csv."""
         import pandas
 
         rows, encoder = [], self.about.get("encoder") or {}

@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # The shipped students from clips and pictures: corpus, teacher, student, figures.
 # usage: bash recipes/internvqa-mini/make.sh CLIPS PICTURES     (resumes where it was stopped)
-# CLIPS/MANIFEST.csv says of each clip its title (`group`) and `licence_basis`: those whose licence
-# names the very file ("explicit") are trained on, the others ("repo") are the titles held out.
+# CLIPS/MANIFEST.csv has each clip's title (`group`) and `licence_basis`: clips whose licence names
+# the file itself ("explicit") are the training set, the others ("repo") the held-out titles.
 set -euo pipefail
 here="$(dirname "$0")"
 clips="$1" pictures="$2" workers="${WORKERS:-2}"

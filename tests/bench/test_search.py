@@ -16,12 +16,12 @@ from bench.grid import COLUMNS
 from bench.oracle import METRICS, Encoded, Oracle, Tally, read_oracle
 from tests.support.titles import CRF, SIZES, Title, random_title
 from vqaloop.encoding.registry import default_encoder
-from vqaloop.search.space import Point
+from vqaloop.search.space import TrialPoint
 
 GRID = [(w, h, CRF.snap(k)) for w, h in SIZES[:4] for k in np.linspace(*CRF.search, 12)]
 
 
-def encoded(title: Title, point: Point) -> Encoded:
+def encoded(title: Title, point: TrialPoint) -> Encoded:
     """The student is VMAF bent a little, so that the two agree on the order and on little else."""
     found = title.measure(point)
     student = 100 * (found.score / 100) ** (0.9 + 0.1 * point[0] / SIZES[0][0])

@@ -16,11 +16,13 @@ from tests.support.deliveries import (
     rungs,
 )
 from tests.support.media import make_clip
-from vqaloop.bitstream.codec_strings import codec_string, starts_anew, vp9_level
+from vqaloop.bitstream.codec_strings import codec_string, vp9_level
 from vqaloop.bitstream.mp4_boxes import VideoEntry, read_video_entry
+from vqaloop.bitstream.random_access import is_random_access
 from vqaloop.core.ffmpeg import ffmpeg_path
 from vqaloop.delivery.package import Delivery
-from vqaloop.delivery.segments import mean_rate, mux_video, peak_rate, read_stream
+from vqaloop.delivery.rates import average_rate, peak_rate
+from vqaloop.delivery.segments import mux_video, read_rung
 from vqaloop.errors import ToolError
 
 
@@ -110,7 +112,7 @@ def test_segments_of_vp9_tell_the_level_of_their_rate(
     rate: str, level: str, tmp_path: Path
 ) -> None:
     rung = make_clip(tmp_path / "rung.mp4", size="320x180", frames=30, rate=rate, codec="vp9")
-    track = mux_video(rung, read_stream(rung), tmp_path / "out", Fraction(6), ffmpeg_path())
+    track = mux_video(rung, read_rung(rung), tmp_path / "out", Fraction(6), ffmpeg_path())
     assert track.codecs == f"vp09.00.{level}.08"
     found = read_video_entry((tmp_path / "out" / "init.mp4").read_bytes())
     assert found.config[5] == int(level)
@@ -126,7 +128,7 @@ def test_another_sample_entry_or_a_short_configuration_is_refused() -> None:
 @given(st.binary(max_size=60))
 def test_no_bytes_upset_the_readers(data: bytes) -> None:
     for codec in DASH:
-        assert starts_anew(codec, data, data) in (True, False)
+        assert is_random_access(codec, data, data) in (True, False)
     with pytest.raises(ToolError):
         read_video_entry(data)
 
@@ -144,7 +146,7 @@ def test_no_bytes_upset_the_readers(data: bytes) -> None:
 def test_a_peak_lies_between_the_rates_of_the_parts(found: list[tuple[int, Fraction]]) -> None:
     rates = [size * 8 / seconds for size, seconds in found]
     assert min(rates) <= peak_rate(found) <= math.ceil(max(rates))
-    assert min(rates) <= mean_rate(found) <= math.ceil(max(rates))
+    assert min(rates) <= average_rate(found) <= math.ceil(max(rates))
     # a part that lasts half the target alone always counts
     target = max(1, math.floor(max(seconds for _, seconds in found) + Fraction(1, 2)))
     alone = [r for r, (_, s) in zip(rates, found, strict=True) if s * 2 >= target]

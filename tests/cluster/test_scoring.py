@@ -11,7 +11,7 @@ import pytest
 from vqaloop.cluster import scoring
 from vqaloop.cluster.connection import Node
 from vqaloop.cluster.scoring import Scorers, Visit
-from vqaloop.core import process
+from vqaloop.core import scopes
 from vqaloop.errors import CalledOff, ToolError
 
 SMALL, OTHER = Node("a", "a (1)", 2, 0), Node("b", "b (2)", 2, 0)
@@ -34,7 +34,7 @@ class Order(threading.Thread):
         super().__init__(daemon=True)
         self.scorers, self.whose, self.how = scorers, whose, how
         self.inside, self.leave = threading.Event(), threading.Event()
-        self.scope = process.Scope()
+        self.scope = scopes.Scope()
         self.visit: Visit | None = None
         self.failed: BaseException | None = None
         self.start()

@@ -42,7 +42,7 @@ def spoil(own: Ladder, index: int, *arguments: str) -> None:
     ("arguments", "why"),
     [
         (("-g", "50", "-keyint_min", "50"), "the key frames do not align"),
-        (("-g", "60", "-keyint_min", "60", "-r", "25"), "frames a second"),
+        (("-g", "60", "-keyint_min", "60", "-r", "25"), "5 fps"),
         (("-frames:v", "300", "-g", "60"), "lasts 10.010 s"),
     ],
 )
@@ -276,7 +276,7 @@ def test_avs2_is_delivered_as_files(room: Room, tmp_path: Path) -> None:
         assert refused.status == 2 and "AVS2" in refused.err and "files" in refused.err
     said = room.run("deliver", ladder.folder, "-o", "out")
     assert said.status == 0, said.err
-    assert "warning: AVS2 is delivered as files of pictures alone: no sound" in said.out
+    assert "warning: AVS2 is delivered as files of pictures alone: no audio" in said.out
     manifest = json.loads((room.folder / "out" / "avs2" / "manifest.json").read_text())
     assert manifest["schema"] == "vqaloop.files/1" and manifest["frame_rate"] == "30000/1001"
     for entry, rung in zip(manifest["rungs"], ladder.rungs, strict=True):

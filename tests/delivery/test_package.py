@@ -10,10 +10,13 @@ import re
 import xml.etree.ElementTree as ET
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import av
+import m3u8
 import numpy as np
 import pytest
+from mpegdash.parser import MPEGDASHParser
 
 from tests.support.deliveries import (
     BEEP_S,
@@ -232,7 +235,79 @@ def test_rungs_of_another_shape_are_warned_of(short_title: Source, tmp_path: Pat
     assert len(said) == 1 and said[0].startswith("h264_01_128x96: its shape differs")
 
 
+def test_an_independent_reader_finds_the_measured_figures_in_the_playlists(
+    delivered: Delivery,
+) -> None:
+    master = m3u8.loads((delivered.folder / "master.m3u8").read_text())
+    assert master.is_variant and len(master.playlists) == len(rungs(delivered, HLS))
+    assert [(media.type, media.uri) for media in master.media] == [("AUDIO", "audio/media.m3u8")]
+    listed = {variant["playlist"]: variant for variant in delivered.about["hls"]["variants"]}
+    sound = load_media(delivered.folder / "audio")
+    for variant in master.playlists:
+        folder, info = (delivered.folder / variant.uri).parent, variant.stream_info
+        entry, media = read_video_entry((folder / "init.mp4").read_bytes()), load_media(folder)
+        assert info.resolution == (entry.width, entry.height)
+        assert info.codecs == f"{codec_string(entry)},mp4a.40.2"
+        assert info.frame_rate == pytest.approx(30000 / 1001, abs=1e-3)
+        assert info.bandwidth == listed[variant.uri]["bandwidth"]
+        means = [
+            sum((place / s.uri).stat().st_size for s in track.segments)
+            * 8
+            / sum(s.duration for s in track.segments)
+            for place, track in ((folder, media), (delivered.folder / "audio", sound))
+        ]
+        assert info.average_bandwidth == pytest.approx(sum(means), abs=3)
+    for frames in master.iframe_playlists:
+        listing = delivered.folder / frames.uri
+        keys = m3u8.loads(listing.read_text())
+        assert keys.is_i_frames_only
+        size = sum(int(key.byterange.split("@")[0]) for key in keys.segments)
+        seconds = sum(key.duration for key in keys.segments)
+        assert frames.iframe_stream_info.average_bandwidth == pytest.approx(
+            size * 8 / seconds, abs=2
+        )
+
+
+def load_media(folder: Path) -> Any:
+    """A media playlist as m3u8 reads it, checked for completeness."""
+    media = m3u8.loads((folder / "media.m3u8").read_text())
+    assert media.is_endlist and media.playlist_type == "vod" and media.is_independent_segments
+    assert [s.uri for s in media.segments] == sorted(path.name for path in folder.glob("*.m4s"))
+    assert all(segment.init_section.uri == "init.mp4" for segment in media.segments)
+    assert max(round(s.duration) for s in media.segments) == media.target_duration
+    assert sum(s.duration for s in media.segments) == pytest.approx(float(TITLE_S), abs=0.025)
+    return media
+
+
 # DASH
+
+
+def test_an_independent_reader_finds_the_measured_figures_in_the_manifest(
+    delivered: Delivery,
+) -> None:
+    manifest = MPEGDASHParser.parse((delivered.folder / "manifest.mpd").read_text())
+    about = {rendition["id"]: rendition for rendition in delivered.about["renditions"]}
+    about["audio"] = delivered.about["audio"]
+    found = []
+    for group in manifest.periods[0].adaptation_sets:
+        (template,) = group.segment_templates
+        ticks = [s.d for s in template.segment_timelines[0].Ss for _ in range(1 + (s.r or 0))]
+        for track in group.representations:
+            found.append(track.id)
+            rendition, folder = about[track.id], delivered.folder / track.id
+            assert template.initialization == "$RepresentationID$/init.mp4"
+            names = [f"{template.start_number + n:05d}.m4s" for n in range(len(ticks))]
+            assert names == sorted(path.name for path in folder.glob("*.m4s"))
+            assert sum(ticks) / template.timescale == pytest.approx(rendition["duration"])
+            assert track.bandwidth == rendition["bandwidth"]
+            assert track.codecs == rendition["codecs"]
+            if group.content_type == "video":
+                entry = read_video_entry((folder / "init.mp4").read_bytes())
+                assert (track.width, track.height) == (entry.width, entry.height)
+                assert Fraction(track.frame_rate) == Fraction(30000, 1001)
+    assert sorted(found) == sorted(about)
+    seconds = manifest.media_presentation_duration.removeprefix("PT").removesuffix("S")
+    assert float(seconds) == pytest.approx(float(TITLE_S), abs=1e-5)
 
 
 def test_dash_has_one_aligned_adaptation_set_a_codec(delivered: Delivery) -> None:
@@ -341,7 +416,7 @@ def test_without_its_source_a_title_goes_silent_and_says_so(
         write(own_ladder)
         about = package_ladder(own_ladder.folder, out=tmp_path / "out").about
         assert about["audio"] is None
-        assert len(about["warnings"]) == 1 and "the sound is left out" in about["warnings"][0]
+        assert len(about["warnings"]) == 1 and "audio is left out" in about["warnings"][0]
         assert "AUDIO" not in (tmp_path / "out" / "master.m3u8").read_text()
 
 
@@ -352,7 +427,7 @@ def test_sound_is_spoken_of_where_there_is_some(silent: bool, tmp_path: Path) ->
     told: list[Event] = []
     made = package_ladder(ladder.folder, out=tmp_path / "out", progress=told.append)
     packaged = [event.message for event in told if event.stage == "package"]
-    assert packaged == ["h264 128x72", *["the sound"] * (not silent)]
+    assert packaged == ["h264 128x72", *["audio"] * (not silent)]
     assert (made.about["audio"] is None) == silent and made.about["warnings"] == []
 
 

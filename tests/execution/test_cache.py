@@ -21,7 +21,7 @@ from vqaloop.core.files import place_file
 from vqaloop.core.folders import cache_folder
 from vqaloop.errors import InputError
 from vqaloop.execution.cache import Cache
-from vqaloop.execution.cache_keys import encode_key, score_key
+from vqaloop.execution.cache_keys import ScoreSettings, digest, encode_key, score_key
 from vqaloop.records import Source
 
 KEY = {"kind": "encode", "options": ["-c:v", "libx264"], "n": 1}
@@ -423,9 +423,8 @@ def test_every_field_of_an_encode_key_counts(cache: Cache) -> None:
 
 
 def test_every_field_of_a_score_key_counts(cache: Cache) -> None:
-    def key(source: Source = SOURCE, **changed: Any) -> dict[str, Any]:
+    def key(source: Source = SOURCE, encode: str = "e", **changed: Any) -> dict[str, Any]:
         fields: dict[str, Any] = {
-            "encode_sha256": "e",
             "metric": "internvqa-mini",
             "decoder": "ffmpeg 9",
             "encode_options": (("f", "rawvideo"),),
@@ -435,11 +434,11 @@ def test_every_field_of_a_score_key_counts(cache: Cache) -> None:
             "device": "cpu",
             "sampling": {"seed": 0, "clips": 4},
         }
-        return score_key(source, **(fields | changed))
+        return score_key(source, encode, ScoreSettings(**(fields | changed)))
 
     cache.put_json(key(), {"value": 1})
     changes: dict[str, Any] = {
-        "encode_sha256": "x", "metric": "vmaf", "decoder": "ffmpeg 8", "encode_options": (),
+        "encode": "x", "metric": "vmaf", "decoder": "ffmpeg 8", "encode_options": (),
         "weights_sha256": None, "scaler": "lanczos", "preprocessing": "2",
         "device": "cuda",
         "sampling": {"seed": 1, "clips": 4},
@@ -452,3 +451,19 @@ def test_every_field_of_a_score_key_counts(cache: Cache) -> None:
         "decoder", "scaler", "preprocessing", "device", "sampling",
     }  # fmt: skip
     assert cache.get_json(json.loads(json.dumps(key()))) == {"value": 1}
+
+
+def test_names_of_entries_stay_the_same() -> None:
+    """Else what was encoded and scored by earlier versions would be made again."""
+    plain = ScoreSettings("vmaf", "d", preprocessing="classical 1")
+    student = ScoreSettings(
+        "internvqa-mini", "ffmpeg 9", (("f", "rawvideo"),), "w", "bicubic", "1", "cpu",
+        {"seed": 0, "clips": 4},
+    )  # fmt: skip
+    keys = [
+        encode_key(SOURCE, ["-c:v", "libx264", "-crf", "23"], "f"),
+        *(score_key(SOURCE, "e", settings) for settings in (plain, student)),
+    ]
+    assert [digest(key)[:16] for key in keys] == [
+        "d51676aaf1094ae6", "eaa5990197211a90", "f441a5ae57faef7f"
+    ]  # fmt: skip

@@ -15,7 +15,7 @@ import pytest
 
 from tests.support.commandline import Room, fake_ffmpeg, running
 from tests.support.media import REPOSITORY, make_clip
-from vqaloop.core import process
+from vqaloop.core import process, scopes
 from vqaloop.core.ffmpeg import ffmpeg_path
 from vqaloop.encoding.registry import get_encoder
 from vqaloop.errors import CalledOff, InputError
@@ -80,7 +80,7 @@ def test_no_place_is_held_twice_and_all_come_back() -> None:
 
 
 def test_who_is_called_off_while_waiting_gives_up_the_turn() -> None:
-    turns, ended, scope = Turns(1), list[str](), process.Scope()
+    turns, ended, scope = Turns(1), list[str](), scopes.Scope()
 
     def ask() -> None:
         try:
@@ -105,10 +105,10 @@ def test_who_is_called_off_while_waiting_gives_up_the_turn() -> None:
 
 def test_a_team_is_called_off_as_a_whole_and_nobody_else(tmp_path: Path) -> None:
     """Also the teams of its members, and members who have only just begun."""
-    begun, apart = list[Path](), process.Scope()
+    begun, apart = list[Path](), scopes.Scope()
 
     def member(name: str) -> None:
-        with process.team(2) as submit:
+        with scopes.team(2) as submit:
             jobs = [submit(sleeping, tmp_path / f"{name}{n}") for n in range(3)]
             for job in jobs:
                 job.result()
@@ -124,7 +124,7 @@ def test_a_team_is_called_off_as_a_whole_and_nobody_else(tmp_path: Path) -> None
     other = threading.Thread(target=stranger)
     other.start()
     started = time.monotonic()
-    with pytest.raises(ValueError, match="stop"), process.team(2) as submit:
+    with pytest.raises(ValueError, match="stop"), scopes.team(2) as submit:
         for name in "ab":
             submit(member, name)
         wait(lambda: len(begun) == 4)
@@ -152,7 +152,7 @@ def test_who_is_interrupted_while_waiting_for_a_team_leaves_nothing_running() ->
         signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
 
     try:
-        with pytest.raises(KeyboardInterrupt), process.team(1) as submit:
+        with pytest.raises(KeyboardInterrupt), scopes.team(1) as submit:
             submit(sleeping)
             threading.Thread(target=interrupt).start()
     finally:
@@ -161,17 +161,17 @@ def test_who_is_interrupted_while_waiting_for_a_team_leaves_nothing_running() ->
 
 
 def test_what_is_begun_in_a_scope_that_was_called_off_never_runs(tmp_path: Path) -> None:
-    whole = process.Scope()
+    whole = scopes.Scope()
     with whole.entered():
-        part = process.Scope()
+        part = scopes.Scope()
     part.cancel()
     with whole.entered():
-        process.check_cancelled()
+        scopes.check_cancelled()
     whole.cancel()
     with whole.entered(), pytest.raises(CalledOff):
         process.run(["touch", str(tmp_path / "made")], timeout_s=PATIENCE_S)
     assert not list(tmp_path.iterdir())
-    process.check_cancelled()
+    scopes.check_cancelled()
 
 
 # --- processors ---------------------------------------------------------------------------------

@@ -9,7 +9,7 @@ import pytest
 import vqaloop
 from tests.support.commandline import Room
 from tests.support.media import make_clip
-from vqaloop.core import process
+from vqaloop.core import frame_progress, process
 from vqaloop.core.ffmpeg import ffmpeg_path
 from vqaloop.records import Event
 
@@ -20,7 +20,7 @@ SIZES = [(160, 96), (112, 64)]
 
 @pytest.fixture(autouse=True)
 def at_once(room: Room, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(process, "TELL_S", 0.0)
+    monkeypatch.setattr(frame_progress, "REPORT_S", 0.0)
 
 
 def stages(events: Sequence[Event]) -> list[str]:
@@ -73,7 +73,7 @@ def test_whoever_is_told_may_end_a_program(room: Room) -> None:
     def told(frames: int) -> None:
         raise KeyboardInterrupt
 
-    with pytest.raises(KeyboardInterrupt), process.counted_frames(told):
+    with pytest.raises(KeyboardInterrupt), frame_progress.counted_frames(told):
         process.run(
             [ffmpeg_path(), "-nostdin", "-v", "error", "-re", "-f", "lavfi", "-i"]
             + ["testsrc2=s=64x64:r=25", "-t", "60", "-f", "null", "-"],

@@ -27,7 +27,7 @@ from vqaloop.execution.cache import Cache
 from vqaloop.execution.workshop import Workshop
 from vqaloop.ladder.build import build_ladder
 from vqaloop.media.probe import probe_source
-from vqaloop.quality.metric import open_metric
+from vqaloop.quality.registry import open_metric
 from vqaloop.records import Event, Rendition
 from vqaloop.search.explore import GIVE_UP
 

@@ -141,7 +141,7 @@ def check_ladder(ladder: Ladder, min_step: float, min_ratio: float) -> dict[str,
     for rung in rungs:
         check_rung(ladder.folder / rung["file"], rung, document)
     wanted = {rung["file"] for rung in rungs}
-    wanted |= {"ladder.json", "ladder.csv", "report.html", "rd.png"}
+    wanted |= {"ladder.json", "ladder.csv", "report.html", "rd.png", "pictures.json"}
     assert {p.name for p in ladder.folder.iterdir() if not is_study_file(p)} == wanted
     with open(ladder.folder / "ladder.csv", newline="") as file:
         assert [row["file"] for row in csv.DictReader(file)] == [rung["file"] for rung in rungs]
@@ -349,7 +349,7 @@ def test_a_long_title_is_searched_on_an_excerpt(room: Room, long_clip: Path) -> 
     )
     document = check_ladder(ladder, 1.0, 1.25)
     stages = list(dict.fromkeys(event.stage for event in events))
-    assert stages == ["probe", "excerpt", "search", "verify", "write"]
+    assert stages == ["probe", "excerpt", "search", "verify", "guard", "write"]
     windows = document["windows"]
     assert len(windows) == 5 and sum(count for _, count in windows) == 200
     parts = [trial for trial in document["trials"] if not trial["whole_title"]]

@@ -22,21 +22,21 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.ladder.test_store import Page, grey_webp, make_ladder, make_pictures, page_of
+from tests.ladder.test_store import Page, make_ladder, make_pictures, page_of
 from tests.support.media import REPOSITORY
 from vqaloop.bitstream.packets import Packet
 from vqaloop.cli.parser import make_parser
 from vqaloop.errors import InputError
 from vqaloop.ladder import report_plots
 from vqaloop.ladder.options import LadderOptions
-from vqaloop.ladder.pictures import _most_different, find_pictures, worst_json
+from vqaloop.ladder.pictures import _most_different, find_pictures, pictures_json, worst_json
 from vqaloop.ladder.report_plots import hull_growth, is_sampled
 from vqaloop.ladder.reproduce import ladder_command
 from vqaloop.ladder.store import read_ladder, write_reports
 from vqaloop.ladder.timeline import MOST_POINTS, rates_of, scores_of, step_of
 from vqaloop.records import Ladder, Score, Source
 from vqaloop.report.plotting import spread
-from vqaloop.tuning.importance import importance
+from vqaloop.tuning.param_study import importance
 
 TITLE = Source(Path("a.mp4"), "0" * 64, 640, 360, Fraction(25), 250, "yuv420p")
 
@@ -196,29 +196,36 @@ def test_pictures_outlive_their_source(tmp_path: Path) -> None:
     assert (tmp_path / "report.html").read_bytes() == before
 
 
-@pytest.mark.parametrize("lost", ["page", "other", "source picture", "no picture"])
+@pytest.mark.parametrize("lost", ["file", "other", "source picture", "place", "no picture"])
 def test_without_source_and_pictures_the_rest_is_made(tmp_path: Path, lost: str) -> None:
     ladder = make_ladder(tmp_path)
-    text, _ = page_of(ladder)
-    page = tmp_path / "report.html"
-    if lost == "page":
-        page.unlink()
+    page_of(ladder)
+    kept = tmp_path / "pictures.json"
+    document = json.loads(kept.read_text())
+    if lost == "file":
+        # as in folders of before it was written: report.html alone has them
+        kept.unlink()
     elif lost == "other":
-        # a page of another ladder that lay there
+        # pictures of another ladder that lay there
         ladder.about["source"]["sha256"] = "1" * 64
     elif lost == "source picture":
-        page.write_text(text.replace('data-rung="0"', 'data-rung="77"'))
+        del document["places"][0]["pictures"]["0"]
+    elif lost == "place":
+        del document["places"][1]
     else:
-        page.write_text(text.replace(grey_webp(40), base64.b64encode(b"<svg>").decode()))
+        for place in document["places"]:
+            place["pictures"]["1"] = base64.b64encode(b"<svg>").decode()
+    if lost != "file":
+        kept.write_text(json.dumps(document))
     write_reports(ladder)
-    text = page.read_text()
+    text = (tmp_path / "report.html").read_text()
     if lost == "no picture":
         # one rung's picture is none: the others stay
         assert "data:image" in text and "<svg>" not in text.split("data:image", 1)[1][:99]
         assert text.count('data-rung="1"') == 0 and text.count('data-rung="2"') == 2
         return
     assert "data:image" not in text
-    assert "No pictures: the source &#x27;clips/park.y4m&#x27; is not there" in text
+    assert "No pictures: the source &#39;clips/park.y4m&#39; is not there" in text
     assert Page(text).tags.count("svg") == 11
 
 
@@ -265,15 +272,30 @@ def test_what_is_chosen_is_what_is_shown_where_rungs_are_missing(
 
 
 @pytest.mark.parametrize(
-    "box", ["0 0 0 0", "0 0 48 0", "0 0 -48 32", "-2 0 48 32", f"{'9' * 4000} 0 1 1", "0 0 48"]
+    "change",
+    [
+        {"box": [0, 0, 0, 0]},
+        {"box": [0, 0, 48, 0]},
+        {"box": [0, 0, -48, 32]},
+        {"box": [-2, 0, 48, 32]},
+        {"box": [10**14, 0, 1, 1]},
+        {"box": [0, 0, 48]},
+        {"box": "0 0 48 32"},
+        {"pictures": {"0": "", "77": ""}},
+        {"pictures": []},
+    ],
 )
-def test_boxes_that_are_none_of_ours_are_not_taken(tmp_path: Path, box: str) -> None:
+def test_places_that_are_none_of_ours_are_not_taken(
+    tmp_path: Path, change: dict[str, Any]
+) -> None:
     ladder = make_ladder(tmp_path)
-    text, _ = page_of(ladder)
-    first = text.split('data-box="')[1].split('"')[0]
-    (tmp_path / "report.html").write_text(text.replace(f'"{first}"', f'"{box}"'))
-    write_reports(ladder)
-    assert "No pictures: the source" in (tmp_path / "report.html").read_text()
+    pictures = make_pictures(ladder)
+    (tmp_path / "pictures.json").write_text(json.dumps(pictures_json(ladder, pictures)))
+    assert find_pictures(ladder) == pictures
+    document = pictures_json(ladder, pictures)
+    document["places"][0] |= change
+    (tmp_path / "pictures.json").write_text(json.dumps(document))
+    assert "the source" in find_pictures(ladder).trouble
 
 
 @pytest.mark.parametrize("what", ["bytes", "size", "digest", "nothing"])

@@ -16,7 +16,7 @@ from vqaloop.core import process
 from vqaloop.core.ffmpeg import ffmpeg_path, file_url
 from vqaloop.errors import DecodeFailed, InputError
 from vqaloop.media import excerpt_windows
-from vqaloop.media.excerpt_windows import Pairs, choose_windows, look, pair_costs
+from vqaloop.media.excerpt_windows import Pairs, choose_windows, pair_costs, sample_pairs
 from vqaloop.media.probe import probe_source
 from vqaloop.records import Source
 
@@ -97,7 +97,7 @@ def test_windows_hold_whole_gops_inside_the_title(
         "seconds": seconds, "window_seconds": window, "seed": seed, "ffmpeg": "none"
     }  # fmt: skip
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(excerpt_windows, "look", no_video)
+        patch.setattr(excerpt_windows, "sample_pairs", no_video)
         patch.setattr(excerpt_windows, "DRAWS", 50)
         chosen = choose_windows(source, **options)
         assert chosen == choose_windows(source, **options)
@@ -130,7 +130,7 @@ def test_the_seed_decides_and_nothing_else(halves: Source) -> None:
 
 def test_a_long_title_costs_no_more_than_its_looks(long: Source, runs: list[list[str]]) -> None:
     chosen = choose_windows(long, ffmpeg=FFMPEG)
-    assert len(runs) == excerpt_windows.LOOKS
+    assert len(runs) == excerpt_windows.MOST_SAMPLED
     # each stops by itself, at the second frame of its last pair
     pairs = len(range(0, 19, 2))
     assert {argv[argv.index("-frames:v") + 1] for argv in runs} == {str(2 * pairs)}
@@ -156,7 +156,7 @@ def test_seeking_shows_the_very_frames_that_decoding_shows(tmp_path: Path, name:
     source = replace(source, width=63, height=63)
     ranges = [(11, 20), (140, 21)]
     assert excerpt_windows._seeking_pays(source, ranges)
-    seen = look(source, ranges, 3, ffmpeg=FFMPEG)
+    seen = sample_pairs(source, ranges, 3, ffmpeg=FFMPEG)
     assert seen.shape == (7 + 7, 2, 2, 56, 56)
     assert np.array_equal(seen, excerpt_windows._read(source, ranges, 3, FFMPEG))
     # and these are frames 140, 143, ... with the ones after them, cut as `prep` says

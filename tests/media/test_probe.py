@@ -185,7 +185,7 @@ BAD_INPUTS: dict[str, tuple[BadInput, str]] = {
     ),
     "y4m absurd rate": (
         lambda d, c: write_y4m(d / "a.y4m", header=b"YUV4MPEG2 W64 H64 F90000:1"),
-        "90000 frames a second",
+        "90000 fps",
     ),
     "y4m colour space": (lambda d, c: write_y4m(d / "a.y4m", header=HEAD + b" C999"), "'999'"),
     "mkv 10^12": (lambda d, c: huge_mkv(d / "a.mkv"), "no usable picture size"),

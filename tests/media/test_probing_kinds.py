@@ -10,11 +10,12 @@ import numpy as np
 import pytest
 
 from tests.support.media import frame_hashes, make_clip, remux, run_ffmpeg
+from vqaloop.bitstream.demux import main_video
 from vqaloop.core.ffmpeg import ffmpeg_path
 from vqaloop.encoding.encode import encode
 from vqaloop.encoding.registry import get_encoder
 from vqaloop.errors import InputError
-from vqaloop.media.container import main_video, opened
+from vqaloop.media.container import opened
 from vqaloop.media.probe import probe_source
 from vqaloop.quality.full_reference import METRICS, measure
 from vqaloop.quality.scorer import Scorer

@@ -25,8 +25,8 @@ from vqaloop.models.student import (
     OUTPUTS,
     STATISTICS,
     Anchor,
-    Look,
     Student,
+    StudentOutput,
     change,
     log_energy,
     start_from_cosines,
@@ -98,7 +98,7 @@ def clips_and_anchor(student: Student, count: int = 3) -> tuple[Tensor, Anchor]:
     return noise(count, 3, 2, 28, 28, seed=2), anchor
 
 
-def anchored(look: Look) -> tuple[Tensor, Tensor]:
+def anchored(look: StudentOutput) -> tuple[Tensor, Tensor]:
     assert look.anchored is not None
     return look.anchored
 

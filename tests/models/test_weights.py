@@ -13,7 +13,7 @@ from vqaloop.errors import InputError
 from vqaloop.models import create_student, weights
 from vqaloop.models.student import Student
 from vqaloop.models.weights import load_student, save_student
-from vqaloop.quality.metric import shipped_weights
+from vqaloop.quality.registry import shipped_weights
 
 
 @pytest.fixture(scope="module")

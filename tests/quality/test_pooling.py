@@ -11,7 +11,8 @@ from vqaloop.core.ffmpeg import ffmpeg_path
 from vqaloop.errors import InputError
 from vqaloop.models import create_student
 from vqaloop.models.weights import save_student
-from vqaloop.quality.pooling import judged
+from vqaloop.quality.pooling import pool
+from vqaloop.quality.student_engine import StudentEngine
 from vqaloop.quality.student_metric import StudentMetric
 
 
@@ -19,7 +20,7 @@ def metric_with(tmp_path: Path, view: str) -> StudentMetric:
     torch.manual_seed(0)
     path = tmp_path / "w.safetensors"
     save_student(create_student("internvqa-mini"), path, "internvqa-mini", "", {"view": view})
-    return StudentMetric("internvqa-mine", path, ffmpeg=ffmpeg_path(), device="cpu")
+    return StudentMetric("internvqa-mine", StudentEngine(path, "cpu"), ffmpeg_path())
 
 
 def test_weights_of_another_view_judge_alone_only(tmp_path: Path) -> None:
@@ -49,11 +50,11 @@ def test_one_crop_a_time_is_averaged_over_time() -> None:
         return (sums / weights).square()
 
     sums, weights = torch.tensor([[0.1], [0.8], [0.3]]), torch.tensor([[1.0], [1.0], [2.0]])
-    found = judged(answers, (sums, weights), [1, 1, 1], 0)
+    found = pool(answers, (sums, weights), [1, 1, 1], 0)
     each = np.array([0.1**2, 0.8**2, 0.15**2])
     assert found.value == pytest.approx(100 * each.mean(), rel=1e-5)
     assert found.clips == pytest.approx(100 * each, rel=1e-5)
     low, high = found.interval
     assert low < found.value < high
-    together = judged(answers, (sums, weights), [3], 0)
+    together = pool(answers, (sums, weights), [3], 0)
     assert together.value == pytest.approx(100 * (1.2 / 4) ** 2, rel=1e-5)

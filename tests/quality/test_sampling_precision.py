@@ -15,8 +15,8 @@ from vqaloop.core.ffmpeg import ffmpeg_path
 from vqaloop.errors import InputError
 from vqaloop.media import frames
 from vqaloop.media.probe import probe_source
-from vqaloop.quality.crop_sampling import spots
-from vqaloop.quality.metric import open_metric
+from vqaloop.quality.crop_sampling import choose_crops
+from vqaloop.quality.registry import open_metric
 from vqaloop.quality.sampling_precision import FIRST, around, is_enough, reach, rounds, unreached
 from vqaloop.quality.scorer import Scorer
 from vqaloop.records import Score, Source
@@ -115,12 +115,12 @@ def test_what_is_decoded_from_its_beginning_is_read_once(
         asked.append(len(indices))
         return frames.each_of_source(source, indices, **options)
 
-    monkeypatch.setattr("vqaloop.media.frames.each_of_source", noted)
+    monkeypatch.setattr("vqaloop.quality.scorer.each_of_source", noted)
     scorer = Scorer("internvqa-mine", weights=weights, device="cpu", score_precision=1e-6)
     scorer.score(made, reference=made)
     assert len(asked) == (2 if plain else 1)
     asked.clear()
-    monkeypatch.setattr("vqaloop.media.frames.each_of_source", noted)
+    monkeypatch.setattr("vqaloop.quality.student_metric.each_of_source", noted)
     scorer.score(made)
     assert len(asked) == (2 if plain else 1)
 
@@ -132,7 +132,7 @@ def test_a_coarse_precision_looks_at_less_and_a_fine_one_at_all(
         return student_metric(weights, precision=precision).measure(title, rung, decoder)
 
     whole, coarse, fine = score(None), score(90.0), score(1e-6)
-    all_of = spots(title.frames, title.canvas)
+    all_of = choose_crops(title.frames, title.canvas)
     count = sum(map(len, all_of.values()))
     assert len(whole.clips) == len(fine.clips) == count
     assert fine.value == pytest.approx(whole.value)

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from tests.support.media import make_clip, remux
 from tests.support.nets import random_student, student_metric
-from vqaloop.bitstream.av1_leaf_frames import Leaves
+from vqaloop.bitstream.av1_nonreference import NonReferenceFilter
 from vqaloop.core.cpu_time import Meter
 from vqaloop.core.ffmpeg import ffmpeg_path
 from vqaloop.encoding.encode import encode
@@ -26,7 +26,7 @@ from vqaloop.media import frames, selective_decode
 from vqaloop.media.frames import Frames, read_encode, read_source, read_with_ffmpeg
 from vqaloop.media.probe import probe_source
 from vqaloop.models.student import Anchor, Student
-from vqaloop.quality.inference import Network, _Asked, _cat
+from vqaloop.quality.inference import Network, _cat, _Request
 from vqaloop.records import Rendition, Source
 
 FFMPEG = ffmpeg_path()
@@ -66,13 +66,13 @@ class Counted:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.packets = 0
-        fed = selective_decode._Decoder.fed
+        decode = selective_decode._Decoder.decode
 
         def counting(decoder: Any, packet: Any, wanted: bool) -> Any:
             self.packets += 1
-            return fed(decoder, packet, wanted)
+            return decode(decoder, packet, wanted)
 
-        monkeypatch.setattr(selective_decode._Decoder, "fed", counting)
+        monkeypatch.setattr(selective_decode._Decoder, "decode", counting)
 
 
 @pytest.mark.parametrize("name", ["libx264", "libx265", "libsvtav1", "libvpx-vp9"])
@@ -98,13 +98,13 @@ def test_only_what_is_needed_is_decoded(
 
 
 def test_frames_that_nobody_needs_are_left_out_of_av1(rungs: dict[str, Path]) -> None:
-    leaves, sizes = Leaves(), []
+    filtering, sizes = NonReferenceFilter(), []
     with av.open(str(rungs["libsvtav1"])) as container:
         for packet in container.demux(container.streams.video[0]):
             if packet.size:
                 data = bytes(packet)
-                slim = leaves.pruned(data, wanted=False)
-                assert leaves.pruned(data, wanted=True) == data
+                slim = filtering.filtered(data, wanted=False)
+                assert filtering.filtered(data, wanted=True) == data
                 sizes.append(-1 if slim is None else len(data) - len(slim))
     assert sizes[0] == 0  # a key frame
     assert sizes.count(-1) > 10  # nothing was left of these
@@ -113,10 +113,10 @@ def test_frames_that_nobody_needs_are_left_out_of_av1(rungs: dict[str, Path]) ->
 
 @given(st.binary(max_size=80))
 def test_bytes_of_any_kind_are_given_back(data: bytes) -> None:
-    assert Leaves().pruned(data, wanted=False) == data
-    begun = Leaves()
-    begun.pruned(b"\x12\x00\x0a\x0b\x00\x00\x00\x42\xab\xbf\xc3\x70\x08\x40\x08", wanted=False)
-    found = begun.pruned(data, wanted=False)
+    assert NonReferenceFilter().filtered(data, wanted=False) == data
+    begun = NonReferenceFilter()
+    begun.filtered(b"\x12\x00\x0a\x0b\x00\x00\x00\x42\xab\xbf\xc3\x70\x08\x40\x08", wanted=False)
+    found = begun.filtered(data, wanted=False)
     assert found is None or len(found) <= len(data)
 
 
@@ -187,7 +187,7 @@ def clips(count: int, seed: int) -> Frames:
 
 def test_comparing_is_looking_without_the_rest(weights: Path) -> None:
     network = Network(weights, torch.device("cpu"))
-    with network.settled() as student:
+    with network.exclusive() as student:
         from vqaloop.media.colour import to_clips
 
         one, other = (to_clips(torch.from_numpy(clips(3, seed))) for seed in (0, 1))
@@ -203,9 +203,9 @@ def test_what_a_batch_holds_does_not_change_a_score(weights: Path) -> None:
     reference = network.anchor(clips(20, 0))
     scores = []
     for size in (20, 7, 1):
-        network._most = size
+        network._batch_size = size
         sums, weighed = network.compare(clips(20, 1), reference)
-        with network.settled() as student:
+        with network.exclusive() as student:
             scores.append(100 * student.anchored_answers(sums.sum(0), weighed.sum(0))[0].item())
     assert scores == pytest.approx([scores[0]] * 3, abs=1e-3)
 
@@ -233,7 +233,7 @@ def test_threads_share_batches_and_get_their_own_answers(
         found[i] = network.compare(*wanted[i])
 
     threads = [threading.Thread(target=work, args=(i,)) for i in range(5)]
-    with network.settled():  # nobody runs before all wait
+    with network.exclusive():  # nobody runs before all wait
         for thread in threads:
             thread.start()
         while len(network._waiting) < 5:
@@ -246,14 +246,14 @@ def test_threads_share_batches_and_get_their_own_answers(
             torch.testing.assert_close(mine, expected, rtol=1e-5, atol=1e-5)
 
 
-def test_clips_are_put_side_by_side_only_once_they_have_arrived(
+def test_clips_are_put_side_by_side_only_once_they_have_uploaded(
     weights: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What a GPU's stream waits for and remembers are the uploads, before anything reads them."""
     network = Network(weights, torch.device("cpu"))
     arrived: list[Tensor] = []
     joined: list[int] = []
-    arrive, cat = Network._arrived, _cat
+    arrive, cat = Network._uploaded, _cat
 
     def noted(network: Network, pixels: Tensor) -> Tensor:
         arrived.append(arrive(network, pixels))
@@ -264,11 +264,13 @@ def test_clips_are_put_side_by_side_only_once_they_have_arrived(
         joined.append(len(parts))
         return cat(parts)
 
-    asked = [_Asked(torch.from_numpy(clips(2, i)), network.anchor(clips(2, i))) for i in range(3)]
-    monkeypatch.setattr(Network, "_arrived", noted)
+    asked = [
+        _Request(torch.from_numpy(clips(2, i)), network.anchor(clips(2, i))) for i in range(3)
+    ]
+    monkeypatch.setattr(Network, "_uploaded", noted)
     monkeypatch.setattr("vqaloop.quality.inference._cat", checked)
     network._waiting.extend(asked)
-    with network.settled() as student:
+    with network.exclusive() as student:
         network._run_batch(student)
     assert joined == [3] and len(arrived) == 3
     assert all(one.done and one.error is None for one in asked)
@@ -296,7 +298,7 @@ def test_a_batch_that_does_not_fit_is_halved(
     found = network.compare(other, reference)
     for mine, whole in zip(found, expected, strict=True):
         torch.testing.assert_close(mine, whole, rtol=1e-5, atol=1e-5)
-    assert network.most == 2  # of 20, 10, 5, 2
+    assert network.batch_size == 2  # of 20, 10, 5, 2
     monkeypatch.setattr(Student, "compare", short_of_memory(0))
     with pytest.raises(ToolError, match="too little free memory for one clip.*--device cpu"):
         network.compare(other, reference)
@@ -336,7 +338,7 @@ def test_a_title_is_looked_at_once_by_many_threads(
         reads.append(1)
         return frames.each_of_source(*args, **options)
 
-    monkeypatch.setattr("vqaloop.media.frames.each_of_source", noted)
+    monkeypatch.setattr("vqaloop.quality.student_metric.each_of_source", noted)
     metric = student_metric(weights)
     found: dict[str, float] = {}
 
@@ -360,7 +362,7 @@ def test_a_title_is_looked_at_once_by_many_threads(
 
 def test_seconds_are_split_among_those_who_work(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = iter([0.0, 10.0, 16.0, 20.0])
-    monkeypatch.setattr("vqaloop.meter.time.process_time", lambda: next(clock))
+    monkeypatch.setattr("vqaloop.core.cpu_time.time.process_time", lambda: next(clock))
     meter = Meter()
     with meter.measured() as one, meter.measured() as other:
         assert meter.active == 2

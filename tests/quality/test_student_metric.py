@@ -25,11 +25,12 @@ from vqaloop.media.probe import probe_source
 from vqaloop.models import create_student
 from vqaloop.models.student import Anchor
 from vqaloop.models.weights import save_student
-from vqaloop.quality import student_metric as student_metric_module
-from vqaloop.quality.crop_sampling import CLIPS_EACH, POSITIONS, read_clips, spots
+from vqaloop.quality import student_engine
+from vqaloop.quality.crop_sampling import CROPS_EACH, POSITIONS, choose_crops, read_crops
 from vqaloop.quality.inference import Network, bytes_of
-from vqaloop.quality.metric import metric_names, open_metric
+from vqaloop.quality.registry import metric_names, open_metric
 from vqaloop.quality.scorer import Scorer
+from vqaloop.quality.student_engine import StudentEngine
 from vqaloop.quality.student_metric import StudentMetric
 from vqaloop.records import Rendition, Score, Source
 
@@ -41,12 +42,12 @@ FFMPEG = ffmpeg_path()
 
 @settings(max_examples=100)
 @given(st.integers(1, 5000), st.integers(8, 2200), st.integers(8, 1200), st.integers(0, 9))
-def test_spots_are_even_inside_and_always_the_same(
+def test_choose_crops_are_even_inside_and_always_the_same(
     frames: int, half_width: int, half_height: int, seed: int
 ) -> None:
     width, height = 2 * half_width, 2 * half_height
-    found = spots(frames, (width, height), seed)
-    assert found == spots(frames, (width, height), seed)
+    found = choose_crops(frames, (width, height), seed)
+    assert found == choose_crops(frames, (width, height), seed)
     assert 1 <= len(found) <= POSITIONS
     starts = list(found)
     assert starts == sorted(starts)
@@ -54,15 +55,15 @@ def test_spots_are_even_inside_and_always_the_same(
         assert start >= 0
         assert start + CLIP_FRAMES <= frames or start == 0
         room = [(max(side, CLIP_SIZE) - CLIP_SIZE) // 2 + 1 for side in (width, height)]
-        assert len(places) % min(CLIPS_EACH, room[0] * room[1]) == 0
+        assert len(places) % min(CROPS_EACH, room[0] * room[1]) == 0
         for top, left in places:
             assert top % 2 == left % 2 == 0
             assert 0 <= top <= max(height, CLIP_SIZE) - CLIP_SIZE
             assert 0 <= left <= max(width, CLIP_SIZE) - CLIP_SIZE
 
 
-def test_spots_depend_on_the_seed_and_spread_over_the_title() -> None:
-    one, other = (spots(3000, (1920, 1080), seed) for seed in (0, 1))
+def test_choose_crops_depend_on_the_seed_and_spread_over_the_title() -> None:
+    one, other = (choose_crops(3000, (1920, 1080), seed) for seed in (0, 1))
     assert one != other
     assert len(one) == POSITIONS
     gaps = np.diff([0, *one, 3000])
@@ -74,7 +75,7 @@ def test_spots_depend_on_the_seed_and_spread_over_the_title() -> None:
 
 
 def test_largest_offset_can_be_drawn() -> None:
-    tops = {t for s in range(60) for g in spots(4, (116, 116), s).values() for t, _ in g}
+    tops = {t for s in range(60) for g in choose_crops(4, (116, 116), s).values() for t, _ in g}
     assert tops == {0, 2, 4}
 
 
@@ -87,15 +88,15 @@ def counted(indices: list[int], width: int, height: int) -> Frames:
 
 
 @pytest.mark.parametrize("size", [(64, 64), (160, 90), (112, 112), (64, 200)])
-def test_read_clips_pads_what_is_small(size: tuple[int, int]) -> None:
-    where = spots(12, size)
+def test_read_crops_pads_what_is_small(size: tuple[int, int]) -> None:
+    where = choose_crops(12, size)
     asked: list[int] = []
 
     def read(indices: list[int]) -> Frames:
         asked.extend(indices)
         return counted(indices, *size)
 
-    clips = read_clips(where, 12, read)
+    clips = read_crops(where, 12, read)
     count = sum(map(len, where.values()))
     assert clips.shape == (count, CLIP_FRAMES, CLIP_SIZE * 3 // 2, CLIP_SIZE)
     assert asked == sorted(set(asked)) and max(asked) < 12
@@ -109,7 +110,7 @@ def test_read_clips_pads_what_is_small(size: tuple[int, int]) -> None:
 def test_padding_repeats_the_edges_of_every_plane() -> None:
     rng = np.random.default_rng(0)
     frame = rng.integers(0, 256, (2, 96, 64), np.uint8)
-    clip = read_clips({0: [(0, 0)]}, 2, lambda indices: frame)[0, 0]
+    clip = read_crops({0: [(0, 0)]}, 2, lambda indices: frame)[0, 0]
     luma, chroma = clip[:112], clip[112:].reshape(2, 56, 56)
     assert np.array_equal(luma[:64, :64], frame[0, :64])
     assert (luma[64:, :64] == frame[0, 63]).all()
@@ -121,7 +122,7 @@ def test_padding_repeats_the_edges_of_every_plane() -> None:
 
 
 def test_a_title_of_one_frame_is_repeated() -> None:
-    clips = read_clips(spots(1, (128, 128)), 1, lambda indices: counted(indices, 128, 128))
+    clips = read_crops(choose_crops(1, (128, 128)), 1, lambda indices: counted(indices, 128, 128))
     assert np.array_equal(clips[:, 0], clips[:, 1])
 
 
@@ -176,7 +177,9 @@ def test_encodes_are_scored_the_same_twice(
         assert score.mode == "anchored" and score.metric == "internvqa-mine"
         assert score.label == "nothing: random"
         assert score.weights_sha256 == file_sha256(metric.weights)
-        assert len(score.clips) == sum(map(len, spots(source.frames, source.canvas).values()))
+        assert len(score.clips) == sum(
+            map(len, choose_crops(source.frames, source.canvas).values())
+        )
         assert score.interval is not None
         low, high = score.interval
         assert 0 <= low <= high <= 100
@@ -268,14 +271,14 @@ def test_titles_asked_for_longest_ago_make_room(
     metric = student_metric(weights)
     first, second, third, _ = titles
     look(metric, first)
-    (kept,) = metric._anchors.values()
+    (kept,) = metric.anchors.kept.values()
     size = bytes_of(kept[1])
     assert size > kept[1].embedding.nbytes + kept[1].context.nbytes > 10_000
     look(metric, second)
     look(metric, first)  # so that the second is the one to go
-    monkeypatch.setattr(student_metric_module, "ANCHOR_BYTES", 0)
+    monkeypatch.setattr(student_engine, "ANCHOR_BYTES", 0)
     look(metric, third)
-    assert len(anchored) == 3 and len(metric._anchors) == len(metric._locks) == 2
+    assert len(anchored) == 3 and len(metric.anchors.kept) == len(metric.anchors.locks) == 2
     look(metric, first)
     assert len(anchored) == 3
     look(metric, second)
@@ -378,17 +381,17 @@ def test_metrics_by_name() -> None:
     with pytest.raises(InputError, match="unknown metric 'vmaff'; choose from .*vmaf"):
         open_metric("vmaff", ffmpeg=FFMPEG)
     with pytest.raises(InputError, match="unknown device"):
-        _ = StudentMetric("x", Path("x"), ffmpeg=FFMPEG, device="tpu").device
+        _ = StudentEngine(Path("x"), "tpu").device
 
 
 def test_identity_follows_the_weights(weights: Path, tmp_path: Path) -> None:
     copy = tmp_path / "copy.safetensors"
     copy.write_bytes(weights.read_bytes())
-    same = StudentMetric("m", copy, ffmpeg=FFMPEG).identity()
-    assert same == StudentMetric("m", weights, ffmpeg=FFMPEG).identity()
+    same = StudentMetric("m", StudentEngine(copy), FFMPEG).identity()
+    assert same == StudentMetric("m", StudentEngine(weights), FFMPEG).identity()
     torch.manual_seed(9)
     save_student(create_student("internvqa-tiny"), copy, "internvqa-tiny", "", {})
-    assert StudentMetric("m", copy, ffmpeg=FFMPEG).identity() != same
+    assert StudentMetric("m", StudentEngine(copy), FFMPEG).identity() != same
 
 
 def swapped(weights: Path, path: Path) -> tuple[StudentMetric, str]:
@@ -435,7 +438,7 @@ def test_weights_changed_later_change_neither_a_score_nor_its_key(
 
 
 def test_weights_that_are_not_there_are_refused_by_name(tmp_path: Path) -> None:
-    metric = StudentMetric("m", tmp_path / "none.safetensors", ffmpeg=FFMPEG, device="cpu")
+    metric = StudentMetric("m", StudentEngine(tmp_path / "none.safetensors", "cpu"), FFMPEG)
     for ask in (metric.identity, lambda: metric.check(anchored=True)):
         with pytest.raises(InputError, match="none.safetensors' cannot be read"):
             ask()
@@ -458,5 +461,5 @@ def test_long_titles_are_read_in_order(metric: StudentMetric) -> None:
         asked.extend(indices)
         return counted([i % 200 for i in indices], 640, 360)
 
-    read_clips(spots(title.frames, title.canvas), title.frames, read)
+    read_crops(choose_crops(title.frames, title.canvas), title.frames, read)
     assert asked == sorted(asked) and len(asked) <= POSITIONS * CLIP_FRAMES

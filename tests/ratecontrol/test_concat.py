@@ -135,13 +135,13 @@ def test_no_output_says_it_is_transparent(suffix: str, tmp_path: Path) -> None:
         assert "alpha_mode" not in map(str.lower, container.streams.video[0].metadata)
 
 
-def test_avs2_is_joined_raw_and_says_what_stays_behind(tmp_path: Path) -> None:
+def test_avs2_is_joined_raw_and_says_what_is_left_out(tmp_path: Path) -> None:
     spec = get_encoder("libxavs2")
     source = probe_source(make_clip(tmp_path / "in.mp4", size="128x72"))
     segments = encoded(source, (5, 7), tmp_path, spec)
     made = join(segments, source, tmp_path / "out.avs2", spec=spec, ffmpeg=FFMPEG)
     assert hashes(made.path) == [h for path in segments for h in hashes(path)]
-    assert "sound" in made.notes[0]
+    assert "audio" in made.notes[0]
 
 
 def two_halves(title: Path, *options: str) -> list[Path]:

@@ -32,7 +32,7 @@ from vqaloop.regress.build_command import (
     default_timeout_s,
     file_suffix,
 )
-from vqaloop.regress.builds import Run
+from vqaloop.regress.builds import EncodedRun
 from vqaloop.regress.faults import BuildFailed, decode_md5, missing_frames
 
 FFMPEG = ffmpeg_path()
@@ -72,13 +72,13 @@ def middle(spec: EncoderSpec) -> Point:
     return Point(spec.knob.name, round(sum(spec.knob.search) / 2))
 
 
-def run(build: Build, spec: EncoderSpec, view: BuildInput, out: Path, **more: Any) -> Run:
+def run(build: Build, spec: EncoderSpec, view: BuildInput, out: Path, **more: Any) -> EncodedRun:
     limit_s = more.pop("timeout_s", LIMIT_S)
     job = BuildRun(view, middle(spec), spec.presets[-1], out, threads=1)
     return builds.make(build, spec, replace(job, **more), timeout_s=limit_s)
 
 
-def decoded(made: Run, spec: EncoderSpec) -> str:
+def decoded(made: EncodedRun, spec: EncoderSpec) -> str:
     return decode_md5(made.path, spec, ffmpeg=FFMPEG, frames=FRAMES)
 
 

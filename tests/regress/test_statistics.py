@@ -16,7 +16,7 @@ from vqaloop.regress.statistics import (
     ClipRuns,
     Failure,
     Limits,
-    Run,
+    ScoredRun,
     bootstrap,
     clip_gap,
     mean_gap,
@@ -36,8 +36,8 @@ def run(
     size: tuple[int, int] = (640, 360),
     cpu_s: float = 1.0,
     stream: str = "",
-) -> Run:
-    return Run(
+) -> ScoredRun:
+    return ScoredRun(
         build,
         *size,
         f"crf {knob:g}",

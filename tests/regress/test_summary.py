@@ -181,7 +181,7 @@ def test_the_table_says_the_verdict_first_and_every_clip_after() -> None:
     text = " ".join(" ".join(lines).split())
     for words in (CRASH, "also failed: park.y4m: baseline: truncated", f"VMAF: {REFUSED}"):
         assert words in text
-    assert lines[-1] == "44 encodes, encoding 88.0 s CPU, scoring 30.5 s, 99.2 s in all"
+    assert lines[-1] == "44 encodes, encoding 88.0 s CPU, scoring 30.5 s CPU, 99.2 s in all"
 
 
 @pytest.mark.parametrize("extra", [0, 4])

@@ -20,10 +20,10 @@ from tests.support.titles import (
     taught,
 )
 from vqaloop.records import RDPoint
-from vqaloop.search.explore import GIVE_UP, Measured, explore, plan, propose, rungs_of
+from vqaloop.search.explore import GIVE_UP, Measurement, explore, plan, propose, rungs_of
 from vqaloop.search.hull import convex_hull, front
 from vqaloop.search.rungs import Rules, choose_rungs
-from vqaloop.search.space import Point, Space, params_of, point_of
+from vqaloop.search.space import Space, TrialPoint, params_of, point_of
 from vqaloop.search.surrogates import SUBSTITUTES, CurveFits, Surrogate, TitlePrior
 
 MOST = 40
@@ -35,7 +35,7 @@ def belief_of(kind: str, space: Space) -> Surrogate:
     return CurveFits(space) if kind == "fits" else TitlePrior(space, taught())
 
 
-def key(point: RDPoint) -> Point:
+def key(point: RDPoint) -> TrialPoint:
     return point.width, point.height, point.knob
 
 
@@ -48,23 +48,23 @@ class Run:
         space: Space,
         kind: str = "fits",
         rules: Rules = RULES,
-        fails: Callable[[Point], bool] = lambda point: False,
+        fails: Callable[[TrialPoint], bool] = lambda point: False,
         most: int = MOST,
-        measure: Callable[[Point], Measured] | None = None,
+        measure: Callable[[TrialPoint], Measurement] | None = None,
         done: Callable[[int], int] = lambda asked: asked,
     ) -> None:
         self.space, self.title = space, title
-        self.batches: list[list[Point]] = []
+        self.batches: list[list[TrialPoint]] = []
         outcome = measure or title.outcome
 
-        def evaluate(batch: Sequence[Point]) -> dict[Point, Measured]:
+        def evaluate(batch: Sequence[TrialPoint]) -> dict[TrialPoint, Measurement]:
             batch = batch[: done(len(batch))]
             self.batches.append(list(batch))
             return {point: None if fails(point) else outcome(point) for point in batch}
 
         belief = belief_of(kind, space)
         self.points, self.failed, self.predicted = explore(
-            space, rules, evaluate, belief=belief, most=most
+            space, rules, evaluate, surrogate=belief, most=most
         )
         assert sorted(self.asked) == sorted([*map(key, self.points), *self.failed])
         assert len(self.asked) == len(set(self.asked)), "a point was asked for twice"
@@ -78,7 +78,7 @@ class Run:
             assert high.width >= low.width
 
     @property
-    def asked(self) -> list[Point]:
+    def asked(self) -> list[TrialPoint]:
         return [point for batch in self.batches for point in batch]
 
     @property
@@ -320,7 +320,7 @@ def test_a_failed_rung_is_planned_elsewhere(kind: str) -> None:
 def test_random_failures_end(share: float, kind: str) -> None:
     for seed in range(3):
 
-        def fails(point: Point, seed: int = seed) -> bool:
+        def fails(point: TrialPoint, seed: int = seed) -> bool:
             rng = np.random.default_rng([seed, point[0], round(4 * point[2])])
             return bool(rng.random() < share)
 
@@ -331,7 +331,7 @@ def test_random_failures_end(share: float, kind: str) -> None:
 # --- odd titles ---------------------------------------------------------------------------------
 
 
-def odd(kind: str, measure: Callable[[Point], Measured], sizes: int = 3) -> Run:
+def odd(kind: str, measure: Callable[[TrialPoint], Measurement], sizes: int = 3) -> Run:
     return Run(random_title(0), Space(SIZES[:sizes], CRF), kind, measure=measure)
 
 
@@ -394,7 +394,7 @@ def test_an_answer_of_no_rests_on_encodes(kind: str) -> None:
 def test_a_bend_at_low_rates_leaves_a_ladder(kind: str) -> None:
     """Scores that shoot up late: the hull leads past all points, and rungs lie below it."""
 
-    def measure(point: Point) -> Measured:
+    def measure(point: TrialPoint) -> Measurement:
         width, height, knob = point
         kbps = width * height / 400 * 2 ** ((30 - knob) / 10)
         return kbps, min(99.0, 32 + (kbps / 2700) ** 2)

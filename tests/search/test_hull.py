@@ -16,8 +16,8 @@ from vqaloop.search.hull import convex_hull, front, rising_front
 from vqaloop.search.rungs import (
     Rules,
     choose_rungs,
-    in_sight,
     keep_rules,
+    up_to_ceiling,
     with_required_sizes,
     with_smaller_bottom,
 )
@@ -235,7 +235,7 @@ def test_the_top_is_the_first_to_reach_the_ceiling(ceiling: float) -> None:
     """Also where a curve bends so that a hull would leap over it."""
     curve = [fitted(100 * 1.02**n, 30 + 65 * (n / 150) ** 2) for n in range(150)]
     rules = Rules(min_step=4, ceiling=ceiling)
-    seen = in_sight(curve, rules)
+    seen = up_to_ceiling(curve, rules)
     assert seen[-1].score >= ceiling > seen[-2].score
     assert choose_rungs(convex_hull(seen), rules)[-1] == seen[-1]
 

@@ -12,17 +12,17 @@ from vqaloop.cli.parser import make_parser
 from vqaloop.errors import InputError
 from vqaloop.records import RDPoint
 from vqaloop.search import prior_store
-from vqaloop.search.prior import TERMS, Prior, Titles, expit, learn, logit
-from vqaloop.search.space import Point, Space
+from vqaloop.search.prior import TERMS, Prior, TitlePoints, expit, learn, logit
+from vqaloop.search.space import Space, TrialPoint
 from vqaloop.search.surrogates import CurveFits, ExcerptShift, TitlePrior, as_title
 
-NOTHING = Titles(*(np.zeros(0) for _ in range(4)))
+NOTHING = TitlePoints(*(np.zeros(0) for _ in range(4)))
 SPACE = Space(SIZES, CRF)
 ENCODERS = ("libx264", "libx265", "libvpx-vp9", "libsvtav1", "libxavs2")
 METRICS = ("vmaf", "psnr", "internvqa-mini")
 
 
-def points_of(seed: int, points: list[Point]) -> list[RDPoint]:
+def points_of(seed: int, points: list[TrialPoint]) -> list[RDPoint]:
     return [random_title(seed).measure(point) for point in points]
 
 
@@ -37,7 +37,7 @@ def same(one: Prior | None, other: Prior | None) -> bool:
 # --- learning -----------------------------------------------------------------------------------
 
 
-def drawn(count: int, seed: int) -> tuple[Prior, list[Titles]]:
+def drawn(count: int, seed: int) -> tuple[Prior, list[TitlePoints]]:
     """A known population and titles drawn from it, in closed form."""
     rng = np.random.default_rng(seed)
     mean = np.zeros(2 * TERMS)
@@ -50,7 +50,7 @@ def drawn(count: int, seed: int) -> tuple[Prior, list[Titles]]:
     titles = []
     for _ in range(count):
         own = mean + root @ rng.normal(size=2 * TERMS)
-        titles.append(Titles(u, q, basis @ own[:TERMS], expit(basis @ own[TERMS:])))
+        titles.append(TitlePoints(u, q, basis @ own[:TERMS], expit(basis @ own[TERMS:])))
     return Prior(mean, spread, count), titles
 
 
@@ -133,7 +133,9 @@ def test_each_measured_point_leaves_less_doubt_everywhere() -> None:
     u, q = np.repeat([-1.2, -0.3], 4), np.tile([0.05, 0.4, 0.6, 0.95], 2)
     widths = []
     for count in (0, 1, 3, 9):
-        some = Titles(title.u[:count], title.q[:count], title.rate[:count], title.score[:count])
+        some = TitlePoints(
+            title.u[:count], title.q[:count], title.rate[:count], title.score[:count]
+        )
         belief = truth.given(some)
         # the scale of surprise apart
         scale = np.sqrt((5 + belief.distance) / (5 + 2 * count))
@@ -144,7 +146,7 @@ def test_each_measured_point_leaves_less_doubt_everywhere() -> None:
 
 def test_a_title_that_surprises_is_trusted_less() -> None:
     usual = as_title(SPACE, points_of(0, SOME), 100.0)
-    odd = Titles(usual.u, usual.q, usual.rate + 6, usual.score[::-1])
+    odd = TitlePoints(usual.u, usual.q, usual.rate + 6, usual.score[::-1])
     u, q = np.array([-0.8]), np.array([0.5])
     assert taught().given(odd).distance > 10 * taught().given(usual).distance
     assert taught().given(odd).at(u, q)[3] > 2 * taught().given(usual).at(u, q)[3]

@@ -1,4 +1,4 @@
-"""What tests of a lesson share: shards of noise in memory, small networks, a recipe."""
+"""What tests of training steps share: shards of noise in memory, small networks, a recipe."""
 
 from dataclasses import replace
 

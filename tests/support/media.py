@@ -4,8 +4,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-import ffmpeg as ffmpeg_graph
-
+from vqaloop.core import ffmpeg as ffmpeg_graph
 from vqaloop.core import process
 from vqaloop.core.ffmpeg import ffmpeg_path, file_url
 from vqaloop.records import Source
@@ -62,7 +61,7 @@ def make_clip(
         options["pix_fmt"] = pix_fmt
     options["vf"] = f"trim=end_frame={frames}" + (f",{vf}" if vf else "")
     graph = ffmpeg_graph.input(f"testsrc2=s={size}:r={rate}", f="lavfi")
-    argv = graph.output(file_url(path), **options | output).compile(cmd="ffmpeg")
+    argv = graph.output(file_url(path), **options | output).compile(cmd=["ffmpeg"])
     run_ffmpeg(*argv[1:])
     return path
 

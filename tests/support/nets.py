@@ -14,6 +14,8 @@ from vqaloop.models import create_student, fastvqa
 from vqaloop.models.internvideo2 import Config, InternVideo2
 from vqaloop.models.student import start_from_cosines
 from vqaloop.models.weights import save_student
+from vqaloop.quality.crop_sampling import CropSampling
+from vqaloop.quality.student_engine import StudentEngine
 from vqaloop.quality.student_metric import StudentMetric
 
 Values = npt.NDArray[np.float64]
@@ -127,6 +129,6 @@ def random_student(folder: Path, name: str = "internvqa-tiny") -> Path:
     return path
 
 
-def student_metric(weights: Path, **options: Any) -> StudentMetric:
-    told: dict[str, Any] = {"ffmpeg": ffmpeg_path(), "device": "cpu", **options}
-    return StudentMetric("internvqa-mine", weights, **told)
+def student_metric(weights: Path, **sampling: Any) -> StudentMetric:
+    engine = StudentEngine(weights, "cpu")
+    return StudentMetric("internvqa-mine", engine, ffmpeg_path(), CropSampling(**sampling))

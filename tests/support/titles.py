@@ -8,10 +8,10 @@ import numpy as np
 
 from vqaloop.encoding.spec import Knob
 from vqaloop.records import RDPoint
-from vqaloop.search.explore import Measured
-from vqaloop.search.prior import Prior, Titles, learn
+from vqaloop.search.explore import Measurement
+from vqaloop.search.prior import Prior, TitlePoints, learn
 from vqaloop.search.rungs import Rules
-from vqaloop.search.space import Point, Space
+from vqaloop.search.space import Space, TrialPoint
 from vqaloop.search.surrogates import as_title
 
 CRF = Knob(
@@ -44,7 +44,7 @@ class Title:
     """Standard deviation of the score; that of the log2 rate is a tenth of it."""
     seed: int = 0
 
-    def measure(self, point: Point) -> RDPoint:
+    def measure(self, point: TrialPoint) -> RDPoint:
         """What an encoder and a metric would say of this point, always the same."""
         width, height, crf = point
         smaller = math.log2(SIZES[0][1] / height)
@@ -62,7 +62,7 @@ class Title:
         score = min(100.0, max(0.0, score + shake[0]))
         return RDPoint(width, height, crf, float(2 ** (log_rate + shake[1] / 10)), float(score))
 
-    def outcome(self, point: Point) -> Measured:
+    def outcome(self, point: TrialPoint) -> Measurement:
         found = self.measure(point)
         return found.bitrate_kbps, found.score
 
@@ -94,7 +94,7 @@ def exhaustive(title: Title, space: Space) -> list[RDPoint]:
     return [clean.measure((w, h, knob)) for w, h in space.sizes for knob in space.grid()]
 
 
-def as_seen(seed: int) -> Titles:
+def as_seen(seed: int) -> TitlePoints:
     """A title as a prior learns from it: five knobs of each size."""
     space, title = Space(SIZES, CRF), random_title(seed)
     parts = (0.05, 0.3, 0.55, 0.8, 0.95)

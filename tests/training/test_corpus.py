@@ -70,7 +70,7 @@ def test_encodes_that_fail_are_counted_and_said(
             return encode(*args, **options)
         raise EncodeFailed("it crashed")
 
-    monkeypatch.setattr("vqaloop.encoding.encode.encode", fails_once)
+    monkeypatch.setattr("vqaloop.training.corpus.encode", fails_once)
     said: list[str] = []
     scenes = find_scenes([material / "one.mp4"])
     build_corpus(scenes, tmp_path, PLAN, ffmpeg=ffmpeg_path(), report=said.append)
@@ -143,7 +143,7 @@ def test_plans_and_windows_that_cannot_be_are_refused(material: Path, tmp_path: 
 def test_an_ffmpeg_without_encoders_is_refused(
     material: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("vqaloop.encoding.survey.available", lambda spec, ffmpeg: False)
+    monkeypatch.setattr("vqaloop.training.corpus.available", lambda spec, ffmpeg: False)
     with pytest.raises(InputError, match="none of the encoders"):
         build_corpus(find_scenes([material]), tmp_path / "out", PLAN, ffmpeg="ffmpeg")
     assert not (tmp_path / "out").exists()
@@ -240,7 +240,7 @@ def test_labels_in_another_order_are_refused(
     path = tmp_path / "old.safetensors"
     arrays = {"distorted": np.zeros((1, 1, 2, 168, 112), np.uint8)}
     with monkeypatch.context() as patch:
-        patch.setattr("vqaloop.models.student.OUTPUTS", OUTPUTS[::-1])
+        patch.setattr("vqaloop.training.shards.OUTPUTS", OUTPUTS[::-1])
         write_shard(path, arrays, {"content": "x"}, [{"score": 1.0}], "VMAF")
     with pytest.raises(InputError, match="do not fit each other"):
         load_shard(path)

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from scipy import stats as reference
 
 from vqaloop.training import correlation
-from vqaloop.training.correlation import agreement, figures, fit_logistic, within
+from vqaloop.training.correlation import correlations, fit_logistic, mean_within, raw_correlations
 
 
 def corpus(rng: np.random.Generator, titles: int = 12, each: int = 15) -> tuple[np.ndarray, ...]:
@@ -24,7 +24,7 @@ def corpus(rng: np.random.Generator, titles: int = 12, each: int = 15) -> tuple[
 
 def test_hand_numbers() -> None:
     # ranks 1 2 3 4 against 1 3 2 4: one swapped pair
-    found = agreement(np.array([1.0, 2, 3, 4]), np.array([10.0, 30, 20, 40]))
+    found = raw_correlations(np.array([1.0, 2, 3, 4]), np.array([10.0, 30, 20, 40]))
     assert found["srcc"] == pytest.approx(1 - 6 * 2 / (4 * 15))
     assert found["krcc"] == pytest.approx((5 - 1) / 6)
     assert found["plcc"] == pytest.approx(0.8)
@@ -33,15 +33,15 @@ def test_hand_numbers() -> None:
 
 def test_perfect_and_reversed() -> None:
     x = np.array([3.0, 1, 2, 7])
-    assert agreement(x, x) == pytest.approx({"srcc": 1, "krcc": 1, "plcc": 1, "rmse": 0})
-    turned = agreement(x, -x)
+    assert raw_correlations(x, x) == pytest.approx({"srcc": 1, "krcc": 1, "plcc": 1, "rmse": 0})
+    turned = raw_correlations(x, -x)
     assert [turned[key] for key in ("srcc", "krcc", "plcc")] == pytest.approx([-1, -1, -1])
 
 
 def test_ties_are_taken_as_scipy_takes_them() -> None:
     rng = np.random.default_rng(0)
     scores, labels = rng.integers(0, 6, (2, 40)).astype(float)
-    found = agreement(scores, labels)
+    found = raw_correlations(scores, labels)
     assert found["srcc"] == pytest.approx(reference.spearmanr(scores, labels).statistic)
     assert found["krcc"] == pytest.approx(reference.kendalltau(scores, labels).statistic)
     assert found["plcc"] == pytest.approx(np.corrcoef(scores, labels)[0, 1])
@@ -57,7 +57,7 @@ def test_ties_are_taken_as_scipy_takes_them() -> None:
     ],
 )
 def test_no_correlation_without_spread(scores: list[float], labels: list[float]) -> None:
-    found = agreement(np.array(scores), np.array(labels))
+    found = raw_correlations(np.array(scores), np.array(labels))
     assert [found[key] for key in ("srcc", "krcc", "plcc")] == [None, None, None]
     assert found["rmse"] is not None
 
@@ -65,16 +65,16 @@ def test_no_correlation_without_spread(scores: list[float], labels: list[float])
 def test_within_is_the_mean_over_titles() -> None:
     scores = np.array([1.0, 2, 3, 4, 4, 3, 2, 1])
     labels = np.array([1.0, 2, 3, 4, 1, 2, 3, 4])
-    assert within(scores, labels, ["a"] * 4 + ["b"] * 4) == pytest.approx(0.0)
-    assert within(scores[:4], labels[:4], ["a"] * 4, correlation.krcc) == pytest.approx(1.0)
+    assert mean_within(scores, labels, ["a"] * 4 + ["b"] * 4) == pytest.approx(0.0)
+    assert mean_within(scores[:4], labels[:4], ["a"] * 4, correlation.krcc) == pytest.approx(1.0)
 
 
 def test_within_leaves_out_small_and_constant_titles() -> None:
     scores = np.array([1.0, 2, 3, 4, 9, 8, 7, 5, 5, 5, 5])
     labels = np.array([1.0, 2, 3, 4, 1, 2, 3, 1, 2, 3, 4])
     groups = ["a"] * 4 + ["small"] * 3 + ["constant"] * 4
-    assert within(scores, labels, groups) == pytest.approx(1.0)
-    assert within(scores[4:], labels[4:], groups[4:]) is None
+    assert mean_within(scores, labels, groups) == pytest.approx(1.0)
+    assert mean_within(scores[4:], labels[4:], groups[4:]) is None
 
 
 @pytest.mark.parametrize("parameters", [(95.0, 5.0, 50.0, 8.0), (90.0, 20.0, 30.0, 20.0)])
@@ -105,7 +105,7 @@ def test_the_logistic_of_five_parameters_is_found_again() -> None:
 def test_a_mapping_makes_plcc_and_rmse_better_and_leaves_ranks() -> None:
     x = np.random.default_rng(3).uniform(0, 100, 100)
     y = 100 / (1 + np.exp(-(x - 60) / 5))
-    found = figures(x, y, ["a"] * 100)
+    found = correlations(x, y, ["a"] * 100)
     assert found.plcc is not None and found.plcc < 0.95
     assert (found.srcc, found.plcc4, found.rmse4) == pytest.approx((1, 1, 0), abs=1e-6)
 
@@ -121,7 +121,7 @@ def test_figures_are_numbers_or_none_and_quiet(
     scores, labels = (np.array([row[i] for row in rows], float) * scale for i in (0, 1))
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        found = figures(scores, labels, [f"t{row[2]}" for row in rows], draws=20)
+        found = correlations(scores, labels, [f"t{row[2]}" for row in rows], draws=20)
     json.dumps(found.to_json(), allow_nan=False)
     if len(rows) < 12:
         assert found.plcc4 is None and found.plcc5 is None
@@ -137,10 +137,10 @@ def test_draws_are_what_copies_of_the_rows_would_give() -> None:
     found = [
         draw(times, member, scores, labels)
         for draw in (
-            correlation._drawn_srcc,
-            correlation._drawn_krcc,
-            correlation._drawn_plcc,
-            correlation._drawn_rmse,
+            correlation._bootstrap_srcc,
+            correlation._bootstrap_krcc,
+            correlation._bootstrap_plcc,
+            correlation._bootstrap_rmse,
         )
     ]
     for k, row in enumerate(times):
@@ -171,9 +171,9 @@ def test_intervals_cover_and_those_that_ignore_titles_would_not() -> None:
 
 def test_intervals_hold_the_figures_and_come_again_with_the_seed() -> None:
     scores, labels, titles = corpus(np.random.default_rng(5))
-    found = figures(scores, labels, list(titles), seed=3)
-    assert found == figures(scores, labels, list(titles), seed=3)
-    assert found.intervals != figures(scores, labels, list(titles), seed=4).intervals
+    found = correlations(scores, labels, list(titles), seed=3)
+    assert found == correlations(scores, labels, list(titles), seed=3)
+    assert found.intervals != correlations(scores, labels, list(titles), seed=4).intervals
     assert found.intervals.keys() >= {"srcc", "krcc", "plcc", "rmse", "plcc4", "within_srcc"}
     for key, (low, high) in found.intervals.items():
         assert low < getattr(found, key) < high
@@ -181,11 +181,11 @@ def test_intervals_hold_the_figures_and_come_again_with_the_seed() -> None:
 
 def test_few_titles_have_no_intervals() -> None:
     scores, labels, titles = corpus(np.random.default_rng(6), titles=3)
-    assert figures(scores, labels, list(titles)).intervals == {}
+    assert correlations(scores, labels, list(titles)).intervals == {}
 
 
 def test_another_scale_has_no_rmse_of_its_own() -> None:
     scores, labels, titles = corpus(np.random.default_rng(7))
-    found = figures(scores, labels, list(titles), same_scale=False)
+    found = correlations(scores, labels, list(titles), same_scale=False)
     assert found.rmse is None and "rmse" not in found.intervals
     assert found.rmse4 is not None and found.plcc is not None

@@ -21,7 +21,7 @@ from vqaloop.models.student import Student
 from vqaloop.models.weights import save_student
 from vqaloop.quality.full_reference import measure_clips
 from vqaloop.training.corpus import CorpusPlan, build_corpus, find_scenes
-from vqaloop.training.evaluate import Judgement, crop_spread, evaluate, judge, summary
+from vqaloop.training.evaluate import ShardScores, crop_spread, evaluate, score_shards, summary
 from vqaloop.training.evaluation_report import figures_text, worst_titles, write_evaluation
 from vqaloop.training.shards import load_corpus, shard_paths
 
@@ -46,8 +46,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def judged(student: Student, folder: Path) -> Judgement:
-    return judge(
+def judged(student: Student, folder: Path) -> ShardScores:
+    return score_shards(
         student,
         load_corpus([folder]),
         CPU,
@@ -56,7 +56,9 @@ def judged(student: Student, folder: Path) -> Judgement:
     )
 
 
-def test_answers_are_the_student_s_own(student: Student, folder: Path, judged: Judgement) -> None:
+def test_answers_are_the_student_s_own(
+    student: Student, folder: Path, judged: ShardScores
+) -> None:
     shard = load_corpus([folder])[0]
     assert shard.reference is not None
     with torch.inference_mode():
@@ -83,10 +85,10 @@ def test_answers_are_the_student_s_own(student: Student, folder: Path, judged: J
 
 
 def test_many_clips_are_judged_as_few(
-    student: Student, folder: Path, judged: Judgement, monkeypatch: pytest.MonkeyPatch
+    student: Student, folder: Path, judged: ShardScores, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("vqaloop.training.evaluate.CLIPS_AT_ONCE", 2)
-    table = judge(student, load_corpus([folder]), CPU).table
+    table = score_shards(student, load_corpus([folder]), CPU).table
     for column in ("anchored", "alone"):
         assert table[column].to_numpy() == pytest.approx(judged.table[column].to_numpy(), abs=1e-3)
 
@@ -98,13 +100,15 @@ def test_without_a_reference_or_heads_there_is_no_anchored_score(
     bare = replace(shard, reference=None, crop_labels=None, frame_labels=None)
     paper = create_student("internvqa-mini", heads=False).eval()
     for judge_, shown in ((student, bare), (paper, shard)):
-        table = judge(judge_, [shown], CPU, crops=2).table
+        table = score_shards(judge_, [shown], CPU, crops=2).table
         assert table["anchored"].isna().all() and table["alone"].notna().all()
         assert set(evaluate(table, draws=0)["judges"]) == {"alone"}
         assert not any(not key.startswith("alone_") for key in summary(table))
 
 
-def test_figures_are_scipy_s_on_the_predictions_written(judged: Judgement, tmp_path: Path) -> None:
+def test_figures_are_scipy_s_on_the_predictions_written(
+    judged: ShardScores, tmp_path: Path
+) -> None:
     found = evaluate(judged.table, judged.crops, draws=100)
     names = {path.name for path in write_evaluation(tmp_path, judged, found)}
     assert names == {path.name for path in tmp_path.iterdir()}
@@ -144,25 +148,25 @@ def test_figures_are_scipy_s_on_the_predictions_written(judged: Judgement, tmp_p
     assert written["judges"]["anchored"]["single_crops"]["count"] == 3 * len(table)
 
 
-def test_the_worst_are_one_a_title_and_largest_first(judged: Judgement, tmp_path: Path) -> None:
+def test_the_worst_are_one_a_title_and_largest_first(judged: ShardScores, tmp_path: Path) -> None:
     write_evaluation(tmp_path, judged, evaluate(judged.table, draws=0))
     worst = pd.read_csv(tmp_path / "worst.csv")
     errors = (judged.table["anchored"] - judged.table["label"]).abs()
     largest = errors.groupby(judged.table["content"]).max().sort_values(ascending=False)
     assert list(worst["content"]) == list(largest.index)
     assert worst["error"].to_numpy() == pytest.approx(largest.to_numpy())
-    twins = [replace(miss, row={**miss.row, "content": "same"}) for miss in judged.misses]
+    twins = [replace(miss, row={**miss.row, "content": "same"}) for miss in judged.largest_errors]
     assert worst_titles(twins) == twins[:1]
 
 
-def test_the_table_keeps_to_eighty_columns(judged: Judgement) -> None:
+def test_the_table_keeps_to_eighty_columns(judged: ShardScores) -> None:
     table = judged.table.assign(encoder="an encoder of a very long name\x1b[31m")
     text = figures_text(evaluate(table, judged.crops, draws=50))
     assert all(len(line) <= 80 and "\x1b" not in line for line in text.splitlines())
     assert "no reference" in text and "single crops" in text
 
 
-def test_the_notes_explain_what_the_table_has_and_no_more(judged: Judgement) -> None:
+def test_the_notes_explain_what_the_table_has_and_no_more(judged: ShardScores) -> None:
     full = figures_text(evaluate(judged.table, judged.crops, draws=50))
     for word in ("SRCC", "PLCC4", "RMSE5", "within:", "from, to:"):
         assert word in full
@@ -173,14 +177,14 @@ def test_the_notes_explain_what_the_table_has_and_no_more(judged: Judgement) -> 
         assert word not in few, few
 
 
-def test_labels_of_two_kinds_are_refused(judged: Judgement) -> None:
+def test_labels_of_two_kinds_are_refused(judged: ShardScores) -> None:
     table = judged.table.copy()
     table.loc[0, "label_kind"] = "MOS of people"
     with pytest.raises(InputError, match="MOS of people, VMAF"):
         evaluate(table)
 
 
-def test_constant_answers_have_no_correlation(judged: Judgement) -> None:
+def test_constant_answers_have_no_correlation(judged: ShardScores) -> None:
     found = evaluate(judged.table.assign(anchored=50.0), draws=50)
     overall = found["judges"]["anchored"]["overall"]
     assert overall["srcc"] is None and overall["plcc4"] is None and overall["rmse"] > 0
@@ -188,7 +192,7 @@ def test_constant_answers_have_no_correlation(judged: Judgement) -> None:
     figures_text(found)
 
 
-def test_bands_are_parts_of_the_scene_s_largest(judged: Judgement) -> None:
+def test_bands_are_parts_of_the_scene_s_largest(judged: ShardScores) -> None:
     # the same in every scene but for its size, of which nothing may depend
     table = judged.table.assign(place=judged.table.groupby("scene").cumcount()).query("place < 3")
     larger = table["scene"].ne("a") + 1
@@ -226,7 +230,7 @@ def test_weights_that_give_no_number_are_refused(folder: Path) -> None:
     for parameter in broken.alone.fuse.parameters():
         torch.nn.init.constant_(parameter, math.nan)
     with pytest.raises(InputError, match="no number for a"):
-        judge(broken, load_corpus([folder]), CPU)
+        score_shards(broken, load_corpus([folder]), CPU)
 
 
 def test_titles_trained_on_are_left_out_unless_asked_for(

@@ -28,13 +28,13 @@ from vqaloop.models.fastvqa import FastVQA
 from vqaloop.models.student import Student
 from vqaloop.training.losses import RANK_MARGIN, rank_loss
 from vqaloop.training.recipe import Losses, Teacher
-from vqaloop.training.step import Batch, Lesson, draw, freeze
+from vqaloop.training.step import Batch, TrainingModel, draw, freeze
 
 
 @pytest.fixture(autouse=True)
 def whole_fp32(monkeypatch: pytest.MonkeyPatch) -> None:
     """Networks in fp32, also on processors that multiply bf16."""
-    monkeypatch.setattr("vqaloop.models.device.autocast", lambda device: contextlib.nullcontext())
+    monkeypatch.setattr("vqaloop.training.step.autocast", lambda device: contextlib.nullcontext())
 
 
 def test_rank_loss_by_hand() -> None:
@@ -64,7 +64,7 @@ def test_losses_against_labels_by_a_plain_loop() -> None:
     parts = Losses(crop=1, pooled=1, ordered=1, features=1, alone=1, alone_pooled=1, rank=1)
     recipe = replace(RECIPE, loss=parts)
     batch = batch_of()
-    found = Lesson(student, None, recipe)(batch, 0)
+    found = TrainingModel(student, None, recipe)(batch, 0)
     assert set(found) == {name for name, weight in vars(parts).items() if weight}
     assert all(value.dtype == torch.float32 and value.ndim == 0 for value in found.values())
 
@@ -109,7 +109,7 @@ def test_losses_against_labels_by_a_plain_loop() -> None:
 
 
 def test_only_parts_with_a_weight_are_computed() -> None:
-    found = Lesson(made(0), None, with_losses(alone=0.5, rank=2.0))(batch_of(), 0)
+    found = TrainingModel(made(0), None, with_losses(alone=0.5, rank=2.0))(batch_of(), 0)
     assert set(found) == {"alone", "rank"}
 
 
@@ -121,30 +121,30 @@ def test_a_part_that_cannot_be_computed_is_named() -> None:
         ({"alone": 1.0, "ordered": 0.5, "pooled": 1.0}, "^pooled, ordered of the loss"),
     ):
         with pytest.raises(InputError, match=says):
-            Lesson(made(0), None, with_losses(**weights))(batch, 0)
+            TrainingModel(made(0), None, with_losses(**weights))(batch, 0)
     taught = with_losses(alone=1.0, levels=1.0)
     for heads in ((True, False), (False, True)):
         with pytest.raises(InputError, match="^levels of the loss"):
-            Lesson(made(0, heads[0]), made(1, heads[1]), taught)(batch, 0)
+            TrainingModel(made(0, heads[0]), made(1, heads[1]), taught)(batch, 0)
 
 
 def test_clips_that_fit_no_patches_are_refused() -> None:
     batch = replace(batch_of(), distorted=pixels(np.random.default_rng(0), 8, size=30))
     with pytest.raises(InputError, match="the corpus does not fit internvqa-mini"):
-        Lesson(made(0), None, with_losses(alone=1.0))(batch, 0)
+        TrainingModel(made(0), None, with_losses(alone=1.0))(batch, 0)
 
 
 @pytest.mark.parametrize("cast", [False, True])
-def test_precision_is_the_lessons_own(cast: bool) -> None:
+def test_precision_is_the_models_own(cast: bool) -> None:
     """An engine may switch autocast on or off around it."""
     parts = Losses(crop=1, pooled=1, alone=1, levels=1, answers=1)
     recipe = replace(RECIPE, loss=parts, teacher=Teacher("internvqa-tiny"))
-    lesson = Lesson(made(0), made(1), recipe)
+    model = TrainingModel(made(0), made(1), recipe)
     if cast:
-        lesson.bfloat16()
-    plain = lesson(batch_of(), 0)
+        model.bfloat16()
+    plain = model(batch_of(), 0)
     with torch.autocast("cpu", torch.bfloat16):
-        inside = lesson(batch_of(), 0)
+        inside = model(batch_of(), 0)
     assert {k: v.item() for k, v in inside.items()} == {k: v.item() for k, v in plain.items()}
 
 
@@ -157,7 +157,7 @@ def test_the_papers_three_terms() -> None:
     student, teacher = made(0, heads=False), made(1, heads=False)
     recipe = with_losses(alone=1.0, teacher=1.0, feature=1.0)
     batch = draw([opinions(s) for s in SHARDS], recipe, np.random.default_rng(0))
-    found = Lesson(student, teacher, recipe)(batch, 0)
+    found = TrainingModel(student, teacher, recipe)(batch, 0)
     clips = to_clips(batch.distorted)
     label = batch.scores.flatten().double()
     with torch.no_grad():
@@ -187,19 +187,19 @@ def test_the_feature_loss_teaches_both_and_leaves_the_frozen_alone() -> None:
     recipe = with_losses(feature=1.0)
     student, teacher = made(0, heads=False), made(1, heads=False)
     freeze(teacher, "paper")
-    Lesson(student, teacher, recipe)(batch_of(), 0)["feature"].backward()
+    TrainingModel(student, teacher, recipe)(batch_of(), 0)["feature"].backward()
     assert "patch_embed.proj.weight" in reached(student)
     assert reached(teacher) and all(n.startswith("blocks.1.") for n in reached(teacher))
     student, teacher = made(0, heads=False), made(1, heads=False)
     freeze(teacher, "all")
-    Lesson(student, teacher, recipe)(batch_of(), 0)["feature"].backward()
+    TrainingModel(student, teacher, recipe)(batch_of(), 0)["feature"].backward()
     assert reached(student) and not reached(teacher)
 
 
 def test_the_teacher_learns_from_labels_through_its_own_term() -> None:
     student, teacher = made(0, heads=False), made(1, heads=False)
     freeze(teacher, "paper")
-    Lesson(student, teacher, with_losses(teacher=1.0))(batch_of(), 0)["teacher"].backward()
+    TrainingModel(student, teacher, with_losses(teacher=1.0))(batch_of(), 0)["teacher"].backward()
     assert not reached(student)
     assert {"head.weight", "head.bias"} <= reached(teacher)
 
@@ -208,7 +208,7 @@ def test_levels_and_answers_by_hand() -> None:
     student, teacher = made(0), made(1)
     batch = batch_of()
     recipe = with_losses(levels=1.0, answers=1.0)
-    found = Lesson(student, teacher, recipe)(batch, 0)
+    found = TrainingModel(student, teacher, recipe)(batch, 0)
     assert batch.reference is not None
     clips, source = to_clips(batch.distorted), to_clips(batch.reference)
     with torch.no_grad():
@@ -237,7 +237,7 @@ def test_levels_and_answers_by_hand() -> None:
 def test_answers_compare_what_both_can_say(heads: tuple[bool, bool]) -> None:
     student, teacher = made(0, heads[0]), made(1, heads[1])
     batch = batch_of()
-    found = Lesson(student, teacher, with_losses(answers=1.0))(batch, 0)
+    found = TrainingModel(student, teacher, with_losses(answers=1.0))(batch, 0)
     clips = to_clips(batch.distorted)
     with torch.no_grad():
         expected = (student(clips) - teacher(clips)).square().mean()
@@ -250,7 +250,7 @@ def test_the_teacher_looks_at_its_own_view() -> None:
     wide = [shard(s.name, 9, len(s.encodes), s.distorted.shape[1], size=42) for s in SHARDS]
     batch = draw(SHARDS, recipe, np.random.default_rng(0), wide)
     assert batch.teacher_view is not None and batch.teacher_view.shape == (8, 2, 63, 42)
-    found = Lesson(student, teacher, recipe)(batch, 0)["feature"]
+    found = TrainingModel(student, teacher, recipe)(batch, 0)["feature"]
     with torch.no_grad():
         mine = student.look(to_clips(batch.distorted)).feature
         gap = plain_norm(mine) - plain_norm(teacher.look(to_clips(batch.teacher_view)).feature)
@@ -259,23 +259,23 @@ def test_the_teacher_looks_at_its_own_view() -> None:
     assert found.item() == pytest.approx(float(expected), rel=1e-4)
 
 
-def in_autocast(lesson: Lesson, batch: Batch) -> dict[str, Tensor]:
+def in_autocast(model: TrainingModel, batch: Batch) -> dict[str, Tensor]:
     with pytest.MonkeyPatch.context() as patch:
         quick = torch.autocast("cpu", torch.bfloat16)
-        patch.setattr("vqaloop.models.device.autocast", lambda device: quick)
-        found: dict[str, Tensor] = lesson(batch, 1)
+        patch.setattr("vqaloop.training.step.autocast", lambda device: quick)
+        found: dict[str, Tensor] = model(batch, 1)
     return found
 
 
-def all_cast(lesson: Lesson, batch: Batch) -> dict[str, Tensor]:
-    found: dict[str, Tensor] = lesson.bfloat16()(batch, 1)
+def all_cast(model: TrainingModel, batch: Batch) -> dict[str, Tensor]:
+    found: dict[str, Tensor] = model.bfloat16()(batch, 1)
     return found
 
 
 @pytest.mark.parametrize("half", [in_autocast, all_cast])
 @pytest.mark.parametrize("heads", [True, False])
 def test_labels_and_losses_stay_fp32_whatever_the_engine(
-    half: Callable[[Lesson, Batch], dict[str, Tensor]], heads: bool
+    half: Callable[[TrainingModel, Batch], dict[str, Tensor]], heads: bool
 ) -> None:
     if heads:
         loss = Losses(**{name: 1.0 for name in vars(Losses())})
@@ -283,8 +283,8 @@ def test_labels_and_losses_stay_fp32_whatever_the_engine(
         loss = Losses(alone=1, alone_pooled=1, rank=1, teacher=1, feature=1, answers=1)
     recipe = replace(RECIPE, loss=loss, teacher=Teacher("internvqa-tiny"))
     batch = batch_of()
-    whole = Lesson(made(0, heads), made(1, heads), recipe)(batch, 1)
-    found = half(Lesson(made(0, heads), made(1, heads), recipe), batch)
+    whole = TrainingModel(made(0, heads), made(1, heads), recipe)(batch, 1)
+    found = half(TrainingModel(made(0, heads), made(1, heads), recipe), batch)
     assert set(found) == {name for name, weight in vars(loss).items() if weight}
     assert batch.scores.dtype == torch.float32
     for name, value in found.items():
@@ -295,18 +295,18 @@ def test_labels_and_losses_stay_fp32_whatever_the_engine(
 def test_the_bridge_is_crossed_and_learns() -> None:
     torch.manual_seed(0)
     student, teacher = Student(FastVQA(MINI_SWIN), heads=False), made(1, heads=False)
-    lesson = Lesson(student, teacher, with_losses(feature=1.0))
+    model = TrainingModel(student, teacher, with_losses(feature=1.0))
     rng = np.random.default_rng(0)
     clips = pixels(rng, 8, size=32)
     batch = Batch(clips, torch.rand(4, 2, 1), torch.rand(2, 2, 1), None, pixels(rng, 8))
-    found = lesson(batch, 0)["feature"]
+    found = model(batch, 0)["feature"]
     with torch.no_grad():
-        mine = lesson.bridge(student.look(to_clips(clips)).feature)
+        mine = model.bridge(student.look(to_clips(clips)).feature)
         assert batch.teacher_view is not None
         theirs = teacher.look(to_clips(batch.teacher_view)).feature
         gap = (plain_norm(mine) - plain_norm(theirs)).abs()
     expected = torch.where(gap < 2, gap**2 / 4, gap - 1).mean()
     assert found.item() == pytest.approx(float(expected), rel=1e-4)
     found.backward()
-    grads = [p.grad for p in lesson.bridge.parameters()]
+    grads = [p.grad for p in model.bridge.parameters()]
     assert len(grads) == 2 and all(g is not None and g.any() for g in grads)

@@ -16,9 +16,9 @@ from tests.support.media import make_clip
 from tests.support.waterloo import make_waterloo, mos
 from vqaloop.core.ffmpeg import ffmpeg_path
 from vqaloop.errors import DecodeFailed, InputError
-from vqaloop.media.frame_stream import measure, watch
+from vqaloop.media.frame_stream import measure, stream_frames
 from vqaloop.media.frames import Frames, read_with_ffmpeg
-from vqaloop.quality.clip_views import FRAMES_AT_ONCE, Looks, View, clips_of, squeezed
+from vqaloop.quality.clip_views import FRAMES_AT_ONCE, PlacedView, View, clips_of, squeezed
 from vqaloop.training.datasets import WATERLOO, read_dataset, read_waterloo
 from vqaloop.training.prepare import prepare
 from vqaloop.training.shards import load_corpus, load_shard, read_about
@@ -107,24 +107,24 @@ def test_squeezed_of_a_size_that_fits_is_the_frame_itself() -> None:
 
 
 def test_native_clips_are_untouched_parts_of_the_picture() -> None:
-    looks = Looks(VIEW, (640, 360), [1])
+    placed = PlacedView(VIEW, (640, 360), [1])
     frame = gradient(640, 360)
-    assert looks.scaled((320, 180)) == (640, 360)
-    for clip, (top, left) in enumerate(looks.places):
-        luma, u, v = planes(looks.cut(frame, clip))
+    assert placed.scaled((320, 180)) == (640, 360)
+    for clip, (top, left) in enumerate(placed.places):
+        luma, u, v = planes(placed.cut(frame, clip))
         assert (luma == frame[0, top : top + 96, left : left + 96]).all()
         chroma = frame[0, 360:].reshape(2, 180, 320)
         assert (u == chroma[0, top // 2 :, left // 2 :][:48, :48]).all()
         assert (v == chroma[1, top // 2 :, left // 2 :][:48, :48]).all()
-    assert (looks.places == Looks(VIEW, (640, 360), [1]).places).all()
-    assert (looks.places != Looks(VIEW, (640, 360), [2]).places).any()
+    assert (placed.places == PlacedView(VIEW, (640, 360), [1]).places).all()
+    assert (placed.places != PlacedView(VIEW, (640, 360), [2]).places).any()
     with pytest.raises(InputError, match="640x90, less than a clip of 96"):
-        Looks(VIEW, (640, 90), [1])
+        PlacedView(VIEW, (640, 90), [1])
 
 
 def test_fragments_come_from_their_cells() -> None:
-    looks = Looks(View("fragments", clips=2), (640, 360), [1])
-    luma, u, v = planes(looks.cut(gradient(640, 360), 0))
+    placed = PlacedView(View("fragments", clips=2), (640, 360), [1])
+    luma, u, v = planes(placed.cut(gradient(640, 360), 0))
     assert luma.shape == (224, 224)
     cells = luma.reshape(7, 32, 7, 32)
     # luma rises by 219 over 640 pixels: 11 over a fragment, and from column to column
@@ -147,10 +147,10 @@ def test_few_frames_are_held_at_a_time(clips: int, frames: int, reads: int) -> N
     found = clips_of(view, (48, 40), 900, read, 5)
     assert len(asked) == reads and all(len(part) <= FRAMES_AT_ONCE for part in asked)
     assert all(part == sorted(set(part)) for part in asked)
-    looks = Looks(view, (48, 40), [5])
+    placed = PlacedView(view, (48, 40), [5])
     for clip, row in enumerate(view.times(900)):
         for step, index in enumerate(row):
-            assert np.array_equal(found[clip, step], looks.cut(video[index][None], clip)[0])
+            assert np.array_equal(found[clip, step], placed.cut(video[index][None], clip)[0])
 
 
 # decoding
@@ -171,7 +171,7 @@ def test_frames_are_those_that_were_asked_for(tmp_path: Path) -> None:
     assert (found.size, found.frames, found.fps) == ((160, 96), 20, Fraction(25))
     seen: dict[int, Frames] = {}
     indices = [0, 3, 4, 11, 19]
-    watch(clip, found, indices, (320, 192), seen.__setitem__, ffmpeg=FFMPEG)
+    stream_frames(clip, found, indices, (320, 192), seen.__setitem__, ffmpeg=FFMPEG)
     wanted = read_with_ffmpeg(clip, indices, (320, 192), ffmpeg=FFMPEG)
     assert list(seen) == indices
     assert np.array_equal(np.concatenate(list(seen.values())), wanted)
@@ -186,7 +186,7 @@ def test_ten_bits_and_raw_video_become_eight_bits(tmp_path: Path) -> None:
         found = measure(clip)
         assert (found.size, found.frames, found.fps) == ((64, 64), 4, Fraction(50))
         seen: dict[int, Frames] = {}
-        watch(clip, found, [1, 2], found.size, seen.__setitem__, ffmpeg=FFMPEG)
+        stream_frames(clip, found, [1, 2], found.size, seen.__setitem__, ffmpeg=FFMPEG)
         assert [frame.shape for frame in seen.values()] == [(1, 96, 64)] * 2
         luma = seen[1][0, :64]
         assert luma.min() < 60 and 180 < luma.max() <= 240
@@ -196,11 +196,11 @@ def test_the_last_frame_stands_for_few_missing_ones_alone(tmp_path: Path) -> Non
     clip = make_clip(tmp_path / "a.mp4", size="64x64", frames=20)
     found = measure(clip)
     seen: dict[int, Frames] = {}
-    watch(clip, found, [19, 20], (64, 64), seen.__setitem__, ffmpeg=FFMPEG)
+    stream_frames(clip, found, [19, 20], (64, 64), seen.__setitem__, ffmpeg=FFMPEG)
     assert np.array_equal(seen[19], seen[20])
     longer = type(found)(found.size, 40, found.fps)
     with pytest.raises(DecodeFailed, match="ended after 1 of 2"):
-        watch(clip, longer, [19, 20], (64, 64), seen.__setitem__, ffmpeg=FFMPEG)
+        stream_frames(clip, longer, [19, 20], (64, 64), seen.__setitem__, ffmpeg=FFMPEG)
 
 
 def test_sizes_no_decoder_should_be_asked_for_are_refused(tmp_path: Path) -> None:
@@ -332,7 +332,7 @@ def test_names_of_contents_never_lead_out_of_the_folder(tmp_path: Path) -> None:
 def test_an_interruption_leaves_nothing_half_written(
     mini: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real: Callable[..., None] = watch
+    real: Callable[..., None] = stream_frames
     first_done = threading.Event()
     calls: list[Path] = []
 
@@ -347,7 +347,7 @@ def test_an_interruption_leaves_nothing_half_written(
             first_done.set()
             raise KeyboardInterrupt
 
-    monkeypatch.setattr("vqaloop.media.frame_stream.watch", slowly)
+    monkeypatch.setattr("vqaloop.training.prepare.stream_frames", slowly)
     out = tmp_path / "out"
     dataset = read_waterloo(mini)
     with pytest.raises(KeyboardInterrupt):

@@ -55,28 +55,31 @@ def test_a_recipe_is_read_with_its_types_and_defaults(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "says"),
     [
-        ({"steps": '"3"'}, "steps: Expected `int`, got `str`"),
-        ({"steps": "true"}, "steps: Expected `int`, got `bool`"),
-        ({"steps": "3.0"}, "steps: Expected `int`, got `float`"),
-        ({"steps": "0"}, "steps: Expected `int` >= 1"),
-        ({"crops": "-1"}, "crops: Expected `int` >= 1"),
-        ({"scenes": "0"}, "scenes: Expected `int` >= 1"),
-        ({"encodes": "0"}, "encodes: Expected `int` >= 1"),
-        ({"accumulate": "0"}, "accumulate: Expected `int` >= 1"),
-        ({"average": "true"}, "average: Expected `float`, got `bool`"),
-        ({"corpus": '"folder"'}, "corpus: Expected `array`, got `str`"),
-        ({"corpus": "[1]"}, r"corpus\[0\]: Expected `str`, got `int`"),
-        ({"model": "3"}, "model: Expected `str`, got `int`"),
+        ({"steps": '"3"'}, "steps should be a whole number and is "),
+        ({"steps": "true"}, "steps should be a whole number and is "),
+        ({"steps": "3.0"}, "steps should be a whole number and is "),
+        ({"steps": "0"}, "steps should be a whole number >= 1"),
+        ({"crops": "-1"}, "crops should be a whole number >= 1"),
+        ({"scenes": "0"}, "scenes should be a whole number >= 1"),
+        ({"encodes": "0"}, "encodes should be a whole number >= 1"),
+        ({"accumulate": "0"}, "accumulate should be a whole number >= 1"),
+        ({"average": "true"}, "average should be a number and is "),
+        ({"corpus": '"folder"'}, "corpus should be a list and is "),
+        ({"corpus": "[1]"}, r"corpus\[0\] should be text and is "),
+        ({"model": "3"}, "model should be text and is "),
         ({"model": '"internvqa-vast"'}, "model is one of internvqa-mini, .*not 'internvqa-vast'"),
         ({"augment": '"blur"'}, "augment is one of none, mirror, turns, colour, not 'blur'"),
-        ({"elephants": "3", "birds": "1"}, "unknown: birds, elephants; known are accumulate, "),
+        (
+            {"elephants": "3", "birds": "1"},
+            "elephants is no key that vqaloop knows; known are accumulate, ",
+        ),
         ({"split": '"authors"'}, "give either held_out .* or split"),
-        ({"teacher": "3"}, "teacher: Expected `object . null`, got `int`"),
-        ({"seed": "-1"}, "seed: Expected `int` >= 0"),
-        ({"warm_up": "-5"}, "warm_up: Expected `int` >= 0"),
-        ({"weight_decay": "-0.1"}, "weight_decay: Expected `float` >= 0"),
-        ({"weight_decay": "inf"}, "weight_decay: Expected `float` <= 1000000"),
-        ({"learning_rate": "nan"}, "learning_rate: Expected `float` >= 0"),
+        ({"teacher": "3"}, "teacher should be an object and is 3"),
+        ({"seed": "-1"}, "seed should be a whole number >= 0"),
+        ({"warm_up": "-5"}, "warm_up should be a whole number >= 0"),
+        ({"weight_decay": "-0.1"}, "weight_decay should be a number >= 0"),
+        ({"weight_decay": "inf"}, "weight_decay should be a number <= 1000000"),
+        ({"learning_rate": "nan"}, "learning_rate should be a number >= 0"),
     ],
 )
 def test_wrong_values_are_refused(tmp_path: Path, changes: dict[str, str], says: str) -> None:
@@ -88,7 +91,7 @@ def test_wrong_values_are_refused(tmp_path: Path, changes: dict[str, str], says:
 
 @pytest.mark.parametrize("key", ["model", "corpus", "out", "steps", "learning_rate"])
 def test_what_has_no_default_must_be_there(tmp_path: Path, key: str) -> None:
-    with pytest.raises(InputError, match=f"missing required field `{key}`"):
+    with pytest.raises(InputError, match=f"{key} is missing"):
         read_recipe(written(tmp_path / "r.toml", without=(key,)))
 
 
@@ -102,17 +105,20 @@ def test_titles_are_held_out_in_one_way(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("loss", "says"),
     [
-        ("alone = 1\nsharpness = 2", "unknown: loss.sharpness; known are alone, "),
-        ('alone = "much"', "loss.alone: Expected `float`, got `str`"),
+        (
+            "alone = 1\nsharpness = 2",
+            "loss.sharpness is no key that vqaloop knows; known are alone, alone_pooled",
+        ),
+        ('alone = "much"', "loss.alone should be a number and is "),
         ("alone = 0", r"\[loss\] gives no part a weight"),
         ("", r"\[loss\] gives no part a weight"),
         ("alone = 1\nteacher = 1", r"need a \[teacher\]"),
         ("feature = 1", r"need a \[teacher\]"),
         ("levels = 0.1", r"need a \[teacher\]"),
         ("answers = 1", r"need a \[teacher\]"),
-        ("alone = -1", "loss.alone: Expected `float` >= 0"),
-        ("alone = 1\ncrop = nan", "loss.crop: Expected `float` >= 0"),
-        ("alone = inf", "loss.alone: Expected `float` < 1000000"),
+        ("alone = -1", "loss.alone should be a number >= 0"),
+        ("alone = 1\ncrop = nan", "loss.crop should be a number >= 0"),
+        ("alone = inf", "loss.alone should be a number < 1000000"),
     ],
 )
 def test_losses_are_checked(tmp_path: Path, loss: str, says: str) -> None:
@@ -125,14 +131,14 @@ def test_losses_are_checked(tmp_path: Path, loss: str, says: str) -> None:
     [
         ({"freeze": '"half"'}, "teacher.freeze is one of paper, as_released, all, not 'half'"),
         ({"model": '"vit"'}, "teacher.model is one of internvqa-mini, .*fastvqa-base, not 'vit'"),
-        ({"corpus": '"wide"'}, "teacher.corpus: Expected `array`, got `str`"),
-        ({"frost": "1"}, "unknown: teacher.frost; known are corpus, "),
+        ({"corpus": '"wide"'}, "teacher.corpus should be a list and is "),
+        ({"frost": "1"}, "teacher.frost is no key that vqaloop knows.*; known are corpus, "),
     ],
 )
 def test_the_teacher_is_checked(tmp_path: Path, changes: dict[str, str], says: str) -> None:
     with pytest.raises(InputError, match=says):
         read_recipe(written(tmp_path / "r.toml", teacher={**TEACHER, **changes}))
-    with pytest.raises(InputError, match="teacher: Object missing required field `model`"):
+    with pytest.raises(InputError, match="teacher.model is missing"):
         read_recipe(written(tmp_path / "r.toml", teacher={"freeze": '"all"'}))
 
 

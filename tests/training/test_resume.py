@@ -26,7 +26,7 @@ from vqaloop.errors import InputError
 from vqaloop.training import deepspeed_engine
 from vqaloop.training.recipe import Losses, Recipe
 from vqaloop.training.train import train
-from vqaloop.training.training_log import RunLog
+from vqaloop.training.training_log import TrainingLog
 
 data, recipe, pytestmark = training.data, training.recipe, training.QUIET
 
@@ -212,21 +212,21 @@ def test_a_damaged_checkpoint_can_be_left_behind(
 def test_a_log_that_is_none_is_refused(tmp_path: Path, text: str) -> None:
     (tmp_path / "log.csv").write_text(text, encoding="utf-8")
     with pytest.raises(InputError, match=r"log\.csv is no log of a run"):
-        RunLog(tmp_path / "log.csv").open(1)
+        TrainingLog(tmp_path / "log.csv").open(1)
 
 
 def test_a_log_forgets_steps_that_will_be_taken_again(tmp_path: Path) -> None:
-    log = RunLog(tmp_path / "log.csv")
+    log = TrainingLog(tmp_path / "log.csv")
     log.open(0)
     for step in range(1, 31):
         log.add({"step": step, "lr": 1e-3, "seconds": 0.5, "crop": 0.04})
     log.add({"step": 30, "srcc": -0.5, "plcc4": 0.5, "rmse": None})
     log.plot(tmp_path / "log.png")
-    again = RunLog(tmp_path / "log.csv")
+    again = TrainingLog(tmp_path / "log.csv")
     again.open(12)
     assert [row["step"] for row in again.rows] == list(range(1, 13))
     assert again.summary(5) == "0.50 s/step  rms crop 0.2000"
     again.write()
-    whole = RunLog(tmp_path / "log.csv")
+    whole = TrainingLog(tmp_path / "log.csv")
     whole.open(30)
     assert len(whole.rows) == 12

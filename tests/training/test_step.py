@@ -11,7 +11,7 @@ from tests.support.nets import MINI_SWIN, noise
 from vqaloop.models import create_student
 from vqaloop.models.fastvqa import FastVQA
 from vqaloop.models.student import OUTPUTS, Student
-from vqaloop.training.step import FEATURE_SCALES, Lesson, augmented, draw, freeze
+from vqaloop.training.step import FEATURE_SCALES, TrainingModel, augmented, draw, freeze
 
 # --- drawing -------------------------------------------------------------------------------------
 
@@ -196,8 +196,8 @@ def test_a_feature_of_another_width_is_brought_to_the_teachers() -> None:
     with torch.device("meta"):
         student = create_student("fastvqa-base", heads=False)
         teacher = create_student("internvqa-1b", heads=False)
-        lesson = Lesson(student, teacher, RECIPE)
-        same = Lesson(create_student("fastvqa-tiny", heads=False), teacher, RECIPE)
-    assert isinstance(lesson.bridge, torch.nn.Linear)
-    assert lesson.bridge.weight.shape == (768, 1024)
+        model = TrainingModel(student, teacher, RECIPE)
+        same = TrainingModel(create_student("fastvqa-tiny", heads=False), teacher, RECIPE)
+    assert isinstance(model.bridge, torch.nn.Linear)
+    assert model.bridge.weight.shape == (768, 1024)
     assert not list(same.bridge.parameters())

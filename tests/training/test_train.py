@@ -31,8 +31,10 @@ from vqaloop.training import train as train_module
 from vqaloop.training.deepspeed_engine import engine_config
 from vqaloop.training.recipe import Losses, Recipe, Teacher
 from vqaloop.training.shards import load_corpus
-from vqaloop.training.step import Lesson, draw
-from vqaloop.training.train import first_student, first_teacher, parameter_groups, train
+from vqaloop.training.split import split_corpus
+from vqaloop.training.starting_weights import initial_student, initial_teacher
+from vqaloop.training.step import TrainingModel, draw
+from vqaloop.training.train import parameter_groups, train
 
 data, recipe, pytestmark = training.data, training.recipe, training.QUIET
 
@@ -101,10 +103,10 @@ def test_the_engine_does_what_a_plain_loop_does(recipe: Recipe) -> None:
     """AdamW on the mean gradient of two batches, clipped; the mean of weights follows."""
     found = load_student(train(recipe, device=CPU))[0].state_dict()
     torch.manual_seed(recipe.seed)
-    lesson = Lesson(first_student(recipe)[0], None, recipe)
-    mean: dict[str, Tensor] = {k: v.detach().clone() for k, v in lesson.student.named_parameters()}
+    model = TrainingModel(initial_student(recipe)[0], None, recipe)
+    mean: dict[str, Tensor] = {k: v.detach().clone() for k, v in model.student.named_parameters()}
     optimizer = torch.optim.AdamW(
-        parameter_groups(lesson, recipe), lr=recipe.learning_rate, betas=(0.9, 0.99)
+        parameter_groups(model, recipe), lr=recipe.learning_rate, betas=(0.9, 0.99)
     )
     shards = load_corpus(recipe.corpus)
     for step in range(4):
@@ -115,14 +117,14 @@ def test_the_engine_does_what_a_plain_loop_does(recipe: Recipe) -> None:
         for part in range(2):
             rng = np.random.default_rng([1, step, part, 0])
             batch = draw(shards, recipe, rng)
-            parts: dict[str, Tensor] = lesson(batch, int(rng.integers(1 << 30)))
+            parts: dict[str, Tensor] = model(batch, int(rng.integers(1 << 30)))
             total = sum((getattr(recipe.loss, k) * v for k, v in parts.items()), torch.zeros(()))
             (total / 2).backward()
-        torch.nn.utils.clip_grad_norm_(lesson.parameters(), recipe.clip_norm)
+        torch.nn.utils.clip_grad_norm_(model.parameters(), recipe.clip_norm)
         optimizer.step()
         optimizer.zero_grad()
         decay = min(0.9, (step + 1) / (step + 11))
-        for name, new in lesson.student.named_parameters():
+        for name, new in model.student.named_parameters():
             mean[name] = decay * mean[name] + (1 - decay) * new.detach()
     for name, value in mean.items():
         # matrices come from the file in fp16
@@ -148,13 +150,13 @@ def test_a_teacher_teaches_on_opinion_scores(
         augment="colour",
         layer_decay=0.75,
     )
-    lessons: list[Lesson] = []
+    models: list[TrainingModel] = []
 
-    def kept_lesson(*args: object) -> Lesson:
-        lessons.append(Lesson(*args))  # type: ignore[arg-type]
-        return lessons[-1]
+    def kept_model(*args: object) -> TrainingModel:
+        models.append(TrainingModel(*args))  # type: ignore[arg-type]
+        return models[-1]
 
-    monkeypatch.setattr(train_module, "Lesson", kept_lesson)
+    monkeypatch.setattr(train_module, "TrainingModel", kept_model)
     said: list[str] = []
     student, about = load_student(train(taught, device=CPU, report=said.append))
     assert said[0] == "2 scenes, 2 held out; 2 steps"
@@ -162,10 +164,10 @@ def test_a_teacher_teaches_on_opinion_scores(
     first, last = logged(Path(taught.out))[0], logged(Path(taught.out))[1]
     for name in ("alone", "teacher", "feature"):
         assert float(first[name]) > 0 and first[name] != last[name]
-    (lesson,) = lessons
-    assert lesson.teacher is not None
+    (model,) = models
+    assert model.teacher is not None
     kept = load_student(tmp_path / "large.safetensors")[0].state_dict()
-    moved = {k for k, v in lesson.teacher.state_dict().items() if not torch.equal(v, kept[k])}
+    moved = {k for k, v in model.teacher.state_dict().items() if not torch.equal(v, kept[k])}
     assert {"backbone.head.weight", "backbone.blocks.3.mlp.fc2.weight"} <= moved
     assert all(k.startswith(("backbone.head.", "backbone.blocks.3.")) for k in moved)
 
@@ -181,7 +183,7 @@ def test_an_engine_in_bf16_trains_and_goes_on(recipe: Recipe, tmp_path: Path) ->
     assert said[0] == "resumed at step 1"
     assert all(p.dtype == torch.float32 and p.isfinite().all() for p in student.parameters())
     torch.manual_seed(recipe.seed)
-    start = first_student(recipe)[0].state_dict()
+    start = initial_student(recipe)[0].state_dict()
     moved = [k for k, v in student.state_dict().items() if (v - start[k]).abs().max() > 1e-4]
     assert len(moved) > len(start) / 2
     first, last = (row for row in logged(Path(half.out)) if row["seconds"])
@@ -193,7 +195,7 @@ def test_an_embedding_may_stay_as_it_began(recipe: Recipe) -> None:
     fixed = replace(recipe, fixed_embedding=True, steps=1)
     found = load_student(train(fixed, device=CPU))[0].state_dict()
     torch.manual_seed(recipe.seed)
-    start = first_student(fixed)[0].state_dict()
+    start = initial_student(fixed)[0].state_dict()
     same = {k for k, v in found.items() if "patch_embed" in k and torch.equal(v, start[k])}
     assert same == {f"backbone.patch_embed.proj.{part}" for part in ("weight", "bias")}
     moved = "alone.fuse.2.bias"
@@ -236,7 +238,7 @@ def test_a_fold_is_held_out(recipe: Recipe, data: Path) -> None:
     sides = []
     for fold in ("fold 1/2", "fold 2/2"):
         folded = replace(recipe, corpus=(str(data / "mos"),), held_out=(), split=fold)
-        sides.append([sorted(s.content for s in side) for side in train_module.split(folded)])
+        sides.append([sorted(s.content for s in side) for side in split_corpus(folded)])
     assert sides[0] == sides[1][::-1]
     assert sorted(sides[0][0] + sides[0][1]) == list("fghi") and len(sides[0][0]) == 2
     with pytest.raises(InputError, match="split 'halves' is not known"):
@@ -295,9 +297,9 @@ def test_learning_rate_warms_up_and_falls(recipe: Recipe) -> None:
 
 def test_deep_blocks_learn_faster_and_only_matrices_decay(recipe: Recipe) -> None:
     decayed = replace(recipe, layer_decay=0.5, weight_decay=0.1)
-    lesson = Lesson(create_student("internvqa-mini"), None, decayed)
-    names = {id(p): n.removeprefix("student.") for n, p in lesson.named_parameters()}
-    groups = parameter_groups(lesson, decayed)
+    model = TrainingModel(create_student("internvqa-mini"), None, decayed)
+    names = {id(p): n.removeprefix("student.") for n, p in model.named_parameters()}
+    groups = parameter_groups(model, decayed)
     found = {names[id(p)]: (g["weight_decay"], g["scale"]) for g in groups for p in g["params"]}
     assert len(found) == len(names) == sum(len(g["params"]) for g in groups)
     expected = {
@@ -313,19 +315,19 @@ def test_deep_blocks_learn_faster_and_only_matrices_decay(recipe: Recipe) -> Non
     }
     for name, pair in expected.items():
         assert found[name] == pytest.approx(pair), name
-    lesson.requires_grad_(False)
-    assert parameter_groups(lesson, decayed) == []
+    model.requires_grad_(False)
+    assert parameter_groups(model, decayed) == []
 
 
 def test_students_begin_from_nothing_from_weights_or_pruned(
     recipe: Recipe, tmp_path: Path
 ) -> None:
     torch.manual_seed(0)
-    fresh, _ = first_student(recipe)
+    fresh, _ = initial_student(recipe)
     assert isinstance(fresh.backbone, InternVideo2) and fresh.anchored is not None
     kernel = fresh.backbone.patch_embed.proj.weight[0, :, 0]
     assert kernel.std((1, 2)).max() < 1e-6 and kernel.abs().max() > 0, "a flat cosine"
-    bare, _ = first_student(replace(recipe, loss=Losses(alone=1.0)))
+    bare, _ = initial_student(replace(recipe, loss=Losses(alone=1.0)))
     assert bare.anchored is None
 
     paths = {
@@ -333,37 +335,37 @@ def test_students_begin_from_nothing_from_weights_or_pruned(
     }
     for name, path in paths.items():
         save_student(create_student(name), path, name, "", {})
-        started, _ = first_student(replace(recipe, start=str(path)))
+        started, _ = initial_student(replace(recipe, start=str(path)))
         assert isinstance(started.backbone, InternVideo2) and started.backbone.config.depth == 3
         kept = load_student(path)[0].state_dict()
         wanted = {name: v for name, v in kept.items() if not name.startswith("backbone.blocks.")}
         bias = started.state_dict()["alone.context.bias"]
         assert torch.equal(bias, wanted["alone.context.bias"])
     with pytest.raises(InputError):
-        first_student(replace(recipe, start=str(tmp_path / "none.safetensors")))
+        initial_student(replace(recipe, start=str(tmp_path / "none.safetensors")))
 
 
 def test_teachers_are_what_their_file_holds(tmp_path: Path) -> None:
     torch.manual_seed(0)
     model = create_student("internvqa-tiny")
     save_student(model, tmp_path / "t.safetensors", "internvqa-tiny", "", {})
-    teacher, _ = first_teacher(Teacher("internvqa-tiny", str(tmp_path / "t.safetensors")))
+    teacher, _ = initial_teacher(Teacher("internvqa-tiny", str(tmp_path / "t.safetensors")))
     assert teacher is not None and teacher.anchored is not None
     assert not any(p.requires_grad for p in teacher.parameters())
     clip = to_clips(torch.randint(16, 236, (1, 2, 168, 112), dtype=torch.uint8))
     with torch.inference_mode():
         torch.testing.assert_close(teacher(clip), model(clip), rtol=0, atol=1e-3)
-    assert first_teacher(None) == (None, frozenset())
+    assert initial_teacher(None) == (None, frozenset())
     with pytest.raises(InputError):
-        first_teacher(Teacher("internvqa-tiny", str(tmp_path / "none.safetensors")))
+        initial_teacher(Teacher("internvqa-tiny", str(tmp_path / "none.safetensors")))
 
 
 def test_blocks_of_a_fastvqa_are_counted_through_its_stages(recipe: Recipe) -> None:
     decayed = replace(recipe, layer_decay=0.5)
     with torch.device("meta"):
-        lesson = Lesson(create_student("fastvqa-tiny", heads=False), None, decayed)
-    names = {id(p): n.split("backbone.", 1)[1] for n, p in lesson.named_parameters()}
-    groups = parameter_groups(lesson, decayed)
+        model = TrainingModel(create_student("fastvqa-tiny", heads=False), None, decayed)
+    names = {id(p): n.split("backbone.", 1)[1] for n, p in model.named_parameters()}
+    groups = parameter_groups(model, decayed)
     found = {names[id(p)]: g["scale"] for g in groups for p in g["params"]}
     for name, below in (
         ("fragments_backbone.patch_embed.proj.weight", 13),

@@ -12,9 +12,10 @@ from tests.support.training import CPU, make_shard
 from vqaloop.errors import InputError
 from vqaloop.models import create_student
 from vqaloop.models.weights import load_student, save_student
-from vqaloop.training import train as train_module
 from vqaloop.training.recipe import Losses, Recipe, Teacher
-from vqaloop.training.train import first_student, first_teacher, train
+from vqaloop.training.split import split_corpus, teacher_shards
+from vqaloop.training.starting_weights import initial_student, initial_teacher
+from vqaloop.training.train import train
 
 data, recipe, pytestmark = training.data, training.recipe, training.QUIET
 
@@ -61,7 +62,7 @@ def test_another_split_needs_another_folder(recipe: Recipe, data: Path, tmp_path
 def test_sources_of_some_are_sources_of_none(recipe: Recipe, tmp_path: Path) -> None:
     make_shard(tmp_path, "s", 3, opinions=True)
     mixed = replace(recipe, corpus=(*recipe.corpus, str(tmp_path)))
-    shards, unseen = train_module.split(mixed)
+    shards, unseen = split_corpus(mixed)
     assert all(s.reference is None and s.crop_labels is None for s in shards) and len(shards) == 4
     assert all(s.reference is not None for s in unseen)
     with pytest.raises(InputError, match="crop, pooled, ordered, features of the loss cannot be"):
@@ -71,7 +72,7 @@ def test_sources_of_some_are_sources_of_none(recipe: Recipe, tmp_path: Path) -> 
 def test_what_is_held_out_must_be_labelled_alike(recipe: Recipe, tmp_path: Path) -> None:
     make_shard(tmp_path, "q", 3, label="MOS of something")
     with pytest.raises(InputError, match="held out have another label or view"):
-        train_module.split(replace(recipe, held_out=(str(tmp_path),)))
+        split_corpus(replace(recipe, held_out=(str(tmp_path),)))
 
 
 def test_the_teachers_corpus_has_the_same_encodes_in_order(
@@ -80,25 +81,25 @@ def test_the_teachers_corpus_has_the_same_encodes_in_order(
     for title in "abc":
         make_shard(tmp_path, title, ord(title))
     taught = replace(recipe, teacher=Teacher("internvqa-tiny", corpus=(str(tmp_path),)))
-    shards, _ = train_module.split(taught)
-    shown = train_module.teachers_view(taught, shards)
+    shards, _ = split_corpus(taught)
+    shown = teacher_shards(taught, shards)
     assert shown is not None and [s.name for s in shown] == ["a", "b", "c"]
     make_shard(tmp_path, "b", 1 + ord("b"))
     with pytest.raises(InputError, match="b has other encodes in the teacher's corpus"):
-        train_module.teachers_view(taught, shards)
+        teacher_shards(taught, shards)
 
 
 def test_a_teacher_of_another_name_is_refused(tmp_path: Path) -> None:
     save_student(create_student("internvqa-mini"), tmp_path / "t", "internvqa-mini", "", {})
     with pytest.raises(InputError, match="weights of internvqa-mini; .* is internvqa-tiny"):
-        first_teacher(Teacher("internvqa-tiny", str(tmp_path / "t")))
+        initial_teacher(Teacher("internvqa-tiny", str(tmp_path / "t")))
 
 
 def test_damaged_weights_of_ours_are_called_by_their_name(recipe: Recipe, tmp_path: Path) -> None:
     path = tmp_path / "w.safetensors"
     save_student(create_student("internvqa-mini"), path, "internvqa-tiny", "", {})
     with pytest.raises(InputError, match="do not fit internvqa-tiny"):
-        first_student(replace(recipe, start=str(path)))
+        initial_student(replace(recipe, start=str(path)))
 
 
 # --- the engine's file --------------------------------------------------------------------------

@@ -20,13 +20,13 @@ from vqaloop.encoding.spec import EncoderSpec
 from vqaloop.errors import InputError, TargetUnreachable
 from vqaloop.records import Event
 from vqaloop.search.shared_study import SharedStudy, open_storage, shown
-from vqaloop.tuning.default_curves import Baseline, Measured, Verdict, time_ratio
+from vqaloop.tuning.default_curves import CurvePoint, DefaultCurves, Gains, time_ratio
 from vqaloop.tuning.result import Tuning
 from vqaloop.tuning.samplers import (
     KNOB,
     SAMPLERS,
     DrawSampler,
-    counted,
+    counted_trials,
     default_point,
     distributions,
     encoder_params,
@@ -80,9 +80,9 @@ def test_every_point_is_taken_by_the_encoders_file(spec: EncoderSpec) -> None:
             assert tunables[name].refusal(value) is None
 
 
-def curve(rate: float = 1.0, seconds: float = 1.0) -> list[Measured]:
+def curve(rate: float = 1.0, seconds: float = 1.0) -> list[CurvePoint]:
     return [
-        Measured(
+        CurvePoint(
             knob=knob,
             kbps=rate * 4000 * 2 ** (-knob / 6),
             score=98 - 0.02 * (knob - 12) ** 2,
@@ -96,22 +96,22 @@ def curve(rate: float = 1.0, seconds: float = 1.0) -> list[Measured]:
 
 @pytest.mark.parametrize("rate", [0.8, 0.9, 1.0, 1.2])
 def test_a_saving_is_of_the_rate_at_which_the_defaults_reach_the_score(rate: float) -> None:
-    baseline = Baseline(curve(), 100.0)
+    defaults = DefaultCurves(curve(), 100.0)
     for made in curve(rate, seconds=1.5)[1:4]:
-        verdict = baseline.judge(made)
-        assert verdict.saving == pytest.approx(100 * (1 - rate), abs=0.3)
+        gains = defaults.compare(made)
+        assert gains.saving == pytest.approx(100 * (1 - rate), abs=0.3)
         # a rate 2^(1/6) times lower is one knob, which is a third of a dB
-        assert (verdict.psnr_y > 0.01) == (rate < 1) or rate == 1
-        assert verdict.cpu_s / verdict.default_cpu_s == pytest.approx(1.5, rel=1e-6)
+        assert (gains.psnr_y > 0.01) == (rate < 1) or rate == 1
+        assert gains.cpu_s / gains.default_cpu_s == pytest.approx(1.5, rel=1e-6)
 
 
 def test_time_is_held_against_the_defaults_of_the_moment() -> None:
-    def verdict(cpu_s: float, beside: float | None) -> Verdict:
-        return Verdict(100, 90, 0, 0, 0, cpu_s, default_cpu_s=1.0, beside_cpu_s=beside)
+    def gains(cpu_s: float, beside: float | None) -> Gains:
+        return Gains(100, 90, 0, 0, 0, cpu_s, default_cpu_s=1.0, beside_cpu_s=beside)
 
-    busy = [verdict(1.5, 1.5), verdict(1.5, 1.5), verdict(1.5, None)]
+    busy = [gains(1.5, 1.5), gains(1.5, 1.5), gains(1.5, None)]
     assert time_ratio(busy) == pytest.approx(1.0)
-    assert time_ratio([verdict(1.2, None)]) == pytest.approx(1.2)
+    assert time_ratio([gains(1.2, None)]) == pytest.approx(1.2)
 
 
 NAMES = ("bframes", "mbtree", "psy-rd", "ref", "trellis")
@@ -126,7 +126,7 @@ def value_of(params: dict[str, Any]) -> float:
 
 
 def work_on(seat: SharedStudy, until: int) -> None:
-    while len(counted(seat.study)) < until:
+    while len(counted_trials(seat.study)) < until:
         trial = seat.ask()
         trial.set_constraint("time", trial.params["bframes"] - 6)
         if trial.params["trellis"] == "2":
@@ -156,7 +156,7 @@ def test_a_study_that_was_killed_goes_on_as_one_that_was_not(sampler: str, tmp_p
     with seat("killed") as killed:
         assert killed.release_lost() == 1
         work_on(killed, 14)
-        done = [[t.params for t in counted(seat.study)] for seat in (whole, killed)]
+        done = [[t.params for t in counted_trials(seat.study)] for seat in (whole, killed)]
     assert done[0] == done[1]
     assert done[0][0] == FIRST
     assert len({str(params) for params in done[0]}) > 8
@@ -167,7 +167,7 @@ def test_choices_reach_cma_es_too(tmp_path: Path) -> None:
     draws = DrawSampler("cmaes", 0, FIRST)
     with SharedStudy(open_storage(None), "s", ["maximize"], SPACE, draws) as seat:
         work_on(seat, 90)
-        trials = counted(seat.study)
+        trials = counted_trials(seat.study)
     late = [t.params["mbtree"] for t in trials[60:]]
     assert late.count("1") > 2 * late.count("0")
     values = [

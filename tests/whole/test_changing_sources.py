@@ -15,7 +15,7 @@ from tests.support.nets import random_student, student_metric
 from vqaloop.core.ffmpeg import ffmpeg_path
 from vqaloop.errors import DecodeFailed, InputError
 from vqaloop.media.excerpt import excerpt
-from vqaloop.media.excerpt_windows import look
+from vqaloop.media.excerpt_windows import sample_pairs
 from vqaloop.media.frame_properties import FrameLog
 from vqaloop.media.frames import read_encode, read_source
 from vqaloop.media.probe import probe_source
@@ -190,7 +190,7 @@ def test_windows_of_a_long_title(tmp_path: Path, change: str) -> None:
     every = frame_hashes(source)
     assert frame_hashes(part) == [h for start, count in windows for h in every[start:][:count]]
     assert not part.changes
-    assert look(source, [(140, 50), (400, 50)], 7, ffmpeg=FFMPEG).shape[0] == 14
+    assert sample_pairs(source, [(140, 50), (400, 50)], 7, ffmpeg=FFMPEG).shape[0] == 14
     assert set(find_cuts(source, ffmpeg=FFMPEG)) <= set(range(710))
 
 

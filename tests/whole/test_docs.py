@@ -11,6 +11,7 @@ import glob
 import importlib.util
 import itertools
 import os
+import pkgutil
 import re
 import shlex
 import shutil
@@ -43,6 +44,7 @@ NOT_RUN = {
     "pytest -m slow": "these are the tests",
     "ruff ": "CI runs it",
     "mypy": "CI runs it",
+    "lint-imports": "CI runs it",
     "#!/bin/sh": "judge.sh, which tests/whole/test_ci.py bisects with",
     "git ": "in a tree of x264's; tests/whole/test_ci.py bisects a tree of its own",
     "make x264": "as above",
@@ -229,6 +231,22 @@ def test_every_option_in_a_sentence_is_there() -> None:
             assert set(named) <= known, f"{page}: {code}"
             for bench in re.findall(r"-m bench\.(\w+)", code):
                 assert (REPOSITORY / "bench" / f"{bench}.py").is_file(), f"{page}: {code}"
+
+
+def test_every_module_that_is_named_is_there() -> None:
+    files = {path.relative_to(REPOSITORY).as_posix() for path in REPOSITORY.rglob("*.py")}
+    for page in [*PAGES, "CHANGELOG.md"]:
+        for code in docpages.inline(page):
+            if re.fullmatch(r"[\w/]+/\w+\.py", code):
+                assert any(f"/{file}".endswith(f"/{code}") for file in files), f"{page}: {code}"
+            elif name := re.fullmatch(r"(vqaloop(?:\.\w+)+)(?:\(.*)?", code):
+                pkgutil.resolve_name(name[1])
+    # the map of CONTRIBUTING.md: "`module.py`, `function` and `function`"
+    beside = r"`([\w/]+)\.py`, (`\w+`(?: and `\w+`)*)"
+    for module, names in re.findall(beside, docpages.read("CONTRIBUTING.md")):
+        text = (REPOSITORY / "vqaloop" / f"{module}.py").read_text("utf-8")
+        for name in re.findall(r"`(\w+)`", names):
+            assert re.search(rf"\b(def|class) {name}\b", text), f"{module}.py has no {name}"
 
 
 # ---- the options of docs/commands.md

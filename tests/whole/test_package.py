@@ -1,10 +1,12 @@
 """The package as a whole: what importing it costs, and what it offers."""
 
+import ast
 import dataclasses
 import inspect
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from graphlib import TopologicalSorter
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +22,30 @@ from vqaloop.tuning.options import TuneOptions
 
 HEAVY = ("torch", "pandas", "optuna", "deepspeed", "matplotlib", "scipy", "ray", "av")
 ROOT = Path(vqaloop.__file__).resolve().parents[1]
+MOST_LINES, MOST_PARAMETERS = 80, 8
+"""Of a function that is not itself public API."""
+
+
+def modules() -> dict[str, ast.Module]:
+    """Syntax trees of the package's modules, by dotted name."""
+    paths = sorted((ROOT / "vqaloop").rglob("*.py"))
+    names = (".".join(path.relative_to(ROOT).with_suffix("").parts) for path in paths)
+    return {
+        name.removesuffix(".__init__"): ast.parse(path.read_text("utf-8"))
+        for name, path in zip(names, paths, strict=True)
+    }
+
+
+def functions(tree: ast.AST, inside: str = "") -> Iterator[tuple[str, ast.FunctionDef]]:
+    """All functions with their qualified names."""
+    for node in ast.iter_child_nodes(tree):
+        if isinstance(node, ast.FunctionDef | ast.ClassDef):
+            name = f"{inside}.{node.name}"
+            if isinstance(node, ast.FunctionDef):
+                yield name, node
+            yield from functions(node, name)
+        else:
+            yield from functions(node, inside)
 
 
 def python(*args: str) -> "subprocess.CompletedProcess[str]":
@@ -107,3 +133,41 @@ def test_help_lists_the_codecs_there_are() -> None:
 
 def test_typed() -> None:
     assert (ROOT / "vqaloop" / "py.typed").is_file()
+
+
+def test_the_top_level_holds_what_belongs_to_no_package() -> None:
+    modules = {path.name for path in (ROOT / "vqaloop").glob("*.py")}
+    assert modules == {"__init__.py", "__main__.py", "errors.py", "pytest_plugin.py", "records.py"}
+
+
+def test_functions_are_short_and_take_few_parameters() -> None:
+    """But for public API functions, and the constructors of public classes."""
+    public = {f"vqaloop.{home}.{name}" for name, home in vqaloop._HOMES.items()}
+    large = []
+    for module, tree in modules().items():
+        for name, function in functions(tree, module):
+            asked = function.args
+            names = [a.arg for a in (*asked.posonlyargs, *asked.args, *asked.kwonlyargs)]
+            parameters = len(names) - (names[:1] in (["self"], ["cls"]))
+            lines = (function.end_lineno or 0) - function.lineno + 1
+            if name.removesuffix(".__init__") not in public and (
+                lines > MOST_LINES or parameters > MOST_PARAMETERS
+            ):
+                large.append(f"{name}: {lines} lines, {parameters} parameters")
+    assert not large
+
+
+def test_no_modules_import_each_other_in_a_circle() -> None:
+    """Not even by imports inside functions, or for types alone."""
+    trees, graph = modules(), dict[str, set[str]]()
+    for module, tree in trees.items():
+        found = graph[module] = set[str]()
+        for node in ast.walk(tree):
+            if isinstance(node, ast.ImportFrom) and node.module:
+                names = {f"{node.module}.{name.name}" for name in node.names}
+                found |= (names & trees.keys()) or ({node.module} & trees.keys())
+            elif isinstance(node, ast.Import):
+                found |= {name.name for name in node.names} & trees.keys()
+        # the package itself loads its names on first use
+        found.discard("vqaloop")
+    TopologicalSorter(graph).prepare()

@@ -27,7 +27,7 @@ from vqaloop.errors import DecodeFailed, EncodeFailed, InputError, ToolError
 from vqaloop.execution.executor import Local
 from vqaloop.ladder.build import build_ladder
 from vqaloop.media.probe import probe_source
-from vqaloop.quality.metric import open_metric
+from vqaloop.quality.registry import open_metric
 from vqaloop.records import Rendition, Source
 
 # fixtures
@@ -265,6 +265,4 @@ def test_gpus_score_and_batch_what_comes_at_once(
         places = list(cluster._scorers._made)
         assert places == [(node.node_id, 0)]
         assert ray.available_resources().get("GPU", 0) == 0
-        with cluster._scorers.taken("a") as visit:
-            assert 1 < ray.get(visit.handle.most_at_once.remote()) <= len(made)
     assert [score.value for score in there] == pytest.approx(here, abs=1e-3)

@@ -34,7 +34,7 @@ from vqaloop.execution.executor import Local
 from vqaloop.execution.job import Job
 from vqaloop.ladder.build import build_ladder
 from vqaloop.media.probe import probe_source
-from vqaloop.quality.metric import open_metric
+from vqaloop.quality.registry import open_metric
 from vqaloop.records import Source
 
 ray = pytest.importorskip("ray", reason="needs Ray: pip install 'vqaloop[ray]'")

@@ -1,77 +1,90 @@
-"""Reading an encoder's file without decoding it: its coded frames, told apart from their wrapping.
+"""Reads the coded frames of an encoder's file, independent of their container, without decoding.
 
-The same frames give the same bytes whether they lie in MP4, IVF or a raw stream: headers that a
-container moves or drops (parameter sets, delimiters) and words about the encoder do not count.
+The same frames have the same hash in MP4, IVF or a raw stream: what a container moves or drops
+(parameter sets, delimiters) and SEI messages about the encoder do not count.
 """
 
 import hashlib
-import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 
+from vqaloop.bitstream.avs2 import read_picture_size
+from vqaloop.bitstream.nal import is_slice, read_nal_units
+from vqaloop.bitstream.obu import (
+    FRAME,
+    FRAME_HEADER,
+    REDUNDANT_FRAME_HEADER,
+    TILE_GROUP,
+    read_obus,
+)
 from vqaloop.bitstream.packets import opened_encode, stream_packets
 from vqaloop.core.files import file_sha256
 from vqaloop.core.text import quoted
 from vqaloop.errors import ToolError
 
+_AV1_FRAME_PARTS = (FRAME_HEADER, TILE_GROUP, FRAME, REDUNDANT_FRAME_HEADER)
+_BARE = ("h264", "hevc", "obu")
+"""ffmpeg's names of streams without a container."""
+
 
 @dataclass(frozen=True)
 class Bitstream:
-    """What a file holds, as far as it shows without decoding."""
+    """The coded video of a file."""
 
     size: tuple[int, int]
     """Width and height in pixels."""
     frames: int
     """Coded frames that are shown, one a packet."""
     size_bytes: int
-    """Of the coded frames."""
+    """Bytes of the coded frames."""
     sha256: str
-    """Of the same bytes, in order of coding."""
+    """Hash of the same bytes, in coding order."""
     cut: bool
     """True when the container ends inside a frame."""
     last_at: int | None
-    """Where the last coded frame begins in a file without a container, which cannot tell `cut`."""
+    """Offset of the last coded frame in a file without a container, where `cut` is not known."""
 
 
 def read_bitstream(path: Path, codec: str) -> Bitstream:
-    """Read an encode of `codec`; ToolError when it cannot be, or holds another codec."""
+    """Read the coded frames of an encode.
+
+    Args:
+        path: The file.
+        codec: ffmpeg's name of the codec that it should hold.
+
+    Returns:
+        Its size, frames and hash.
+
+    Raises:
+        ToolError: It cannot be parsed, holds no frame or another codec.
+    """
     if codec == "avs2":
         # PyAV lacks AVS2; the raw stream is all frames, and the rate does not matter here
         packets = stream_packets(path, codec, Fraction(25))
         length, sha256 = path.stat().st_size, file_sha256(path)
         last = length - packets[-1].size_bytes
-        return Bitstream(avs2_size(path), len(packets), length, sha256, False, last)
+        return Bitstream(read_picture_size(path), len(packets), length, sha256, False, last)
     with opened_encode(path, codec) as (container, stream):
         context = stream.codec_context
-        coded = _splitter(codec, bytes(context.extradata or b""))
+        config = bytes(context.extradata or b"")
         digest, frames, total, cut = hashlib.sha256(), 0, 0, False
         last_at: int | None = None
         for packet in container.demux(stream):
             if not packet.size:
                 continue
-            for part in coded(bytes(packet)):
+            for part in coded_parts(codec, config, bytes(packet)):
                 digest.update(part)
                 total += len(part)
             frames += 1
             cut = cut or bool(packet.is_corrupt)
             last_at = packet.pos
-        raw = container.format.name in ("h264", "hevc", "obu")
+        raw = container.format.name in _BARE
         size_px = (context.width, context.height)
     if not frames:
         raise ToolError(f"{quoted(path)} holds no frame")
     return Bitstream(size_px, frames, total, digest.hexdigest(), cut, last_at if raw else None)
-
-
-def avs2_size(path: Path) -> tuple[int, int]:
-    """Width and height of the first sequence header (GB/T 33475.2, 7.1.2.2).
-
-    After the start code: profile and level of 8 bits, two flags, and the sides, 14 bits each.
-    """
-    with path.open("rb") as file:
-        bits = int.from_bytes(file.read(10)[6:])
-    return bits >> 16 & 0x3FFF, bits >> 2 & 0x3FFF
 
 
 def is_cut_mp4(path: Path) -> bool:
@@ -98,66 +111,21 @@ def is_cut_mp4(path: Path) -> bool:
     return at > end or not index
 
 
-def _splitter(codec: str, extradata: bytes) -> Callable[[bytes], Iterator[bytes]]:
-    """What takes the coded parts out of one packet."""
+def coded_parts(codec: str, config: bytes, packet: bytes) -> Iterator[bytes]:
+    """The coded picture data of a packet, which is the same in every container.
+
+    Args:
+        codec: ffmpeg's name of the codec.
+        config: The decoder configuration, as PyAV's extradata; used of h264 and hevc alone.
+        packet: The packet, of which any bytes are taken.
+
+    Yields:
+        Slices, frames and tile groups; of other codecs than h264, hevc and av1 the whole packet.
+    """
     if codec == "av1":
-        return _av1_frames
-    if codec not in ("h264", "hevc"):
-        return lambda data: iter((data,))
-    # avcC and hvcC (ISO/IEC 14496-15) begin with their version 1, Annex B with a start code
-    boxed = extradata[:1] == b"\x01"
-    width = (extradata[4 if codec == "h264" else 21] & 3) + 1 if boxed else 0
-
-    def slices(data: bytes) -> Iterator[bytes]:
-        for unit in _length_units(data, width) if boxed else _start_code_units(data):
-            if _is_slice(unit, codec):
-                yield unit
-
-    return slices
-
-
-def _is_slice(unit: bytes, codec: str) -> bool:
-    """Whether a NAL unit carries coded picture data (table 7-1 of H.264 and of H.265)."""
-    if not unit:
-        return False
-    return 1 <= unit[0] & 31 <= 5 if codec == "h264" else unit[0] >> 1 & 63 < 32
-
-
-def _length_units(data: bytes, width: int) -> Iterator[bytes]:
-    at = 0
-    while at + width < len(data):
-        size = int.from_bytes(data[at : at + width])
-        yield data[at + width : at + width + size]
-        at += width + size
-
-
-def _start_code_units(data: bytes) -> Iterator[bytes]:
-    begins = [match.end() for match in re.finditer(b"\x00\x00\x01", data)]
-    ends = [begin - 3 for begin in begins[1:]] + [len(data)]
-    for begin, end in zip(begins, ends, strict=False):
-        # a unit never ends in a zero byte: those belong to the next start code
-        yield data[begin:end].rstrip(b"\x00")
-
-
-_AV1_FRAME_PARTS = (3, 4, 6, 7)
-"""Frame header, tile group, frame, redundant frame header (section 6.2.2 of the AV1 standard)."""
-
-
-def _av1_frames(data: bytes) -> Iterator[bytes]:
-    at = 0
-    while at < len(data):
-        head = data[at]
-        at += 2 if head & 4 else 1
-        size = len(data) - at
-        if head & 2:
-            size = 0
-            # leb128() of section 4.10.5: eight bytes at most
-            for shift in range(0, 56, 7):
-                byte = data[at] if at < len(data) else 0
-                at += 1
-                size |= (byte & 127) << shift
-                if byte < 128:
-                    break
-        if head >> 3 & 15 in _AV1_FRAME_PARTS:
-            yield data[at : at + size]
-        at += size
+        yield from (unit.payload for unit in read_obus(packet) if unit.type in _AV1_FRAME_PARTS)
+    elif codec in ("h264", "hevc"):
+        units = read_nal_units(codec, config, packet)
+        yield from (unit for unit in units if is_slice(codec, unit))
+    else:
+        yield packet

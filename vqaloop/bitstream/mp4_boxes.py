@@ -1,6 +1,6 @@
-"""Reading fragmented MP4: what an initialisation segment says of its track, where fragments lie.
+"""Reads fragmented MP4: the sample entry of an initialisation segment, offsets of fragments.
 
-ISO/IEC 14496-12 (ISO base media file format); nothing is written here, muxing is ffmpeg's work.
+ISO/IEC 14496-12 (ISO base media file format); nothing is written here, ffmpeg muxes.
 """
 
 import struct
@@ -28,21 +28,30 @@ class VideoEntry:
     config: bytes
     """Payload of avcC, hvcC, vpcC or av1C: the decoder's configuration."""
     primaries: int = 2
-    """Colour primaries as a code point of ITU-T H.273; 2 where nothing is said."""
+    """Colour primaries as a code point of ITU-T H.273; 2 is unspecified."""
     transfer: int = 2
     """Transfer characteristics, likewise."""
     matrix: int = 2
     """Matrix coefficients, likewise."""
     full_range: bool = False
-    """True where samples use all codes."""
+    """True for full-range samples."""
     sar: tuple[int, int] = (1, 1)
     """Width and height of a pixel."""
 
 
 def walk(data: bytes, start: int = 0, end: int | None = None) -> Iterator[tuple[bytes, int, int]]:
-    """The boxes that lie side by side in data[start:end]: type, first byte, byte after the last.
+    """Read the sibling boxes in data[start:end].
 
-    Raises ToolError where a box claims more than there is.
+    Args:
+        data: A file or segment.
+        start: Offset of the first box.
+        end: Offset behind the last one, None for the end of the data.
+
+    Yields:
+        Type, offset, and offset behind the end of each box.
+
+    Raises:
+        ToolError: A box claims more bytes than there are.
     """
     end = len(data) if end is None else end
     while start < end:
@@ -58,9 +67,16 @@ def walk(data: bytes, start: int = 0, end: int | None = None) -> Iterator[tuple[
 
 
 def read_video_entry(init: bytes) -> VideoEntry:
-    """What the one video track of an initialisation segment says of itself.
+    """Read the sample entry of the one video track of an initialisation segment.
 
-    Raises ToolError when there is no video entry with a decoder configuration in it.
+    Args:
+        init: The segment.
+
+    Returns:
+        The entry.
+
+    Raises:
+        ToolError: There is no video entry with a decoder configuration in it.
     """
     start, end = 0, len(init)
     for wanted in _TO_ENTRIES:
@@ -81,7 +97,7 @@ def read_video_entry(init: bytes) -> VideoEntry:
     if parts.get(b"colr", b"")[:4] == b"nclx" and len(parts[b"colr"]) >= 11:
         colour = struct.unpack_from(">HHHB", parts[b"colr"], 4)
     elif b"vpcC" in parts and len(config) >= 10:
-        # vpcC tells the colour itself, after version and flags, profile, level and depth
+        # vpcC holds the colour itself, after version and flags, profile, level and depth
         colour = (*config[7:10], (config[6] & 1) << 7)
     return VideoEntry(
         kind.decode("latin-1"),

@@ -1,7 +1,5 @@
-"""Coded packets of an encode: sizes, keyframes and peak bitrate, read without decoding."""
+"""Coded packets of an encode: times, sizes, keyframes and peak bitrate, read without decoding."""
 
-import mmap
-import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from fractions import Fraction
@@ -12,31 +10,41 @@ import av
 from av.container import InputContainer
 from av.video.stream import VideoStream
 
+from vqaloop.bitstream.avs2 import read_pictures
+from vqaloop.bitstream.demux import open_video
 from vqaloop.bitstream.formats import ENCODES
-from vqaloop.core.ffmpeg import file_url
 from vqaloop.core.text import quoted
 from vqaloop.errors import ToolError
-
-_AVS2_STARTS = re.compile(rb"\x00\x00\x01([\xb0\xb3\xb6])")
-_AVS2_SEQUENCE, _AVS2_INTRA = b"\xb0", b"\xb3"
 
 
 class Packet(NamedTuple):
     """One coded frame."""
 
     time_s: float
-    """When it is shown; for AVS2, which has no timestamps, its place in coding order."""
+    """Presentation time; for AVS2, which has no timestamps, by its place in coding order."""
     size_bytes: int
     keyframe: bool
 
 
 def stream_packets(path: Path, codec: str, fps: Fraction) -> list[Packet]:
-    """The coded frames of a file that an encoder of `codec` wrote, in the order of their times.
+    """The coded frames of an encode, in the order of their presentation times.
 
-    Raises ToolError when it cannot be parsed or holds another codec.
+    Args:
+        path: The file.
+        codec: ffmpeg's name of the codec that it should hold.
+        fps: Frame rate, which gives AVS2 its times; of other codecs the container has them.
+
+    Returns:
+        One packet a frame.
+
+    Raises:
+        ToolError: The file cannot be parsed or holds another codec.
     """
     if codec == "avs2":
-        return _avs2_packets(path, fps)
+        return [
+            Packet(float(index / fps), picture.size_bytes, picture.is_intra)
+            for index, picture in enumerate(read_pictures(path))
+        ]
     with opened_encode(path, codec) as (container, stream):
         packets = []
         for packet in container.demux(stream):
@@ -48,14 +56,20 @@ def stream_packets(path: Path, codec: str, fps: Fraction) -> list[Packet]:
 
 @contextmanager
 def opened_encode(path: Path, codec: str) -> Iterator[tuple[InputContainer, VideoStream]]:
-    """A file that an encoder of `codec` should have written, and its video; not for AVS2.
+    """Open an encode with PyAV, which cannot read AVS2.
 
-    Raises ToolError where it holds something else, or fails while it is read.
+    Args:
+        path: The file.
+        codec: ffmpeg's name of the codec that it should hold.
+
+    Yields:
+        The container and its first video stream.
+
+    Raises:
+        ToolError: The file holds something else, or fails while it is read.
     """
     try:
-        # a playlist under an encode's name would else open what it lists
-        only = {"format_whitelist": ENCODES}
-        with av.open(file_url(path), options=only) as container:
+        with open_video(path, ENCODES) as container:
             if not container.streams.video:
                 raise ToolError(f"{quoted(path)} holds no video")
             stream = container.streams.video[0]
@@ -70,33 +84,15 @@ def opened_encode(path: Path, codec: str) -> Iterator[tuple[InputContainer, Vide
         raise ToolError(f"{quoted(path)} cannot be parsed: {error}") from error
 
 
-def _avs2_packets(path: Path, fps: Fraction) -> list[Packet]:
-    """Pictures by their start codes; headers count for the picture that follows them."""
-    size = path.stat().st_size
-    if not size:
-        raise ToolError(f"{quoted(path)} is empty")
-    begins: list[int] = []
-    keys: list[bool] = []
-    headers_at: int | None = None
-    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
-        for match in _AVS2_STARTS.finditer(data):
-            if match[1] == _AVS2_SEQUENCE:
-                headers_at = match.start()
-                continue
-            begins.append(match.start() if headers_at is None else headers_at)
-            keys.append(match[1] == _AVS2_INTRA)
-            headers_at = None
-        first = data[:4]
-    if first != b"\x00\x00\x01" + _AVS2_SEQUENCE or not begins:
-        raise ToolError(f"{quoted(path)} is not an AVS2 stream")
-    sizes = [end - begin for begin, end in zip(begins, [*begins[1:], size], strict=True)]
-    return [Packet(float(index / fps), sizes[index], key) for index, key in enumerate(keys)]
-
-
 def peak_kbps(packets: Sequence[Packet], duration_s: float) -> float:
-    """Highest rate over any second that begins with a frame; the mean below one second.
+    """Peak bitrate: the highest over any second that begins with a frame.
 
-    `packets` in ascending order of time; kb/s, container not counted.
+    Args:
+        packets: In ascending order of time.
+        duration_s: Duration of all of them; below one second, the mean is the peak.
+
+    Returns:
+        kbit/s, container not counted.
     """
     if duration_s < 1:
         return sum(packet.size_bytes for packet in packets) * 8 / 1000 / duration_s

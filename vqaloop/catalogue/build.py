@@ -19,7 +19,7 @@ from vqaloop.catalogue.plan import STATE, Task, plan
 from vqaloop.catalogue.report import write_catalogue
 from vqaloop.catalogue.state import begun_with, digest, made_before, note_made
 from vqaloop.catalogue.titles import Titles, listed
-from vqaloop.core import process
+from vqaloop.core import scopes
 from vqaloop.core.text import utf8
 from vqaloop.errors import VqaloopError
 from vqaloop.execution.executor import Executor, executor_of
@@ -76,7 +76,7 @@ def _made(
 ) -> list[Entry]:
     """Each task's entry, in order. Whatever is raised here ends them all, cleanly, first."""
     news: queue.SimpleQueue[tuple[int, Event | None]] = queue.SimpleQueue()
-    jobs, scope = dict[int, Job[Entry]](), process.Scope()
+    jobs, scope = dict[int, Job[Entry]](), scopes.Scope()
     several = len({task.codec for task in tasks}) > 1
     names = [f"{task.name} {task.codec}" if several else task.name for task in tasks]
 
@@ -86,7 +86,7 @@ def _made(
             news.put((index, event))
 
         try:
-            with prior_store.as_of(known):
+            with prior_store.using_snapshot(known):
                 return _make(tasks[index], executor, report)
         finally:
             news.put((index, None))
@@ -95,7 +95,7 @@ def _made(
     waiting, entries = deque(range(len(tasks))), dict[int, Entry]()
     try:
         while waiting or jobs:
-            process.check_cancelled()
+            scopes.check_cancelled()
             while waiting and len(jobs) < most:
                 index = waiting.popleft()
                 with scope.entered():
@@ -108,7 +108,7 @@ def _made(
                 progress(replace(event, stage=f"{names[index]}: {event.stage}"))
                 continue
             # a title that was called off with all the others did not fail
-            process.check_cancelled()
+            scopes.check_cancelled()
             entries[index] = _ended(tasks[index], jobs[index])
             del jobs[index]
             message = f"{names[index]}: {_outcome(entries[index])}"

@@ -19,7 +19,8 @@ from vqaloop.execution.tools import chosen_encoder, chosen_metric
 from vqaloop.ladder.options import LadderOptions
 from vqaloop.ladder.rules import check_codecs, make_rules
 from vqaloop.media.probe import read_head
-from vqaloop.quality.metric import Metric, kindred
+from vqaloop.quality.metric import Metric
+from vqaloop.quality.registry import kindred
 from vqaloop.search.prior_store import Kind, prior_use
 
 STATE = ".catalogue.json"

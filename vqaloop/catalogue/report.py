@@ -2,19 +2,21 @@
 
 import csv
 import io
-import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
-from urllib.parse import quote
+from typing import TYPE_CHECKING, Annotated, Any
 
-from vqaloop.core.documents import every, finite, read_document
+import msgspec
+from msgspec import Meta, Struct
+
+from vqaloop.core.documents import Number, Size, document_text, read_document
 from vqaloop.core.files import write_whole
-from vqaloop.core.text import cut, quoted, shown, shown_rate
+from vqaloop.core.text import counted, cut, quoted, shown, shown_rate
 from vqaloop.core.version import __version__
 from vqaloop.errors import InputError
 from vqaloop.ladder.store import stays_inside
-from vqaloop.report.html import bullets, filled, safe, table, whole
+from vqaloop.report.cost import spent_words
+from vqaloop.report.html import link, render
 
 if TYPE_CHECKING:
     from vqaloop.catalogue.entries import Catalogue, Entry
@@ -30,32 +32,64 @@ COLUMNS = (
 )
 """Of catalogue.csv."""
 FORMULA = ("=", "+", "-", "@", "\t", "\r")
-"""Beginnings of what a spreadsheet would work out; an apostrophe before it makes it text."""
+"""First characters that make a spreadsheet evaluate a cell; an apostrophe before stops that."""
 STATUS = {"done": "done", "untrusted": "not to be trusted", "failed": "failed"}
+REMEDY = "make the catalogue again"
+Reason = Annotated[str, Meta(min_length=1)]
 
-_SIZE = every(int, "width height")
-_ABOUT: dict[str, Any] = {
-    "source": {**_SIZE, **every(float, "fps duration")},
-    **every(str, "encoder preset metric"),
-    "rungs": [{**_SIZE, **every(float, "bitrate_kbps score"), "vmaf": (float, None)}],
-    "warnings": [str],
-    "cost": {str: (float, None)},
-}
-"""Of a ladder that was made."""
-_ENTRY = {
-    **every(str, "name input codec folder status"),
-    "reason": (str, None),
-    "kept": bool,
-    **{key: (shape, None) for key, shape in _ABOUT.items()},
-}
+
+class _Source(Size):
+    fps: Number
+    duration: Number
+
+
+class _Rung(Size):
+    bitrate_kbps: Number
+    score: Number
+    vmaf: Number | None = None
+
+
+class _Title(Struct, kw_only=True, tag_field="status"):
+    name: str
+    input: str
+    codec: str
+    folder: str
+    kept: bool
+
+
+class _Failed(_Title, kw_only=True, tag="failed"):
+    reason: Reason
+
+
+class _Done(_Title, kw_only=True, tag="done"):
+    reason: str | None = None
+    source: _Source
+    encoder: str
+    preset: str
+    metric: str
+    rungs: Annotated[list[_Rung], Meta(min_length=1)]
+    warnings: list[str]
+    cost: dict[str, Number | None]
+
+
+class _Untrusted(_Done, kw_only=True, tag="untrusted"):
+    reason: Reason
+
+
+class _Cost(Struct):
+    wall_s: Number
+
+
+class _Document(Struct):
+    titles: list[_Failed | _Done | _Untrusted]
+    cost: _Cost
 
 
 def write_catalogue(catalogue: "Catalogue") -> None:
     """Write the three into the catalogue's folder, each whole or not at all. Raises InputError."""
-    document = json.dumps(finite(catalogue.to_json()), indent=1, allow_nan=False) + "\n"
     # the document last: where it is, the others are
     _write_views(catalogue)
-    write_whole(catalogue.folder / "catalogue.json", document)
+    write_whole(catalogue.folder / "catalogue.json", document_text(catalogue.to_json()))
 
 
 def _write_views(catalogue: "Catalogue") -> None:
@@ -77,33 +111,26 @@ def remake_catalogue(folder: Path) -> "Catalogue":
     from vqaloop.catalogue.entries import SCHEMA, Catalogue, Entry
 
     path = folder / "catalogue.json"
-    told = {"give": "give the folder of a catalogue", "remedy": "make the catalogue again"}
-    shape = {"titles": [_ENTRY], "cost": {"wall_s": float}}
-    document = read_document(path, SCHEMA, shape, **told, largest=LARGEST)
+    document = read_document(
+        path,
+        _Document,
+        schema=SCHEMA,
+        give="give the folder of a catalogue",
+        remedy=REMEDY,
+        largest=LARGEST,
+    )
     entries = []
-    for index, found in enumerate(document["titles"]):
-        if not _is_sound(found):
-            raise InputError(f"{quoted(path)}: titles[{index}] is damaged; {told['remedy']}")
-        known = {key: found.get(key) for key in _ENTRY.keys() - _ABOUT.keys()}
-        known["folder"] = folder / found["folder"]
-        about = {} if found["status"] == "failed" else {key: found[key] for key in _ABOUT}
-        entries.append(Entry(**known, about=about))
-    catalogue = Catalogue(folder, tuple(entries), document["cost"]["wall_s"])
+    for index, title in enumerate(document.titles):
+        inside = stays_inside(title.folder) and title.folder.isprintable()
+        if not inside or isinstance(title, _Done) and title.cost.get("encodes") is None:
+            raise InputError(f"{quoted(path)}: titles[{index}] is damaged; {REMEDY}")
+        about = msgspec.to_builtins(title)
+        known = {key: about.pop(key) for key in ("name", "input", "codec", "status", "reason")}
+        place, kept = folder / about.pop("folder"), about.pop("kept")
+        entries.append(Entry(**known, folder=place, kept=kept, about=about))
+    catalogue = Catalogue(folder, tuple(entries), document.cost.wall_s)
     _write_views(catalogue)
     return catalogue
-
-
-def _is_sound(found: Mapping[str, Any]) -> bool:
-    """Whether an entry of the right shape tells what its status promises."""
-    folder = found["folder"]
-    if not (stays_inside(folder) and folder.isprintable()) or found["status"] not in STATUS:
-        return False
-    if found["status"] != "done" and not found["reason"]:
-        return False
-    if found["status"] == "failed":
-        return True
-    complete = all(found.get(key) is not None for key in _ABOUT)
-    return complete and bool(found["rungs"]) and found["cost"].get("encodes") is not None
 
 
 def catalogue_csv(catalogue: "Catalogue") -> str:
@@ -137,58 +164,56 @@ def catalogue_page(catalogue: "Catalogue") -> str:
     made = [entry for entry in catalogue.entries if entry.about]
     metrics = {entry.about["metric"] for entry in made}
     alike = len(metrics) == 1
-    return filled(
+    return render(
         "catalogue.html",
-        title=safe(f"{catalogue.folder.name}: ladders of many titles"),
+        title=f"{catalogue.folder.name}: ladders of many titles",
         kind="alarm" if catalogue.exit_code else "calm",
-        summary=safe(f"{catalogue.summary}."),
-        failures=_reasons("No ladder", failed) + _reasons("Not to be trusted", doubtful),
-        titles=_title_table(made, alike) if made else "<p>There are none.</p>",
-        scores=safe(f"Scores are by {metrics.pop()}.") if alike else "",
-        cost=safe(cost_line(catalogue)),
-        version=safe(__version__),
+        summary=f"{catalogue.summary}.",
+        reasons={"No ladder": _reasons(failed), "Not to be trusted": _reasons(doubtful)},
+        ladders=_ladder_rows(made, alike),
+        metric=metrics.pop() if alike else None,
+        cost=cost_line(catalogue),
+        version=__version__,
     )
 
 
-def _reasons(heading: str, entries: Iterable["Entry"]) -> str:
-    lines = [
-        f"<strong>{_link(entry)}</strong> {safe(f'({quoted(entry.input)}, {entry.codec})')}: "
-        f"{safe(cut(entry.reason or ''))}"
+def _reasons(entries: Iterable["Entry"]) -> list[tuple[str, str, str]]:
+    return [
+        (_name(entry), f"{quoted(entry.input)}, {entry.codec}", cut(entry.reason or ""))
         for entry in entries
     ]
-    return f"<h2>{heading}</h2>\n{bullets(lines)}\n" if lines else ""
 
 
-def _title_table(entries: Iterable["Entry"], alike: bool) -> str:
-    """With `alike` all have one metric, which is then told beside the table, not in each row."""
-    headings = ["title", "codec", "source", "rungs", "sizes", "kb/s", "score", "VMAF", "encodes"]
-    rows = []
+def _ladder_rows(entries: Iterable["Entry"], alike: bool) -> list[list[str | list[str]]]:
+    """Of each ladder the cells: its name, then parts between which alone a cell may be broken.
+
+    With `alike` all have one metric, which the page names beside the table, not in each row.
+    """
+    rows: list[list[str | list[str]]] = []
     for entry in sorted(entries, key=lambda entry: entry.status == "done"):
         low, top = entry.about["rungs"][0], entry.about["rungs"][-1]
         source, metric = entry.about["source"], entry.about["metric"]
-        cells = [
-            [entry.codec],
-            [f"{source['width']}x{source['height']},", f"{source['duration']:.0f} s"],
-            [str(len(entry.about["rungs"]))],
-            [sizes_words(entry.about["rungs"])],
-            [f"{shown_rate(low['bitrate_kbps'])} to {shown_rate(top['bitrate_kbps'])}"],
+        scores = f"{shown(low['score'])} to {shown(top['score'])}"
+        rows.append(
             [
-                f"{shown(low['score'])} to {shown(top['score'])}",
-                *([] if alike else [f"({metric})"]),
-            ],
-            [f"{shown(low['vmaf'])} to {shown(top['vmaf'])}"],
-            ["was there" if entry.kept else str(entry.about["cost"]["encodes"])],
-            STATUS[entry.status].split(),
-        ]
-        rows.append([_link(entry), *(whole(*parts) for parts in cells)])
-    return table("cards titles", [*headings, "state"], rows)
+                _name(entry),
+                [entry.codec],
+                [f"{source['width']}x{source['height']},", f"{source['duration']:.0f} s"],
+                [str(len(entry.about["rungs"]))],
+                [sizes_words(entry.about["rungs"])],
+                [f"{shown_rate(low['bitrate_kbps'])} to {shown_rate(top['bitrate_kbps'])}"],
+                [scores] if alike else [scores, f"({metric})"],
+                [f"{shown(low['vmaf'])} to {shown(top['vmaf'])}"],
+                ["was there" if entry.kept else str(entry.about["cost"]["encodes"])],
+                STATUS[entry.status].split(),
+            ]
+        )
+    return rows
 
 
-def _link(entry: "Entry") -> str:
-    """The title's name, leading to its report where there is one."""
-    if not entry.about:
-        return safe(entry.name)
-    return f'<a href="{quote(f"{entry.folder.name}/report.html")}">{safe(entry.name)}</a>'
+def _name(entry: "Entry") -> str:
+    """The title's name, a link to its report where there is one."""
+    return link(f"{entry.folder.name}/report.html", entry.name) if entry.about else entry.name
 
 
 def sizes_words(rungs: Iterable[Mapping[str, Any]]) -> str:
@@ -200,10 +225,6 @@ def sizes_words(rungs: Iterable[Mapping[str, Any]]) -> str:
 
 
 def cost_line(catalogue: "Catalogue") -> str:
-    """What all ladders took together, in one line; seconds are CPU seconds, but for the last."""
+    """Cost of all ladders together, in one line."""
     cost = catalogue.cost()
-    count = int(cost.get("encodes", 0))
-    spent = [("encoding", "encode_cpu_s"), ("scoring", "score_s"), ("guard", "guard_s")]
-    parts = [f"{count} encode{'' if count == 1 else 's'}"]
-    parts += [f"{what} {cost[key]:.1f} s CPU" for what, key in spent if key in cost]
-    return ", ".join([*parts, f"{cost['wall_s']:.1f} s in all"])
+    return f"{counted(int(cost.get('encodes', 0)), 'encode')}, {spent_words(cost)}"

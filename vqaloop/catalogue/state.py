@@ -1,4 +1,4 @@
-"""What a catalogue remembers of itself between calls: what it began with, what is made already."""
+"""State of a catalogue between calls: the priors it began with, and the ladders it has made."""
 
 import contextlib
 import hashlib
@@ -7,6 +7,8 @@ import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
+
+from msgspec import Struct
 
 from vqaloop.catalogue.plan import Task
 from vqaloop.core.documents import read_document
@@ -27,16 +29,20 @@ LARGEST_NOTE = 1 << 20
 """Bytes of it; real ones are some kilobytes."""
 
 
+class _State(Struct):
+    titles: dict[str, dict[str, Any]]
+
+
 def begun_with(path: Path, kinds: Iterable[Kind]) -> Mapping[str, Any]:
-    """What was known of other titles when the catalogue was begun; written down, so that who goes
-    on with it knows no more."""
+    """Priors learnt on other titles by the start of the catalogue, stored in `path`.
+
+    A catalogue that is resumed so starts from the same priors, and gives the same ladders.
+    """
     known: dict[str, Any] = {}
     if path.exists():
         # one that is damaged is made again
         with contextlib.suppress(InputError):
-            shape: dict[str, Any] = {"titles": {str: {}}}
-            document = read_document(path, SCHEMA, shape, give="it is ours", remedy="")
-            known = document["titles"]
+            known = read_document(path, _State, schema=SCHEMA, give="", remedy="").titles
     missing = {kind for kind in kinds if "/".join(kind) not in known}
     if missing or not path.exists():
         known = {**known, **prior_store.snapshot(sorted(missing))}

@@ -63,19 +63,11 @@ class Board:
 
 def catalogue_table(catalogue: "Catalogue", encoding: str = "utf-8") -> "Table":
     """A row a ladder, in their order, within 80 columns; bitrates in kb/s."""
-    from vqaloop.core.text import printable
     from vqaloop.report.console import table
 
-    names = [
-        printable(entry.name).encode(encoding, "backslashreplace").decode(encoding)
-        for entry in catalogue.entries
-    ]
-    rows = [
-        [name, entry.codec, *_cells(entry)]
-        for name, entry in zip(names, catalogue.entries, strict=True)
-    ]
+    rows = [[entry.name, entry.codec, *_cells(entry)] for entry in catalogue.entries]
     headings = ("title", "codec", "rungs", "top size", "kb/s", "score", "encodes", "state")
-    drawn = table(headings, rows, left=(0, len(headings) - 1))
+    drawn = table(headings, rows, left=(0, len(headings) - 1), encoding=encoding)
     drawn.columns[0].max_width = 22
     return drawn
 

@@ -112,10 +112,10 @@ def _awaited(work: Callable[[], int], signals: _Signals | None) -> int:
     KeyboardInterrupt where it was called off."""
     if signals is None:
         return work()
-    from vqaloop.core.process import Aside
+    from vqaloop.core.scopes import BackgroundCall
 
     try:
-        aside = Aside(work)
+        aside = BackgroundCall(work)
         while not aside.over.wait(LOOK_S):
             if signals.first is None:
                 continue
@@ -165,7 +165,7 @@ def _refuse(message: str, status: int) -> int:
 
 
 def _interrupted() -> int:
-    from vqaloop.core.process import kill_all
+    from vqaloop.core.scopes import kill_all
 
     kill_all()
     return _refuse(f"interrupted; {_KEPT}", INTERRUPTED)

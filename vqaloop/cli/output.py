@@ -1,14 +1,15 @@
 """What commands print and write: messages on stdout, the JSON document where asked for."""
 
 import argparse
-import json
 import sys
 from pathlib import Path
 from typing import Any
 
+from vqaloop.core.documents import document_text
 from vqaloop.core.files import write_whole
 from vqaloop.core.text import printable, quoted
 from vqaloop.errors import InputError
+from vqaloop.report.console import encodable
 
 UNTRUSTED = 3
 
@@ -17,7 +18,7 @@ def emit(options: argparse.Namespace, document: Any) -> None:
     """Write the JSON document where it was asked for, whole or not at all."""
     if not options.json:
         return
-    text = json.dumps(document, indent=1, allow_nan=False) + "\n"
+    text = document_text(document)
     if options.json == "-":
         sys.stdout.write(text)
         return
@@ -35,5 +36,4 @@ def emit(options: argparse.Namespace, document: Any) -> None:
 def say(options: argparse.Namespace, text: str) -> None:
     """A message for people; stdout is left alone when the JSON goes there."""
     if options.json != "-":
-        encoding = sys.stdout.encoding or "utf-8"
-        print(printable(text).encode(encoding, "backslashreplace").decode(encoding))
+        print(encodable(printable(text), sys.stdout.encoding))

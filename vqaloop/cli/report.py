@@ -67,7 +67,6 @@ def run_report(options: argparse.Namespace) -> int:
 
 def _compare(options: argparse.Namespace) -> int:
     from vqaloop.catalogue.report import is_catalogue
-    from vqaloop.core.documents import finite
     from vqaloop.ladder.compare import compare_ladders
     from vqaloop.ladder.compare_page import pair_page, pair_png
     from vqaloop.ladder.compare_table import print_pair
@@ -88,5 +87,5 @@ def _compare(options: argparse.Namespace) -> int:
     if options.png is not None:
         write_whole(options.png, pair_png(compared))
         say(options, f"wrote {options.png}")
-    emit(options, finite(compared.to_json()))
+    emit(options, compared.to_json())
     return compared.exit_code

@@ -92,9 +92,9 @@ def run_distill(options: argparse.Namespace) -> int:
 def run_evaluate(options: argparse.Namespace) -> int:
     from vqaloop.models.device import pick_device
     from vqaloop.models.weights import load_student
-    from vqaloop.quality.metric import shipped_weights
+    from vqaloop.quality.registry import shipped_weights
     from vqaloop.report.progress import Progress
-    from vqaloop.training.evaluate import METRICS, evaluate, judge
+    from vqaloop.training.evaluate import METRICS, evaluate, score_shards
     from vqaloop.training.evaluation_report import figures_text, write_evaluation
     from vqaloop.training.shards import load_shard, shard_paths, title_of, trained_titles
 
@@ -121,7 +121,7 @@ def run_evaluate(options: argparse.Namespace) -> int:
     running = Running(**given_options(Running, options))
     device = pick_device(running.device)
     with Progress(quiet=options.quiet) as progress:
-        found = judge(
+        found = score_shards(
             student.to(device),
             map(load_shard, paths),
             device,

@@ -14,13 +14,13 @@ from vqaloop.tuning.options import TuneOptions
 def run_tune(options: argparse.Namespace) -> int:
     """Exit status 3 where verification contradicts the search."""
     from vqaloop.report.progress import Progress
-    from vqaloop.tuning.result import told
+    from vqaloop.tuning.result import tuning_lines
     from vqaloop.tuning.tune import tune_encoder
 
     asked = given_options(TuneOptions, options)
     with opened_executor(options) as workers, Progress(quiet=options.quiet) as progress:
         tuning = tune_encoder(options.input, **{**asked, "workers": workers, "progress": progress})
-    for line in told(tuning):
+    for line in tuning_lines(tuning):
         say(options, line)
     emit(options, tuning.to_json())
     return 0 if tuning.trusted else UNTRUSTED

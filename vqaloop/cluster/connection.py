@@ -1,6 +1,6 @@
-"""Reaching a Ray cluster in bounded time, and knowing its nodes.
+"""Connecting to a Ray cluster in bounded time, and listing its nodes.
 
-Ray itself waits minutes for a cluster that is not there, and speaks on both stdout and stderr.
+Ray itself waits minutes for a cluster that is not there, and writes to both stdout and stderr.
 """
 
 import contextlib
@@ -65,6 +65,7 @@ def connect(address: str, cpus: int | None = None) -> bool:
     ray = import_ray()
     if ray.is_initialized():
         return False
+    # Ray itself would wait minutes
     if address != "local":
         _check_reachable(address)
     options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.CRITICAL}
@@ -116,6 +117,7 @@ def _check_reachable(address: str) -> None:
     host, port = found[1].strip("[]"), int(found[2])
     try:
         with socket.create_connection((host, port), timeout=ANSWER_S) as link:
+            # behind TLS the greeting below would be no valid one
             if os.environ.get("RAY_USE_TLS", "0") not in ("", "0"):
                 return
             link.sendall(_HELLO)
@@ -145,7 +147,7 @@ def _running_here() -> str:
 
 
 def first_line(error: BaseException) -> str:
-    """What an error says first, without what follows it."""
+    """The first line of an error's message."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return (lines or [type(error).__name__])[0][:300]
 

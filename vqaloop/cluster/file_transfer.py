@@ -1,7 +1,7 @@
-"""Files on their way to other machines, through Ray's object store where no folder is shared.
+"""Content-addressed file transfer to Ray workers, through Ray's object store.
 
-A parcel names a file by its content. Whoever needs it looks at the same path first, then in this
-machine's own folder of parcels; only what is in neither place is sent, once a machine. Memory: the
+A parcel names a file by its content. A worker looks at the sender's path first, then in its own
+machine's folder of parcels; only a file in neither place is sent, once a machine. Memory: the
 sender and each receiver hold one chunk (CHUNK_BYTES) at a time; the object store holds what was
 sent, at most KEPT_BYTES besides the file that is needed now, and moves to disk what is too much
 for it.
@@ -20,7 +20,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from vqaloop.core import process
+from vqaloop.core import scopes
 from vqaloop.core.files import PART, file_sha256, locked, renamed_to
 from vqaloop.core.folders import cache_folder
 from vqaloop.core.text import quoted
@@ -30,7 +30,7 @@ from vqaloop.execution.cache import GIB, STALE_PART_S
 CHUNK_BYTES = 32 << 20
 """Bytes of a file that travel at once."""
 KEPT_BYTES = 4 * GIB
-"""Bytes of files that stay in the object store for whoever asks next."""
+"""Bytes of files that stay in the object store for the next worker."""
 FOLDER_BYTES = 20 * GIB
 """Bytes in a machine's folder of parcels, beyond which the least recently used go."""
 LOCK = ".lock"
@@ -90,6 +90,7 @@ class Sender:
         """
         with self._lock:
             turn = self._turn.setdefault(parcel.sha256, threading.Lock())
+        # one thread sends a file, the others wait for it; different files go at the same time
         with turn:
             with self._lock:
                 if parcel.sha256 in self._sent:
@@ -126,7 +127,7 @@ def _total(parcels: Iterable[Parcel]) -> int:
 def _read(path: str) -> Iterator[bytes]:
     with open(path, "rb") as file:
         while chunk := file.read(CHUNK_BYTES):
-            process.check_cancelled()
+            scopes.check_cancelled()
             yield chunk
 
 
@@ -186,7 +187,7 @@ def _fetch(parcel: Parcel, target: Path, get: Callable[[Any], bytes]) -> None:
     hashed = hashlib.sha256()
     with renamed_to(target) as part, open(part, "xb") as file:
         for chunk in parcel.chunks or ():
-            process.check_cancelled()
+            scopes.check_cancelled()
             data = get(chunk)
             hashed.update(data)
             file.write(data)
@@ -220,6 +221,7 @@ def _trim(folder: Path, but: Path) -> None:
             filelock.FileLock(lock, blocking=False),
             open(path, "rb") as file,
         ):
+            # refused where a worker holds the file by a shared lock
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             path.unlink()
             lock.unlink()

@@ -1,7 +1,6 @@
-"""What a node must have in common with the driver, or its results would not be the driver's.
+"""Parity checks: a node must have the driver's versions and ffmpeg, or its results would differ.
 
-Checked on the node, before it does anything; a node that differs is refused with its name and with
-what to do about it.
+Made on the node before any work; a node that differs is refused by name, with the remedy.
 """
 
 import hashlib
@@ -31,19 +30,19 @@ class Tools:
 
 @dataclass(frozen=True)
 class Terms:
-    """What an encode must be made with, besides ffmpeg's own file."""
+    """Encoder version and options that an encode must be made with, besides ffmpeg's own file."""
 
     version: str
     """Of the encoder, which may be a library of its own."""
     options: str
-    """SHA-256 of all that ffmpeg is told about the output."""
+    """SHA-256 of ffmpeg's output options."""
 
     @classmethod
     def of(cls, source: Source, rendition: Rendition, ffmpeg: str) -> "Terms":
         """Those of this machine. Raises InputError for what it cannot make."""
         spec = get_encoder(rendition.encoder)
-        told = json.dumps(output_options(spec, rendition, source)).encode()
-        return cls(encoder_version(spec, ffmpeg), hashlib.sha256(told).hexdigest())
+        options = json.dumps(output_options(spec, rendition, source)).encode()
+        return cls(encoder_version(spec, ffmpeg), hashlib.sha256(options).hexdigest())
 
 
 def check_version(tools: Tools, node: str) -> None:

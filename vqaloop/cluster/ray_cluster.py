@@ -1,8 +1,8 @@
-"""Encodes and scores made on the nodes of a Ray cluster.
+"""The Ray executor: encodes and scores are made on the nodes of a Ray cluster.
 
-Every order waits here, in the thread of whoever asked, until its turn; then Ray finds a node with
-as many free processors as an encode is to have. What a lost node or process was doing is given
-out again.
+Every order waits here, in its caller's thread, until its turn; then Ray schedules it on a node
+with as many free processors as an encode is to have. The orders of a node or process that is lost
+are scheduled again.
 """
 
 import contextlib
@@ -23,23 +23,23 @@ from vqaloop.cluster.file_transfer import Parcel, Sender
 from vqaloop.cluster.parity import Terms, Tools
 from vqaloop.cluster.scoring import AT_ONCE, Scorers
 from vqaloop.cluster.worker import Answer, EncodedFile, Order, StudentRecipe, carry_out
-from vqaloop.core import process
+from vqaloop.core import scopes
 from vqaloop.core.ffmpeg import ffmpeg_path
 from vqaloop.core.files import file_sha256, renamed_to
 from vqaloop.core.text import quoted
 from vqaloop.errors import DecodeFailed, EncodeFailed, InputError, ToolError
 from vqaloop.execution.executor import POLL_S, Turns
-from vqaloop.quality.metric import ClassicalMetric, Metric
+from vqaloop.quality.classical_metric import ClassicalMetric
+from vqaloop.quality.metric import Metric
 from vqaloop.quality.student_metric import StudentMetric
 from vqaloop.records import Encode, Rendition, Score, Source
 
 MOST_CRASHES = 3
-"""Processes that may die of an order that was alone in them before it is held to be what kills
-them."""
+"""Processes that may die while an order is alone in them, before the order fails."""
 MOST_LOSSES = 10
 """Nodes that an order may lose before it is given up."""
 PATIENCE_S = 5.0
-"""Seconds that an order which was called off has to end by itself."""
+"""Seconds that a cancelled order has to end by itself."""
 
 SETTLE_S = 0.5
 """Seconds in which a node that died with a process is known to be dead."""
@@ -50,12 +50,17 @@ log = logging.getLogger(__name__)
 
 
 class RayCluster:
-    """An Executor over a Ray cluster: encodes are tasks of `processors` each.
+    """An executor over a Ray cluster. Leaving the with-block, or `close`, disconnects.
 
-    `address` is "auto" (the cluster of this machine), "local" (one is started here, and stopped
-    again), HOST:PORT of a cluster that this machine is a node of, or ray://HOST:PORT. `workers` is
-    how much runs at once, by default what fits on the processors; scores on GPUs come on top.
-    Leaving the with-block, or `close`, disconnects. Raises InputError.
+    Args:
+        address: "auto" (the cluster of this machine), "local" (one is started here, and stopped
+            again), HOST:PORT of a cluster that this machine is a node of, or ray://HOST:PORT.
+        processors: CPU cores per encode, at least 1.
+        workers: Encodes or scores that run at once, by default what fits on the processors;
+            scores on GPUs come on top.
+
+    Raises:
+        InputError: There is no such cluster, or no node has that many processors.
     """
 
     def __init__(self, address: str, *, processors: int = 1, workers: int | None = None) -> None:
@@ -84,14 +89,14 @@ class RayCluster:
             self._sender = Sender(self._ray.put)
             self._task = self._ray.remote(carry_out).options(num_cpus=processors, max_retries=0)
             self._losses = _losses(self._ray.exceptions)
-            self._told = set(dead_nodes())
+            self._dead = set(dead_nodes())
         except BaseException:
             self._disconnect()
             raise
         self._lock = threading.Lock()
         self._numbers = count()
         self._apart = False
-        """Whether some node was seen to share no folder with this machine."""
+        """Whether some node shares no folder with this machine."""
         self._look = True
 
     def __enter__(self) -> "RayCluster":
@@ -131,7 +136,7 @@ class RayCluster:
         parcels = {"source": self._sender.parcel(source.path)}
         order = self._order("encode", ffmpeg, parcels, facts)
         with self._turns.taken(whose):
-            return self._done(order, f"encoding {rendition}", lambda made: self._kept(made, out))
+            return self._result(order, f"encoding {rendition}", lambda made: self._kept(made, out))
 
     def measure(
         self, metric: Metric, source: Source, path: Path, decoder: str, whose: Hashable
@@ -153,7 +158,7 @@ class RayCluster:
         network = not isinstance(metric, ClassicalMetric)
         with (self._scoring_turns if network else self._turns).taken(whose):
             what = f"scoring {quoted(path.name)}"
-            return self._done(order, what, _as_score, whose if network else None)
+            return self._result(order, what, _as_score, whose if network else None)
 
     def guard(
         self, source: Source, path: Path, names: Sequence[str], *, ffmpeg: str, whose: Hashable
@@ -165,15 +170,7 @@ class RayCluster:
             return {name: _as_score(made[name]) for name in names}
 
         with self._turns.taken(whose):
-            return self._done(order, f"measuring {quoted(path.name)}", taken)
-
-    def nothing(self, source: Source, rendition: Rendition, *, ffmpeg: str) -> None:
-        """An order as `encode` gives it, of which nothing is made: what orders cost themselves."""
-        facts = {"source": source, "rendition": rendition, "suffix": ".mp4", "timeout_s": None}
-        parcels = {"source": self._sender.parcel(source.path)}
-        order = self._order("nothing", ffmpeg, parcels, facts)
-        with self._turns.taken(None):
-            self._done(order, "doing nothing", lambda made: None)
+            return self._result(order, f"measuring {quoted(path.name)}", taken)
 
     def suited(self, metric: Metric) -> Metric:
         """The metric as it is on this cluster: a student that may choose runs on GPUs, if any.
@@ -185,13 +182,13 @@ class RayCluster:
         device = "cpu"
         if any(node.gpus for node in nodes()):
             order = self._order("device", metric.ffmpeg, {}, {})
-            device = self._done(order, "looking at a GPU", str, "any title")
+            device = self._result(order, "looking at a GPU", str, "any title")
         return metric if metric.device.type == device else metric.on(device)
 
     def _pair(self, source: Source, path: Path) -> dict[str, Parcel]:
         encode = self._sender.parcel(path)
         if self._apart:
-            # it would only be asked for
+            # sent at once: the node would only ask for it
             encode = self._sender.sent(encode)
         return {"source": self._sender.parcel(source.path), "encode": encode}
 
@@ -201,49 +198,31 @@ class RayCluster:
         tools = Tools(os.path.abspath(ffmpeg), file_sha256(ffmpeg))
         return Order(kind, tools, parcels, facts, self._look)
 
-    def _done(
+    def _result(
         self, order: Order, what: str, take: Callable[[Any], Taken], scorer: Hashable = None
     ) -> Taken:
-        """What `take` makes of an order's result; an order lost on the way is given out again.
+        """What `take` makes of an order's result; an order that was lost is scheduled again.
 
         A scoring process does it where `scorer` names a title. One that dies while several orders
         are in it is held against none of them: each is repeated alone. Raises what the work
         raised.
         """
-        crashes = losses = 0
-        alone = False
+        attempts = _Attempts(order.kind, what)
         while True:
             try:
-                answer = self._answer(order, scorer, alone)
+                answer = self._answer(order, scorer, attempts.alone)
                 if answer.failure is not None:
                     raise answer.failure.error()
                 if answer.missing is None:
                     return take(answer.made)
+                # the node lacks a file: the same order again, with that file
                 self._apart = True
                 order = order.with_sent(answer.missing, self._sender.sent)
             except self._losses as error:
                 lost = error if isinstance(error, _Lost) else _Lost(error)
-                if self._lost_node(lost.error):
-                    losses += 1
-                else:
-                    alone = True
-                    crashes += not lost.shared
-                    if not lost.told:
-                        log.warning(
-                            "a process of the Ray cluster died while %s; %s",
-                            what,
-                            "given up" if crashes >= MOST_CRASHES else "it is given out again",
-                        )
-                if crashes >= MOST_CRASHES:
-                    kind = _FAILED.get(order.kind, DecodeFailed)
-                    raise kind(f"{what} failed: {crashes} processes died of it") from error
-                if losses >= MOST_LOSSES:
-                    raise ToolError(
-                        f"{losses} nodes of the Ray cluster were lost while {what}; see to the "
-                        "cluster, and the same call goes on from here"
-                    ) from error
+                attempts.count(lost, with_node=self._lost_node(lost.error))
             except self._ray.exceptions.RayError as error:
-                raise ToolError(f"the Ray cluster failed while {what}: {_said(error)}") from error
+                raise ToolError(f"the Ray cluster failed while {what}: {_cause(error)}") from error
 
     def _answer(self, order: Order, scorer: Hashable, alone: bool) -> Answer:
         if scorer is None:
@@ -259,17 +238,17 @@ class RayCluster:
                 made = handle.score.remote(number, order)
                 return self._awaited(made, lambda: calls.remote(number))
             except self._losses as error:
-                told = not self._scorers.dropped(handle)
-                raise _Lost(error, told=told, shared=visit.shared) from error
+                known = not self._scorers.dropped(handle)
+                raise _Lost(error, logged=known, shared=visit.shared) from error
 
     def _awaited(self, ref: Any, stop: Callable[[], object]) -> Answer:
-        """The answer; if this thread's work is called off, or interrupted, `stop()` is called."""
+        """The answer; if this thread's work is cancelled or interrupted, `stop()` is called."""
         done = threading.Event()
         future = ref.future()
         future.add_done_callback(lambda _: done.set())
         try:
             while not done.wait(POLL_S):
-                process.check_cancelled()
+                scopes.check_cancelled()
         except BaseException:
             with contextlib.suppress(self._ray.exceptions.RayError):
                 stop()
@@ -284,11 +263,12 @@ class RayCluster:
             self._ray.cancel(ref, force=True)
 
     def _lost_node(self, error: BaseException) -> bool:
-        """Whether an order was lost with its node; tells of each that is gone, once."""
-        said, exceptions = str(error), self._ray.exceptions
-        named = set(re.findall(r"\b[0-9a-f]{56}\b", said))
+        """Whether an order was lost with its node; logs each node that is gone, once."""
+        text, exceptions = str(error), self._ray.exceptions
+        named = set(re.findall(r"\b[0-9a-f]{56}\b", text))
         kinds = (getattr(exceptions, name, ()) for name in _NODE_GONE)
-        died = isinstance(error, tuple(kinds)) or "node has died" in said
+        died = isinstance(error, tuple(kinds)) or "node has died" in text
+        # only the loss of a process is certain: give Ray time to learn of a dead node
         if not died:
             time.sleep(SETTLE_S)
         with self._lock:
@@ -298,8 +278,8 @@ class RayCluster:
             if died:
                 # Ray may know it here before it does everywhere
                 dead |= {id: name for id, name in there.items() if id in named}
-            fresh = dead.keys() - self._told
-            self._told |= fresh
+            fresh = dead.keys() - self._dead
+            self._dead |= fresh
         for id in fresh:
             log.warning(
                 "node %s left the Ray cluster; what it was doing is given out again", dead[id]
@@ -329,18 +309,54 @@ class RayCluster:
 
 
 _NODE_GONE = ("NodeDiedError", "ActorUnschedulableError")
-"""Ray's errors that speak of a node."""
+"""Ray's errors that mean the loss of a node."""
 
 _FAILED = {"encode": EncodeFailed, "device": ToolError}
 """What is raised when an order kills its processes, by its kind."""
 
 
-class _Lost(Exception):
-    """An order was lost; `error` is Ray's, `told` whether another that was lost has told of it."""
+class _Attempts:
+    """How often one order was lost, with its process or with its node."""
 
-    def __init__(self, error: BaseException, *, told: bool = False, shared: bool = False) -> None:
+    def __init__(self, kind: str, what: str) -> None:
+        self._kind, self._what = kind, what
+        self._crashes = self._losses = 0
+        self.alone = False
+        """Whether it is to be in a process of its own, so that a crash is known to be its own."""
+
+    def count(self, lost: "_Lost", *, with_node: bool) -> None:
+        """Count a loss. Raises EncodeFailed, DecodeFailed or ToolError if there were too many."""
+        if with_node:
+            self._losses += 1
+            if self._losses >= MOST_LOSSES:
+                raise ToolError(
+                    f"{self._losses} nodes of the Ray cluster were lost while {self._what}; see "
+                    "to the cluster, and the same call goes on from here"
+                ) from lost
+            return
+        self.alone = True
+        self._crashes += not lost.shared
+        given_up = self._crashes >= MOST_CRASHES
+        if not lost.logged:
+            log.warning(
+                "a process of the Ray cluster died while %s; %s",
+                self._what,
+                "given up" if given_up else "it is given out again",
+            )
+        if given_up:
+            kind = _FAILED.get(self._kind, DecodeFailed)
+            raise kind(f"{self._what} failed: {self._crashes} processes died of it") from lost
+
+
+class _Lost(Exception):
+    """An order was lost; `error` is Ray's, `logged` whether the loss was logged for another order,
+    `shared` whether other orders were in the process that died."""
+
+    def __init__(
+        self, error: BaseException, *, logged: bool = False, shared: bool = False
+    ) -> None:
         super().__init__(str(error))
-        self.error, self.told, self.shared = error, told, shared
+        self.error, self.logged, self.shared = error, logged, shared
 
 
 def _losses(exceptions: Any) -> tuple[type[BaseException], ...]:
@@ -353,8 +369,8 @@ def _losses(exceptions: Any) -> tuple[type[BaseException], ...]:
     return (_Lost, *(kind for kind in found if kind is not None))
 
 
-def _said(error: BaseException) -> str:
-    """The cause in one line; of an exception on a node its own words, not the traceback."""
+def _cause(error: BaseException) -> str:
+    """The cause in one line; of an exception on a node its message, not the traceback."""
     cause = getattr(error, "cause", None)
     if isinstance(cause, ImportError):
         return f"a node cannot import {cause.name} ({cause}); install vqaloop on every node"

@@ -1,11 +1,11 @@
 """The scoring processes of a Ray cluster: one a GPU, or one a node where there is none.
 
 Without GPUs a score could be a task like any other, but then each of a node's many processes would
-load PyTorch and the network, and look at the source of every title anew, which takes about as
-long as the score itself. One process a node loads it once, keeps to a title while it has room,
-remembers what it computed of the titles that were asked for last (students.ANCHOR_BYTES), and
-batches what comes at once. It reserves no processor: whoever asks for a score holds a place
-that an encode could have had.
+load PyTorch and the network, and compute the features of every source anew, which takes about as
+long as the score itself. One process a node loads the network once, is given the encodes of one
+title while it has room, caches the source features of recent titles (student_metric.ANCHOR_BYTES),
+and batches concurrent requests. It reserves no processor: each score holds a place that an
+encode could have had.
 """
 
 import contextlib
@@ -20,7 +20,7 @@ from typing import Any
 
 from vqaloop.cluster.connection import Node, import_ray, nodes
 from vqaloop.cluster.worker import Scoring
-from vqaloop.core import process
+from vqaloop.core import scopes
 from vqaloop.errors import ToolError
 from vqaloop.execution.executor import POLL_S
 
@@ -30,7 +30,7 @@ DOUBT_S = 30.0
 """Seconds for which a place whose process died is the last choice: its node may be dying too, and
 Ray takes a while to know."""
 TITLES_KEPT = 4096
-"""Titles of which it is known where they were scored."""
+"""Titles whose scoring process is remembered."""
 
 Place = tuple[str, int]
 """Id of a node, and which of its GPUs."""
@@ -61,7 +61,7 @@ class Scorers:
         """Who has, or waits to have, a process to itself, and which; one at a time."""
         self._had_gpus = had_gpus
         self._waits: set[str] = set()
-        """What there is none of now, as was told."""
+        """What there is none of now, as was logged."""
         self._homes: OrderedDict[Hashable, Place] = OrderedDict()
         self._died: dict[Place, float] = {}
 
@@ -80,7 +80,7 @@ class Scorers:
             with self._changed:
                 while (visit := self._entered(whose, on_gpu, token if alone else None)) is None:
                     self._changed.wait(POLL_S)
-                    process.check_cancelled()
+                    scopes.check_cancelled()
             try:
                 yield visit
             finally:
@@ -127,6 +127,7 @@ class Scorers:
             node = places[place]
             self._made[place] = _start(node, node.gpus > 0)
         others = [visit for visit in self._visits if visit.place == place]
+        # a crash from now on cannot be blamed on one of them
         for visit in others:
             visit.shared = True
         made = Visit(place, self._made[place], bool(others))
@@ -152,12 +153,14 @@ class Scorers:
             self._waits.add(wanted)
             log.warning("the Ray cluster has no %s left to score on; waiting for one", wanted)
         now = time.monotonic()
+        # a place whose process just died is used only where there is no other
         sound = [p for p in places if now - self._died.get(p, -math.inf) > DOUBT_S]
         return {place: places[place] for place in sound or places}
 
     def _choose(self, whose: Hashable, places: dict[Place, Node]) -> Place:
         home = self._homes.get(whose)
         if home is None or home not in places:
+            # titles are spread evenly, and stay where their source's features are cached
             home = min(places, key=self._load)
             self._homes[whose] = home
             if len(self._homes) > TITLES_KEPT:
@@ -169,6 +172,7 @@ class Scorers:
         if self._alone and self._alone[0] is token and self._alone[1] not in places:
             self._alone = None
         if not self._alone and places:
+            # from now on nobody else is let in there, so that it empties
             self._alone = token, min(places, key=self._busy)
         if not self._alone or self._alone[0] is not token or self._busy(self._alone[1]):
             return None

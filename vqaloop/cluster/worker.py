@@ -1,8 +1,8 @@
-"""What a node of a Ray cluster does for us: orders come in, answers go out.
+"""The Ray worker: carries out orders on a node of the cluster, and answers them.
 
-Errors of ours travel as data, so that they arrive as what they are and without a traceback. The
-work runs in a thread beside the one that Ray interrupts: an order called off stops its programs
-within a moment, and whatever kills the process leaves the rest to its guardian.
+Errors of this package travel as data, so that they arrive with their own type and without a
+traceback. The work runs in a thread beside the one that Ray interrupts: a cancelled order stops
+its programs within a moment, and whatever kills the process leaves the rest to its guardian.
 """
 
 import contextlib
@@ -21,30 +21,33 @@ from vqaloop import errors
 from vqaloop.cluster.connection import import_ray
 from vqaloop.cluster.file_transfer import CHUNK_BYTES, Missing, Parcel, received
 from vqaloop.cluster.parity import Tools, check_terms, check_version, same_ffmpeg
-from vqaloop.core import guardian, process
+from vqaloop.core import guardian, scopes
 from vqaloop.core.files import scratch
 from vqaloop.core.folders import cache_folder
 from vqaloop.core.text import quoted
 from vqaloop.encoding.encode import encode
 from vqaloop.errors import EncodeFailed, EncoderMissing, ToolError, VqaloopError
 from vqaloop.quality import full_reference
-from vqaloop.quality.metric import ClassicalMetric, Metric
+from vqaloop.quality.classical_metric import ClassicalMetric
+from vqaloop.quality.crop_sampling import CropSampling
+from vqaloop.quality.metric import Metric
+from vqaloop.quality.student_engine import StudentEngine
 from vqaloop.quality.student_metric import StudentMetric
-from vqaloop.records import Encode, Score
+from vqaloop.records import Encode, Score, Source
 
 Made = TypeVar("Made")
 
 METRICS_KEPT = 8
 """Metrics that a process keeps: as many as it has orders at once, since one that looks scene by
 scene is of a single title. Those of the same weights share one network; what they keep of titles
-(students.ANCHOR_BYTES) is each one's own."""
+(student_metric.ANCHOR_BYTES) is each one's own."""
 LOOK_S = 0.1
-"""Seconds between looks at whether an order was called off."""
+"""Seconds between looks at whether an order was cancelled."""
 
 
 @dataclass(frozen=True)
 class Order:
-    """Something to be done on any node."""
+    """Work for any node."""
 
     kind: str
     """One of WORK."""
@@ -52,7 +55,7 @@ class Order:
     parcels: Mapping[str, Parcel]
     """Files it needs, by the names they go by in the work."""
     facts: Mapping[str, Any]
-    """All else it needs."""
+    """All other arguments of the work."""
     look: bool = True
     """Whether a file may be where its sender has it."""
 
@@ -67,7 +70,7 @@ class Order:
 
 @dataclass(frozen=True)
 class Failure:
-    """An error of ours, as data."""
+    """An error of this package, as data."""
 
     kind: str
     message: str
@@ -83,7 +86,7 @@ class Failure:
 
 @dataclass(frozen=True)
 class Answer:
-    """What became of an order: one of the three."""
+    """The outcome of an order: a result, an error, or a file that the node lacks."""
 
     node: str
     made: Any = None
@@ -101,17 +104,18 @@ class EncodedFile:
 
 
 def node_name() -> str:
-    """How people know this node."""
+    """Host name and address of this node, for messages."""
     return f"{socket.gethostname()} ({import_ray().util.get_node_ip_address()})"
 
 
 def carry_out(order: Order) -> Answer:
-    """Do what is ordered."""
+    """Carry out an order on this node."""
     ray = import_ray()
     guardian.live_apart()
     node, there = node_name(), dict[str, str]()
     try:
         with contextlib.ExitStack() as stack:
+            # before any file is fetched, which would be in vain
             check_version(order.tools, node)
             files = {}
             for name, parcel in order.parcels.items():
@@ -136,16 +140,16 @@ def _interruptibly(work: Callable[[], Made]) -> Made:
     """`work()` in a thread of its own where this is the one that Ray interrupts."""
     if threading.current_thread() is not threading.main_thread():
         return work()
-    aside = process.Aside(work)
+    call = scopes.BackgroundCall(work)
     try:
-        while not aside.over.wait(LOOK_S):
+        while not call.over.wait(LOOK_S):
             pass
     except BaseException:
-        aside.scope.cancel()
-        while not aside.over.wait(LOOK_S):
+        call.scope.cancel()
+        while not call.over.wait(LOOK_S):
             pass
         raise
-    return aside.result()
+    return call.result()
 
 
 @contextlib.contextmanager
@@ -176,11 +180,17 @@ def pinned(count: int) -> Iterator[None]:
         yield
 
 
+def _source(order: Order, files: Mapping[str, Path]) -> Source:
+    """The title, with the path it has on this node."""
+    found: Source = replace(order.facts["source"], path=files["source"])
+    return found
+
+
 def _encode(order: Order, files: Mapping[str, Path], ffmpeg: str) -> EncodedFile:
     facts = order.facts
     with scratch() as folder:
         out = Path(folder, "encode" + facts["suffix"])
-        source = replace(facts["source"], path=files["source"])
+        source = _source(order, files)
         limit_s = facts["timeout_s"]
         check_terms(facts["terms"], source, facts["rendition"], ffmpeg, node_name())
         with pinned(facts["processors"]):
@@ -194,7 +204,7 @@ def _encode(order: Order, files: Mapping[str, Path], ffmpeg: str) -> EncodedFile
 
 
 def _guard(order: Order, files: Mapping[str, Path], ffmpeg: str) -> dict[str, Score]:
-    source = replace(order.facts["source"], path=files["source"])
+    source = _source(order, files)
     names, processors = order.facts["names"], order.facts["processors"]
     with pinned(processors):
         return full_reference.measure(
@@ -203,7 +213,7 @@ def _guard(order: Order, files: Mapping[str, Path], ffmpeg: str) -> dict[str, Sc
 
 
 def _score(order: Order, files: Mapping[str, Path], ffmpeg: str) -> Score:
-    source = replace(order.facts["source"], path=files["source"])
+    source = _source(order, files)
     metric = _metric(order, files, ffmpeg)
     if isinstance(metric, ClassicalMetric):
         # as it does itself, but with no more threads than this order has processors
@@ -223,7 +233,6 @@ WORK: dict[str, Callable[[Order, Mapping[str, Path], str], Any]] = {
     "guard": _guard,
     "score": _score,
     "device": lambda order, files, ffmpeg: _device(),
-    "nothing": lambda order, files, ffmpeg: None,
 }
 
 _metrics: OrderedDict[str, Metric] = OrderedDict()
@@ -232,31 +241,19 @@ _metrics_lock = threading.Lock()
 
 @dataclass(frozen=True)
 class StudentRecipe:
-    """What makes a student again, but for the file of its weights and ffmpeg."""
+    """The arguments of a student metric, but for the file of its weights and ffmpeg."""
 
     name: str
     device: str
-    seed: int
-    precision: float | None
-    positions: int
-    scenes: tuple[tuple[int, int], ...]
+    sampling: CropSampling
 
     @classmethod
     def of(cls, metric: StudentMetric) -> "StudentRecipe":
-        device, precision = metric.device.type, metric.precision
-        places = metric.positions, metric.scenes
-        return cls(metric.name, device, metric.seed, precision, *places)
+        return cls(metric.name, metric.device.type, metric.sampling)
 
     def made(self, weights: Path, ffmpeg: str) -> StudentMetric:
-        student = StudentMetric(
-            self.name,
-            weights,
-            ffmpeg=ffmpeg,
-            device=self.device,
-            seed=self.seed,
-            precision=self.precision,
-        )
-        return student.looking_at(self.positions, self.scenes)
+        engine = StudentEngine(weights, self.device)
+        return StudentMetric(self.name, engine, ffmpeg, self.sampling)
 
 
 def _metric(order: Order, files: Mapping[str, Path], ffmpeg: str) -> Metric:
@@ -264,17 +261,17 @@ def _metric(order: Order, files: Mapping[str, Path], ffmpeg: str) -> Metric:
 
     Raises ToolError for a node on which it would not.
     """
-    told, identity = order.facts["metric"], order.facts["identity"]
+    sent, identity = order.facts["metric"], order.facts["identity"]
     key = json.dumps(identity, sort_keys=True)
     with _metrics_lock:
         if key in _metrics:
             _metrics.move_to_end(key)
             return _metrics[key]
-        metric: Metric = told
-        if isinstance(told, StudentRecipe):
-            metric = told.made(files["weights"], ffmpeg)
-        elif isinstance(told, ClassicalMetric):
-            metric = replace(told, ffmpeg=ffmpeg)
+        metric: Metric = sent
+        if isinstance(sent, StudentRecipe):
+            metric = sent.made(files["weights"], ffmpeg)
+        elif isinstance(sent, ClassicalMetric):
+            metric = replace(sent, ffmpeg=ffmpeg)
         for name, value in metric.identity().items():
             if value != identity.get(name):
                 raise ToolError(
@@ -297,20 +294,14 @@ class Scoring:
         guardian.live_apart()
         if threads:
             torch.set_num_threads(threads)
-        self._at_work: dict[int, process.Scope] = {}
+        self._at_work: dict[int, scopes.Scope] = {}
         self._lock = threading.Lock()
-        self._most = 0
-
-    def most_at_once(self) -> int:
-        """Orders that were at work at the same time, at most."""
-        return self._most
 
     def score(self, number: int, order: Order) -> Answer:
         """`carry_out`; `number` is what `call_off` knows it by."""
-        scope = process.Scope()
+        scope = scopes.Scope()
         with self._lock:
             self._at_work[number] = scope
-            self._most = max(self._most, len(self._at_work))
         try:
             with scope.entered():
                 return carry_out(order)

@@ -1,4 +1,4 @@
-"""CPU seconds of pieces of work that run at the same time in one process."""
+"""CPU-time accounting for pieces of work that run concurrently in one process."""
 
 import threading
 import time
@@ -20,15 +20,15 @@ class Spent:
 class Meter:
     """Splits the CPU time of the process evenly among the pieces of work under way.
 
-    The threads of decoders and of PyTorch serve whoever asked, so no thread's own clock would
-    tell; the pieces together never count a second twice.
+    The threads of decoders and of PyTorch work for all pieces, so no thread's own clock measures
+    one; the pieces together never count a second twice.
     """
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._active = 0
         self._each = 0.0
-        """CPU seconds of one that has been at work since the beginning."""
+        """CPU seconds of a piece that had run from the beginning."""
         self._at = 0.0
 
     @property
@@ -39,6 +39,7 @@ class Meter:
     def _turn(self, change: int) -> float:
         with self._lock:
             now = time.process_time()
+            # since the last change: shared evenly by those that were under way
             if self._active:
                 self._each += (now - self._at) / self._active
             self._at = now

@@ -1,4 +1,4 @@
-"""Tables of scores as people publish them, and the files they speak of.
+"""Tables of scores as they are published (CSV and like text), and the files they name.
 
 Nothing of a table is trusted: every refusal names file, line and remedy, and names of files are
 looked up among those that are there.
@@ -34,8 +34,8 @@ _SOURCE_FOLDERS = {"source", "sources", "orig", "original", "originals", "refere
 def rows(path: Path, *, spaces: bool = True) -> Iterator[tuple[str, list[str]]]:
     """("'file' line N", fields) of each line that is not blank; fields are stripped.
 
-    Commas, semicolons, tabs or (unless told otherwise) spaces part the fields, whichever of them
-    comes first in this list and is in the first line. Raises InputError for a file that is no such
+    Commas, semicolons, tabs or (with `spaces`) spaces separate the fields: the first of them in
+    this order that is in the first line. Raises InputError for a file that is no such
     text, or too large.
     """
     for count, row in enumerate(_rows(path, spaces)):

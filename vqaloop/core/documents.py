@@ -1,19 +1,25 @@
-"""Reading back JSON and TOML of ours, which others may have edited: checked before it is used.
+"""Guarded reading of JSON and TOML into typed values by msgspec, and writing of JSON documents.
 
-A shape is a type, `[shape]` for a list, `(shape, None)` for what may be missing, a dict of what
-must be there (more may be), or `{str: shape}` for any keys.
+Whatever a file holds, reading it gives a value of the wanted type, or an InputError that names the
+file, the place in it, what should be there, and what is.
 """
 
 import errno
 import json
 import math
 import os
+import re
 import reprlib
 import stat
 import tomllib
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, TypeVar, get_type_hints
 
+import msgspec
+from msgspec import Meta, Struct
+
+from vqaloop.core.suggestions import did_you_mean
 from vqaloop.core.text import printable, quoted
 from vqaloop.errors import InputError
 
@@ -23,38 +29,77 @@ LARGEST_TOML = 1 << 18
 """The same of TOML; real ones are some kilobytes."""
 DEEPEST = 32
 """Levels of nesting; what recurses over a document stays far from Python's own limit."""
-_WORDS = {str: "text", int: "a whole number", float: "a number", bool: "true or false"}
+
+# bounds rather than isfinite, which fails on the largest integers; they refuse NaN too
+Whole = Annotated[int, Meta(gt=-(10**15), lt=10**15)]
+Finite = Annotated[float, Meta(gt=-1e15, lt=1e15)]
+Number = Whole | Finite
+"""A number that is written again as it was read: an integer remains one."""
+Positive = Annotated[int, Meta(gt=0, lt=10**15)] | Annotated[float, Meta(gt=0, lt=1e15)]
 
 
-def every(kind: type, names: str) -> dict[str, Any]:
-    """The shape of an object whose `names`, with spaces between, are all of one type."""
-    return dict.fromkeys(names.split(), kind)
+def one_of(*names: str) -> Meta:
+    """Constraint of text that is one of these names, which a refusal lists."""
+    return Meta(pattern=rf"\A({'|'.join(names)})\Z")
+
+
+class Size(Struct):
+    """Width and height in pixels."""
+
+    width: Whole
+    height: Whole
+
+
+T = TypeVar("T")
+_TYPES: dict[str, tuple[type, str]] = {
+    "str": (str, "text"),
+    "int": (int, "a whole number"),
+    "float": (float, "a number"),
+    "bool": (bool, "true or false"),
+    "array": (list, "a list"),
+    "object": (dict, "an object"),
+    "null": (type(None), "null"),
+}
+"""msgspec's names of types: what they are in Python, and in words."""
 
 
 def read_document(
-    path: Path, schema: str, shape: Any, *, give: str, remedy: str, largest: int = LARGEST_JSON
-) -> Any:
-    """The JSON object in a file of at most `largest` bytes, of that schema and shape.
+    path: Path, kind: type[T], *, schema: str, give: str, remedy: str, largest: int = LARGEST_JSON
+) -> T:
+    """Read a JSON document as a value of type `kind`; keys that it does not have are let pass.
 
-    `give` says in an error which file is wanted, `remedy` what to do about a wrong one. Raises
-    InputError naming the first place at fault.
+    Args:
+        path: A regular file.
+        kind: Struct or dataclass of what is needed of the document; or dict, for all of it.
+        schema: What the document's `schema` must be.
+        give: Says in an error which file is wanted.
+        remedy: Says in an error what to do about a wrong one.
+        largest: Bytes beyond which the file is refused.
+
+    Raises:
+        InputError: The file cannot be read or is wrong; names the first place at fault.
     """
     document = _parsed(path, give, remedy, largest)
     found = document.get("schema") if isinstance(document, dict) else None
     if found != schema:
-        told = found[:80] if isinstance(found, str) else reprlib.repr(found)
+        shown = found[:80] if isinstance(found, str) else reprlib.repr(found)
         raise InputError(
-            f"{quoted(path)} is of schema {printable(repr(told))} and this reads "
+            f"{quoted(path)} is of schema {printable(repr(shown))} and this reads "
             f"{schema}; {remedy}"
         )
-    _check(document, shape, "", path, remedy)
-    return document
+    return as_type(document, kind, quoted(path), remedy)
 
 
-def read_toml(path: Path, name: str) -> dict[str, Any]:
-    """The TOML of a file, with no number beyond 64 bits and no zero byte in a string.
+def read_toml(path: Path, kind: type[T], name: str) -> T:
+    """Read a TOML file as a value of type `kind`, which must know all keys in it.
 
-    `name` is for the message of the InputError.
+    Args:
+        path: A regular file.
+        kind: Struct or dataclass of the whole file.
+        name: What the file is called in errors.
+
+    Raises:
+        InputError: The file cannot be read or is wrong; names the first place at fault.
     """
     try:
         text = read_start(path, LARGEST_TOML + 1)
@@ -79,7 +124,79 @@ def read_toml(path: Path, name: str) -> dict[str, Any]:
             raise InputError(f"{name} holds a whole number of more than 64 bits; correct it")
         elif isinstance(value, str) and "\0" in value:
             raise InputError(f"{name} holds a zero byte in a text; take it out")
-    return values
+    found = as_type(values, kind, name, "correct it")
+    for place, key, known in _unknown_keys(values, found, ""):
+        raise InputError(
+            f"{name}: {printable(f'{place}{key}')[:80]} is no key that vqaloop knows"
+            f"{did_you_mean(key, known)}; known are {', '.join(sorted(known))}"
+        )
+    return found
+
+
+def as_type(document: Any, kind: type[T], name: str, remedy: str) -> T:
+    """`document` as a value of type `kind`; raises InputError naming the first place at fault."""
+    try:
+        return msgspec.convert(document, kind)
+    except msgspec.ValidationError as error:
+        raise InputError(f"{name}: {_fault(document, str(error))}; {remedy}") from error
+
+
+def _fault(document: Any, message: str) -> str:
+    """msgspec's message with the place first, and with what stands there, as far as it says."""
+    what, path = message, ""
+    if " - at " in message:
+        what, _, path = message.rpartition(" - at ")
+    place, found = _looked_up(document, path, what)
+    if missing := re.fullmatch(r"Object missing required field `(\w+)`", what):
+        return f"{place}.{missing[1]} is missing".lstrip(".")
+    expected = re.fullmatch(r"Expected `([\w| ]+)`(.*?)(, got .*)?", what)
+    if not expected:
+        return printable(f"{place}: {what}")[:200]
+    names = [name for name in expected[1].split(" | ") if name != "null"]
+    if "float" in names and "int" in names:
+        names.remove("int")
+    words = " or ".join(_TYPES[name][1] for name in names) + expected[2]
+    if choices := re.search(r"regex '\\+A\(([\w|]+)\)\\+Z'$", words):
+        words = f"one of {choices[1].replace('|', ', ')}"
+    return f"{place} should be {words}{found}"
+
+
+def _looked_up(document: Any, path: str, what: str) -> tuple[str, str]:
+    """The place at the end of msgspec's `path`, and in words what the document has there."""
+    place, value = "", document
+    got = re.search(r"got `(\w+)`$", what)
+    for name, index in re.findall(r"\.(\w+)|\[(\d+|\.\.\.)\]", path):
+        if index == "...":
+            # the key of a mapping is left out: it is the first whose value has the refused type
+            kind = _TYPES[got[1]][0] if got and path.endswith("[...]`") else ()
+            keys = [key for key in value if type(value[key]) is kind]
+            if not keys:
+                return printable(f"{place}[...]".lstrip("."))[:80], ""
+            name, index = keys[0], ""
+        place += f"[{index}]" if index else f".{name}"
+        value = value[int(index)] if index else value[name]
+    if path.startswith("`key`"):
+        return printable(f"a key of {place.lstrip('.')}")[:80], ""
+    shown = "missing" if value is None else printable(reprlib.repr(value)[:60])
+    return printable(place.lstrip("."))[:80], f" and is {shown}"
+
+
+def _unknown_keys(
+    given: Any, found: Any, place: str
+) -> Iterator[tuple[str, str, Collection[str]]]:
+    """Keys of a file that no field took: place, name, and the fields there."""
+    if isinstance(given, dict):
+        known = found
+        if not isinstance(found, dict):
+            known = {name: getattr(found, name) for name in get_type_hints(type(found))}
+        for key, value in given.items():
+            if key in known:
+                yield from _unknown_keys(value, known[key], f"{place}{key}.")
+            else:
+                yield place, key, known
+    elif isinstance(given, list):
+        for index, pair in enumerate(zip(given, found, strict=True)):
+            yield from _unknown_keys(*pair, f"{place.removesuffix('.')}[{index}].")
 
 
 def read_start(path: Path, most: int) -> bytes:
@@ -141,45 +258,24 @@ def _parsed(path: Path, give: str, remedy: str, largest: int) -> Any:
     raise InputError(f"{quoted(path)} is larger than any document of vqaloop; {give}")
 
 
-def _check(value: Any, shape: Any, where: str, path: Path, remedy: str) -> None:
-    """Refuse what is not of the form `shape`, naming the first place at fault."""
-    wanted = None
-    if isinstance(shape, tuple):
-        if value is not None:
-            _check(value, shape[0], where, path, remedy)
-    elif isinstance(shape, dict):
-        if isinstance(value, dict):
-            inner = {key: shape[str] for key in value} if str in shape else shape
-            for key, part in inner.items():
-                _check(value.get(key), part, f"{where}.{key}".lstrip("."), path, remedy)
-        else:
-            wanted = "an object"
-    elif isinstance(shape, list):
-        if isinstance(value, list):
-            for index, item in enumerate(value):
-                _check(item, shape[0], f"{where}[{index}]", path, remedy)
-        else:
-            wanted = "a list"
-    elif not _is_a(value, shape):
-        wanted = _WORDS[shape]
-    if wanted:
-        found = "missing" if value is None else printable(reprlib.repr(value)[:60])
-        raise InputError(
-            f"{quoted(path)}: {printable(where)[:80]} should be {wanted} and is {found}; {remedy}"
-        )
+def finite(value: Any, digits: int | None = None) -> Any:
+    """`value` for JSON: floats that are not finite become None, all others have `digits` digits.
 
-
-def _is_a(value: Any, kind: type) -> bool:
-    if kind not in (int, float):
-        return type(value) is kind
-    # bounds rather than isfinite, which fails on the largest integers
-    return type(value) in (int, kind) and bool(-1e15 < value < 1e15)
-
-
-def finite(value: Any) -> Any:
-    """A document without the numbers that JSON does not have."""
-    if isinstance(value, dict):
-        return {key: finite(item) for key, item in value.items()}
+    Args:
+        value: A number, or a document of mappings, lists and tuples.
+        digits: Decimal places to round to; None leaves numbers as they are.
+    """
+    if isinstance(value, Mapping):
+        return {key: finite(item, digits) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [finite(item) for item in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
+        return [finite(item, digits) for item in value]
+    if not isinstance(value, float):
+        return value
+    if not math.isfinite(value):
+        return None
+    return value if digits is None else round(value, digits)
+
+
+def document_text(document: Any) -> str:
+    """A document as the text of a JSON file, in ASCII; numbers that are not finite become null."""
+    return json.dumps(finite(document), indent=1, allow_nan=False) + "\n"

@@ -1,16 +1,70 @@
-"""The ffmpeg program: which one runs, and command lines made from ffmpeg-python graphs."""
+"""The ffmpeg program: which one runs, and its command lines as graphs.
+
+The only module that imports ffmpeg-python; others build graphs with `input`, `filter`, `concat`
+and the methods of `Node`. They import this module as `ffmpeg_graph`: there `ffmpeg` is a path.
+"""
 
 import os
 import shlex
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Protocol
 
-from vqaloop.core.process import QUIET
+import ffmpeg as ffmpeg_python
+
+from vqaloop.core.frame_progress import QUIET
 from vqaloop.errors import InputError
 
 
-def append_filters(node: Any, text: str) -> Any:
+class Node(Protocol):
+    """A stream of a graph, or its output: what is used of ffmpeg-python's nodes."""
+
+    def filter(self, name: str, /, *arguments: object, **options: object) -> "Node":
+        """The stream after a filter."""
+
+    def filter_multi_output(self, name: str, /, *arguments: object) -> "Node":
+        """A filter with several outputs, taken by their index."""
+
+    def output(self, name: str, /, **options: object) -> "Node":
+        """The stream written to a file; names are keys of `compiled`."""
+
+    def __getitem__(self, stream: str | int) -> "Node":
+        """The streams of a specifier, such as "V:0", or an output of a filter."""
+
+    def compile(self, cmd: list[str]) -> list[str]:
+        """The command line after `cmd`."""
+
+
+def input(name: str, **options: object) -> Node:
+    """A file that is read, with its options before -i; names are keys of `compiled`."""
+    node: Node = ffmpeg_python.input(name, **options)
+    return node
+
+
+def filter(nodes: Sequence[Node], name: str, **options: object) -> Node:
+    """One filter with several inputs."""
+    node: Node = ffmpeg_python.filter(nodes, name, **options)
+    return node
+
+
+def concat(*nodes: Node) -> Node:
+    """Streams one after another."""
+    node: Node = ffmpeg_python.concat(*nodes)
+    return node
+
+
+def merge_outputs(*nodes: Node) -> Node:
+    """Outputs of one command."""
+    node: Node = ffmpeg_python.merge_outputs(*nodes)
+    return node
+
+
+def input_arguments(options: Iterable[tuple[str, str]]) -> dict[str, str]:
+    """Options before -i as `input` takes them: ffmpeg-python has another use for `video_size`."""
+    return {"s" if key == "video_size" else key: value for key, value in options}
+
+
+def append_filters(node: Node, text: str) -> Node:
     """Filters written as in -vf, put after `node` (ffmpeg-python does its own escaping)."""
 
     def tokens(part: str, separator: str) -> list[str]:
@@ -53,9 +107,9 @@ def file_url(path: str | os.PathLike[str]) -> str:
 
 
 def compiled(
-    graph: Any, ffmpeg: str, files: Mapping[str, str | os.PathLike[str]], *global_args: str
+    graph: Node, ffmpeg: str, files: Mapping[str, str | os.PathLike[str]], *global_args: str
 ) -> list[str]:
-    """The argv of an ffmpeg-python graph of which the file names are keys of `files`.
+    """The argv of a graph of which the file names are keys of `files`.
 
     ffmpeg-python hashes its nodes as UTF-8 and fails on names that are not; it also takes two
     equal inputs for one, so each is given a key of its own: "INPUT", "REFERENCE", "OUTPUT".
@@ -63,5 +117,4 @@ def compiled(
     global options, so they win, and the output stays the last argument.
     """
     head = [ffmpeg, *QUIET, *global_args]
-    argv: list[str] = graph.compile(cmd=head)
-    return [file_url(files[part]) if part in files else part for part in argv]
+    return [file_url(files[part]) if part in files else part for part in graph.compile(cmd=head)]

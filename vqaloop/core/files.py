@@ -1,4 +1,4 @@
-"""Writing files so that they are there whole or not at all."""
+"""Atomic writes, copies and locks of files: a file is there whole or not at all."""
 
 import contextlib
 import errno
@@ -12,14 +12,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from vqaloop.core import guardian
-from vqaloop.core.process import check_cancelled
+from vqaloop.core.scopes import check_cancelled
 from vqaloop.core.text import quoted
 from vqaloop.errors import InputError
 
 PART = ".part"
 """End of the name of a file that is still being written."""
 LOOK_S = 0.2
-"""Seconds between looks, while another has a lock, at whether the work was called off."""
+"""Seconds between checks, while another has a lock, whether the work was cancelled."""
 
 
 def place_file(source: Path, destination: Path) -> Path:
@@ -41,6 +41,7 @@ def _copy(source: Path, target: Path) -> None:
     with open(source, "rb") as reader, open(target, "wb") as writer:
         left = os.fstat(reader.fileno()).st_size
         try:
+            # in the kernel; file systems with shared extents copy no data at all
             while left > 0:
                 done = os.copy_file_range(reader.fileno(), writer.fileno(), left)
                 left = left - done if done else 0
@@ -48,6 +49,7 @@ def _copy(source: Path, target: Path) -> None:
             # not on this system or not between these two
             reader.seek(0)
             writer.seek(0)
+        # whatever is left, also of a file that has grown meanwhile
         shutil.copyfileobj(reader, writer, 1 << 20)
 
 
@@ -58,6 +60,7 @@ def move_file(path: Path, target: Path) -> None:
     except OSError as error:
         if error.errno != errno.EXDEV:
             raise
+        # another file system: a copy that takes its place whole
         with renamed_to(target) as part:
             _copy(path, part)
         path.unlink()
@@ -80,8 +83,8 @@ def write_whole(path: Path, data: bytes | str) -> None:
 def locked(path: Path) -> Iterator[None]:
     """While inside, no other thread or process is inside for the same path.
 
-    The lock is the kernel's and dies with its holder. Raises CalledOff as `process.run` does, and
-    OSError where there can be no lock.
+    The lock is the kernel's and ends with its holder. Raises CalledOff where this thread's work is
+    cancelled meanwhile, and OSError where there can be no lock.
     """
     import filelock
 
@@ -140,7 +143,8 @@ def file_sha256(path: str | os.PathLike[str]) -> str:
 
 
 def as_of(path: str | os.PathLike[str]) -> tuple[int, ...]:
-    """What changes with a file's content, also where a copy keeps size and times.
+    """Device, inode, size and times of a file, which change with its content even where a copy
+    keeps size and times.
 
     Raises OSError.
     """

@@ -1,4 +1,4 @@
-"""Folders: where the cache lies, and whether a place can be written to."""
+"""Where the cache and study files lie, and whether a folder can be written to."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def cache_folder() -> Path:
 
 def check_writable(folder: Path, remedy: str) -> None:
     """Raises InputError unless a file can be made in `folder`; nothing is left there."""
-    # only the attempt tells: access() knows nothing of /proc, quotas or what root may do
+    # only an attempt shows it: access() ignores /proc, quotas and what root may do
     try:
         tempfile.TemporaryFile(dir=folder).close()
     except OSError as error:

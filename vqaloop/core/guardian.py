@@ -1,10 +1,10 @@
-"""What a process of ours leaves when it is killed outright, another process cleans up.
+"""Clean-up after a process that is killed outright, by a guardian process.
 
 The guardian is started with the first program that is run. It waits for the end of its stdin,
-which the kernel closes however the process that held it dies. Then it stops the programs that
+which the kernel closes however the process that held it dies. Then it kills the programs that
 carry the mark of that process in their environment, and removes the unfinished files that carry it
-in their names, in the folders it was told of. So SIGKILL leaves nothing running that writes to
-nowhere, and no temporary file.
+in their names, in the folders that were sent to it. So after SIGKILL no program runs on without a
+reader, and no temporary file stays.
 
 Run as a program of its own (by path) it imports nothing of the package.
 """
@@ -36,7 +36,7 @@ class _State:
     def __init__(self) -> None:
         self.mark = f"{os.getpid()}-{secrets.token_hex(6)}"
         self.lock = threading.Lock()
-        self.told: dict[bytes, None] = {}
+        self.folders: dict[bytes, None] = {}
         self.process: subprocess.Popen[bytes] | None = None
         # once is enough to know that there is no Python to run
         self.possible = bool(sys.executable)
@@ -56,7 +56,8 @@ def live_apart() -> None:
 
 
 class _Apart(subprocess.Popen[bytes]):
-    """A guardian whose parent is gone: it lives as long as its end of our pipe is open."""
+    """A guardian that forks and whose first process ends at once, so that it is nobody's child: it
+    lives as long as its end of the pipe is open."""
 
     def __init__(self, argv: list[str]) -> None:
         super().__init__(
@@ -87,6 +88,7 @@ class _Apart(subprocess.Popen[bytes]):
 
 
 def _afresh() -> None:
+    """In a forked child: it needs a mark and a guardian of its own."""
     global _state
     if _state.process is not None and _state.process.stdin is not None:
         # ours would keep the parent's guardian waiting after the parent is gone
@@ -100,7 +102,8 @@ os.register_at_fork(after_in_child=_afresh)
 
 
 def mark() -> str:
-    """What the names of this process's unfinished files hold, and its programs' environment."""
+    """The mark of this process: part of the names of its unfinished files, and of its programs'
+    environment."""
     return _state.mark
 
 
@@ -118,23 +121,24 @@ def watch(folder: str | os.PathLike[str]) -> None:
     """Have unfinished files in this folder, if they carry our mark, removed after our end."""
     state, path = _state, os.fsencode(os.path.abspath(folder))
     with state.lock:
-        if path in state.told and state.process is not None and state.process.poll() is None:
+        if path in state.folders and state.process is not None and state.process.poll() is None:
             return
-        state.told[path] = None
-        _tell(state, path)
+        state.folders[path] = None
+        _send(state, path)
 
 
-def _tell(state: _State, path: bytes) -> None:
+def _send(state: _State, path: bytes) -> None:
+    """Send a folder to the guardian; all folders where it has to be started anew."""
     if not state.possible:
         return
-    for news in ([path], list(state.told)):
+    for paths in ([path], list(state.folders)):
         if state.process is None or state.process.poll() is not None:
-            news = list(state.told)
+            paths = list(state.folders)
             _start(state)
         if state.process is None or state.process.stdin is None:
             return
         try:
-            state.process.stdin.write(b"".join(each + b"\0" for each in news))
+            state.process.stdin.write(b"".join(each + b"\0" for each in paths))
             state.process.stdin.flush()
             return
         except OSError:  # it was just killed
@@ -142,6 +146,7 @@ def _tell(state: _State, path: bytes) -> None:
 
 
 def _start(state: _State) -> None:
+    # -I -S: isolated and without site-packages, so that it starts fast and whatever is installed
     argv = [sys.executable, "-I", "-S", os.path.abspath(__file__), state.mark]
     try:
         if _apart:
@@ -185,6 +190,7 @@ def _clean(own: str, folders: list[str]) -> None:
         left = list(_marked(text))
         if not left:
             break
+        # again and again: one that is being killed may have started another
         for pid in left:
             with contextlib.suppress(OSError):
                 os.kill(pid, signal.SIGKILL)
@@ -202,12 +208,14 @@ def _clean(own: str, folders: list[str]) -> None:
 
 
 def _main() -> None:
+    # what ends a session or a job must not end its clean-up
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
+    # apart: the parent ends, and this process belongs to init
     if sys.argv[2:] and os.fork():
         os._exit(0)
-    told = sys.stdin.buffer.read()
-    _clean(sys.argv[1], [os.fsdecode(path) for path in told.split(b"\0") if path])
+    sent = sys.stdin.buffer.read()
+    _clean(sys.argv[1], [os.fsdecode(path) for path in sent.split(b"\0") if path])
 
 
 if __name__ == "__main__":

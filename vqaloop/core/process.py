@@ -1,4 +1,4 @@
-"""Finding ffmpeg, and running programs so that none is left behind.
+"""Running programs so that none is left behind.
 
 Every program runs in a process group of its own, without a shell, with a time limit; its CPU
 seconds and peak memory are read from the kernel when it ends.
@@ -8,148 +8,40 @@ import contextlib
 import logging
 import math
 import os
-import re
-import select
+import resource
 import signal
 import subprocess
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any, Generic, TypeVar
+from typing import IO
 
-from vqaloop.core import guardian
-from vqaloop.errors import CalledOff, ToolError
+from vqaloop.core import guardian, scopes
+from vqaloop.core.frame_progress import FrameCounts, frame_counts
+from vqaloop.core.scopes import kill
+from vqaloop.errors import ToolError
 
 log = logging.getLogger(__name__)
 
-Made = TypeVar("Made")
-
 STALL_S = 120.0
-"""Seconds without any work after which a program is held to hang. A program that waits for a slow
-disk or for a reader of its output does no work either, hence so many."""
+"""Seconds without CPU time after which a program counts as hung. One that waits for a slow disk or
+for a reader of its output uses none either, hence so many."""
 
 LOOK_S = 5.0
-"""Seconds between looks at whether a program still works."""
-TELL_S = 5.0
-"""Seconds from one word on how far a program is to the next."""
+"""Seconds between two samples of a program's CPU time."""
 STILL = 0.2
-"""Ticks of the kernel's clock in a second up to which a program does nothing: one that hangs may
-still wake to look at the time."""
+"""Clock ticks of CPU time a second up to which a program counts as idle: one that hangs may still
+wake to look at the time."""
 PAUSE_S = 10.0
-"""Seconds by which a look comes late where this process was stopped, not merely busy."""
+"""Seconds by which a sample is late where this process was stopped, not merely busy."""
 STDERR_KEPT = 16_384
 """Bytes of a program's last words kept for error messages."""
 
-_running: dict[subprocess.Popen[bytes], "Scope | None"] = {}
-_running_lock = threading.Lock()
-_mine = threading.local()
-"""Of this thread: the `scope` it is in, the `cpu_s` its programs have used, and who is `told` of
-their frames."""
-
-
-class Scope:
-    """Work that can be called off as a whole, by whatever threads it is done.
-
-    A scope is part of the one in which it was made, and is called off with it.
-    """
-
-    def __init__(self) -> None:
-        self._whole: Scope | None = getattr(_mine, "scope", None)
-        self._off = False
-
-    @property
-    def called_off(self) -> bool:
-        return self._off or (self._whole is not None and self._whole.called_off)
-
-    @contextlib.contextmanager
-    def entered(self) -> Iterator[None]:
-        """While inside, what this thread does is part of the scope. For any number of threads."""
-        before, _mine.scope = getattr(_mine, "scope", None), self
-        try:
-            yield
-        finally:
-            _mine.scope = before
-
-    def cancel(self) -> None:
-        """Call it off: what runs in it is stopped at once, and it runs no more."""
-        with _running_lock:
-            self._off = True
-            for process, scope in _running.items():
-                if scope is not None and scope.called_off:
-                    kill(process)
-
-
-class Aside(Generic[Made]):
-    """`work()` on a thread of its own, begun at once, that can be called off.
-
-    Whoever waits for `over` in the main thread can be interrupted without the work being so.
-    """
-
-    def __init__(self, work: Callable[[], Made]) -> None:
-        # no join: one that is interrupted may take the thread for ended (bpo-45274)
-        self.scope, self.over = Scope(), threading.Event()
-        self._made: list[Made] = []
-        self._error: BaseException | None = None
-        threading.Thread(target=self._run, args=(work,), daemon=True).start()
-
-    def _run(self, work: Callable[[], Made]) -> None:
-        try:
-            with self.scope.entered():
-                self._made.append(work())
-        except BaseException as error:
-            self._error = error
-        finally:
-            self.over.set()
-
-    def result(self) -> Made:
-        """What the work returned, once it is `over`; raises what it raised."""
-        if self._error is not None:
-            raise self._error
-        return self._made[0]
-
-
-@contextlib.contextmanager
-def team(threads: int) -> Iterator[Callable[..., Future[Any]]]:
-    """`submit(work, ...)` to threads of our own: called off as a whole by whatever is raised
-    inside, and waited for."""
-    scope = Scope()
-
-    def within(work: Callable[..., Any], *args: Any) -> Any:
-        with scope.entered():
-            check_cancelled()
-            return work(*args)
-
-    pool = ThreadPoolExecutor(threads)
-    try:
-        yield lambda work, *args: pool.submit(within, work, *args)
-        # here, so that an interruption of the waiting calls the work off as well
-        pool.shutdown()
-    except BaseException:
-        scope.cancel()
-        pool.shutdown(cancel_futures=True)
-        raise
-
-
-def check_cancelled() -> None:
-    """Raises CalledOff in a thread whose work was called off."""
-    scope: Scope | None = getattr(_mine, "scope", None)
-    if scope is not None and scope.called_off:
-        raise CalledOff("called off")
-
-
-@contextlib.contextmanager
-def counted_frames(told: Callable[[int], object]) -> Iterator[None]:
-    """While inside, `told` is given the number of frames that the ffmpeg which this thread runs
-    has put out so far, every TELL_S seconds; what it raises ends the program."""
-    before, _mine.told = getattr(_mine, "told", None), told
-    try:
-        yield
-    finally:
-        _mine.told = before
+_thread = threading.local()
+"""The `cpu_s` that this thread's programs have used."""
 
 
 @dataclass(frozen=True)
@@ -178,7 +70,7 @@ class Finished:
     def reason(self) -> str:
         """In one line, why it failed: the time limit, the signal, or its last words."""
         last = [line.strip() for line in self.stderr.splitlines() if line.strip()]
-        said = f": {last[-1][:300]}" if last else ""
+        words = f": {last[-1][:300]}" if last else ""
         if self.timed_out:
             if self.stalled:
                 return f"stopped after {self.wall_s:.0f} s, since it did nothing any more"
@@ -189,16 +81,8 @@ class Finished:
                 name = signal.Signals(-self.returncode).name
             except ValueError:
                 name = f"signal {-self.returncode}"
-            return f"killed by {name}{said}"
-        return f"exit status {self.returncode}{said}"
-
-
-def input_arguments(options: Iterable[tuple[str, str]]) -> dict[str, str]:
-    """Options before -i as ffmpeg-python takes them: of a video_size it makes two letters."""
-    return {"s" if key == "video_size" else key: value for key, value in options}
-
-
-QUIET = ["-nostdin", "-v", "error", "-y"]
+            return f"killed by {name}{words}"
+        return f"exit status {self.returncode}{words}"
 
 
 def run(
@@ -214,8 +98,8 @@ def run(
 ) -> Finished:
     """Run a program to its end, its time limit, or an exception in this thread.
 
-    A program that uses no processor for a while is held to hang and stopped as at its limit. It is
-    run a second time, which is logged, unless another already has what it wrote.
+    A program that uses no CPU time for a while counts as hung and is stopped as at its limit. It
+    is run a second time, which is logged, unless its output went to another program already.
 
     Args:
         argv: The program and its arguments.
@@ -224,132 +108,77 @@ def run(
         again: False where the caller has its own way with a program that hung.
         stdin: A file that it reads from where that stands.
         stdout: Where it writes; a pipe is read to its end.
-        read_stderr: Is given each piece of stderr, returns what to keep of it; of both runs.
         max_stdout: Bytes of stdout held in memory; a program that writes more is stopped.
+        read_stderr: Is given each piece of stderr, returns what to keep of it; of both runs.
 
     Returns:
         What it did; of two runs the second.
 
     Raises:
         ToolError: It cannot be started, or writes more than `max_stdout`.
-        CalledOff: The work of this thread was called off.
+        CalledOff: The work of this thread was cancelled.
     """
     stall_s = STALL_S if idle_s is None else idle_s
     file = stdin if isinstance(stdin, int) else stdin.fileno()
+    # a second run reads the same input from the same place
     begin = os.lseek(file, 0, os.SEEK_CUR) if file >= 0 else 0
-    done = _run_once(argv, timeout_s, stall_s, stdin, stdout, max_stdout, read_stderr)
+    streams = _Streams(stdin, stdout, max_stdout, read_stderr)
+    done = _run_once(argv, timeout_s, stall_s, streams)
     if not (done.stalled and again and stdout in (subprocess.PIPE, subprocess.DEVNULL)):
         return done
     log.warning("%s was %s; it is run again", Path(argv[0]).name, done.reason())
     if file >= 0:
         os.lseek(file, begin, os.SEEK_SET)
-    return _run_once(argv, timeout_s, stall_s, stdin, stdout, max_stdout, read_stderr)
+    return _run_once(argv, timeout_s, stall_s, streams)
 
 
-def _run_once(
-    argv: Sequence[str],
-    timeout_s: float,
-    idle_s: float,
-    stdin: int | IO[bytes],
-    stdout: int | IO[bytes],
-    max_stdout: int,
-    read_stderr: Callable[[bytes], bytes],
-) -> Finished:
-    check_cancelled()
+@dataclass(frozen=True)
+class _Streams:
+    """A program's standard streams, as `run` takes them."""
+
+    stdin: int | IO[bytes]
+    stdout: int | IO[bytes]
+    max_stdout: int
+    read_stderr: Callable[[bytes], bytes]
+
+
+def _run_once(argv: Sequence[str], timeout_s: float, idle_s: float, streams: _Streams) -> Finished:
+    """Start a program, drain its pipes while it is watched, and reap it."""
+    scopes.check_cancelled()
+    # starts the guardian too, before there is a program that it would have to clean up
     guardian.watch(tempfile.gettempdir())
     start = time.monotonic()
-    # of what `compiled` made we know that it is an ffmpeg
-    told = getattr(_mine, "told", None) if list(argv[1:2]) == QUIET[:1] else None
-    counts, writer = os.pipe() if told else (-1, -1)
-    counting = ["-progress", f"pipe:{writer}"] if told else []
+    counts = frame_counts(argv)
+    process = _started(argv, streams, counts)
+    scopes.add_program(process)
+    drain, watch = _Drain(process, streams), _Watch(process, timeout_s, idle_s)
     try:
-        process = subprocess.Popen(
-            [argv[0], *counting, *argv[1:]],
-            stdin=stdin,
-            stdout=stdout,
-            stderr=subprocess.PIPE,
-            start_new_session=True,
-            env=guardian.environment(),
-            pass_fds=[writer] if told else [],
-        )
-    except BaseException as error:
-        if told:
-            os.close(counts)
-        if isinstance(error, OSError):
-            raise ToolError(f"could not start {argv[0]}: {error.strerror}") from error
-        raise
-    finally:
-        if told:
-            os.close(writer)
-    scope: Scope | None = getattr(_mine, "scope", None)
-    with _running_lock:
-        _running[process] = scope
-        # it may have been while the program started
-        if scope is not None and scope.called_off:
-            kill(process)
-    said = bytearray()
-    wrote = bytearray()
-    too_much = threading.Event()
-
-    # ValueError: an interruption of this thread may close a pipe before its reader has begun
-    def keep_tail(pipe: IO[bytes]) -> None:
-        with contextlib.suppress(ValueError):
-            while chunk := os.read(pipe.fileno(), 65536):
-                said.extend(read_stderr(chunk))
-                del said[:-STDERR_KEPT]
-
-    def keep_all(pipe: IO[bytes]) -> None:
-        with contextlib.suppress(ValueError):
-            while chunk := pipe.read(1 << 20):
-                wrote.extend(chunk)
-                if len(wrote) > max_stdout:
-                    too_much.set()
-                    kill(process)
-                    return
-
-    threads = [threading.Thread(target=keep_tail, args=(process.stderr,), daemon=True)]
-    if process.stdout is not None:
-        threads.append(threading.Thread(target=keep_all, args=(process.stdout,), daemon=True))
-    watch = _Watch(process, timeout_s, idle_s)
-    try:
-        for thread in threads:
-            thread.start()
+        drain.start()
         watch.start()
-        if told:
-            _follow(process.pid, counts, told)
-        # reaped only once it is out of the list, or who kills it might kill another of its number
-        os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
-        watch.over.set()
-        with _running_lock:
-            _running.pop(process, None)
-        # wait4 rather than wait: it is the only one that tells this one child's CPU time
-        _, status, usage = os.wait4(process.pid, 0)
-        process.returncode = os.waitstatus_to_exitcode(status)
+        if counts:
+            counts.follow(process.pid)
+        usage = _reap(process, watch)
     except BaseException:
+        # also KeyboardInterrupt and CalledOff: no program outlives its caller
         kill(process)
         process.wait()
         raise
     finally:
         watch.over.set()
-        with _running_lock:
-            _running.pop(process, None)
-        for thread in threads:
-            if thread.ident is not None:
-                thread.join(timeout=10)
-        for pipe in (process.stdout, process.stderr):
-            if pipe is not None:
-                pipe.close()
-        if told:
-            os.close(counts)
-    check_cancelled()
+        scopes.remove_program(process)
+        drain.close()
+        if counts:
+            counts.close()
+    scopes.check_cancelled()
     cpu_s = usage.ru_utime + usage.ru_stime
-    _mine.cpu_s = spent_cpu_s() + cpu_s
-    if too_much.is_set():
-        raise ToolError(f"{Path(argv[0]).name} wrote more than {max_stdout} bytes; stopped")
+    _thread.cpu_s = spent_cpu_s() + cpu_s
+    if drain.too_much.is_set():
+        name = Path(argv[0]).name
+        raise ToolError(f"{name} wrote more than {streams.max_stdout} bytes; stopped")
     return Finished(
         returncode=process.returncode,
-        stdout=bytes(wrote),
-        stderr=said.decode("utf-8", "replace"),
+        stdout=bytes(drain.stdout),
+        stderr=drain.stderr.decode("utf-8", "replace"),
         cpu_s=cpu_s,
         wall_s=time.monotonic() - start,
         peak_bytes=usage.ru_maxrss * 1024,
@@ -359,19 +188,89 @@ def _run_once(
     )
 
 
-def _follow(program: int, counts: int, told: Callable[[int], object]) -> None:
-    """Tell what ffmpeg writes of its progress to `counts`, until the program ends."""
-    poll, last = select.poll(), time.monotonic()
-    poll.register(counts, select.POLLIN)
-    while os.waitid(os.P_PID, program, os.WEXITED | os.WNOWAIT | os.WNOHANG) is None:
-        if not poll.poll(200):
-            continue
-        if not (text := os.read(counts, 65536)):
-            return
-        frames = re.findall(rb"^frame=\s*(\d+)", text, re.MULTILINE)
-        if frames and time.monotonic() - last >= TELL_S:
-            last = time.monotonic()
-            told(int(frames[-1]))
+def _started(
+    argv: Sequence[str], streams: _Streams, counts: FrameCounts | None
+) -> "subprocess.Popen[bytes]":
+    """The program, in a process group of its own. Raises ToolError."""
+    try:
+        return subprocess.Popen(
+            [argv[0], *(counts.options if counts else []), *argv[1:]],
+            stdin=streams.stdin,
+            stdout=streams.stdout,
+            stderr=subprocess.PIPE,
+            # Ctrl-C reaches this process alone, and `kill` the program with all it started
+            start_new_session=True,
+            env=guardian.environment(),
+            pass_fds=[counts.writer] if counts else [],
+        )
+    except BaseException as error:
+        if counts:
+            counts.close()
+        if isinstance(error, OSError):
+            raise ToolError(f"could not start {argv[0]}: {error.strerror}") from error
+        raise
+    finally:
+        if counts:
+            counts.close_writer()
+
+
+def _reap(process: "subprocess.Popen[bytes]", watch: "_Watch") -> resource.struct_rusage:
+    """Wait for the end of a program, and set its return code; returns what it used."""
+    # waited for without reaping: its number stays taken until nobody kills by it any more, or
+    # another program that was given the number might be hit
+    os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
+    watch.over.set()
+    scopes.remove_program(process)
+    # wait4 rather than wait: only it gives the CPU time of this one child
+    _, status, usage = os.wait4(process.pid, 0)
+    process.returncode = os.waitstatus_to_exitcode(status)
+    return usage
+
+
+class _Drain:
+    """Reads a program's pipes on threads, so that a full pipe never stops it."""
+
+    def __init__(self, process: "subprocess.Popen[bytes]", streams: _Streams) -> None:
+        self._process, self._streams = process, streams
+        self.stdout, self.stderr = bytearray(), bytearray()
+        self.too_much = threading.Event()
+        """Set once the program has written more than it may."""
+        pipes = [(self._keep_tail, process.stderr), (self._keep_all, process.stdout)]
+        self._threads = [
+            threading.Thread(target=keep, args=(pipe,), daemon=True)
+            for keep, pipe in pipes
+            if pipe is not None
+        ]
+
+    def start(self) -> None:
+        for thread in self._threads:
+            thread.start()
+
+    def close(self) -> None:
+        """Wait for what is left in the pipes, and close them."""
+        for thread in self._threads:
+            # an interruption may come before a thread has begun
+            if thread.ident is not None:
+                thread.join(timeout=10)
+        for pipe in (self._process.stdout, self._process.stderr):
+            if pipe is not None:
+                pipe.close()
+
+    # ValueError: an interruption of the main thread may close a pipe before its reader has begun
+    def _keep_tail(self, pipe: IO[bytes]) -> None:
+        with contextlib.suppress(ValueError):
+            while chunk := os.read(pipe.fileno(), 65536):
+                self.stderr.extend(self._streams.read_stderr(chunk))
+                del self.stderr[:-STDERR_KEPT]
+
+    def _keep_all(self, pipe: IO[bytes]) -> None:
+        with contextlib.suppress(ValueError):
+            while chunk := pipe.read(1 << 20):
+                self.stdout.extend(chunk)
+                if len(self.stdout) > self._streams.max_stdout:
+                    self.too_much.set()
+                    kill(self._process)
+                    return
 
 
 class _Watch(threading.Thread):
@@ -396,6 +295,7 @@ class _Watch(threading.Thread):
             if (paused := now - looked - self.step) > PAUSE_S:
                 self.end, since = self.end + paused, since + paused
             looked = now
+            # of the whole group: a script's programs work while the shell waits
             ticks = _group_ticks(self.process.pid)
             # less than before: a part of it has ended
             self.idle = 0 <= ticks - before <= STILL * self.step
@@ -406,6 +306,7 @@ class _Watch(threading.Thread):
                 self.timed_out, self.stalled = True, now < self.end
                 kill(self.process)
                 return
+        # it ended by itself, whatever it did at the last sample
         self.idle = False
 
 
@@ -416,6 +317,7 @@ def _group_ticks(group: int) -> int:
         if entry.name.isdigit():
             with contextlib.suppress(OSError, IndexError, ValueError):
                 with open(f"/proc/{entry.name}/stat", "rb") as file:
+                    # after the name, which may hold spaces and brackets: state, parent, group
                     words = file.read().rpartition(b")")[2].split()
                 if int(words[2]) == group:
                     ticks += int(words[11]) + int(words[12])
@@ -424,19 +326,4 @@ def _group_ticks(group: int) -> int:
 
 def spent_cpu_s() -> float:
     """CPU seconds of all programs that this thread has run so far."""
-    return float(getattr(_mine, "cpu_s", 0.0))
-
-
-def kill(process: subprocess.Popen[bytes]) -> None:
-    """Stop a program and all it started, at once."""
-    try:
-        os.killpg(process.pid, signal.SIGKILL)
-    except (ProcessLookupError, PermissionError):
-        process.kill()
-
-
-def kill_all() -> None:
-    """Stop every program still running."""
-    with _running_lock:
-        for process in _running:
-            kill(process)
+    return float(getattr(_thread, "cpu_s", 0.0))

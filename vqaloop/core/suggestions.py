@@ -1,12 +1,11 @@
-"""What was probably meant by a word that is none of those known, for the end of a message."""
+"""Did-you-mean suggestions for unknown names, for the end of a message."""
 
 import difflib
 import re
 from collections.abc import Collection, Mapping
 
 CLOSE = 0.7
-"""Likeness of two words (twice the letters in common over all) from which one may be the other
-mistyped."""
+"""Least difflib ratio (twice the letters in common over all letters) of a suggestion."""
 
 
 def did_you_mean(
@@ -21,6 +20,7 @@ def did_you_mean(
     names = {plain(name): name for name in known}
     found = names.get(wanted) or (others or {}).get(wanted)
     if found is None:
+        # x264 is no slip for x265
         alike = [name for name in names if _digits(name) == _digits(wanted)]
         close = difflib.get_close_matches(wanted, alike, n=1, cutoff=CLOSE)
         found = names[close[0]] if close else None

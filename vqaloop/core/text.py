@@ -88,5 +88,6 @@ def change(percent: float | None, unit: str = "") -> str:
 
 def cut(text: str, longest: int = LONGEST_MESSAGE) -> str:
     """A long text without its middle: the end of what a program says is often what matters."""
+    # 2 off each half, for the dots
     half = longest // 2 - 2
     return text if len(text) <= longest else f"{text[:half]}...{text[-half:]}"

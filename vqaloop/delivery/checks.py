@@ -1,6 +1,6 @@
-"""What of ladders can be delivered: read, checked, and refused with the reason.
+"""Checks of what is to be delivered: ladders, rungs, their alignment, and the tracks written.
 
-A player switches between rungs at any segment, so they must agree on where their key frames are.
+A player may switch between rungs at any segment, so their key frames must be aligned.
 """
 
 import contextlib
@@ -13,19 +13,19 @@ from pathlib import Path
 
 from vqaloop.core.text import quoted
 from vqaloop.delivery.rates import track_rates
-from vqaloop.delivery.segments import Stream, Track, read_stream
+from vqaloop.delivery.segments import RungStream, Track, read_rung
 from vqaloop.errors import InputError, ToolError
 from vqaloop.ladder.store import read_ladder
 from vqaloop.records import Ladder, Rung
 
 KEY_FRAME_S = 2
-"""Seconds between key frames, at most."""
+"""Most seconds between key frames."""
 OVERLONG_S = Fraction(1, 2)
 """Seconds by which a segment may last longer than was asked for."""
 PEAK_RATIO = 2.0
-"""Peak over average rate from which on a rung is warned of."""
+"""Peak over average rate above which a rung is warned of."""
 SHAPE_TOLERANCE = 0.02
-"""Part by which the shape of a rung may differ from that of the largest one."""
+"""Part by which a rung's aspect ratio may differ from that of the largest one."""
 HLS_CODECS = ("h264", "hevc", "av1")
 WHY_NOT = {
     ("hls", "vp9"): "Apple's HLS authoring specification takes H.264, HEVC and AV1 alone, and "
@@ -35,16 +35,16 @@ WHY_NOT = {
     ("dash", "avs2"): "AVS2 has no codec string (RFC 6381) and no MP4 mapping that players take; "
     "it is delivered as files",
 }
-"""Why a codec does not go into a kind of manifest."""
+"""Why a codec has no place in a kind of manifest."""
 
 
 @dataclass(frozen=True)
-class Item:
+class RungInput:
     """A rung to be packaged."""
 
     ladder: Ladder
     rung: Rung
-    stream: Stream
+    stream: RungStream
 
     @property
     def path(self) -> Path:
@@ -52,7 +52,7 @@ class Item:
 
 
 def read_ladders(folders: Sequence[Path]) -> list[Ladder]:
-    """The ladders in these folders or in their folders, of one title and a codec each."""
+    """The ladders in these folders or their subfolders, of one title, each of another codec."""
     places: list[Path] = []
     for folder in folders:
         inner = []
@@ -85,7 +85,8 @@ def is_wanted(asked: Sequence[str], codec: str) -> bool:
 
 
 def find_refusals(asked: Sequence[str], codecs: Sequence[str]) -> list[dict[str, str]]:
-    """What is asked for and cannot be; InputError when nothing is left of what was asked."""
+    """Manifests asked for that a codec has no place in, with the reason; InputError when none is
+    left."""
     if not asked:
         raise InputError("neither HLS nor DASH was asked for; nothing is to be delivered")
     refused = [
@@ -94,7 +95,7 @@ def find_refusals(asked: Sequence[str], codecs: Sequence[str]) -> list[dict[str,
         for codec in codecs
         if (kind, codec) in WHY_NOT
     ]
-    # with both asked for, what can be made is made: AVS2 as files at the least
+    # with both asked for, whatever is possible is delivered: AVS2 as files at least
     if len(asked) == 1 and len(refused) == len(codecs):
         note = refused[0]
         raise InputError(f"no {asked[0].upper()} for {note['codec']}: {note['reason']}")
@@ -105,7 +106,7 @@ def check_file(ladder: Ladder, rung: Rung) -> Path:
     """The rung's file; InputError unless it is a file in the ladder's own folder."""
     path = ladder.folder / rung.file
     try:
-        # a link could lead anywhere, a pipe would never end
+        # a link could point anywhere, a pipe would never end
         if not stat.S_ISREG(os.lstat(path).st_mode):
             raise InputError(f"{quoted(path)} is a link or no file; rungs must be plain files")
         if not os.lstat(path).st_size:
@@ -118,19 +119,19 @@ def check_file(ladder: Ladder, rung: Rung) -> Path:
     return path
 
 
-def open_rung(ladder: Ladder, rung: Rung) -> Item:
+def open_rung(ladder: Ladder, rung: Rung) -> RungInput:
     """A rung to be packaged, read and checked; raises InputError where it cannot be."""
     path = check_file(ladder, rung)
-    stream = read_stream(path)
+    stream = read_rung(path)
     if stream.codec != ladder.about["codec"]:
         raise InputError(
             f"{quoted(path)} holds {stream.codec}, and its ladder is of {ladder.about['codec']}; "
             "make the ladder again"
         )
-    return Item(ladder, rung, stream)
+    return RungInput(ladder, rung, stream)
 
 
-def check_alignment(items: Sequence[Item]) -> None:
+def check_alignment(items: Sequence[RungInput]) -> None:
     """Raises InputError unless a player may switch between any two rungs at any key frame."""
     if not items:
         return
@@ -140,7 +141,7 @@ def check_alignment(items: Sequence[Item]) -> None:
         stream, name = item.stream, quoted(item.path)
         if stream.fps != first.stream.fps:
             raise InputError(
-                f"{name} has {float(stream.fps):.6g} frames a second and "
+                f"{name} has {float(stream.fps):.6g} fps and "
                 f"{quoted(first.path)} {float(first.stream.fps):.6g}; make the ladders again"
             )
         if abs(stream.end - first.stream.end) > near:
@@ -158,7 +159,7 @@ def check_alignment(items: Sequence[Item]) -> None:
             )
         gaps = zip(stream.keys, (*stream.keys[1:], stream.end), strict=True)
         widest = max(((after - before, before) for before, after in gaps), key=lambda gap: gap[0])
-        # a GOP is a whole number of frames
+        # a GOP is a whole number of frames: 2 s may take a fraction more
         if widest[0] > KEY_FRAME_S + 2 * near:
             raise InputError(
                 f"{name} has no key frame for {float(widest[0]):.3f} s from "
@@ -166,19 +167,18 @@ def check_alignment(items: Sequence[Item]) -> None:
             )
 
 
-def segment_length(stream: Stream, segment_s: float) -> Fraction:
-    """Seconds of a segment: whole GOPs, as near to `segment_s` as they come."""
+def segment_length(stream: RungStream, segment_s: float) -> Fraction:
+    """Duration of a segment in seconds: the whole number of GOPs nearest to `segment_s`."""
     keys = (*stream.keys, stream.end)
     gop = keys[1] - keys[0]
-    # a half is rounded down: segments longer than asked for are the worse fault
+    # a half is rounded down: segments longer than asked for are worse than shorter ones
     count = max(1, -(-(Fraction(segment_s) / gop - Fraction(1, 2)) // 1))
     return gop * count
 
 
-def check_track(track: Track, first: Track, item: Item, segment_s: float) -> None:
-    """Refuse a track that is not what its ladder says, or was not cut as `first` was."""
-    entry, name = track.entry, quoted(item.path)
-    assert entry is not None
+def check_track(track: Track, first: Track, item: RungInput, segment_s: float) -> None:
+    """Refuse a track of another size than its ladder's, or cut at other times than `first`."""
+    entry, name = track.video, quoted(item.path)
     if (entry.width, entry.height) != (item.rung.width, item.rung.height):
         raise InputError(
             f"{name} is {entry.width}x{entry.height}, and ladder.json says {item.rung.width}x"
@@ -193,10 +193,9 @@ def check_track(track: Track, first: Track, item: Item, segment_s: float) -> Non
 
 
 def find_doubts(tracks: Sequence[Track]) -> list[str]:
-    """What the rules advise against and a rung does all the same."""
+    """Warnings of what Apple's authoring specification advises against."""
     found = []
-    entries = [track.entry for track in tracks if track.entry]
-    largest = max(entries, key=lambda e: e.width * e.height)
+    largest = max((track.video for track in tracks), key=lambda e: e.width * e.height)
     captioned = dict.fromkeys(track.codec for track in tracks if track.captions)
     bare = dict.fromkeys(track.codec for track in tracks if not track.captions)
     if captioned and bare:
@@ -204,8 +203,8 @@ def find_doubts(tracks: Sequence[Track]) -> list[str]:
             f"closed captions are in the pictures of {', '.join(captioned)} and not in those of "
             f"{', '.join(bare)}; they go away where a player changes to these"
         )
-    for track, entry in zip(tracks, entries, strict=True):
-        rates = track_rates(track)
+    for track in tracks:
+        entry, rates = track.video, track_rates(track)
         if rates.peak > PEAK_RATIO * rates.mean:
             found.append(
                 f"{track.name}: its peak is {rates.peak / rates.mean:.1f} times its average rate; "

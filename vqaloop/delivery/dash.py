@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from fractions import Fraction
 
 from vqaloop.bitstream.codec_strings import video_range
-from vqaloop.delivery.rates import rate_of, track_rates
+from vqaloop.delivery.rates import track_rates
 from vqaloop.delivery.segments import (
     AUDIO_CHANNELS,
     AUDIO_RATE,
@@ -18,9 +18,9 @@ MPD = "manifest.mpd"
 
 
 def mpd(tracks: Sequence[Track], audio: Track | None) -> str:
-    """One AdaptationSet a codec, its rungs ascending, and one for the sound.
+    """The MPD: an AdaptationSet for each codec, its rungs ascending, and one for the audio.
 
-    `tracks` of one codec have the same segment boundaries.
+    `tracks` of one codec must have the same segment boundaries.
     """
     longest = max(t.duration for t in tracks)
     root = ET.Element(
@@ -31,11 +31,11 @@ def mpd(tracks: Sequence[Track], audio: Track | None) -> str:
             "type": "static",
             "mediaPresentationDuration": _seconds(longest),
             "maxSegmentDuration": _seconds(max(s.duration for t in tracks for s in t.segments)),
-            # a player that has this much never runs dry at @bandwidth, which is a segment's peak
+            # a player with this much buffered never stalls at @bandwidth, a segment's peak
             "minBufferTime": _seconds(max(s.duration for t in tracks for s in t.segments)),
         },
     )
-    # some players take what stands here for relative to their own folder otherwise
+    # without it some players resolve URLs against their own folder
     ET.SubElement(root, "BaseURL").text = "./"
     period = ET.SubElement(root, "Period", {"id": "0", "start": "PT0S"})
     codecs = list(dict.fromkeys(t.codec for t in tracks))
@@ -48,7 +48,7 @@ def mpd(tracks: Sequence[Track], audio: Track | None) -> str:
 
 
 def _video_set(period: ET.Element, number: int, tracks: Sequence[Track]) -> None:
-    largest = max((rate_of(t) for t in tracks), key=lambda e: e.width * e.height)
+    largest = max((t.video for t in tracks), key=lambda e: e.width * e.height)
     shape = Fraction(largest.width * largest.sar[0], largest.height * largest.sar[1])
     group = ET.SubElement(
         period,
@@ -61,8 +61,8 @@ def _video_set(period: ET.Element, number: int, tracks: Sequence[Track]) -> None
             "startWithSAP": "1",
             "frameRate": _rate(max(t.fps for t in tracks)),
             "par": f"{shape.numerator}:{shape.denominator}",
-            "maxWidth": str(max(rate_of(t).width for t in tracks)),
-            "maxHeight": str(max(rate_of(t).height for t in tracks)),
+            "maxWidth": str(max(t.video.width for t in tracks)),
+            "maxHeight": str(max(t.video.height for t in tracks)),
         },
     )
     if video_range(largest) != "SDR":
@@ -80,7 +80,7 @@ def _video_set(period: ET.Element, number: int, tracks: Sequence[Track]) -> None
     _role(group)
     _template(group, tracks)
     for place, track in enumerate(tracks):
-        entry = rate_of(track)
+        entry = track.video
         ET.SubElement(
             group,
             "Representation",
@@ -136,7 +136,8 @@ def _role(group: ET.Element) -> None:
 
 
 def _template(group: ET.Element, tracks: Sequence[Track]) -> None:
-    """Where segments lie and how long they last: the same for all tracks of the set."""
+    """URLs and durations of the segments, the same for all tracks of the set."""
+    # one timescale in which the durations of all tracks are whole
     clock = math.lcm(*(t.time_base.denominator for t in tracks))
     template = ET.SubElement(
         group,
@@ -149,6 +150,7 @@ def _template(group: ET.Element, tracks: Sequence[Track]) -> None:
         },
     )
     timeline = ET.SubElement(template, "SegmentTimeline")
+    # runs of equal durations: ticks, and how often they are repeated
     runs: list[list[int]] = []
     for segment in tracks[0].segments:
         ticks = round(segment.duration * clock)

@@ -1,27 +1,27 @@
-"""The manifests: HLS playlists (RFC 8216 and its successor) and the DASH MPD (ISO/IEC 23009-1).
+"""HLS playlists of a delivery (RFC 8216 and its successor): master, media and I-frame playlists.
 
-Text only, from tracks that were measured as they were written. Names in them are our own: nothing
-of a ladder's or source's text gets in.
+Text only, from tracks measured as written. All names in it are vqaloop's own: no text of a ladder
+or a source is copied.
 """
 
 from collections.abc import Sequence
 from fractions import Fraction
 
 from vqaloop.bitstream.codec_strings import video_range
-from vqaloop.delivery.rates import iframe_rates, rate_of, variant_rates
-from vqaloop.delivery.segments import AUDIO_CHANNELS, INIT, Track, target_duration
+from vqaloop.delivery.rates import iframe_rates, target_duration, variant_rates
+from vqaloop.delivery.segments import AUDIO_CHANNELS, INIT, Track
 
 MEDIA = "media.m3u8"
 IFRAMES = "iframes.m3u8"
 MASTER = "master.m3u8"
 FIRST_BPS = 2_000_000
-"""Bits a second of the variant to start with, by Apple's authoring specification."""
+"""Average bit/s of the variant to start with, by Apple's authoring specification."""
 _HLS_VERSION = 7
 _START_ORDER = ("h264", "hevc", "av1")
 
 
 def media_playlist(track: Track) -> str:
-    """All segments of a track."""
+    """The media playlist of a track: all its segments."""
     lines = [
         *_head([s.duration for s in track.segments]),
         "#EXT-X-INDEPENDENT-SEGMENTS",
@@ -33,7 +33,7 @@ def media_playlist(track: Track) -> str:
 
 
 def iframe_playlist(track: Track) -> str:
-    """The key frames of a track, each a range of bytes of a segment."""
+    """The I-frame playlist of a track: its key frames, each a byte range of a segment."""
     lines = [
         *_head([k.duration for k in track.keyframes]),
         "#EXT-X-I-FRAMES-ONLY",
@@ -59,7 +59,7 @@ def _head(durations: Sequence[Fraction]) -> list[str]:
 
 
 def master_playlist(tracks: Sequence[Track], audio: Track | None) -> str:
-    """All variants; first the one a player should start with, the others ascending."""
+    """The master playlist: first the variant a player should start with, the others ascending."""
     lines = ["#EXTM3U", f"#EXT-X-VERSION:{_HLS_VERSION}", "#EXT-X-INDEPENDENT-SEGMENTS"]
     if audio:
         language = f',LANGUAGE="{audio.language}"' if audio.language else ""
@@ -67,11 +67,11 @@ def master_playlist(tracks: Sequence[Track], audio: Track | None) -> str:
             f'#EXT-X-MEDIA:TYPE=AUDIO,GROUP-ID="audio",NAME="Main"{language},DEFAULT=YES,'
             f'AUTOSELECT=YES,CHANNELS="{AUDIO_CHANNELS}",URI="{audio.name}/{MEDIA}"'
         )
-    # NONE speaks for all variants; where nothing is said players look into the pictures
+    # NONE holds for all variants; without the attribute players search the coded frames
     captions = "" if any(track.captions for track in tracks) else ",CLOSED-CAPTIONS=NONE"
     first = _start(tracks, audio)
     for track in [first, *(t for t in tracks if t is not first)]:
-        entry, rates = rate_of(track), variant_rates(track, audio)
+        entry, rates = track.video, variant_rates(track, audio)
         codecs = f"{track.codecs},{audio.codecs}" if audio else track.codecs
         group = ',AUDIO="audio"' if audio else ""
         lines += [
@@ -82,7 +82,7 @@ def master_playlist(tracks: Sequence[Track], audio: Track | None) -> str:
             f"{track.name}/{MEDIA}",
         ]
     for track in tracks:
-        entry, rates = rate_of(track), iframe_rates(track)
+        entry, rates = track.video, iframe_rates(track)
         lines.append(
             f"#EXT-X-I-FRAME-STREAM-INF:BANDWIDTH={rates.peak},AVERAGE-BANDWIDTH={rates.mean},"
             f'CODECS="{track.codecs}",RESOLUTION={entry.width}x{entry.height},'
@@ -92,6 +92,7 @@ def master_playlist(tracks: Sequence[Track], audio: Track | None) -> str:
 
 
 def _start(tracks: Sequence[Track], audio: Track | None) -> Track:
+    # the codec that most players take, and of it the rung nearest to the rate to start with
     known = [t for codec in _START_ORDER for t in tracks if t.codec == codec]
     same = [t for t in known if t.codec == known[0].codec]
     return min(same, key=lambda t: abs(variant_rates(t, audio).mean - FIRST_BPS))

@@ -1,11 +1,10 @@
-"""Ladders become what players take: HLS and DASH on the same CMAF segments, or plain files.
+"""Packaging of ladders for players: HLS and DASH on shared CMAF segments, or plain files.
 
-The coded frames are those of the rungs, never encoded again. All is written beside its final
-place, measured there, and renamed when it is whole.
+The coded frames are those of the rungs, never re-encoded. All is written to a folder beside the
+final one, measured there, and renamed when complete.
 """
 
 import contextlib
-import json
 import os
 import shutil
 from collections.abc import Iterator, Sequence
@@ -13,8 +12,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from msgspec import Struct
+
 from vqaloop.bitstream.codec_strings import video_range
-from vqaloop.core.documents import read_document
+from vqaloop.core.documents import document_text, read_document
 from vqaloop.core.ffmpeg import ffmpeg_path
 from vqaloop.core.files import file_sha256, place_file, unfinished
 from vqaloop.core.folders import check_writable
@@ -22,7 +23,7 @@ from vqaloop.core.text import quoted
 from vqaloop.core.version import __version__
 from vqaloop.delivery.checks import (
     HLS_CODECS,
-    Item,
+    RungInput,
     check_alignment,
     check_file,
     check_track,
@@ -52,21 +53,26 @@ from vqaloop.records import Event, Ladder, Watcher
 SCHEMA = "vqaloop.delivery/1"
 FILES_SCHEMA = "vqaloop.files/1"
 RECORD = "delivery.json"
-"""What marks a folder as a delivery, and lists all that is in it."""
+"""The document that marks a folder as a delivery and lists its files."""
 SEGMENT_S, LEAST_SEGMENT_S, MOST_SEGMENT_S = 6.0, 1.0, 30.0
 _REMEDY = "choose another folder with -o"
+_RUNG_FIGURES = ("width", "height", "bitrate_kbps", "peak_kbps", "score")
 
 
 @dataclass(frozen=True)
 class Delivery:
-    """What was delivered."""
+    """A title packaged for players, as `package_ladder` wrote it."""
 
     folder: Path
     about: dict[str, Any]
     """The document `vqaloop.delivery/1`."""
 
     def to_json(self) -> dict[str, Any]:
-        """The document, as delivery.json holds it."""
+        """The delivery as a document.
+
+        Returns:
+            `vqaloop.delivery/1`, as delivery.json holds it.
+        """
         return self.about
 
 
@@ -81,18 +87,32 @@ def package_ladder(
     ffmpeg: str | os.PathLike[str] | None = None,
     progress: Watcher = lambda event: None,
 ) -> Delivery:
-    """HLS and DASH of a title's ladders, in the folder `out` (by default NAME.delivery here).
+    """Package the ladders of a title as HLS and DASH on shared CMAF segments, without re-encoding.
 
-    `folders` is what `build_ladder` or `build_ladders` wrote, or several such folders, of one
-    title and a codec each. Segments last `segment_s` seconds, rounded to whole GOPs. With `audio`
-    the source's default sound goes along, if the source is still where the ladder found it; what
-    else it holds is left out with a warning.
+    Codecs that a kind of manifest has no place for (VP9 in HLS, AVS2 in both) are left out of it,
+    and listed in the document's `refused` with the reason; AVS2 is delivered as files. After an
+    error or an interruption `out` is as it was.
 
-    What a codec cannot be delivered as (HLS for VP9, either for AVS2) is left out and told with
-    its reason in `refused`; AVS2 goes along as files. Raises InputError where nothing is left of
-    what was asked for, where rungs cannot be switched between, and for a folder that is damaged or
-    that holds something else than an earlier delivery; ToolError where ffmpeg fails. After any of
-    these, or an interruption, `out` is as it was.
+    Args:
+        folders: What `build_ladder` or `build_ladders` wrote, or several such folders, of one
+            title and a codec each.
+        hls: Write HLS playlists.
+        dash: Write a DASH manifest.
+        out: The folder to write, which may hold an earlier delivery; by default NAME.delivery in
+            the current folder.
+        segment_s: Duration of a segment in seconds, 1 to 30, rounded to whole GOPs.
+        audio: Include the source's default audio track, if the source is still where the ladder
+            found it; its other tracks are left out with a warning.
+        ffmpeg: Path of the binary; None for the one that comes with vqaloop.
+        progress: Called with each Event.
+
+    Returns:
+        The delivery, with its document.
+
+    Raises:
+        InputError: No codec is left for what was asked for, a player could not switch between the
+            rungs, a ladder is damaged, or `out` holds files that are not of a delivery.
+        ToolError: ffmpeg failed.
     """
     binary = ffmpeg_path(ffmpeg)
     if not LEAST_SEGMENT_S <= segment_s <= MOST_SEGMENT_S:
@@ -105,42 +125,58 @@ def package_ladder(
     refused = find_refusals(asked, [ladder.about["codec"] for ladder in ladders])
     target = Path(out) if out is not None else _default_place(Path(named[0]))
     target = _checked_place(target)
-    items, plain = [], [ladder for ladder in ladders if ladder.about["codec"] == "avs2"]
-    total, done = sum(len(ladder.rungs) for ladder in ladders), 0
-    for ladder in ladders:
-        for rung in ladder.rungs:
-            said = f"reading the rungs of {quoted(ladder.folder)}"
-            progress(Event("check", said, done, total))
-            done += 1
-            if ladder in plain:
-                check_file(ladder, rung)
-            elif is_wanted(asked, ladder.about["codec"]):
-                items.append(open_rung(ladder, rung))
-    check_alignment(items)
+    items = _checked_rungs(ladders, asked, progress)
     warnings = [
         f"no {note['kind'].upper()} for {note['codec']}: {note['reason']}" for note in refused
     ]
     source = ladders[0].about["source"]
     with _placed(target) as folder:
-        tracks, sound = _packaged(folder, items, segment_s, audio, binary, warnings, progress)
+        tracks, audio_track = _packaged(
+            folder, items, segment_s, audio, binary, warnings, progress
+        )
         progress(Event("write", f"writing {quoted(target)}"))
         about = {
             "schema": SCHEMA,
             "vqaloop": __version__,
             "source": {key: str(source.get(key)) for key in ("path", "sha256")},
-            **_write_manifests(folder, asked, tracks, sound),
+            **_write_manifests(folder, asked, tracks, audio_track),
             "renditions": [
                 _rendition_json(track, item) for track, item in zip(tracks, items, strict=True)
             ],
-            "audio": _audio_json(sound),
-            "plain": [_copied(folder, ladder) for ladder in plain],
+            "audio": _audio_json(audio_track),
+            "plain": [_copied(folder, ladder) for ladder in ladders if _is_plain(ladder)],
             "refused": refused,
             "warnings": warnings,
+            # last, as it lists what the entries above have written
             "files": _listing(folder),
         }
-        text = json.dumps(about, indent=1, allow_nan=False) + "\n"
+        text = document_text(about)
         (folder / RECORD).write_text(text, encoding="ascii")
     return Delivery(target, about)
+
+
+def _is_plain(ladder: Ladder) -> bool:
+    """Whether its rungs are delivered as files alone."""
+    return bool(ladder.about["codec"] == "avs2")
+
+
+def _checked_rungs(
+    ladders: Sequence[Ladder], asked: Sequence[str], progress: Watcher
+) -> list[RungInput]:
+    """The rungs to be packaged, read and checked; those delivered as files are checked too."""
+    items: list[RungInput] = []
+    total, done = sum(len(ladder.rungs) for ladder in ladders), 0
+    for ladder in ladders:
+        for rung in ladder.rungs:
+            text = f"reading the rungs of {quoted(ladder.folder)}"
+            progress(Event("check", text, done, total))
+            done += 1
+            if _is_plain(ladder):
+                check_file(ladder, rung)
+            elif is_wanted(asked, ladder.about["codec"]):
+                items.append(open_rung(ladder, rung))
+    check_alignment(items)
+    return items
 
 
 def _default_place(ladder: Path) -> Path:
@@ -149,7 +185,7 @@ def _default_place(ladder: Path) -> Path:
 
 
 def _checked_place(out: Path) -> Path:
-    """Where to write, links resolved; InputError unless it is free or an earlier delivery."""
+    """Where to write, links resolved; InputError unless unused or an earlier delivery."""
     target = out.resolve()
     if not target.parent.is_dir():
         raise InputError(f"the folder {quoted(target.parent)} does not exist; create it first")
@@ -163,6 +199,7 @@ def _checked_place(out: Path) -> Path:
     except OSError as error:
         raise InputError(f"cannot read {quoted(out)}: {error.strerror or error}") from error
     listed = _listed(target)
+    # the folder will be replaced: nothing but a delivery's own files may be lost
     strange = [path for path in there if os.fspath(path.relative_to(target)) not in listed]
     if strange:
         raise InputError(
@@ -172,25 +209,32 @@ def _checked_place(out: Path) -> Path:
     return target
 
 
+class _Listed(Struct):
+    path: str
+
+
+class _Record(Struct):
+    files: list[_Listed]
+
+
 def _listed(folder: Path) -> set[str]:
-    """What an earlier delivery says it wrote to this folder; nothing if there is none."""
+    """The files of an earlier delivery in this folder; none if there is no delivery."""
     try:
-        record = read_document(
-            folder / RECORD, SCHEMA, {"files": [{"path": str}]}, give="", remedy=""
-        )
+        record = read_document(folder / RECORD, _Record, schema=SCHEMA, give="", remedy="")
     except InputError:
         return set()
-    return {RECORD, *(entry["path"] for entry in record["files"])}
+    return {RECORD, *(file.path for file in record.files)}
 
 
 @contextlib.contextmanager
 def _placed(target: Path) -> Iterator[Path]:
-    """A new folder beside `target` that takes its place if all goes well, and else goes away."""
+    """A new folder beside `target` that replaces it on success, and is removed on failure."""
     part = unfinished(target.parent)
     try:
         _put_back(target)
         part.mkdir()
         yield part
+        # checked again, as packaging took a while
         _replace(part, _checked_place(target))
     except OSError as error:
         raise InputError(
@@ -201,12 +245,12 @@ def _placed(target: Path) -> Iterator[Path]:
 
 
 def _set_aside(target: Path) -> Path:
-    """Where an earlier delivery is while another takes its place; whole, so never cleaned up."""
+    """Where an earlier delivery is kept while another replaces it."""
     return target.with_name(f".{target.name}.before")
 
 
 def _put_back(target: Path) -> None:
-    """Undo a replacement of which the end was cut off, or end it."""
+    """Undo or complete a replacement that was interrupted."""
     old = _set_aside(target)
     if old.is_dir() and not target.exists():
         old.rename(target)
@@ -231,16 +275,16 @@ def _replace(part: Path, target: Path) -> None:
 
 def _packaged(
     folder: Path,
-    items: Sequence[Item],
+    items: Sequence[RungInput],
     segment_s: float,
     audio: bool,
     ffmpeg: str,
     warnings: list[str],
     progress: Watcher,
 ) -> tuple[list[Track], Track | None]:
-    """The tracks of all rungs and of the sound, written to `folder` and measured."""
+    """The tracks of all rungs and of the audio, written to `folder` and measured."""
     if not items:
-        warnings.append("AVS2 is delivered as files of pictures alone: no sound, no subtitles")
+        warnings.append("AVS2 is delivered as files of pictures alone: no audio, no subtitles")
         return [], None
     cut, tracks = segment_length(items[0].stream, segment_s), list[Track]()
     for done, item in enumerate(items):
@@ -262,40 +306,41 @@ def _packaged(
             warnings.append("no rung has the closed captions that are in the source's pictures")
         if choice.audio is None:
             return tracks, None
-        progress(Event("package", "the sound", len(items), len(items)))
+        progress(Event("package", "audio", len(items), len(items)))
         end = items[0].stream.end
         return tracks, mux_audio(path, choice.audio, folder / "audio", cut, end, ffmpeg)
     except (InputError, ToolError) as error:
+        # a delivery without audio is of more use than none
         shutil.rmtree(folder / "audio", ignore_errors=True)
-        warnings.append(f"the sound is left out: {error}")
+        warnings.append(f"audio is left out: {error}")
     return tracks, None
 
 
 def _write_manifests(
-    folder: Path, asked: Sequence[str], tracks: Sequence[Track], sound: Track | None
+    folder: Path, asked: Sequence[str], tracks: Sequence[Track], audio_track: Track | None
 ) -> dict[str, Any]:
-    """The manifests that were asked for and have anything to hold, as the document tells them."""
+    """Write the manifests asked for that have a track; their entries in the document."""
     apple = [track for track in tracks if track.codec in HLS_CODECS]
-    made: dict[str, Any] = {"hls": None, "dash": None}
+    about: dict[str, Any] = {"hls": None, "dash": None}
     if "hls" in asked and apple:
-        texts = {MASTER: master_playlist(apple, sound)}
-        for track in (*apple, *([sound] if sound else [])):
+        texts = {MASTER: master_playlist(apple, audio_track)}
+        for track in (*apple, *([audio_track] if audio_track else [])):
             texts[f"{track.name}/{MEDIA}"] = media_playlist(track)
         for track in apple:
             texts[f"{track.name}/{IFRAMES}"] = iframe_playlist(track)
         for name, text in texts.items():
             (folder / name).write_text(text, encoding="ascii")
-        variants = [_variant_json(track, sound) for track in apple]
-        made["hls"] = {"playlist": MASTER, "variants": variants}
+        variants = [_variant_json(track, audio_track) for track in apple]
+        about["hls"] = {"playlist": MASTER, "variants": variants}
     if "dash" in asked and tracks:
-        (folder / MPD).write_text(mpd(tracks, sound), encoding="utf-8")
-        made["dash"] = {"manifest": MPD, "representations": [track.name for track in tracks]}
-    return made
+        (folder / MPD).write_text(mpd(tracks, audio_track), encoding="utf-8")
+        about["dash"] = {"manifest": MPD, "representations": [track.name for track in tracks]}
+    return about
 
 
-def _variant_json(track: Track, sound: Track | None) -> dict[str, Any]:
-    """With the sound, as a player fetches it."""
-    rates, keys = variant_rates(track, sound), iframe_rates(track)
+def _variant_json(track: Track, audio_track: Track | None) -> dict[str, Any]:
+    """An HLS variant, its rates with the audio."""
+    rates, keys = variant_rates(track, audio_track), iframe_rates(track)
     return {
         "id": track.name,
         "playlist": f"{track.name}/{MEDIA}",
@@ -307,10 +352,9 @@ def _variant_json(track: Track, sound: Track | None) -> dict[str, Any]:
     }
 
 
-def _rendition_json(track: Track, item: Item) -> dict[str, Any]:
-    """The pictures alone."""
-    rates, entry = track_rates(track), track.entry
-    assert entry is not None
+def _rendition_json(track: Track, item: RungInput) -> dict[str, Any]:
+    """A rung as packaged, its rates without audio."""
+    rates, entry = track_rates(track), track.video
     return {
         "id": track.name,
         "rung": item.rung.file,
@@ -319,7 +363,7 @@ def _rendition_json(track: Track, item: Item) -> dict[str, Any]:
         "width": entry.width,
         "height": entry.height,
         "frame_rate": str(track.fps),
-        "frames": len(item.stream.pictures),
+        "frames": len(item.stream.frames),
         "video_range": video_range(entry),
         "closed_captions": track.captions,
         "bandwidth": rates.peak,
@@ -331,54 +375,53 @@ def _rendition_json(track: Track, item: Item) -> dict[str, Any]:
     }
 
 
-def _audio_json(sound: Track | None) -> dict[str, Any] | None:
-    if sound is None:
+def _audio_json(audio_track: Track | None) -> dict[str, Any] | None:
+    if audio_track is None:
         return None
-    rates = track_rates(sound)
+    rates = track_rates(audio_track)
     return {
-        "id": sound.name,
-        "codecs": sound.codecs,
-        "language": sound.language,
+        "id": audio_track.name,
+        "codecs": audio_track.codecs,
+        "language": audio_track.language,
         "bandwidth": rates.peak,
         "average_bandwidth": rates.mean,
-        "segments": len(sound.segments),
-        "duration": float(sound.duration),
+        "segments": len(audio_track.segments),
+        "duration": float(audio_track.duration),
     }
 
 
 def _copied(folder: Path, ladder: Ladder) -> dict[str, Any]:
-    """The rungs as they are, with a list of what they are; what the document says of them."""
+    """Copy the rungs of a ladder, with a manifest; their entry in the document."""
     codec, source = ladder.about["codec"], ladder.about["source"]
     (folder / codec).mkdir()
     rungs = []
     for place, rung in enumerate(ladder.rungs, 1):
         name = f"{codec}_{place:02d}_{rung.width}x{rung.height}.{codec}"
         copy = place_file(ladder.folder / rung.file, folder / codec / name)
-        told = rung.to_json()
-        kept = ("width", "height", "bitrate_kbps", "peak_kbps", "score")
+        figures = rung.to_json()
         rungs.append(
             {
                 "file": name,
                 "bytes": copy.stat().st_size,
                 "sha256": file_sha256(copy),
-                **{key: told[key] for key in kept},
+                **{key: figures[key] for key in _RUNG_FIGURES},
             }
         )
     manifest = {
         "schema": FILES_SCHEMA,
         "codec": codec,
-        # a raw stream does not tell its rate to everyone
+        # not every reader finds the frame rate of a raw stream
         "frame_rate": str(source.get("fps_exact", source["fps"]))[:40],
         "duration": source["duration"],
         "rungs": rungs,
     }
-    text = json.dumps(manifest, indent=1, allow_nan=False) + "\n"
+    text = document_text(manifest)
     (folder / codec / "manifest.json").write_text(text, encoding="ascii")
     return {"codec": codec, "manifest": f"{codec}/manifest.json", "rungs": rungs}
 
 
 def _listing(folder: Path) -> list[dict[str, Any]]:
-    """All files, by their path from the folder."""
+    """All files with their sizes, by their path from the folder."""
     return [
         {"path": path.relative_to(folder).as_posix(), "bytes": path.stat().st_size}
         for path in sorted(folder.rglob("*"))

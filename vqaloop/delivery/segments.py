@@ -1,11 +1,10 @@
-"""A rung becomes CMAF segments: muxed by ffmpeg without encoding, then measured as written.
+"""CMAF segments of a rung: muxed by ffmpeg without re-encoding, then measured as written.
 
-ffmpeg's dash muxer cuts at key frames and begins a fragment at each, so that every key frame can
+ffmpeg's dash muxer cuts at key frames and starts a fragment at each, so that every key frame can
 be fetched alone; HLS and DASH share the files.
 """
 
 import io
-import math
 import os
 import re
 from collections.abc import Sequence
@@ -15,15 +14,17 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import av
-import ffmpeg as ffmpeg_graph
 
-from vqaloop.bitstream.codec_strings import AAC_LC, codec_string, starts_anew, vp9_level
+from vqaloop.bitstream.codec_strings import AAC_LC, codec_string, vp9_level
+from vqaloop.bitstream.demux import main_video
 from vqaloop.bitstream.mp4_boxes import VideoEntry, fragment_starts, read_video_entry
+from vqaloop.bitstream.random_access import is_random_access
+from vqaloop.core import ffmpeg as ffmpeg_graph
 from vqaloop.core import process
 from vqaloop.core.ffmpeg import compiled
 from vqaloop.core.text import quoted
 from vqaloop.errors import InputError, ToolError
-from vqaloop.media.container import main_video, opened
+from vqaloop.media.container import opened
 from vqaloop.media.framerate import snapped
 from vqaloop.media.picture_data import holds_captions
 
@@ -31,41 +32,41 @@ INIT = "init.mp4"
 """File name of an initialisation segment."""
 AUDIO_RATE, AUDIO_KBPS, AUDIO_CHANNELS = 48_000, 128, 2
 _AAC_DELAY = 1024
-"""Samples that ffmpeg's AAC encoder puts before the first."""
+"""Priming samples of ffmpeg's AAC encoder."""
 _READ_FORMATS = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm"
 _TAGS = {"h264": "avc1", "hevc": "hvc1", "vp9": "vp09", "av1": "av01"}
 
 
-class Picture(NamedTuple):
+class CodedFrame(NamedTuple):
     """One coded frame of a rung."""
 
     time: Fraction
-    """When it is shown, in seconds."""
+    """Presentation time, in seconds."""
     key: bool
 
 
 @dataclass(frozen=True)
-class Stream:
-    """What lies in a rung file."""
+class RungStream:
+    """The coded frames of a rung file."""
 
     codec: str
     """h264, hevc, vp9 or av1."""
     fps: Fraction
-    """Frames a second."""
-    pictures: tuple[Picture, ...]
+    """Frames per second."""
+    frames: tuple[CodedFrame, ...]
     """In coding order."""
     captions: bool = False
-    """True where the pictures hold closed captions."""
+    """Whether the frames hold closed captions (CEA-608, CEA-708)."""
 
     @property
     def keys(self) -> tuple[Fraction, ...]:
         """Times of the key frames, in seconds."""
-        return tuple(picture.time for picture in self.pictures if picture.key)
+        return tuple(frame.time for frame in self.frames if frame.key)
 
     @property
     def end(self) -> Fraction:
         """When the last frame ends, in seconds."""
-        return max(picture.time for picture in self.pictures) + 1 / self.fps
+        return max(frame.time for frame in self.frames) + 1 / self.fps
 
 
 @dataclass(frozen=True)
@@ -82,7 +83,7 @@ class Segment:
 
 @dataclass(frozen=True)
 class KeyFrame:
-    """The bytes from a fragment's head to the end of its first picture, a key frame."""
+    """The bytes from a fragment's moof box to the end of its first frame, a key frame."""
 
     file: str
     offset: int
@@ -93,7 +94,7 @@ class KeyFrame:
 
 @dataclass(frozen=True)
 class Track:
-    """A rendition, or the sound, as segments in a folder of its own."""
+    """A rung, or the audio, as segments in a folder of its own."""
 
     name: str
     """The folder's name, which is also its id in the manifests."""
@@ -101,16 +102,22 @@ class Track:
     """RFC 6381."""
     segments: tuple[Segment, ...]
     time_base: Fraction
-    """Seconds a tick of the media's own clock."""
+    """Seconds of a tick of the media timescale."""
     codec: str = "aac"
     entry: VideoEntry | None = None
-    """None for sound."""
+    """None for audio."""
     fps: Fraction = Fraction(0)
     keyframes: tuple[KeyFrame, ...] = ()
     captions: bool = False
-    """True where the pictures hold closed captions."""
+    """Whether the frames hold closed captions (CEA-608, CEA-708)."""
     language: str | None = None
-    """Of the sound, ISO 639, where the source tells it."""
+    """Of audio, as an ISO 639 code, where the source has it."""
+
+    @property
+    def video(self) -> VideoEntry:
+        """The sample entry of a video track."""
+        assert self.entry is not None
+        return self.entry
 
     @property
     def duration(self) -> Fraction:
@@ -118,14 +125,15 @@ class Track:
         return sum((s.duration for s in self.segments), Fraction(0))
 
 
-def read_stream(path: Path) -> Stream:
-    """The coded frames of a rung file, checked: it starts with a picture that needs nothing before
-    it at time 0, every key frame is such a picture, and nothing after one is shown before it.
+def read_rung(path: Path) -> RungStream:
+    """The coded frames of a rung file, checked for closed GOPs.
 
-    Raises InputError that names the file and the time.
+    The file must start at time 0 with a random access point, every key frame must be one, and no
+    frame after one in coding order may precede it in presentation order. Raises InputError that
+    names the file and the time.
     """
     name = quoted(path)
-    pictures: list[Picture] = []
+    frames: list[CodedFrame] = []
     with opened(path) as container:
         streams = container.streams.video
         if len(streams) != 1 or streams[0].codec_context is None:
@@ -140,7 +148,7 @@ def read_stream(path: Path) -> Stream:
                 continue
             time = packet.pts * packet.time_base
             if packet.is_keyframe:
-                if not starts_anew(codec, config, bytes(packet)):
+                if not is_random_access(codec, config, bytes(packet)):
                     raise InputError(
                         f"{name}: the key frame at {float(time):.3f} s is no IDR picture; a "
                         "segment cannot start there; encode with a closed GOP"
@@ -151,26 +159,26 @@ def read_stream(path: Path) -> Stream:
                     f"{name}: after the key frame at {float(latest):.3f} s a frame of "
                     f"{float(time):.3f} s follows; the GOP is open; encode with a closed one"
                 )
-            pictures.append(Picture(time, packet.is_keyframe))
+            frames.append(CodedFrame(time, packet.is_keyframe))
             captions = captions or holds_captions(bytes(packet))
         rate = stream.average_rate
-    if not pictures or not pictures[0].key or not rate:
+    if not frames or not frames[0].key or not rate:
         raise InputError(f"{name} does not start with a key frame; make the ladder again")
     fps = snapped(Fraction(rate))
-    if abs(pictures[0].time) > 1 / (2 * fps):
-        raise InputError(f"{name} starts at {float(pictures[0].time):.3f} s and not at 0")
-    return Stream(codec, fps, tuple(pictures), captions)
+    if abs(frames[0].time) > 1 / (2 * fps):
+        raise InputError(f"{name} starts at {float(frames[0].time):.3f} s and not at 0")
+    return RungStream(codec, fps, tuple(frames), captions)
 
 
-def mux_video(rung: Path, stream: Stream, folder: Path, cut_s: Fraction, ffmpeg: str) -> Track:
-    """Write the rung's coded frames, unchanged, as segments of `cut_s` seconds into `folder`.
+def mux_video(rung: Path, stream: RungStream, folder: Path, cut_s: Fraction, ffmpeg: str) -> Track:
+    """Write the rung's coded frames, unchanged, as segments of `cut_s` seconds into a new folder.
 
-    A segment ends at the first key frame not earlier than that, so `cut_s` should be a number of
-    GOPs. `folder` is made. Raises ToolError when ffmpeg fails or frames are lost.
+    A segment ends at the first key frame not earlier than that, so `cut_s` should be a whole
+    number of GOPs. Raises ToolError when ffmpeg fails or frames are lost.
     """
     graph = ffmpeg_graph.input("INPUT", format_whitelist=_READ_FORMATS).output(
         "OUTPUT",
-        # half a frame less, or rounding may make it miss the key frame that is meant
+        # half a frame less, or rounding may make ffmpeg miss the key frame at `cut_s`
         **_segmenting(cut_s - 1 / (2 * stream.fps), "cmaf+frag_keyframe+skip_sidx"),
         map="0:v:0",
         **{"c:v": "copy", "tag:v": _TAGS[stream.codec]},
@@ -184,38 +192,36 @@ def mux_video(rung: Path, stream: Stream, folder: Path, cut_s: Fraction, ffmpeg:
 
 
 def _set_vp9_level(init: Path, fps: Fraction) -> None:
-    """Give vpcC the level of this frame rate: ffmpeg's muxer of segments knows the size alone."""
+    """Set the level in vpcC by size and frame rate: ffmpeg's dash muxer knows the size alone."""
     data = bytearray(init.read_bytes())
     entry = read_video_entry(bytes(data))
-    # four bytes of version and flags and one of the profile come first
+    # the level follows four bytes of version and flags and one of the profile
     at = data.index(b"vpcC" + entry.config) + len(b"vpcC") + 5
     data[at] = max(data[at], vp9_level(entry.width, entry.height, fps))
     init.write_bytes(data)
 
 
-def measure_video(folder: Path, stream: Stream) -> Track:
-    """What was written to `folder`, read back.
-
-    Raises ToolError when it is not what `stream` was, frame by frame.
-    """
+def measure_video(folder: Path, stream: RungStream) -> Track:
+    """Read back the segments in `folder`; ToolError unless their frames are those of `stream`."""
     init = (folder / INIT).read_bytes()
     entry = read_video_entry(init)
-    files, pictures, heads = _media(folder), [], []
+    files, parts, heads = _media(folder), [], []
     time_base = Fraction(1)
     for file in files:
         found, offsets, time_base = _read_segment(
             init, (folder / file).read_bytes(), 1 / stream.fps
         )
-        pictures.append([picture for picture, *_ in found])
+        parts.append([frame for frame, *_ in found])
         heads += [(file, *head) for head in _key_ranges(found, offsets)]
-    written = [picture for part in pictures for picture in part]
-    if len(written) != len(stream.pictures) or any(
+    written = [frame for part in parts for frame in part]
+    # ffmpeg rounds times to the timescale it chose, by far less than half a frame
+    if len(written) != len(stream.frames) or any(
         new.key != old.key or abs(new.time - old.time) * stream.fps > Fraction(1, 2)
-        for new, old in zip(written, stream.pictures, strict=True)
+        for new, old in zip(written, stream.frames, strict=True)
     ):
         raise ToolError(f"ffmpeg wrote {len(written)} frames that are not those of the rung")
-    end = max(picture.time for picture in written) + 1 / stream.fps
-    starts = [min(picture.time for picture in part) for part in pictures]
+    end = max(frame.time for frame in written) + 1 / stream.fps
+    starts = [min(frame.time for frame in part) for part in parts]
     times = [head[1] for head in heads]
     return Track(
         folder.name,
@@ -236,28 +242,29 @@ def measure_video(folder: Path, stream: Stream) -> Track:
 def mux_audio(
     source: Path, place: int, folder: Path, cut_s: Fraction, end: Fraction, ffmpeg: str
 ) -> Track:
-    """An audio track of `source` as AAC segments in `folder`, `end` s from its first picture.
+    """An audio track of `source` as AAC segments in `folder`, from its first picture on.
 
-    `place` is the track's among the audio, from 0. Sound that begins late or ends early is filled
-    up with silence, so that it lasts as long as the pictures. Raises InputError for a source that
-    cannot be read, ToolError when ffmpeg fails.
+    Audio that starts late or ends early is padded with silence to `end` seconds, the duration of
+    the video. `place` is the track's index among the audio tracks. Raises InputError for a source
+    that cannot be read, ToolError when ffmpeg fails.
     """
     with opened(source) as container:
         language = str(container.streams.audio[place].metadata.get("language", ""))
         video = main_video(container) or container.streams.video[0]
         begin_s = (container.start_time or 0) / 1_000_000
         late_s = float((video.start_time or 0) * video.time_base) - begin_s
-    sound = (
+    # async fills gaps with silence, first_pts a late start; trimming starts at the first picture
+    samples = (
         ffmpeg_graph.input("INPUT", format_whitelist=_READ_FORMATS)[f"a:{place}"]
         .filter("aresample", AUDIO_RATE, **{"async": 1, "first_pts": 0})
         .filter("atrim", start=f"{max(0.0, late_s):.6f}")
         .filter("asetpts", "PTS-STARTPTS")
         .filter("apad", whole_dur=f"{float(end):.6f}")
-        # what the encoder puts before the first sample takes the place of as many of silence or
-        # sound, so that all the rest is heard when it should be, by any player
+        # the encoder's priming samples replace as many of the first, so that without an edit list
+        # all others are played at the right time, by any player
         .filter("atrim", start_sample=_AAC_DELAY, end=f"{float(end):.6f}")
     )
-    graph = sound.output(
+    graph = samples.output(
         "OUTPUT",
         **_segmenting(cut_s, "cmaf+skip_sidx", ":use_editlist=0"),
         use_timeline=0,
@@ -280,36 +287,6 @@ def mux_audio(
     )
 
 
-def peak_rate(parts: Sequence[tuple[int, Fraction]]) -> int:
-    """Bits a second: RFC 8216's peak segment bit rate of parts of so many bytes and seconds.
-
-    The largest rate over neighbours that together last 0.5 to 1.5 target durations; shorter rests
-    do not count alone.
-    """
-    target = target_duration([seconds for _, seconds in parts])
-    peak = Fraction(0)
-    for first in range(len(parts)):
-        size, seconds = 0, Fraction(0)
-        for part_size, part_seconds in parts[first:]:
-            size, seconds = size + part_size, seconds + part_seconds
-            if seconds * 2 > target * 3:
-                break
-            if seconds * 2 >= target:
-                peak = max(peak, size * 8 / seconds)
-    # a title shorter than half a second
-    return math.ceil(peak or mean_rate(parts))
-
-
-def mean_rate(parts: Sequence[tuple[int, Fraction]]) -> int:
-    """Bits a second over all the parts, of so many bytes and seconds each."""
-    return math.ceil(sum(size for size, _ in parts) * 8 / sum(seconds for _, seconds in parts))
-
-
-def target_duration(durations: Sequence[Fraction]) -> int:
-    """EXT-X-TARGETDURATION: the longest, to the nearest second, at least 1."""
-    return max(1, math.floor(max(durations) + Fraction(1, 2)))
-
-
 def _segmenting(cut_s: Fraction, flags: str, more: str = "") -> dict[str, Any]:
     return {
         "f": "dash",
@@ -325,7 +302,7 @@ def _segmenting(cut_s: Fraction, flags: str, more: str = "") -> dict[str, Any]:
 
 def _mux(graph: Any, source: Path, folder: Path, ffmpeg: str) -> None:
     folder.mkdir()
-    # ffmpeg's own manifest knows neither peaks nor the other rungs
+    # ffmpeg's own manifest has neither peak rates nor the other rungs
     manifest = folder / "ffmpeg.mpd"
     argv = compiled(graph, ffmpeg, {"INPUT": source, "OUTPUT": manifest})
     done = process.run(argv, timeout_s=120 + os.stat(source).st_size / 1_000_000)
@@ -349,18 +326,19 @@ def _segments(
     )
 
 
-Read = tuple[Picture, int, int]
-"""A coded frame, its first byte in the segment, the byte after its last."""
+Located = tuple[CodedFrame, int, int]
+"""A coded frame, the offset of its first byte in the segment, and of the byte after its last."""
 
 
 def _read_segment(
     init: bytes, segment: bytes, frame: Fraction
-) -> tuple[list[Read], list[int], Fraction]:
+) -> tuple[list[Located], list[int], Fraction]:
     """The coded frames of one segment, the offsets of its fragments, and its time base.
 
-    `frame` is how long one lasts, for the message only. Raises ToolError when it cannot be read.
+    `frame` is a frame's duration, the time base where the file has none. Raises ToolError for a
+    segment that cannot be read.
     """
-    found: list[Read] = []
+    found: list[Located] = []
     try:
         with av.open(io.BytesIO(init + segment), mode="r") as container:
             stream = container.streams[0]
@@ -368,8 +346,8 @@ def _read_segment(
             for packet in container.demux(stream):
                 if packet.size and packet.pts is not None and packet.pos is not None:
                     start = packet.pos - len(init)
-                    picture = Picture(packet.pts * time_base, packet.is_keyframe)
-                    found.append((picture, start, start + packet.size))
+                    coded = CodedFrame(packet.pts * time_base, packet.is_keyframe)
+                    found.append((coded, start, start + packet.size))
     except (av.FFmpegError, OSError) as error:
         raise ToolError(f"a segment that ffmpeg wrote cannot be read: {error}") from error
     if not found:
@@ -377,13 +355,14 @@ def _read_segment(
     return found, fragment_starts(segment), time_base
 
 
-def _key_ranges(found: Sequence[Read], heads: Sequence[int]) -> list[tuple[Fraction, int, int]]:
-    """Time, offset and size of each key frame's bytes, from its fragment's head on."""
+def _key_ranges(found: Sequence[Located], heads: Sequence[int]) -> list[tuple[Fraction, int, int]]:
+    """Time, offset and size of each key frame's bytes, from its fragment's moof box on."""
     ranges = []
-    for picture, start, end in found:
-        if picture.key:
+    for frame, start, end in found:
+        if frame.key:
+            # the fragment that holds the frame; no other frame may come before it there
             head = max(at for at in heads if at < start)
             if any(head < other < start for _, other, _ in found):
                 raise ToolError("ffmpeg wrote a fragment that does not start with a key frame")
-            ranges.append((picture.time, head, end - head))
+            ranges.append((frame.time, head, end - head))
     return ranges

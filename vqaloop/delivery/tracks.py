@@ -1,4 +1,4 @@
-"""Of a source's tracks: which sound a delivery takes, and what it leaves out."""
+"""Selects the audio track of a source to deliver, and lists the tracks that are left out."""
 
 import contextlib
 import re
@@ -8,9 +8,10 @@ from typing import Any
 
 from av.stream import Disposition
 
+from vqaloop.bitstream.demux import main_video
 from vqaloop.core.files import file_sha256
 from vqaloop.core.text import counted, quoted
-from vqaloop.media.container import main_video, opened
+from vqaloop.media.container import opened
 from vqaloop.ratecontrol.other_tracks import is_chapter_text
 from vqaloop.records import Ladder
 
@@ -19,19 +20,19 @@ _ALSO = {"attachment": "attachment", "data": "data track", "video": "cover pictu
 
 
 @dataclass(frozen=True)
-class Choice:
-    """What is delivered of a source beside its pictures."""
+class TrackChoice:
+    """The audio that is delivered of a source, and what is not."""
 
     audio: int | None
-    """The place of its audio track among those of the source, from 0; None for no sound."""
+    """Index of the track among the source's audio tracks; None for no audio."""
     warnings: tuple[str, ...]
-    """What is left out or reduced."""
+    """Tracks that are left out or mixed down."""
 
 
 def source_of(ladder: Ladder, audio: bool, warnings: list[str]) -> Path | None:
-    """The source, if that very file is still there and may hold more than pictures.
+    """The source file, if it is unchanged and may hold more than video.
 
-    Appends to `warnings` where it is gone and sound is wanted.
+    Appends to `warnings` where it is missing or changed and audio is wanted.
     """
     source = ladder.about["source"]
     if (source.get("input_options") or {}).get("f") == "rawvideo":
@@ -44,15 +45,15 @@ def source_of(ladder: Ladder, audio: bool, warnings: list[str]) -> Path | None:
         return path
     why = "is not there" if same is None else "is no longer the file it was"
     if audio:
-        warnings.append(f"the sound is left out, since the source {quoted(path)} {why}")
+        warnings.append(f"audio is left out, since the source {quoted(path)} {why}")
     return None
 
 
-def choose_tracks(source: Path, audio: bool) -> Choice:
-    """The sound to deliver: the first track that is flagged default, else the first.
+def choose_tracks(source: Path, audio: bool) -> TrackChoice:
+    """The audio track to deliver: the first that is flagged default, else the first.
 
-    Tracks of unknown codecs do not count. `audio` is false where no sound is wanted; none is then
-    missed. Raises InputError for a file that cannot be read.
+    Tracks of unknown codecs do not count. Without `audio` none is chosen, nor warned of. Raises
+    InputError for a file that cannot be read.
     """
     with opened(source) as container:
         tracks = list(container.streams.audio) if audio and container.streams.video else []
@@ -61,27 +62,27 @@ def choose_tracks(source: Path, audio: bool) -> Choice:
         chosen: Any = next(iter(flagged or known), None)
         warnings = []
         for place, track in enumerate(tracks, 1):
-            about = f"audio track {place} ({_told(track)})"
+            about = f"audio track {place} ({_described(track)})"
             if track is not chosen:
                 warnings.append(f"{about} is left out; {_instead(tracks, chosen)} is delivered")
             elif track.codec_context.layout.nb_channels > 2:
                 warnings.append(f"{about} is reduced to stereo")
         warnings += [
-            f"subtitle track {place} ({_told(track)}) is left out; no subtitles are delivered"
+            f"subtitle track {place} ({_described(track)}) is left out; no subtitles are delivered"
             for place, track in enumerate(container.streams.subtitles, 1)
         ]
         rest = _rest(container)
         if rest:
             warnings.append(f"left out of the source too: {', '.join(rest)}")
-        return Choice(tracks.index(chosen) if chosen in tracks else None, tuple(warnings))
+        return TrackChoice(tracks.index(chosen) if chosen in tracks else None, tuple(warnings))
 
 
 def _instead(tracks: list[Any], chosen: Any) -> str:
-    return "none" if chosen is None else f"track {tracks.index(chosen) + 1} ({_told(chosen)})"
+    return "none" if chosen is None else f"track {tracks.index(chosen) + 1} ({_described(chosen)})"
 
 
 def _rest(container: Any) -> list[str]:
-    """What else there is, counted."""
+    """Other kinds of streams, with their numbers."""
     main = main_video(container)
     kinds = [
         _ALSO[stream.type]
@@ -92,8 +93,8 @@ def _rest(container: Any) -> list[str]:
     return [counted(kinds.count(kind), kind) for kind in dict.fromkeys(kinds)]
 
 
-def _told(stream: Any) -> str:
-    """Language, codec and channels, as far as they are known."""
+def _described(stream: Any) -> str:
+    """Language, codec and channel layout, as far as known."""
     language, context = str(stream.metadata.get("language", "")), stream.codec_context
     named = language if _LANGUAGE.fullmatch(language) and language != "und" else ""
     codec = context.codec.canonical_name if context is not None else "unknown codec"

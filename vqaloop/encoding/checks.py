@@ -1,4 +1,4 @@
-"""What is asked for, checked before any work starts: encoder, sizes, rules, output folder."""
+"""Checks of the requested encoder, preset, bit depth and sizes, before any work starts."""
 
 from collections.abc import Sequence
 
@@ -9,15 +9,23 @@ from vqaloop.errors import InputError
 from vqaloop.records import Source
 
 FRACTIONS = (1, 2 / 3, 1 / 2, 1 / 3, 1 / 4, 1 / 6)
-"""Sizes tried, as parts of the source's: 1080p gives 1080, 720, 540, 360, 270 and 180 lines."""
+"""Default sizes, as parts of the source's: 1080p gives 1080, 720, 540, 360, 270 and 180 lines."""
 LEAST_SIDE = 140
-"""Shorter side below which no rendition is made, unless it takes that to have two sizes."""
+"""Pixels of the shorter side, below which sizes are used only where there would not be two."""
 
 
 def named_encoder(codec: str, encoder: str | None) -> EncoderSpec:
-    """The encoder asked for, or the codec's default, whether it runs here or not.
+    """The requested encoder or the codec's default, whether it runs here or not.
 
-    Raises InputError.
+    Args:
+        codec: Such as "h264".
+        encoder: ffmpeg's name of an encoder of it, None for the default.
+
+    Returns:
+        The encoder.
+
+    Raises:
+        InputError: Codec or encoder are unknown, or do not go together.
     """
     if codec not in codecs():
         raise InputError(
@@ -30,7 +38,20 @@ def named_encoder(codec: str, encoder: str | None) -> EncoderSpec:
 
 
 def choose_encoder(codec: str, encoder: str | None, ffmpeg: str) -> EncoderSpec:
-    """`named_encoder`, if this ffmpeg runs it. Raises InputError or EncoderMissing."""
+    """`named_encoder`, if this ffmpeg runs it.
+
+    Args:
+        codec: Such as "h264".
+        encoder: ffmpeg's name of an encoder of it, None for the default.
+        ffmpeg: The ffmpeg program.
+
+    Returns:
+        The encoder.
+
+    Raises:
+        InputError: Codec or encoder are unknown, or do not go together.
+        EncoderMissing: It does not run here.
+    """
     spec = named_encoder(codec, encoder)
     encoder_version(spec, ffmpeg)  # raises EncoderMissing, saying why
     return spec
@@ -39,10 +60,19 @@ def choose_encoder(codec: str, encoder: str | None, ffmpeg: str) -> EncoderSpec:
 def choose_sizes(
     source: Source, spec: EncoderSpec, asked: Sequence[tuple[int, int]] | None = None
 ) -> tuple[tuple[int, int], ...]:
-    """Sizes to try, largest first: those asked for, or parts of the source's canvas.
+    """Sizes of renditions: the requested ones, or parts of the source's canvas.
 
-    Raises InputError for a size larger than the source (rungs are never upscaled), odd, or beyond
-    what the encoder takes.
+    Args:
+        source: The title.
+        spec: The encoder.
+        asked: Requested widths and heights, None for the default parts.
+
+    Returns:
+        Width and height of each, largest first.
+
+    Raises:
+        InputError: A size is larger than the source (rungs are never upscaled), odd, or outside
+            the encoder's limits.
     """
     width, height = source.canvas
     least, most = spec.min_size, spec.max_size
@@ -76,6 +106,7 @@ def choose_sizes(
 
 
 def checked_preset(spec: EncoderSpec, preset: str | None) -> str:
+    """The requested preset or the encoder's default; InputError for one that it lacks."""
     if preset is None:
         return spec.default_preset
     if preset not in spec.presets:
@@ -86,6 +117,7 @@ def checked_preset(spec: EncoderSpec, preset: str | None) -> str:
 
 
 def checked_depth(source: Source, spec: EncoderSpec, asked: int | None) -> int:
+    """The requested bit depth or the source's; InputError for one that the encoder lacks."""
     depth = source.bit_depth if asked is None else asked
     check_depth(spec, depth)
     return depth

@@ -1,7 +1,7 @@
-"""One rendition of one source becomes one file: encoded, checked, and only then given its name.
+"""Encodes one rendition of a source to one file, and checks the file before it gets its name.
 
-ffmpeg-python builds the command; the file is written under a temporary name beside the one asked
-for, and takes that name once its codec, size and number of frames are what they should be.
+The file is written under a temporary name in the folder of the output, and renamed once its codec
+and number of frames are right.
 """
 
 import math
@@ -10,11 +10,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import ffmpeg as ffmpeg_graph
-
 from vqaloop.bitstream.packets import Packet, peak_kbps, stream_packets
+from vqaloop.core import ffmpeg as ffmpeg_graph
 from vqaloop.core import process
-from vqaloop.core.ffmpeg import compiled
+from vqaloop.core.ffmpeg import compiled, input_arguments
 from vqaloop.core.files import unfinished
 from vqaloop.core.text import quoted
 from vqaloop.encoding.options import output_options
@@ -25,9 +24,9 @@ from vqaloop.errors import EncodeFailed, InputError, ToolError
 from vqaloop.records import Encode, Rendition, Source
 
 IDLE_S = 60.0
-"""Seconds without any work after which an encoder is held to hang."""
+"""Seconds without CPU time after which an encoder counts as stalled."""
 _SLOWER_MACHINE = 50.0
-"""How many times the encoder's rough cost a run may take before it is held to hang."""
+"""Factor on the encoder's rough cost for the time limit of a run."""
 _SOURCE_COST = 0.02
 """CPU seconds to decode and scale a megapixel of the source, roughly."""
 
@@ -40,12 +39,25 @@ def encode(
     ffmpeg: str,
     timeout_s: float | None = None,
 ) -> Encode:
-    """Encode all frames of `source` to the file `out`, replacing one that is there.
+    """Encode all frames of a source to a file.
 
-    `timeout_s` is wall time; by default it grows with the pixels and the preset. Raises InputError
-    for a rendition the encoder cannot make or a folder that cannot be written, EncoderMissing when
-    this ffmpeg lacks the encoder, ToolError when the disk is full, and EncodeFailed otherwise.
-    After any of these, or an interruption, nothing is left behind and `out` is as it was.
+    After an error or an interruption nothing is left behind, and `out` is as it was.
+
+    Args:
+        source: The title.
+        rendition: What to encode.
+        out: The file, which replaces one that is there.
+        ffmpeg: The ffmpeg program.
+        timeout_s: Wall time allowed, None for `default_timeout_s`.
+
+    Returns:
+        The encode, with its size, peak bitrate and cost.
+
+    Raises:
+        InputError: The encoder cannot make the rendition, or the folder cannot be written to.
+        EncoderMissing: This ffmpeg lacks the encoder.
+        ToolError: The disk is full.
+        EncodeFailed: The encoder failed, or its file is not whole.
     """
     spec = get_encoder(rendition.encoder)
     options = output_options(spec, rendition, source)
@@ -76,7 +88,16 @@ def encode(
 
 
 def default_timeout_s(spec: EncoderSpec, rendition: Rendition, source: Source) -> float:
-    """Seconds after which an encode is held to hang: far more than a slow machine needs."""
+    """The time limit of an encode in seconds, far more than a slow machine needs.
+
+    Args:
+        spec: The encoder, whose cost is interpolated between its slowest and fastest preset.
+        rendition: What to encode.
+        source: What it is made from.
+
+    Returns:
+        Wall time in seconds.
+    """
     slowest, fastest = spec.cost
     place = spec.presets.index(rendition.preset) / max(1, len(spec.presets) - 1)
     cost = float(slowest * (fastest / slowest) ** place)
@@ -88,8 +109,8 @@ def default_timeout_s(spec: EncoderSpec, rendition: Rendition, source: Source) -
 def _command(
     source: Source, options: dict[str, str], out: Path, ffmpeg: str
 ) -> tuple[list[str], tuple[str, ...]]:
-    """The whole command line, and the output options alone as a user replays them."""
-    before = process.input_arguments(source.input_options)
+    """The command line, and its output options alone, by which a user repeats the encode."""
+    before = input_arguments(source.input_options)
     graph = ffmpeg_graph.input("INPUT", **before).output("OUTPUT", **options)
     argv = compiled(graph, ffmpeg, {"INPUT": source.path, "OUTPUT": out})
     return argv, tuple(argv[argv.index("-i") + 2 : -1])
@@ -126,7 +147,7 @@ def _temporary_beside(out: Path, suffix: str) -> Iterator[Path]:
 def _failure(
     spec: EncoderSpec, rendition: Rendition, done: process.Finished, out: Path, chance: bool
 ) -> ToolError:
-    """Why it failed. `chance`: running into the time limit need not happen again."""
+    """The error of a failed run. `chance`: another try may stay within the time limit."""
     if "No space left on device" in done.stderr or "Disk quota exceeded" in done.stderr:
         return ToolError(
             f"{rendition}: the disk of the folder {quoted(out.parent)} is full; free some"

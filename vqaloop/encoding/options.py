@@ -1,22 +1,30 @@
-"""ffmpeg's output options for one rendition: filters, encoder settings, GOP and colour tags."""
+"""ffmpeg's output options of a rendition: filters, encoder settings, GOP and colour tags."""
 
 from fractions import Fraction
 
-from vqaloop.bitstream.colour_tags import retagged
+from vqaloop.bitstream.colour_tags import matrix_tag
 from vqaloop.core.text import quoted
 from vqaloop.encoding.spec import EncoderSpec
 from vqaloop.errors import InputError
 from vqaloop.records import Rendition, Source
 
 DOWNSCALER = "lanczos+accurate_rnd+full_chroma_int"
-"""Flags of ffmpeg's scaler for every rendition; they are watched through metrics.SCALER."""
+"""swscale flags of every rendition; scoring scales back by `media.frames.SCALER`."""
 
 ZONES, CAP = "zones", "cap"
-"""Parameters of encoders that can: several knobs in one run, and a bound of kb/s on the rate."""
+"""Parameters of some encoders: a knob per range of frames in one run, and a cap in kbit/s."""
 
 
 def check_rendition(spec: EncoderSpec, rendition: Rendition) -> None:
-    """Refuse, with InputError, a rendition that this encoder cannot make."""
+    """Check that an encoder can make a rendition.
+
+    Args:
+        spec: The encoder.
+        rendition: What to encode.
+
+    Raises:
+        InputError: It cannot; the message has all reasons.
+    """
     r, knob = rendition, spec.knob
     problems = []
     if r.encoder != spec.name:
@@ -60,15 +68,24 @@ def _param_problems(spec: EncoderSpec, params: tuple[tuple[str, str], ...]) -> l
 
 
 def gop_frames(spec: EncoderSpec, fps: Fraction) -> int:
-    """Frames between IDR frames: the encoder's GOP seconds at `fps`, to the nearest frame."""
+    """GOP length in frames: the encoder's GOP duration at `fps`, to the nearest frame."""
     return max(1, round(Fraction(spec.gop_s) * fps))
 
 
 def output_options(spec: EncoderSpec, rendition: Rendition, source: Source) -> dict[str, str]:
-    """Everything ffmpeg is told about the output, without leading dashes, each with a value.
+    """All of ffmpeg's output options, so that the same options give the same file again.
 
-    The values are what both ffmpeg-python and a command line take. Raises InputError when the
-    encoder cannot make this rendition, or the source is too short for it.
+    Args:
+        spec: The encoder.
+        rendition: What to encode.
+        source: What it is made from.
+
+    Returns:
+        Options without leading dashes, and their values, as ffmpeg-python and a command line take
+        them.
+
+    Raises:
+        InputError: The encoder cannot make this rendition, or the source is too short for it.
     """
     check_rendition(spec, rendition)
     if source.frames < spec.min_frames:
@@ -100,7 +117,7 @@ def output_options(spec: EncoderSpec, rendition: Rendition, source: Source) -> d
         "c:v": spec.ffmpeg,
         **_gathered(settings),
         **dict(source.colour),
-        # or the muxer's version would be part of the file
+        # without it, the muxer's version would be part of the file
         "fflags": "+bitexact",
         "f": spec.muxer,
     }
@@ -110,11 +127,11 @@ def _filters(spec: EncoderSpec, rendition: Rendition, source: Source) -> list[st
     filters = list(source.prep)
     if (rendition.width, rendition.height) != source.canvas:
         filters.append(f"scale={rendition.width}:{rendition.height}:flags={DOWNSCALER}")
-        # sides rounded to even ones would else leave pixels marked as not quite square
+        # without it, sides rounded to even ones would leave pixels tagged as not quite square
         filters.append("setsar=1")
     filters += [
         f"format={dict(spec.pixel_formats)[rendition.bit_depth]}",
-        *retagged(source.colour),
+        *matrix_tag(source.colour),
     ]
     # Exact timestamps by index: a container's rounded ones would make ffmpeg drop or repeat frames
     return [*filters, f"settb=expr={1 / source.fps}", "setpts=expr=N"]

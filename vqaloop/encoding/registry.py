@@ -1,8 +1,4 @@
-"""The encoders vqaloop knows: which there are, whether they run here, and how they are called.
-
-Each is a file in encoders/ (see encoderspec for its form). `output_options` is the whole of what
-ffmpeg is told, so the same options replayed give the same file.
-"""
+"""The registry of encoders: one file each in encoders/, whose form is that of `encoding.spec`."""
 
 import functools
 
@@ -18,14 +14,18 @@ _CODECS_ALSO = {
     **dict.fromkeys(("av01", "aom", "svt"), "av1"),
     "avs": "avs2",
 }
-"""Other names of codecs, which messages understand."""
+"""Other names of codecs, for hints in messages."""
 
 
 @functools.cache
 def load_encoders() -> dict[str, EncoderSpec]:
-    """All encoders by name, in order of name.
+    """Read all encoders.
 
-    Raises InputError when the folder is missing or a file in it is wrong.
+    Returns:
+        The encoders by name, in order of name.
+
+    Raises:
+        InputError: The folder is missing, or a file in it is wrong.
     """
     folder = data_folder("encoders")
     files = sorted(folder.glob("*.toml"))
@@ -35,7 +35,17 @@ def load_encoders() -> dict[str, EncoderSpec]:
 
 
 def get_encoder(name: str) -> EncoderSpec:
-    """The encoder of that name; raises InputError listing the known ones."""
+    """The encoder of a name.
+
+    Args:
+        name: As ffmpeg names it, such as "libx264".
+
+    Returns:
+        The encoder.
+
+    Raises:
+        InputError: There is none; the message lists all.
+    """
     encoders = load_encoders()
     if name not in encoders:
         bare = {plain(known.removeprefix("lib")): known for known in encoders}
@@ -45,7 +55,17 @@ def get_encoder(name: str) -> EncoderSpec:
 
 
 def default_encoder(codec: str) -> EncoderSpec:
-    """The encoder that `codec` stands for; raises InputError listing the codecs."""
+    """The default encoder of a codec.
+
+    Args:
+        codec: Such as "h264".
+
+    Returns:
+        The encoder.
+
+    Raises:
+        InputError: There is none; the message lists all codecs.
+    """
     for spec in load_encoders().values():
         if spec.codec == codec and spec.default:
             return spec
@@ -60,7 +80,7 @@ def codecs() -> tuple[str, ...]:
 
 
 def codec_hint(word: str) -> str:
-    """Which codec was probably meant, for the end of a message, or nothing."""
+    """The codec that was probably meant, for the end of a message, or nothing."""
     others = dict(_CODECS_ALSO)
     for spec in load_encoders().values():
         meant = spec.codec if spec.default else f"{spec.codec} --encoder {spec.name}"

@@ -1,4 +1,4 @@
-"""What is known of one encoder: the frozen form of a file in encoders/, and how it is read.
+"""Specification of an encoder, and how it is read from its TOML file in encoders/.
 
 The files are data: everything that differs between encoders stands there, so that a codec engineer
 adds one without Python. A wrong file is refused with its name and the key at fault.
@@ -7,29 +7,33 @@ adds one without Python. A wrong file is refused with its name and the key at fa
 import math
 import re
 import string
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated
 
-from vqaloop.core.documents import read_toml
+from msgspec import Meta, Struct, field
+from msgspec.structs import asdict
+
+from vqaloop.core.documents import Finite, one_of, read_toml
 from vqaloop.errors import InputError
 
 
 @dataclass(frozen=True)
 class Knob:
-    """The quality knob: what the search turns."""
+    """The quality parameter of the encoder (CRF, QP, CQ), over which the search runs."""
 
     name: str
     """crf, qp or cq."""
     option: str
     """ffmpeg option, or `option:key` for a key inside an option such as svtav1-params."""
-    min: float
+    min: Finite
     """Least value the encoder takes without changing its mode."""
-    max: float
+    max: Finite
     """Largest value the encoder takes."""
-    step: float
-    """Least step that the encoder honours."""
-    search: tuple[float, float]
+    step: Finite
+    """Least step that changes the encode."""
+    search: tuple[Finite, Finite]
     """The part of the range worth searching."""
     lower_is_better: bool
     """True when a smaller value gives a larger and better encode."""
@@ -55,7 +59,7 @@ class Tunable:
     choices: tuple[str, ...]
     """Values of a choice."""
     default: str
-    """What the encoder does when the parameter is not given, at the default preset."""
+    """The encoder's own default, at the default preset."""
 
     def refusal(self, value: str) -> str | None:
         """Why `value` cannot be used, or None when it can."""
@@ -78,9 +82,9 @@ class Standalone:
     """
 
     program: str
-    """What it is called."""
+    """Name of the executable."""
     version: tuple[str, ...]
-    """Arguments that make it tell its version."""
+    """Arguments that make it print its version."""
     version_pattern: str
     """Regular expression, multi-line, with the version as its group; no other program fits it."""
     suffix: str
@@ -119,21 +123,21 @@ class EncoderSpec:
     """From slow to fast."""
     default_preset: str
     cost: tuple[float, float]
-    """CPU seconds a megapixel at the slowest and the fastest preset, roughly."""
+    """CPU seconds per megapixel at the slowest and the fastest preset, roughly."""
     options: tuple[tuple[str, str], ...]
     """Options that are always given; {gop} stands for the GOP's length in frames."""
     gop_s: float
     """Seconds between IDR frames."""
     bitrate_option: str | None
-    """ffmpeg option of a mean rate in bits a second, in place of the knob; None: no such mode."""
+    """ffmpeg option of a mean rate in bit/s, in place of the knob; None: no such mode."""
     thread_options: tuple[tuple[str, str], ...]
     """Options that set the number of threads; {threads} stands for it."""
     pixel_formats: tuple[tuple[int, str], ...]
-    """Bits a sample, and the pixel format the encoder takes for it."""
+    """Bits per sample, and the pixel format that the encoder takes for it."""
     min_size: tuple[int, int]
-    """Least width and height."""
+    """Least width and height in pixels."""
     max_size: tuple[int, int]
-    """Largest width and height."""
+    """Largest width and height in pixels."""
     min_frames: int
     """Least number of frames that comes back from encoder and decoder."""
     muxer: str
@@ -155,235 +159,186 @@ class EncoderSpec:
         return tuple(depth for depth, _ in self.pixel_formats)
 
 
-class _Table:
-    """A TOML table whose keys are taken one by one; wrong and left-over ones are refused."""
+Positive = Annotated[float, Meta(gt=0, lt=1e15)]
+Side = Annotated[int, Meta(ge=0, lt=1 << 31)]
+BitDepth = Annotated[str, one_of("8", "10", "12")]
+Options = dict[str, Annotated[str, Meta(min_length=1)]]
 
-    def __init__(self, file: Path, values: dict[str, Any], at: str = "") -> None:
-        self.file, self.values, self.at = file, dict(values), at
 
-    def refuse(self, key: str, why: str) -> InputError:
-        return InputError(f"{self.file}: {self.at}{key}: {why}")
+class _Presets(Struct):
+    option: str
+    names: tuple[str, ...]
+    default: str
+    cost: tuple[Finite, Finite]
 
-    def take(self, key: str, kind: type | tuple[type, ...], default: Any = ...) -> Any:
-        if key not in self.values:
-            if default is ...:
-                raise self.refuse(key, "is missing")
-            return default
-        value = self.values.pop(key)
-        wrong_bool = isinstance(value, bool) and kind is not bool
-        if wrong_bool or not isinstance(value, kind):
-            raise self.refuse(key, f"{value!r} is of the wrong type")
-        return value
 
-    def table(self, key: str, default: Any = ...) -> "_Table":
-        return _Table(self.file, self.take(key, dict, default), f"{self.at}{key}.")
+class _Gop(Struct):
+    seconds: Positive
+    options: Options = {}
 
-    def number(self, key: str) -> float:
-        value = self.take(key, (int, float))
-        if not math.isfinite(value):
-            raise self.refuse(key, "must be finite")
-        return float(value)
 
-    def pair(self, key: str) -> tuple[float, float]:
-        value = self.take(key, list)
-        numbers = all(isinstance(v, int | float) and not isinstance(v, bool) for v in value)
-        if len(value) != 2 or not numbers:
-            raise self.refuse(key, f"{value!r} must be two numbers")
-        if not all(map(math.isfinite, value)):
-            raise self.refuse(key, "must be finite")
-        return float(value[0]), float(value[1])
+class _Limits(Struct):
+    min_size: tuple[Side, Side]
+    max_size: tuple[Side, Side]
+    min_frames: Side
 
-    def ascending(self, key: str) -> tuple[float, float]:
-        low, high = self.pair(key)
-        if low > high:
-            raise self.refuse(key, f"{low:g} is above {high:g}")
-        return low, high
 
-    def strings(self, key: str, default: Any = ...) -> tuple[str, ...]:
-        value = self.take(key, list, default)
-        if not all(isinstance(v, str) for v in value):
-            raise self.refuse(key, "must be a list of strings")
-        return tuple(value)
+class _Container(Struct):
+    muxer: str
+    suffix: str
+    decoder: Annotated[str, one_of("pyav", "ffmpeg")]
+    options: Options = {}
 
-    def options(self, key: str) -> tuple[tuple[str, str], ...]:
-        value: dict[str, Any] = self.take(key, dict, {})
-        for name, setting in value.items():
-            if not isinstance(setting, str) or not setting:
-                raise self.refuse(f"{key}.{name}", f"{setting!r} must be a string")
-        return tuple(value.items())
 
-    def end(self) -> None:
-        for key in self.values:
-            raise self.refuse(key, "is not a key that vqaloop knows")
+class _Version(Struct):
+    pattern: str
+
+
+class _Bitrate(Struct):
+    option: str | None = None
+    arguments: tuple[str, ...] = ()
+
+
+class _Threads(Struct):
+    options: Options = {}
+
+
+class _Standalone(Struct):
+    program: str
+    version: tuple[str, ...]
+    version_pattern: str
+    suffix: str
+    arguments: Annotated[tuple[str, ...], Meta(min_length=1)]
+    knob: Annotated[tuple[str, ...], Meta(min_length=1)]
+    threads: tuple[str, ...] = ()
+    ten_bit: tuple[str, ...] = ()
+
+
+class _Tunable(Struct):
+    name: str
+    option: str
+    type: Annotated[str, one_of("int", "float", "choice")]
+    default: str
+    range: tuple[Finite, Finite] | None = None
+    choices: tuple[str, ...] = ()
+
+
+class _File(Struct):
+    """An encoder's file as it stands there; `_faults` checks what no single type can."""
+
+    codec: str
+    ffmpeg: str
+    knob: Knob
+    presets: _Presets
+    gop: _Gop
+    pixel_formats: Annotated[
+        dict[Annotated[str, one_of("8", "10", "12")], str], Meta(min_length=1)
+    ]
+    limits: _Limits
+    container: _Container
+    version: _Version
+    default: bool = False
+    hardware: bool = False
+    zones: str | None = None
+    quirks: tuple[str, ...] = ()
+    options: Options = {}
+    cap: Options = {}
+    bitrate: _Bitrate = field(default_factory=_Bitrate)
+    threads: _Threads = field(default_factory=_Threads)
+    standalone: _Standalone | None = None
+    tunable: tuple[_Tunable, ...] = ()
 
 
 def read_spec(file: Path) -> EncoderSpec:
     """Read one encoder's file; raises InputError naming the file and the key at fault."""
-    root = _Table(file, read_toml(file, f"{file}:"))
-    gop, container = root.table("gop"), root.table("container")
-    bitrate, threads = root.table("bitrate", {}), root.table("threads", {})
-    presets, limits = root.table("presets"), root.table("limits")
-    formats, version = root.table("pixel_formats"), root.table("version")
-    names = presets.strings("names")
-    default_preset = presets.take("default", str)
-    if default_preset not in names:
-        raise presets.refuse("default", f"{default_preset!r} is not among the names")
-    least, largest = limits.pair("min_size"), limits.pair("max_size")
-    spec = EncoderSpec(
+    found = read_toml(file, _File, str(file))
+    for key, why in _faults(found):
+        raise InputError(f"{file}: {key}: {why}")
+    presets, limits = found.presets, found.limits
+    container, alone = found.container, found.standalone
+    options = (found.options, found.gop.options, container.options)
+    return EncoderSpec(
         name=file.stem,
-        codec=root.take("codec", str),
-        ffmpeg=root.take("ffmpeg", str),
-        standalone=_standalone(root, bitrate),
-        default=root.take("default", bool, False),
-        hardware=root.take("hardware", bool, False),
-        knob=_knob(root.table("knob")),
-        preset_option=presets.take("option", str),
-        presets=names,
-        default_preset=default_preset,
-        cost=presets.pair("cost"),
-        options=root.options("options") + gop.options("options") + container.options("options"),
-        gop_s=gop.number("seconds"),
-        bitrate_option=bitrate.take("option", str, None),
-        thread_options=threads.options("options") or (("threads", "{threads}"),),
-        pixel_formats=_pixel_formats(formats),
-        min_size=(int(least[0]), int(least[1])),
-        max_size=(int(largest[0]), int(largest[1])),
-        min_frames=limits.take("min_frames", int),
-        muxer=container.take("muxer", str),
-        suffix=container.take("suffix", str),
-        decoder=container.take("decoder", str),
-        version_pattern=_version_pattern(version),
-        tunables=_tunables(root),
-        quirks=root.strings("quirks", []),
-        zones=root.take("zones", str, None),
-        cap=root.options("cap"),
+        codec=found.codec,
+        ffmpeg=found.ffmpeg,
+        standalone=Standalone(**asdict(alone), bitrate=found.bitrate.arguments) if alone else None,
+        default=found.default,
+        hardware=found.hardware,
+        knob=found.knob,
+        preset_option=presets.option,
+        presets=presets.names,
+        default_preset=presets.default,
+        cost=presets.cost,
+        options=tuple(option for table in options for option in table.items()),
+        gop_s=found.gop.seconds,
+        bitrate_option=found.bitrate.option,
+        thread_options=tuple(found.threads.options.items()) or (("threads", "{threads}"),),
+        pixel_formats=tuple((int(bits), name) for bits, name in found.pixel_formats.items()),
+        min_size=limits.min_size,
+        max_size=limits.max_size,
+        min_frames=limits.min_frames,
+        muxer=container.muxer,
+        suffix=container.suffix,
+        decoder=container.decoder,
+        version_pattern=found.version.pattern,
+        tunables=tuple(Tunable(**asdict(tunable)) for tunable in found.tunable),
+        quirks=found.quirks,
+        zones=found.zones,
+        cap=tuple(found.cap.items()),
     )
-    for table in (root, gop, bitrate, threads, container, presets, limits, version):
-        table.end()
-    if spec.decoder not in ("pyav", "ffmpeg"):
-        raise container.refuse("decoder", f"{spec.decoder!r} is neither pyav nor ffmpeg")
-    if spec.gop_s <= 0:
-        raise gop.refuse("seconds", "must be above 0")
-    return spec
 
 
-def _knob(table: _Table) -> Knob:
-    knob = Knob(
-        name=table.take("name", str),
-        option=table.take("option", str),
-        min=table.number("min"),
-        max=table.number("max"),
-        step=table.number("step"),
-        search=table.ascending("search"),
-        lower_is_better=table.take("lower_is_better", bool),
-    )
-    table.end()
+def _faults(found: _File) -> Iterator[tuple[str, str]]:
+    """What no single value shows: the key at fault, and why it is."""
+    knob, presets, program = found.knob, found.presets, found.standalone
     if knob.step <= 0 or (knob.max - knob.min) / knob.step > 1e6:
-        raise table.refuse("step", "must be above 0, and a millionth of the range or more")
+        yield "knob.step", "must be above 0, and a millionth of the range or more"
     if not knob.min <= knob.search[0] < knob.search[1] <= knob.max:
-        raise table.refuse("search", f"must lie inside {knob.min:g}..{knob.max:g}")
-    return knob
+        yield "knob.search", f"must ascend, inside {knob.min:g}..{knob.max:g}"
+    if presets.default not in presets.names:
+        yield "presets.default", f"{presets.default!r} is not among the names"
+    # an empty pattern: ffmpeg's log has no version of the library
+    if found.version.pattern:
+        yield from _pattern_faults("version.pattern", found.version.pattern)
+    yield from _argument_faults("bitrate.arguments", found.bitrate.arguments, {"kbps"})
+    if program:
+        if not re.fullmatch(r"\.\w+", program.suffix):
+            yield "standalone.suffix", f"{program.suffix!r} must be a dot and letters"
+        yield from _pattern_faults("standalone.version_pattern", program.version_pattern)
+        places = {"input", "output", "preset", "gop", "bits"}
+        yield from _argument_faults("standalone.arguments", program.arguments, places)
+        yield from _argument_faults("standalone.knob", program.knob, {"knob"})
+        yield from _argument_faults("standalone.threads", program.threads, {"threads"})
+    for index, tunable in enumerate(found.tunable):
+        key = f"tunable[{index}]"
+        if (tunable.type == "choice") != bool(tunable.choices):
+            yield f"{key}.choices", "must be there for a choice, and for nothing else"
+        elif (tunable.type == "choice") != (tunable.range is None):
+            yield f"{key}.range", "must be there for numbers, and for nothing else"
+        elif tunable.range and tunable.range[0] > tunable.range[1]:
+            yield f"{key}.range", "must not descend"
+        elif why := Tunable(**asdict(tunable)).refusal(tunable.default):
+            yield f"{key}.default", why
 
 
-_PLACES = {
-    "arguments": {"input", "output", "preset", "gop", "bits"},
-    "knob": {"knob"},
-    "bitrate": {"kbps"},
-    "threads": {"threads"},
-}
-"""What may stand between braces in the program's arguments."""
-_OPTIONAL_PLACES = {"bits", "preset"}
-"""All others must be there."""
-
-
-def _standalone(root: _Table, bitrate: _Table) -> Standalone | None:
-    if "standalone" not in root.values:
-        return None
-    table = root.table("standalone")
-    program = Standalone(
-        program=table.take("program", str),
-        version=table.strings("version"),
-        version_pattern=_pattern(table, "version_pattern"),
-        suffix=table.take("suffix", str),
-        arguments=_arguments(table, "arguments"),
-        knob=_arguments(table, "knob"),
-        bitrate=_arguments(bitrate, "arguments", "bitrate"),
-        threads=_arguments(table, "threads"),
-        ten_bit=table.strings("ten_bit", []),
-    )
-    table.end()
-    if not re.fullmatch(r"\.\w+", program.suffix):
-        raise table.refuse("suffix", f"{program.suffix!r} must be a dot and letters")
-    return program
-
-
-def _version_pattern(table: _Table) -> str:
-    """The pattern for ffmpeg's log, which may be empty."""
-    return (
-        _pattern(table, "pattern") if table.values.get("pattern") else table.take("pattern", str)
-    )
-
-
-def _pattern(table: _Table, key: str) -> str:
-    pattern = str(table.take(key, str))
+def _pattern_faults(key: str, pattern: str) -> Iterator[tuple[str, str]]:
     try:
-        groups = re.compile(pattern).groups
+        if re.compile(pattern).groups != 1:
+            yield key, "must have one group, the version"
     except (re.error, OverflowError, RecursionError) as error:
-        raise table.refuse(key, f"is no regular expression: {error}") from error
-    if groups != 1:
-        raise table.refuse(key, "must have one group, the version")
-    return pattern
+        yield key, f"is no regular expression: {error}"
 
 
-def _arguments(table: _Table, key: str, kind: str = "") -> tuple[str, ...]:
-    """Arguments with places in braces, as _PLACES of `kind` (by default `key`) has them."""
-    values, wanted = table.strings(key, []), _PLACES[kind or key]
+def _argument_faults(
+    key: str, arguments: tuple[str, ...], places: set[str]
+) -> Iterator[tuple[str, str]]:
+    """Arguments of a program in which other names than `places` stand between braces, or fewer."""
     try:
-        found = {name for v in values for _, name, _, _ in string.Formatter().parse(v) if name}
+        found = {name for v in arguments for _, name, _, _ in string.Formatter().parse(v) if name}
     except ValueError as error:
-        raise table.refuse(key, f"has braces that do not match: {error}") from error
-    if found - wanted:
-        raise table.refuse(key, f"{{{min(found - wanted)}}} stands for nothing here")
-    if values and (missing := wanted - found - _OPTIONAL_PLACES):
-        raise table.refuse(key, f"{{{min(missing)}}} is missing")
-    if not values and kind == "" and key != "threads":
-        raise table.refuse(key, "is missing")
-    return values
-
-
-def _pixel_formats(table: _Table) -> tuple[tuple[int, str], ...]:
-    formats = []
-    for key in tuple(table.values):
-        if key not in ("8", "10", "12"):
-            raise table.refuse(key, "must be 8, 10 or 12")
-        formats.append((int(key), str(table.take(key, str))))
-    if not formats:
-        raise table.refuse("8", "is missing")
-    return tuple(formats)
-
-
-def _tunables(root: _Table) -> tuple[Tunable, ...]:
-    entries = root.take("tunable", list, [])
-    if not all(isinstance(entry, dict) for entry in entries):
-        raise root.refuse("tunable", "must be tables")
-    return tuple(
-        _tunable(_Table(root.file, entry, f"tunable[{i}].")) for i, entry in enumerate(entries)
-    )
-
-
-def _tunable(table: _Table) -> Tunable:
-    kind = table.take("type", str)
-    if kind not in ("int", "float", "choice"):
-        raise table.refuse("type", f"{kind!r} is none of int, float, choice")
-    tunable = Tunable(
-        name=table.take("name", str),
-        option=table.take("option", str),
-        type=kind,
-        range=None if kind == "choice" else table.ascending("range"),
-        choices=table.strings("choices") if kind == "choice" else (),
-        default=table.take("default", str),
-    )
-    table.end()
-    if why := tunable.refusal(tunable.default):
-        raise table.refuse("default", why)
-    return tunable
+        yield key, f"has braces that do not match: {error}"
+        return
+    if found - places:
+        yield key, f"{{{min(found - places)}}} stands for nothing here"
+    if arguments and (missing := places - found - {"bits", "preset"}):
+        yield key, f"{{{min(missing)}}} is missing"

@@ -1,4 +1,4 @@
-"""Which encoders run on this machine, and in which version."""
+"""Surveys the encoders that run on this machine, and their versions."""
 
 import functools
 import re
@@ -6,6 +6,7 @@ import tempfile
 from typing import Any
 
 from vqaloop.core import process
+from vqaloop.core.ffmpeg import ffmpeg_path
 from vqaloop.core.files import file_sha256
 from vqaloop.encoding.registry import load_encoders
 from vqaloop.encoding.spec import EncoderSpec
@@ -16,16 +17,24 @@ _TRIAL_TIMEOUT_S = 60.0
 
 
 def encoder_version(spec: EncoderSpec, ffmpeg: str) -> str:
-    """The encoder's name and library version, found by encoding one grey frame.
+    """The version of an encoder, found by encoding one grey frame; once for each ffmpeg binary.
 
-    Where the library does not tell its version, ffmpeg's stands in its place. Remembered for each
-    ffmpeg binary. Raises EncoderMissing when this ffmpeg, or this machine, cannot run the encoder.
+    Args:
+        spec: The encoder.
+        ffmpeg: The ffmpeg program.
+
+    Returns:
+        The encoder's name and library version, or ffmpeg's where the library does not print its
+        own.
+
+    Raises:
+        EncoderMissing: This ffmpeg, or this machine, cannot run the encoder.
     """
     return _trial(spec, ffmpeg, file_sha256(ffmpeg))
 
 
 def available(spec: EncoderSpec, ffmpeg: str) -> bool:
-    """Whether this ffmpeg on this machine really encodes with it."""
+    """Whether this ffmpeg on this machine encodes with it: a trial, not the list of encoders."""
     try:
         encoder_version(spec, ffmpeg)
     except EncoderMissing:
@@ -71,9 +80,16 @@ def _missing(spec: EncoderSpec, ffmpeg: str) -> str:
 
 
 def complaint(spec: EncoderSpec, done: process.Finished) -> str:
-    """In one line, why a run at log level error failed: the encoder's own word where it has one.
+    """Why a run at log level error failed, in one line: the encoder's own message if there is one.
 
-    ffmpeg's last words after it only say that nothing was written.
+    ffmpeg's messages after it only say that nothing was written.
+
+    Args:
+        spec: The encoder.
+        done: The run.
+
+    Returns:
+        The reason.
     """
     if done.timed_out or done.returncode < 0:
         return done.reason()
@@ -83,10 +99,14 @@ def complaint(spec: EncoderSpec, done: process.Finished) -> str:
 
 
 def survey_encoders(ffmpeg: str | None = None) -> list[dict[str, Any]]:
-    """Every known encoder as JSON, with its version, or why this ffmpeg does not run it."""
-    from vqaloop.core.ffmpeg import ffmpeg_path
-    from vqaloop.encoding.registry import load_encoders
+    """Every known encoder, with its version, or the reason why it does not run here.
 
+    Args:
+        ffmpeg: The program; None: the bundled one.
+
+    Returns:
+        The rows of `vqaloop encoders`, as JSON.
+    """
     binary, found = ffmpeg_path(ffmpeg), []
     for spec in load_encoders().values():
         version, why = None, None
@@ -114,7 +134,7 @@ def survey_encoders(ffmpeg: str | None = None) -> list[dict[str, Any]]:
 
 
 def ffmpeg_version(ffmpeg: str) -> str:
-    """What an ffmpeg program calls itself, such as "ffmpeg 7.0.2-static"."""
+    """Name and version of an ffmpeg program, such as "ffmpeg 7.0.2-static"."""
     done = process.run([ffmpeg, "-version"], timeout_s=_TRIAL_TIMEOUT_S)
     words = done.stdout.decode("utf-8", "replace").split()
     return f"ffmpeg {words[2]}" if words[:2] == ["ffmpeg", "version"] else "ffmpeg unknown"

@@ -1,11 +1,11 @@
-"""What has been encoded and scored before: files and small JSON, addressed by what made them.
+"""Content-addressed cache of encodes and scores: files and small JSON values.
 
 The key of an entry is a dict of all that decides its content; its name is the SHA-256 of the
 key's canonical JSON. An entry is `<name>.json` (value and checksum) and, for a file, the data
 beside it, named by key and content, so that two writers never mix halves. Everything is written
 under another name and renamed. What fails its checksum is dropped and counts as a miss.
 
-Trouble with the folder (full, read-only) is warned of once and the work goes on without it.
+A folder that fails (full, read-only) is warned of once, and the work goes on without it.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from vqaloop.execution.cache_keys import digest, sealed, unsealed
 GIB = 1 << 30
 
 STALE_PART_S = 86_400
-"""Age at which a file still being written is taken for one of a crashed writer."""
+"""Age in seconds at which an unfinished file counts as left by a crashed writer."""
 
 log = logging.getLogger(__name__)
 
@@ -76,6 +76,7 @@ class Cache:
     def get_file(self, key: Mapping[str, Any]) -> tuple[Path, dict[str, Any]] | None:
         """The file stored under `key`, checked against its SHA-256, and its metadata; or None."""
         name = digest(key)
+        # before it is read: an eviction between the two would take the file away
         self._hold(name)
         entry = self._read(name)
         if entry and "file" in entry:
@@ -100,6 +101,7 @@ class Cache:
             stored.parent.mkdir(parents=True, exist_ok=True)
             move_file(path, stored)
             now_at = stored
+            # the entry after its file, so that whoever reads it finds the file
             self._write(name, text)
             self._grew(size + len(text))
         return now_at
@@ -108,7 +110,7 @@ class Cache:
     def lock(self, key: Mapping[str, Any]) -> Iterator[None]:
         """While inside, no other thread or process is inside for the same key.
 
-        The lock is the kernel's and dies with its holder. Look again with `get_` once inside:
+        The lock is the kernel's and ends with its holder. Look again with `get_` once inside:
         who was there before has probably done the work. Not to be nested for one key.
         """
         name = digest(key)
@@ -159,6 +161,7 @@ class Cache:
                 return False
         try:
             with filelock.FileLock(self._entry(name).with_suffix(".lock"), blocking=False):
+                # the entry before its file: never an entry without one
                 for path in sorted(files, key=lambda path: path.suffix != ".json"):
                     path.unlink(missing_ok=True)
                 self._entry(name).with_suffix(".lock").unlink(missing_ok=True)
@@ -183,6 +186,7 @@ class Cache:
         except (ValueError, KeyError, TypeError) as error:
             self._drop(name, f"not readable ({error})")
             return None
+        # eviction goes by the time of last use
         with contextlib.suppress(OSError):
             os.utime(path)
         return entry
@@ -214,10 +218,12 @@ class Cache:
         with _held_lock:
             if self._mine[name] > 0:
                 self._mine[name] -= 1
+                # counted: several caches of this process may hold the same entry
                 _held[self._entry(name)] -= 1
 
     @contextlib.contextmanager
     def _tolerant(self, doing: str) -> Iterator[None]:
+        """While inside, trouble with the folder is a warning, not an error."""
         try:
             yield
         except OSError as error:

@@ -1,8 +1,9 @@
-"""Keys of the cache: all that decides an entry's content, and the names and seals made of it."""
+"""Cache keys: all that decides an entry's content, with digests as names and checksums."""
 
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 from vqaloop.media.frames import SCALER
@@ -19,43 +20,46 @@ def encode_key(
     return {
         "kind": "encode",
         **_source_key(source),
-        "options": list(rendition_options),
+        # the same stream wherever "0:v:0" could be encoded: entries kept under it still count
+        "options": ["0:v:0" if word == "0:V:0" else word for word in rendition_options],
         "ffmpeg": ffmpeg_sha256,
         "encoder": encoder_version,
     }
 
 
-def score_key(
-    source: Source,
-    encode_sha256: str,
-    metric: str,
-    *,
-    decoder: str,
-    encode_options: Sequence[tuple[str, str]] = (),
-    weights_sha256: str | None = None,
-    scaler: str = SCALER,
-    preprocessing: str = "",
-    device: str = "",
-    sampling: Mapping[str, Any] | None = None,
-) -> dict[str, Any]:
-    """What decides a score.
+@dataclass(frozen=True)
+class ScoreSettings:
+    """All that decides a score but the source and the encode: what `Metric.identity` gives."""
 
-    `decoder` is what read the frames, with its version or hash; `encode_options` are those
-    before -i of a raw encode; `preprocessing` names the revision of all between frames and
-    metric; `sampling` has the seed and the number and size of clips and crops.
-    """
+    metric: str
+    """Name of the metric."""
+    decoder: str
+    """What reads the frames, with its version or hash."""
+    encode_options: tuple[tuple[str, str], ...] = ()
+    """Options before -i of a raw encode."""
+    weights_sha256: str | None = None
+    scaler: str = SCALER
+    preprocessing: str = ""
+    """Revision of all that lies between frames and metric."""
+    device: str = ""
+    sampling: Mapping[str, Any] = field(default_factory=dict)
+    """The seed, and the number and size of clips and crops."""
+
+
+def score_key(source: Source, encode_sha256: str, settings: ScoreSettings) -> dict[str, Any]:
+    """What decides a score: the source, the encode's content, and the settings of the metric."""
     return {
         "kind": "score",
         **_source_key(source),
         "encode": encode_sha256,
-        "encode_options": [list(pair) for pair in encode_options],
-        "metric": metric,
-        "weights": weights_sha256,
-        "decoder": decoder,
-        "scaler": scaler,
-        "preprocessing": preprocessing,
-        "device": device,
-        "sampling": dict(sampling or {}),
+        "encode_options": [list(pair) for pair in settings.encode_options],
+        "metric": settings.metric,
+        "weights": settings.weights_sha256,
+        "decoder": settings.decoder,
+        "scaler": settings.scaler,
+        "preprocessing": settings.preprocessing,
+        "device": settings.device,
+        "sampling": dict(settings.sampling),
     }
 
 
@@ -68,6 +72,7 @@ def _source_key(source: Source) -> dict[str, Any]:
 
 
 def _canonical(value: object) -> bytes:
+    # there and back, so that tuples and lists, and keys of any order, are the same
     plain = json.loads(json.dumps(value, allow_nan=False, default=_mapping))
     return json.dumps(plain, sort_keys=True, separators=(",", ":")).encode()
 
@@ -84,12 +89,12 @@ def digest(key: Mapping[str, Any]) -> str:
 
 
 def sealed(body: dict[str, Any]) -> bytes:
-    """An entry as JSON with its checksum; raises TypeError or ValueError for what JSON lacks."""
+    """An entry as JSON with its checksum. Raises TypeError or ValueError for what JSON lacks."""
     return _canonical({**body, "sha256": hashlib.sha256(_canonical(body)).hexdigest()})
 
 
 def unsealed(text: bytes) -> dict[str, Any]:
-    """The entry again; raises ValueError, KeyError or TypeError where it was changed."""
+    """The entry of such JSON. Raises ValueError, KeyError or TypeError where it was changed."""
     body: dict[str, Any] = json.loads(text)
     if body.pop("sha256") != hashlib.sha256(_canonical(body)).hexdigest():
         raise ValueError("its checksum is wrong")

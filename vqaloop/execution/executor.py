@@ -1,8 +1,7 @@
-"""Where encodes and scores are made: on this machine, or wherever an executor sends them.
+"""Executors: where encodes and scores run, how many at once, and in which order among titles.
 
-Whoever wants work done brings a thread to wait in (`Workshop.map`); an executor decides where it
-runs, how much runs at once, and whose turn it is among several titles. `Local` is the default;
-`rayexecutor.RayCluster` spreads the work over machines.
+A caller waits in a thread of its own (`Workshop.map`). `Local`, the default, runs the work on this
+machine; `ray_cluster.RayCluster` spreads it over several.
 """
 
 import bisect
@@ -12,22 +11,24 @@ import threading
 from collections import Counter
 from collections.abc import Hashable, Iterator, Sequence
 from pathlib import Path
-from typing import Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
-from vqaloop.core import process
+from vqaloop.core import scopes
 from vqaloop.encoding.encode import encode
 from vqaloop.errors import InputError
 from vqaloop.quality import full_reference
-from vqaloop.quality.metric import Metric
 from vqaloop.records import Encode, Rendition, Score, Source
 
+if TYPE_CHECKING:
+    from vqaloop.quality.metric import Metric
+
 POLL_S = 0.2
-"""Seconds between looks of a waiting thread at whether its work was called off."""
+"""Seconds between two checks of a waiting thread whether its work was cancelled."""
 
 
 @runtime_checkable
 class Executor(Protocol):
-    """What a workshop asks of whoever does its work; all of it may be called by several threads.
+    """Runs a workshop's encodes and scores; any number of threads may call it.
 
     `whose` is the title (any hashable) that the work is for: titles take turns.
     """
@@ -46,30 +47,30 @@ class Executor(Protocol):
         timeout_s: float | None,
         whose: Hashable,
     ) -> Encode:
-        """As `encode.encode`, which see for what it raises: the file is at `out` after it."""
+        """As `encode.encode`, with what it raises: afterwards the file is at `out`."""
 
     def measure(
-        self, metric: Metric, source: Source, path: Path, decoder: str, whose: Hashable
+        self, metric: "Metric", source: Source, path: Path, decoder: str, whose: Hashable
     ) -> Score:
         """As `metric.measure`."""
 
     def guard(
         self, source: Source, path: Path, names: Sequence[str], *, ffmpeg: str, whose: Hashable
     ) -> dict[str, Score]:
-        """As `metrics.measure`."""
+        """As `full_reference.measure`."""
 
 
 @runtime_checkable
 class Suiting(Protocol):
-    """An executor on whose machines a metric may be another: with GPUs, say."""
+    """An executor whose machines may need another form of a metric, as those with GPUs do."""
 
-    def suited(self, metric: Metric) -> Metric:
-        """The metric as it will score there, so that scores are remembered as what they are."""
+    def suited(self, metric: "Metric") -> "Metric":
+        """The metric as it will score there, so that its identity, and cache keys, are right."""
 
 
 class Turns:
-    """Places 0, 1, ... given to titles in turns: to the one that holds fewest, then to the one
-    that has waited longest since it was last given one."""
+    """A fair semaphore over titles: its places, numbered from 0, go to the title that holds
+    fewest, then to the one that has waited longest since it was last given one."""
 
     def __init__(self, places: int) -> None:
         self._free = list(range(places))
@@ -81,14 +82,14 @@ class Turns:
 
     @contextlib.contextmanager
     def taken(self, whose: Hashable) -> Iterator[int]:
-        """Waits for a place, and holds it while inside. Raises CalledOff as `process.run` does."""
+        """Wait for a place, and hold it while inside. Raises CalledOff as `process.run` does."""
         ticket = _Ticket(whose)
         with self._lock:
             self._waiting[ticket] = None
             self._give()
         try:
             while not ticket.called.wait(POLL_S):
-                process.check_cancelled()
+                scopes.check_cancelled()
             yield ticket.place
         finally:
             with self._lock:
@@ -98,6 +99,7 @@ class Turns:
                     if not self._held[whose]:
                         del self._held[whose]
                 else:
+                    # cancelled while it waited
                     del self._waiting[ticket]
                 self._give()
 
@@ -106,7 +108,7 @@ class Turns:
             return self._held[ticket.whose], self._given.get(ticket.whose, 0)
 
         while self._free and self._waiting:
-            # of equals the first that came
+            # of equals the first in line: dicts keep the order of insertion
             ticket = min(self._waiting, key=order)
             del self._waiting[ticket]
             ticket.place = self._free.pop(0)
@@ -117,7 +119,7 @@ class Turns:
 
 
 class _Ticket:
-    """Of a thread that waits for a place."""
+    """A thread's place in the queue."""
 
     def __init__(self, whose: Hashable) -> None:
         self.whose, self.place = whose, -1
@@ -125,12 +127,18 @@ class _Ticket:
 
 
 class Local:
-    """This machine: each encode is a process of its own, in its own process group; scores are made
-    here, in one copy of the network.
+    """Runs encodes and scores on this machine.
 
-    `workers` run at once, each on `processors` of its own: by default an equal share of them, so
-    that their encoders do not fight. What an encoder writes does not depend on it. Raises
-    InputError.
+    Each encode is a process in a process group of its own, pinned to CPU cores of its own so that
+    encoders do not compete for them; scores share one copy of the network. What an encoder writes
+    does not depend on it.
+
+    Args:
+        workers: Encodes or scores that run at once, at least 1.
+        processors: CPU cores per encode, at least 1; by default an equal share of this machine's.
+
+    Raises:
+        InputError: One of them is less than 1.
     """
 
     def __init__(self, workers: int = 1, *, processors: int | None = None) -> None:
@@ -148,10 +156,11 @@ class Local:
     def _taken(self, whose: Hashable) -> Iterator[int]:
         """A turn, with the programs this thread starts pinned to the place's processors."""
         with self._turns.taken(whose) as place:
+            # modulo: with more workers than cores places share them
             first = place * self._share
             own = {self._have[(first + n) % len(self._have)] for n in range(self._share)}
             before = os.sched_getaffinity(0)
-            with contextlib.suppress(OSError):  # processors may have been taken from us
+            with contextlib.suppress(OSError):  # this process may have lost processors meanwhile
                 os.sched_setaffinity(0, own)
             try:
                 yield self._share
@@ -173,7 +182,7 @@ class Local:
             return encode(source, rendition, out, ffmpeg=ffmpeg, timeout_s=timeout_s)
 
     def measure(
-        self, metric: Metric, source: Source, path: Path, decoder: str, whose: Hashable
+        self, metric: "Metric", source: Source, path: Path, decoder: str, whose: Hashable
     ) -> Score:
         # not pinned: the network's threads, once made, are those of all workers
         with self._turns.taken(whose):
@@ -187,5 +196,5 @@ class Local:
 
 
 def executor_of(workers: int | Executor) -> Executor:
-    """The executor that is meant by a number of workers, or by itself. Raises InputError."""
+    """A `Local` executor for a number of workers; an executor as it is. Raises InputError."""
     return workers if isinstance(workers, Executor) else Local(workers)

@@ -1,4 +1,4 @@
-"""A long call on a thread of its own: watched as it goes, called off, waited for.
+"""Long calls in the background: their events, cancellation and result, also in asyncio.
 
     job = Job(vqaloop.encode_to_target, "in.mp4", "out.mp4", codec="av1", target_score=90)
     for event in job:
@@ -15,7 +15,7 @@ import threading
 from collections.abc import AsyncIterator, Callable, Generator, Iterator
 from typing import Any, Generic, TypeVar
 
-from vqaloop.core import process
+from vqaloop.core import scopes
 from vqaloop.errors import CalledOff, Cancelled
 from vqaloop.records import Event
 
@@ -23,10 +23,16 @@ Result = TypeVar("Result")
 
 
 class Job(Generic[Result]):
-    """A call of a function that takes `progress`, begun at once.
+    """A call on a thread of its own, begun at once.
 
-    Events are kept until they are taken, each given out once. Whoever leaves off iterating does
-    not stop the call; `cancel` does.
+    Iterating over it, with `for` or `async for`, yields its `Event`s until it ends. Events are
+    kept until they are taken, each given out once. To stop iterating does not stop the call;
+    `cancel` does, and so does the cancellation of an asyncio task that awaits it.
+
+    Args:
+        call: A function that takes `progress`, such as `build_ladder`.
+        *args: Its arguments.
+        **options: Its keyword arguments, without `progress`.
     """
 
     def __init__(self, call: Callable[..., Result], /, *args: Any, **options: Any) -> None:
@@ -34,7 +40,7 @@ class Job(Generic[Result]):
         self._answer: list[Result] = []
         self._error: BaseException | None = None
         # an event of our own: a join that is interrupted may take a thread for ended
-        self._over, self._scope = threading.Event(), process.Scope()
+        self._over, self._scope = threading.Event(), scopes.Scope()
         self._thread = threading.Thread(
             target=self._run, args=(call, args, options), name="vqaloop job", daemon=True
         )
@@ -43,7 +49,7 @@ class Job(Generic[Result]):
     def _run(self, call: Callable[..., Result], args: Any, options: dict[str, Any]) -> None:
         try:
             with self._scope.entered():
-                self._answer.append(call(*args, progress=self._told, **options))
+                self._answer.append(call(*args, progress=self._on_event, **options))
         except CalledOff:
             self._error = Cancelled(
                 "called off; what was finished is kept, and the same call goes on"
@@ -54,25 +60,37 @@ class Job(Generic[Result]):
             self._over.set()
             self._events.put(None)
 
-    def _told(self, event: Event) -> None:
+    def _on_event(self, event: Event) -> None:
         self._events.put(event)
-        process.check_cancelled()
+        # so that a call that runs no program ends as well
+        scopes.check_cancelled()
 
     @property
     def running(self) -> bool:
+        """Whether the call has not ended yet."""
         return not self._over.is_set()
 
     def cancel(self) -> None:
-        """Call it off: programs are stopped at once. Wait for `result` to know that all is clean.
+        """Cancel the call: its programs are killed at once.
 
-        What was encoded stays in the cache, and the same call goes on from there.
+        Wait for `result` to know that it has ended. What was encoded stays in the cache, and the
+        same call goes on from there.
         """
         self._scope.cancel()
 
     def result(self, timeout_s: float | None = None) -> Result:
-        """What the call returned, waiting for it; raises what it raised.
+        """Wait for the call.
 
-        Cancelled where it was called off, TimeoutError when it is not done in time.
+        Args:
+            timeout_s: Seconds to wait at most, by default as long as it takes.
+
+        Returns:
+            What the call returned.
+
+        Raises:
+            Cancelled: It was cancelled.
+            TimeoutError: It did not end in time.
+            Exception: Whatever else the call raised.
         """
         if not self._over.wait(timeout_s):
             raise TimeoutError(f"not done after {timeout_s:g} s")
@@ -99,6 +117,7 @@ class Job(Generic[Result]):
                     return
                 yield event
         except asyncio.CancelledError:
+            # the task ends with the call, or its programs would outlive it
             await self._ended()
             raise
 
@@ -121,4 +140,4 @@ class Job(Generic[Result]):
 
 
 _POLL_S = 0.05
-"""Seconds between looks at a job from asyncio: far less than any encode takes."""
+"""Seconds between two checks of a job from asyncio: far less than any encode takes."""

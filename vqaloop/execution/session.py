@@ -12,7 +12,7 @@ from vqaloop.encoding import checks
 from vqaloop.execution.cache import Cache
 from vqaloop.execution.checks import check_metric
 from vqaloop.execution.options import JobOptions, PathName
-from vqaloop.execution.stage_progress import told_if_slow
+from vqaloop.execution.stage_progress import report_if_slow
 from vqaloop.execution.tools import Tools
 from vqaloop.execution.workshop import Workshop
 from vqaloop.media.excerpt_windows import choose_windows
@@ -39,7 +39,7 @@ class Session(Tools, Generic[Asked]):
     def windows(self) -> tuple[tuple[int, int], ...]:
         """Start and length, in frames, of the windows that stand for the title."""
         looking = Event("excerpt", "looking for windows that stand for it")
-        with told_if_slow(self.options.progress, looking):
+        with report_if_slow(self.options.progress, looking):
             return choose_windows(self.source, ffmpeg=self.ffmpeg, seed=self.options.seed)
 
 
@@ -51,7 +51,7 @@ def open_session(input: PathName, options: Asked, tools: Tools) -> Iterator[Sess
     does not suit it.
     """
     started = time.monotonic()
-    with told_if_slow(options.progress, Event("probe", f"looking at {quoted(input)}")):
+    with report_if_slow(options.progress, Event("probe", f"looking at {quoted(input)}")):
         source = probe_source(
             Path(input),
             video_size=options.video_size,

@@ -1,30 +1,30 @@
-"""What is told of stages that are no trials: probing, the excerpt, what goes through a title."""
+"""Progress events of stages that are no trials: probing, the excerpt, passes through a title."""
 
 import contextlib
 import threading
 from collections.abc import Iterator, Sequence
 
-from vqaloop.core import process
+from vqaloop.core import frame_progress
 from vqaloop.core.text import quoted
 from vqaloop.records import Event, Source, Watcher
 
 NOTICE_S = 1.0
-"""Seconds after which a watcher is told what takes so long."""
+"""Seconds after which a stage is announced: a refusal that comes sooner stands alone."""
 
 
 @contextlib.contextmanager
-def told_if_slow(progress: Watcher, event: Event) -> Iterator[None]:
-    """An announcement of what takes long, so that a quick refusal comes alone; then the frames
-    that its programs have put out."""
+def report_if_slow(progress: Watcher, event: Event) -> Iterator[None]:
+    """Around a stage: reports it after NOTICE_S seconds, then the frames that its programs have
+    put out."""
 
-    def tell(frames: int) -> None:
+    def report(frames: int) -> None:
         progress(Event(event.stage, f"{event.message}: {frames} frames"))
 
     timer = threading.Timer(NOTICE_S, progress, [event])
     timer.daemon = True
     timer.start()
     try:
-        with process.counted_frames(tell):
+        with frame_progress.counted_frames(report):
             yield
     finally:
         timer.cancel()
@@ -32,30 +32,31 @@ def told_if_slow(progress: Watcher, event: Event) -> Iterator[None]:
 
 @contextlib.contextmanager
 def counted_cut(progress: Watcher, windows: Sequence[tuple[int, int]]) -> Iterator[None]:
-    """Tells of an excerpt: its windows, and how many of its frames are cut."""
-    total, said = sum(count for _, count in windows), f"{len(windows)} windows stand for the title"
-    progress(Event("excerpt", said, 0, total))
-    with process.counted_frames(
-        lambda frames: progress(Event("excerpt", said, min(frames, total), total))
+    """Around the cutting of an excerpt: reports its windows, and how many frames are cut."""
+    total = sum(count for _, count in windows)
+    message = f"{len(windows)} windows stand for the title"
+    progress(Event("excerpt", message, 0, total))
+    with frame_progress.counted_frames(
+        lambda frames: progress(Event("excerpt", message, min(frames, total), total))
     ):
         yield
 
 
 @contextlib.contextmanager
 def counted_of(source: Source, progress: Watcher, stage: str, message: str) -> Iterator[None]:
-    """Tells of a stage that goes through all frames of a source, and of how many it has."""
+    """Around a stage that goes through all frames of a source: reports how many it has done."""
 
-    def tell(frames: int) -> None:
+    def report(frames: int) -> None:
         progress(Event(stage, message, min(frames, source.frames), source.frames))
 
-    tell(0)
-    with process.counted_frames(tell):
+    report(0)
+    with frame_progress.counted_frames(report):
         yield
-    tell(source.frames)
+    report(source.frames)
 
 
 def described(source: Source) -> str:
-    """What probing found, in one line."""
+    """A source in one line: size, frame rate, number of frames."""
     width, height = source.canvas
-    rate = f"{float(source.fps):.6g} frames a second"
+    rate = f"{float(source.fps):.6g} fps"
     return f"{quoted(source.path)}: {width}x{height}, {rate}, {source.frames} frames"

@@ -8,7 +8,8 @@ from vqaloop.core.option_fields import fault_of
 from vqaloop.encoding import checks
 from vqaloop.encoding.spec import EncoderSpec
 from vqaloop.execution.options import JobOptions, MetricOptions
-from vqaloop.quality.metric import Metric, open_metric
+from vqaloop.quality.metric import Metric
+from vqaloop.quality.registry import open_metric
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""One trial: a rendition is encoded and scored, or the cache remembers that it was.
+"""Encodes and scores of renditions through the cache.
 
 Nothing is encoded or scored twice: not in this run, not in another, not by two processes at once.
 """
@@ -11,20 +11,22 @@ from concurrent.futures import FIRST_COMPLETED, wait
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from vqaloop.core import process
+from vqaloop.core import scopes
 from vqaloop.core.files import file_sha256, scratch
 from vqaloop.encoding.options import output_options
 from vqaloop.encoding.spec import EncoderSpec
 from vqaloop.encoding.survey import encoder_version
 from vqaloop.errors import DecodeFailed, EncodeFailed
 from vqaloop.execution.cache import Cache
-from vqaloop.execution.cache_keys import encode_key, score_key
+from vqaloop.execution.cache_keys import ScoreSettings, encode_key, score_key
 from vqaloop.execution.executor import Executor, Suiting, executor_of
 from vqaloop.quality import full_reference
-from vqaloop.quality.metric import Metric
 from vqaloop.records import Encode, Rendition, Score, Source, Trial
+
+if TYPE_CHECKING:
+    from vqaloop.quality.metric import Metric
 
 log = logging.getLogger(__name__)
 
@@ -54,7 +56,7 @@ class Workshop:
     def __init__(
         self,
         spec: EncoderSpec,
-        metric: Metric,
+        metric: "Metric",
         cache: Cache,
         *,
         ffmpeg: str,
@@ -67,11 +69,11 @@ class Workshop:
             self.metric = self.executor.suited(metric)
         self.cost = Cost()
         self.remarks: list[str] = []
-        """What happened and was mended."""
-        self._hopeless: set[tuple[int, int]] = set()
+        """Failures that were overcome, in words."""
+        self._failed_twice: set[tuple[int, int]] = set()
         self._counting = threading.Lock()
         self._folder = scratch()
-        # without a cache a run still remembers what it did itself
+        # without a cache of its own a run still keeps what it made itself, as long as it lasts
         self.cache = cache if cache.enabled else Cache(self.scratch / "cache")
 
     def __enter__(self) -> "Workshop":
@@ -82,25 +84,25 @@ class Workshop:
 
     @property
     def workers(self) -> int:
-        """How many encodes or scores are made at a time."""
+        """Encodes or scores that are made at a time."""
         return self.executor.workers
 
     @property
     def scratch(self) -> Path:
-        """A folder that goes when the workshop closes."""
+        """A folder that is removed when the workshop closes."""
         return Path(self._folder.name)
 
     def map(self, work: Callable[[Item], Made], items: Sequence[Item]) -> list[Made]:
         """`work` of every item, in their order; several at a time with several workers."""
         if self.workers == 1 or len(items) <= 1:
             return [work(item) for item in items]
-        with process.team(self.workers) as submit:
+        with scopes.team(self.workers) as submit:
             jobs = [submit(work, item) for item in items]
             left = set(jobs)
             while left:
                 # in the order in which they end: the first may take long, another have failed
                 ended, left = wait(left, timeout=0.2, return_when=FIRST_COMPLETED)
-                process.check_cancelled()
+                scopes.check_cancelled()
                 for job in ended:
                     job.result()
             return [job.result() for job in jobs]
@@ -112,6 +114,7 @@ class Workshop:
             score = self.score(source, made.path)
         except (EncodeFailed, DecodeFailed) as error:
             return Trial(rendition, error=str(error))
+        # as PSNR of an encode without loss
         if not math.isfinite(score.value):
             return Trial(rendition, error=f"{rendition}: the score is {score.value}", encode=made)
         return Trial(rendition, made.bitrate_kbps, score.value, encode=made)
@@ -123,6 +126,7 @@ class Workshop:
         version = encoder_version(self.spec, self.ffmpeg)
         key = encode_key(source, words, file_sha256(self.ffmpeg), version)
         with self.cache.lock(key):
+            # inside the lock: another process may just have made it
             found = self.cache.get_file(key)
             if found:
                 self.count(cache_hits=1)
@@ -140,12 +144,13 @@ class Workshop:
                 encode_cpu_s=made.cpu_s,
             )
             meta = asdict(made)
+            # these depend on who asks, not on the encode
             for derived in ("rendition", "path", "cached"):
                 del meta[derived]
             return replace(made, path=self.cache.put_file(key, made.path, meta))
 
     def _encoded(self, source: Source, rendition: Rendition, out: Path) -> Encode:
-        """A new encode; one that failed by what may be chance is made a second time."""
+        """A new encode; made a second time where the first failure may be transient."""
 
         def attempt() -> Encode:
             try:
@@ -165,24 +170,24 @@ class Workshop:
         try:
             return attempt()
         except EncodeFailed as error:
-            if not error.again or size in self._hopeless:
+            # a size that failed twice will not succeed at another knob by chance
+            if not error.again or size in self._failed_twice:
                 raise
             remark = f"{error}; it was made again"
         try:
             made = attempt()
         except EncodeFailed:
-            self._hopeless.add(size)
+            self._failed_twice.add(size)
             raise
         self.remarks.append(remark)
         log.warning("%s", remark)
         return made
 
-    def score(self, source: Source, path: Path, metric: Metric | None = None) -> Score:
+    def score(self, source: Source, path: Path, metric: "Metric | None" = None) -> Score:
         """The score of an encode of `source`, by the workshop's metric or another."""
         metric = metric or self.metric
-        identity = metric.identity()
-        key = score_key(source, file_sha256(path), identity.pop("metric"), **identity)
-        return self._remembered(
+        key = score_key(source, file_sha256(path), ScoreSettings(**metric.identity()))
+        return self._scored(
             key,
             lambda: self.executor.measure(metric, source, path, self.spec.decoder, id(self)),
             "score_s",
@@ -191,29 +196,27 @@ class Workshop:
     def guard(self, source: Source, path: Path) -> dict[str, float]:
         """VMAF and PSNR-Y of an encode, in one run of ffmpeg, by their names in ladder.json."""
         decoder, sha256 = file_sha256(self.ffmpeg), file_sha256(path)
+        revision = f"classical {full_reference.REVISION}"
         keys = {
-            name: score_key(
-                source,
-                sha256,
-                name,
-                decoder=decoder,
-                preprocessing=f"classical {full_reference.REVISION}",
-            )
+            name: score_key(source, sha256, ScoreSettings(name, decoder, preprocessing=revision))
             for name in GUARDS
         }
+        # one run of ffmpeg for all that the cache lacks
         missing = [name for name, key in keys.items() if self.cache.get_json(key) is None]
         fresh: dict[str, Score] = {}
         if missing:
             fresh = self.executor.guard(source, path, missing, ffmpeg=self.ffmpeg, whose=id(self))
         return {
-            GUARDS[name]: self._remembered(key, partial(fresh.__getitem__, name), "guard_s").value
+            GUARDS[name]: self._scored(key, partial(fresh.__getitem__, name), "guard_s").value
             for name, key in keys.items()
         }
 
-    def _remembered(self, key: dict[str, Any], work: Callable[[], Score], counter: str) -> Score:
+    def _scored(self, key: dict[str, Any], work: Callable[[], Score], counter: str) -> Score:
+        """The score under `key`; where there is none that of `work`, its CPU time counted."""
         stored = self.cache.get_json(key)
         if stored is not None:
             self.count(cache_hits=1)
+            # JSON has lists where Score has tuples
             stored["clips"] = tuple(stored["clips"])
             stored["interval"] = tuple(stored["interval"]) if stored["interval"] else None
             for name in ("places", "moments"):

@@ -33,7 +33,7 @@ from vqaloop.ladder.rules import Budget, check_codecs, make_rules, required_size
 from vqaloop.ladder.steps import Loop
 from vqaloop.ladder.store import write_reports
 from vqaloop.media.excerpt import excerpt
-from vqaloop.quality.metric import DEFAULT_METRIC, kindred
+from vqaloop.quality.registry import DEFAULT_METRIC, kindred
 from vqaloop.records import Event, Ladder, Source, Watcher
 from vqaloop.search.prior_store import (
     PriorUse,

@@ -1,9 +1,8 @@
-"""Two ladders of one title compared: which needs more bits at equal score, and by how much.
+"""BD-rate between two ladders of one title: which needs more bits at equal score, and how many.
 
-Codecs, encoders, presets, parameters, tools: whatever made the ladders. Each is the curve through
-its rungs, which are whole titles that were measured; the mean gap between the curves is BD-rate
-(bdrate.py), by the score of the ladders where both have the same, and by the guard's VMAF and
-PSNR-Y.
+The ladders may differ in codec, encoder, preset, parameters or tools. Each is the curve through
+its rungs, measured on the whole title; the mean gap between the curves is BD-rate (bdrate.py), by
+the ladders' score where both have the same metric, and by the guard's VMAF and PSNR-Y.
 """
 
 import math
@@ -32,9 +31,9 @@ SCHEMA = "vqaloop.ladder-comparison/1"
 LEVEL = 0.05
 """Percent of BD-rate under which two ladders need the same bits."""
 OPPOSED = 0.5
-"""Percent of BD-rate from which one metric is held to contradict another."""
+"""Percent of BD-rate from which two metrics of opposite sign contradict each other."""
 UNSURE = 2.0
-"""Percentage points between PCHIP and Akima from which the rungs are too few to tell by."""
+"""Percentage points between PCHIP and Akima from which there are too few rungs."""
 BROAD = 2 / 3
 """Part of either ladder's log bitrates that the other must cover, for a gain at equal bitrate."""
 
@@ -82,7 +81,7 @@ class LadderComparison:
     gaps: tuple[MetricGap, ...]
     """The ladders' own metric first, where both have the same; then vmaf and psnr_y."""
     differences: dict[str, tuple[str, str]]
-    """What made the ladders, as far as it differs: setting, then A's and B's."""
+    """Settings in which the ladders differ: A's and B's by name."""
     warnings: tuple[str, ...]
 
     @property
@@ -100,7 +99,7 @@ class LadderComparison:
 
     @property
     def exit_code(self) -> int:
-        """2 where no metric gives a BD-rate, 3 where a ladder is not to be trusted, else 0."""
+        """2 where no metric gives a BD-rate, 3 where a ladder is untrusted, else 0."""
         if self.headline is None:
             return NotComparable.exit_code
         return 0 if self.a.trusted and self.b.trusted else 3
@@ -146,10 +145,18 @@ class LadderComparison:
 def compare_ladders(
     a: Ladder | str | os.PathLike[str], b: Ladder | str | os.PathLike[str]
 ) -> LadderComparison:
-    """Compare two ladders of one title, or the folders they are in.
+    """Compare two ladders of one title by BD-rate.
 
-    Raises InputError for a folder without a ladder, and unless both are of the same source: of
-    one content (sha256), read alike. What a metric cannot tell is refused in its `MetricGap`.
+    Args:
+        a: The anchor: a ladder, or the folder it is in.
+        b: The ladder set against it, or its folder.
+
+    Returns:
+        The comparison. A metric without a BD-rate has the reason in its `MetricGap`.
+
+    Raises:
+        InputError: A folder holds no ladder, or the two are not of the same source: of one content
+            (sha256), read alike.
     """
     one, other = (item if isinstance(item, Ladder) else read_ladder(Path(item)) for item in (a, b))
     _check_same_title(one, other)
@@ -176,7 +183,7 @@ def own_metric(ladder: Ladder) -> str:
 
 
 def value_of(rung: Rung, ladder: Ladder, metric: str) -> float:
-    """What a metric says of a rung; NaN where it was not measured."""
+    """The score of a rung by a metric; NaN where it was not measured."""
     if metric == own_metric(ladder):
         return rung.score
     return rung.guard.get(metric, math.nan)
@@ -187,7 +194,7 @@ def curve_of(ladder: Ladder, metric: str) -> Curve:
 
 
 def size_ranges(ladder: Ladder) -> list[SizeRange]:
-    """At which bitrates which size is sent, smallest bitrate first."""
+    """The range of bitrates of each size, lowest first."""
     found: dict[tuple[int, int], list[float]] = {}
     for rung in ladder.rungs:
         found.setdefault((rung.width, rung.height), []).append(rung.bitrate_kbps)
@@ -195,7 +202,7 @@ def size_ranges(ladder: Ladder) -> list[SizeRange]:
 
 
 def settings(ladder: Ladder) -> dict[str, str]:
-    """What made a ladder, in words; the keys are always the same."""
+    """Settings that a ladder was made with, as text; the keys are always the same."""
     about, encoder, metric = ladder.about, ladder.about["encoder"], ladder.about["metric"]
     params = sorted({f"{k}={v}" for rung in ladder.rungs for k, v in rung.params.items()})
     weights = metric.get("weights_sha256")
@@ -221,14 +228,14 @@ def _check_same_title(a: Ladder, b: Ladder) -> None:
                 "make the ladder again"
             )
     if one["sha256"] != other["sha256"]:
-        told = " and ".join(
+        titles = " and ".join(
             f"{quoted(ladder.folder)} of {quoted(source['path'])} "
             f"(sha256 {printable(source['sha256'][:12])})"
             for ladder, source in ((a, one), (b, other))
         )
         raise InputError(
-            f"these are ladders of different titles: {told}; bitrates compare only over the same "
-            "content, so give two ladders that were made of the same file"
+            f"these are ladders of different titles: {titles}; bitrates compare only over the "
+            "same content, so give two ladders that were made of the same file"
         )
     for key in ("width", "height", "fps", "duration"):
         if one[key] != other[key]:
@@ -251,7 +258,7 @@ def _gap(a: Ladder, b: Ladder, metric: str) -> MetricGap:
     broad = all(rates) and _shared(rates, max) >= BROAD
     gain = _or_none(lambda: bd_score(*curves)) if broad else None
     try:
-        percent = bd_rate(*curves)
+        percent = bd_rate(*curves, names=("A", "B"))
     except NotComparable as error:
         return MetricGap(metric, None, None, gain, None, *_refusal(curves, error))
     akima = _or_none(lambda: bd_rate(*curves, method="akima"))
@@ -275,22 +282,24 @@ def _refusal(curves: Sequence[Curve], error: NotComparable) -> tuple[str, str]:
         if len(curve) < MIN_POINTS
     ]
     if few:
-        told = f"{' and '.join(few)}, and at least {MIN_POINTS} are needed"
-        return told, "make such a ladder again with more (--rungs, --min-score, --max-score)"
+        return (
+            f"{' and '.join(few)}, and at least {MIN_POINTS} are needed",
+            "make such a ladder again with more (--rungs, --min-score, --max-score)",
+        )
     scores = [[score for _, score in curve] for curve in curves]
     finite = all(math.isfinite(score) for span in scores for score in span)
     if finite and _shared(scores, min) < LEAST_OVERLAP:
-        told = " and ".join(
+        ranges = " and ".join(
             f"{name} from {min(span):.1f} to {max(span):.1f}"
             for name, span in zip("AB", scores, strict=True)
         )
         return (
-            f"too few scores in common, {told}",
+            f"too few scores in common, {ranges}",
             "make one of them again with --min-score, --max-score or --rungs so that their scores "
             "overlap",
         )
-    told = str(error).replace("the anchor curve", "A").replace("the test curve", "B")
-    return told.partition("; ")[0], "make that ladder again with other --rungs"
+    # bd_rate's own remedy, after the semicolon, is to measure more points of a curve
+    return str(error).partition("; ")[0], "make that ladder again with other --rungs"
 
 
 def _or_none(measure: Callable[[], float]) -> float | None:
@@ -313,9 +322,9 @@ def _warnings(a: Ladder, b: Ladder, gaps: tuple[MetricGap, ...], shared: bool) -
             f"the scores are not compared, only VMAF and PSNR-Y: the {key} of A is {one[key]} and "
             f"of B {other[key]}"
         )
-    told = [(g.metric, g.bd_rate_percent) for g in gaps if g.bd_rate_percent is not None]
-    lead = told[0] if told else None
-    for metric, percent in told[1:]:
+    known = [(g.metric, g.bd_rate_percent) for g in gaps if g.bd_rate_percent is not None]
+    lead = known[0] if known else None
+    for metric, percent in known[1:]:
         if lead and lead[1] * percent < 0 and min(abs(lead[1]), abs(percent)) >= OPPOSED:
             found.append(
                 f"{metric_name(metric)} says the opposite of {metric_name(lead[0])}: BD-rate "

@@ -1,8 +1,9 @@
-"""Two ladders as one plot, and as one page that opens offline; what is data in it is escaped."""
+"""Two ladders compared, as one plot and as one HTML page that opens offline."""
 
 import os
-from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
+
+from markupsafe import Markup
 
 from vqaloop.core.text import cut, printable
 from vqaloop.core.version import __version__
@@ -19,8 +20,16 @@ from vqaloop.ladder.compare_table import (
 )
 from vqaloop.ladder.rd_plot import metric_words
 from vqaloop.records import Ladder
-from vqaloop.report.html import bullets, escaped, filled, safe, table
-from vqaloop.report.plotting import COLOURS, INK, as_png, as_svg, label_octaves, style
+from vqaloop.report.html import render
+from vqaloop.report.plotting import (
+    COLOURS,
+    INK,
+    as_png,
+    as_svg,
+    label_octaves,
+    open_frame,
+    style,
+)
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -28,28 +37,35 @@ if TYPE_CHECKING:
 
 
 LOOKS = {"A": (COLOURS[0], "o", "full"), "B": (COLOURS[1], "s", "none")}
-"""Colour, marker, filling: told apart by shape as well, and where one lies on the other."""
+"""Colour, marker, filling: distinct by shape as well, and where one covers the other."""
 
 
 def pair_page(compared: LadderComparison) -> str:
-    ladders = (compared.a, compared.b)
+    """The page of a comparison, whole."""
+    a, b = compared.a, compared.b
     doubts = [*refusal_lines(compared), *compared.warnings]
-    one, other = ({"folder": str(ladder.folder), **settings(ladder)} for ladder in ladders)
-    made = [[key, value, other[key]] for key, value in one.items()]
-    return filled(
-        "ladderpair.html",
-        title=safe(pair_title(compared)),
+    one, other = ({"folder": str(ladder.folder), **settings(ladder)} for ladder in (a, b))
+    return render(
+        "ladder_pair.html",
+        title=pair_title(compared),
         kind="calm" if compared.exit_code == 0 else "alarm",
-        summary=safe(_sentence(compared.summary)),
-        doubts=_doubts(doubts),
-        gaps=table("cards", GAP_HEADINGS, escaped(gap_rows(compared))),
-        plot=pair_svg(compared),
+        summary=_sentence(compared.summary),
+        doubts=list(map(_sentence, doubts)),
+        gaps=(GAP_HEADINGS, gap_rows(compared)),
+        broad=pair_svg(compared),
         narrow=pair_svg(compared, narrow=True),
-        caption=safe(_caption(compared)),
-        rungs=_rung_table(compared),
-        sizes=_size_table(compared),
-        made=table("cards words", ["", "A", "B"], escaped(made)),
-        version=safe(__version__),
+        caption=_caption(compared),
+        side_by_side=(
+            [*rung_headings(a, "A"), *rung_headings(b, "B")],
+            [
+                [*rung_cells(a, left, 2), *rung_cells(b, right, 2)]
+                for left, right in side_by_side(a.rungs, b.rungs)
+            ],
+        ),
+        below=rung_rows(compared),
+        sizes=_size_rows(compared),
+        settings=[[key, value, other[key]] for key, value in one.items()],
+        version=__version__,
     )
 
 
@@ -64,7 +80,7 @@ def pair_png(compared: LadderComparison) -> bytes:
         return as_png(_figure(compared, (12, 8), pair_title(compared)))
 
 
-def pair_svg(compared: LadderComparison, narrow: bool = False) -> str:
+def pair_svg(compared: LadderComparison, narrow: bool = False) -> Markup:
     """The plot for the page, in the page's own text colour; `narrow` for a phone."""
     with style(10, INK):
         figure = _figure(compared, (4.2, 5.4) if narrow else (7.6, 5.4), narrow=narrow)
@@ -88,8 +104,7 @@ def _figure(
     metric = _plotted(compared)
     guards = {"vmaf": "VMAF", "psnr_y": "PSNR-Y (dB)"}
     axes.set_ylabel(cut(guards.get(metric) or metric_words(compared.a), 60))
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.grid(color="#888888", alpha=0.3)
+    open_frame(axes)
     # what lies above has its labels above
     upper = "A" if compared.more_bits == "b" else "B"
     for name, ladder in (("A", compared.a), ("B", compared.b)):
@@ -158,31 +173,11 @@ def _sentence(text: str) -> str:
     return text[:1].upper() + text[1:] + "."
 
 
-def _doubts(lines: Iterable[str]) -> str:
-    found = bullets(safe(_sentence(line)) for line in lines)
-    return f"<h2>Doubts</h2>\n{found}" if found else ""
-
-
-def _rung_table(compared: LadderComparison) -> str:
-    """A beside B; on a phone, which has no room for that, one below the other."""
-    a, b = compared.a, compared.b
-    rows = [
-        [*rung_cells(a, one, 2), *rung_cells(b, other, 2)]
-        for one, other in side_by_side(a.rungs, b.rungs)
-    ]
-    headings = [*rung_headings(a, "A"), *rung_headings(b, "B")]
-    wide = table("dense numbers", headings, escaped(rows))
-    below, listed = rung_rows(compared)
-    narrow = table("dense numbers", below, escaped(listed))
-    return f'<div class="broad">{wide}</div>\n<div class="narrow">{narrow}</div>'
-
-
-def _size_table(compared: LadderComparison) -> str:
+def _size_rows(compared: LadderComparison) -> list[list[str]]:
     """Sizes down, ladders across: the bitrates at which each sends it."""
     sent = [
         {(size.width, size.height): rate_words(size) for size in size_ranges(ladder)}
         for ladder in (compared.a, compared.b)
     ]
     sizes = sorted({*sent[0], *sent[1]}, key=lambda size: (size[0] * size[1], size))
-    rows = [[f"{w}x{h}", *(rates.get((w, h), "-") for rates in sent)] for w, h in sizes]
-    return table("dense numbers", ["size", "A kb/s", "B kb/s"], rows)
+    return [[f"{w}x{h}", *(rates.get((w, h), "-") for rates in sent)] for w, h in sizes]

@@ -1,4 +1,4 @@
-"""Two ladders beside each other: the rows of their tables, and what a person at a shell sees."""
+"""Two ladders compared, as rows of tables and at a terminal."""
 
 import sys
 from collections.abc import Sequence
@@ -14,7 +14,7 @@ from vqaloop.ladder.compare import (
     value_of,
 )
 from vqaloop.records import Ladder, Rung
-from vqaloop.report.console import WIDTH, console_for, table
+from vqaloop.report.console import WIDTH, console_for, encodable, table
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -57,7 +57,7 @@ def side_by_side(a: Sequence[Rung], b: Sequence[Rung]) -> list[tuple[Rung | None
 
 
 def rung_headings(ladder: Ladder, name: str) -> list[str]:
-    """Of one side of the table; a metric of the guard that is the score is not told twice."""
+    """Of one side of the table; a metric of the guard that is the score has no second column."""
     return [f"{name} kb/s", "size", "score", *map(metric_name, _guards(ladder))]
 
 
@@ -75,8 +75,8 @@ def rung_cells(ladder: Ladder, rung: Rung | None, digits: int = 1) -> list[str]:
 def rung_rows(compared: LadderComparison) -> tuple[list[str], list[list[str]]]:
     """Headings, and the rungs of both by bitrate one below the other, for a narrow page."""
     ladders = {"A": compared.a, "B": compared.b}
-    told = {name for ladder in ladders.values() for name in _guards(ladder)}
-    guards = [name for name in ("vmaf", "psnr_y") if name in told]
+    known = {name for ladder in ladders.values() for name in _guards(ladder)}
+    guards = [name for name in ("vmaf", "psnr_y") if name in known]
     found = [(name, rung) for name, ladder in ladders.items() for rung in ladder.rungs]
     rows = [
         [
@@ -94,7 +94,7 @@ def _guards(ladder: Ladder) -> list[str]:
 
 
 def ladder_words(ladder: Ladder) -> str:
-    """What made a ladder, and by what it is scored, in one line."""
+    """Encoder and metric of a ladder, in one line."""
     made = settings(ladder)
     params = f", {made['parameters']}" if any(rung.params for rung in ladder.rungs) else ""
     return printable(
@@ -104,9 +104,9 @@ def ladder_words(ladder: Ladder) -> str:
 
 
 def sizes_line(ladder: Ladder) -> str:
-    """Which size is sent at which bitrates."""
-    told = [f"{size.width}x{size.height} at {rate_words(size)}" for size in size_ranges(ladder)]
-    return f"{', '.join(told)} kb/s"
+    """The bitrates of each size."""
+    sizes = [f"{size.width}x{size.height} at {rate_words(size)}" for size in size_ranges(ladder)]
+    return f"{', '.join(sizes)} kb/s"
 
 
 def rate_words(size: SizeRange) -> str:
@@ -115,11 +115,11 @@ def rate_words(size: SizeRange) -> str:
 
 
 def difference_line(compared: LadderComparison) -> str:
-    """In what the ladders differ besides their rungs."""
+    """Settings in which the ladders differ."""
     if not compared.differences:
         return "made alike"
-    told = [f"{key} ({one}; {other})" for key, (one, other) in compared.differences.items()]
-    return printable(f"differ in {', '.join(told)}")
+    found = [f"{key} ({one}; {other})" for key, (one, other) in compared.differences.items()]
+    return printable(f"differ in {', '.join(found)}")
 
 
 def refusal_lines(compared: LadderComparison) -> list[str]:
@@ -137,9 +137,7 @@ def refusal_lines(compared: LadderComparison) -> list[str]:
 
 def gap_table(compared: LadderComparison, encoding: str = "utf-8") -> "Table":
     """BD-rates by metric, within 80 columns."""
-    rows = gap_rows(compared)
-    rows = [[_encodable(cell, encoding) for cell in row] for row in rows]
-    return table(GAP_HEADINGS, rows, left=(0,))
+    return table(GAP_HEADINGS, gap_rows(compared), left=(0,), encoding=encoding)
 
 
 def pair_table(compared: LadderComparison) -> "Table":
@@ -153,18 +151,14 @@ def pair_table(compared: LadderComparison) -> "Table":
     return table(headings, rows)
 
 
-def _encodable(text: str, encoding: str) -> str:
-    return text.encode(encoding, "backslashreplace").decode(encoding)
-
-
 def print_pair(compared: LadderComparison) -> None:
-    """The answer, the BD-rates, both ladders, and what stands against the answer, on stdout."""
+    """Summary, BD-rates, both ladders and warnings on stdout."""
     console = console_for(sys.stdout)
     console.width = min(console.width, WIDTH)
     encoding = console.encoding
 
     def line(text: str, style: str | None = None) -> None:
-        console.print(_encodable(printable(text), encoding), style=style)
+        console.print(encodable(printable(text), encoding), style=style)
 
     line(compared.summary, "bold")
     line("")

@@ -1,7 +1,7 @@
 """Pictures of the places where a ladder scores worst: the source, and the same of every rung.
 
-The places are chosen from the scores; only the frames shown are decoded. The pictures live in
-report.html alone, and are read back from there when it is made again (see `kept_pictures`).
+The places are chosen from the scores; only the frames shown are decoded. The pictures lie as WebP
+in pictures.json beside ladder.json, from which a report is made again without the source.
 """
 
 import base64
@@ -13,20 +13,21 @@ import os
 import stat
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from msgspec import Struct
 
-from vqaloop.core.documents import finite
+from vqaloop.core.documents import Whole, finite, read_document
 from vqaloop.core.text import quoted
 from vqaloop.encoding.registry import get_encoder
 from vqaloop.errors import InputError, ToolError
 from vqaloop.media.frames import CLIP_SIZE, Frames, cut, read_encode, read_source
 from vqaloop.records import Ladder, Rung, Score, Source, rounded
 
+SCHEMA = "vqaloop.pictures/1"
 PLACES = 4
 """Places that are shown."""
 WIDTH, HEIGHT = 384, 256
@@ -36,13 +37,8 @@ MOST_BYTES = 1 << 20
 QUALITIES = (92, 85, 75, 60, 40)
 """Of WebP; the first with which the pictures fit is taken."""
 NO_PLACES = "the scores of this ladder were not kept by time and place"
-LARGEST_PAGE = 1 << 24
-"""Bytes of a report.html beyond which it is none of ours."""
 FARTHEST = 1 << 20
 """Pixels from a corner of a frame beyond which no box of ours lies."""
-
-PREFIX = "data:image/webp;base64,"
-
 Frame = npt.NDArray[np.uint8]
 """(H·3/2, W) planar 4:2:0, or (H, W, 3) RGB."""
 Box = tuple[int, int, int, int]
@@ -73,7 +69,7 @@ def worst_json(source: Source, scores: Sequence[Score]) -> list[dict[str, Any]]:
     """The places where the rungs together score worst, the worst first, as ladder.json has them.
 
     `scores` are those of the rungs. `left` and `top`, of the crop that was scored, are None for a
-    metric that sees frames whole. Nothing where scores say nothing of places or frames.
+    full-frame metric. Nothing where scores are neither by place nor by frame.
     """
     found: dict[tuple[int, int | None, int | None], list[float]] = {}
     for score in scores:
@@ -104,7 +100,7 @@ def worst_json(source: Source, scores: Sequence[Score]) -> list[dict[str, Any]]:
 
 
 def take_pictures(ladder: Ladder, source: Source, *, ffmpeg: str) -> Pictures:
-    """Decode the frames shown, of the source and of every rung; trouble becomes words."""
+    """Decode the frames shown, of the source and of every rung; an error becomes `trouble`."""
     worst = _worst(ladder)
     indices = sorted({place["frame"] for place in worst})
     if not worst:
@@ -131,7 +127,7 @@ def take_pictures(ladder: Ladder, source: Source, *, ffmpeg: str) -> Pictures:
 
     other: Frames | None = None
     if any(_is_whole(place) for place in worst):
-        # of a metric that sees frames whole the middle rung tells where to look
+        # of a full-frame metric: show where the middle rung differs most from the source
         other = of_rung(ladder.rungs[len(ladder.rungs) // 2])
     other = frames if other is None else other
     boxes = [
@@ -163,7 +159,7 @@ def take_pictures(ladder: Ladder, source: Source, *, ffmpeg: str) -> Pictures:
 
 
 def find_pictures(ladder: Ladder, ffmpeg: str | None = None) -> Pictures:
-    """Pictures for a report that is made again: those of the page that lies there, else new ones.
+    """Pictures for a report that is made again: those in pictures.json, else new ones.
 
     New ones need the source where ladder.json says it was, and unchanged.
     """
@@ -199,10 +195,10 @@ def find_pictures(ladder: Ladder, ffmpeg: str | None = None) -> Pictures:
 
 
 def _is_source(path: Path, about: Mapping[str, Any]) -> bool:
-    """Whether that file is the one a ladder tells of. Raises OSError and ValueError.
+    """Whether that file is the source of a ladder. Raises OSError and ValueError.
 
-    Others may have written what it tells: a pipe would be waited for, a device read without end,
-    and so both are told apart before anything is opened.
+    Others may have written its path: a pipe would be waited for, a device read without end, so
+    both are ruled out before anything is opened.
     """
     from vqaloop.core.files import file_sha256
 
@@ -213,75 +209,90 @@ def _is_source(path: Path, about: Mapping[str, Any]) -> bool:
     return size in (None, status.st_size) and file_sha256(path) == about.get("sha256")
 
 
+def pictures_json(ladder: Ladder, pictures: Pictures) -> dict[str, Any]:
+    """The document `vqaloop.pictures/1`."""
+    return {
+        "schema": SCHEMA,
+        "ladder": _digest(ladder),
+        "places": [{"box": place.box, "pictures": place.pictures} for place in pictures.places],
+    }
+
+
+class _PlaceDocument(Struct):
+    box: list[Whole]
+    pictures: dict[str, str]
+
+
+class _Document(Struct):
+    """What of pictures.json is read back."""
+
+    ladder: str
+    places: list[_PlaceDocument]
+
+
 def kept_pictures(ladder: Ladder) -> Pictures:
-    """The pictures in the report.html beside a ladder, where it is a page of this very ladder."""
+    """The pictures in the pictures.json beside a ladder, where it is of this very ladder."""
     worst = _worst(ladder)
     if not worst:
         return Pictures(trouble=NO_PLACES)
-    path = ladder.folder / "report.html"
+    path = ladder.folder / "pictures.json"
+    remedy = "run vqaloop report again"
     try:
-        if not path.is_file():
+        document = read_document(path, _Document, schema=SCHEMA, give=remedy, remedy=remedy)
+        if document.ladder != _digest(ladder):
             return Pictures()
-        with open(path, encoding="utf-8") as file:
-            text = file.read(LARGEST_PAGE)
-        page = _Page()
-        page.feed(text)
-    except (OSError, ValueError):
-        return Pictures()
-    known = set(range(len(ladder.rungs) + 1))
-    shown = [set(page.pictures.get(n, ())) for n in range(len(worst))]
-    whole = all(0 in numbers and len(numbers) > 1 and numbers <= known for numbers in shown)
-    if page.digest != digest(ladder) or len(page.boxes) < len(worst) or not whole:
-        return Pictures()
-    return Pictures(
-        tuple(
-            Place(place["frame"], page.boxes[n], tuple(place["scores"]), page.pictures[n])
-            for n, place in enumerate(worst)
+        return Pictures(
+            tuple(
+                Place(
+                    place["frame"],
+                    _checked_box(kept.box),
+                    tuple(place["scores"]),
+                    _checked_pictures(kept.pictures, len(ladder.rungs)),
+                )
+                for place, kept in zip(worst, document.places, strict=True)
+            )
         )
-    )
+    except (InputError, ValueError):  # none, or damaged
+        return Pictures()
+
+
+def _checked_box(box: Sequence[int]) -> Box:
+    """Raises ValueError for a box that `take_pictures` never writes."""
+    left, top, width, height = box
+    if not (0 < width <= WIDTH and 0 < height <= HEIGHT):
+        raise ValueError("a box without area, or larger than ours")
+    if not (0 <= left <= FARTHEST and 0 <= top <= FARTHEST):
+        raise ValueError("a box outside of any frame")
+    return left, top, width, height
+
+
+def _checked_pictures(pictures: Mapping[str, str], rungs: int) -> dict[int, str]:
+    """By number; those that are no WebP are left out.
+
+    Raises ValueError for a number without a rung, and without the source or any rung beside it.
+    """
+    numbers = {str(number): number for number in range(rungs + 1)}
+    if not pictures.keys() <= numbers.keys():
+        raise ValueError("a picture of no rung")
+    found = {numbers[key]: data for key, data in pictures.items() if _is_webp(data)}
+    if 0 not in found or len(found) == 1:
+        raise ValueError("nothing to hold side by side")
+    return found
 
 
 def _worst(ladder: Ladder) -> list[dict[str, Any]]:
     return (ladder.about.get("worst") or [])[:PLACES]
 
 
-def digest(ladder: Ladder) -> str:
-    """What tells pictures of this ladder from those of another."""
+def _digest(ladder: Ladder) -> str:
+    """Tells pictures of this ladder from those of another."""
     document = ladder.to_json()
     shown = [document["source"].get("sha256"), document["rungs"], document.get("worst")]
     text = json.dumps(finite(shown), sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-class _Page(HTMLParser):
-    """The pictures of a report.html, as `crop_figures` (reportpage.py) writes them."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.digest = ""
-        self.boxes: dict[int, Box] = {}
-        self.pictures: dict[int, dict[int, str]] = {}
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        found = {name: value or "" for name, value in attrs}
-        if "data-ladder" in found:
-            self.digest = found["data-ladder"]
-        if "data-box" in found:
-            left, top, width, height = map(int, found["data-box"].split())
-            if not (0 < width <= WIDTH and 0 < height <= HEIGHT):
-                raise ValueError("a box without area, or larger than ours")
-            if not (0 <= left <= FARTHEST and 0 <= top <= FARTHEST):
-                raise ValueError("a box outside of any frame")
-            self.boxes[len(self.boxes)] = left, top, width, height
-        source = found.get("src", "")
-        if tag == "img" and self.boxes and source.startswith(PREFIX) and "data-rung" in found:
-            data = source.removeprefix(PREFIX)
-            if _is_picture(data):
-                of_place = self.pictures.setdefault(len(self.boxes) - 1, {})
-                of_place[int(found["data-rung"])] = data
-
-
-def _is_picture(data: str) -> bool:
+def _is_webp(data: str) -> bool:
     try:
         return base64.b64decode(data, validate=True)[8:12] == b"WEBP"
     except (binascii.Error, ValueError):
@@ -345,12 +356,12 @@ def _rgb(part: Frame, source: Source) -> Frame:
 
 def _encoded(pictures: Sequence[Sequence[Frame]]) -> list[list[bytes]]:
     """WebP files of the best quality with which all of them are small enough."""
-    made: list[list[bytes]] = []
+    files: list[list[bytes]] = []
     for quality in QUALITIES:
-        made = [[_webp(picture, quality) for picture in row] for row in pictures]
-        if sum(len(data) for row in made for data in row) <= MOST_BYTES:
+        files = [[_webp(picture, quality) for picture in row] for row in pictures]
+        if sum(len(data) for row in files for data in row) <= MOST_BYTES:
             break
-    return made
+    return files
 
 
 def _webp(picture: Frame, quality: int) -> bytes:

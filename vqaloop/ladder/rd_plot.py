@@ -5,9 +5,20 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from markupsafe import Markup
+
 from vqaloop.core.text import printable
 from vqaloop.records import Ladder
-from vqaloop.report.plotting import COLOURS, INK, as_png, as_svg, label_octaves, style
+from vqaloop.report.plotting import (
+    COLOURS,
+    INK,
+    as_png,
+    as_svg,
+    ink,
+    label_octaves,
+    open_frame,
+    style,
+)
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -29,7 +40,7 @@ def rd_png(ladder: Ladder) -> bytes:
         return as_png(_figure(ladder, (12, 8), ladder_title(ladder)))
 
 
-def rd_svg(ladder: Ladder, narrow: bool = False) -> str:
+def rd_svg(ladder: Ladder, narrow: bool = False) -> Markup:
     """The plot for the page, in the page's own text colour; `narrow` for a phone."""
     with style(10, INK):
         figure = _figure(ladder, (4.2, 5.4) if narrow else (7.6, 5.4), narrow=narrow)
@@ -39,21 +50,18 @@ def rd_svg(ladder: Ladder, narrow: bool = False) -> str:
 def _figure(
     ladder: Ladder, inches: tuple[float, float], title: str = "", narrow: bool = False
 ) -> "Figure":
-    import matplotlib
     from matplotlib.figure import Figure
 
-    ink = matplotlib.rcParams["text.color"]
     figure = Figure(figsize=inches, dpi=100, layout="constrained")
     axes = figure.add_subplot()
     axes.set_title(title if len(title) <= 80 else f"{title[:50]}...{title[-27:]}")
     axes.set_xscale("log", base=2)
     axes.set_xlabel("bitrate (kb/s, log scale)")
     axes.set_ylabel(metric_words(ladder))
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.grid(color="#888888", alpha=0.3)
+    open_frame(axes)
     draw_trials(axes, ladder, lambda _, trial: trial["bitrate_kbps"], line=True)
     hull = [(p["bitrate_kbps"], p["score"]) for p in ladder.about["hull"]]
-    axes.plot(*_columns(hull), color=ink, linestyle="--", linewidth=1, label="hull")
+    axes.plot(*_columns(hull), color=ink(), linestyle="--", linewidth=1, label="hull")
     _draw_rungs(axes, ladder)
     label_octaves(axes, most=6 if narrow else 12)
     if narrow:
@@ -66,11 +74,10 @@ def _figure(
 def _draw_rungs(axes: "Axes", ladder: Ladder) -> None:
     import matplotlib
 
-    ink = matplotlib.rcParams["text.color"]
     points = matplotlib.rcParams["font.size"]
     rungs = [(rung.bitrate_kbps, rung.score) for rung in ladder.rungs]
     # rings, with the number outside: the trial and the VMAF at the same place stay in sight
-    ring: dict[str, Any] = {"color": ink, "fillstyle": "none", "linestyle": "none"}
+    ring: dict[str, Any] = {"color": ink(), "fillstyle": "none", "linestyle": "none"}
     axes.plot(
         *_columns(rungs),
         **ring,
@@ -98,7 +105,7 @@ def _draw_rungs(axes: "Axes", ladder: Ladder) -> None:
             other.set_ylabel("VMAF")
             other.spines["top"].set_visible(False)
         other.plot(*_columns(guard), **ring, marker="D", markersize=0.45 * points)
-        # for the legend, which knows its own axes alone
+        # the legend lists the lines of its own axes only
         axes.plot([], [], **ring, marker="D", label="VMAF of the rungs")
 
 
@@ -154,7 +161,7 @@ def metric_words(ladder: Ladder) -> str:
     metric = ladder.about["metric"]
     label = metric["label"] and printable(metric["label"])
     if metric["mode"] == "full-reference" and label:
-        # what it is, rather than what it was taught
+        # the label names the metric itself, not what its weights were fitted to
         return f"{printable(metric['name'])} ({label})"
-    said = ["dB"] * in_db(ladder) + [f"fitted to {label}"] * bool(label)
-    return printable(metric["name"]) + (f" ({', '.join(said)})" if said else "")
+    notes = ["dB"] * in_db(ladder) + [f"fitted to {label}"] * bool(label)
+    return printable(metric["name"]) + (f" ({', '.join(notes)})" if notes else "")

@@ -1,8 +1,10 @@
-"""Plots of a ladder's report beside the one of rate and score (plot.py), as SVG for its page."""
+"""Plots of a ladder's report other than rate against score, as inline SVG."""
 
 import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
+
+from markupsafe import Markup
 
 from vqaloop.core.text import printable
 from vqaloop.ladder.rd_plot import draw_trials, in_db, metric_words, size_looks
@@ -10,10 +12,10 @@ from vqaloop.records import Ladder, RDPoint
 from vqaloop.report.plotting import (
     COLOURS,
     INK,
-    _ink,
-    _panel,
     as_svg,
+    ink,
     label_octaves,
+    panel,
     spread,
     style,
 )
@@ -35,13 +37,13 @@ SALIENT = 0.005
 """Share of importance below which a parameter is left out."""
 
 
-def bitrate_svg(ladder: Ladder) -> str:
+def bitrate_svg(ladder: Ladder) -> Markup:
     """Bitrate over time, a line a rung; nothing where it is not known."""
     lines = [(rung.over_time.get("step_s"), rung.over_time.get("kbps")) for rung in ladder.rungs]
     if not any(rates for _, rates in lines):
-        return ""
+        return Markup()
     with style(10, INK):
-        figure, axes = _panel("time (s)", "bitrate (kb/s, log scale)")
+        figure, axes = panel("time (s)", "bitrate (kb/s, log scale)")
         axes.set_yscale("log", base=2)
         duration_s, ends = _duration_s(ladder), []
         for index, (step_s, rates) in enumerate(lines):
@@ -59,17 +61,17 @@ def bitrate_svg(ladder: Ladder) -> str:
         return as_svg(figure, "Bitrate of each rung over time", "bitrate")
 
 
-def score_svg(ladder: Ladder) -> str:
+def score_svg(ladder: Ladder) -> Markup:
     """Score over time, a line a rung; points where the title was looked at here and there."""
     lines = [
         [point for point in rung.over_time.get("scores") or () if len(point) == 2]
         for rung in ladder.rungs
     ]
     if not any(lines):
-        return ""
+        return Markup()
     sampled, ends = is_sampled(ladder), []
     with style(10, INK):
-        figure, axes = _panel("time (s)", _score_words(ladder))
+        figure, axes = panel("time (s)", _score_words(ladder))
         for index, points in enumerate(lines):
             if points:
                 look = _look(ladder, index, marker=None if sampled else "")
@@ -91,15 +93,15 @@ def is_sampled(ladder: Ladder) -> bool:
     return bool(max(covered, default=0.0) < 0.9 * _duration_s(ladder))
 
 
-def promise_svg(ladder: Ladder) -> str:
+def promise_svg(ladder: Ladder) -> Markup:
     """What the search expected of each rung against what was measured on its file."""
     with style(10, INK):
-        figure, axes = _panel("predicted score", "verified score")
+        figure, axes = panel("predicted score", "verified score")
         scores = [(rung.score_predicted, rung.score) for rung in ladder.rungs]
         low, high = min(map(min, scores)), max(map(max, scores))
         room = max(1.0, 0.08 * (high - low))
         ends = low - room, high + room
-        axes.plot(ends, ends, color=_ink(), linestyle="--", linewidth=1)
+        axes.plot(ends, ends, color=ink(), linestyle="--", linewidth=1)
         for index, (predicted, score) in enumerate(scores):
             axes.plot([predicted], [score], **_look(ladder, index, linestyle="none"), markersize=6)
             axes.annotate(
@@ -113,7 +115,7 @@ def promise_svg(ladder: Ladder) -> str:
         return as_svg(figure, "Predicted against verified score of each rung", "promise")
 
 
-def guard_svg(ladder: Ladder) -> str:
+def guard_svg(ladder: Ladder) -> Markup:
     """Score, VMAF and PSNR-Y of the rungs over bitrate, the last on its own scale."""
     rates = [rung.bitrate_kbps for rung in ladder.rungs]
     guards = {
@@ -127,12 +129,12 @@ def guard_svg(ladder: Ladder) -> str:
         if name != same and not all(map(math.isnan, values))
     ]
     if not known:
-        return ""
+        return Markup()
     with style(10, INK):
-        figure, axes = _panel("bitrate (kb/s, log scale)", _score_words(ladder))
+        figure, axes = panel("bitrate (kb/s, log scale)", _score_words(ladder))
         axes.set_xscale("log", base=2)
         axes.plot(
-            rates, [rung.score for rung in ladder.rungs], color=_ink(), marker="o", label="score"
+            rates, [rung.score for rung in ladder.rungs], color=ink(), marker="o", label="score"
         )
         other = None
         for name in known:
@@ -144,7 +146,7 @@ def guard_svg(ladder: Ladder) -> str:
                 other.set_ylabel(words)
                 other.spines["top"].set_visible(False)
             (axes if own or other is None else other).plot(rates, guards[name], **look)
-            # for the legend, which knows its own axes alone
+            # the legend lists the lines of its own axes only
             axes.plot([], [], **look, label=words)
         label_octaves(axes)
         axes.legend(loc="lower right", framealpha=0)
@@ -160,19 +162,19 @@ GUARD_LOOKS: dict[str, tuple[str, dict[str, Any]]] = {
 }
 
 
-def history_svg(ladder: Ladder) -> str:
+def history_svg(ladder: Ladder) -> Markup:
     """Trial after trial: at what size, and what it scored."""
     trials = ladder.about["trials"]
     if not trials:
-        return ""
+        return Markup()
     with style(10, INK):
-        figure, axes = _panel("trial", _score_words(ladder))
+        figure, axes = panel("trial", _score_words(ladder))
         draw_trials(axes, ladder, lambda number, _: number, line=False)
         failed = [number for number, trial in enumerate(trials, 1) if trial["score"] is None]
         if failed:
             bottom = axes.get_ylim()[0]
             axes.plot(
-                failed, [bottom] * len(failed), color=_ink(), marker="x", linestyle="none",
+                failed, [bottom] * len(failed), color=ink(), marker="x", linestyle="none",
                 clip_on=False, label="failed",
             )  # fmt: skip
         _whole_numbers(axes, len(trials))
@@ -180,13 +182,13 @@ def history_svg(ladder: Ladder) -> str:
         return as_svg(figure, "Score of each trial, in the order of the study", "history")
 
 
-def growth_svg(ladder: Ladder) -> str:
+def growth_svg(ladder: Ladder) -> Markup:
     """How good the best known hull was after each trial."""
     curves = hull_growth(ladder)
     if not curves:
-        return ""
+        return Markup()
     with style(10, INK):
-        figure, axes = _panel("trial", "mean score on the best known hull")
+        figure, axes = panel("trial", "mean score on the best known hull")
         for whole, points in curves.items():
             label = "whole title" if whole else "excerpt"
             axes.plot(
@@ -234,13 +236,13 @@ def hull_growth(ladder: Ladder) -> dict[bool, list[tuple[int, float]]]:
     return curves
 
 
-def importance_svg(ladder: Ladder) -> str:
+def importance_svg(ladder: Ladder) -> Markup:
     """Which of the encoder's parameters mattered, where they were tuned."""
     shares = (ladder.about.get("tuning") or {}).get("importance") or {}
     named = sorted(shares.items(), key=lambda item: -item[1])[:MOST_PARAMETERS]
     named = [(name, share) for name, share in named if share >= SALIENT]
     if not named:
-        return ""
+        return Markup()
     with style(10, INK):
         words = [printable(name)[:24] for name, _ in named]
         values = [100 * share for _, share in named]
@@ -248,15 +250,15 @@ def importance_svg(ladder: Ladder) -> str:
         return as_svg(figure, "Importance of the encoder's parameters", "importance")
 
 
-def tuning_svg(ladder: Ladder) -> str:
+def tuning_svg(ladder: Ladder) -> Markup:
     """What each trial of the encoder's parameters saved, and the best so far."""
     trials = (ladder.about.get("tuning") or {}).get("trials") or []
     valued = [(t["number"] + 1, t["saving_percent"], t["feasible"]) for t in trials]
     valued = [trial for trial in valued if trial[1] is not None]
     if not valued:
-        return ""
+        return Markup()
     with style(10, INK):
-        figure, axes = _panel("trial", "bitrate saved at equal score (%)")
+        figure, axes = panel("trial", "bitrate saved at equal score (%)")
         for feasible, colour, marker, label in (
             (True, COLOURS[0], "o", "allowed"),
             (False, COLOURS[1], "x", "too slow, too low in PSNR, given up"),
@@ -272,7 +274,7 @@ def tuning_svg(ladder: Ladder) -> str:
             best = max(best, saving) if allowed else best
             so_far.append((number, best))
         axes.plot(
-            *zip(*so_far, strict=True), color=_ink(), linewidth=1, drawstyle="steps-post",
+            *zip(*so_far, strict=True), color=ink(), linewidth=1, drawstyle="steps-post",
             label="best so far",
         )  # fmt: skip
         _whole_numbers(axes, max(n for n, *_ in valued))
@@ -280,14 +282,14 @@ def tuning_svg(ladder: Ladder) -> str:
         return as_svg(figure, "Bitrate saved by each trial of encoder parameters", "tuning")
 
 
-def cost_svg(ladder: Ladder) -> str:
+def cost_svg(ladder: Ladder) -> Markup:
     """CPU seconds by what they went into."""
     cost = ladder.about["cost"]
     parts = [("encoding", "encode_cpu_s"), ("scoring", "score_s"), ("guard", "guard_s")]
     found = [(name, float(cost[key])) for name, key in parts if cost.get(key) is not None]
     total = sum(value for _, value in found)
     if total <= 0:
-        return ""
+        return Markup()
     with style(10, INK):
         words = [f"{value:.1f} s, {100 * value / total:.0f} %" for _, value in found]
         figure = _bars(

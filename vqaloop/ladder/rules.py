@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
-from vqaloop.core import process
+from vqaloop.core import scopes
 from vqaloop.core.option_fields import fault_of
 from vqaloop.errors import CalledOff, InputError
 from vqaloop.ladder.options import LadderOptions
@@ -54,7 +54,7 @@ class Budget:
 
         Raises CalledOff only where it is not the budget that ended it.
         """
-        scope = process.Scope()
+        scope = scopes.Scope()
 
         def look() -> None:
             if self.left_s(share) <= 0 and enough():
@@ -69,7 +69,7 @@ class Budget:
                 yield look
         except CalledOff:
             # not where somebody else has called it off
-            process.check_cancelled()
+            scopes.check_cancelled()
             self.ended = True
         finally:
             timer.cancel()

@@ -1,19 +1,20 @@
-"""The steps of a ladder between probing and reporting: search, verify, deliver."""
+"""The steps of a ladder between probing and reporting: search, verification, delivery."""
 
 import contextlib
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
 from optuna.trial import FrozenTrial, TrialState
 
-from vqaloop.core import process
+from vqaloop.core import frame_progress
 from vqaloop.core.files import place_file
 from vqaloop.core.text import counted
 from vqaloop.errors import DecodeFailed, EncodeFailed, TargetUnreachable
 from vqaloop.execution.workshop import Workshop
+from vqaloop.ladder.document import budget_warning, falling_score_warning, rules_warnings
 from vqaloop.ladder.rules import Budget
 from vqaloop.ladder.timeline import over_time
 from vqaloop.quality.sampling_precision import unreached
@@ -29,10 +30,10 @@ from vqaloop.records import (
     Watcher,
     rounded,
 )
-from vqaloop.search.explore import Measured, explore, rungs_of
+from vqaloop.search.explore import Measurement, explore, rungs_of
 from vqaloop.search.rungs import LEAST_RUNGS, Rules, keep_rules
 from vqaloop.search.shared_study import Outcome, SharedStudy
-from vqaloop.search.space import Point, Space, params_of, point_of
+from vqaloop.search.space import Space, TrialPoint, params_of, point_of
 from vqaloop.search.surrogates import ExcerptShift, Surrogate
 
 Made = TypeVar("Made")
@@ -41,24 +42,25 @@ MOST_TRIALS = 40
 """Bound on the encodes of a search, whatever the sizes asked for."""
 MARGIN = 1.1
 """Rungs chosen on an excerpt leave this much more room than the rules ask for: the whole title
-differs a little from what stands for it."""
+differs a little from its excerpt."""
 NEAR_WHOLE = 0.5
-"""Steps below the hull at which a whole encode that was made is taken for a rung all the same."""
+"""Steps below the hull at which an encode of the whole title still counts as a rung."""
 SPARE = 2
-"""Encodes of a whole title, beyond one a rung, that may go into mending an excerpt's promises."""
+"""Encodes of a whole title, beyond one a rung, that may go into correcting an excerpt's
+predictions."""
 EXCERPT_SHARE = 0.4
 """Part of a time budget that the search on an excerpt may take."""
 
 
 @dataclass(frozen=True)
 class SearchResult:
-    """What the search learnt."""
+    """The results of a search."""
 
     points: list[RDPoint]
     """Everything measured."""
-    failed: list[Point]
-    predicted: dict[Point, float]
-    """Score that was expected before the point was measured."""
+    failed: list[TrialPoint]
+    predicted: dict[TrialPoint, float]
+    """Score that was predicted before the point was measured."""
 
 
 @dataclass(frozen=True)
@@ -66,9 +68,100 @@ class Checked:
     """A rung over the whole title."""
 
     expected: float
-    """Score that was expected of it before it was made."""
+    """Score that was predicted before it was encoded."""
     encode: Encode
     score: Score
+
+
+@dataclass
+class Stage:
+    """Trials of one title, or of its excerpt: proposed in batches, made through a study, counted
+    and reported."""
+
+    loop: "Loop"
+    name: str
+    """As events have it."""
+    title: Source
+    whole: bool
+    """False where the title is an excerpt."""
+    study: SharedStudy
+    most: int
+    """Trials that may be made at most."""
+    share: float = 1.0
+    """Part of the time budget that it may take."""
+    done: int = 0
+    """Trials that have ended."""
+    _at_once: int = 1
+    _check_budget: Callable[[], None] = lambda: None
+
+    def explore(self, rules: Rules, surrogate: Surrogate) -> SearchResult:
+        """Make trials until nothing is left to learn, or the budget has run out."""
+        space = self.loop.space
+        found = explore(space, rules, self._evaluate, surrogate=surrogate, most=self.most)
+        return SearchResult(*found)
+
+    def _evaluate(self, batch: Sequence[TrialPoint]) -> dict[TrialPoint, Measurement]:
+        """The results of a batch, or of as much of it as the budget allows."""
+        loop, budget = self.loop, self.loop.budget
+        # without so many there is no ladder, so these are made whatever they take
+        least = max(0, LEAST_RUNGS - self.done)
+        batch = batch[: budget.affordable([self._pixels(p) for p in batch], self.share, least)]
+        if not batch:
+            return {}
+        self._at_once = len(batch)
+        wanted, crew = [params_of(p) for p in batch], range(min(loop.shop.workers, len(batch)))
+        settled: list[FrozenTrial] = []
+        with budget.ending(self.share, lambda: self.done >= LEAST_RUNGS) as self._check_budget:
+            settled = self.study.settle(
+                wanted, self._work, lambda drain: loop.shop.map(drain, crew)
+            )
+        for point, trial in zip(batch, settled, strict=False):
+            # made by another run of the same study, or by an earlier one
+            if (self.whole, point) not in loop.tried:
+                self._ended(point, self._recalled(trial, point), " (done before)")
+        tried = {p: loop.tried[self.whole, p] for p in batch if (self.whole, p) in loop.tried}
+        return {point: _outcome(trial) for point, trial in tried.items()}
+
+    def _work(self, params: dict[str, Any]) -> Outcome:
+        """One trial, as the study has it."""
+        loop, point, started = self.loop, point_of(params), time.monotonic()
+        width, height, knob = point
+        title = self.title
+
+        def report(frames: int) -> None:
+            head = f"{width}x{height} at {knob:g}: {min(frames, title.frames)} of "
+            self._report(head + counted(title.frames, "frame"))
+
+        with frame_progress.counted_frames(report):
+            made = loop.shop.try_one(title, loop.rendition(point))
+        trial = replace(made, whole_title=self.whole)
+        if not (trial.encode and trial.encode.cached):
+            # several run at once: each has taken its part of the time that went by
+            at_once = max(1, min(loop.shop.workers, self._at_once))
+            loop.budget.spend((time.monotonic() - started) / at_once, self._pixels(point))
+        self._ended(point, trial)
+        self._check_budget()
+        found = _outcome(trial)
+        return Outcome(found) if found else Outcome(None, {"error": trial.error})
+
+    def _ended(self, point: TrialPoint, trial: Trial, remark: str = "") -> None:
+        self.loop.tried[self.whole, point] = trial
+        self.done += 1
+        self._report(describe(trial) + remark, trial)
+
+    def _report(self, message: str, trial: Trial | None = None) -> None:
+        self.loop.progress(Event(self.name, message, self.done, self.most, trial, at_most=True))
+
+    def _pixels(self, point: TrialPoint) -> int:
+        return point[0] * point[1] * self.title.frames
+
+    def _recalled(self, trial: FrozenTrial, point: TrialPoint) -> Trial:
+        """A trial that another run made, as its study has it."""
+        found = _measured(trial)
+        rendition = self.loop.rendition(point)
+        if found is None:
+            return Trial(rendition, error=trial.user_attrs["error"], whole_title=self.whole)
+        return Trial(rendition, *found, whole_title=self.whole)
 
 
 class Loop:
@@ -88,7 +181,7 @@ class Loop:
         self.shop, self.space, self.rules = shop, space, rules
         self.preset, self.bit_depth, self.progress = preset, bit_depth, progress
         self.budget, self.params = budget or Budget(), params
-        self.tried: dict[tuple[bool, Point], Trial] = {}
+        self.tried: dict[tuple[bool, TrialPoint], Trial] = {}
         self.warnings: list[str] = []
         self._finer = shop.metric.finer()
         self._closer: set[str] = set()
@@ -100,7 +193,7 @@ class Loop:
         """All that was tried, by this run or another of the same study."""
         return list(self.tried.values())
 
-    def rendition(self, point: Point) -> Rendition:
+    def rendition(self, point: TrialPoint) -> Rendition:
         width, height, knob = point
         name = self.shop.spec.name
         return Rendition(
@@ -108,12 +201,13 @@ class Loop:
         )
 
     def search(
-        self, title: Source, whole: bool, study: SharedStudy, belief: Surrogate
+        self, title: Source, whole: bool, study: SharedStudy, surrogate: Surrogate
     ) -> SearchResult:
-        """Run the study on the title, or on what stands for it."""
+        """Make trials of the title, or of its excerpt (`whole` is False)."""
         share = 1.0 if whole else EXCERPT_SHARE
         rules = self.rules if whole else self._roomier()
-        found = self._explore("search", title, whole, study, belief, rules, MOST_TRIALS, share)
+        stage = Stage(self, "search", title, whole, study, MOST_TRIALS, share)
+        found = stage.explore(rules, surrogate)
         failures = self._failures(found, whole)
         self.warnings += [f"a trial failed and was left out: {text}" for text in failures]
         return replace(found, points=self._rechecked(title, found.points))
@@ -129,78 +223,6 @@ class Loop:
             )
         return failures
 
-    def _explore(
-        self,
-        stage: str,
-        title: Source,
-        whole: bool,
-        study: SharedStudy,
-        belief: Surrogate,
-        rules: Rules,
-        most: int,
-        share: float,
-    ) -> SearchResult:
-        done = running = 0
-        look: Callable[[], None] = lambda: None  # noqa: E731
-
-        def work(params: dict[str, Any]) -> Outcome:
-            nonlocal done
-            point, started = point_of(params), time.monotonic()
-            width, height, knob = point
-
-            def tell(frames: int) -> None:
-                far = f"{width}x{height} at {knob:g}: {min(frames, title.frames)} of "
-                said = f"{far}{counted(title.frames, 'frame')}"
-                self.progress(Event(stage, said, done, most, at_most=True))
-
-            with process.counted_frames(tell):
-                made = self.shop.try_one(title, self.rendition(point))
-            trial = replace(made, whole_title=whole)
-            if not (trial.encode and trial.encode.cached):
-                self.budget.spend(
-                    (time.monotonic() - started) / max(1, min(self.shop.workers, running)),
-                    width * height * title.frames,
-                )
-            self.tried[whole, point] = trial
-            done += 1
-            self.progress(Event(stage, describe(trial), done, most, trial, at_most=True))
-            look()
-            found = _outcome(trial)
-            return Outcome(found) if found else Outcome(None, {"error": trial.error})
-
-        def evaluate(batch: Sequence[Point]) -> dict[Point, Measured]:
-            nonlocal done, running, look
-            least = max(0, LEAST_RUNGS - done)
-            sizes = [w * h * title.frames for w, h, _ in batch]
-            batch = batch[: self.budget.affordable(sizes, share, least)]
-            if not batch:
-                return {}
-            running = len(batch)
-            wanted, crew = [params_of(p) for p in batch], range(min(self.shop.workers, len(batch)))
-            settled: list[FrozenTrial] = []
-            with self.budget.ending(share, lambda: done >= LEAST_RUNGS) as look:
-                settled = study.settle(wanted, work, lambda drain: self.shop.map(drain, crew))
-            for point, trial in zip(batch, settled, strict=False):
-                if (whole, point) not in self.tried:
-                    done += 1
-                    self.tried[whole, point] = self._recalled(trial, point, whole)
-                    known = self.tried[whole, point]
-                    again = describe(known) + " (done before)"
-                    self.progress(Event(stage, again, done, most, known, at_most=True))
-            tried = {p: self.tried[whole, p] for p in batch if (whole, p) in self.tried}
-            return {point: _outcome(trial) for point, trial in tried.items()}
-
-        found = explore(self.space, rules, evaluate, belief=belief, most=most)
-        return SearchResult(*found)
-
-    def _recalled(self, trial: FrozenTrial, point: Point, whole: bool) -> Trial:
-        """A trial that another run made, as its study has it."""
-        found = _measured(trial)
-        rendition = self.rendition(point)
-        if found is None:
-            return Trial(rendition, error=trial.user_attrs["error"], whole_title=whole)
-        return Trial(rendition, *found, whole_title=whole)
-
     def _rechecked(self, title: Source, points: Sequence[RDPoint]) -> list[RDPoint]:
         """The points; where a score falls while the rate rises all are measured again, finer.
 
@@ -214,6 +236,7 @@ class Loop:
             try:
                 with self._counted("search", again, len(checked)) as one:
                     checked = self.shop.map(lambda p: one(self._looked_at(title, p)), checked)
+                # the rungs of this title are then scored in the same way
                 self._closer.add(title.sha256)
             except (EncodeFailed, DecodeFailed) as error:
                 self.warnings.append(f"scores could not be measured again: {error}")
@@ -225,11 +248,7 @@ class Loop:
                 if not self._finer
                 else "the time budget left no second look"
             )
-            self.warnings.append(
-                f"{low.width}x{low.height}: the score falls from {low.score:.2f} at "
-                f"{low.bitrate_kbps:.0f} kb/s to {high.score:.2f} at {high.bitrate_kbps:.0f} kb/s "
-                f"({looked})"
-            )
+            self.warnings.append(falling_score_warning(low, high, looked))
         return checked
 
     @contextlib.contextmanager
@@ -256,7 +275,7 @@ class Loop:
         return replace(rules, min_step=rules.min_step * MARGIN, min_ratio=rules.min_ratio * MARGIN)
 
     def _thrifty(self) -> Rules:
-        """For whole encodes, which are dear: what was made stands, if it keeps the rules."""
+        """For costly encodes of the whole title: those made stay, if they keep the rules."""
         return replace(self.rules, near=NEAR_WHOLE, slack=MARGIN)
 
     def verify(
@@ -265,53 +284,45 @@ class Loop:
         found: SearchResult,
         whole: bool,
         study: SharedStudy,
-        belief: Surrogate,
+        surrogate: Surrogate,
     ) -> list[Checked]:
         """The rungs, encoded and scored over the whole title, those that keep the rules.
 
         Where the search ran on the whole title this only recalls its own trials. Else the first
-        rungs tell by how much the excerpt was off, and the others are chosen with that mended.
+        rungs show by how much the excerpt was off, and the others are chosen with that corrected.
         Raises TargetUnreachable when fewer than two rungs are left.
         """
-        top = self.shop.metric.top
+        rules = self.rules
         if not whole:
-            dense = [*found.points, *belief.dense(found.points).points]
-            promised = rungs_of(self.space, self._roomier(), found.points, belief, found.failed)
-            belief = ExcerptShift(dense, top)
-            title = self._explore(
-                "verify",
-                source,
-                True,
-                study,
-                belief,
-                self._thrifty(),
-                len(promised) + SPARE,
-                1.0,
-            )
-            self._failures(title, True)
-            self.estimate = _estimate(title.points, dense)
-            found = replace(title, points=self._rechecked(source, title.points))
-        rules = self.rules if whole else replace(self.rules, near=NEAR_WHOLE)
-        chosen = rungs_of(self.space, rules, found.points, belief, found.failed)
+            # encodes of the whole title are costly: a rung is accepted further below the hull
+            found, surrogate = self._search_whole(source, found, study, surrogate)
+            rules = replace(rules, near=NEAR_WHOLE)
+        chosen = rungs_of(self.space, rules, found.points, surrogate, found.failed)
         kept = keep_rules(chosen, self.rules)
         if self.budget.ended:
-            self.warnings.append(
-                f"the time budget of {self.budget.seconds:g} s ended the search after "
-                f"{len(self.tried)} trials; with more time the ladder may be better"
-            )
+            self.warnings.append(budget_warning(self.budget.seconds, len(self.tried)))
         if len(kept) < LEAST_RUNGS:
             raise TargetUnreachable(self._too_few(kept, found.points))
-        if self.rules.count is not None and len(kept) < self.rules.count:
-            self.warnings.append(
-                f"{self.rules.count} rungs were asked for and the rules leave {len(kept)}; "
-                "loosen --min-step or --min-ratio for more"
-            )
-        for width, height in self.rules.required:
-            if not any(p.size == (width, height) for p in kept):
-                self.warnings.append(
-                    f"{width}x{height} was required and has no rung that keeps the other rules"
-                )
+        self.warnings += rules_warnings(kept, self.rules)
+        return self._checked(source, kept, found.predicted)
 
+    def _search_whole(
+        self, source: Source, found: SearchResult, study: SharedStudy, surrogate: Surrogate
+    ) -> tuple[SearchResult, ExcerptShift]:
+        """Trials of the whole title after a search on its excerpt, and the surrogate they give."""
+        dense = [*found.points, *surrogate.dense(found.points).points]
+        promised = rungs_of(self.space, self._roomier(), found.points, surrogate, found.failed)
+        shifted = ExcerptShift(dense, self.shop.metric.top)
+        stage = Stage(self, "verify", source, True, study, len(promised) + SPARE)
+        title = stage.explore(self._thrifty(), shifted)
+        self._failures(title, True)
+        self.estimate = _estimate(title.points, dense)
+        return replace(title, points=self._rechecked(source, title.points)), shifted
+
+    def _checked(
+        self, source: Source, kept: Sequence[RDPoint], predicted: Mapping[TrialPoint, float]
+    ) -> list[Checked]:
+        """The rungs' encodes and scores; those that fail are left out, with a warning."""
         metric = self._finer if source.sha256 in self._closer else None
 
         def check(point: RDPoint) -> Checked | str:
@@ -322,7 +333,7 @@ class Loop:
                 score = self.shop.score(source, made.path, metric)
             except (EncodeFailed, DecodeFailed) as error:
                 return str(error)
-            return Checked(found.predicted.get(key, score.value), made, score)
+            return Checked(predicted.get(key, score.value), made, score)
 
         with self._counted("verify", "measuring the rungs", len(kept)) as one:
             results = self.shop.map(lambda point: one(check(point)), kept)
@@ -383,28 +394,28 @@ class Loop:
             encode = checked[place].encode
             size = f"{encode.rendition.width}x{encode.rendition.height}"
 
-            def tell(frames: int) -> None:
+            def report(frames: int) -> None:
                 seen[place] = min(frames, source.frames)
                 rungs = f"rung {place + 1} of {len(checked)}, {size}"
                 self.progress(Event("guard", rungs, sum(seen.values()), total))
 
-            tell(0)
-            with process.counted_frames(tell):
+            report(0)
+            with frame_progress.counted_frames(report):
                 found = self.shop.guard(source, encode.path)
-            tell(source.frames)
+            report(source.frames)
             return found
 
         return self.shop.map(guard, range(len(checked)))
 
 
-def _measured(trial: FrozenTrial) -> Measured:
+def _measured(trial: FrozenTrial) -> Measurement:
     if trial.state != TrialState.COMPLETE:
         return None
     kbps, score = trial.values
     return kbps, score
 
 
-def _outcome(trial: Trial) -> Measured:
+def _outcome(trial: Trial) -> Measurement:
     if trial.bitrate_kbps is None or trial.score is None:
         return None
     return trial.bitrate_kbps, trial.score
@@ -424,7 +435,7 @@ def _falls(points: Iterable[RDPoint]) -> list[tuple[RDPoint, RDPoint]]:
 
 
 def _estimate(points: Sequence[RDPoint], excerpt: Sequence[RDPoint]) -> dict[str, Any]:
-    """How far the title is from what its excerpt promised, measured or believed.
+    """How far the title is from its excerpt, whose points were measured or predicted.
 
     Rates in percent, scores in points.
     """

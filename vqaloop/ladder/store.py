@@ -1,113 +1,169 @@
-"""What a ladder leaves in its folder, and how it is read back.
+"""Store of a ladder: its reports written into its folder, and ladder.json read back, checked.
 
-ladder.json holds everything; ladder.csv, rd.png and report.html are made from it.
+ladder.json holds everything but the report's pictures, which are in pictures.json; ladder.csv,
+rd.png and report.html are made from the two.
 """
 
 import contextlib
 import json
 import math
 import os
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from vqaloop.core.documents import every, finite, read_document
+from msgspec import Meta, Struct
+
+from vqaloop.core.documents import (
+    Number,
+    Positive,
+    Size,
+    Whole,
+    as_type,
+    document_text,
+    finite,
+    read_document,
+)
 from vqaloop.core.files import unfinished
 from vqaloop.core.text import quoted
 from vqaloop.errors import InputError
-from vqaloop.ladder.pictures import Pictures, find_pictures
+from vqaloop.ladder.pictures import Pictures, find_pictures, pictures_json
 from vqaloop.ladder.rd_plot import rd_png
 from vqaloop.ladder.report_page import html_page
 from vqaloop.records import LADDER_SCHEMA, Ladder, Rung
 
 SCHEMA = LADDER_SCHEMA
-REPORTS = ("ladder.csv", "rd.png", "report.html", "ladder.json")
+REPORTS = ("pictures.json", "ladder.csv", "rd.png", "report.html", "ladder.json")
 """In the order they are put in place: where ladder.json is, the others are."""
 
-_SIZE = every(int, "width height")
-_OVER_TIME = {
-    "step_s": (float, None),
-    "kbps": ([float], None),
-    "span_s": (float, None),
-    "scores": ([[float]], None),
-}
-_PLACE = {
-    "frame": int,
-    **dict.fromkeys(("left", "top", "size"), (int, None)),
-    "scores": [(float, None)],
-}
-_TUNING = {
-    "trials": [{"number": int, "saving_percent": (float, None), "feasible": bool}],
-    "importance": {str: float},
-}
-_SHAPE: dict[str, Any] = {
-    **every(str, "vqaloop codec"),
-    "source": {
-        "path": str,
-        "sha256": (str, None),
-        "size_bytes": (int, None),
-        **_SIZE,
-        **every(float, "fps duration"),
-        "input_options": ({str: str}, None),
-    },
-    "encoder": {
-        **every(str, "name library_version preset"),
-        **dict.fromkeys(("ffmpeg", "ffmpeg_path", "ffmpeg_version"), (str, None)),
-    },
-    "metric": {**every(str, "name mode"), "label": (str, None)},
-    "rungs": [
-        {
-            **_SIZE,
-            **every(float, "bitrate_kbps peak_kbps score score_predicted"),
-            "guard": {str: (float, None)},
-            "knob": {"name": str, "value": float},
-            "params": {str: str},
-            "ffmpeg_args": [str],
-            "file": str,
-            "over_time": (_OVER_TIME, None),
-        }
-    ],
-    "hull": [every(float, "bitrate_kbps score")],
-    "trials": [
-        {
-            **_SIZE,
-            "knob": float,
-            "bitrate_kbps": (float, None),
-            "score": (float, None),
-            "error": (str, None),
-        }
-    ],
-    "cost": {
-        **every(int, "encodes encoded_frames encoded_pixels"),
-        **every(float, "encode_cpu_s score_s wall_s"),
-        "guard_s": (float, None),
-    },
-    "worst": ([_PLACE], None),
-    "tuning": (_TUNING, None),
-    "asked": ({}, None),
-    "warnings": ([str], None),
-    "trusted": bool,
-}
-"""What of ladder.json the reports rely on: a pair with None may be missing, str as key is any."""
+
+class _Source(Size):
+    path: str
+    fps: Number
+    duration: Number
+    sha256: str | None = None
+    size_bytes: Whole | None = None
+    input_options: dict[str, str] | None = None
+
+
+class _Encoder(Struct):
+    name: str
+    library_version: str
+    preset: str
+    ffmpeg: str | None = None
+    ffmpeg_path: str | None = None
+    ffmpeg_version: str | None = None
+
+
+class _Metric(Struct):
+    name: str
+    mode: str
+    label: str | None = None
+
+
+class _Knob(Struct):
+    name: str
+    value: Number
+
+
+class _OverTime(Struct):
+    step_s: Number | None = None
+    kbps: list[Number] | None = None
+    span_s: Number | None = None
+    scores: list[list[Number]] | None = None
+
+
+class _Rung(Size):
+    bitrate_kbps: Positive
+    peak_kbps: Number
+    score: Number
+    score_predicted: Number
+    guard: dict[str, Number | None]
+    knob: _Knob
+    params: dict[str, str]
+    ffmpeg_args: list[str]
+    file: str
+    over_time: _OverTime | None = None
+
+
+class _Point(Struct):
+    bitrate_kbps: Number
+    score: Number
+
+
+class _Trial(Size):
+    knob: Number
+    bitrate_kbps: Number | None = None
+    score: Number | None = None
+    error: str | None = None
+
+
+class _Cost(Struct):
+    encodes: Whole
+    encoded_frames: Whole
+    encoded_pixels: Whole
+    encode_cpu_s: Number
+    score_s: Number
+    wall_s: Number
+    guard_s: Number | None = None
+
+
+class _Place(Struct):
+    frame: Whole
+    scores: list[Number | None]
+    left: Whole | None = None
+    top: Whole | None = None
+    size: Whole | None = None
+
+
+class _TuningTrial(Struct):
+    number: Whole
+    feasible: bool
+    saving_percent: Number | None = None
+
+
+class _Tuning(Struct):
+    trials: list[_TuningTrial]
+    importance: dict[str, Number]
+
+
+class _Document(Struct):
+    """What of ladder.json the reports rely on."""
+
+    vqaloop: str
+    codec: str
+    source: _Source
+    encoder: _Encoder
+    metric: _Metric
+    rungs: Annotated[list[_Rung], Meta(min_length=1)]
+    hull: list[_Point]
+    trials: list[_Trial]
+    cost: _Cost
+    trusted: bool
+    worst: list[_Place] | None = None
+    tuning: _Tuning | None = None
+    asked: dict[str, Any] | None = None
+    warnings: list[str] | None = None
 
 
 def write_reports(ladder: Ladder, pictures: Pictures | None = None) -> None:
-    """Write ladder.json, ladder.csv, rd.png and report.html into the ladder's folder.
+    """Write REPORTS into the ladder's folder.
 
-    Without `pictures` those of the report.html that lies there are kept, or new ones are taken
-    of the source (see crops.py). Rung files that an older ladder.json there lists and this ladder
+    Without `pictures` those of the pictures.json there are kept, or new ones are taken of the
+    source. Rung files that an older ladder.json there lists and this ladder
     does not have are removed. Raises InputError when the folder cannot be written; the older
     reports then stay.
     """
-    facts = finite(ladder.to_json())
-    document = json.dumps(facts, indent=1, allow_nan=False) + "\n"
-    # from the very figures that ladder.json holds, as whoever makes them again will have them
-    ladder = replace(ladder, rungs=tuple(map(_rung, facts["rungs"])))
+    document = finite(ladder.to_json())
+    # from the rounded figures of ladder.json, so that reports made again from it are the same
+    ladder = replace(ladder, rungs=tuple(map(_rung, document["rungs"])))
+    pictures = pictures or find_pictures(ladder)
     content = {
-        "ladder.json": document.encode("ascii"),
+        "pictures.json": json.dumps(pictures_json(ladder, pictures)).encode("ascii"),
+        "ladder.json": document_text(document).encode("ascii"),
         "ladder.csv": _utf8(ladder.to_frame().to_csv(index=False)),
         "rd.png": rd_png(ladder),
-        "report.html": _utf8(html_page(ladder, pictures or find_pictures(ladder))),
+        "report.html": _utf8(html_page(ladder, pictures)),
     }
     folder = ladder.folder
     stale = _listed(folder) - {rung.file for rung in ladder.rungs} - set(REPORTS)
@@ -132,41 +188,41 @@ def write_reports(ladder: Ladder, pictures: Pictures | None = None) -> None:
 
 
 def read_ladder(folder: str | os.PathLike[str]) -> Ladder:
-    """The ladder in a folder that `write_reports` filled.
+    """Read a ladder from its folder.
 
-    Raises InputError when ladder.json is missing, damaged, of another schema, or names a file
-    outside the folder.
+    Args:
+        folder: The folder that `vqaloop ladder` or `build_ladder` wrote.
+
+    Returns:
+        The ladder of its ladder.json; the rungs' files are not opened.
+
+    Raises:
+        InputError: ladder.json is missing, damaged, of another schema, or names a file outside
+            the folder.
     """
     path = Path(folder) / "ladder.json"
-    document = read_document(
-        path,
-        SCHEMA,
-        _SHAPE,
-        give="give the folder that `vqaloop ladder` wrote",
-        remedy="make the ladder again",
-    )
-    rungs = document.pop("rungs")
-    if not rungs:
-        raise InputError(f"{quoted(path)} holds no rungs; make the ladder again")
-    for index, rung in enumerate(rungs):
-        if not stays_inside(rung["file"]):
+    remedy = "make the ladder again"
+    give = "give the folder that `vqaloop ladder` wrote"
+    # all of it: what is not checked here goes into `about` as it is
+    document = read_document(path, dict[str, Any], schema=SCHEMA, give=give, remedy=remedy)
+    for index, rung in enumerate(as_type(document, _Document, quoted(path), remedy).rungs):
+        if not stays_inside(rung.file):
             raise InputError(
-                f"{quoted(path)}: rungs[{index}].file is {quoted(rung['file'])}, which is no "
+                f"{quoted(path)}: rungs[{index}].file is {quoted(rung.file)}, which is no "
                 "plain file name; files must lie in the ladder's folder"
             )
-        if rung["bitrate_kbps"] <= 0:
-            raise InputError(f"{quoted(path)}: rungs[{index}].bitrate_kbps is not above 0")
-    trusted = document.pop("trusted")
-    return Ladder(Path(folder), tuple(_rung(rung) for rung in rungs), document, trusted)
+    rungs, trusted = document.pop("rungs"), document.pop("trusted")
+    return Ladder(Path(folder), tuple(map(_rung, rungs)), document, trusted)
 
 
 def _rung(rung: dict[str, Any]) -> Rung:
-    guard = {name: math.nan if v is None else v for name, v in rung["guard"].items()}
-    known: dict[str, Any] = {key: rung.get(key) for key in _SHAPE["rungs"][0]}
-    known["knob"] = (rung["knob"]["name"], rung["knob"]["value"])
-    known["ffmpeg_args"] = tuple(rung["ffmpeg_args"])
-    known["over_time"] = rung.get("over_time") or {}
-    return Rung(**{**known, "guard": guard})
+    known = {field.name: rung.get(field.name) for field in fields(Rung)} | {
+        "guard": {name: math.nan if v is None else v for name, v in rung["guard"].items()},
+        "knob": (rung["knob"]["name"], rung["knob"]["value"]),
+        "ffmpeg_args": tuple(rung["ffmpeg_args"]),
+        "over_time": rung.get("over_time") or {},
+    }
+    return Rung(**known)
 
 
 def stays_inside(name: str) -> bool:

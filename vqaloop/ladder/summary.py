@@ -1,4 +1,4 @@
-"""A ladder at a terminal: the table of rungs, warnings and what it cost."""
+"""A ladder at a terminal: the table of rungs, warnings and cost."""
 
 import sys
 from collections.abc import Mapping
@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from vqaloop.core.text import counted, printable, shown, shown_rate
 from vqaloop.records import Ladder
 from vqaloop.report.console import WIDTH, console_for, print_line, table
+from vqaloop.report.cost import spent_words
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -34,30 +35,28 @@ def ladder_table(ladder: Ladder) -> "Table":
 
 
 def cost_line(ladder: Ladder) -> str:
-    """What making the ladder took, in one line.
+    """Cost of making the ladder, in one line.
 
-    The encodes are the encoder runs of that call, the pixels theirs; those recalled from the
-    cache come on top. Seconds are CPU seconds, the last ones are on the clock.
+    The encodes are the encoder runs of that call, the pixels theirs; encodes taken from the cache
+    come on top.
     """
     cost = ladder.about["cost"]
-    recalled = sum(bool(trial.get("cached")) for trial in ladder.about["trials"])
-    again = f" ({recalled} more from the cache)" if recalled else ""
-    encodes = counted(cost["encodes"], "encode") + again
+    cached = sum(bool(trial.get("cached")) for trial in ladder.about["trials"])
+    encodes = counted(cost["encodes"], "encode")
+    encodes += f" ({cached} more from the cache)" if cached else ""
     frames = f"{cost['encoded_frames']} frames, {_si(cost['encoded_pixels'])}pixel"
-    spent = [("encoding", "encode_cpu_s"), ("scoring", "score_s"), ("guard", "guard_s")]
-    seconds = [f"{what} {cost[key]:.1f} s CPU" for what, key in spent if cost.get(key) is not None]
-    return ", ".join([f"{encodes}: {frames}", *seconds, f"{cost['wall_s']:.1f} s in all"])
+    return f"{encodes}: {frames}, {spent_words(cost)}"
 
 
 def estimate_line(estimate: Mapping[str, Any]) -> str:
-    """How far the windows were from the title they stood for."""
+    """How far the excerpt's predictions were from the whole title."""
     if not estimate["encodes"]:
-        return "the windows that stood for the title had promised nothing of these files"
+        return "the excerpt made no prediction for these renditions"
     return (
         f"the whole title took {estimate['bitrate_percent']:+.1f} % of bitrate and scored "
-        f"{estimate['score']:+.1f} against what its windows promised (at worst "
+        f"{estimate['score']:+.1f} against what its excerpt predicted (at worst "
         f"{estimate['bitrate_percent_worst']:+.1f} % and {estimate['score_worst']:+.1f}), "
-        "mended in these rungs"
+        "corrected in these rungs"
     )
 
 
@@ -70,7 +69,7 @@ def _si(value: float) -> str:
 
 
 def print_ladder(ladder: Ladder) -> None:
-    """Table, warnings, what it cost and where it is, on stdout."""
+    """Table, warnings, cost and folder, on stdout."""
     console = console_for(sys.stdout)
     console.print(ladder_table(ladder), width=min(console.width, WIDTH))
     print_line(console, "")

@@ -22,15 +22,15 @@ from vqaloop.media.frames import CLIP_FRAMES
 from vqaloop.records import Score, Source
 
 STEPS_S = (0.25, 0.5, 1, 2, 5, 10, 20, 30, 60, 120, 300)
-"""Spans over which rates and scores are averaged."""
+"""Spans over which bitrates and scores are averaged."""
 MOST_POINTS = 240
-"""Points of a curve; more are not told apart on a page."""
+"""Points of a curve; a page cannot show more."""
 LEAST_S = 4.0
 """From this duration on rates are of a second at least, which is what a player's buffer sees."""
 
 
 def over_time(path: Path, spec: EncoderSpec, source: Source, score: Score) -> dict[str, Any]:
-    """What is known of a rung's file over its time; nothing of what cannot be parsed."""
+    """`Rung.over_time` of a rung's file; without bitrates where it cannot be parsed."""
     step_s = step_of(source.duration_s)
     try:
         packets = stream_packets(path, spec.codec, source.fps)
@@ -51,9 +51,9 @@ def step_of(duration_s: float) -> float:
 
 
 def rates_of(packets: Sequence[Packet], duration_s: float, step_s: float) -> list[float]:
-    """kb/s of each span, without the container; what is left at the end stands for itself.
+    """kb/s of each span, without the container; the last span may be shorter or longer.
 
-    A rest of less than half a span is counted with the span before it.
+    A remainder of less than half a span belongs to the span before it.
     """
     count = max(1, int(duration_s / step_s + 0.5))
     first = min((packet.time_s for packet in packets), default=0.0)
@@ -67,7 +67,7 @@ def rates_of(packets: Sequence[Packet], duration_s: float, step_s: float) -> lis
 
 
 def scores_of(source: Source, score: Score, step_s: float) -> dict[str, Any]:
-    """Scores by time: of each moment a student looked at, or means of all frames over a span."""
+    """Scores over time: of each clip the student scored, or means of all frames over a span."""
     fps = float(source.fps)
     if score.moments:
         half_s = CLIP_FRAMES / 2 / fps

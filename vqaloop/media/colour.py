@@ -1,4 +1,4 @@
-"""Planar 4:2:0 to the normalised RGB the models take, and back.
+"""Converts planar 4:2:0 to the normalised RGB of the models, and back.
 
 BT.709 coefficients, limited range, for every input: what matters is that a rung and its source
 pass through the same matrix.

@@ -1,7 +1,7 @@
-"""Compressed video: what a container and its decoder tell of the one video stream in it.
+"""Reads the one video stream of a container: its header and first frame, then a full decode.
 
-PyAV reads headers and flags, the ffmpeg program decodes from end to end: only that tells the exact
-number of frames, when each is shown, and whether they are all sound.
+PyAV reads headers and flags, the ffmpeg program decodes from end to end: only that gives the exact
+number of frames, their presentation times, and whether they are all intact.
 """
 
 import contextlib
@@ -11,69 +11,51 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import av
 import av.logging
-import ffmpeg as ffmpeg_graph
 import numpy as np
 import numpy.typing as npt
 
-from vqaloop.bitstream.colour_tags import RANGES
+from vqaloop.bitstream.colour_tags import HDR_TRANSFERS, MATRICES, PRIMARIES, RANGES, TRANSFERS
+from vqaloop.bitstream.demux import open_video
+from vqaloop.bitstream.formats import SOURCES, SOURCES_AND_SOUND
+from vqaloop.core import ffmpeg as ffmpeg_graph
 from vqaloop.core import process
 from vqaloop.core.ffmpeg import compiled, file_url
 from vqaloop.core.text import quoted
 from vqaloop.errors import InputError
 from vqaloop.media.frame_properties import FrameLog
-from vqaloop.media.framerate import snapped
 from vqaloop.media.limits import MAX_PIXELS, MAX_SIDE, MIN_SIDE, check_count, check_size
 from vqaloop.records import REUSE
 
 LOSSLESS = "rewrite it with `ffmpeg -i INPUT -an -c:v ffv1 OUTPUT.mkv` and look at the result"
-"""What to do about a file that decodes badly, for the end of a message."""
+"""The remedy for a file that decodes badly, for the end of a message."""
 
-# ITU-T H.273 code points that ffmpeg names, unspecified and reserved ones left out
-_PRIMARIES = {
-    1: "bt709", 4: "bt470m", 5: "bt470bg", 6: "smpte170m", 7: "smpte240m", 8: "film",
-    9: "bt2020", 10: "smpte428", 11: "smpte431", 12: "smpte432", 22: "ebu3213",
-}  # fmt: skip
-_TRANSFERS = {
-    1: "bt709", 4: "gamma22", 5: "gamma28", 6: "smpte170m", 7: "smpte240m", 8: "linear",
-    9: "log100", 10: "log316", 11: "iec61966-2-4", 12: "bt1361e", 13: "iec61966-2-1",
-    14: "bt2020-10", 15: "bt2020-12", 16: "smpte2084", 17: "smpte428", 18: "arib-std-b67",
-}  # fmt: skip
-_MATRICES = {
-    1: "bt709", 4: "fcc", 5: "bt470bg", 6: "smpte170m", 7: "smpte240m", 8: "ycgco",
-    9: "bt2020nc", 10: "bt2020c", 11: "smpte2085", 12: "chroma-derived-nc",
-    13: "chroma-derived-c", 14: "ictcp", 15: "ipt-c2", 16: "ycgco-re", 17: "ycgco-ro",
-}  # fmt: skip
-_HDR_TRANSFERS = {16: "PQ", 18: "HLG"}
 # libavcodec's field orders, by the field that is coded first
 _FIELD_ORDERS = {2: "tff", 4: "tff", 3: "bff", 5: "bff"}
-_SHAPED = {"h264", "hevc", "mpeg2video", "mpeg4"}
-"""Codecs whose headers tell the shape of pixels, and may tell another on the way."""
+_SAR_IN_HEADERS = {"h264", "hevc", "mpeg2video", "mpeg4"}
+"""Codecs whose headers hold the pixel aspect ratio, and may change it inside the stream."""
 _DOLBY_VISION = {"av1", "h264", "hevc"}
 
-# the others are let in only to say "no video" of them; playlists, which open other files, are not
-_READ_FORMATS = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,yuv4mpegpipe"
-_KNOWN_FORMATS = _READ_FORMATS + ",mp3,wav,flac,ogg,aac,aiff"
 _INPUTS = "y4m, mp4, mov, mkv, webm, or raw yuv with --video-size, --pix-fmt and --framerate"
 
 
 @dataclass(frozen=True)
-class VideoStream:
-    """What the container and the first frame say of the video stream."""
+class StreamHeader:
+    """The video stream by its container and its first frame."""
 
     rates: tuple[Fraction, ...]
-    """Frames a second as the container has it, the most trustworthy first."""
+    """Frame rates that the container gives, in fps, the most trustworthy first."""
     pix_fmt: str
     """ffmpeg's name of the pixel format that decodes."""
     codec: str
-    """ffmpeg's name of it."""
+    """ffmpeg's name of the codec."""
     field_order: str | None
     """tff or bff where the header says that it is interlaced."""
-    turned: str | None
-    """How it is stored, where ffmpeg has to turn it upright: "Rotated by 90 degrees"."""
+    orientation: str | None
+    """How pictures are stored where they have to be turned upright: "Rotated by 90 degrees"."""
     hdr: str | None
     """PQ or HLG."""
     alpha: bool
@@ -83,8 +65,8 @@ class VideoStream:
 
 
 @dataclass(frozen=True)
-class DecodedFacts:
-    """What ffmpeg's decoder and filters deliver of a file."""
+class DecodedVideo:
+    """The frames of a file as ffmpeg's decoder and filters give them."""
 
     width: int
     """Pixels, turned upright."""
@@ -95,49 +77,55 @@ class DecodedFacts:
     tick_s: float
     """Seconds to which the times are rounded."""
     times_s: npt.NDArray[np.float64]
-    """When each frame is shown, in seconds."""
+    """Presentation time of each frame, in seconds."""
     interlaced: int
-    """Number of frames that are flagged so."""
+    """Number of frames that are flagged as interlaced."""
     complaint: str
-    """What ffmpeg said without failing, or nothing."""
+    """The first line of ffmpeg's log, or nothing."""
 
 
 @contextlib.contextmanager
 def opened(path: Path) -> Iterator[Any]:
-    """The file as PyAV opens it: silent, without its name, all errors made InputError."""
+    """Open a source with PyAV, without its log.
+
+    Args:
+        path: The file; its name counts for nothing.
+
+    Yields:
+        The container.
+
+    Raises:
+        InputError: The file cannot be opened, or fails while it is read.
+    """
     level = av.logging.get_level()
     av.logging.set_level(None)
-    limits = {"format_whitelist": _KNOWN_FORMATS, "max_pixels": str(MAX_PIXELS)}
+    limits = {"max_pixels": str(MAX_PIXELS)}
     try:
-        # by descriptor: a name is then never taken for a protocol, nor has to be UTF-8
-        with (
-            open(path, "rb") as file,
-            av.open(_Nameless(file), options=limits, metadata_errors="replace") as container,
-        ):
+        with open_video(path, SOURCES_AND_SOUND, options=limits, by_name=False) as container:
             yield container
     except InputError:
         raise
     except (av.FFmpegError, OSError, ValueError, MemoryError, OverflowError) as error:
-        said = getattr(error, "strerror", None) or str(error)
+        reason = getattr(error, "strerror", None) or str(error)
         raise InputError(
-            f"{quoted(path)} is not a video that can be read ({said}): it is cut short, damaged "
+            f"{quoted(path)} is not a video that can be read ({reason}): it is cut short, damaged "
             f"or of another kind; taken are {_INPUTS}"
         ) from error
     finally:
         av.logging.set_level(level)
 
 
-class _Nameless:
-    """A binary file without its name, for PyAV."""
-
-    def __init__(self, file: BinaryIO) -> None:
-        self.read, self.seek, self.tell = file.read, file.seek, file.tell
-
-
-def read_stream(path: Path) -> VideoStream:
+def read_stream(path: Path) -> StreamHeader:
     """Read the header, check it against the limits, then decode the first frame.
 
-    Raises InputError for a file that holds no video, more than one, or one that is not taken.
+    Args:
+        path: The file.
+
+    Returns:
+        The header of its video stream.
+
+    Raises:
+        InputError: The file holds no video, more than one, or one outside the limits.
     """
     name = quoted(path)
     with opened(path) as container:
@@ -161,26 +149,38 @@ def read_stream(path: Path) -> VideoStream:
             raise InputError(f"{name} holds no frame that decodes; {LOSSLESS}")
         rates = (stream.guessed_rate, stream.average_rate, stream.base_rate)
         order = int(codec.field_order)
-        return VideoStream(
-            rates=tuple(snapped(Fraction(rate)) for rate in rates if rate and rate > 0),
+        return StreamHeader(
+            rates=tuple(Fraction(rate) for rate in rates if rate and rate > 0),
             pix_fmt=frame.format.name,
             codec=codec.codec.canonical_name,
             field_order=_FIELD_ORDERS.get(order),
-            turned=_turned(frame),
-            hdr=_HDR_TRANSFERS.get(int(codec.color_trc)),
+            orientation=_orientation(frame),
+            hdr=HDR_TRANSFERS.get(TRANSFERS.get(int(codec.color_trc), "")),
             alpha=stream.metadata.get("alpha_mode") == "1",
             colour=_colour(codec, frame.format),
         )
 
 
 def pixel_shapes(path: Path) -> tuple[tuple[float, Fraction], ...]:
-    """Of each run of pictures with one pixel shape by the stream's own headers: its first second,
-    and width over height of a pixel. Only key frames are decoded, since headers change there."""
+    """Pixel aspect ratios by the headers inside the stream, which may change.
+
+    Only key frames are decoded, since headers change there.
+
+    Args:
+        path: The file.
+
+    Returns:
+        Of each run of pictures with one ratio: its first second, and width over height of a pixel.
+        Empty for codecs without it.
+
+    Raises:
+        InputError: The file cannot be read.
+    """
     found: list[tuple[float, Fraction]] = []
     with opened(path) as container:
         stream = _video_stream(container, quoted(path))
         codec = stream.codec_context
-        if codec.name not in _SHAPED:
+        if codec.name not in _SAR_IN_HEADERS:
             return ()
         codec.skip_frame, codec.options = "NONKEY", {"max_pixels": str(MAX_PIXELS)}
         start = stream.start_time or 0
@@ -193,8 +193,8 @@ def pixel_shapes(path: Path) -> tuple[tuple[float, Fraction], ...]:
     return tuple(found)
 
 
-def _turned(frame: Any) -> str | None:
-    """What the display matrix, by which ffmpeg turns pictures upright, says in words."""
+def _orientation(frame: Any) -> str | None:
+    """The display matrix, by which ffmpeg turns pictures upright, in words."""
     degrees = round(frame.rotation) % 360
     matrix = frame.side_data.get("DISPLAYMATRIX")
     if matrix is not None:
@@ -207,9 +207,17 @@ def _turned(frame: Any) -> str | None:
 
 
 def dolby_vision(path: Path, codec: str, ffmpeg: str) -> int | None:
-    """The profile of Dolby Vision whose base layer cannot be shown without its metadata, if any.
+    """The Dolby Vision profile, where the base layer cannot be shown without its metadata.
 
     Base layers of the other profiles are HDR10, HLG or SDR and tagged as that.
+
+    Args:
+        path: The file.
+        codec: ffmpeg's name of its codec.
+        ffmpeg: The ffmpeg program.
+
+    Returns:
+        The profile, None of any other file.
     """
     if codec not in _DOLBY_VISION:
         return None
@@ -221,25 +229,19 @@ def dolby_vision(path: Path, codec: str, ffmpeg: str) -> int | None:
     return int(found[1]) if found else None
 
 
-def main_video(container: Any) -> Any:
-    """The first video stream that is no cover art, or None."""
-    cover = av.stream.Disposition.attached_pic
-    return next((s for s in container.streams.video if not s.disposition & cover), None)
-
-
 def _video_stream(container: Any, name: str) -> Any:
     """The one video stream, or InputError; cover art is none."""
     pictures = av.stream.Disposition.attached_pic
     streams = [s for s in container.streams.video if not s.disposition & pictures]
     if not streams:
-        seen = "only sound and a cover picture" if container.streams.video else "no video stream"
-        raise InputError(f"{name} holds {seen}; give a file with video")
+        found = "only sound and a cover picture" if container.streams.video else "no video stream"
+        raise InputError(f"{name} holds {found}; give a file with video")
     if len(streams) > 1:
         raise InputError(
             f"{name} holds {len(streams)} video streams; keep one with "
             "`ffmpeg -i INPUT -map 0:v:0 -c copy OUTPUT.mkv`"
         )
-    if not set(container.format.name.split(",")) & set(_READ_FORMATS.split(",")):
+    if not set(container.format.name.split(",")) & set(SOURCES.split(",")):
         raise InputError(f"{name} is of the kind {container.format.name}; taken are {_INPUTS}")
     if streams[0].codec_context is None:
         raise InputError(f"{name} holds a codec that cannot be decoded here; {LOSSLESS}")
@@ -248,31 +250,41 @@ def _video_stream(container: Any, name: str) -> Any:
 
 def _colour(codec: Any, layout: Any) -> tuple[tuple[str, str], ...]:
     tags = [
-        ("color_primaries", _PRIMARIES.get(int(codec.color_primaries))),
-        ("color_trc", _TRANSFERS.get(int(codec.color_trc))),
+        ("color_primaries", PRIMARIES.get(int(codec.color_primaries))),
+        ("color_trc", TRANSFERS.get(int(codec.color_trc))),
     ]
-    # RGB has neither matrix nor range; what it is made on the way out, it is tagged with
+    # RGB has neither matrix nor range; encodes get those of their conversion to Y'CbCr
     if not (layout.is_rgb or layout.has_palette):
-        tags.append(("colorspace", _MATRICES.get(int(codec.colorspace))))
+        tags.append(("colorspace", MATRICES.get(int(codec.colorspace))))
         tags.append(("color_range", RANGES.get(int(codec.color_range))))
     return tuple((key, value) for key, value in tags if value)
 
 
-def deliver(
+def decode_all(
     path: Path, prep: Sequence[str], ffmpeg: str, log: FrameLog | None = None
-) -> DecodedFacts:
-    """Decode all of a container through the filters in `prep`, or, with `log`, note in it what
-    each frame is as decoded.
+) -> DecodedVideo:
+    """Decode a file from end to end.
 
-    Raises InputError when ffmpeg reports damage or fewer than MIN_FRAMES frames come out.
+    Args:
+        path: The file.
+        prep: Filters that frames pass through.
+        ffmpeg: The ffmpeg program.
+        log: Takes the properties of each frame as decoded; without `prep` only.
+
+    Returns:
+        The frames behind the filters.
+
+    Raises:
+        InputError: ffmpeg reports damage, or fewer than MIN_FRAMES frames come out.
     """
     name = quoted(path)
-    # without prep: a time base twice as fine, in which odd times are those of interlaced frames
+    # without prep the interlaced flag travels in the time stamps: in a time base twice as fine,
+    # those of interlaced frames are odd
     flags = ("settb=intb/2", "setpts=PTS+INTERLACED")
     filters = prep or ((FrameLog.FILTER, *flags) if log else flags)
-    # prep takes frames as they come; without it, rotation has to follow each of them
+    # one filter graph for all frames; without prep it is made anew where rotation changes
     before = dict([REUSE]) if prep else {}
-    # wrapped frames: the lines with each frame's time, at no cost but the decoding
+    # framecrc prints a line with the time of each frame; wrapped frames cost no encoding
     graph = ffmpeg_graph.input("INPUT", max_pixels=MAX_PIXELS, **before).output(
         "pipe:1",
         f="framecrc",
@@ -289,29 +301,30 @@ def deliver(
     )
     if done.timed_out:
         raise InputError(f"{name} did not decode: {done.reason()}; {LOSSLESS}")
-    said = [re.sub(r" @ 0x[0-9a-f]+", "", line) for line in done.stderr.splitlines() if line]
-    damage = [s for s in said if re.match(r"\[(dec:)?\w+\] ", s) or "prematurely" in s]
+    # addresses differ from run to run
+    lines = [re.sub(r" @ 0x[0-9a-f]+", "", line) for line in done.stderr.splitlines() if line]
+    damage = [s for s in lines if re.match(r"\[(dec:)?\w+\] ", s) or "prematurely" in s]
     if done.returncode or damage:
-        first = (damage or said or ["no reason given"])[0][:200]
+        first = (damage or lines or ["no reason given"])[0][:200]
         raise InputError(f"{name} is cut short or damaged; decoding it said: {first}; {LOSSLESS}")
-    text, complaint = done.stdout.decode("ascii", "replace"), said[0] if said else ""
+    text, complaint = done.stdout.decode("ascii", "replace"), lines[0] if lines else ""
     return _parse_framecrc(text, name, complaint, flagged=not prep)
 
 
-def _parse_framecrc(text: str, name: str, complaint: str, flagged: bool) -> DecodedFacts:
-    facts = dict(re.findall(r"^#(tb|dimensions|sar) 0: (\S+)$", text, re.MULTILINE))
+def _parse_framecrc(text: str, name: str, complaint: str, flagged: bool) -> DecodedVideo:
+    head = dict(re.findall(r"^#(tb|dimensions|sar) 0: (\S+)$", text, re.MULTILINE))
     stamps = [int(pts) for pts in re.findall(r"^0,[^,]*,\s*(-?\d+),", text, re.MULTILINE)]
-    if not stamps or not {"tb", "dimensions"} <= facts.keys():
+    if not stamps or not {"tb", "dimensions"} <= head.keys():
         raise InputError(f"{name} holds no frame that decodes; {LOSSLESS}")
     check_count(name, len(stamps))
-    width, height = map(int, facts["dimensions"].split("x"))
-    across, down = map(int, facts.get("sar", "0/1").split("/"))
-    tick_s, interlaced = float(Fraction(facts["tb"])), 0
+    width, height = map(int, head["dimensions"].split("x"))
+    across, down = map(int, head.get("sar", "0/1").split("/"))
+    tick_s, interlaced = float(Fraction(head["tb"])), 0
     if flagged:
         tick_s *= 2
         interlaced = sum(stamp & 1 for stamp in stamps)
         stamps = [stamp >> 1 for stamp in stamps]
-    return DecodedFacts(
+    return DecodedVideo(
         width=width,
         height=height,
         sar=Fraction(across, down) if across and down else Fraction(1),

@@ -1,4 +1,4 @@
-"""Cutting windows out of a title without loss."""
+"""Cuts windows out of a title into a lossless excerpt."""
 
 import contextlib
 import hashlib
@@ -10,11 +10,10 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
-import ffmpeg as ffmpeg_graph
-
-from vqaloop.bitstream.colour_tags import retagged
+from vqaloop.bitstream.colour_tags import matrix_tag
+from vqaloop.core import ffmpeg as ffmpeg_graph
 from vqaloop.core import process
-from vqaloop.core.ffmpeg import append_filters, compiled
+from vqaloop.core.ffmpeg import append_filters, compiled, input_arguments
 from vqaloop.core.files import unfinished
 from vqaloop.core.text import quoted
 from vqaloop.errors import DecodeFailed, InputError, ToolError
@@ -22,7 +21,7 @@ from vqaloop.media.container import opened
 from vqaloop.records import REUSE, Source
 
 GOP_S = 2
-"""Seconds of a GOP; windows are whole numbers of them."""
+"""Seconds of a GOP, of which windows are whole multiples."""
 
 STALLED_S = 60.0
 """Seconds without any work after which ffmpeg is held to hang."""
@@ -31,21 +30,31 @@ _SEEK_MARGIN_FRAMES = 20
 """Above the 16 frames that any codec here may reorder, so that the seek lands early enough."""
 
 _TEMPORAL = ("fps=", "bwdif=", "setpts=")
-"""How the filters in prep begin that need the frames before: behind them, seeking is no good."""
+"""How the filters in prep begin that need the frames before, so that seeking changes frames."""
 
-_RANGED = "out_range="
-"""In filters of prep that even out ranges: of H.264, these depend on which comes first."""
+_TO_RANGE = "out_range="
+"""In filters of prep that convert ranges: where these change inside H.264, its decoder's output
+depends on which comes first."""
 
 
 def excerpt(
     source: Source, windows: Sequence[tuple[int, int]], out: Path, *, ffmpeg: str
 ) -> Source:
-    """Write windows (start frame, number of frames) one after another, lossless, prep applied.
+    """Write windows of a source one after another, lossless, with `prep` applied.
 
-    `out` becomes FFV1 in Matroska, replacing what is there, and the returned Source is it; its
-    sha256 names what it was made from, so that it is the same wherever it is made. Windows must
-    ascend without overlap. Raises InputError for windows outside the source, DecodeFailed when
-    the frames do not come out.
+    Args:
+        source: The title.
+        windows: Start frame and number of frames of each, ascending without overlap.
+        out: The file, which becomes FFV1 in Matroska and replaces one that is there.
+        ffmpeg: The ffmpeg program.
+
+    Returns:
+        The excerpt as a source. Its sha256 is that of its origin (source, windows and filters),
+        so that it is the same wherever the excerpt is made.
+
+    Raises:
+        InputError: Windows overlap or lie outside the source.
+        DecodeFailed: The frames cannot be decoded.
     """
     windows = tuple((int(start), int(count)) for start, count in windows)
     _check_windows(source, windows)
@@ -53,9 +62,11 @@ def excerpt(
     part = unfinished(out.parent)
     pix_fmt = None
     try:
-        # raw video has no places to seek to: ffmpeg would read its way to each
-        steady = not any(f.startswith(_TEMPORAL) or _RANGED in f for f in source.prep)
-        if wanted < source.frames and steady and not source.is_raw:
+        needs_all = any(f.startswith(_TEMPORAL) for f in source.prep) or (
+            source.changes and any(_TO_RANGE in f for f in source.prep)
+        )
+        # raw video cannot be sought in: ffmpeg would read its way to each window
+        if wanted < source.frames and not needs_all and not source.is_raw:
             # fails where a stream's key frames are not where seeking needs them, or it stalls
             with contextlib.suppress(ToolError):
                 pix_fmt = _write_ffv1(_sought(source, windows), source, wanted, part, ffmpeg)
@@ -117,7 +128,7 @@ def _selected(source: Source, windows: Sequence[tuple[int, int]]) -> Any:
 
 
 def _input(source: Source, **more: str) -> Any:
-    options = process.input_arguments(source.input_options) | more
+    options = input_arguments(source.input_options) | more
     return ffmpeg_graph.input("INPUT", **options)["V:0"]
 
 
@@ -131,7 +142,7 @@ def _write_ffv1(graph: Any, source: Source, wanted: int, part: Path, ffmpeg: str
     """Encode a graph's frames to `part`; its pixel format. DecodeFailed for another count."""
     tick = f"{source.fps.denominator}/{source.fps.numerator}"
     tags = dict(source.colour)
-    if retagged(source.colour):
+    if matrix_tag(source.colour):
         # who reads the excerpt could not scale it; renditions are tagged from the source
         del tags["colorspace"]
     # intra only, Golomb-Rice, small context: decoding speed counts, not size

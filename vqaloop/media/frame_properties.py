@@ -1,9 +1,9 @@
-"""Properties of frames that change inside a file, and the filters that make them the same.
+"""Normalises frame properties that change inside a file: size, pixel format, shape, range, tags.
 
-Joined clips, inserted advertisements, conference and screen recordings change size, pixel format,
-pixel shape, range or colour tags on the way. ffmpeg then makes its filter graph anew, which loses
-what filters remember (frame numbers, neighbours) and can lock a graph of several inputs. So such
-a file is read without that (records.REUSE), through a scale filter that takes frames as they come.
+Joined clips, inserted advertisements, conference and screen recordings change them. ffmpeg then
+builds its filter graph anew, which loses the filters' state (frame numbers, neighbours) and can
+lock a graph of several inputs. So such a file is read with one graph (records.REUSE), through a
+scale filter that takes frames as they come.
 """
 
 import re
@@ -13,13 +13,11 @@ from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from typing import Any, NoReturn
 
+from vqaloop.bitstream.colour_tags import HDR_TRANSFERS, SCALER_MATRICES
 from vqaloop.errors import InputError
 
 _UNKNOWN = "unknown"
-_HDR = {"smpte2084": "PQ", "arib-std-b67": "HLG"}
 _WIDE = {"bt2020": "BT.2020", "smpte431": "P3", "smpte432": "P3"}
-_CONVERTED = {"bt709", "fcc", "bt470bg", "smpte170m", "smpte240m", "bt2020nc"}
-"""Matrices that ffmpeg's scale filter converts."""
 _SAME_SHAPE = 0.015
 """Relative difference of aspect ratios, as rounding sides leaves it, that is scaled away."""
 # ffmpeg's options have these names, its frames the others
@@ -28,7 +26,7 @@ _OPTION_NAMES = {"bt470m": "gamma22", "bt470bg": "gamma28"}
 
 @dataclass(frozen=True)
 class Properties:
-    """What a frame says of itself, by ffmpeg's names; colour tags may be "unknown"."""
+    """Properties of a decoded frame, by ffmpeg's names; colour tags may be "unknown"."""
 
     pix_fmt: str
     width: int
@@ -49,7 +47,7 @@ class Properties:
         return float(self.width * self.sar / self.height)
 
     def colour(self) -> tuple[tuple[str, str], ...]:
-        """ffmpeg options that tag an output alike."""
+        """ffmpeg's output options for the same colour tags."""
         tags = [
             ("color_primaries", self.primaries),
             ("color_trc", _OPTION_NAMES.get(self.transfer, self.transfer)),
@@ -61,33 +59,41 @@ class Properties:
 
 @dataclass
 class FrameLog:
-    """Reads ffmpeg's log at the level `info`, with levels shown, of a run with FILTER in it."""
+    """Parses ffmpeg's log, at LEVEL, of a run that has FILTER in it."""
 
     FILTER = "showinfo=checksum=0"
     LEVEL = "repeat+level+info"
 
     runs: list[tuple[int, float, Properties]] = field(default_factory=list)
-    """Of each run of frames alike: the first one's number and second, and their properties."""
+    """Of each run of equal frames: number and second of the first one, and their properties."""
     frames: int = 0
+    """Frames so far."""
     last_s: float = 0.0
-    """When the last frame read so far is shown, in seconds."""
+    """Presentation time of the last frame so far, in seconds."""
     turned_at: int | None = None
     """The first frame at which the rotation changes."""
     mislabelled_at: int | None = None
     """The first frame of limited range in a pixel format of full range: ffmpeg's H.264 decoder
     keeps yuvj420p when the range alone changes, and swscale then takes samples for full range."""
     changed_to: str = ""
-    """What ffmpeg last said of a change; where it fails on it, no frame is shown any more."""
+    """ffmpeg's last message of a change; if it fails on the change, no frame follows."""
     _rest: bytes = b""
     _shown: tuple[str, ...] = ()
 
     def read(self, chunk: bytes) -> bytes:
-        """Take the next piece of the log; returns the errors in it, without their level."""
+        """Parse the next piece of the log.
+
+        Args:
+            chunk: Bytes of the log, which may end inside a line.
+
+        Returns:
+            The errors in it, without their level.
+        """
         *lines, self._rest = (self._rest + chunk).split(b"\n")
         return b"".join(kept for line in lines if (kept := self._line(line)))
 
     def counts(self) -> "Counter[Properties]":
-        """Frames that have these properties."""
+        """Number of frames by properties."""
         found: Counter[Properties] = Counter()
         ends = [first for first, _, _ in self.runs[1:]] + [self.frames]
         for (first, _, properties), end in zip(self.runs, ends, strict=True):
@@ -95,7 +101,7 @@ class FrameLog:
         return found
 
     def time_s(self, frame: int) -> float:
-        """When the run begins in which a frame is, in seconds."""
+        """Start of the run that a frame is in, in seconds."""
         return max((start for first, start, _ in self.runs if first <= frame), default=0.0)
 
     def _line(self, line: bytes) -> bytes:
@@ -111,8 +117,8 @@ class FrameLog:
         return b""
 
     def _showinfo(self, text: str) -> None:
-        """Two lines a frame: what it is, then its colour tags. One that another message breaks
-        counts as what the frame before was."""
+        """Two lines a frame: its properties, then its colour tags. A frame of which another
+        message breaks a line counts as equal to the one before."""
         self.frames += " pts_time:" in text
         if found := re.search(r" pts_time:(\S+) .*?fmt:(\S+) .*?sar:(\d+/\d+) s:(\d+x\d+) ", text):
             self._shown = found.groups()
@@ -122,19 +128,19 @@ class FrameLog:
             )
         ):
             time_s, pix_fmt, sar, size = self._shown
-            first, spoken = self.frames - 1, found[1]
+            first, color_range = self.frames - 1, found[1]
             if pix_fmt.startswith("yuvj"):
                 pix_fmt = pix_fmt.replace("yuvj", "yuv")
-                if spoken == "tv" and self.mislabelled_at is None:
+                if color_range == "tv" and self.mislabelled_at is None:
                     self.mislabelled_at = first
-                spoken = "tv" if spoken == "tv" else "pc"
+                color_range = "tv" if color_range == "tv" else "pc"
             if re.match(r"-?[\d.]", time_s):
                 self.last_s = float(time_s)
             across, down = map(int, sar.split("/"))
             shape = Fraction(across, down) if across and down else Fraction(1)
             width, height = map(int, size.split("x"))
             tags = found.groups()[1:]
-            now = Properties(pix_fmt, width, height, shape, spoken, *tags)
+            now = Properties(pix_fmt, width, height, shape, color_range, *tags)
             if not self.runs or self.runs[-1][2] != now:
                 self.runs.append((first, self.last_s, now))
             self._shown = ()
@@ -142,10 +148,10 @@ class FrameLog:
 
 @dataclass(frozen=True)
 class Normalised:
-    """What makes all frames of a file alike."""
+    """The common properties of all frames of a file, and the filters for them."""
 
     properties: Properties
-    """Of every frame behind the filters."""
+    """Properties of every frame behind the filters."""
     filters: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
 
@@ -153,10 +159,21 @@ class Normalised:
 def normalise(name: str, log: FrameLog, *, rotated: bool, interlaced: bool) -> Normalised:
     """The filters that bring every frame to the properties that most frames have.
 
-    Tags that only some frames lack are taken for all; where matrix or range differ, samples are
-    converted. Other shapes are fitted in, with black beside or above them. Raises InputError for
-    changes that cannot be undone by scaling: of rotation, HDR, gamut, rare matrices, and from full
-    to limited range in H.264.
+    Untagged frames are taken to have the tags of the others; where matrix or range differ, samples
+    are converted. Other aspect ratios are fitted in, with black beside or above them.
+
+    Args:
+        name: The file's name for messages.
+        log: The parsed log of a full decode.
+        rotated: Whether pictures have to be turned upright.
+        interlaced: Whether any frames are interlaced.
+
+    Returns:
+        Common properties, filters and notes; no filters where nothing changes.
+
+    Raises:
+        InputError: A change cannot be undone by scaling: of rotation, HDR, gamut, rare matrices,
+            and from full to limited range in H.264.
     """
     counts = log.counts()
     target = _target(counts)
@@ -180,20 +197,15 @@ def normalise(name: str, log: FrameLog, *, rotated: bool, interlaced: bool) -> N
         tags["range"] = target.color_range
     elif not target.is_rgb:
         options.append(f"out_range={'pc' if target.color_range == 'pc' else 'tv'}")
-    # before scaling: untagged frames are what the others are, and not to be converted
+    # tagged before scaling, so that untagged frames are not converted
     filters = _tagged(tags)
     if interlaced:
         options.append("interl=-1")
     width, height, pad = str(target.width), str(target.height), list[str]()
     if any(abs(each.aspect / target.aspect - 1) > _SAME_SHAPE for each in counts):
-        # inside a filter's option, commas of an expression are escaped
-        dar, sar = f"{target.aspect:.9g}", f"{float(target.sar):.9g}"
-        narrow = rf"lt(dar/{dar}\,{1 - _SAME_SHAPE:g})"
-        broad = rf"gt(dar/{dar}\,{1 + _SAME_SHAPE:g})"
-        wide = rf"if({narrow}\,2*max(1\,round({height}*dar/{sar}/2))\,{width})"
-        high = rf"if({broad}\,2*max(1\,round({width}*{sar}/dar/2))\,{height})"
         pad = [f"pad={width}:{height}:(ow-iw)/4*2:(oh-ih)/4*2:eval=frame"]
-        width, height, options = wide, high, [*options, "eval=frame"]
+        width, height = _fitted_sides(target)
+        options.append("eval=frame")
     filters.append(":".join([f"scale={width}:{height}", *options]))
     filters.append(f"format={target.pix_fmt}")
     filters += pad
@@ -202,15 +214,26 @@ def normalise(name: str, log: FrameLog, *, rotated: bool, interlaced: bool) -> N
     return Normalised(target, tuple(filters), _notes(log, target, matrices, ranges))
 
 
+def _fitted_sides(target: Properties) -> tuple[str, str]:
+    """The scale filter's expressions for the largest sides of the frame's own aspect ratio."""
+    # inside a filter's option, commas of an expression are escaped
+    dar, sar = f"{target.aspect:.9g}", f"{float(target.sar):.9g}"
+    narrow = rf"lt(dar/{dar}\,{1 - _SAME_SHAPE:g})"
+    broad = rf"gt(dar/{dar}\,{1 + _SAME_SHAPE:g})"
+    width = rf"if({narrow}\,2*max(1\,round({target.height}*dar/{sar}/2))\,{target.width})"
+    height = rf"if({broad}\,2*max(1\,round({target.width}*{sar}/dar/2))\,{target.height})"
+    return width, height
+
+
 def _tagged(tags: dict[str, str]) -> list[str]:
     known = [f"{key}={value}" for key, value in tags.items() if value != _UNKNOWN]
     return ["setparams=" + ":".join(known)] if known else []
 
 
 def _target(counts: "Counter[Properties]") -> Properties:
-    """What most frames are; tags they lack are those that most frames with tags have.
+    """The properties of most frames; tags they lack are those of most tagged frames.
 
-    YUV rather than RGB, since encodes are.
+    Y'CbCr rather than RGB, since encodes are.
     """
     kept = {p: n for p, n in counts.items() if not p.is_rgb} or dict(counts)
     target = max(kept, key=lambda p: kept[p])
@@ -226,7 +249,7 @@ def _target(counts: "Counter[Properties]") -> Properties:
 
 
 def _kind(matrix: str) -> str:
-    """BT.601 has two names for one matrix."""
+    """The matrix by one name: BT.601 has two."""
     return "smpte170m" if matrix == "bt470bg" else matrix
 
 
@@ -237,14 +260,14 @@ def _check(name: str, log: FrameLog, target: Properties, rotated: bool) -> None:
         stored = (now.pix_fmt, now.width, now.height)
         if rotated and stored != (target.pix_fmt, target.width, target.height):
             refuse_change(name, "is rotated and changes size or pixel format", first, start_s)
-        if _HDR.get(now.transfer) != _HDR.get(target.transfer):
+        if HDR_TRANSFERS.get(now.transfer) != HDR_TRANSFERS.get(target.transfer):
             refuse_change(name, "changes between SDR and HDR, or from PQ to HLG", first, start_s)
         known = _UNKNOWN not in (now.primaries, target.primaries)
         if known and _WIDE.get(now.primaries) != _WIDE.get(target.primaries):
             refuse_change(
                 name, f"changes its gamut to {now.primaries}/{target.primaries}", first, start_s
             )
-        if len(matrices) > 1 and now.matrix not in {*_CONVERTED, _UNKNOWN, "gbr"}:
+        if len(matrices) > 1 and now.matrix not in {*SCALER_MATRICES, _UNKNOWN, "gbr"}:
             refuse_change(name, f"changes its matrix to {now.matrix}", first, start_s)
 
 
@@ -263,7 +286,7 @@ def _notes(
     colour = "samples kept" if len(matrices) < 2 else "samples converted"
     if len(matrices) > 1 and any(p.matrix == _UNKNOWN for _, _, p in log.runs):
         colour += ", untagged ones as BT.601"
-    said: dict[str, tuple[Callable[[Properties], str], str]] = {
+    changes: dict[str, tuple[Callable[[Properties], str], str]] = {
         "Size": (lambda p: f"{p.width}x{p.height}", "all fitted into {}"),
         "Pixel format": (lambda p: p.pix_fmt, "all brought to {}"),
         "Pixel shape": (lambda p: f"{p.sar.numerator}:{p.sar.denominator}", "all brought to {}"),
@@ -277,7 +300,7 @@ def _notes(
         ),
     }
     notes = []
-    for what, (word, done) in said.items():
+    for what, (word, done) in changes.items():
         words = [word(p) for _, _, p in log.runs]
         values = list(dict.fromkeys(words))
         if len(values) > 1:

@@ -1,4 +1,4 @@
-"""Chosen frames of any video, one after another, never more than one of them in memory.
+"""Streams chosen frames of any video, with never more than one of them in memory.
 
 The ffmpeg program decodes, so that a file that crashes a decoder cannot harm this process.
 """
@@ -11,12 +11,12 @@ from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 
-import ffmpeg as ffmpeg_graph
 import numpy as np
 
-from vqaloop.bitstream.packets import stream_packets
+from vqaloop.bitstream.avs2 import picture_size, read_pictures, starts_as_avs2
+from vqaloop.core import ffmpeg as ffmpeg_graph
 from vqaloop.core import process
-from vqaloop.core.ffmpeg import compiled
+from vqaloop.core.ffmpeg import compiled, input_arguments
 from vqaloop.core.text import quoted
 from vqaloop.errors import DecodeFailed, InputError
 from vqaloop.media.container import opened
@@ -31,14 +31,14 @@ from vqaloop.media.rawvideo import (
 )
 
 MISSED = 0.1
-"""Part of a video's frames, at its end, that may be missing: the last one there is repeated."""
+"""Part of a video's frames that may be missing at its end: the last one there is repeated."""
 RAW_RATE = Fraction(25)
-"""Frames a second of raw video whose name gives none; frames are taken by index all the same."""
+"""The rate, in fps, of raw video whose name gives none; frames are found by index all the same."""
 
 
 @dataclass(frozen=True)
 class VideoFacts:
-    """What a video is, before any of it is decoded."""
+    """A video's size, length and rate by its header and packets."""
 
     size: tuple[int, int]
     """Width and height in pixels, even."""
@@ -55,8 +55,16 @@ class VideoFacts:
 def measure(path: Path, size: tuple[int, int] = (0, 0)) -> VideoFacts:
     """Size, frames and rate by the file's header and packets; of raw video, by its name.
 
-    `size` (width, height) is what the data set says of it, for streams that tell nothing. Raises
-    InputError for what cannot be read or is outside the limits, ToolError for a damaged raw AVS2.
+    Args:
+        path: The file.
+        size: Width and height by the data set, for streams whose headers have none.
+
+    Returns:
+        The facts, sides rounded down to even ones.
+
+    Raises:
+        InputError: The file cannot be read, or is outside the limits.
+        ToolError: A raw AVS2 stream is damaged.
     """
     name = quoted(path)
     try:
@@ -69,7 +77,7 @@ def measure(path: Path, size: tuple[int, int] = (0, 0)) -> VideoFacts:
     if head.startswith(Y4M_MAGIC):
         header = parse_y4m_header(head, name)
         return _even(name, header.width, header.height, count_y4m_frames(path), header.fps)
-    if head.startswith(b"\0\0\1\xb0"):
+    if starts_as_avs2(head):
         return _avs2(path, head)
     with opened(path) as container:
         streams = container.streams.video
@@ -115,47 +123,42 @@ def _raw(path: Path) -> VideoFacts:
 
 
 def _avs2(path: Path, head: bytes) -> VideoFacts:
-    """A raw AVS2 stream: GB/T 33475.2 has two bytes of profile and level, two flags and two
-    sizes of 14 bits after the sequence's start code."""
-    bits = int.from_bytes(head[6:10].ljust(4, b"\0"), "big")
-    width, height = bits >> 16 & 0x3FFF, bits >> 2 & 0x3FFF
-    check_size(quoted(path), width, height)
-    frames = len(stream_packets(path, "avs2", RAW_RATE))
-    return _even(quoted(path), width, height, frames, RAW_RATE)
+    name = quoted(path)
+    width, height = picture_size(head)
+    check_size(name, width, height)
+    return _even(name, width, height, len(read_pictures(path)), RAW_RATE)
 
 
-def watch(
+def stream_frames(
     path: Path,
-    measured: VideoFacts,
+    facts: VideoFacts,
     indices: Sequence[int],
     size: tuple[int, int],
     take: Callable[[int, Frames], None],
     *,
     ffmpeg: str,
 ) -> None:
-    """Give `take` each frame of ascending `indices`, (1, H·3/2, W) scaled to `size`.
+    """Call `take(index, frame)` for chosen frames, in order.
 
-    Eight bits, 4:2:0, planar. The last frame there is stands for those that are missing after it,
-    if they are few. Raises DecodeFailed when the file is damaged or ends early.
+    Args:
+        path: The file.
+        facts: As `measure` gives them.
+        indices: Ascending indices in order of display.
+        size: Width and height to which frames are scaled.
+        take: Gets each frame as (1, H·3/2, W): 8 bits, 4:2:0, planar. The last frame there is
+            stands for those that are missing after it, up to MISSED of all.
+        ffmpeg: The ffmpeg program.
+
+    Raises:
+        DecodeFailed: The file is damaged, or ends early.
     """
     width, height = size
     frame_bytes = width * height * 3 // 2
-    wanted = any_of([f"eq(n,{index})" for index in indices])
-    scale = f"scale={width}:{height}:flags={SCALER}"
-    options = process.input_arguments(measured.options)
-    graph = ffmpeg_graph.input("INPUT", max_pixels=MAX_PIXELS, **options).output(
-        "pipe:1",
-        # V rather than v: cover art is no video
-        map="0:V:0",
-        vf=f"select='{wanted}',{scale},format=yuv420p",
-        fps_mode="passthrough",
-        f="rawvideo",
-        **{"frames:v": len(indices)},
-    )
-    argv = compiled(graph, ffmpeg, {"INPUT": path}, "-xerror")
+    argv = _command(path, facts, indices, size, ffmpeg)
     reader, writer = os.pipe()
     got: list[int] = []
 
+    # read while ffmpeg writes: the pipe holds less than a frame
     def drain() -> None:
         last = None
         with open(reader, "rb") as pipe:
@@ -164,7 +167,7 @@ def watch(
                 take(indices[len(got)], last)
                 got.append(indices[len(got)])
         short = indices[len(got) :]
-        if last is not None and short and short[0] >= measured.frames * (1 - MISSED):
+        if last is not None and short and short[0] >= facts.frames * (1 - MISSED):
             for index in short:
                 take(index, last)
             got.extend(short)
@@ -179,3 +182,22 @@ def watch(
         raise DecodeFailed(
             f"{quoted(path.name)}: frames up to {indices[-1]} could not be read: {why}"
         )
+
+
+def _command(
+    path: Path, facts: VideoFacts, indices: Sequence[int], size: tuple[int, int], ffmpeg: str
+) -> list[str]:
+    """ffmpeg's command line, which writes the chosen frames to stdout."""
+    wanted = any_of([f"eq(n,{index})" for index in indices])
+    scale = f"scale={size[0]}:{size[1]}:flags={SCALER}"
+    options = input_arguments(facts.options)
+    graph = ffmpeg_graph.input("INPUT", max_pixels=MAX_PIXELS, **options).output(
+        "pipe:1",
+        # V rather than v: cover art is no video
+        map="0:V:0",
+        vf=f"select='{wanted}',{scale},format=yuv420p",
+        fps_mode="passthrough",
+        f="rawvideo",
+        **{"frames:v": len(indices)},
+    )
+    return compiled(graph, ffmpeg, {"INPUT": path}, "-xerror")

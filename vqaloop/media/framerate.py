@@ -1,4 +1,4 @@
-"""Frame rates: reading them, and recognising the constant one that display times follow."""
+"""Frame rates: parsing, finding the constant one of presentation times, resampling to one."""
 
 import math
 import re
@@ -20,32 +20,39 @@ STANDARD_RATES = tuple(
         *((60, 1), (90, 1), (100, 1), (120000, 1001), (120, 1), (240, 1)),
     )
 )
-"""Frames a second that a variable or rounded rate is brought to."""
+"""Rates, in fps, to which a variable or rounded rate is brought."""
 
 _CADENCE_TOLERANCE = 0.1
-"""Frames by which a timestamp may leave the regular grid and still be constant rate."""
+"""Frames by which a time stamp may deviate from a constant rate."""
 
 _MOST_LATE = 2.0
-"""Frames by which one may be shown after its time where stamps jitter: 67 ms at 30 a second."""
+"""Frames by which one may be delayed where time stamps jitter: 67 ms at 30 fps."""
 
 _JITTER = 1.5
 """From this many times the frames on, delaying some is better than a rate that keeps them all."""
 
 _ALIKE = Fraction(105, 100)
-"""Rates this near each other (24 and 25, 48 and 50) keep the same frames of a short title: which
-is meant shows in how well the stamps fit."""
+"""Rates this near each other (24 and 25, 48 and 50) keep the same frames of a short title: the
+right one is that which the time stamps fit best."""
 
 _SHORT = Fraction(5, 4)
-"""In a title of a few frames even rates this far apart keep the same; a grid that fits decides."""
+"""Rates even this far apart keep the same frames of a title of a few; the better fit decides."""
 
 _FITS_ALIKE = 0.02
-"""Frames; a mean distance from the grid no smaller than another's by more is no better fit."""
+"""Frames by which mean distances from two rates must differ for one to be the better fit."""
 
 
 def parse_rate(text: str) -> Fraction:
-    """Frames a second from "25", "30000/1001" or "29.97" (taken as 30000/1001).
+    """Parse a frame rate.
 
-    Raises InputError when it is no number or out of range.
+    Args:
+        text: In fps: "25", "30000/1001" or "29.97", which stands for 30000/1001.
+
+    Returns:
+        The rate.
+
+    Raises:
+        InputError: The text is no number, or out of range.
     """
     if not re.fullmatch(r"[0-9]{1,9}([.][0-9]{1,6}|[:/][1-9][0-9]{0,8})?", text):
         raise InputError(f"--framerate {text!r} is not a rate; write 25, 29.97 or 30000/1001")
@@ -63,13 +70,13 @@ def nearest_standard(rate: Fraction | float) -> Fraction:
 
 
 def snapped(rate: Fraction) -> Fraction:
-    """The standard rate a container meant: Matroska's nanoseconds give 19001/317 for 59.94."""
+    """The standard rate that a container rounds: in Matroska, 59.94 becomes 19001/317."""
     near = nearest_standard(rate)
     return near if abs(near - rate) < near / 50_000 else rate
 
 
 def mean_rate(times_s: npt.ArrayLike) -> float:
-    """Frames a second over display times in seconds; 0 where they do not advance."""
+    """Mean frame rate, in fps, of presentation times in seconds; 0 where they do not advance."""
     times = np.asarray(times_s, dtype=np.float64)
     span = float(times[-1] - times[0]) if len(times) > 1 else 0.0
     return (len(times) - 1) / span if span > 0 else 0.0
@@ -78,10 +85,15 @@ def mean_rate(times_s: npt.ArrayLike) -> float:
 def regular_rate(
     times_s: npt.ArrayLike, tick_s: float, hints: Sequence[Fraction] = ()
 ) -> Fraction | None:
-    """The constant rate that display times in seconds follow, or None when the rate varies.
+    """The constant frame rate of presentation times.
 
-    `tick_s` is the resolution of the times: their rounding to it (1 ms in Matroska) is not
-    variation. `hints` are rates that win where several fit, such as the container's.
+    Args:
+        times_s: Presentation times in seconds.
+        tick_s: Resolution of the times: rounding to it (1 ms in Matroska) is no variation.
+        hints: Rates that win where several fit, such as the container's.
+
+    Returns:
+        The rate, None where it varies.
     """
     mean = mean_rate(times_s)
     if not mean:
@@ -92,7 +104,7 @@ def regular_rate(
 
 
 def follows(times_s: npt.ArrayLike, tick_s: float, rate: Fraction) -> bool:
-    """Whether display times in seconds, each rounded to `tick_s`, are those of a constant rate."""
+    """Whether presentation times in seconds, rounded to `tick_s`, are those of a constant rate."""
     times = np.asarray(times_s, dtype=np.float64)
     if bool((np.diff(times) <= 0).any()):
         return False
@@ -103,17 +115,17 @@ def follows(times_s: npt.ArrayLike, tick_s: float, rate: Fraction) -> bool:
 
 @dataclass(frozen=True)
 class Regrid:
-    """A constant rate for frames of a variable one."""
+    """Resampling of a variable frame rate to a constant one."""
 
     fps: Fraction
     lost: int
-    """Frames that have no place of their own in it."""
+    """Frames that are dropped."""
     delayed: bool
-    """True where frames that would share a place are put on the next free one."""
+    """True where frames that would fall on one place are delayed to the next free one."""
 
     @property
     def filters(self) -> tuple[str, ...]:
-        """ffmpeg's filters that bring frames to it; the first frame is at time 0."""
+        """ffmpeg's filters for it; the first frame is at time 0."""
         rate = f"{self.fps.numerator}/{self.fps.denominator}"
         if not self.delayed:
             return (f"fps={rate}",)
@@ -123,7 +135,7 @@ class Regrid:
 
 
 def regrid(times_s: npt.ArrayLike, fps: Fraction) -> Regrid:
-    """How frames shown at these times, in seconds, come to a given constant rate."""
+    """Resampling of frames with these presentation times, in seconds, to a given rate."""
     places, late = _places(times_s, fps)
     lost = len(places) - len(np.unique(places))
     if lost and late <= _MOST_LATE:
@@ -134,8 +146,16 @@ def regrid(times_s: npt.ArrayLike, fps: Fraction) -> Regrid:
 def best_regrid(times_s: npt.ArrayLike, tick_s: float, hints: Sequence[Fraction] = ()) -> Regrid:
     """The constant rate that keeps every frame of a variable one with the fewest repeated.
 
-    `hints` are the container's rates, the most trustworthy first. Where no rate within
-    MAX_VARIABLE_FPS and MAX_REPEATS keeps them all, the one that loses the fewest.
+    Where no rate within MAX_VARIABLE_FPS and MAX_REPEATS keeps them all, the one that drops the
+    fewest.
+
+    Args:
+        times_s: Presentation times in seconds.
+        tick_s: Resolution of the times.
+        hints: The container's rates, the most trustworthy first.
+
+    Returns:
+        The resampling.
     """
     times = np.asarray(times_s, dtype=np.float64)
     times = times - times[0]
@@ -144,11 +164,13 @@ def best_regrid(times_s: npt.ArrayLike, tick_s: float, hints: Sequence[Fraction]
     whole = [way for way in ways if not way.lost]
     if not whole:
         return min(ways, key=lambda way: (way.lost, way.fps))
+    # delays are visible, so a rate without them is preferred, unless it repeats far more frames
     undelayed = [way for way in whole if not way.delayed]
     least = min(way.fps for way in whole)
     if undelayed and min(way.fps for way in undelayed) <= _JITTER * least:
         whole = undelayed
         least = min(way.fps for way in whole)
+    # among rates that keep the same frames, the time stamps decide
     distances = {way.fps: _distance(times, way.fps) for way in whole}
     alike = [
         way

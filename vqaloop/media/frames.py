@@ -1,4 +1,4 @@
-"""Decoding exactly the frames that are scored, and cutting clips out of them.
+"""Decodes exactly the frames that are scored, scales them, and crops them.
 
 Frames are numpy arrays (N, H·3/2, W) of uint8: planar 4:2:0, the U and V planes (half size each)
 stacked as rows below luma. Rungs are scaled to the source's size with one fixed scaler.
@@ -8,9 +8,7 @@ import contextlib
 from collections.abc import Iterable, Iterator, Sequence
 from fractions import Fraction
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-import ffmpeg as ffmpeg_graph
 import numpy as np
 import numpy.typing as npt
 from av.video.frame import VideoFrame
@@ -18,20 +16,16 @@ from av.video.reformatter import Interpolation, VideoReformatter
 
 from vqaloop.bitstream.colour_tags import RANGES, UNTAGGED, colour_range, in_range
 from vqaloop.bitstream.formats import ENCODES, SOURCES
+from vqaloop.core import ffmpeg as ffmpeg_graph
 from vqaloop.core import process
-from vqaloop.core.ffmpeg import compiled
+from vqaloop.core.ffmpeg import compiled, input_arguments
 from vqaloop.core.text import quoted
 from vqaloop.errors import DecodeFailed
 from vqaloop.media.selective_decode import TROUBLE, frames_at, is_plain
 from vqaloop.records import Source
 
-if TYPE_CHECKING:
-    import numpy as np
-    import numpy.typing as npt
-
-
 SCALER = "bicubic+accurate_rnd+full_chroma_int"
-"""swscale flags with which every rung is brought to the source's canvas."""
+"""swscale flags with which every rung is scaled to the source's canvas."""
 
 Frames = npt.NDArray[np.uint8]
 """(N, H·3/2, W) planar 4:2:0."""
@@ -53,10 +47,19 @@ def read_source(
     ffmpeg: str,
     size: tuple[int, int] | None = None,
 ) -> Frames:
-    """Frames of the source on its canvas (see `Source.canvas`), by index after `prep`.
+    """Decode frames of a source, as they are behind `prep`.
 
-    Or scaled to `size`. `indices` ascend. Raises DecodeFailed when the source ends before the last
-    of them.
+    Args:
+        source: The title.
+        indices: Ascending indices in order of display.
+        ffmpeg: The ffmpeg program.
+        size: Width and height to scale to, None for `Source.canvas`.
+
+    Returns:
+        (N, H·3/2, W), 8-bit 4:2:0.
+
+    Raises:
+        DecodeFailed: The source is damaged or ends before the last frame.
     """
     return _stacked(each_of_source(source, indices, ffmpeg=ffmpeg, size=size))
 
@@ -69,11 +72,11 @@ def each_of_source(
     size: tuple[int, int] | None = None,
     wanted_range: str | None = None,
 ) -> Iterator[Frames]:
-    """`read_source`, frame by frame: each (H·3/2, W), in its own range or that which is wanted."""
+    """`read_source`, frame by frame: each (H·3/2, W), in its own range or `wanted_range`."""
     size, found = size or source.canvas, 0
     own = colour_range(source)
     if picks_from(source):
-        # through ffmpeg after all where that fails: it says best why
+        # where that fails, ffmpeg decodes it after all, or says best why not
         with contextlib.suppress(DecodeFailed):
             for frame in _with_pyav(
                 source.path, indices, size, source.fps, (own, wanted_range or own), upright=True
@@ -93,8 +96,8 @@ def each_of_source(
 
 
 def picks_from(source: Source) -> bool:
-    """Whether frames are picked out of a source; else all of it up to the last is decoded."""
-    # tags change no sample
+    """Whether selective decoding suits a source; else all of it up to the last is decoded."""
+    # setparams changes tags alone, and no sample
     changed = any(not text.startswith("setparams=") for text in source.prep)
     return not (changed or source.input_options) and is_plain(
         source.path, source.frames, source.canvas, source.fps
@@ -110,9 +113,21 @@ def read_encode(
     decoder: str,
     ffmpeg: str,
 ) -> Frames:
-    """Frames of an encode of ours, scaled to `size` (width, height), by index.
+    """Decode frames of an encode.
 
-    `decoder` is "pyav", or "ffmpeg" for streams that PyAV cannot decode. Raises DecodeFailed.
+    Args:
+        path: The file.
+        indices: Ascending indices in order of display.
+        size: Width and height to scale to.
+        fps: The constant frame rate.
+        decoder: "pyav", or "ffmpeg" for streams that PyAV cannot decode.
+        ffmpeg: The ffmpeg program.
+
+    Returns:
+        (N, H·3/2, W), 8-bit 4:2:0.
+
+    Raises:
+        DecodeFailed: The file is damaged or lacks a frame.
     """
     return _stacked(each_of_encode(path, indices, size, fps, decoder=decoder, ffmpeg=ffmpeg))
 
@@ -128,14 +143,28 @@ def read_with_ffmpeg(
     ranges: str = "",
     timeout_s: float | None = None,
 ) -> Frames:
-    """Frames by index through the ffmpeg program; all of the file up to the last is decoded.
+    """Decode frames with the ffmpeg program, which decodes all of the file up to the last.
 
-    `ranges` are `in_range`'s. Raises DecodeFailed when the file ends before the last of them.
+    Args:
+        path: The file.
+        indices: Ascending indices in order of display, counted behind `prep`.
+        size: Width and height to scale to.
+        ffmpeg: The ffmpeg program.
+        input_options: ffmpeg options before -i.
+        prep: Filters before all others.
+        ranges: `in_range`'s options of the scale filter.
+        timeout_s: Wall time allowed, None for far more than any machine needs.
+
+    Returns:
+        (N, H·3/2, W), 8-bit 4:2:0.
+
+    Raises:
+        DecodeFailed: The file is damaged or ends before the last frame.
     """
     width, height = size
     wanted = any_of([f"between(n,{first},{last})" for first, last in _runs(indices)])
     scale = f"scale={width}:{height}:flags={SCALER}{ranges}"
-    graph = ffmpeg_graph.input("INPUT", **process.input_arguments(input_options)).output(
+    graph = ffmpeg_graph.input("INPUT", **input_arguments(input_options)).output(
         "pipe:1",
         # V rather than v: cover art is no video
         map="0:V:0",
@@ -186,9 +215,9 @@ def each_of_encode(
     threads: int = 1,
     wanted_range: str | None = None,
 ) -> Iterator[Frames]:
-    """`read_encode`, frame by frame: each (H·3/2, W). `threads` is how many decode.
+    """`read_encode`, frame by frame: each (H·3/2, W), decoded by `threads` threads.
 
-    In the range that is wanted, which is taken for its own where it tells none.
+    In `wanted_range`, which untagged frames are taken to have already.
     """
     if decoder == "ffmpeg":
         only = [("format_whitelist", ENCODES)]
@@ -207,16 +236,16 @@ def _with_pyav(
     threads: int = 1,
     upright: bool = False,
 ) -> Iterator[Frames]:
-    """`ranges` are that of frames which tell none, and that wanted of all; None for their own.
+    """`ranges` are that of untagged frames, and that wanted of all; None for their own.
 
-    `upright` is for a source, which unlike an encode of ours may ask to be turned: refused.
+    `upright` is for a source, which unlike an encode may be tagged as rotated: refused.
     """
     formats = SOURCES if upright else ENCODES
     scaler, found = VideoReformatter(), 0
     try:
         for frame in frames_at(path, indices, fps, threads=threads, formats=formats):
             if upright and frame.side_data.get("DISPLAYMATRIX"):
-                raise ValueError("it is to be turned")
+                raise ValueError("it is tagged as rotated")
             yield _scaled(scaler, frame, size, ranges)
             found += 1
     except TROUBLE as error:
@@ -239,11 +268,11 @@ def _scaled(
 ) -> Frames:
     """One frame's samples at `size`, as ffmpeg's scale filter gives them.
 
-    Of its tags only the range goes along: where a decoder tells the place of chroma (H.264, HEVC),
-    swscale called from here would move it by a quarter sample, which the filter does not.
+    Of its tags only the range is kept: by the chroma location that H.264 and HEVC decoders tag,
+    swscale called from here would shift chroma by a quarter sample, which the filter does not.
     """
     name = frame.format.name.replace("yuvj", "yuv")
-    own, wanted = (_RANGES.get(told or "") for told in ranges)
+    own, wanted = (_RANGES.get(tag or "") for tag in ranges)
     own = frame.color_range or own
     if own == wanted:
         wanted = None
@@ -251,8 +280,8 @@ def _scaled(
         return frame.to_ndarray().astype(np.uint8, copy=False)
     bare = VideoFrame.from_ndarray(frame.to_ndarray(), format=name)
     bare.color_range = own if wanted and own else frame.color_range
-    made = scaler.reformat(bare, *size, "yuv420p", interpolation=_FLAGS, dst_color_range=wanted)
-    return made.to_ndarray().astype(np.uint8, copy=False)
+    scaled = scaler.reformat(bare, *size, "yuv420p", interpolation=_FLAGS, dst_color_range=wanted)
+    return scaled.to_ndarray().astype(np.uint8, copy=False)
 
 
 def _name(path: Path) -> str:
@@ -260,7 +289,7 @@ def _name(path: Path) -> str:
 
 
 def cut(frames: Frames, top: int, left: int, height: int, width: int) -> Frames:
-    """Part of (N, H·3/2, W) frames, in the same form; all four numbers are even."""
+    """A crop of (N, H·3/2, W) frames, in the same form; all four numbers are even."""
     count, lines, wide = frames.shape
     tall = lines * 2 // 3
     out = np.empty((count, height * 3 // 2, width), np.uint8)

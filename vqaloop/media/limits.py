@@ -1,4 +1,4 @@
-"""What is taken as input: sizes, frame rates and lengths, and the refusal of everything else."""
+"""Limits on the sizes, frame rates and lengths of inputs, and their checks."""
 
 from fractions import Fraction
 
@@ -12,15 +12,15 @@ MAX_SIDE = 8192
 MAX_PIXELS = MAX_SIDE * MAX_SIDE
 """Pixels a frame given to decoders as their own limit: 100 MB a frame at 8 bit 4:2:0."""
 MIN_FRAMES = 2
-"""A bitrate needs a duration, and one picture has none; nor has it anything to predict from."""
+"""One picture has no duration, and so no bitrate, nor a frame to predict from."""
 MIN_FPS, MAX_FPS = Fraction(1), Fraction(1000)
-"""Frames a second: below, a 2 s GOP is one picture; above, it is a time base taken for a rate."""
+"""In fps: below, a 2 s GOP is one picture; above, it is a time base taken for a rate."""
 MAX_VARIABLE_FPS = Fraction(240)
-"""Frames a second that a variable rate is brought to at most, the fastest slow motion of most
-phones: stamps a millisecond apart would ask for 1000."""
+"""Highest constant rate, in fps, for a variable one, the fastest slow motion of most phones: time
+stamps a millisecond apart would ask for 1000."""
 MAX_REPEATS = 10
-"""Frames made at most for each that there is, where a variable rate is made constant: 30 a second
-with a burst of 240 asks for 8, a slide show with a burst of 60 would ask for 60."""
+"""Most frames for each of a variable rate that is made constant: 30 fps with a burst of 240 asks
+for 8, a slide show with a burst of 60 would ask for 60."""
 
 
 def check_size(name: str, width: int, height: int) -> None:
@@ -34,10 +34,10 @@ def check_size(name: str, width: int, height: int) -> None:
 
 
 def check_rate(name: str, fps: Fraction) -> None:
-    """Raise InputError, naming the input, for frames a second outside MIN_FPS..MAX_FPS."""
+    """Raise InputError, naming the input, for a frame rate outside MIN_FPS..MAX_FPS."""
     if not MIN_FPS <= fps <= MAX_FPS:
         raise InputError(
-            f"{name} says {float(fps):g} frames a second; {MIN_FPS} to {MAX_FPS} are taken; "
+            f"{name} says {float(fps):g} fps; {MIN_FPS} to {MAX_FPS} are taken; "
             "set the rate when writing the file"
         )
 

@@ -1,9 +1,10 @@
-"""What a coded picture brings along beside its samples: closed captions and stereo 3D modes."""
+"""Finds the side data of pictures that encodes may lose: closed captions and stereo 3D."""
 
 from pathlib import Path
 from typing import Any
 
-from vqaloop.media.container import main_video, opened
+from vqaloop.bitstream.demux import main_video
+from vqaloop.media.container import opened
 
 _WITH_CAPTIONS = ("av1", "h264", "hevc", "mpeg2video", "vvc")
 """Codecs with a place for captions in their bitstream."""
@@ -16,7 +17,7 @@ _MOST_CC_BYTES = 2 + 3 * 31 + 3 * 31 // 2
 
 
 def holds_captions(packet: bytes) -> bool:
-    """Whether a coded picture holds CEA-608 or CEA-708 captions that say something (A/53)."""
+    """Whether a coded picture holds CEA-608 or CEA-708 captions that are not empty (A/53)."""
     at = packet.find(_ATSC)
     while at >= 0:
         if packet.endswith(_BEFORE_ATSC, max(0, at - 4), at):
@@ -34,7 +35,14 @@ def holds_captions(packet: bytes) -> bool:
 def find_captions(path: Path) -> bool:
     """Whether any picture of a file holds closed captions; nothing is decoded.
 
-    Raises InputError for a file that cannot be read.
+    Args:
+        path: The file.
+
+    Returns:
+        False also for codecs that have no place for captions.
+
+    Raises:
+        InputError: The file cannot be read.
     """
     with opened(path) as container:
         stream = main_video(container)
@@ -46,17 +54,24 @@ def find_captions(path: Path) -> bool:
 
 
 def is_stereo(container: Any, stream: Any) -> bool:
-    """Whether the first picture holds two views, by what its file or its own stream tells."""
+    """Whether the first picture packs two views, by the tags of its container or bitstream."""
     frame = next(container.decode(stream), None)
-    told = [data for data in (frame.side_data if frame else ()) if data.type.name == "STEREO3D"]
+    tags = [data for data in (frame.side_data if frame else ()) if data.type.name == "STEREO3D"]
     # libavutil's AVStereo3D begins with the type as an int, of which 0 is a single view
-    return any(any(bytes(data)[:4]) for data in told)
+    return any(any(bytes(data)[:4]) for data in tags)
 
 
 def source_notes(path: Path) -> tuple[str, ...]:
-    """What pictures of a source bring along and not every encode of it keeps.
+    """Notes on side data of a source's pictures that not every encode keeps.
 
-    Raises InputError for a file that cannot be read.
+    Args:
+        path: The file.
+
+    Returns:
+        Sentences for people.
+
+    Raises:
+        InputError: The file cannot be read.
     """
     notes = []
     if find_captions(path):

@@ -1,7 +1,7 @@
-"""Probing an input: what it is, and what brings it to the form the loop works on.
+"""Probes an input: its properties, and the filters that bring it to the form the loop works on.
 
-What leaves here is a constant-rate, progressive, upright, square-pixel view of the file, described
-by `Source.input_options` and `Source.prep`; what cannot be brought to that is refused with one
+A `Source` is a constant-rate, progressive, upright, square-pixel view of the file, described by
+`Source.input_options` and `Source.prep`; what cannot be brought to that is refused with one
 message. Headers are checked against the limits and against the file's size before anything is
 allocated for them.
 """
@@ -9,27 +9,28 @@ allocated for them.
 import os
 import re
 import stat
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
 
 import av
 
-from vqaloop.bitstream.colour_tags import as_stored
+from vqaloop.bitstream.avs2 import has_avs2_name, starts_as_avs2
+from vqaloop.bitstream.colour_tags import to_ycbcr
 from vqaloop.core.ffmpeg import ffmpeg_path
 from vqaloop.core.files import file_sha256
 from vqaloop.core.text import counted, quoted
 from vqaloop.errors import InputError, ToolError
 from vqaloop.media.container import (
     LOSSLESS,
-    DecodedFacts,
-    VideoStream,
-    deliver,
+    DecodedVideo,
+    StreamHeader,
+    decode_all,
     dolby_vision,
     pixel_shapes,
     read_stream,
 )
-from vqaloop.media.frame_properties import FrameLog, normalise, refuse_change
+from vqaloop.media.frame_properties import FrameLog, Normalised, normalise, refuse_change
 from vqaloop.media.framerate import (
     Regrid,
     best_regrid,
@@ -38,6 +39,7 @@ from vqaloop.media.framerate import (
     parse_rate,
     regrid,
     regular_rate,
+    snapped,
 )
 from vqaloop.media.limits import check_rate, check_size
 from vqaloop.media.picture_data import source_notes
@@ -62,11 +64,25 @@ def probe_source(
 ) -> Source:
     """Describe an input as the loop sees it: constant rate, progressive, upright, square pixels.
 
-    `video_size` ("1920x1080") and `pix_fmt` describe raw video and go together with `framerate`
-    (frames a second, "30000/1001" or "29.97"). To all else `framerate` is the constant rate that
-    it is brought to, in place of the one that its time stamps suggest. HDR (PQ, HLG, Dolby Vision)
-    needs `allow_hdr`. The whole file is read once, and unless it is raw, decoded once. Raises
-    InputError with a message that names the file, what is wrong with it and what to do.
+    The whole file is read once, and unless it is raw, decoded once; twice where filters change
+    its frames in time.
+
+    Args:
+        path: A video file: y4m, mp4, mov, mkv, webm or raw.
+        video_size: Of raw video, width and height in pixels: "1920x1080".
+        pix_fmt: Of raw video, ffmpeg's name of the pixel format.
+        framerate: In fps, "30000/1001" or "29.97". Of raw video, its rate; of others, the constant
+            rate that they are brought to in place of the one that their time stamps suggest.
+        allow_hdr: Take HDR (PQ, HLG, Dolby Vision), too.
+        ffmpeg: The ffmpeg program, None for the one that is installed.
+
+    Returns:
+        The source, with notes on all that is changed or lost.
+
+    Raises:
+        InputError: The file cannot be read or is not taken; the message names it, what is wrong
+            and what to do.
+        ToolError: The ffmpeg program does not do what is needed.
     """
     source_path = Path(path)
     head = read_head(source_path)
@@ -78,7 +94,7 @@ def probe_source(
                 "other files at most --framerate"
             )
         return _probe_raw(source_path, video_size, pix_fmt, framerate)
-    if source_path.suffix.lower() in (".avs2", ".avs") or head.startswith(b"\0\0\1\xb0"):
+    if has_avs2_name(source_path) or starts_as_avs2(head):
         raise InputError(
             f"{name} is a raw AVS2 stream, which carries no frame rate; decode it first: "
             "`ffmpeg -r RATE -i INPUT OUTPUT.y4m`"
@@ -97,7 +113,17 @@ def probe_source(
 
 
 def read_head(path: Path) -> bytes:
-    """First bytes of a readable, regular, non-empty file; InputError otherwise."""
+    """Read the first bytes of a file.
+
+    Args:
+        path: The file.
+
+    Returns:
+        At most 16 bytes.
+
+    Raises:
+        InputError: It is no regular file, cannot be read, or is empty.
+    """
     name = quoted(path)
     head = b""
     try:
@@ -132,12 +158,11 @@ def _probe_raw(path: Path, video_size: str, pix_fmt: str, framerate: str) -> Sou
     width, height, fps = int(match[1]), int(match[2]), parse_rate(framerate)
     check_size(f"--video-size for {quoted(path)}", width, height)
     frames = count_raw_frames(path, pix_fmt, width, height)
-    bit_depth, notes = _sample_format(pix_fmt)
-    # the old names of full-range formats are the one thing by which raw samples tell their range
-    told = (("color_range", "pc"),) if pix_fmt.startswith("yuvj") else ()
-    stored, colour, colour_notes = as_stored(
-        av.VideoFormat(pix_fmt, 64, 64), (width, height), bit_depth, told
-    )
+    layout = av.VideoFormat(pix_fmt, 64, 64)
+    bit_depth, notes = _sample_format(layout, pix_fmt)
+    # raw samples have no tags but the old names of full-range formats
+    tags = (("color_range", "pc"),) if pix_fmt.startswith("yuvj") else ()
+    ycbcr, colour, colour_notes = to_ycbcr(layout, (width, height), bit_depth, tags)
     crop, crop_notes = _even_crop(width, height)
     return Source(
         path=path,
@@ -154,40 +179,95 @@ def _probe_raw(path: Path, video_size: str, pix_fmt: str, framerate: str) -> Sou
             ("pixel_format", pix_fmt),
             ("framerate", f"{fps.numerator}/{fps.denominator}"),
         ),
-        prep=(*stored, *crop),
+        prep=(*ycbcr, *crop),
         colour=colour,
         notes=(*notes, *colour_notes, *crop_notes),
     )
 
 
+@dataclass(frozen=True)
+class _Decoded:
+    """A source's video as decoded, and the filters that make all its frames alike."""
+
+    header: StreamHeader
+    video: DecodedVideo
+    same: Normalised
+
+    @property
+    def layout(self) -> av.VideoFormat:
+        return av.VideoFormat(self.header.pix_fmt, 64, 64)
+
+
 def _probe_container(
-    path: Path, expected: int | None, rate: Fraction | None, allow_hdr: bool, ffmpeg: str
+    path: Path, packets: int | None, rate: Fraction | None, allow_hdr: bool, ffmpeg: str
 ) -> Source:
-    """`expected` is the number of frames where it is known without decoding, `rate` the asked."""
+    """`packets` is the number of frames where the container has it, `rate` the requested one."""
     name = quoted(path)
-    stream = read_stream(path)
-    notes = []
-    if stream.alpha:
-        notes.append("Transparency is dropped.")
-    profile = dolby_vision(path, stream.codec, ffmpeg)
-    hdr = f"Dolby Vision profile {profile}" if profile else stream.hdr and f"{stream.hdr} transfer"
-    if hdr:
-        if not allow_hdr:
-            raise InputError(
-                f"{name} is HDR ({hdr}): VMAF, PSNR and the student were made for "
-                "SDR, and their scores do not hold there; tone-map it first, or give --allow-hdr "
-                "to go on all the same"
-            )
-        notes.append(f"HDR ({hdr}); scores of SDR metrics are no more than a hint.")
-    if profile:
-        notes.append(
-            "The Dolby Vision metadata is dropped, without which players show wrong colours: its "
-            "base layer is made for no other display."
+    header = read_stream(path)
+    hdr_notes = _check_hdr(path, header, allow_hdr, ffmpeg)
+    decoded = _decode(path, header, ffmpeg)
+    bit_depth, notes = _describe(path, decoded, packets)
+    timing = _timing(decoded, rate, name)
+    width, height, to_square, size_notes = _square(decoded.video)
+    check_size(name, width, height)
+    check_rate(name, timing.fps)
+    ycbcr, colour, colour_notes = to_ycbcr(
+        decoded.layout, (width, height), bit_depth, decoded.header.colour
+    )
+    frames, rate_notes = _count_frames(path, decoded, timing, rate, ffmpeg)
+    return Source(
+        path=path,
+        sha256=file_sha256(path),
+        width=width,
+        height=height,
+        fps=timing.fps,
+        frames=frames,
+        pix_fmt=decoded.header.pix_fmt,
+        bit_depth=bit_depth,
+        input_options=(REUSE,) if decoded.same.filters else (),
+        prep=(*decoded.same.filters, *ycbcr, *timing.filters, *to_square),
+        colour=colour,
+        hdr=bool(hdr_notes),
+        notes=(
+            *(["Transparency is dropped."] if header.alpha else []),
+            *hdr_notes,
+            *notes,
+            *timing.notes,
+            *rate_notes,
+            *colour_notes,
+            *size_notes,
+        ),
+    )
+
+
+def _check_hdr(path: Path, header: StreamHeader, allow: bool, ffmpeg: str) -> tuple[str, ...]:
+    """The notes of an HDR source, which is refused unless allowed; none of an SDR one."""
+    profile = dolby_vision(path, header.codec, ffmpeg)
+    if not (profile or header.hdr):
+        return ()
+    hdr = f"Dolby Vision profile {profile}" if profile else f"{header.hdr} transfer"
+    if not allow:
+        raise InputError(
+            f"{quoted(path)} is HDR ({hdr}): VMAF, PSNR and the student were made for "
+            "SDR, and their scores do not hold there; tone-map it first, or give --allow-hdr "
+            "to go on all the same"
         )
-    log = FrameLog()
+    note = f"HDR ({hdr}); scores of SDR metrics are no more than a hint."
+    if not profile:
+        return (note,)
+    return note, (
+        "The Dolby Vision metadata is dropped, without which players show wrong colours: its "
+        "base layer is made for no other display."
+    )
+
+
+def _decode(path: Path, header: StreamHeader, ffmpeg: str) -> _Decoded:
+    """Decode everything once, and see by the log which properties of frames change."""
+    name, log = quoted(path), FrameLog()
     try:
-        seen = deliver(path, (), ffmpeg, log)
+        video = decode_all(path, (), ffmpeg, log)
     except InputError:
+        # ffmpeg may fail on the change itself, which its errors do not name
         if log.changed_to:
             refuse_change(name, f"changes to {log.changed_to}", log.frames, log.last_s)
         raise
@@ -196,115 +276,117 @@ def _probe_container(
             f"{ffmpeg} does not describe the frames of {name}: its showinfo filter writes what is "
             "not understood here; name another with --ffmpeg"
         )
-    alike = normalise(
+    same = normalise(
         name,
         log,
-        rotated=stream.turned is not None,
-        interlaced=bool(seen.interlaced or stream.field_order),
+        rotated=header.orientation is not None,
+        interlaced=bool(video.interlaced or header.field_order),
     )
-    if alike.filters:
-        of_all = alike.properties
-        stream = replace(stream, pix_fmt=of_all.pix_fmt, colour=of_all.colour())
-        seen = replace(seen, width=of_all.width, height=of_all.height, sar=of_all.sar)
-    bit_depth, format_notes = _sample_format(stream.pix_fmt)
-    notes += [*format_notes, *alike.notes, *_overruled(path, seen)]
-    if seen.complaint:
-        notes.append(f"ffmpeg said while decoding: {seen.complaint[:200]}")
-    if expected is not None and len(seen.times_s) != expected:
+    if same.filters:
+        common = same.properties
+        header = replace(header, pix_fmt=common.pix_fmt, colour=common.colour())
+        video = replace(video, width=common.width, height=common.height, sar=common.sar)
+    return _Decoded(header, video, same)
+
+
+def _describe(path: Path, decoded: _Decoded, packets: int | None) -> tuple[int, list[str]]:
+    """Bit depth of the encodes, and the notes on what they do not keep of the source."""
+    video, orientation = decoded.video, decoded.header.orientation
+    bit_depth, format_notes = _sample_format(decoded.layout, decoded.header.pix_fmt)
+    notes = [*format_notes, *decoded.same.notes, *_shape_notes(path, video)]
+    if video.complaint:
+        notes.append(f"ffmpeg said while decoding: {video.complaint[:200]}")
+    if packets is not None and len(video.times_s) != packets:
         raise InputError(
-            f"{name} has {expected} frames and {len(seen.times_s)} of them decode; {LOSSLESS}"
+            f"{quoted(path)} has {packets} frames and {len(video.times_s)} of them decode; "
+            f"{LOSSLESS}"
         )
     notes += source_notes(path)
-    if stream.turned:
-        notes.append(f"{stream.turned}; turned upright.")
-    fps, way, temporal, timing_notes = _timing(stream, seen, rate, name)
-    width, height, spatial, size_notes = _square(seen)
-    check_size(name, width, height)
-    check_rate(name, fps)
-    stored, colour, colour_notes = as_stored(
-        av.VideoFormat(stream.pix_fmt, 64, 64), (width, height), bit_depth, stream.colour
-    )
-    first = (*alike.filters, *stored)
-    delivered = deliver(path, (*alike.filters, *temporal), ffmpeg) if temporal else seen
-    if way:
-        timing_notes.append(_rate_note(way, seen, len(delivered.times_s), rate))
-    return Source(
-        path=path,
-        sha256=file_sha256(path),
-        width=width,
-        height=height,
-        fps=fps,
-        frames=len(delivered.times_s),
-        pix_fmt=stream.pix_fmt,
-        bit_depth=bit_depth,
-        input_options=(REUSE,) if alike.filters else (),
-        prep=(*first, *temporal, *spatial),
-        colour=colour,
-        hdr=hdr is not None,
-        notes=(*notes, *timing_notes, *colour_notes, *size_notes),
-    )
+    if orientation:
+        notes.append(f"{orientation}; turned upright.")
+    return bit_depth, notes
 
 
-def _overruled(path: Path, seen: DecodedFacts) -> tuple[str, ...]:
+def _shape_notes(path: Path, video: DecodedVideo) -> tuple[str, ...]:
     """A note where the pixel shape changes in the stream, which ffmpeg does not follow."""
     shapes = pixel_shapes(path)
     if len(shapes) < 2:
         return ()
-    told = ", ".join(dict.fromkeys(f"{s.numerator}:{s.denominator}" for _, s in shapes))
+    ratios = ", ".join(dict.fromkeys(f"{s.numerator}:{s.denominator}" for _, s in shapes))
     return (
-        f"The pixel shape changes inside the stream ({told}; first at {shapes[1][0]:.3f} s); "
-        f"{seen.sar.numerator}:{seen.sar.denominator}, which the container or its first frame "
+        f"The pixel shape changes inside the stream ({ratios}; first at {shapes[1][0]:.3f} s); "
+        f"{video.sar.numerator}:{video.sar.denominator}, which the container or its first frame "
         "tells, holds for all.",
     )
 
 
-def _timing(
-    stream: VideoStream, seen: DecodedFacts, rate: Fraction | None, name: str
-) -> tuple[Fraction, Regrid | None, list[str], list[str]]:
-    """Frame rate, how the frames come to it if they do not follow it, the filters that make it
-    constant and progressive, and the notes on them."""
-    mean = mean_rate(seen.times_s)
+@dataclass(frozen=True)
+class _Timing:
+    """What makes a video progressive and of constant rate."""
+
+    fps: Fraction
+    regrid: Regrid | None
+    """How frames come to that rate, None where they follow it."""
+    filters: tuple[str, ...]
+    notes: tuple[str, ...]
+
+
+def _timing(decoded: _Decoded, rate: Fraction | None, name: str) -> _Timing:
+    """Deinterlacing, then the requested rate or the one that the time stamps suggest."""
+    video, times_s = decoded.video, decoded.video.times_s
+    mean = mean_rate(times_s)
     if not mean:
         raise InputError(f"{name} has frames whose times do not advance; {LOSSLESS}")
     # a frame an hour would ask for thousands of repeated frames
     check_rate(name, Fraction(mean))
-    prep, notes = _progressive(stream, seen)
-    times_s, tick_s, way = seen.times_s, seen.tick_s, None
-    fps = rate or regular_rate(times_s, tick_s, stream.rates)
-    if fps is None or not follows(times_s, tick_s, fps):
+    hints = tuple(snapped(hint) for hint in decoded.header.rates)
+    fps = rate or regular_rate(times_s, video.tick_s, hints)
+    way = None
+    if fps is None or not follows(times_s, video.tick_s, fps):
         moved_s = times_s - times_s[0]
-        way = regrid(moved_s, fps) if fps else best_regrid(moved_s, tick_s, stream.rates)
+        way = regrid(moved_s, fps) if fps else best_regrid(moved_s, video.tick_s, hints)
         fps = way.fps
+    filters, notes = _progressive(decoded.header, video)
     late = float(times_s[0]) > _LATE_START / float(fps)
     if late:
         notes.append(f"Video starts {float(times_s[0]):.3f} s late; moved to the start.")
     if late or (way and times_s[0]):
-        prep.append("setpts=PTS-STARTPTS")
+        filters.append("setpts=PTS-STARTPTS")
     if way:
-        prep += way.filters
+        filters += way.filters
     elif late:
-        prep.append(f"fps={fps.numerator}/{fps.denominator}")
-    return fps, way, prep, notes
+        filters.append(f"fps={fps.numerator}/{fps.denominator}")
+    return _Timing(fps, way, tuple(filters), tuple(notes))
 
 
-def _rate_note(way: Regrid, seen: DecodedFacts, made: int, rate: Fraction | None) -> str:
-    """What became of the frames; `rate` is the asked one."""
-    frames, mean = len(seen.times_s), mean_rate(seen.times_s)
-    repeated = counted(made - frames + way.lost, "frame")
+def _count_frames(
+    path: Path, decoded: _Decoded, timing: _Timing, rate: Fraction | None, ffmpeg: str
+) -> tuple[int, tuple[str, ...]]:
+    """Frames behind the filters of timing, and the note on how their rate was made constant."""
+    before = frames = len(decoded.video.times_s)
+    if timing.filters:
+        # what fps, setpts and bwdif do with the last frames is best seen by running them
+        filters = (*decoded.same.filters, *timing.filters)
+        frames = len(decode_all(path, filters, ffmpeg).times_s)
+    way = timing.regrid
+    if not way:
+        return frames, ()
+    repeated = counted(frames - before + way.lost, "frame")
     dropped = f", {way.lost} dropped" if way.lost else ", none dropped"
     what = "Frame rate as asked" if rate else "Variable frame rate"
-    return (
-        f"{what} ({mean:.3f} on average); brought to {float(way.fps):.6g} a second: "
-        f"{repeated} repeated{dropped}."
+    note = (
+        f"{what} ({mean_rate(decoded.video.times_s):.3f} on average); brought to "
+        f"{float(way.fps):.6g} a second: {repeated} repeated{dropped}."
     )
+    return frames, (note,)
 
 
-def _progressive(stream: VideoStream, seen: DecodedFacts) -> tuple[list[str], list[str]]:
+def _progressive(header: StreamHeader, video: DecodedVideo) -> tuple[list[str], list[str]]:
     """The filter that deinterlaces, with its note; neither where no frame needs it."""
-    frames, flagged = len(seen.times_s), seen.interlaced
-    if flagged == frames or (not flagged and stream.field_order):
+    frames, flagged = len(video.times_s), video.interlaced
+    if flagged == frames or (not flagged and header.field_order):
         # bwdif takes frames that are not flagged themselves for top field first
-        unflagged = not flagged and stream.field_order == "bff"
+        unflagged = not flagged and header.field_order == "bff"
         return (
             ["bwdif=mode=send_frame" + (":parity=bff" if unflagged else "")],
             ["Interlaced; deinterlaced with bwdif, one frame for each pair of fields."],
@@ -317,19 +399,19 @@ def _progressive(stream: VideoStream, seen: DecodedFacts) -> tuple[list[str], li
     ]
 
 
-def _square(seen: DecodedFacts) -> tuple[int, int, tuple[str, ...], tuple[str, ...]]:
+def _square(video: DecodedVideo) -> tuple[int, int, tuple[str, ...], tuple[str, ...]]:
     """Displayed size, and the filters that make pixels square or sides even, with their notes."""
-    shape = f"Pixels are {seen.sar.numerator}:{seen.sar.denominator}"
-    if abs(seen.sar - 1) < _SQUARE_TOLERANCE:
-        crop, notes = _even_crop(seen.width, seen.height)
-        if seen.sar != 1:
+    shape = f"Pixels are {video.sar.numerator}:{video.sar.denominator}"
+    if abs(video.sar - 1) < _SQUARE_TOLERANCE:
+        crop, notes = _even_crop(video.width, video.height)
+        if video.sar != 1:
             crop, notes = (*crop, "setsar=1"), (f"{shape}; taken as square.", *notes)
-        return seen.width, seen.height, crop, notes
+        return video.width, video.height, crop, notes
     # widened or heightened, never reduced: no line of the original is thrown away
-    width = round(seen.width * max(seen.sar, Fraction(1)))
-    height = round(seen.height / min(seen.sar, Fraction(1)))
+    width = round(video.width * max(video.sar, Fraction(1)))
+    height = round(video.height / min(video.sar, Fraction(1)))
     width, height = width + width % 2, height + height % 2
-    note = f"{shape}; scaled from {seen.width}x{seen.height} to {width}x{height} square ones."
+    note = f"{shape}; scaled from {video.width}x{video.height} to {width}x{height} square ones."
     return width, height, (f"scale={width}:{height}:flags=lanczos", "setsar=1"), (note,)
 
 
@@ -342,9 +424,11 @@ def _even_crop(width: int, height: int) -> tuple[tuple[str, ...], tuple[str, ...
     return (f"crop={crop[0]}:{crop[1]}:0:0",), (note,)
 
 
-def _sample_format(pix_fmt: str) -> tuple[int, tuple[str, ...]]:
-    """Bits a sample that encodes are made from (8 or 10), and what is lost on the way there."""
-    layout = av.VideoFormat(pix_fmt, 64, 64)
+def _sample_format(layout: av.VideoFormat, pix_fmt: str) -> tuple[int, tuple[str, ...]]:
+    """Bit depth of the encodes (8 or 10), and the notes on what is lost on the way to 4:2:0.
+
+    `layout` is that of pictures of 64x64 pixels.
+    """
     deepest = max((c.bits for c in layout.components), default=8)
     notes = []
     if deepest > 8 and deepest != 10:

@@ -1,4 +1,4 @@
-"""Uncompressed video: what a YUV4MPEG2 header says, and how many whole frames a file holds.
+"""Reads uncompressed video: YUV4MPEG2 headers, and the number of frames of y4m and raw files.
 
 Sizes are checked against the limits and against the file's size; no frame is read.
 """
@@ -32,14 +32,14 @@ _Y4M_DEEP = re.compile(r"(?:(420|422|444)p|(mono))(9|10|12|14|16)")
 
 @dataclass(frozen=True)
 class Y4mHeader:
-    """What a YUV4MPEG2 stream header says, checked against the limits."""
+    """A YUV4MPEG2 stream header, checked against the limits."""
 
     width: int
     """Pixels."""
     height: int
     """Pixels."""
     fps: Fraction
-    """Frames a second."""
+    """Frame rate."""
     frame_bytes: int
     """Bytes of one frame without its FRAME line."""
     header_bytes: int
@@ -47,10 +47,17 @@ class Y4mHeader:
 
 
 def parse_y4m_header(data: bytes, name: str) -> Y4mHeader:
-    """Read a YUV4MPEG2 header from a file's first bytes; `name` is for the message.
+    """Parse a YUV4MPEG2 header.
 
-    Looks at no more than MAX_HEADER_BYTES. Raises InputError for anything malformed or outside
-    the limits.
+    Args:
+        data: A file's first bytes, of which MAX_HEADER_BYTES are read at most.
+        name: The file's name for messages.
+
+    Returns:
+        The header.
+
+    Raises:
+        InputError: It is malformed, or outside the limits.
     """
     data = data[:MAX_HEADER_BYTES]
     end = data.find(b"\n")
@@ -88,10 +95,17 @@ def _y4m_frame_bytes(colour_space: str, width: int, height: int) -> int | None:
 
 
 def count_y4m_frames(path: str | os.PathLike[str]) -> int:
-    """Walk a y4m file from frame to frame, reading the FRAME lines alone; their exact number.
+    """Count the frames of a y4m file by reading its FRAME lines alone.
 
-    Raises InputError for a bad header, a missing FRAME line, a last frame cut short, or fewer
-    than MIN_FRAMES frames.
+    Args:
+        path: The file.
+
+    Returns:
+        The exact number of frames.
+
+    Raises:
+        InputError: A bad header, a missing FRAME line, a last frame cut short, or fewer than
+            MIN_FRAMES frames.
     """
     name = quoted(path)
     with open(path, "rb") as file:
@@ -119,10 +133,20 @@ def count_y4m_frames(path: str | os.PathLike[str]) -> int:
 
 
 def count_raw_frames(path: str | os.PathLike[str], pix_fmt: str, width: int, height: int) -> int:
-    """How many `width` x `height` pixel frames a raw file is made of, by its size.
+    """Count the frames of a raw file by its size.
 
-    Raises InputError for a pixel format without a fixed layout of planes, a size that is no whole
-    number of frames, or fewer than MIN_FRAMES of them.
+    Args:
+        path: The file.
+        pix_fmt: ffmpeg's name of the pixel format.
+        width: Pixels.
+        height: Pixels.
+
+    Returns:
+        The number of frames.
+
+    Raises:
+        InputError: The pixel format has no fixed layout of planes, the size is no whole number of
+            frames, or there are fewer than MIN_FRAMES.
     """
     name = quoted(path)
     size_bytes, frame_bytes = os.stat(path).st_size, _raw_frame_bytes(pix_fmt, width, height)

@@ -1,12 +1,11 @@
-"""A few seconds of varied synthetic video, for trying things out where no clip is at hand."""
+"""Writes a few seconds of varied synthetic video, for trials where no clip is at hand."""
 
 import os
 import random
 from pathlib import Path
 from typing import Any
 
-import ffmpeg as ffmpeg_graph
-
+from vqaloop.core import ffmpeg as ffmpeg_graph
 from vqaloop.core import process
 from vqaloop.core.ffmpeg import compiled, ffmpeg_path
 from vqaloop.core.files import unfinished
@@ -35,14 +34,27 @@ def write_sample(
     ffmpeg: str | None = None,
     overwrite: bool = False,
 ) -> Path:
-    """Write `seconds` of synthetic video and return its path; the same seed gives the same frames.
+    """Write synthetic video.
 
     Five scenes of equal length, each hard for another part of an encoder: moving gradients
     (banding), a zoom into a fractal (texture, scaling motion), grain over shapes (noise), a
-    text-like pattern (sharp edges), and a fast pan (motion search). The suffix chooses the
-    container: .y4m, .mp4 or .mkv, all lossless. `size` is in even pixels, `fps` 1..240,
-    `seconds` 0.4..600. Raises InputError for anything else, for an existing file without
-    `overwrite` and for a folder that cannot be written to, ToolError when ffmpeg fails.
+    text-like pattern (sharp edges), and a fast pan (motion search).
+
+    Args:
+        path: The file; its suffix chooses the container, .y4m, .mp4 or .mkv, all lossless.
+        seconds: Duration, 0.4..600.
+        size: Width and height, even pixels.
+        fps: Frame rate, 1..240.
+        seed: The same seed gives the same frames.
+        ffmpeg: The ffmpeg program, None for the one that is installed.
+        overwrite: Replace an existing file.
+
+    Returns:
+        The path.
+
+    Raises:
+        InputError: A value is out of range, the file exists, or its folder cannot be written to.
+        ToolError: ffmpeg fails.
     """
     out = Path(path)
     frames = _checked(out, seconds, size, fps, overwrite)

@@ -1,9 +1,9 @@
-"""Splitting a title into scenes at its cuts, found by ffmpeg's own detector.
+"""Splits a title into scenes at its cuts, which ffmpeg's scdet filter detects.
 
-One quick pass over small grey pictures: `scdet` gives the mean absolute difference of neighbouring
+One pass over downscaled luma: `scdet` gives the mean absolute difference of neighbouring
 frames, less that of the pair before, so that steady motion does not count. Before it a median over
-three frames in time (`tmedian`): it leaves a cut where it is, and takes away flashes of one frame
-and most of what shakes. Dissolves and fades are no cuts, and stay inside a scene.
+three frames in time (`tmedian`): it leaves a cut where it is, and removes flashes of one frame and
+most camera shake. Dissolves and fades are no cuts, and stay inside a scene.
 """
 
 import bisect
@@ -14,10 +14,9 @@ from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 
-import ffmpeg as ffmpeg_graph
-
+from vqaloop.core import ffmpeg as ffmpeg_graph
 from vqaloop.core import process
-from vqaloop.core.ffmpeg import compiled
+from vqaloop.core.ffmpeg import compiled, input_arguments
 from vqaloop.core.text import quoted
 from vqaloop.errors import DecodeFailed, InputError
 from vqaloop.media.excerpt import GOP_S, excerpt
@@ -28,16 +27,16 @@ AREA = 160 * 90
 THRESHOLD = 6.0
 """scdet's score, in percent of the range of luma, from which a change is a cut."""
 SHIFT = 1
-"""Frames by which tmedian's output precedes the middle of the frames it is the median of."""
+"""Frames by which tmedian's output precedes the middle frame of its window."""
 MOST_CUTS = 1000
-"""The strongest are kept where more are found; a film of two hours has about that many."""
+"""Most cuts of a title, the strongest ones; a film of two hours has about that many."""
 LEAST_S, MOST_S = 1.0, 20.0
-"""Shortest and longest scene, in seconds, unless said otherwise."""
+"""Default duration of the shortest and the longest scene, in seconds."""
 
 EXCERPTS_BYTES = 8 << 30
-"""Disk that lossless excerpts of scenes may take at a time."""
+"""Bytes on disk that lossless excerpts of scenes may take at a time."""
 
-_FOUND = re.compile(r"^frame:\d+\s+pts:(\d+)\b.*\n+lavfi\.scd\.score=([0-9.]+)", re.M)
+_SCORES = re.compile(r"^frame:\d+\s+pts:(\d+)\b.*\n+lavfi\.scd\.score=([0-9.]+)", re.M)
 
 
 @dataclass(frozen=True, order=True)
@@ -61,11 +60,22 @@ def find_scenes(
     most_s: float = MOST_S,
     gop_s: float = GOP_S,
 ) -> tuple[Scene, ...]:
-    """Scenes of a title, ascending, that cover all its frames without gap or overlap.
+    """Split a title into scenes that cover all its frames without gap or overlap.
 
-    No scene is shorter than `least_s` unless the title is; those that would be belong to a
-    neighbour. Scenes longer than `most_s` are split at whole GOPs of `gop_s` from their start.
-    Raises InputError for durations that make no sense, DecodeFailed.
+    Args:
+        source: The title.
+        ffmpeg: The ffmpeg program.
+        least_s: Shortest scene in seconds, unless the title is shorter; weaker cuts that would
+            make shorter ones are ignored.
+        most_s: Longest scene in seconds; longer ones are split at whole GOPs from their start.
+        gop_s: Duration of a GOP in seconds.
+
+    Returns:
+        The scenes, ascending.
+
+    Raises:
+        InputError: The durations contradict each other.
+        DecodeFailed: The title does not decode.
     """
     if not (0 <= least_s < math.inf and max(least_s, gop_s) <= most_s and gop_s > 0):
         raise InputError(
@@ -84,9 +94,17 @@ def find_scenes(
 
 
 def find_cuts(source: Source, *, ffmpeg: str) -> dict[int, float]:
-    """First frames of new scenes, and how strong the change is (THRESHOLD..100).
+    """Detect scene cuts, in one decode of the title.
 
-    Decodes the title once. Raises DecodeFailed.
+    Args:
+        source: The title.
+        ffmpeg: The ffmpeg program.
+
+    Returns:
+        First frame of each new scene, with scdet's score (THRESHOLD..100).
+
+    Raises:
+        DecodeFailed: The title does not decode.
     """
     scale = min(1.0, math.sqrt(AREA / (source.canvas[0] * source.canvas[1])))
     width, height = (max(8, round(side * scale)) for side in source.canvas)
@@ -100,7 +118,7 @@ def find_cuts(source: Source, *, ffmpeg: str) -> dict[int, float]:
         f"metadata=select:key=lavfi.scd.score:function=greater:value={THRESHOLD}",
         "metadata=print:key=lavfi.scd.score:file=pipe\\\\:1",
     ]
-    options = process.input_arguments(source.input_options)
+    options = input_arguments(source.input_options)
     graph = ffmpeg_graph.input("INPUT", **options).output(
         "-", map="0:V:0", vf=",".join(chain), fps_mode="passthrough", f="null"
     )
@@ -110,8 +128,8 @@ def find_cuts(source: Source, *, ffmpeg: str) -> dict[int, float]:
     )
     if done.returncode:
         raise DecodeFailed(f"{quoted(source.path)} could not be split: {done.reason()}")
-    said = done.stdout.decode("ascii", "replace")
-    found = ((int(at) + SHIFT, float(score)) for at, score in _FOUND.findall(said))
+    log = done.stdout.decode("ascii", "replace")
+    found = ((int(at) + SHIFT, float(score)) for at, score in _SCORES.findall(log))
     return {at: score for at, score in found if 0 < at < source.frames}
 
 
@@ -129,10 +147,15 @@ def keep_cuts(cuts: dict[int, float], frames: int, least: int) -> list[int]:
 
 
 def split(scene: Scene, gop: int, most: int) -> list[Scene]:
-    """A scene in equal parts of at most `most` frames, each but the last whole GOPs long.
+    """Split a long scene into equal parts.
 
-    `most` is at least a GOP; the last part holds at least a GOP too, and what is left over, and
-    so may be longer than `most` by less than a GOP.
+    Args:
+        scene: The scene.
+        gop: Frames of a GOP.
+        most: Most frames of a part, at least a GOP; the last part may be longer by less than one.
+
+    Returns:
+        The parts, each but the last a whole number of GOPs.
     """
     whole = scene.frames // gop
     parts = -(-scene.frames // most)
@@ -152,22 +175,22 @@ def _parts(whole: int, parts: int) -> list[int]:
 
 
 def even_gop(frames: int, usual: int) -> int:
-    """Frames of a GOP such that a scene has whole ones, about as long as usual.
+    """GOP length in frames, near the `usual` one, that divides a scene evenly.
 
-    A last GOP of a few frames would cost a key frame that nothing asks for.
+    A last GOP of a few frames would cost a key frame for little.
     """
     return math.ceil(frames / max(1, round(frames / usual)))
 
 
 class SceneExcerpts:
-    """Lossless files of single scenes, the oldest going when they take too much room."""
+    """Lossless excerpts of single scenes; the oldest are deleted above EXCERPTS_BYTES."""
 
     def __init__(self, source: Source, folder: Path, ffmpeg: str) -> None:
         self.source, self.folder, self.ffmpeg = source, folder, ffmpeg
         self._made: dict[Scene, Source] = {}
 
     def of(self, scene: Scene) -> Source:
-        """The scene as a source of its own, cut out unless it lies there."""
+        """The scene as a source of its own, written unless it is there."""
         if scene not in self._made:
             path = self.folder / f"scene{scene.start_frame}.mkv"
             window = (scene.start_frame, scene.frames)
@@ -175,7 +198,7 @@ class SceneExcerpts:
         return self._made[scene]
 
     def prune(self, done: Sequence[Scene]) -> None:
-        """Between batches: those of scenes that are done, and then the oldest, go."""
+        """Delete the excerpts of scenes that are done, then the oldest; call between batches."""
         for scene in [*done, *list(self._made)]:
             there = sum(part.path.stat().st_size for part in self._made.values())
             if scene in self._made and (scene in done or there > EXCERPTS_BYTES):

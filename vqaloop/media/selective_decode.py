@@ -1,14 +1,14 @@
-"""Decoding a file no further than a few of its frames need: these, and those they refer to.
+"""Selective decoding: only the requested frames of a file and their references are decoded.
 
-GOPs without a wanted frame never reach the decoder, nor does what comes after the last wanted one
-of a GOP, nor frames that no other refers to. What comes out is what a full decode gives, to the
-bit. Files whose GOPs lean on each other, or that are otherwise unlike what is expected, are
-decoded from the start to the last wanted frame.
+GOPs without a wanted frame never reach the decoder, nor does what follows the last wanted one of a
+GOP, nor do non-reference frames. Frames are those of a full decode, to the bit. Files with open
+GOPs, or with time stamps that do not tell their frames, are decoded from the start to the last
+wanted frame.
 """
 
 import functools
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from fractions import Fraction
 from pathlib import Path
@@ -19,20 +19,20 @@ import numpy as np
 from av.packet import Packet
 from av.video.frame import VideoFrame
 
-from vqaloop.bitstream.av1_leaf_frames import Leaves
+from vqaloop.bitstream.av1_nonreference import NonReferenceFilter
+from vqaloop.bitstream.demux import main_video, open_video
 from vqaloop.bitstream.formats import SOURCES
-from vqaloop.core.ffmpeg import file_url
+from vqaloop.bitstream.nal import has_one_temporal_layer
 from vqaloop.core.files import as_of
-from vqaloop.media.container import main_video
 
 SEEK_WORTH_S = 4.0
-"""Over gaps longer than this the file is not even read."""
+"""Seconds between wanted frames from which on the file is not even read between them."""
 TROUBLE = (av.FFmpegError, OSError, IndexError, ValueError)
-"""What PyAV raises of files that it cannot open or decode."""
+"""PyAV's exceptions for files that it cannot open or decode."""
 
 
-class _Unlike(Exception):
-    """Parts of the file cannot be left out."""
+class _Unselectable(Exception):
+    """No packet of the file can be left out with safety."""
 
 
 def frames_at(
@@ -43,18 +43,28 @@ def frames_at(
     threads: int = 1,
     formats: str | None = None,
 ) -> Iterator[VideoFrame]:
-    """Frames by ascending index, found by their times; ends at the first that is not there.
+    """Frames by index, found by their time stamps.
 
-    `threads` is how many the decoder may use, `formats` what the file may be. Raises one of
-    TROUBLE.
+    Args:
+        path: The file.
+        indices: Ascending indices in order of display.
+        fps: The constant frame rate.
+        threads: Threads of the decoder.
+        formats: ffmpeg's names of the formats that the file may have, None for any.
+
+    Yields:
+        The frames, up to the first that is not there.
+
+    Raises:
+        One of TROUBLE: The file cannot be opened or decoded.
     """
     found = 0
     try:
         with _opened(path, threads, formats) as (container, stream):
-            for frame in _sparingly(container, stream, indices, fps):
+            for frame in SelectiveReader(container, stream, indices, fps).frames():
                 yield frame
                 found += 1
-    except (_Unlike, *TROUBLE):
+    except (_Unselectable, *TROUBLE):
         pass
     if found < len(indices):
         with _opened(path, threads, formats) as (container, stream):
@@ -62,10 +72,18 @@ def frames_at(
 
 
 def is_plain(path: Path, frames: int, size: tuple[int, int], fps: Fraction) -> bool:
-    """Whether a file's times alone tell its frames 0..`frames` - 1, and are 8-bit 4:2:0 of `size`.
+    """Whether `frames_at` gives the frames of a file as the ffmpeg program does.
 
-    Reads all of the file once, decodes none of it. What is so is read by `frames_at` as by
-    ffmpeg.
+    Reads all packets of the file once, and decodes none.
+
+    Args:
+        path: The file.
+        frames: Number of frames, of which each must have a time stamp of its own.
+        size: Width and height that it must have, as 8-bit 4:2:0.
+        fps: The constant frame rate.
+
+    Returns:
+        False also for a file that cannot be read.
     """
     try:
         return _is_plain(path, frames, size, fps, as_of(path))
@@ -84,7 +102,7 @@ def _is_plain(
                 return False
             if (codec.width, codec.height) != size:
                 return False
-            index = _Clock(stream, fps)
+            index = _FrameIndex(stream, fps)
             seen = np.zeros(frames, bool)
             for packet in container.demux(stream):
                 if packet.size:
@@ -93,30 +111,29 @@ def _is_plain(
                         return False
                     seen[at] = True
             return bool(seen.all())
-    except (_Unlike, *TROUBLE):
+    except (_Unselectable, *TROUBLE):
         return False
 
 
-class _Clock:
-    """Which frame a packet or a decoded frame is."""
+class _FrameIndex:
+    """Index, in order of display, of a packet or a decoded frame by its time stamp."""
 
     def __init__(self, stream: Any, fps: Fraction) -> None:
-        self.base, self.start, self.fps = stream.time_base, stream.start_time or 0, fps
+        self._base, self._start, self._fps = stream.time_base, stream.start_time or 0, fps
 
     def __call__(self, item: Any) -> int:
         if item.pts is None:
-            raise _Unlike
-        return int(round((item.pts - self.start) * self.base * self.fps))
+            raise _Unselectable
+        return int(round((item.pts - self._start) * self._base * self._fps))
 
-    def place(self, index: int) -> int:
-        """Where to seek for a frame, in the stream's time base."""
-        return int(self.start + index / self.fps / self.base)
+    def timestamp(self, index: int) -> int:
+        """Time stamp of a frame, in the stream's time base."""
+        return int(self._start + index / self._fps / self._base)
 
 
 @contextmanager
 def _opened(path: Path, threads: int, formats: str | None) -> Iterator[tuple[Any, Any]]:
-    options = {"format_whitelist": formats} if formats else {}
-    with av.open(file_url(path), options=options) as container:
+    with open_video(path, formats) as container:
         stream = main_video(container)
         # of a codec without a decoder there is none, whatever the types say
         if stream is None or stream.codec_context is None:
@@ -126,107 +143,150 @@ def _opened(path: Path, threads: int, formats: str | None) -> Iterator[tuple[Any
         yield container, stream
 
 
-def _sparingly(
-    container: Any, stream: Any, indices: Sequence[int], fps: Fraction
-) -> Iterator[VideoFrame]:
-    """`frames_at`, leaving out what it can; raises _Unlike where that is not safe."""
-    decoder, index = _Decoder(stream.codec_context), _Clock(stream, fps)
-    left, wanted = deque(indices), set(indices)
+class SelectiveReader:
+    """Reads the wanted frames of one file, moving between three states.
 
-    def shown(frames: Iterable[VideoFrame]) -> Iterator[VideoFrame]:
-        for frame in frames:
-            at = index(frame)
-            if left and at > left[0]:
-                raise _Unlike
-            if left and at == left[0]:
-                yield frame
-                left.popleft()
+    seek: the next wanted frame is far ahead, and the demuxer jumps to the key frame before it.
+    hold: packets of a GOP are kept aside, since no wanted frame may come that needs them.
+    feed: a wanted frame's packet came, and the decoder gets it with all that were held.
+    """
 
-    position, sought = 0, -1
-    while left:
-        if left[0] - position > SEEK_WORTH_S * fps and sought != left[0]:
-            container.seek(index.place(left[0]), stream=stream)
-            sought = left[0]
-        key: int | None = None
-        held: list[Any] = []  # may turn out not to be needed
-        for packet in container.demux(stream):
+    def __init__(self, container: Any, stream: Any, indices: Sequence[int], fps: Fraction) -> None:
+        self._container, self._stream = container, stream
+        self._decoder, self._index = _Decoder(stream.codec_context), _FrameIndex(stream, fps)
+        self._wanted, self._left = frozenset(indices), deque(indices)
+        self._seek_worth = SEEK_WORTH_S * fps
+        self._position = 0
+        """The key frame last read, up to which the file has been passed."""
+        self._sought = -1
+        """The frame last sought."""
+        self._gop: int | None = None
+        """The key frame of the GOP that is read, None before one."""
+        self._held: list[Any] = []
+
+    def frames(self) -> Iterator[VideoFrame]:
+        """The wanted frames, up to the first that is not there.
+
+        Raises _Unselectable where packets cannot be left out, and one of TROUBLE.
+        """
+        may_go_on = True
+        while self._left and may_go_on:
+            if self._seek_pays():
+                self._seek()
+            may_go_on = yield from self._read()
+
+    def _read(self) -> Generator[VideoFrame, None, bool]:
+        """Read on in the file; returns whether to go on by seeking, as opposed to being done."""
+        self._gop = None
+        self._held.clear()
+        for packet in self._container.demux(self._stream):
             if not packet.size:
                 continue
-            at = index(packet)
+            at = self._index(packet)
             if packet.is_keyframe:
-                yield from shown(decoder.ended())
-                if not left:
-                    return
-                # none that is wanted may have been shown before this one
-                if at > left[0]:
-                    raise _Unlike
-                held.clear()
-                key = position = at
-                if left[0] - position > SEEK_WORTH_S * fps and sought != left[0]:
-                    break
-            elif key is None or at < key:
-                raise _Unlike
-            held.append(packet)
-            if at in wanted:
-                for each in held:
-                    yield from shown(decoder.fed(each, index(each) in wanted))
-                held.clear()
-        else:
-            yield from shown(decoder.ended())
-            return
+                # the GOP before is done: nothing in this one refers to it, and what the decoder
+                # still holds back of it must come out before another frame goes in
+                yield from self._wanted_of(self._decoder.flush())
+                if not self._left:
+                    return False
+                self._begin_gop(at)
+                if self._seek_pays():
+                    return True
+            # open GOPs: leading pictures, shown before their key frame, refer to the GOP before
+            elif self._gop is None or at < self._gop:
+                raise _Unselectable
+            self._held.append(packet)
+            if at in self._wanted:
+                yield from self._feed()
+        yield from self._wanted_of(self._decoder.flush())
+        return False
+
+    def _seek_pays(self) -> bool:
+        """Whether the next wanted frame is so far ahead that what is between is not even read."""
+        next_wanted = self._left[0]
+        # once for each frame: key frames may be so far apart that seeking leads back here
+        return next_wanted - self._position > self._seek_worth and self._sought != next_wanted
+
+    def _seek(self) -> None:
+        self._sought = self._left[0]
+        self._container.seek(self._index.timestamp(self._sought), stream=self._stream)
+
+    def _begin_gop(self, key: int) -> None:
+        """From here packets are held; those that were are of a GOP without more wanted frames."""
+        # of frames shown before this key frame none can come any more
+        if key > self._left[0]:
+            raise _Unselectable
+        self._held.clear()
+        self._gop = self._position = key
+
+    def _feed(self) -> Iterator[VideoFrame]:
+        """Decode what is held: in coding order, as the wanted frame may refer to all before it."""
+        for packet in self._held:
+            is_wanted = self._index(packet) in self._wanted
+            yield from self._wanted_of(self._decoder.decode(packet, is_wanted))
+        self._held.clear()
+
+    def _wanted_of(self, decoded: Iterable[VideoFrame]) -> Iterator[VideoFrame]:
+        """Those of frames in order of display that are wanted next."""
+        for frame in decoded:
+            at = self._index(frame)
+            # one was passed over: its time or its place in the file is not as expected
+            if self._left and at > self._left[0]:
+                raise _Unselectable
+            if self._left and at == self._left[0]:
+                yield frame
+                self._left.popleft()
 
 
 class _Decoder:
-    """Decodes packets in order, those that are not wanted only as far as others need them."""
+    """Decodes packets in coding order, and of those not wanted only references.
+
+    What may be skipped depends on the codec: H.264 and HEVC decoders do it by skip_frame, of AV1
+    the packets are filtered, of others all is decoded.
+    """
 
     def __init__(self, context: Any) -> None:
-        self.context = context
+        self._context = context
         name = context.codec.canonical_name
-        self.leaves = Leaves() if name == "av1" else None
-        self.skips = name == "h264" or (name == "hevc" and _one_layer(context.extradata))
-        self.running = False
+        self._filter = NonReferenceFilter() if name == "av1" else None
+        # in temporal sub-layers, frames that their own layer does not refer to may be references
+        # of others
+        one_layer = name == "hevc" and has_one_temporal_layer(context.extradata)
+        self._can_skip = name == "h264" or one_layer
+        self._has_packets = False
 
-    def fed(self, packet: Any, wanted: bool) -> list[VideoFrame]:
-        self.running = True
-        if self.skips:
-            self.context.skip_frame = "DEFAULT" if wanted else "NONREF"
-        elif self.leaves is not None:
+    def decode(self, packet: Any, wanted: bool) -> list[VideoFrame]:
+        """Frames that come out once this packet is in; `wanted` tells whether its own is."""
+        self._has_packets = True
+        if self._can_skip:
+            self._context.skip_frame = "DEFAULT" if wanted else "NONREF"
+        elif self._filter is not None:
             whole = bytes(packet)
-            data = self.leaves.pruned(whole, wanted)
+            data = self._filter.filtered(whole, wanted)
             if data is None:
                 return []
             if len(data) < len(whole):
-                slim = Packet(data)
-                slim.pts, slim.dts, slim.time_base = packet.pts, packet.dts, packet.time_base
-                packet = slim
-        return list(self.context.decode(packet))
+                filtered = Packet(data)
+                filtered.pts, filtered.dts = packet.pts, packet.dts
+                filtered.time_base = packet.time_base
+                packet = filtered
+        return list(self._context.decode(packet))
 
-    def ended(self) -> list[VideoFrame]:
-        """What the decoder still holds; it may then go on with a key frame."""
-        if not self.running:
+    def flush(self) -> list[VideoFrame]:
+        """The delayed frames; decoding may then go on with a key frame."""
+        if not self._has_packets:
             return []
-        self.running = False
-        frames = list(self.context.decode(None))
-        self.context.flush_buffers()
+        self._has_packets = False
+        frames = list(self._context.decode(None))
+        self._context.flush_buffers()
         return frames
-
-
-def _one_layer(extradata: bytes | None) -> bool:
-    """Whether HEVC has no temporal layers (ISO/IEC 14496-15, 8.3.3.1): in those, frames marked as
-    not referred to by their own layer may be referred to by others."""
-    return (
-        extradata is not None
-        and len(extradata) > 22
-        and extradata[0] == 1
-        and extradata[21] >> 3 & 7 == 1
-    )
 
 
 def _in_full(
     container: Any, stream: Any, indices: Sequence[int], fps: Fraction
 ) -> Iterator[VideoFrame]:
-    """`frames_at`, decoding everything up to the last of them."""
-    left, index = deque(indices), _Clock(stream, fps)
+    """`frames_at`, with everything up to the last of them decoded."""
+    left, index = deque(indices), _FrameIndex(stream, fps)
     for frame in container.decode(stream):
         if frame.pts is None or index(frame) > left[0]:
             return

@@ -13,23 +13,30 @@ CONFIGS = {
     "internvqa-base": BASE,
     "internvqa-1b": ONE_B,
 }
-"""The InternVideo2 family, which students are made of."""
+"""Shapes of the InternVideo2 family, the backbones of students."""
 FASTVQA_CONFIGS = {"fastvqa-tiny": fastvqa.TINY, "fastvqa-base": fastvqa.BASE}
 
 MODELS = (*CONFIGS, *FASTVQA_CONFIGS)
 
 
 def create_model(name: str) -> InternVideo2 | FastVQA:
-    """The quality model of that name, with initial weights.
+    """Create a no-reference quality model with initial weights.
+
+    The internvqa models are InternVideo2 (arXiv 2403.15377) as InternVQA (arXiv 2502.19026) uses
+    it, the fastvqa models are FAST-VQA (arXiv 2207.02595). `models.checkpoints.load_released`
+    loads their published weights.
 
     Args:
-        name: One of MODELS. Parameters: internvqa-mini 211,329, -tiny 1,036,289, -small
-            23,046,145, -base 89,441,281, -1b 1,020,710,913; fastvqa-tiny 28,127,901, -base
-            88,495,569.
+        name: internvqa-mini (211,329 parameters), internvqa-tiny (1,036,289), internvqa-small
+            (23,046,145), internvqa-base (89,441,281), internvqa-1b (1,020,710,913), fastvqa-tiny
+            (28,127,901) or fastvqa-base (88,495,569).
 
     Returns:
-        (B, 3, T, H, W) clips → (B, 1) score. `judge(clips)` gives score and feature,
-        `feature_width` the feature's channels. Under `torch.device("meta")` it takes no memory.
+        A module that takes (B, 3, T, H, W) clips of ImageNet-normalised RGB and returns (B, 1)
+        scores, unbounded. internvqa takes H and W that are multiples of 14; fastvqa takes
+        fragments, with even T and H and W that are multiples of 32. Its `judge(clips)` returns
+        (B,) scores and (B, feature_width) features in fp32. Created under `torch.device("meta")`
+        it takes no memory.
 
     Raises:
         InputError: The name is unknown.
@@ -43,11 +50,14 @@ def create_model(name: str) -> InternVideo2 | FastVQA:
 
 
 def create_student(name: str, heads: bool = True) -> Student:
-    """That model as a student, with initial weights.
+    """Create a model as a student, with initial weights.
 
     Args:
         name: One of MODELS.
         heads: With the token heads (anchored and no-reference) beside the paper's linear one.
+
+    Returns:
+        The student in training mode, fp32.
 
     Raises:
         InputError: The name is unknown, or `heads` are wanted on another family than InternVideo2.

@@ -37,7 +37,7 @@ PRETRAINING = (
     "img_pos_embed",
     "clip_img_pos_embed",
 )
-"""Modules that distillation and stage 2 trained beside the transformer."""
+"""Modules used only in pretraining (distillation and stage 2), beside the transformer."""
 STUDENT_HEADS = ("anchored.", "alone.")
 """Modules of this package's students beside their backbone."""
 SEPARATE = ("pos_embed_spatial", "pos_embed_temporal", "pos_embed_cls")
@@ -55,7 +55,8 @@ _HARMLESS: list[Any] = [
     *(type(np.dtype(kind)) for kind in ("f8", "f4", "i8")),
     *((_scalar, f"numpy.{core}.multiarray.scalar") for core in ("core", "_core")),
 ]
-"""Options and figures that old training scripts keep beside the weights; none can run code."""
+"""Types of options and numbers that old training scripts save beside the weights; none can run
+code."""
 
 
 @dataclass(frozen=True)
@@ -219,6 +220,7 @@ def _fit_positions(
     own = (config.frames, config.grid)
     shape: tuple[int, int] | None = None
     if all(key in named for key in SEPARATE):
+        # separate tables of space and time, as in pretraining: a joint one is their sum
         space, time, first = (named.pop(key) for key in SEPARATE)
         parts = (space, time, first)
         tokens = space.shape[1] * time.shape[1] if {p.ndim for p in parts} == {3} else MAX_TOKENS
@@ -238,6 +240,7 @@ def _fit_positions(
     if shape == own:
         return False
     made_for = replace(config, frames=shape[0], size=shape[1] * config.patch)
+    # in fp32, since bicubic interpolation of a half-precision table would round twice
     named["pos_embed"] = interpolate_positions(table.float(), made_for, own[0], own[1], own[1])
     return True
 
@@ -270,6 +273,7 @@ def _fit_biases(named: dict[str, Tensor], model: FastVQA, path: Path) -> bool:
     wanted = [key for key in model.state_dict() if key.endswith(FRAGMENT)]
     if any(key in named for key in wanted):
         return False
+    # a Video Swin file has no fragment tables: alike tables leave the gate without effect
     for key in wanted:
         relative = key.removesuffix(FRAGMENT) + RELATIVE
         if relative in named:

@@ -242,11 +242,15 @@ class Head(nn.Module):
 
 
 class FastVQA(nn.Module):
-    """The backbone with its head. `forward`: (B, 3, T, H, W) clips to (B, 1) scores.
+    """The backbone with its head.
 
-    Clips are ImageNet-normalised RGB of 7 x 7 fragments, made for 32 x 224 x 224. T is even, H
-    and W are multiples of 32; on grids smaller than a window the window shrinks, as in the
+    `forward` takes (B, 3, T, H, W) clips, ImageNet-normalised RGB of 7 x 7 fragments, and returns
+    (B, 1) scores, unbounded. T is even, H and W are multiples of 32; the released weights were
+    trained on 32 x 224 x 224. On grids smaller than a window the window shrinks, as in the
     released network. Runs in fp32, under autocast, or cast to bf16 as a whole.
+
+    Args:
+        config: Shape of the network.
     """
 
     def __init__(self, config: Config = TINY) -> None:
@@ -258,7 +262,7 @@ class FastVQA(nn.Module):
         self.reset()
 
     def reset(self) -> None:
-        """First values as published; the gate begins without effect: both tables are alike."""
+        """Initialise as published; the gate begins without effect, since both tables are alike."""
         for module in self.modules():
             if isinstance(module, nn.Linear):
                 nn.init.trunc_normal_(module.weight, std=0.02)
@@ -274,7 +278,7 @@ class FastVQA(nn.Module):
         self.reset_head()
 
     def reset_head(self) -> None:
-        """First values of the head: small scores."""
+        """Initialise the head alone: small scores."""
         for layer in (self.vqa_head.fc_hid, self.vqa_head.fc_last):
             nn.init.trunc_normal_(layer.weight, std=0.02)
             nn.init.zeros_(layer.bias)  # type: ignore[arg-type]
@@ -294,9 +298,14 @@ class FastVQA(nn.Module):
         return local.flatten(1).mean(1, keepdim=True)  # type: ignore[no-any-return]
 
     def judge(self, clips: Tensor) -> tuple[Tensor, Tensor]:
-        """(B,) score and (B, feature_width) feature, both fp32: what distillation compares.
+        """Scores and features of (B, 3, T, H, W) clips.
 
-        The score is the mean of the local scores, the feature the mean of the last map.
+        Returns:
+            (B,) means of the local scores, unbounded, and (B, feature_width) means of the last
+            feature map, which distillation compares; both fp32.
+
+        Raises:
+            ValueError: Clips are of another shape, see `feature_map`.
         """
         features = self.feature_map(clips)
         score = self.vqa_head(features).float().flatten(1).mean(1)

@@ -38,7 +38,7 @@ class Config:
     outputs: int = 1
     """Values the head returns: 1 for quality, 400 for Kinetics classes."""
     layer_scale: float = 1e-5
-    """First value of LayerScale; a small net trained from nothing wants it near 0.1."""
+    """First value of LayerScale; a small network trained from scratch needs about 0.1."""
 
     @property
     def grid(self) -> int:
@@ -159,7 +159,7 @@ class CrossAttention(nn.Module):
 
 
 class AttentionPool(nn.Module):
-    """(B, N, D) tokens to one (B, out_width) vector: their mean asks, all of them answer."""
+    """(B, N, D) tokens to one (B, out_width) vector: cross-attention with their mean as query."""
 
     def __init__(self, width: int, heads: int, out_width: int) -> None:
         super().__init__()
@@ -193,12 +193,15 @@ class PatchEmbed(nn.Module):
 
 
 class InternVideo2(nn.Module):
-    """The transformer with attention pooling and a linear head: the paper's quality model.
+    """The transformer with attention pooling and a linear head: InternVQA's quality model.
 
-    `forward` takes (B, 3, T, H, W) clips, ImageNet-normalised RGB, and returns (B, outputs).
-    Other T, H and W than the configured ones are taken when H and W are multiples of the patch:
-    the position table is interpolated. Runs in fp32, under autocast, or cast to bf16 as a whole
-    (as DeepSpeed does): clips may be fp32 in each case.
+    `forward` takes (B, 3, T, H, W) clips, ImageNet-normalised RGB, and returns (B, outputs),
+    unbounded. T, H and W may differ from the configured ones if H and W are multiples of the
+    patch: the position table is interpolated. Runs in fp32, under autocast, or cast to bf16 as a
+    whole (as DeepSpeed does); clips may be fp32 in each case.
+
+    Args:
+        config: Shape of the network.
     """
 
     def __init__(self, config: Config) -> None:
@@ -216,7 +219,7 @@ class InternVideo2(nn.Module):
         self.reset()
 
     def reset(self) -> None:
-        """First values as published: truncated normals, sine positions, deep layers damped."""
+        """Initialise as published: truncated normals, sine positions, deep blocks scaled down."""
         for module in self.modules():
             if isinstance(module, nn.Linear):
                 nn.init.trunc_normal_(module.weight, std=0.02)
@@ -233,17 +236,26 @@ class InternVideo2(nn.Module):
             self.head.weight.mul_(0.001)
 
     def reset_head(self) -> None:
-        """First values of `fc_norm` and `head` alone: a score near 0 whatever the clip."""
+        """Initialise `fc_norm` and `head` alone: a score near 0 whatever the clip."""
         self.fc_norm.reset_parameters()
         nn.init.trunc_normal_(self.head.weight, std=0.02 * 0.001)
         nn.init.zeros_(self.head.bias)
 
     def tokens(self, clips: Tensor, taps: tuple[int, ...] = ()) -> tuple[Tensor, list[Tensor]]:
-        """Run the blocks: (B, 1 + T·h·w, D) tokens, and the stream after each block in `taps`.
+        """Run the transformer blocks.
 
-        Tap 0 is the bare patch embedding in fp32, before positions and without the class token;
-        the other taps are without the class token as well: (B, T·h·w, D), in the parameters' type
-        (fp32 under autocast). Raises ValueError on a shape that is not a whole number of patches.
+        Args:
+            clips: (B, 3, T, H, W).
+            taps: Numbers of the blocks after which tokens are returned too; 0: the patch
+                embedding, before positions.
+
+        Returns:
+            (B, 1 + T·h·w, D) tokens, the class token first, and for each tap (B, T·h·w, D)
+            tokens without it: tap 0 in fp32, the others in the parameters' type (fp32 under
+            autocast).
+
+        Raises:
+            ValueError: H or W is no multiple of the patch.
         """
         batch, channels, frames, height, width = clips.shape
         patch = self.config.patch
@@ -270,10 +282,14 @@ class InternVideo2(nn.Module):
         return self.head(self.features(self.tokens(clips)[0]))  # type: ignore[no-any-return]
 
     def judge(self, clips: Tensor) -> tuple[Tensor, Tensor]:
-        """(B,) score and (B, feature_width) feature, both fp32: what distillation compares.
+        """Scores and pooled features of (B, 3, T, H, W) clips.
 
-        The feature is the pooled vector after `clip_projector` and `fc_norm`. Raises ValueError
-        for a model with another number of outputs than one.
+        Returns:
+            (B,) scores, unbounded, and (B, feature_width) features after `clip_projector` and
+            `fc_norm`, which distillation compares; both fp32.
+
+        Raises:
+            ValueError: The model has another number of outputs than one.
         """
         if self.config.outputs != 1:
             raise ValueError(f"a judge has one output, this model {self.config.outputs}")

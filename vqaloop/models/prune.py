@@ -1,4 +1,4 @@
-"""Structured pruning: a smaller student from a larger one of its family, to be distilled further.
+"""Structured pruning: a smaller student from a larger one of its family, before distillation.
 
 By magnitude (Li et al., arXiv 1608.08710, here on transformers): the channels, heads and units of
 largest weight norm are kept; blocks are taken at even distances.
@@ -13,7 +13,7 @@ from vqaloop.models.student import Student
 
 
 def prune(larger: Student, smaller: Student) -> Student:
-    """Fill `smaller` with the weights of `larger` that are largest.
+    """Fill `smaller` with the weights of `larger` that have the largest norms.
 
     Args:
         larger: The trained student; with token heads if `smaller` has them.
@@ -61,7 +61,7 @@ def _fixed(config: Config) -> tuple[int, ...]:
 
 
 class _Keep:
-    """Indices of every parameter that are kept."""
+    """Which channels, heads and units of the larger model are kept."""
 
     def __init__(self, values: dict[str, Tensor], one: Config, other: Config) -> None:
         self.one, self.other = one, other
@@ -71,13 +71,16 @@ class _Keep:
         for block in self.blocks:
             at = f"backbone.blocks.{block}."
             head_width = one.width // one.heads
+            # a head counts by the weights that read its output
             spent = values[at + "attn.proj.weight"].square().sum(0)
             heads = _best(spent.view(one.heads, -1).sum(1), other.heads)
             self.heads[block] = (heads[:, None] * head_width + torch.arange(head_width)).flatten()
+            # a hidden unit by the product of the weights into it and out of it
             units = values[at + "mlp.fc2.weight"].norm(dim=0)
             self.hidden[block] = _best(
                 units * values[at + "mlp.fc1.weight"].norm(dim=1), other.mlp_width
             )
+        # pooling keeps its number of heads, so each head gives up as many channels
         each, wanted = one.width // one.pool_heads, other.width // other.pool_heads
         inner = values["backbone.clip_projector.cross_attn.v.weight"].norm(dim=1)
         self.pool = torch.cat(
@@ -98,6 +101,7 @@ class _Keep:
         if part.startswith("blocks."):
             block = self.blocks[int(part.split(".")[1])]
             heads, rest = self.heads[block], part.split(".", 2)[2]
+            # queries, keys and values are stacked in one matrix
             inner = torch.cat([heads + i * self.one.width for i in range(3)])
             axes: dict[str, list[Tensor | None]] = {
                 "attn.qkv.weight": [inner, self.width],

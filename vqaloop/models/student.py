@@ -1,7 +1,7 @@
 """The student: a video transformer that scores a rendition alone, or anchored to its source.
 
 No reference: the paper's head (arXiv 2502.19026), one linear layer on the pooled feature, joined
-by statistics of the tokens, like those of the anchored head but guessed without a source.
+by statistics of the tokens, like those of the anchored head but estimated without a source.
 Anchored: tokens of the rendition are compared with the source's tokens of the same crop, at the
 patch embedding and at two depths. Each token gives K values and, from the source alone, K weights;
 a crop's, frame's or title's statistics are the K weighted means, and a small MLP turns them into
@@ -21,10 +21,10 @@ from vqaloop.models.fastvqa import FastVQA
 from vqaloop.models.internvideo2 import InternVideo2
 
 STATISTICS = 24
-"""K: weighted means a crop is summed up in."""
+"""K: pooled statistics (weighted means over tokens) of a crop."""
 OUTPUTS = ("vmaf", "adm2", "vif_scale0", "vif_scale1", "vif_scale2", "vif_scale3", "motion2")
-"""What the anchored head is trained to answer; the first is the score / 100, the others are the
-elementary features of VMAF, which teach the head what a single number cannot."""
+"""Outputs of the heads: the score / 100, and the elementary features of VMAF as auxiliary
+targets of training."""
 ENERGY_FLOOR = 1e-4
 """Energy below which a patch coefficient counts as nothing: about half a code value of 8 bits."""
 
@@ -38,7 +38,7 @@ class Anchor:
     deep: tuple[Tensor, ...]
     """(B, N, P) projected tokens at the deeper taps."""
     context: Tensor
-    """(B, N, C) what the head makes of the reference alone."""
+    """(B, N, C) features of the reference in the head's hidden layer."""
     weights: Tensor
     """(B, N, K) positive weight of each token in each statistic."""
 
@@ -89,10 +89,10 @@ class AnchoredHead(nn.Module):
 
 
 class AloneHead(nn.Module):
-    """Judges a rendition by itself: the statistics of `AnchoredHead`, guessed without a source.
+    """No-reference head: estimates the statistics of `AnchoredHead` without a source.
 
-    The spectrum of each patch, and of its change over time, shows what a codec took away; deeper
-    tokens tell what the patch is of. To the K pooled statistics comes the paper's answer.
+    The spectrum of each patch, and of its change over time, shows what a codec removed; deeper
+    tokens hold what the patch depicts. The output of the paper's linear head is added.
     """
 
     def __init__(self, width: int, taps: int, hidden: int = 128, projected: int = 64) -> None:
@@ -113,12 +113,16 @@ class AloneHead(nn.Module):
 
 
 @dataclass(frozen=True)
-class Look:
-    """What B clips show. Sums and weights of any set of clips may be added before they are judged,
-    so that a title is judged as one large picture."""
+class StudentOutput:
+    """What a student computes of B clips.
+
+    Sums and weights of several clips may be added before the last layer, which then scores them
+    as one large picture.
+    """
 
     alone: tuple[Tensor, Tensor]
-    """(B, K + 1) sums and weights without reference; the last column is the paper's answer."""
+    """(B, K + 1) sums and weights without reference; the last column is the output of the
+    paper's linear head."""
     anchored: tuple[Tensor, Tensor] | None
     """(B, K) sums and weights against the anchor; None without one."""
     feature: Tensor
@@ -130,9 +134,10 @@ class Look:
 class Student(nn.Module):
     """A backbone with its heads. Clips are (B, 3, T, H, W), ImageNet-normalised RGB.
 
-    Without `heads` it is the paper's model and no more: it judges without reference, by one linear
-    layer on the pooled feature. Any backbone with `judge` will do for that; the heads need the
-    tokens of an InternVideo2.
+    Args:
+        backbone: The network that gives tokens and a pooled feature.
+        heads: With the token heads, which need the tokens of an InternVideo2. Without them it is
+            the paper's model alone: no-reference, one linear layer on the pooled feature.
     """
 
     def __init__(self, backbone: InternVideo2 | FastVQA, heads: bool = True) -> None:
@@ -148,18 +153,25 @@ class Student(nn.Module):
             self.alone = AloneHead(width, taps=len(self.taps) - 1)
 
     def anchor(self, reference: Tensor) -> Anchor:
-        """All that later comparisons need of (B, 3, T, H, W) reference clips."""
+        """What comparisons need of (B, 3, T, H, W) reference clips, computed once."""
         assert self.anchored is not None and isinstance(self.backbone, InternVideo2)
         _, (embedding, *deep) = self.backbone.tokens(reference, self.taps)
         with torch.autocast(reference.device.type, enabled=False):
             deep = [x.to(self._head_type) for x in deep]
             return self.anchored.anchor(embedding, deep, reference.shape[2])
 
-    def look(self, clips: Tensor, anchor: Anchor | None = None) -> Look:
-        """Judge clips alone and, given the anchor of the same clips' sources, against that."""
+    def look(self, clips: Tensor, anchor: Anchor | None = None) -> StudentOutput:
+        """Run the network on (B, 3, T, H, W) clips.
+
+        Args:
+            clips: Of renditions.
+            anchor: Of the same clips of their sources; None: no-reference only.
+        """
         if self.alone is None or self.anchored is None:
             score, feature = self.backbone.judge(clips)
-            return Look((score[:, None], torch.ones_like(score[:, None])), None, feature, ())
+            return StudentOutput(
+                (score[:, None], torch.ones_like(score[:, None])), None, feature, ()
+            )
         assert isinstance(self.backbone, InternVideo2)
         tokens, (embedding, *deep) = self.backbone.tokens(clips, self.taps)
         feature = self.backbone.features(tokens)
@@ -180,10 +192,10 @@ class Student(nn.Module):
             if anchor is not None:
                 values = self.anchored.statistics(anchor, embedding, projected)
                 anchored = (values * anchor.weights).sum(1), anchor.weights.sum(1)
-        return Look(alone, anchored, feature, projected)
+        return StudentOutput(alone, anchored, feature, projected)
 
     def compare(self, clips: Tensor, anchor: Anchor) -> tuple[Tensor, Tensor]:
-        """`look(clips, anchor).anchored`, without what else a look tells."""
+        """`look(clips, anchor).anchored` alone, which takes less time."""
         assert self.anchored is not None and isinstance(self.backbone, InternVideo2)
         _, (embedding, *deep) = self.backbone.tokens(clips, self.taps)
         with torch.autocast(clips.device.type, enabled=False):
@@ -199,14 +211,14 @@ class Student(nn.Module):
         return self.alone.energy.weight.dtype
 
     def anchored_answers(self, sums: Tensor, weights: Tensor) -> Tensor:
-        """(..., len(OUTPUTS)) answers of (..., K) pooled sums of `Look.anchored`."""
+        """(..., len(OUTPUTS)) answers of (..., K) pooled sums of `StudentOutput.anchored`."""
         assert self.anchored is not None
         return _answers(self.anchored.fuse(sums / weights))
 
     def alone_answers(self, sums: Tensor, weights: Tensor) -> Tensor:
-        """(..., len(OUTPUTS)) answers of (..., K + 1) pooled sums of `Look.alone`.
+        """(..., len(OUTPUTS)) answers of (..., K + 1) pooled sums of `StudentOutput.alone`.
 
-        Without heads (..., 1): the paper's answer, which no sigmoid bounds.
+        Without heads (..., 1): the output of the paper's linear head, unbounded.
         """
         means = sums / weights
         if self.alone is None:
@@ -224,7 +236,7 @@ class Student(nn.Module):
 
 
 def _answers(out: Tensor) -> Tensor:
-    """The score brought to 0..1; the elementary features as they are."""
+    """The score through a sigmoid to 0..1; the elementary features as they are."""
     return torch.cat([out[..., :1].sigmoid(), out[..., 1:]], -1)
 
 
@@ -243,7 +255,7 @@ def change(embedding: Tensor, frames: int) -> Tensor:
 
 
 def start_from_cosines(backbone: InternVideo2) -> None:
-    """Let the patch embedding begin as a 2-D cosine transform of luma, lowest first.
+    """Initialise the patch embedding as a 2-D cosine transform of luma, lowest frequency first.
 
     Quality is read from fine differences between patches; a random projection of 588 samples to a
     few hundred channels blurs them, an orthogonal one keeps nearly all of luma. The last eighth of

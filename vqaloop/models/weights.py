@@ -107,8 +107,8 @@ def load_student(path: Path) -> tuple[Student, dict[str, str]]:
     sha256 = file_sha256(path)
     _check_hashes(path, about, data, sha256)
     heads = any(name.startswith("anchored.") for name in data)
-    # meta tensors cost no memory but a second of imports, which small models do without; of a
-    # large one the memory is not spent on the word of a small file
+    # meta tensors cost no memory but a second of imports, which small models do without; a large
+    # model's memory is not allocated for a file too small to hold it
     small = about["model"] in _SMALL
     if not small and sum(value.numel() for value in data.values()) < _LARGE:
         raise InputError(

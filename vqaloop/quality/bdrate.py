@@ -1,4 +1,4 @@
-"""Comparing two rate-quality curves by one number: the Bjontegaard deltas.
+"""Bjontegaard deltas: the mean difference between two rate-quality curves in one number.
 
 A curve is at least MIN_POINTS points (kb/s, score) in any order, of which the score must strictly
 rise with the rate. The integral of the gap between two curves over what they have in common is
@@ -26,7 +26,7 @@ Method = Literal["pchip", "akima"]
 Values = npt.NDArray[np.float64]
 
 MIN_POINTS = 3
-"""Fewer say nothing of how a curve bends; test conditions ask for four or more."""
+"""Fewer do not show the curvature; common test conditions ask for four or more."""
 LEAST_OVERLAP = 0.75
 """Part of the shorter curve that the other must cover, for the mean to stand for the curves."""
 
@@ -34,7 +34,7 @@ _INTERPOLATORS = {"pchip": PchipInterpolator, "akima": Akima1DInterpolator}
 
 
 class NotComparable(VqaloopError):
-    """Two curves of which no mean difference can be told; the message says what is in the way.
+    """Two curves without a defined mean difference; the message says why.
 
     Neither a pass nor a regression (exit 2).
     """
@@ -48,12 +48,23 @@ def bd_rate(
     least_overlap: float = LEAST_OVERLAP,
     names: tuple[str, str] = ("anchor", "test"),
 ) -> float:
-    """Bitrate that `test` needs more (+) or less (-) than `anchor` at equal score, in percent.
+    """BD-rate: bitrate that `test` needs more (+) or less (-) than `anchor` at equal score.
 
     100 (exp(mean) - 1), where the mean is of the difference in log rate over the scores that both
-    curves reach. Raises NotComparable for curves that are too short or do not strictly rise, and
-    where they share less than `least_overlap` (0..1) of the scores of the shorter one; its message
-    calls the curves by `names`.
+    curves reach.
+
+    Args:
+        anchor: (kb/s, score) points, at least MIN_POINTS.
+        test: As `anchor`.
+        method: The interpolation between points.
+        least_overlap: Part, 0..1, of the shorter curve's scores that both must reach.
+        names: What messages call the two curves.
+
+    Returns:
+        The difference in percent.
+
+    Raises:
+        NotComparable: A curve is too short or does not strictly rise, or they overlap too little.
     """
     curves = [_checked(curve, name) for curve, name in zip((anchor, test), names, strict=True)]
     over_score = [(score, rate) for rate, score in curves]
@@ -65,10 +76,10 @@ def bd_rate(
 def bd_score(
     anchor: Curve, test: Curve, *, method: Method = "pchip", least_overlap: float = LEAST_OVERLAP
 ) -> float:
-    """Score that `test` gains (+) or loses (-) over `anchor` at equal bitrate, in points.
+    """BD-score: points that `test` gains (+) or loses (-) over `anchor` at equal bitrate.
 
-    The mean over the log rates that both curves reach. Raises NotComparable as `bd_rate` does, the
-    overlap being that of log rates.
+    The mean over the log rates that both curves reach; arguments and errors are those of
+    `bd_rate`, the overlap being that of log rates.
     """
     curves = [_checked(anchor, "anchor"), _checked(test, "test")]
     return _mean_gap(curves, method, least_overlap, "bitrate", lambda x: f"{math.exp(x):.4g} kb/s")
@@ -85,19 +96,19 @@ def _checked(curve: Curve, name: str) -> tuple[Values, Values]:
     for rate, score in points:
         if not (0 < rate < math.inf and math.isfinite(score)):
             raise NotComparable(
-                f"the {name} curve holds {_told((rate, score))}; bitrates above 0 and finite "
+                f"the {name} curve holds {_shown((rate, score))}; bitrates above 0 and finite "
                 "scores are needed"
             )
     for low, high in zip(points, points[1:], strict=False):
         if not (low[0] < high[0] and low[1] < high[1]):
             raise NotComparable(
-                f"the {name} curve does not rise from {_told(low)} to {_told(high)}; at equal "
+                f"the {name} curve does not rise from {_shown(low)} to {_shown(high)}; at equal "
                 "score its bitrate is not defined; drop one of the two or measure further apart"
             )
     return np.log([rate for rate, _ in points]), np.array([score for _, score in points])
 
 
-def _told(point: tuple[float, float]) -> str:
+def _shown(point: tuple[float, float]) -> str:
     return f"({point[0]:g} kb/s, score {point[1]:g})"
 
 
@@ -106,7 +117,7 @@ def _mean_gap(
     method: str,
     least_overlap: float,
     axis: str,
-    told: Callable[[float], str],
+    shown: Callable[[float], str],
     names: tuple[str, str] = ("anchor", "test"),
 ) -> float:
     """Mean of test minus anchor over the x that both have; each curve is (x, y), x ascending."""
@@ -118,7 +129,7 @@ def _mean_gap(
     share = max(0.0, high - low) / shorter
     if not share >= max(least_overlap, 1e-9):
         spans = " and ".join(
-            f"the {name} from {told(x[0])} to {told(x[-1])}"
+            f"the {name} from {shown(x[0])} to {shown(x[-1])}"
             for name, (x, _) in zip(names, curves, strict=True)
         )
         raise NotComparable(

@@ -1,7 +1,7 @@
-"""Clip sampling for the networks: native crops, resized pictures, or fragments (FAST-VQA).
+"""Clip sampling for training and no-reference models: crops, resized frames, or fragments.
 
-Two views of one video take the same number of clips and, where its length allows, at the same
-times.
+A view says how clips are cut out of a video; `PlacedView` fixes the places for one content. Two
+views of one video take the same number of clips and, where its length allows, at the same times.
 """
 
 from collections.abc import Callable, Sequence
@@ -50,7 +50,7 @@ class View:
             raise InputError(f"the size of a {self.kind} clip is a multiple of {unit}")
 
     def times(self, count: int) -> npt.NDArray[np.int64]:
-        """(C, T) frames looked at of `count`; those after the last are the last again."""
+        """(C, T) indices of the clips' frames in a video of `count`; the last one is repeated."""
         span = (self.frames - 1) * self.stride + 1
         middles = (np.arange(self.clips) + 0.5) / self.clips
         starts = (middles * max(0, count - span)).round().astype(np.int64)
@@ -59,8 +59,8 @@ class View:
         return times
 
 
-class Looks:
-    """A view of one content: every encode of it is cut at the same places."""
+class PlacedView:
+    """A view with its places fixed for one content, so that all its encodes are cut alike."""
 
     def __init__(self, view: View, canvas: tuple[int, int], seed: Sequence[int]) -> None:
         """`canvas` is (width, height). Raises InputError where it is too small for the view."""
@@ -136,11 +136,12 @@ def clips_of(
 ) -> Frames:
     """(C, T, S·3/2, S) clips of a video of `count` frames; `read` gives frames by ascending index.
 
-    At most FRAMES_AT_ONCE frames are asked for and held at a time, those of one clip or of several
-    in turn. Raises InputError where the picture is too small for the view.
+    At most FRAMES_AT_ONCE frames are read and held at a time, those of one clip or of several.
+    Raises InputError where the picture is too small for the view.
     """
-    looks = Looks(view, canvas, [seed])
-    groups: list[dict[int, list[int]]] = []  # {clip: its frames}, few enough together
+    placed = PlacedView(view, canvas, [seed])
+    # clips whose frames fit in memory together, as {clip: its frames}
+    groups: list[dict[int, list[int]]] = []
     for clip, row in enumerate(view.times(count).tolist()):
         if groups and len({*row, *chain(*groups[-1].values())}) <= FRAMES_AT_ONCE:
             groups[-1][clip] = row
@@ -151,7 +152,7 @@ def clips_of(
         indices = sorted({index for row in group.values() for index in row})
         frames = dict(zip(indices, read(indices), strict=True))
         clips += [
-            np.concatenate([looks.cut(frames[index][None], clip) for index in row])
+            np.concatenate([placed.cut(frames[index][None], clip) for index in row])
             for clip, row in group.items()
         ]
     return np.stack(clips)

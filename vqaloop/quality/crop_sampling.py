@@ -1,25 +1,95 @@
-"""Which parts of a title are looked at, and how they are cut out of its frames."""
+"""Which crops of a title a student scores, and how they are cut out of its frames.
 
-from collections.abc import Callable, Iterable, Mapping
+A crop is CLIP_SIZE pixels square and CLIP_FRAMES frames long: one clip of the network's input.
+"""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
 from vqaloop.media.frames import CLIP_FRAMES, CLIP_SIZE, Frames, cut
+from vqaloop.quality.sampling_precision import FIRST
 
 POSITIONS = 8
-"""Places in time at which a title is looked at."""
-CLIPS_EACH = 16
-"""Crops looked at in each place; fewer where the picture has no room for so many."""
+"""Positions in time at which a title is sampled."""
+MOST_POSITIONS = 96
+"""Most positions in time of a title of many scenes."""
+FINER = 4
+"""Factor on the positions in time where scores are in doubt."""
+CROPS_EACH = 16
+"""Crops at each position in time; fewer where the picture has no room for so many."""
 
-Where = Mapping[int, list[tuple[int, int]]]
+Crops = Mapping[int, list[tuple[int, int]]]
 """{first frame: [(top, left), ...]}, in luma pixels."""
 
 
-def spots(frames: int, size: tuple[int, int], seed: int = 0, positions: int = POSITIONS) -> Where:
-    """Which crops of a title are looked at: {first frame: [(top, left), ...]}, all even.
+@dataclass(frozen=True)
+class CropSampling:
+    """All that decides which crops of a title are scored."""
+
+    positions: int = POSITIONS
+    """Positions in time, of the title or of each scene."""
+    scenes: tuple[tuple[int, int], ...] = ()
+    """(first frame, number of frames) of each scene; none: the title is sampled as one."""
+    seed: int = 0
+    """Of the jitter in time and in the picture."""
+    precision: float | None = None
+    """Half-width of the score's interval at which no further positions are scored; None: all."""
+
+    def identity(self) -> dict[str, Any]:
+        """The part of cache keys that names the crops; JSON values only."""
+        found: dict[str, Any] = {
+            "positions": self.positions,
+            "clips": CROPS_EACH,
+            "seed": self.seed,
+        }
+        if self.precision is not None:
+            found |= {"precision": self.precision, "first": FIRST}
+        if self.scenes:
+            found["scenes"] = [list(scene) for scene in self.scenes]
+        return found
+
+    def finer(self) -> "CropSampling":
+        """FINER times as many positions in time."""
+        return replace(self, positions=self.positions * FINER, scenes=())
+
+    def scene_by_scene(self, scenes: Sequence[tuple[int, int]]) -> "CropSampling":
+        """Each scene sampled as if it were a title of its own, at fewer positions if many.
+
+        With more than MOST_POSITIONS scenes the title is sampled as one, at as many positions.
+        """
+        positions = min(self.positions, MOST_POSITIONS // len(scenes))
+        if not positions:
+            return replace(self, positions=MOST_POSITIONS, scenes=())
+        return replace(self, positions=positions, scenes=tuple(scenes))
+
+    def crops(self, frames: int, size: tuple[int, int]) -> Crops:
+        """The crops of a title of so many frames, `size` being (width, height)."""
+        found: dict[int, list[tuple[int, int]]] = {}
+        for first, count in self.scenes or [(0, frames)]:
+            own = choose_crops(count, size, self.seed, self.positions)
+            found |= {first + start: places for start, places in own.items()}
+        return found
+
+    def shares(self, times: Sequence[int]) -> list[float] | None:
+        """The part of the title each time stands for, by its scene's length; None: equal parts."""
+        if not self.scenes:
+            return None
+        scene_of = [
+            next(scene for scene in reversed(self.scenes) if scene[0] <= time) for time in times
+        ]
+        return [scene[1] / scene_of.count(scene) for scene in scene_of]
+
+
+def choose_crops(
+    frames: int, size: tuple[int, int], seed: int = 0, positions: int = POSITIONS
+) -> Crops:
+    """Crops of a title: {first frame: [(top, left), ...]}, all even.
 
     Stratified over time and over the picture, with seeded jitter; the same title, seed and size
-    always give the same crops, so that every rung is judged on the same ones.
+    always give the same crops, so that every rung is scored on the same ones.
     """
     width, height = (max(side, CLIP_SIZE) for side in size)
     rng = np.random.default_rng([seed, frames, width, height])
@@ -27,9 +97,9 @@ def spots(frames: int, size: tuple[int, int], seed: int = 0, positions: int = PO
     count = min(positions, last // CLIP_FRAMES + 1)
     edges = np.linspace(0, last + 1, count + 1)
     starts = np.unique(np.minimum((edges[:-1] + rng.random(count) * np.diff(edges)), last))
-    # a Latin square over the picture, so that no part of it is looked at twice while another waits
+    # a Latin square over the picture, so that no part is sampled twice while another is not
     rows, columns = (height - CLIP_SIZE) // 2 + 1, (width - CLIP_SIZE) // 2 + 1
-    each = min(CLIPS_EACH, rows * columns)
+    each = min(CROPS_EACH, rows * columns)
     total = len(starts) * each
     y, x = ((rng.permutation(total) + rng.random(total)) / total for _ in range(2))
     tops = (y * rows).astype(int) * 2
@@ -41,13 +111,21 @@ def spots(frames: int, size: tuple[int, int], seed: int = 0, positions: int = PO
     return chosen
 
 
-def read_clips(where: Where, count: int, read: Callable[[list[int]], Iterable[Frames]]) -> Frames:
-    """(B, T, rows, S) crops at `where`; `read` gives frames by ascending index, (H·3/2, W) each.
+def read_crops(crops: Crops, count: int, read: Callable[[list[int]], Iterable[Frames]]) -> Frames:
+    """Cut crops out of a video of `count` frames.
 
     No more than one frame is held at a time, unless `read` holds them.
+
+    Args:
+        crops: Where.
+        count: Frames of the video; times after the last frame repeat it.
+        read: Gives (H·3/2, W) frames of planar 4:2:0 by ascending index.
+
+    Returns:
+        (B, T, S·3/2, S) clips, in the order of `crops`.
     """
     wanted: dict[int, list[tuple[int, int, int, int]]] = {}
-    places = [(start, *place) for start, group in where.items() for place in group]
+    places = [(start, *place) for start, group in crops.items() for place in group]
     for clip, (start, top, left) in enumerate(places):
         for step in range(CLIP_FRAMES):
             row = wanted.setdefault(min(start + step, count - 1), [])

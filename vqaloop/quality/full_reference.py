@@ -1,10 +1,10 @@
-"""Full-reference metrics through ffmpeg: VMAF, XPSNR, PSNR and SSIM of a rung as it is watched.
+"""Full-reference metrics through ffmpeg: VMAF, XPSNR, PSNR and SSIM of a rung as displayed.
 
 One ffmpeg run computes all the metrics asked for. Both legs are numbered by frame index, so that
 streams without timestamps (raw AVS2) and streams with odd ones are matched alike; the distorted
-leg is scaled to the source's canvas by one fixed scaler, then both have one pixel format. Compared
-are samples as they are stored: matrix, primaries and transfer, which one side may lack, are taken
-from both, and the distorted leg is brought to the source's range.
+leg is scaled to the source's canvas by one fixed scaler, then both have one pixel format. Samples
+are compared as stored: the tags of matrix, primaries and transfer, which one side may lack, are
+removed from both, and the distorted leg is converted to the source's range.
 
 Definitions (`Score.clips` has one value a frame, `Score.value` is their arithmetic mean):
 
@@ -27,15 +27,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import av
-import ffmpeg as ffmpeg_graph
 
-from vqaloop.bitstream.colour_tags import RANGES, UNTAGGED, as_stored, colour_range
+from vqaloop.bitstream.colour_tags import RANGES, UNTAGGED, colour_range, to_ycbcr
+from vqaloop.bitstream.demux import main_video, open_video
+from vqaloop.core import ffmpeg as ffmpeg_graph
 from vqaloop.core import process
-from vqaloop.core.ffmpeg import append_filters, compiled, file_url
+from vqaloop.core.ffmpeg import append_filters, compiled, input_arguments
 from vqaloop.core.files import scratch
 from vqaloop.core.text import quoted
 from vqaloop.errors import DecodeFailed, InputError, ToolError
-from vqaloop.media.container import main_video
 from vqaloop.media.frames import SCALER
 from vqaloop.quality.libvmaf import (
     read_vmaf,
@@ -61,14 +61,14 @@ _CEILING_DB = {8: 60.0, 10: 72.0}
 
 @dataclass(frozen=True)
 class _Definition:
-    """One metric: its filter, and how a frame's value is made of what the filter wrote."""
+    """One metric: its filter, and the formula from the filter's output to a frame's value."""
 
     filter: str
     label: str
     needs: tuple[str, ...]
-    """Names under which the filter leaves its numbers."""
+    """Metadata keys of the filter's output."""
     frame_value: Callable[[Sequence[float], float], float]
-    """Those numbers and the ceiling in dB to the frame's value."""
+    """From those numbers and the ceiling in dB."""
 
 
 def _xpsnr(planes: Sequence[float], ceiling_db: float) -> float:
@@ -102,36 +102,39 @@ def measure(
     *,
     ffmpeg: str,
     distorted_options: tuple[tuple[str, str], ...] = (),
-    distorted_prep: Sequence[str] | None = None,
-    distorted_range: str | None = None,
+    probed: Source | None = None,
     timeout_s: float | None = None,
     threads: int | None = None,
 ) -> dict[str, Score]:
     """Scores of `distorted` against `source`, by metric name, over all frames.
 
-    `distorted_options` go before its -i, as raw video needs; `distorted_prep` are filters as in
-    `Source.prep`, by default those that grey and RGB need; `distorted_range`, tv or pc, is what
-    they leave, by default what the file tells; `timeout_s` is by default a minute and a second for
-    every megapixel to decode; `threads` is by default all processors. The time of the one run is
-    split evenly between the scores.
+    Args:
+        source: The original.
+        distorted: A file with as many frames.
+        metrics: Names among METRICS. One run computes all; its time is split evenly among them.
+        ffmpeg: Path of the ffmpeg binary.
+        distorted_options: ffmpeg's options before the -i of `distorted`, as raw video needs.
+        probed: `distorted` as probed, where it is no encode of ours: its filters are applied.
+        timeout_s: By default a minute and a second for every megapixel to decode.
+        threads: By default all processors.
 
-    Raises InputError for an unknown metric, a file that is not there or an ffmpeg without the
-    filter, DecodeFailed when either file does not decode to exactly `source.frames` frames.
+    Raises:
+        InputError: A metric is unknown, a file is not there, or ffmpeg lacks the filter.
+        DecodeFailed: Either file does not decode to exactly `source.frames` frames.
     """
     wanted = list(dict.fromkeys(metrics))
     _check(wanted, source, distorted, ffmpeg)
-    depth, own, stored = _samples(distorted, dict(distorted_options), source)
-    bits = 10 if max(source.bit_depth, depth) > 8 else 8
-    prep = stored if distorted_prep is None else distorted_prep
-    own = distorted_range or own
-    threads = threads or _processors()
+    stored = _stored_samples(distorted, dict(distorted_options), source, probed)
+    bits = 10 if max(source.bit_depth, stored.bits) > 8 else 8
+    threads = threads or len(os.sched_getaffinity(0))
     width, height = source.canvas
     limit_s = timeout_s or 60 + source.frames * width * height / 1e6
     with scratch() as name:
         folder = Path(name)
-        options = (REUSE, *distorted_options)
-        distorted_leg = _leg("DISTORTED", threads, options, *prep)
-        graph = _graph(source, distorted_leg, own, wanted, bits, threads, folder)
+        pix_fmt = "yuv420p" if bits == 8 else "yuv420p10le"
+        leg = _distorted_leg(source, stored, distorted_options, threads, pix_fmt)
+        pair = leg, _reference_leg(source, threads, pix_fmt)
+        graph = _graph(pair, wanted, vmaf_options(folder, threads, _is_4k(source)))
         files = {"DISTORTED": distorted, "REFERENCE": source.path}
         done = process.run(compiled(graph, ffmpeg, files), timeout_s=limit_s)
         if done.returncode != 0 or done.timed_out:
@@ -142,17 +145,16 @@ def measure(
         decoded = _read_frames(done.stdout.decode("utf-8", "replace"))
         values = {name: _frame_values(name, folder, decoded, _CEILING_DB[bits]) for name in wanted}
     _check_frames(source, distorted, len(decoded), min(map(len, values.values())))
+    cpu_s, wall_s = done.cpu_s / len(wanted), done.wall_s / len(wanted)
     return {
         name: Score(
             value=statistics.fmean(frames),
             metric=name,
             mode="full-reference",
             clips=frames,
-            label="VMAF 4K v0.6.1"
-            if name == "vmaf" and _is_4k(source)
-            else _DEFINITIONS[name].label,
-            cpu_s=done.cpu_s / len(wanted),
-            wall_s=done.wall_s / len(wanted),
+            label=_label(name, source),
+            cpu_s=cpu_s,
+            wall_s=wall_s,
         )
         for name, frames in values.items()
     }
@@ -169,8 +171,8 @@ def measure_clips(
     """(C, T) values by metric, of C clips of T frames of 8-bit planar 4:2:0 in memory.
 
     Both arrays are (C, T, H * 3/2, W), as `vmaf_of_pairs` has its frames; the values are those of
-    `measure`. XPSNR weighs a block by what changed since the frame before, so each clip's first
-    frame is given twice and the first answer dropped: no clip is taken as going on from another.
+    `measure`. XPSNR weighs a block by its change since the previous frame, so each clip's first
+    frame is repeated and the first value dropped: no clip is taken for a continuation of another.
 
     Raises InputError for other arrays, an unknown metric, vmaf (see `vmaf_of_pairs`) or an ffmpeg
     without the filter, ToolError when it fails.
@@ -188,7 +190,7 @@ def measure_clips(
     for name in metrics:
         require_filter(ffmpeg, _DEFINITIONS[name].filter)
     size = ("video_size", f"{shape[3]}x{shape[2] // 3 * 2}")
-    raw = process.input_arguments([("f", "rawvideo"), ("pix_fmt", "yuv420p"), size])
+    raw = input_arguments([("f", "rawvideo"), ("pix_fmt", "yuv420p"), size])
     with scratch() as folder:
         files = {"DISTORTED": Path(folder, "distorted"), "REFERENCE": Path(folder, "reference")}
         for path, clips in zip(files.values(), (distorted, reference), strict=True):
@@ -236,14 +238,26 @@ def _check(wanted: Sequence[str], source: Source, distorted: Path, ffmpeg: str) 
         require_filter(ffmpeg, _DEFINITIONS[name].filter)
 
 
-def _samples(
-    path: Path, options: Mapping[str, str], source: Source
-) -> tuple[int, str, tuple[str, ...]]:
-    """Bits a sample of a file's video, its range, and the filters that its pixel format needs.
+@dataclass(frozen=True)
+class _Stored:
+    """Samples of a file as they are stored."""
 
-    Where no range is told, it is limited, as in a player; but bare streams and raw video, whose
-    makers often have no place for it or leave it out, have the source's. Where PyAV has no decoder
-    (AVS2) it is 8 bits of 4:2:0.
+    bits: int
+    """Bits a sample."""
+    range: str
+    """tv (limited) or pc (full)."""
+    prep: tuple[str, ...]
+    """Filters that bring RGB and grey to Y'CbCr."""
+
+
+def _stored_samples(
+    path: Path, options: Mapping[str, str], source: Source, probed: Source | None
+) -> _Stored:
+    """Depth, range and needed filters of the distorted file; those of `probed`, where it was.
+
+    A file without a range tag is taken for limited, as players do; but bare streams and raw video,
+    whose format often has no place for the tag, are taken for the source's range. Where PyAV has
+    no decoder (AVS2) samples are taken for 8-bit 4:2:0.
     """
     pix_fmt = options.get("pixel_format") or options.get("pix_fmt")
     own = colour_range(source)
@@ -251,13 +265,13 @@ def _samples(
         try:
             others = {key: options[key] for key in options if key not in ("f", "format")}
             demuxer = options.get("f") or options.get("format")
-            with av.open(file_url(path), format=demuxer, options=others) as container:
+            with open_video(path, None, options=others, demuxer=demuxer) as container:
                 # a stream whose decoder is missing has no codec context, whatever the types say
                 codec: Any = main_video(container).codec_context
                 if codec is not None:
                     pix_fmt = codec.pix_fmt
-                    untold = own if container.format.name in _BARE else "tv"
-                    own = RANGES.get(int(codec.color_range), untold)
+                    untagged = own if container.format.name in _BARE else "tv"
+                    own = RANGES.get(int(codec.color_range), untagged)
         except (av.FFmpegError, AttributeError) as error:
             raise DecodeFailed(f"{quoted(path)} could not be opened as video: {error}") from error
     pix_fmt = pix_fmt or "yuv420p"
@@ -269,49 +283,78 @@ def _samples(
     own = "pc" if pix_fmt.startswith("yuvj") else own
     # RGB is compared by the matrix of the source
     matrix = [pair for pair in source.colour if pair[0] == "colorspace"]
-    prep, tags, _ = as_stored(layout, source.canvas, bits, (*matrix, ("color_range", own)))
-    return bits, dict(tags)["color_range"], prep
+    prep, tags, _ = to_ycbcr(layout, source.canvas, bits, (*matrix, ("color_range", own)))
+    own = dict(tags)["color_range"]
+    if probed is None:
+        return _Stored(bits, own, prep)
+    # where the range changes within the file, its header tells that of the first frames alone
+    return _Stored(bits, colour_range(probed) if probed.changes else own, probed.prep)
 
 
-def _graph(
+def _distorted_leg(
     source: Source,
-    distorted: Any,
-    own_range: str,
-    wanted: Sequence[str],
-    bits: int,
+    stored: _Stored,
+    options: Iterable[tuple[str, str]],
     threads: int,
-    folder: Path,
+    pix_fmt: str,
 ) -> Any:
-    """The whole run, from the distorted leg and the file REFERENCE to a report on stdout."""
+    """The distorted file at the source's size and range, its frames numbered and marked."""
     width, height = source.canvas
-    to_range = colour_range(source)
-    number = f"settb={source.fps.denominator}/{source.fps.numerator},setpts=N"
-    pix_fmt = f"format={'yuv420p' if bits == 8 else 'yuv420p10le'}"
-    # the file's own metadata goes, so that it cannot bring numbers that pass for ours; the mark
-    # makes the last filter print every frame, measured or not
-    mark = "metadata=mode=delete,metadata=mode=add:key=vqaloop:value=1"
-    scale = f"scale={width}:{height}:in_range={own_range}:out_range={to_range}:flags={SCALER}"
-    node = distorted
-    for text in (f"{UNTAGGED}:range={own_range}", number, mark, scale, pix_fmt):
-        node = append_filters(node, text)
-    tags = f"{UNTAGGED}:range={to_range}"
-    prep = (*source.prep, tags, number, f"scale=out_range={to_range}:flags={SCALER}", pix_fmt)
-    references = _leg("REFERENCE", threads, source.input_options, *prep)
-    references = references.filter_multi_output("split", len(wanted))
+    return _leg(
+        "DISTORTED",
+        threads,
+        (REUSE, *options),
+        *stored.prep,
+        # untagged but for the range: scale converts that one, and no matrix
+        f"{UNTAGGED}:range={stored.range}",
+        _numbered(source),
+        # the file's own metadata goes, so that it cannot bring numbers that pass for ours; the
+        # mark makes the last filter print every frame, measured or not
+        "metadata=mode=delete,metadata=mode=add:key=vqaloop:value=1",
+        f"scale={width}:{height}:in_range={stored.range}:out_range={colour_range(source)}"
+        f":flags={SCALER}",
+        f"format={pix_fmt}",
+    )
+
+
+def _reference_leg(source: Source, threads: int, pix_fmt: str) -> Any:
+    """The source, its frames numbered, its range as it is."""
+    own = colour_range(source)
+    return _leg(
+        "REFERENCE",
+        threads,
+        source.input_options,
+        *source.prep,
+        f"{UNTAGGED}:range={own}",
+        _numbered(source),
+        f"scale=out_range={own}:flags={SCALER}",
+        f"format={pix_fmt}",
+    )
+
+
+def _numbered(source: Source) -> str:
+    """Frame indices for timestamps, in the source's time base."""
+    return f"settb={source.fps.denominator}/{source.fps.numerator},setpts=N"
+
+
+def _graph(pair: tuple[Any, Any], wanted: Sequence[str], vmaf: Mapping[str, Any]) -> Any:
+    """The run of all metrics over both legs, to a report on stdout."""
+    node, reference = pair
+    references = reference.filter_multi_output("split", len(wanted))
     for index, name in enumerate(wanted):
         # pass, not repeat: a reference frame that is missing must leave a gap in the numbers
         arguments: dict[str, Any] = {"eof_action": "pass"}
         if name == "vmaf":
-            arguments |= vmaf_options(folder, threads, _is_4k(source))
-        pair = [node, references[index]]
-        node = ffmpeg_graph.filter(pair, _DEFINITIONS[name].filter, **arguments)
+            arguments |= vmaf
+        filter_name = _DEFINITIONS[name].filter
+        node = ffmpeg_graph.filter([node, references[index]], filter_name, **arguments)
     node = node.filter("metadata", mode="print", file="pipe:1")
     return node.output("-", format="null", fps_mode="passthrough")
 
 
 def _leg(key: str, threads: int, options: Iterable[tuple[str, str]], *filters: str) -> Any:
     # V rather than v: cover art is no video
-    node = ffmpeg_graph.input(key, threads=threads, **process.input_arguments(options))["V"]
+    node = ffmpeg_graph.input(key, threads=threads, **input_arguments(options))["V"]
     for text in filters:
         node = append_filters(node, text)
     return node
@@ -321,8 +364,13 @@ def _is_4k(source: Source) -> bool:
     return max(source.canvas) > 2560 or min(source.canvas) > 1440
 
 
+def _label(name: str, source: Source) -> str:
+    """What the values are, in words."""
+    return "VMAF 4K v0.6.1" if name == "vmaf" and _is_4k(source) else _DEFINITIONS[name].label
+
+
 def _read_frames(text: str) -> list[dict[str, float]]:
-    """What the filters wrote on each frame that the distorted leg gave, in order."""
+    """The filters' output on each frame of the distorted leg, in order."""
     frames: list[dict[str, float]] = []
     for line in text.splitlines():
         key, _, value = line.partition("=")
@@ -343,10 +391,4 @@ def _frame_values(
         definition.frame_value([row[key] for key in definition.needs], ceiling_db)
         for row in rows
         if all(key in row for key in definition.needs)
-    )
-
-
-def _processors() -> int:
-    return (
-        len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     )

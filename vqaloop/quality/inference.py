@@ -1,7 +1,7 @@
-"""A student on its device: what several threads ask of it runs in common batches.
+"""Batched inference of a student on its device, shared by threads.
 
-Whoever gets the lock runs the batch of all who wait, up to its size; the others find their answers
-made. A batch that does not fit into memory is halved.
+The thread that gets the lock runs one batch for all that wait, up to its size; the others then
+find their results ready. A batch that does not fit into memory is halved.
 """
 
 import threading
@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from vqaloop.core.files import file_sha256
-from vqaloop.core.process import check_cancelled
+from vqaloop.core.scopes import check_cancelled
 from vqaloop.core.text import quoted
 from vqaloop.errors import InputError, ToolError
 from vqaloop.media.colour import to_clips
@@ -29,9 +29,9 @@ from vqaloop.models.weights import load_student
 BATCH = {"cpu": 32, "cuda": 256}
 """Most clips at a time: on a CPU what its caches hold, on a GPU what keeps it busy."""
 MOST_SHARED = 2
-"""Networks kept for whoever asks next."""
+"""Networks kept loaded when their metrics are gone."""
 SMALL_BYTES = 10_000_000
-"""Weights files below this are of networks that gain nothing from many threads, nor from bf16."""
+"""Size of weights files below which many threads, and bf16, make inference no faster."""
 
 Made = TypeVar("Made")
 Pair = tuple[Tensor, Tensor]
@@ -41,7 +41,7 @@ _sharing = threading.Lock()
 
 
 def network_of(weights: Path, device: torch.device) -> "Network":
-    """The network of these weights: one for all who ask, so that their clips share batches.
+    """The network of these weights: one for all callers, so that their clips share batches.
 
     Raises InputError for weights that cannot be read.
     """
@@ -56,23 +56,23 @@ def network_of(weights: Path, device: torch.device) -> "Network":
 
 
 @dataclass(eq=False)
-class _Asked:
-    """What one thread wants compared."""
+class _Request:
+    """Clips that one thread waits to have compared with their anchor."""
 
     clips: Tensor
     anchor: Anchor
     taken: int = 0
+    """Clips already in a batch."""
     made: list[Pair] = field(default_factory=list)
     done: bool = False
     error: BaseException | None = None
 
 
 class Network:
-    """A student's weights, loaded when first needed. Safe to call from several threads.
+    """A student's network, loaded when first needed. Safe to call from several threads.
 
-    They are those that the file held at first: `sha256` and `size_bytes` are taken then, and
-    another file that has come into its place is refused. Raises InputError for one that cannot be
-    read.
+    `sha256` and `size_bytes` are those of the weights file when the network is made; a file that
+    was replaced before it is loaded is refused. Raises InputError for one that cannot be read.
     """
 
     def __init__(self, weights: Path, device: torch.device) -> None:
@@ -81,140 +81,146 @@ class Network:
             self.size_bytes, self.sha256 = weights.stat().st_size, file_sha256(weights)
         except OSError as error:
             raise InputError(f"weights {quoted(weights)} cannot be read: {error}") from error
-        self._waiting: deque[_Asked] = deque()
+        self._waiting: deque[_Request] = deque()
         self._queue = threading.Lock()
         self._running = threading.RLock()
-        self._most: int | None = None
+        self._batch_size: int | None = None
+        self._loaded: tuple[Student, dict[str, str]] | None = None
 
-    @cached_property
+    @property
     def loaded(self) -> tuple[Student, dict[str, str]]:
-        """The student and what its file says of itself. Raises InputError."""
-        with self._running:
-            if "loaded" in self.__dict__:  # while this thread waited
-                return self.__dict__["loaded"]  # type: ignore[no-any-return]
-            student, about = load_student(self.weights)
-            if about["sha256"] != self.sha256:
-                raise InputError(
-                    f"weights {quoted(self.weights)} were changed while they were in use (SHA-256 "
-                    f"{about['sha256'][:12]}..., at first {self.sha256[:12]}...); start again"
-                )
-            made = student.to(self.device), about
-            self.__dict__["loaded"] = made
-            return made
+        """The student and the metadata of its file. Raises InputError."""
+        # once loaded, no thread waits here for the batch of another
+        if self._loaded is None:
+            with self._running:
+                if self._loaded is None:
+                    self._loaded = self._load()
+        return self._loaded
+
+    def _load(self) -> tuple[Student, dict[str, str]]:
+        student, about = load_student(self.weights)
+        if about["sha256"] != self.sha256:
+            raise InputError(
+                f"weights {quoted(self.weights)} were changed while they were in use (SHA-256 "
+                f"{about['sha256'][:12]}..., at first {self.sha256[:12]}...); start again"
+            )
+        return student.to(self.device), about
 
     @property
     def small(self) -> bool:
-        """Whether the network is one of few parameters."""
+        """Whether it has few parameters, by the size of its file."""
         return self.size_bytes < SMALL_BYTES
 
     @property
-    def halved(self) -> bool:
+    def uses_bf16(self) -> bool:
         """Whether it runs in bf16: large networks on GPUs do."""
         return self.device.type == "cuda" and not self.small
 
     @contextmanager
-    def settled(self) -> Iterator[Student]:
-        """The student, for one thread at a time, in inference mode and full fp32."""
+    def exclusive(self) -> Iterator[Student]:
+        """The student for one thread at a time, in inference mode, fp32 without TF32."""
         student, _ = self.loaded
         # a small network's threads would wait for each other longer than they work
-        alone = self.device.type == "cpu" and self.small
+        one_thread = self.device.type == "cpu" and self.small
         with self._running, torch.inference_mode(), exact():
             threads = torch.get_num_threads()
-            if alone:
+            if one_thread:
                 torch.set_num_threads(1)
             try:
                 yield student
             finally:
-                if alone:
+                if one_thread:
                     torch.set_num_threads(threads)
 
     def anchor(self, clips: Frames) -> Anchor:
-        """What comparisons need of (B, T, H·3/2, W) reference clips."""
-        pixels = self._moved(clips)
-        with self.settled() as student:
+        """The anchor of (B, T, H·3/2, W) reference clips."""
+        pixels = self._upload(clips)
+        with self.exclusive() as student:
 
             def work(part: slice) -> Anchor:
-                with self._precision():
-                    return student.anchor(to_clips(self._arrived(pixels[part])))
+                with self._autocast():
+                    return student.anchor(to_clips(self._uploaded(pixels[part])))
 
             return joined(self._in_batches(work, len(pixels)))
 
     def alone(self, clips: Frames) -> Pair:
-        """(B, K + 1) sums and weights without a reference."""
-        pixels = self._moved(clips)
-        with self.settled() as student:
+        """(B, K + 1) sums and weights of (B, T, H·3/2, W) clips without a reference."""
+        pixels = self._upload(clips)
+        with self.exclusive() as student:
 
             def work(part: slice) -> Pair:
-                with self._precision():
-                    return student.look(to_clips(self._arrived(pixels[part]))).alone
+                with self._autocast():
+                    return student.look(to_clips(self._uploaded(pixels[part]))).alone
 
             sums, weights = zip(*self._in_batches(work, len(pixels)), strict=True)
             return torch.cat(sums), torch.cat(weights)
 
     def compare(self, clips: Frames, anchor: Anchor) -> Pair:
-        """(B, K) sums and weights of clips against the anchor of the same crops.
+        """(B, K) sums and weights of (B, T, H·3/2, W) clips against the anchor of the same crops.
 
-        Runs in batches with what other threads ask for at the same time.
+        Runs in common batches with the clips of other threads.
         """
-        asked = _Asked(self._moved(clips), anchor)
+        request = _Request(self._upload(clips), anchor)
         with self._queue:
-            self._waiting.append(asked)
-        while not asked.done:
+            self._waiting.append(request)
+        while not request.done:
             check_cancelled()
-            with self.settled() as student:
-                if not asked.done:
+            # whoever gets the network runs a batch, which may be that of other threads
+            with self.exclusive() as student:
+                if not request.done:
                     self._run_batch(student)
-        if asked.error is not None:
-            raise asked.error
-        sums, weights = zip(*asked.made, strict=True)
+        if request.error is not None:
+            raise request.error
+        sums, weights = zip(*request.made, strict=True)
         return torch.cat(sums), torch.cat(weights)
 
     def _run_batch(self, student: Student) -> None:
-        """Compare what waits, the first first, up to a batch."""
-        pieces: list[tuple[_Asked, slice]] = []
-        room = self.most
+        """Compare one batch of waiting clips, first come, first served."""
+        pieces: list[tuple[_Request, slice]] = []
+        room = self.batch_size
         with self._queue:
             while room and self._waiting:
-                asked = self._waiting[0]
-                first, asked.taken = asked.taken, min(asked.taken + room, len(asked.clips))
-                room -= asked.taken - first
-                pieces.append((asked, slice(first, asked.taken)))
-                if asked.taken == len(asked.clips):
+                request = self._waiting[0]
+                first, request.taken = request.taken, min(request.taken + room, len(request.clips))
+                room -= request.taken - first
+                pieces.append((request, slice(first, request.taken)))
+                if request.taken == len(request.clips):
                     self._waiting.popleft()
         try:
-            # putting them side by side reads them, so each has to have arrived before
-            pixels = _cat([self._arrived(asked.clips[part]) for asked, part in pieces])
-            anchor = joined([part_of(asked.anchor, part) for asked, part in pieces])
+            # concatenation reads them, so each copy has to be complete before
+            pixels = _cat([self._uploaded(request.clips[part]) for request, part in pieces])
+            anchor = joined([part_of(request.anchor, part) for request, part in pieces])
 
             def work(part: slice) -> Pair:
-                with self._precision():
+                with self._autocast():
                     return student.compare(to_clips(pixels[part]), part_of(anchor, part))
 
             sums, weights = (
                 torch.cat(x) for x in zip(*self._in_batches(work, len(pixels)), strict=True)
             )
         except BaseException as error:
+            # the batch failed for all in it: each thread raises it, and none waits for ever
             with self._queue:
-                for asked, _ in pieces:
-                    asked.error, asked.done = error, True
-                    if asked in self._waiting:
-                        self._waiting.remove(asked)
+                for request, _ in pieces:
+                    request.error, request.done = error, True
+                    if request in self._waiting:
+                        self._waiting.remove(request)
             if not isinstance(error, Exception):
                 raise
             return
         at = 0
-        for asked, part in pieces:
+        for request, part in pieces:
             count = part.stop - part.start
-            asked.made.append((sums[at : at + count], weights[at : at + count]))
+            request.made.append((sums[at : at + count], weights[at : at + count]))
             at += count
-            asked.done = part.stop == len(asked.clips)
+            request.done = part.stop == len(request.clips)
 
     @property
-    def most(self) -> int:
-        """Clips of a batch; fewer once memory was short."""
-        if self._most is None:
-            self._most = BATCH[self.device.type]
-        return self._most
+    def batch_size(self) -> int:
+        """Most clips in a batch; fewer once memory was short."""
+        if self._batch_size is None:
+            self._batch_size = BATCH[self.device.type]
+        return self._batch_size
 
     def _in_batches(self, work: Callable[[slice], Made], count: int) -> list[Made]:
         """`work` of consecutive parts of `count` clips; smaller ones where memory is short.
@@ -224,43 +230,43 @@ class Network:
         made: list[Made] = []
         at = 0
         while at < count:
-            part = slice(at, min(at + self.most, count))
+            part = slice(at, min(at + self.batch_size, count))
             try:
                 made.append(work(part))
                 at = part.stop
                 continue
             except torch.OutOfMemoryError as error:
-                if self.most == 1:
+                if self.batch_size == 1:
                     raise ToolError(
                         f"{self.device.type} has too little free memory for one clip of this "
                         "network: end what else uses it, take --device cpu or a smaller student"
                     ) from error
             # out here the error no longer holds what filled the memory
-            self._most = max(1, min(self.most, part.stop - part.start) // 2)
+            self._batch_size = max(1, min(self.batch_size, part.stop - part.start) // 2)
             if self.device.type == "cuda":
                 torch.cuda.empty_cache()
         return made
 
-    def _precision(self) -> torch.autocast:
-        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.halved)
+    def _autocast(self) -> torch.autocast:
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.uses_bf16)
 
     @cached_property
-    def _uploads(self) -> torch.cuda.Stream:
+    def _upload_stream(self) -> torch.cuda.Stream:
         return torch.cuda.Stream(self.device)  # type: ignore[no-untyped-call]
 
-    def _moved(self, clips: Frames) -> Tensor:
-        """Clips on their way to the device, while it may be busy with another batch."""
+    def _upload(self, clips: Frames) -> Tensor:
+        """Clips on their way to the device, copied while it works on another batch."""
         pixels = torch.from_numpy(clips)
         if self.device.type == "cpu":
             return pixels
-        with torch.cuda.stream(self._uploads):
+        with torch.cuda.stream(self._upload_stream):
             return pixels.pin_memory().to(self.device, non_blocking=True)
 
-    def _arrived(self, pixels: Tensor) -> Tensor:
-        """Clips that the device's work may read from here on."""
+    def _uploaded(self, pixels: Tensor) -> Tensor:
+        """The clips once their copy is complete, for the device's current stream."""
         if self.device.type == "cuda":
             now = torch.cuda.current_stream(self.device)
-            now.wait_stream(self._uploads)
+            now.wait_stream(self._upload_stream)
             pixels.record_stream(now)
         return pixels
 
@@ -270,7 +276,7 @@ def _cat(parts: list[Tensor]) -> Tensor:
 
 
 def bytes_of(anchor: Anchor) -> int:
-    """What an anchor takes of its device's memory."""
+    """Bytes of device memory that an anchor holds."""
     held = anchor.embedding, *anchor.deep, anchor.context, anchor.weights
     return sum(values.nbytes for values in held)
 

@@ -8,10 +8,9 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import ffmpeg as ffmpeg_graph
-
+from vqaloop.core import ffmpeg as ffmpeg_graph
 from vqaloop.core import process
-from vqaloop.core.ffmpeg import compiled
+from vqaloop.core.ffmpeg import compiled, input_arguments
 from vqaloop.core.files import scratch
 from vqaloop.errors import InputError, ToolError
 
@@ -38,12 +37,21 @@ def vmaf_of_pairs(
 ) -> pd.DataFrame:
     """VMAF v0.6.1 and its features, one row a frame, of 8-bit planar 4:2:0 frames in memory.
 
-    Both arrays are (N, H * 3/2, W): the rows of Y, then U and V as they lie in a raw file; H and
-    W are even. VMAF is in 0..100, motion2 in grey levels (0 on the first frame), the other
-    `FEATURES` about 0..1. The N frames are taken as following one another in time, because
-    motion2 of a frame looks at its neighbours: call once for each clip.
+    Args:
+        reference: (N, H * 3/2, W): the rows of Y, then U and V as in a raw file; H and W are
+            even. Successive frames of one clip, since motion2 depends on a frame's neighbours.
+        distorted: As `reference`.
+        ffmpeg: Path of the ffmpeg binary.
+        threads: Of libvmaf.
+        timeout_s: Limit of the run.
 
-    Raises InputError for other arrays or an ffmpeg without libvmaf, ToolError when libvmaf fails.
+    Returns:
+        Columns FEATURES: VMAF in 0..100, motion2 in grey levels (0 on the first frame), the
+        others about 0..1.
+
+    Raises:
+        InputError: The arrays are of another shape or type, or ffmpeg lacks libvmaf.
+        ToolError: libvmaf fails.
     """
     import pandas as pd
 
@@ -56,7 +64,7 @@ def vmaf_of_pairs(
     require_size(width, height)
     require_filter(ffmpeg, "libvmaf")
     size = ("video_size", f"{width}x{height}")
-    raw = process.input_arguments([("f", "rawvideo"), ("pix_fmt", "yuv420p"), size])
+    raw = input_arguments([("f", "rawvideo"), ("pix_fmt", "yuv420p"), size])
     with scratch() as name:
         files = {"DISTORTED": Path(name, "distorted"), "REFERENCE": Path(name, "reference")}
         distorted.tofile(files["DISTORTED"])
@@ -88,7 +96,7 @@ def vmaf_options(folder: Path, threads: int, is_4k: bool = False) -> dict[str, A
 
 
 def read_vmaf(folder: Path) -> list[dict[str, float]]:
-    """What libvmaf left in `folder`: its numbers by name, frame by frame."""
+    """libvmaf's log in `folder`: features by name, frame by frame."""
     log = json.loads((folder / "vmaf.json").read_text(encoding="utf-8"))
     frames = sorted(log["frames"], key=lambda frame: int(frame["frameNum"]))
     return [frame["metrics"] for frame in frames]

@@ -1,4 +1,8 @@
-"""From the sums of crops to the score of a title, with its interval."""
+"""Pools the network's per-crop sums into the score of a title, with a bootstrap interval.
+
+The crops of one moment are pooled as one picture: the network's sums and weights are added before
+its last layer. Scores of moments are averaged over time.
+"""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -16,84 +20,95 @@ RESAMPLES = 200
 
 @dataclass(frozen=True)
 class PooledScore:
-    """What the crops that were looked at say of a title."""
+    """The score of a title, 0..100, and what it is made of."""
 
     value: float
     clips: tuple[float, ...]
+    """Of each crop."""
     interval: tuple[float, float]
+    """95 % bootstrap interval, clipped to 0..100."""
     times: tuple[float, ...]
-    """Of each time that was looked at, not clipped to 0..100."""
+    """Of each moment, not clipped to 0..100."""
     apart: tuple[float, float]
     """How far below and above the value the interval's ends are, before it is clipped."""
     places: tuple[tuple[int, int, int], ...] = ()
+    """(frame, top, left) of each crop."""
     moments: tuple[tuple[int, float], ...] = ()
+    """(frame, score) of each moment."""
 
 
-def judged(
+def pool(
     answers: "Callable[..., torch.Tensor]",
     seen: "tuple[torch.Tensor, torch.Tensor]",
     counts: list[int],
     seed: int,
     shares: Sequence[float] | None = None,
 ) -> PooledScore:
-    """Score of a title from (B, K) sums and weights of its crops, and of each crop.
+    """Score of a title from its crops, with a 95 % bootstrap interval.
 
-    `counts` says how many crops each time has, `shares` what part of the title each time stands
-    for (default: equal ones). With a 95 % bootstrap interval over the choice of crops at each
-    time, or over times where each has but one.
+    The bootstrap resamples the crops of each moment, or the moments where each has but one crop.
+
+    Args:
+        answers: The network's last layer: pooled (..., K) sums and weights to (..., M) answers,
+            of which the first is the score in 0..1.
+        seen: (B, K) sums and (B, K) weights of the crops, those of a moment together.
+        counts: Crops of each moment.
+        seed: Of the bootstrap.
+        shares: The part of the title that each moment stands for; None: equal parts.
     """
     import torch
 
     sums, weights = seen
     rng = np.random.default_rng(seed)
-    among = [len(counts)] if set(counts) == {1} else counts
-    firsts = np.cumsum([0, *among[:-1]])
+    # one crop a moment leaves nothing to resample within it: resample the moments
+    groups = [len(counts)] if set(counts) == {1} else counts
+    firsts = np.cumsum([0, *groups[:-1]])
     draw = np.concatenate(
         [
             first + rng.integers(0, n, (RESAMPLES, n))
-            for first, n in zip(firsts, among, strict=True)
+            for first, n in zip(firsts, groups, strict=True)
         ],
         axis=1,
     )
-    picked = torch.from_numpy(draw).to(sums.device)
-    of_times = _of_times(answers, sums, weights, counts)
-    share = of_times.new_tensor(shares or [1.0] * len(counts))
-    mean = _mean(of_times, share)
-    drawn = _mean(_of_times(answers, sums[picked], weights[picked], counts), share)
-    low, high = _middle(drawn.clamp(0, 100))
-    lowest, highest = _middle(drawn)
+    drawn_rows = torch.from_numpy(draw).to(sums.device)
+    of_moments = _moment_scores(answers, sums, weights, counts)
+    share = of_moments.new_tensor(shares or [1.0] * len(counts))
+    mean = _mean(of_moments, share)
+    # clipped after the mean: clipped draws would narrow the half-widths near 0 and 100
+    drawn = _mean(_moment_scores(answers, sums[drawn_rows], weights[drawn_rows], counts), share)
+    low, high = _central(drawn.clamp(0, 100))
+    lowest, highest = _central(drawn)
     return PooledScore(
         float(mean.clamp(0, 100)),
         tuple((100 * answers(sums, weights)[:, 0]).clamp(0, 100).tolist()),
         (low, high),
-        tuple(of_times.tolist()),
+        tuple(of_moments.tolist()),
         (float(mean) - lowest, highest - float(mean)),
     )
 
 
-def _middle(drawn: "torch.Tensor") -> tuple[float, float]:
-    """Between which 95 % of (RESAMPLES,) draws are."""
+def _central(drawn: "torch.Tensor") -> tuple[float, float]:
+    """Ends of the central 95 % of (RESAMPLES,) draws."""
     low, high = np.percentile(drawn.float().cpu().numpy(), [2.5, 97.5])
     return float(low), float(high)
 
 
-def _mean(of_times: "torch.Tensor", share: "torch.Tensor") -> "torch.Tensor":
-    """Scores (...), not clipped, from (T, ...) of times that stand for (T,) shares of the title.
+def _mean(scores: "torch.Tensor", shares: "torch.Tensor") -> "torch.Tensor":
+    """(...) weighted mean over time of (T, ...) scores with (T,) shares of the title.
 
-    Averaging over time, as VMAF does, keeps a scene of strong contrasts from speaking for all
-    others.
+    Averaging over time, as VMAF does, keeps a scene of strong contrasts from outweighing the rest.
     """
-    weight = (share / share.sum()).reshape(-1, *[1] * (of_times.dim() - 1))
-    return (of_times * weight).sum(0)
+    weight = (shares / shares.sum()).reshape(-1, *[1] * (scores.dim() - 1))
+    return (scores * weight).sum(0)
 
 
-def _of_times(
+def _moment_scores(
     answers: "Callable[..., torch.Tensor]",
     sums: "torch.Tensor",
     weights: "torch.Tensor",
     counts: list[int],
 ) -> "torch.Tensor":
-    """(T, ...) scores, not clamped, of each time, its crops as one picture."""
+    """(T, ...) scores, not clipped, of each moment, its crops as one picture."""
     import torch
 
     parts = zip(torch.split(sums, counts, -2), torch.split(weights, counts, -2), strict=True)

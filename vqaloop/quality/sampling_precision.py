@@ -1,13 +1,14 @@
-"""Looking at more of a title until its score is estimated well enough.
+"""Sequential sampling: further positions in time until a score is precise enough.
 
-Decoding is what a score costs, so whole places in time are added, not crops of a place. How far
-the mean of k of n places may be from that of all is told by Student's t (n is finite: Cochran
-1977, section 2.8); what all n leave open is told by the bootstrap over crops, as without this.
+Decoding dominates the cost of a score, so whole positions in time are added, not crops of one. How
+far the mean of k of n positions may be from the mean of all follows from Student's t with the
+finite-population correction (Cochran 1977, section 2.8); what remains with all n is the bootstrap
+over crops, as without a precision.
 
-Both are made for a number of places that was fixed before. Who looks, and stops as soon as places
-happen to agree, is sure too often (Chow and Robbins 1965 show that it comes right only as the
-places become many): what is called 95 % here is an estimate, no guarantee, and FIRST is not
-smaller because with two or three places agreement is mostly luck.
+Both assume a number of positions fixed in advance. Stopping as soon as positions happen to agree
+makes the interval too narrow (Chow and Robbins 1965: its coverage is right only as the number
+grows), so 95 % is nominal here, no guarantee. FIRST is not smaller because two or three positions
+agree by chance too often.
 """
 
 import math
@@ -18,7 +19,7 @@ from vqaloop.errors import InputError
 from vqaloop.records import Score
 
 FIRST = 4
-"""Places looked at first; part of cache keys of scores that may stop early."""
+"""Positions of the first round; part of cache keys of scores that may stop early."""
 
 
 def check_precision(precision: float | None) -> None:
@@ -28,9 +29,9 @@ def check_precision(precision: float | None) -> None:
 
 
 def rounds(places: Sequence[int], precision: float | None) -> Iterator[list[int]]:
-    """Places to look at in turn, ascending within a round; all at once without a precision.
+    """Positions in rounds, ascending within each; one round of all without a precision.
 
-    Each round about doubles what is seen and spreads it evenly (van der Corput's order).
+    Each round about doubles their number and spreads them evenly (van der Corput's sequence).
     """
     if precision is None:
         yield list(places)
@@ -46,11 +47,13 @@ def rounds(places: Sequence[int], precision: float | None) -> Iterator[list[int]
 
 
 def reach(apart: tuple[float, float], times: Sequence[float], count: int) -> tuple[float, float]:
-    """How far below and above the mean of `times` that of all `count` places may be, about 95 %.
+    """Half-widths, below and above, of the 95 % interval of the mean over all positions.
 
-    `times` are the scores of the places seen, each standing for as much of the title, and `apart`
-    how far below and above the mean the ends of an interval over crops are; neither is clipped to
-    0..100, where they would seem nearer than they are.
+    Args:
+        apart: Half-widths of the interval over the choice of crops.
+        times: Scores of the positions so far, of equal weight. Neither is clipped to 0..100, where
+            they would seem nearer than they are.
+        count: Positions in all.
     """
     seen = len(times)
     if seen >= count:
@@ -66,12 +69,12 @@ def reach(apart: tuple[float, float], times: Sequence[float], count: int) -> tup
 
 
 def around(value: float, apart: tuple[float, float]) -> tuple[float, float]:
-    """The interval within 0..100 that goes so far below and above a score."""
+    """The interval of these half-widths about a score, clipped to 0..100."""
     return max(0.0, value - apart[0]), min(100.0, value + apart[1])
 
 
 def unreached(scores: Sequence[Score], metric: object) -> list[str]:
-    """What to warn of where some of these scores, by `metric`, are not as precise as was asked."""
+    """A warning where scores by `metric` are less precise than was asked; none otherwise."""
     asked = getattr(metric, "precision", None)
     widest, missed = 0.0, 0
     for score in scores:
@@ -80,13 +83,13 @@ def unreached(scores: Sequence[Score], metric: object) -> list[str]:
         widest, missed = max(widest, apart), missed + (apart > (asked or math.inf))
     if not missed:
         return []
-    told = f"the widest is ±{widest:.2f}" if widest < math.inf else "of some there is no interval"
+    shown = f"the widest is ±{widest:.2f}" if widest < math.inf else "of some there is no interval"
     return [
         f"a score precision of ±{asked:g} was asked and not reached for {missed} of "
-        f"{counted(len(scores), 'score')}, though all places were looked at: {told}"
+        f"{counted(len(scores), 'score')}, though all places were looked at: {shown}"
     ]
 
 
 def is_enough(apart: tuple[float, float], precision: float | None) -> bool:
-    """Whether neither end is farther away than `precision`."""
+    """Whether neither half-width exceeds `precision`."""
     return precision is not None and max(apart) <= precision

@@ -1,36 +1,60 @@
 """`vqaloop.Scorer`: the score of one video, against its reference or alone."""
 
 import os
+from collections.abc import Iterator
+from fractions import Fraction
 from pathlib import Path
 
+from msgspec import Struct
+
+from vqaloop.bitstream.avs2 import (
+    has_avs2_name,
+    read_picture_size,
+    read_pictures,
+    starts_as_avs2,
+)
 from vqaloop.bitstream.colour_tags import colour_range
-from vqaloop.core.documents import every, read_document
+from vqaloop.core.documents import Size, read_document
 from vqaloop.core.ffmpeg import ffmpeg_path
+from vqaloop.core.files import file_sha256
 from vqaloop.core.text import quoted
-from vqaloop.errors import InputError
-from vqaloop.media.frames import each_of_source, picks_from
+from vqaloop.errors import InputError, ToolError
+from vqaloop.media.frames import Frames, each_of_source, picks_from
 from vqaloop.media.probe import probe_source, read_head
 from vqaloop.quality import full_reference
-from vqaloop.quality.metric import (
-    AVS2_START,
-    DEFAULT_METRIC,
-    _avs2_alone,
-    _avs2_pictures,
-    check_canvas,
-    open_metric,
-)
+from vqaloop.quality.registry import DEFAULT_METRIC, open_metric
 from vqaloop.quality.student_metric import StudentMetric
 from vqaloop.records import LADDER_SCHEMA, Score, Source
 
-_RUNGS = {"source": every(int, "width height"), "rungs": [{"file": str}]}
-"""What of a ladder.json tells whose rungs lie beside it."""
+
+class _File(Struct):
+    file: str
+
+
+class _Rungs(Struct):
+    """The part of a ladder.json that says whether a file is one of its rungs, and of what size."""
+
+    source: Size
+    rungs: list[_File]
 
 
 class Scorer:
-    """Scores of finished videos: `Scorer().score(video, reference=...)`.
+    """Scores finished videos with one metric: `Scorer().score(video, reference=...)`.
 
-    `metric` is internvqa (the default student), internvqa-NAME, vmaf, xpsnr, psnr or ssim;
-    `score_precision` is the `precision` of `open_metric`.
+    Nothing heavy is loaded before the first score; a student's network then stays loaded.
+
+    Args:
+        metric: internvqa (the default student), internvqa-NAME, vmaf, xpsnr, psnr or ssim.
+        device: auto, cpu or cuda; where a student's network runs.
+        seed: Of the positions of a student's crops; the same seed gives the same score.
+        weights: A student's weights in the place of those that come with the package.
+        score_precision: Half-width of a score's 95 % interval in points: a student scores no
+            further positions of a video once it is reached. None: all positions.
+        ffmpeg: Path of the ffmpeg binary; None: $VQALOOP_FFMPEG, else the one that comes along.
+        allow_hdr: Score PQ and HLG videos, which are refused otherwise.
+
+    Raises:
+        InputError: The metric is unknown or takes no precision, or there is no usable ffmpeg.
     """
 
     def __init__(
@@ -61,100 +85,141 @@ class Scorer:
         reference: str | os.PathLike[str] | None = None,
         canvas: tuple[int, int] | None = None,
     ) -> Score:
-        """0..100, or dB for psnr and xpsnr; anchored to `reference` where there is one.
+        """The score of a video: 0..100, or dB for psnr and xpsnr; higher is better.
 
         Args:
             video: The file. With a reference it is scaled to that one's size and matched with it
                 by frame index.
-            reference: The original.
-            canvas: Without one, the width and height at which the video is judged: that of its
-                original, by default as `canvas_of` finds it, else the video's own.
+            reference: The original; None: the video is judged alone, which only students do.
+            canvas: Without a reference, (width, height) in pixels at which the video is judged:
+                that of its original, by default as `canvas_of` finds it, else the video's own.
+
+        Returns:
+            The score with its interval, the values it is the mean of, and the time it took.
 
         Raises:
-            InputError: for a file that is no video, two of different length, a classical metric
-                without a reference, and a canvas beside a reference.
+            InputError: A file is no video, the two differ in length, a classical metric has no
+                reference, or a canvas is given beside a reference.
+            DecodeFailed: A file does not decode to the frames it has.
         """
         path = Path(video)
-        if reference is not None and canvas is not None:
-            raise InputError("a video is judged at its reference's size; leave out --canvas")
         if reference is None:
-            if not isinstance(self.metric, StudentMetric):
-                raise InputError(
-                    f"{self.metric.name} needs the original: give it with --reference"
-                )
-            if canvas is not None:
-                check_canvas(canvas)
-            return self.metric.alone(self._probe_alone(path), canvas or self.canvas_of(path))
+            return self._alone(path, canvas)
+        if canvas is not None:
+            raise InputError("a video is judged at its reference's size; leave out --canvas")
         source = self._probe(Path(reference))
-        if path.suffix.lower() in (".avs2", ".avs"):
-            _check_avs2(path, source)
+        if has_avs2_name(path):
+            if not path.is_file():
+                raise InputError(f"{quoted(path)} does not exist")
+            _check_lengths(quoted(path), _avs2_pictures(path), source)
             return self.metric.measure(source, path, "ffmpeg")
         other = self._probe(path)
-        if other.frames != source.frames:
-            raise InputError(
-                f"{path.name!r} has {other.frames} frames and its reference {source.frames}; "
-                "frames are matched one to one, so cut both to the same ones"
-            )
+        _check_lengths(repr(path.name), other.frames, source)
         if isinstance(self.metric, StudentMetric):
-            return self.metric.compare(
-                source,
-                lambda indices: each_of_source(
-                    other,
-                    indices,
-                    ffmpeg=self.ffmpeg,
-                    size=source.canvas,
-                    wanted_range=colour_range(source),
-                ),
-                # what is decoded from its beginning each time had better be read once
-                in_rounds=self.metric.precision is not None and picks_from(other),
-            )
+            return self._compare(self.metric, source, other)
         name = self.metric.name
-        return full_reference.measure(
-            source,
-            path,
-            [name],
-            ffmpeg=self.ffmpeg,
-            distorted_prep=other.prep,
-            # of a file in which it changes, its first frames alone would tell another
-            distorted_range=colour_range(other) if other.changes else None,
-        )[name]
+        return full_reference.measure(source, path, [name], ffmpeg=self.ffmpeg, probed=other)[name]
 
     def canvas_of(self, video: str | os.PathLike[str]) -> tuple[int, int] | None:
-        """The size of the original of a ladder's rung, as the ladder.json beside it has it.
+        """The size of a ladder rung's original, as the ladder.json beside the rung has it.
 
-        None for what is no rung, and for metrics that do not look at crops.
+        Args:
+            video: The file.
+
+        Returns:
+            (width, height) in pixels; None where the file is no rung, and for metrics that do not
+            take crops.
+
+        Raises:
+            InputError: The ladder names a size at which no video can be judged.
         """
         path = Path(video)
         if not isinstance(self.metric, StudentMetric) or not self.metric.sees_crops:
             return None
         try:
-            about = read_document(
-                path.parent / "ladder.json", LADDER_SCHEMA, _RUNGS, give="", remedy=""
+            ladder = read_document(
+                path.parent / "ladder.json", _Rungs, schema=LADDER_SCHEMA, give="", remedy=""
             )
         except InputError:
             return None
-        if path.name not in [rung["file"] for rung in about["rungs"]]:
+        if path.name not in [rung.file for rung in ladder.rungs]:
             return None
-        size = about["source"]["width"] // 2 * 2, about["source"]["height"] // 2 * 2
-        check_canvas(size)
+        size = ladder.source.width // 2 * 2, ladder.source.height // 2 * 2
+        _check_canvas(size)
         return size
 
-    def _probe_alone(self, path: Path) -> Source:
+    def _alone(self, path: Path, canvas: tuple[int, int] | None) -> Score:
+        if not isinstance(self.metric, StudentMetric):
+            raise InputError(f"{self.metric.name} needs the original: give it with --reference")
+        if canvas is not None:
+            _check_canvas(canvas)
         head = read_head(path)
-        is_avs2 = path.suffix.lower() in (".avs2", ".avs") or head.startswith(AVS2_START)
-        return _avs2_alone(path) if is_avs2 else self._probe(path)
+        is_avs2 = has_avs2_name(path) or starts_as_avs2(head)
+        source = _avs2_source(path) if is_avs2 else self._probe(path)
+        return self.metric.alone(source, canvas or self.canvas_of(path))
+
+    def _compare(self, metric: StudentMetric, source: Source, other: Source) -> Score:
+        """Anchored score of a probed video, which may need filters of its own."""
+
+        def read(indices: list[int]) -> Iterator[Frames]:
+            return each_of_source(
+                other,
+                indices,
+                ffmpeg=self.ffmpeg,
+                size=source.canvas,
+                wanted_range=colour_range(source),
+            )
+
+        # a video that is decoded from its first frame each time is read in one pass
+        return metric.compare(
+            source, read, in_rounds=metric.precision is not None and picks_from(other)
+        )
 
     def _probe(self, path: Path) -> Source:
         return probe_source(path, allow_hdr=self.allow_hdr, ffmpeg=self.ffmpeg)
 
 
-def _check_avs2(path: Path, source: Source) -> None:
-    """Raise InputError unless it is a raw AVS2 stream of as many pictures as the source."""
-    if not path.is_file():
-        raise InputError(f"{quoted(path)} does not exist")
-    pictures = _avs2_pictures(path, source.fps)
-    if pictures != source.frames:
+def _check_lengths(shown: str, frames: int, source: Source) -> None:
+    """Raise InputError unless the video has as many frames as its reference."""
+    if frames != source.frames:
         raise InputError(
-            f"{quoted(path)} has {pictures} frames and its reference {source.frames}; "
+            f"{shown} has {frames} frames and its reference {source.frames}; "
             "frames are matched one to one, so cut both to the same ones"
         )
+
+
+def _check_canvas(size: tuple[int, int]) -> None:
+    """Raise InputError for a size at which no video can be judged."""
+    if any(side % 2 or not 16 <= side <= 16384 for side in size):
+        raise InputError(
+            f"the canvas {size[0]}x{size[1]} must have even sides of 16 to 16384 pixels; give the "
+            "size of the original, such as --canvas 1920x1080"
+        )
+
+
+def _avs2_source(path: Path) -> Source:
+    """A raw AVS2 stream as a title: it carries no frame rate, and a score needs none."""
+    width, height = read_picture_size(path)
+    if not (width and height):
+        raise InputError(
+            f"{quoted(path)} is no AVS2 stream: it begins with no sequence header; name "
+            "another file"
+        )
+    return Source(
+        path=path,
+        sha256=file_sha256(path),
+        width=width,
+        height=height,
+        fps=Fraction(25),
+        frames=_avs2_pictures(path),
+        pix_fmt="yuv420p",
+        bit_depth=8,
+        input_options=(("f", "avs2"),),
+    )
+
+
+def _avs2_pictures(path: Path) -> int:
+    try:
+        return len(read_pictures(path))
+    except ToolError as error:
+        raise InputError(str(error)) from error

@@ -1,41 +1,39 @@
-"""The last steps to a bitrate: which encodes of the scenes make it up, and which one more would.
+"""Bringing a title to a requested bitrate: choosing among the scenes' encodes, and the next one.
 
-Goals (scenegoals.py) are scores, in which many bits may be worth little: at a scene's ceiling, or
-where a metric sees nothing, half the bits cost no point. A bitrate is kept in bits.
+The scenes' goals (scene_goals.py) are scores, which may hardly depend on bits: at a scene's
+ceiling half the bits cost no point. So the last steps to a bitrate are taken in bits.
 """
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 
 import numpy as np
 import numpy.typing as npt
 
 from vqaloop.ratecontrol.scene_curves import Probe, SceneCurves, SceneState
-from vqaloop.ratecontrol.scene_goals import SHUN, Goals
+from vqaloop.ratecontrol.scene_goals import SceneGoals
 
 RATE_NEAR = 0.05
 """Part of the bitrate asked for within which no further encode is made."""
 TRUSTED = 4
 """Encodes of a scene after which its curve, having missed so often, gives way to bisection."""
 GAIN = 0.95
-"""Part of a miss that an encode must promise to leave at most."""
+"""Part of a miss that an encode may leave at most, by prediction."""
 
 
-def bits_over(goals: Goals, probes: Iterable[Probe]) -> float:
+def bits_over(goals: SceneGoals, probes: Iterable[Probe]) -> float:
     """Bits of these encodes beyond those asked for; below zero where they are fewer."""
-    return math.fsum(probe.bits for probe in probes) - (goals.wish.bits or 0.0)
+    return math.fsum(probe.bits for probe in probes) - (goals.title.bits or 0.0)
 
 
-def is_spent(goals: Goals, over: float) -> bool:
-    """Whether so many bits too many or too few are near enough."""
-    return abs(over) <= RATE_NEAR * (goals.wish.bits or 0.0)
+def is_spent(goals: SceneGoals, over: float) -> bool:
+    """Whether a title `over` bits off its bitrate is near enough."""
+    return abs(over) <= RATE_NEAR * (goals.title.bits or 0.0)
 
 
-def spend(goals: Goals, chosen: dict[SceneState, Probe]) -> None:
-    """Take other encodes of some scenes, where that brings the title nearer to its bitrate.
-
-    First those that are near the scene's best point, then any.
-    """
+def match_bitrate(goals: SceneGoals, chosen: dict[SceneState, Probe]) -> None:
+    """Replace the encodes of some scenes by others of them that bring the title nearer to its
+    bitrate: first by those near the scene's best point, then by any."""
     for anywhere in (False, True):
         swaps = [
             (state, probe)
@@ -52,18 +50,18 @@ def spend(goals: Goals, chosen: dict[SceneState, Probe]) -> None:
             chosen[swaps[best][0]] = swaps[best][1]
 
 
-def next_spent(
-    goals: Goals,
+def next_for_bitrate(
+    goals: SceneGoals,
     curves: SceneCurves,
-    chosen: dict[SceneState, Probe],
+    chosen: Mapping[SceneState, Probe],
     may_try: Callable[[SceneState], bool],
 ) -> tuple[SceneState, float] | None:
-    """The scene and the knob that promise to bring the title nearest to its bitrate; None where
-    it is near enough, or where no knob is left that would."""
+    """The scene and the knob predicted to bring the title nearest to its bitrate; None where it
+    is near enough, or where no knob is left that would."""
     over = bits_over(goals, chosen.values())
     if is_spent(goals, over):
         return None
-    reach = 2 * goals.wish.scene_tolerance
+    reach = 2 * goals.title.scene_tolerance
     best: tuple[float, SceneState, float] | None = None
     # bits at the scenes' own goals first; elsewhere only where those do not make up the bitrate
     for within in (reach, math.inf):
@@ -78,6 +76,7 @@ def next_spent(
                 continue
             at = int(np.argmin(np.where(able, np.abs(np.log(bits / wanted)), math.inf)))
             left = abs(over + float(bits[at]) - probe.bits)
+            # no encode lies on the other side of the wanted bits
             beyond = not any((p.bits > wanted) != (over > 0) for p in state.probes.values())
             if not beyond and state.tries >= TRUSTED:
                 at = int(np.flatnonzero(able)[able.sum() // 2])
@@ -93,10 +92,8 @@ def next_spent(
 
 def _between(curves: SceneCurves, state: SceneState, wanted: float) -> npt.NDArray[np.bool_]:
     """Which knobs may be tried that lie between the encodes of too few and of too many bits."""
-    able = curves.in_reach(state) & np.array([k not in state.probes for k in curves.knobs])
-    for knob in state.failed:
-        able &= np.abs(curves.q - curves.quality(knob)) > SHUN
+    able = curves.untried(state)
     for probe in state.probes.values():
         place = curves.quality(probe.knob)
         able &= curves.q < place if probe.bits > wanted else curves.q > place
-    return np.asarray(able)
+    return able

@@ -1,8 +1,9 @@
-"""Coded scenes become one file: joined without re-encoding, with all else the original holds.
+"""Concatenation of coded scenes without re-encoding, with the other tracks of the original file.
 
-ffmpeg's concat demuxer reads the scenes one after another, the setts filter gives every frame the
-time that its index says, and the original file gives sound, subtitles, chapters and names. The
-result takes its name only once it decodes, without a word, to the very frames of the scenes.
+ffmpeg's concat demuxer reads the scenes one after another, the setts bitstream filter derives the
+timestamps of every frame from its index, and audio, subtitles, chapters and metadata come from
+the original (other_tracks.py). The result takes its name only once it decodes, without warnings,
+to exactly the frames of the scenes.
 """
 
 import os
@@ -13,6 +14,8 @@ from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 
+from vqaloop.bitstream import avs2
+from vqaloop.bitstream.nal import without_sei
 from vqaloop.bitstream.packets import opened_encode, stream_packets
 from vqaloop.core import process
 from vqaloop.core.ffmpeg import file_url
@@ -28,16 +31,14 @@ from vqaloop.records import Source
 _MUXERS = {".mp4": "mp4", ".mkv": "matroska", ".webm": "webm"}
 _WEBM_CODECS = ("vp9", "av1")
 _IN_BAND = {"h264": "avc3", "hevc": "hev1"}
-"""Sample entries of MP4 for streams that bring their parameter sets along (ISO/IEC 14496-15)."""
-_AVS2_END = b"\x00\x00\x01\xb1"
-"""video_sequence_end_code: what follows starts to count its pictures anew."""
+"""MP4 sample entries for streams with in-band parameter sets (ISO/IEC 14496-15)."""
 _HARMLESS = re.compile(
     r"^ *(\[(in|aist|sist|dist)#(?!.*(corrupt|prematurely|truncat|rror))"
     r"|Consider increasing the value|Last message repeated)"
 )
-"""What demuxers say of track names, covers and attachments, which they warn of in sound files."""
+"""Warnings of demuxers about track names, covers and attachments of intact files."""
 _CODEC_DELAY_S = 0.06
-"""Silence that an audio codec may put before or after what it was given."""
+"""Silence that an audio codec may add before or after its input."""
 
 
 @dataclass(frozen=True)
@@ -54,7 +55,7 @@ class Joined:
     video_bytes: int
     """Of the coded video alone."""
     notes: tuple[str, ...] = ()
-    """What could not go along as it was, one sentence each."""
+    """Tracks that were converted or left out, one sentence each."""
 
     @property
     def video_kbps(self) -> float:
@@ -71,7 +72,7 @@ def output_muxer(out: Path, codec: str) -> str:
         return "avs2"
     if suffix not in _MUXERS:
         raise InputError(
-            f"{quoted(out)}: the kind of file is told by the name's ending; name it "
+            f"{quoted(out)}: the name's ending selects the container; name it "
             "OUTPUT.mp4 or OUTPUT.mkv" + (", or OUTPUT.webm" if codec in _WEBM_CODECS else "")
         )
     if suffix == ".webm" and codec not in _WEBM_CODECS:
@@ -85,12 +86,19 @@ def output_muxer(out: Path, codec: str) -> str:
 def join(
     segments: Sequence[Path], source: Source, out: Path, *, spec: EncoderSpec, ffmpeg: str
 ) -> Joined:
-    """Join the coded scenes of `source`, in order, to `out`, with what else the original holds.
+    """Join coded scenes to one file, with the other tracks of the original.
 
-    The segments are files that this encoder wrote, alike in all settings but the quality knob.
-    `out` is replaced once the result is known to be right. Raises InputError for a name whose
-    container cannot hold the codec, or a folder that cannot be written; DecodeFailed when the
-    joined file is not the sum of its parts; ToolError when ffmpeg fails.
+    Args:
+        segments: A file for each scene, in order, alike in all settings but the quality knob.
+        source: The title that was encoded.
+        out: The file to write; replaced once the result is verified.
+        spec: The encoder of the segments.
+        ffmpeg: Path of the binary.
+
+    Raises:
+        InputError: The container cannot hold the codec, or the folder cannot be written.
+        DecodeFailed: The joined file does not decode to the frames of its segments.
+        ToolError: ffmpeg failed, or the segments hold another number of frames than the title.
     """
     muxer = output_muxer(out, spec.codec)
     if not segments:
@@ -118,7 +126,7 @@ def join(
 
 
 def _measure(segments: Sequence[Path], spec: EncoderSpec, source: Source) -> tuple[list[int], int]:
-    """Frames of each segment, and by how many the decoding order runs ahead of the shown one."""
+    """Frames of each segment, and by how many frames decoding order leads presentation order."""
     counts, delay = [], 0
     for path in segments:
         counts.append(len(stream_packets(path, spec.codec, source.fps)))
@@ -136,10 +144,10 @@ def _join_raw(segments: Sequence[Path], part: Path) -> tuple[str, ...]:
     with open(part, "wb") as writer:
         for index, path in enumerate(segments):
             if index:
-                writer.write(_AVS2_END)
+                writer.write(avs2.SEQUENCE_END)
             with open(path, "rb") as reader:
                 shutil.copyfileobj(reader, writer, 1 << 20)
-    return ("Raw AVS2 holds video alone: sound, subtitles, chapters and names stay behind.",)
+    return ("Raw AVS2 holds video alone: audio, subtitles, chapters and metadata are left out.",)
 
 
 def _mux(
@@ -152,11 +160,12 @@ def _mux(
     muxer: str,
     ffmpeg: str,
 ) -> tuple[str, ...]:
-    """Write the joined file to `part`, check its sound; the notes."""
+    """Write the joined file to `part` and check its audio; the notes."""
     alike = len({_headers(path, spec.codec) for path in segments}) == 1
     late_s = _late_s(source, ffmpeg)
     with scratch() as name:
         folder = Path(name)
+        # where the stream signals stereo 3D the container must not repeat it
         with opened(segments[0]) as container:
             packed = is_stereo(container, container.streams.video[0])
         tracks = tracks_of(source, muxer, folder, packed=packed)
@@ -184,41 +193,19 @@ def _mux(
         _check_audio(part, source, late_s, tracks.audio, ffmpeg)
     if alike:
         return tracks.notes
-    note = "The scenes differ in their headers, which therefore stand in the stream"
+    note = "The scenes differ in their headers, which are therefore in the stream"
     if muxer == "mp4" and spec.codec in _IN_BAND:
         note += f" (tagged {_IN_BAND[spec.codec]}, which some players refuse)"
     return (*tracks.notes, note + ".")
 
 
 def _headers(path: Path, codec: str) -> bytes:
-    """What a decoder must be told once for a whole file: equal in files that one header serves."""
+    """The decoder configuration of a file: equal in files that one header serves."""
     with opened(path) as container:
         context = container.streams.video[0].codec_context
         extradata = bytes(context.extradata or b"")
         size = f"{context.width}x{context.height} {context.pix_fmt} {context.profile}".encode()
-    return size + (_hevc_sets(extradata) if codec == "hevc" else extradata)
-
-
-def _hevc_sets(record: bytes) -> bytes:
-    """An HEVC decoder configuration record (ISO/IEC 14496-15, 8.3.3) without its SEI messages.
-
-    x265 writes its settings there, the knob among them, for people to read. Raises ToolError for
-    a record that is cut short.
-    """
-    kept, at = record[:22], 23
-    for _ in range(record[22] if len(record) > 22 else 0):
-        if at + 3 > len(record):
-            raise ToolError("an HEVC decoder configuration is cut short")
-        kind, units = record[at] & 63, int.from_bytes(record[at + 1 : at + 3], "big")
-        start = at
-        at += 3
-        for _ in range(units):
-            at += 2 + int.from_bytes(record[at : at + 2], "big")
-            if at > len(record):
-                raise ToolError("an HEVC decoder configuration is cut short")
-        if kind not in (39, 40):
-            kept += record[start:at]
-    return kept
+    return size + (without_sei(extradata) if codec == "hevc" else extradata)
 
 
 def _listing(segments: Sequence[Path], counts: Sequence[int], fps: Fraction, folder: Path) -> Path:
@@ -234,21 +221,22 @@ def _listing(segments: Sequence[Path], counts: Sequence[int], fps: Fraction, fol
 
 
 def durations_us(counts: Sequence[int], fps: Fraction) -> list[int]:
-    """Whole microseconds of scenes of so many frames, such that no sum of them drifts."""
-    lengths, frames, told_us = [], 0, 0
+    """Durations in whole microseconds of scenes of so many frames, whose sums do not drift."""
+    lengths, frames, placed_us = [], 0, 0
     for count in counts:
         frames += count
         end_us = round(frames / fps * 1_000_000)
-        lengths.append(end_us - told_us)
-        told_us = end_us
+        lengths.append(end_us - placed_us)
+        placed_us = end_us
     return lengths
 
 
 def _regular(fps: Fraction, delay: int, late_s: float) -> str:
-    """The bitstream filter that times every frame by its index, `late_s` after the start.
+    """The bitstream filter that derives timestamps from the frame's index, `late_s` after the
+    start.
 
-    Decoding times are regular too, and as far ahead as the scene that needs it most: scenes of one
-    or two frames have less delay than long ones, and would else overlap with those before.
+    Decoding times are regular too, and lead by the largest delay of any scene: scenes of one or
+    two frames have less delay than long ones, and would otherwise overlap with those before.
     """
 
     def ticks(index: str) -> str:
@@ -260,22 +248,22 @@ def _regular(fps: Fraction, delay: int, late_s: float) -> str:
 
 
 def _late_s(source: Source, ffmpeg: str) -> float:
-    """Seconds after the original's start at which its first picture is shown."""
+    """Seconds from the original's start to its first picture."""
     repeated = any(f.startswith("fps=") for f in source.prep)
     moved = any(f.startswith("setpts=") for f in source.prep)
     # the fps filter alone puts the first picture on the nearest frame, which is the start
     if source.is_raw or (repeated and not moved):
         return 0.0
     options = ["-frames:v", "1", "-c:v", "wrapped_avframe", "-enc_time_base", "demux"]
-    seen = _decoded(source.path, ["0:V:0"], ffmpeg, 600, *options)
-    if not seen.streams:
+    first = _decoded(source.path, ["0:V:0"], ffmpeg, 600, *options)
+    if not first.streams:
         raise DecodeFailed(f"{quoted(source.path)} no longer decodes; has it changed?")
-    return float(seen.streams[0].start_s)
+    return float(first.streams[0].start_s)
 
 
 @dataclass(frozen=True)
 class _Stream:
-    """What one stream decodes to."""
+    """The decoded frames of one stream."""
 
     start_s: Fraction
     end_s: Fraction
@@ -287,14 +275,14 @@ class _Stream:
 @dataclass(frozen=True)
 class _Decoded:
     streams: tuple[_Stream, ...]
-    said: str
+    log: str
     """Warnings and errors."""
 
 
 def _decoded(
     path: Path, what: Sequence[str], ffmpeg: str, timeout_s: float, *options: str
 ) -> _Decoded:
-    """Decode the streams that the maps `what` name; times count from the file's start."""
+    """Decode the streams that the maps `what` select; times count from the file's start."""
     argv = [ffmpeg, "-nostdin", "-v", "warning", "-i", file_url(path)]
     argv += [part for each in what for part in ("-map", each)]
     argv += ["-fps_mode", "passthrough", *options, "-f", "framecrc", "pipe:1"]
@@ -324,7 +312,8 @@ def _check_video(
     spec: EncoderSpec,
     ffmpeg: str,
 ) -> int:
-    """Bytes of the coded video; DecodeFailed unless it is whole, regular, and its parts' sum."""
+    """Bytes of the coded video; DecodeFailed unless it is complete, its timestamps are regular,
+    and it decodes to the frames of its segments."""
     wrong = "the joined file is not right and was thrown away: "
     packets = stream_packets(part, spec.codec, source.fps)
     if len(packets) != sum(counts):
@@ -337,12 +326,12 @@ def _check_video(
     for index, packet in enumerate(packets):
         # Matroska rounds to milliseconds
         if abs(packet.time_s - packets[0].time_s - float(index / source.fps)) > 1.1e-3:
-            raise DecodeFailed(f"{wrong}frame {index} stands at {packet.time_s:.4f} s")
+            raise DecodeFailed(f"{wrong}frame {index} is shown at {packet.time_s:.4f} s")
     whole = _decoded(part, ["0:V:0"], ffmpeg, _decode_limit_s(source))
-    # the AVS2 decoder speaks of itself, and of every new sequence, whatever the log level
-    said = [line for line in whole.said.splitlines() if not _HARMLESS.search(line)]
-    if said and spec.codec != "avs2":
-        raise DecodeFailed(f"{wrong}decoding it said: {said[0][:300]}")
+    # the AVS2 decoder prints its name and every new sequence, whatever the log level
+    warnings = [line for line in whole.log.splitlines() if not _HARMLESS.search(line)]
+    if warnings and spec.codec != "avs2":
+        raise DecodeFailed(f"{wrong}decoding it gave a warning: {warnings[0][:300]}")
     sums = [s for stream in whole.streams for s in stream.sums]
     at = 0
     for number, (path, count) in enumerate(zip(segments, counts, strict=True)):

@@ -1,8 +1,8 @@
-"""Sharing bits over scenes so that none would buy more score elsewhere.
+"""Equal-slope bit allocation over scenes, by Lagrange multiplier.
 
-With a price of score in bits, every scene takes the point of its curve that costs least, bits less
-the price of its score; one price for all makes the best mean score at the bits it takes (Everett,
-Operations Research 11, 1963). The price is found by bisection.
+At a price of score in bits every scene takes the point of its curve of least Lagrangian cost, bits
+less the price of its score; the same price for all scenes gives the best mean score for the bits
+spent (Everett, Operations Research 11, 1963). The price is found by bisection.
 """
 
 from collections.abc import Callable
@@ -14,19 +14,27 @@ Values = npt.NDArray[np.float64]
 Picks = npt.NDArray[np.int64]
 
 ROUNDS = 40
-"""Of bisection of the price, over PRICES."""
+"""Bisections of the price, over PRICES."""
 PRICES = (1e-6, 1e4)
-"""Of a point of mean score, in the title's mean bits."""
+"""Range of the price of a point of mean score, in the title's mean bits."""
 
 
 def equal_slope(
     scores: Values, bits: Values, weights: Values, target: float
 ) -> tuple[Values, float]:
-    """(N,) scores to aim at, of which the weighted mean is `target` as far as it can be reached,
-    and the price of a point of mean score in bits.
+    """Scores for the scenes to aim at, and the price of a point of mean score in bits.
 
-    `scores` and `bits` are (N, K), rising along K; `weights` (N,) sum to 1. Where a curve is bent
-    such that no price leads to a mean of just `target`, one scene gets a score between.
+    Where curves are not concave no price may lead to a mean of just `target`; one scene then gets
+    a score between two points of its curve.
+
+    Args:
+        scores: (N, K) of N scenes at K knobs, rising along K.
+        bits: (N, K) likewise.
+        weights: (N,), which sum to 1.
+        target: The weighted mean score to reach.
+
+    Returns:
+        (N,) scores, whose weighted mean is `target` as far as it can be reached; the price.
     """
     rows = np.arange(len(scores))
 
@@ -34,6 +42,7 @@ def equal_slope(
         return float(weights @ scores[rows, picks])
 
     low, high, price = _bracket(scores, bits, weights, lambda picks: mean(picks) <= target)
+    # from the cheaper picks on, raise scene after scene to the dearer one until the mean is met
     aims: Values = scores[rows, low]
     left = target - float(weights @ aims)
     for i in np.flatnonzero(low != high):
@@ -61,8 +70,9 @@ def mean_at_bits(scores: Values, bits: Values, weights: Values, budget: float) -
 def _bracket(
     scores: Values, bits: Values, weights: Values, modest: Callable[[Picks], bool]
 ) -> tuple[Picks, Picks, float]:
-    """What all scenes pick at two neighbouring prices, of which only the lower is `modest`, and
-    that price in bits; twice the same beyond the ends."""
+    """The points that all scenes pick at two neighbouring prices, of which only the lower one's
+    are `modest`, and that price in bits; twice the same points beyond the ends of PRICES."""
+    # prices in units of the title's bits, so that one range of them serves all titles
     whole = float(bits.sum(axis=0).mean())
     unit = bits / whole
     value = weights[:, None] * scores

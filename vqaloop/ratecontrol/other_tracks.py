@@ -1,7 +1,7 @@
-"""What goes along with a title's new video: sound, subtitles, chapters, names, attachments.
+"""Audio, subtitles, chapters, metadata and attachments that accompany a title's new video.
 
-Everything comes from the original file, as it is where the container takes it, else converted,
-else left out with a note. Sets of codecs hold what players of that container really play.
+Each is copied from the original file where the container takes it, else converted, else left out
+with a note. The sets of codecs are what players of that container play in practice.
 """
 
 from dataclasses import dataclass
@@ -40,57 +40,72 @@ _PICTURES = {"png": ("png", "image/png"), "mjpeg": ("jpg", "image/jpeg")}
 _STALE = ("bps", "duration", "number_of_", "_statistics", "encoder", "rotate", "vendor_id") + (
     "alpha_mode",
 )
-"""How the tags of a video track begin that were true of the old bitstream only."""
+"""Prefixes of tags of a video track that describe the old bitstream only."""
 _OF_MP4 = ("major_brand", "minor_version", "compatible_brands")
 
 
 @dataclass(frozen=True)
-class Tracks:
-    """What goes along, as options of an ffmpeg run of which the original file is input 1."""
+class OtherTracks:
+    """The accompanying tracks, as options of an ffmpeg run whose input 1 is the original file."""
 
     options: tuple[str, ...] = ()
     """Output options; the new video is output stream 0."""
     audio: tuple[int, ...] = ()
-    """Of each audio track that goes along, its stream's number in the original."""
+    """Stream indices in the original of the audio tracks that are included."""
     notes: tuple[str, ...] = ()
-    """What was converted or left out, one sentence each."""
+    """Tracks that were converted or left out, one sentence each."""
 
 
-def tracks_of(source: Source, muxer: str, folder: Path, *, packed: bool = False) -> Tracks:
+def tracks_of(source: Source, muxer: str, folder: Path, *, packed: bool = False) -> OtherTracks:
     """All but the video of the original file, for an output of that muxer.
 
-    `folder` takes pictures that have to be attached. `packed` is true where the new video's own
-    stream says that its pictures are stereo 3D. Raises InputError when the original cannot be read
-    any more.
+    Args:
+        source: The title.
+        muxer: ffmpeg's name: mp4, matroska or webm.
+        folder: Where cover pictures are written that have to be attached.
+        packed: The new video signals stereo 3D in its own stream (frame packing SEI).
+
+    Raises:
+        InputError: The original cannot be read any more.
     """
     if source.is_raw:
-        return Tracks()
-    made = _Options(muxer)
+        return OtherTracks()
+    output = _Options(muxer)
     with opened(source.path) as container:
-        made.tags(container.metadata, "g", _OF_MP4 + ("encoder",))
-        cover = av.stream.Disposition.attached_pic
-        ordered = sorted(container.streams, key=lambda s: (s.type == "attachment", s.index))
-        for stream in ordered:
-            if stream.type == "video" and not stream.disposition & cover:
-                made.video(stream)
-                made.stereo(stream, packed, is_stereo(container, stream))
-            elif stream.type == "audio":
-                made.audio_track(stream)
-            elif stream.type == "subtitle":
-                made.subtitles(stream)
-            elif stream.type == "attachment":
-                made.attachment(stream)
-            elif stream.type == "video":
-                made.cover(container, stream, folder)
-            elif stream.type == "data" and not is_chapter_text(stream):
-                made.notes.append(f"Data track {stream.index} cannot go along.")
-    made.attach()
-    options = ("-map_metadata", "1", "-map_chapters", "1", *made.options)
-    return Tracks(options, tuple(made.audio), tuple(made.notes))
+        output.drop_tags(container.metadata, "g", _OF_MP4 + ("encoder",))
+        # ffmpeg puts attachments behind all mapped streams, so they are numbered last
+        for stream in sorted(container.streams, key=lambda s: (s.type == "attachment", s.index)):
+            match _kind(stream):
+                case "video":
+                    output.video(stream)
+                    output.stereo(stream, packed, is_stereo(container, stream))
+                case "audio":
+                    output.audio_track(stream)
+                case "subtitle":
+                    output.subtitles(stream)
+                case "attachment":
+                    output.attachment(stream)
+                case "cover":
+                    output.cover(container, stream, folder)
+                case "data":
+                    output.notes.append(f"Data track {stream.index} cannot be included.")
+    output.attach_covers()
+    options = ("-map_metadata", "1", "-map_chapters", "1", *output.options)
+    return OtherTracks(options, tuple(output.audio), tuple(output.notes))
+
+
+def _kind(stream: Any) -> str:
+    """The stream's type, with "cover" for pictures and "chapters" for chapter names."""
+    if stream.type == "video" and stream.disposition & av.stream.Disposition.attached_pic:
+        return "cover"
+    if stream.type == "data" and is_chapter_text(stream):
+        # -map_chapters copies these
+        return "chapters"
+    return str(stream.type)
 
 
 def is_chapter_text(stream: Any) -> bool:
-    """Whether it is the text track in which mp4 keeps the names of chapters."""
+    """Whether it is the text track in which MP4 stores the names of chapters."""
     return "text" in str(getattr(stream, "codec_tag", "")) or (
         stream.metadata.get("handler_name") == "SubtitleHandler"
     )
@@ -106,7 +121,7 @@ def _disposition(stream: Any) -> str:
 
 
 class _Options:
-    """Gathers the options; output streams are numbered in the order in which they are mapped."""
+    """Builds the options; output streams are numbered in the order in which they are mapped."""
 
     def __init__(self, muxer: str) -> None:
         self.muxer = muxer
@@ -117,14 +132,14 @@ class _Options:
         self.attachments = 0
         self.pictures: list[tuple[Path, str]] = []
 
-    def tags(self, tags: dict[str, str], where: str, drop: tuple[str, ...]) -> None:
-        """Empty those of `tags`, which ffmpeg copies, that begin like one in `drop`."""
+    def drop_tags(self, tags: dict[str, str], where: str, drop: tuple[str, ...]) -> None:
+        """Clear those of `tags`, which ffmpeg copies, that begin with a prefix in `drop`."""
         for key in tags:
             if key.lower().startswith(drop) and "=" not in key:
                 self.options += [f"-metadata:{where}", f"{key}="]
 
     def video(self, stream: Any) -> None:
-        """Name, language and flags of the old video track for the new one."""
+        """Title, language and flags of the old video track for the new one."""
         for key, value in stream.metadata.items():
             if not key.lower().startswith((*_STALE, "handler_name")) and "=" not in key:
                 self.options += ["-metadata:s:0", f"{key}={value}"]
@@ -132,16 +147,16 @@ class _Options:
         self.options += ["-disposition:0", _disposition(stream)]
 
     def stereo(self, stream: Any, packed: bool, was_stereo: bool) -> None:
-        """The 3D mode: in the new stream, or in Matroska's header, or lost."""
+        """The stereo 3D mode: in the new stream, in Matroska's header, or lost."""
         mode = stream.metadata.get("stereo_mode", "mono")
         if mode == "mono" and not was_stereo:
             return
         kept = mode != "mono" and self.muxer != "mp4"
         if packed:
-            # ffmpeg decodes no file in which both the stream and the header tell it
+            # ffmpeg refuses to decode a file in which both the stream and the header have it
             self.options += ["-metadata:s:0", "stereo_mode="]
             self.notes.append(
-                "The stereo 3D mode stands in the video stream (frame packing SEI) and not in the "
+                "The stereo 3D mode is in the video stream (frame packing SEI) and not in the "
                 "container; players that look for it there alone show both views."
             )
         elif not kept:
@@ -166,7 +181,9 @@ class _Options:
         # libopus refuses other layouts of as many channels
         self.options += [f"-filter:{index}", "aformat=channel_layouts=7.1|5.1|stereo|mono"]
         name = encoder.removeprefix("lib")
-        self.tags(stream.metadata, f"s:{index}", ("encoder", "bps", "number_of_", "_statistics"))
+        self.drop_tags(
+            stream.metadata, f"s:{index}", ("encoder", "bps", "number_of_", "_statistics")
+        )
         self.notes.append(
             f"Audio track {len(self.audio)} is {codec}, which the container does not take; "
             f"converted to {name} at {kbps} kb/s."
@@ -213,8 +230,8 @@ class _Options:
         else:
             self.notes.append(f"Cover picture ({codec}) cannot go into this container; left out.")
 
-    def attach(self) -> None:
-        """Attach the pictures; ffmpeg puts attached files behind all mapped streams."""
+    def attach_covers(self) -> None:
+        """Attach the cover pictures; ffmpeg puts attached files behind all mapped streams."""
         for path, mime in self.pictures:
             where = f"-metadata:s:t:{self.attachments}"
             self.options += ["-attach", file_url(path), where, f"mimetype={mime}"]
@@ -222,7 +239,7 @@ class _Options:
             self.attachments += 1
 
     def _map(self, stream: Any, tagged: bool = True) -> int:
-        """Map a stream with its name and flags; its index in the output."""
+        """Map a stream with its title and flags; its index in the output."""
         index = self.mapped
         self.mapped += 1
         self.options += ["-map", f"1:{stream.index}"]
@@ -232,7 +249,7 @@ class _Options:
         return index
 
     def _titled(self, stream: Any, index: int) -> None:
-        """The track's name: mp4 reads as `name` what Matroska calls `title`."""
+        """The track's title: ffmpeg reads MP4's as `name`, and writes Matroska's from `title`."""
         tags = stream.metadata
         if self.muxer == "mp4":
             return

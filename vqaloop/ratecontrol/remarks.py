@@ -1,4 +1,4 @@
-"""What of a title did not come out as it was wished: sentences, with what each is of beside it."""
+"""Remarks on a title that missed its goal: sentences, each with its kind and its scene."""
 
 from __future__ import annotations
 
@@ -7,25 +7,27 @@ from typing import Literal
 
 from vqaloop.media.scene_cuts import Scene
 from vqaloop.ratecontrol.scene_curves import Probe, SceneState
-from vqaloop.ratecontrol.scene_goals import Goals
+from vqaloop.ratecontrol.scene_goals import SceneGoals
 
 RemarkKind = Literal["no-encode", "over-cap", "missed", "worst-knob", "best-knob", "whole"]
 
 
 class Remark(str):
-    """Something that did not come out as wished: a sentence, with what it is of beside it."""
+    """A sentence on a scene, or on the title, that missed its goal."""
 
     kind: RemarkKind
-    """Of a scene: without an encode, with none under the bitrate cap, off its target with knobs
-    left or though the last one was tried. "whole": the title is off its target or bitrate."""
+    """Of a scene: "no-encode", none succeeded; "over-cap", none is under the bitrate cap;
+    "worst-knob" and "best-knob", off its goal though the last knob was tried; "missed", off its
+    goal with knobs left. "whole": the title is off its target or bitrate."""
     scene: Scene | None
-    """None where it is of the whole title."""
+    """None where the remark is on the whole title."""
 
     def __new__(cls, kind: RemarkKind, scene: Scene | None, text: str) -> Remark:
-        made = super().__new__(cls, text)
-        made.kind, made.scene = kind, scene
-        return made
+        remark = super().__new__(cls, text)
+        remark.kind, remark.scene = kind, scene
+        return remark
 
+    # str's own would lose kind and scene in a copy
     def __getnewargs__(self) -> tuple[RemarkKind, Scene | None, str]:  # type: ignore[override]
         return self.kind, self.scene, self.text
 
@@ -38,28 +40,28 @@ class Remark(str):
 def remarks_on(
     states: Sequence[SceneState],
     chosen: Mapping[SceneState, Probe],
-    goals: Goals,
+    goals: SceneGoals,
     knobs: Sequence[float],
     whole: float | None,
 ) -> tuple[Remark, ...]:
-    """The remarks on a title's scenes and on all of it.
+    """Remarks on the scenes that missed their goals, and on the title where it missed its own.
 
     Args:
         states: The scenes, in order.
         chosen: The encode of each scene that has one.
-        goals: What the scenes were to come to.
+        goals: The scenes' goals and the title's.
         knobs: All that may be tried, from worst to best quality.
-        whole: By how much the title misses what was wished, in points of score, or in bits where
-            a bitrate was; None where it does not.
+        whole: By how much the title misses its goal, in points of score, or in bits where a
+            bitrate was asked for; None where it does not.
     """
 
     def end(state: SceneState, miss: float) -> Literal["worst-knob", "best-knob"] | None:
-        # tried is enough: an encode that it does not better may have been taken all the same
+        # that it was tried is enough: another encode may have been chosen for being as good
         if miss > 0:
             return "worst-knob" if knobs[0] in state.probes else None
         return "best-knob" if knobs[-1] in state.probes else None
 
-    said = []
+    remarks = []
     for state in states:
         probe, text = chosen.get(state), ""
         kind: RemarkKind | None = None
@@ -68,23 +70,23 @@ def remarks_on(
         elif goals.over(state, probe):
             kind, text = "over-cap", "every encode is above the bitrate cap"
         elif goals.price:
-            # to be off its own best point is a scene's fault only where that holds the title back
+            # off its own best point, a scene is remarked on only where it holds the title back
             kind = None if whole is None else end(state, whole)
             text = f"{probe.score:.2f}{_at(kind)}"
-        elif abs(miss := probe.score - goals.score[state.scene]) > goals.wish.scene_tolerance:
+        elif abs(miss := probe.score - goals.score[state.scene]) > goals.title.scene_tolerance:
             held = end(state, miss)
             kind = held or "missed"
             text = f"{probe.score:.2f}{_at(held)}, {miss:+.2f} from the target"
         if kind is not None:
             frames = f"frames {state.scene.start_frame} to {state.scene.end_frame - 1}"
-            said.append(Remark(kind, state.scene, f"{frames}: {text}"))
-    if whole is not None and goals.wish.bits is not None:
-        part = whole / goals.wish.bits
-        said.append(Remark("whole", None, f"the whole title is {part:+.1%} from its bitrate"))
+            remarks.append(Remark(kind, state.scene, f"{frames}: {text}"))
+    if whole is not None and goals.title.bits is not None:
+        part = whole / goals.title.bits
+        remarks.append(Remark("whole", None, f"the whole title is {part:+.1%} from its bitrate"))
     elif whole is not None:
         text = f"the whole title is {whole:+.2f} points from its target"
-        said.append(Remark("whole", None, text))
-    return tuple(said)
+        remarks.append(Remark("whole", None, text))
+    return tuple(remarks)
 
 
 def _at(kind: RemarkKind | None) -> str:

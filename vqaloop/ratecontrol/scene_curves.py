@@ -1,7 +1,7 @@
-"""What is known and believed of a title's scenes: their encodes, and score and bits over the knob.
+"""Surrogate model of a title's scenes: score and bits over the knob, conditioned on their encodes.
 
-Other titles' curves (prior.py) are what a title is expected to be like; its own scenes move that,
-as further titles of a population of its own; and every scene's own encodes condition it.
+The prior learnt on other titles (search/prior.py) is updated by the title's own scenes, as further
+titles of a population, and then conditioned on the encodes of each scene.
 """
 
 import math
@@ -13,13 +13,12 @@ import numpy.typing as npt
 
 from vqaloop.encoding.spec import Knob
 from vqaloop.media.scene_cuts import Scene
-from vqaloop.search.prior import TERMS, Prior, Titles, expit, learn, logit
+from vqaloop.ratecontrol.equal_slope import Values
+from vqaloop.search.prior import TERMS, Prior, TitlePoints, expit, learn, logit
 from vqaloop.search.space import Space
 
-Values = npt.NDArray[np.float64]
-
 TITLE_WEIGHT = 6.0
-"""Titles that the prior counts for against the scenes of this one."""
+"""Titles that the prior counts as, against the scenes of this one."""
 LEARNT_FROM = 24
 """Latest scenes that are learnt from."""
 GROWTH = 1.25
@@ -30,6 +29,8 @@ LARGEST_RATE = 40.0
 """Log2 of bits a pixel that nothing exceeds."""
 LEAST_RISE = 0.5
 """Part of other titles' slope that a scene's curve has at least where it was not measured."""
+SHUN = 1 / 16
+"""Part of the search range around a failed knob that is left alone."""
 
 
 @dataclass(frozen=True)
@@ -43,7 +44,7 @@ class Probe:
 
 @dataclass(eq=False)
 class SceneState:
-    """What is known of one scene."""
+    """The encodes of one scene, and whether more are to come."""
 
     scene: Scene
     weight: float
@@ -78,7 +79,7 @@ class SceneCurves:
         self.q = np.array([space.quality(k) for k in self.knobs])
         """Their places: the search range is 0..1."""
         self._prior = self._start = prior or vague_prior()
-        nothing = self._start.given(Titles(*np.zeros((4, 0))))
+        nothing = self._start.given(TitlePoints(*np.zeros((4, 0))))
         rate, share, _, _ = nothing.at(np.zeros_like(self.q), self.q)
         self._usual = tuple(np.maximum(np.diff(c), 0.0) for c in (rate, logit(share)))
         """By how much the curves of other titles rise from each knob to the next."""
@@ -86,7 +87,7 @@ class SceneCurves:
         self._known: dict[Scene, tuple[Prior, int, Values, Values]] = {}
 
     def learn(self, states: Sequence[SceneState]) -> None:
-        """Take these scenes, as far as measured, for what this title is like."""
+        """Update the prior by the scenes that were measured, once there are enough new ones."""
         measured = [state for state in states if state.probes]
         if len(measured) >= max(self._learnt_at + 1, GROWTH * self._learnt_at):
             self._learnt_at = len(measured)
@@ -94,13 +95,13 @@ class SceneCurves:
             self._prior = learn(latest, replace(self._start, titles=TITLE_WEIGHT), rounds=2)
 
     def of(self, state: SceneState) -> tuple[Values, Values]:
-        """Scores and bits to expect of all `knobs`, rising both."""
+        """Predicted scores and bits at all `knobs`, both rising."""
         known = self._known.get(state.scene)
         if known is None or known[0] is not self._prior or known[1] != len(state.probes):
-            belief = self._prior.given(self._titles(state))
+            posterior = self._prior.given(self._titles(state))
             # reports that contradict each other may lead anywhere
             with np.errstate(over="ignore"):
-                rate, share, _, _ = belief.at(np.zeros_like(self.q), self.q)
+                rate, share, _, _ = posterior.at(np.zeros_like(self.q), self.q)
                 scores = expit(self._rising(logit(share), self._usual[1], state)) * self.top
             rate = np.clip(self._rising(rate, self._usual[0], state), -LARGEST_RATE, LARGEST_RATE)
             bits = 2.0**rate * (state.scene.frames * self._pixels)
@@ -109,10 +110,10 @@ class SceneCurves:
         return known[2], known[3]
 
     def _rising(self, curve: Values, usual: Values, state: SceneState) -> Values:
-        """A curve of logits or of log rate that rises; beyond a scene's encodes by LEAST_RISE of
+        """A curve of logits or of log rate made to rise; beyond a scene's encodes by LEAST_RISE of
         the usual at least.
 
-        A cubic that bends down there would have it that more bits buy nothing, or cost nothing.
+        A cubic that bends down there would predict that more bits buy nothing, or cost nothing.
         """
         curve = np.maximum.accumulate(curve)
         if state.probes:
@@ -135,14 +136,21 @@ class SceneCurves:
         above = (self.q > 1) & (max(places, default=0.0) >= best)
         return np.asarray(inside | below | above)
 
+    def untried(self, state: SceneState) -> npt.NDArray[np.bool_]:
+        """Which of the knobs in reach have no encode and are not near one that failed."""
+        able = self.in_reach(state) & np.array([k not in state.probes for k in self.knobs])
+        for knob in state.failed:
+            able &= np.abs(self.q - self.quality(knob)) > SHUN
+        return np.asarray(able)
+
     def forget(self, scene: Scene) -> None:
-        """What was believed of a scene, after a change of its encodes."""
+        """Drop the prediction of a scene, after a change of its encodes."""
         self._known.pop(scene, None)
 
-    def _titles(self, state: SceneState) -> Titles:
+    def _titles(self, state: SceneState) -> TitlePoints:
         probes = list(state.probes.values())
         size = state.scene.frames * self._pixels
-        return Titles(
+        return TitlePoints(
             np.zeros(len(probes)),
             np.array([self.quality(p.knob) for p in probes]),
             np.array([math.log2(p.bits / size) for p in probes]),
@@ -151,8 +159,8 @@ class SceneCurves:
 
 
 def vague_prior() -> Prior:
-    """For an encoder or a metric of which nothing is known: curves that rise over the search
-    range as those of most encoders do, and may lie anywhere."""
+    """For an encoder or a metric without a prior: curves that rise over the search range as those
+    of most encoders do, and may lie anywhere."""
     mean, spread = np.zeros(2 * TERMS), np.full(2 * TERMS, 1e-4)
     # bits a pixel from 1/64 to 1, score from 40 % of the top to 97 %
     mean[[0, 1, TERMS, TERMS + 1]] = -6.0, 6.0, -0.4, 4.0

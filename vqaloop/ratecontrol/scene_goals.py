@@ -1,12 +1,17 @@
-"""What every scene of a title is to come to, and how well an encode of it serves the whole."""
+"""Per-scene score goals, and how far an encode moves the title from its target or bitrate.
+
+With the allocation "target" every scene's goal is the title's target; with "equal-slope" it is the
+point of the scene's curve at which one more bit buys as much score as in every other scene.
+"""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
 import numpy as np
 
+from vqaloop.errors import InputError
 from vqaloop.media.scene_cuts import Scene
 from vqaloop.ratecontrol.equal_slope import equal_slope, mean_at_bits
 from vqaloop.ratecontrol.scene_curves import Probe, SceneCurves, SceneState
@@ -22,46 +27,85 @@ point. Near that point score and bits trade evenly, so what is lost is small."""
 STRETCH = 3.0
 """Times LOSS for the sake of the whole title's score."""
 LEAST_GAIN = 0.1
-"""Points of score that an encode must promise to come nearer."""
+"""Points of score by which an encode must be predicted to come nearer."""
+CORRECTED = 0.7
+"""Part of the title's miss that an encode after all scenes are done may leave at most."""
 CAP_USED = 0.95
 """Part of the bitrate cap at which a scene held by it is done."""
-SHUN = 1 / 16
-"""Part of the search range around a failed knob that is left alone."""
 
 
 @dataclass(frozen=True)
-class Wish:
-    """What was asked for."""
+class Goal:
+    """What is asked for of the title: a mean score or a number of bits, and how near to it."""
 
     target: float | None
-    """Mean score of the title, or None."""
+    """Mean score, above 0 and up to `top`; None where bits are asked for."""
     bits: float | None
-    """Bits of the title, or None."""
+    """Bits of the whole title; None where a score is asked for."""
     allocation: Allocation
+    top: float
+    """Highest score of the metric."""
+    tolerance: float
+    """Points of score by which the title may miss."""
     scene_tolerance: float
-    """Points of score."""
-    cap: float
-    """Most bits a frame of any scene."""
+    """Points of score by which a scene may."""
+
+    def __post_init__(self) -> None:
+        if (self.target is None) == (self.bits is None):
+            raise InputError("give either a target score or a bitrate")
+        if self.allocation not in ("target", "equal-slope"):
+            raise InputError(f"allocation {self.allocation!r} is neither target nor equal-slope")
+        if self.bits is not None and self.allocation != "equal-slope":
+            raise InputError("a bitrate is shared out over scenes by the allocation equal-slope")
+        if self.target is not None and not 0 < self.target <= self.top:
+            raise InputError(
+                f"the target score must lie between 0 and {self.top:g}, not {self.target:g}"
+            )
+        check_positive(self.top, self.tolerance, self.scene_tolerance, self.bits)
 
 
 @dataclass(frozen=True)
-class Goals:
-    """The scenes' own goals, of which the wish is the sum."""
+class Bounds:
+    """What no result may exceed."""
 
-    wish: Wish
+    max_encodes: int | None
+    """Encodes of all scenes together; None for no bound."""
+    frame_bits: float | None
+    """Mean bits a frame of any scene; None for no bound."""
+
+    def __post_init__(self) -> None:
+        check_positive(self.frame_bits)
+
+    def scene_bits(self, state: SceneState) -> float:
+        """Most bits of a scene; infinite without a bound."""
+        return math.inf if self.frame_bits is None else self.frame_bits * state.scene.frames
+
+
+def check_positive(*numbers: float | None) -> None:
+    """Raises InputError unless all that are given are finite and above 0."""
+    if not all(0 < number < math.inf for number in numbers if number is not None):
+        raise InputError("sizes, rates and tolerances must be above 0")
+
+
+@dataclass(frozen=True)
+class SceneGoals:
+    """The scenes' own goals, which together make up the title's."""
+
+    title: Goal
+    bounds: Bounds
     target: float
     """Mean score of the title."""
     score: dict[Scene, float]
     bits: dict[Scene, float] = field(default_factory=dict)
-    """Believed, at that score; empty for the allocation "target"."""
+    """Predicted at that score; empty for the allocation "target"."""
     total: float = 0.0
     """Of those bits."""
     price: float = 0.0
     """Bits that a point of the title's mean score is worth, with equal slopes."""
 
     def excess(self, state: SceneState, score: float, bits: float) -> float:
-        """By how much a scene moves the title off what was wished, in points of mean score."""
-        if self.wish.bits is not None:
+        """By how much a scene moves the title off its goal, in points of mean score."""
+        if self.title.bits is not None:
             return (bits - self.bits[state.scene]) / self.price
         return state.weight * (score - self.score[state.scene])
 
@@ -69,7 +113,8 @@ class Goals:
         """How far a scene is from its own goal; up to 1 it may be left there."""
         over = score - self.score[state.scene]
         if not self.price:
-            return abs(over) / (NEAR * self.wish.scene_tolerance)
+            return abs(over) / (NEAR * self.title.scene_tolerance)
+        # the Lagrangian cost, bits less the price of the score, above its least: the goal's own
         lost = bits - self.bits[state.scene] - self.price * state.weight * over
         return max(0.0, lost) / (LOSS * state.weight * self.total)
 
@@ -79,9 +124,10 @@ class Goals:
 
     def cap(self, state: SceneState) -> float:
         """Most bits of a scene."""
-        return self.wish.cap * state.scene.frames
+        return self.bounds.scene_bits(state)
 
     def over(self, state: SceneState, probe: Probe) -> bool:
+        """Whether an encode is above the bitrate cap."""
         return probe.bits > self.cap(state)
 
     def nearest(self, state: SceneState) -> Probe | None:
@@ -97,40 +143,40 @@ class Goals:
         return min(under, key=lambda p: (abs(p.score - goal), p.bits))
 
 
-def make_goals(wish: Wish, states: Sequence[SceneState], curves: SceneCurves) -> Goals:
-    """The goals of all scenes, given what is believed of them now."""
-    if wish.allocation == "target" and wish.target is not None:
-        return Goals(wish, wish.target, {s.scene: wish.target for s in states})
+def make_goals(
+    title: Goal, bounds: Bounds, states: Sequence[SceneState], curves: SceneCurves
+) -> SceneGoals:
+    """The goals of all scenes, from their curves as predicted now."""
+    if title.allocation == "target" and title.target is not None:
+        return SceneGoals(title, bounds, title.target, {s.scene: title.target for s in states})
     scores, bits = (np.array(c) for c in zip(*map(curves.of, states), strict=True))
     weights = np.array([s.weight for s in states])
-    caps = np.array([wish.cap * s.scene.frames for s in states])
+    caps = np.array([bounds.scene_bits(s) for s in states])
+    # beyond a scene's cap its curve stays at the last point below it: more bits buy nothing
     most = np.maximum((bits <= caps[:, None]).sum(axis=1) - 1, 0)
     inside = np.minimum(np.arange(bits.shape[1]), most[:, None])
     scores = np.take_along_axis(scores, inside, axis=1)
     bits = np.take_along_axis(bits, inside, axis=1)
-    target = wish.target
+    target = title.target
     if target is None:
-        target = mean_at_bits(scores, bits, weights, wish.bits or 0.0)
+        target = mean_at_bits(scores, bits, weights, title.bits or 0.0)
     aims, price = equal_slope(scores, bits, weights, target)
     goals = {s.scene: float(aim) for s, aim in zip(states, aims, strict=True)}
     spent = {
         s.scene: float(np.interp(aim, score, bit))
         for s, aim, score, bit in zip(states, aims, scores, bits, strict=True)
     }
-    return Goals(wish, target, goals, spent, math.fsum(spent.values()), price)
+    return SceneGoals(title, bounds, target, goals, spent, math.fsum(spent.values()), price)
 
 
-def pick_knob(goals: Goals, curves: SceneCurves, state: SceneState, aim: float) -> int | None:
-    """The place among the curves' knobs of the one that promises to come nearest to a score; None
+def pick_knob(goals: SceneGoals, curves: SceneCurves, state: SceneState, aim: float) -> int | None:
+    """The index among the curves' knobs of the one predicted to come nearest to a score; None
     where none is worth an encode.
 
     Between the encodes on either side of it, where they are in order.
     """
-    q = curves.q
     scores, bits = curves.of(state)
-    able = curves.in_reach(state) & np.array([k not in state.probes for k in curves.knobs])
-    for knob in state.failed:
-        able &= np.abs(q - curves.quality(knob)) > SHUN
+    able = curves.untried(state)
     low, high = -1.0, 2.0
     for probe in state.probes.values():
         place = curves.quality(probe.knob)
@@ -138,12 +184,12 @@ def pick_knob(goals: Goals, curves: SceneCurves, state: SceneState, aim: float) 
             high = min(high, place)
         else:
             low = max(low, place)
-    able &= (q > min(low, high)) & (q < max(low, high))
+    able &= (curves.q > min(low, high)) & (curves.q < max(low, high))
     if not able.any():
         return None
     perfect = [p.score >= (1 - LEAST_SHARE) * curves.top for p in state.probes.values()]
     if len(perfect) > 1 and all(perfect):
-        # nothing tells where it ends: see whether anything is worse
+        # perfect scores do not show where they end: see whether anything is worse
         return int(np.argmax(able))
     cheap = able & (bits <= goals.cap(state) * (1 + CAP_USED) / 2)
     if not cheap.any():
@@ -158,8 +204,8 @@ def pick_knob(goals: Goals, curves: SceneCurves, state: SceneState, aim: float) 
     return best
 
 
-def mend_choices(goals: Goals, chosen: dict[SceneState, Probe], slack: float) -> None:
-    """Take other encodes of some scenes, where that brings the whole nearer to its target.
+def match_target(goals: SceneGoals, chosen: dict[SceneState, Probe], slack: float) -> None:
+    """Replace the encodes of some scenes by others that bring the title nearer to its goal.
 
     Until it is within half of `slack`, in points of mean score.
     """
@@ -177,3 +223,29 @@ def mend_choices(goals: Goals, chosen: dict[SceneState, Probe], slack: float) ->
         if abs(missed) <= slack / 2 or left[best] > abs(missed) - LEAST_GAIN:
             return
         chosen[swaps[best][0]] = swaps[best][1]
+
+
+def next_for_target(
+    goals: SceneGoals,
+    curves: SceneCurves,
+    chosen: Mapping[SceneState, Probe],
+    may_try: Callable[[SceneState], bool],
+    missed: float,
+) -> tuple[SceneState, float] | None:
+    """The scene and the knob predicted to bring the title nearest to its goal; None where none
+    would correct enough of `missed`, in points of mean score."""
+    reach = goals.title.scene_tolerance * (2 if goals.price else NEAR)
+    least, best = CORRECTED * abs(missed), None
+    for state, probe in chosen.items():
+        if not may_try(state):
+            continue
+        # the score at which this scene alone would make up for the whole miss, kept near its goal
+        goal, aim = goals.score[state.scene], probe.score - missed / state.weight
+        place = pick_knob(goals, curves, state, min(max(aim, goal - reach), goal + reach))
+        if place is None:
+            continue
+        score, bits = (float(curve[place]) for curve in curves.of(state))
+        change = goals.excess(state, score, bits) - goals.excess(state, probe.score, probe.bits)
+        if abs(missed + change) < least:
+            least, best = abs(missed + change), (state, curves.knobs[place])
+    return best

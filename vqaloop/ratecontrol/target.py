@@ -24,7 +24,8 @@ from vqaloop.execution.session import Session, open_session
 from vqaloop.execution.stage_progress import counted_of, described
 from vqaloop.execution.tools import chosen_tools
 from vqaloop.media.scene_cuts import Scene, SceneExcerpts, even_gop, find_scenes
-from vqaloop.quality.metric import DEFAULT_METRIC, Metric, kindred
+from vqaloop.quality.metric import Metric
+from vqaloop.quality.registry import DEFAULT_METRIC, kindred
 from vqaloop.quality.sampling_precision import unreached
 from vqaloop.ratecontrol.concat import Joined, join, output_muxer
 from vqaloop.ratecontrol.controller import RateController
@@ -44,11 +45,11 @@ RATE_FAR = 1 / 10
 
 @dataclass(frozen=True)
 class Encoded:
-    """A title encoded to a target."""
+    """A title encoded to a score or bitrate, as `encode_to_target` returns it."""
 
     path: Path
     score: float
-    """Measured on the whole file."""
+    """CurvePoint on the whole file."""
     document: dict[str, Any]
     """vqaloop.encode/1, as --json writes it."""
     reached: bool
@@ -59,7 +60,11 @@ class Encoded:
 
     @property
     def exit_code(self) -> int:
-        """0; 1 when the target was not reached; 3 when the score is not to be trusted."""
+        """The exit status of `vqaloop encode`.
+
+        Returns:
+            0; 1 when the target was not reached; 3 when the score is not to be trusted.
+        """
         return 1 if not self.reached else 0 if self.trusted else 3
 
 

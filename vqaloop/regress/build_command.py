@@ -1,4 +1,4 @@
-"""The command line of one run of a build: where, from what, at which point of its rate curve."""
+"""Command line of one run of a build: input, output, and point of its rate-quality curve."""
 
 import math
 from collections.abc import Sequence
@@ -7,8 +7,7 @@ from fractions import Fraction
 from pathlib import Path
 from typing import NamedTuple
 
-import ffmpeg as ffmpeg_graph
-
+from vqaloop.core import ffmpeg as ffmpeg_graph
 from vqaloop.core.ffmpeg import compiled
 from vqaloop.encoding import encode
 from vqaloop.encoding.options import check_rendition, gop_frames, output_options
@@ -21,23 +20,23 @@ _MAX_KBPS = 10_000_000.0
 
 @dataclass(frozen=True)
 class Build:
-    """An encoder to be tried."""
+    """A build of an encoder under test."""
 
     path: str
     """Absolute."""
     kind: str
     """ffmpeg or standalone."""
     version: str
-    """One line, as it tells itself."""
+    """One line, as the program prints it."""
     sha256: str
     """Of the file at path."""
     args: tuple[str, ...] = ()
-    """Further arguments; they win over ours."""
+    """Further arguments, which override those of the encoder's file."""
 
 
 @dataclass(frozen=True)
 class BuildInput:
-    """What every run reads: a 4:2:0 Y4M file of constant rate."""
+    """Input of every run: a 4:2:0 Y4M file of constant frame rate."""
 
     path: Path
     width: int
@@ -45,7 +44,7 @@ class BuildInput:
     height: int
     """Pixels."""
     fps: Fraction
-    """Frames a second."""
+    """fps."""
     frames: int
     bit_depth: int
     """8 or 10."""
@@ -54,7 +53,7 @@ class BuildInput:
 
 
 class Point(NamedTuple):
-    """Where on its rate curve an encoder is asked to work."""
+    """Point of the rate-quality curve at which an encoder runs."""
 
     name: str
     """The quality knob's name, or bitrate."""
@@ -67,7 +66,7 @@ class Point(NamedTuple):
 
 @dataclass(frozen=True)
 class BuildRun:
-    """One run to be made."""
+    """One run of a build: input, point, preset and output."""
 
     view: BuildInput
     point: Point
@@ -78,7 +77,7 @@ class BuildRun:
 
 
 def file_suffix(build: Build, spec: EncoderSpec) -> str:
-    """What a file made by this build should be called, with the dot."""
+    """Suffix of the files that this build writes, with the dot."""
     alone = build.kind == "standalone" and spec.standalone
     return alone.suffix if alone else spec.suffix
 
@@ -91,7 +90,7 @@ def default_timeout_s(spec: EncoderSpec, view: BuildInput, preset: str | None = 
 
 
 def command(build: Build, spec: EncoderSpec, job: BuildRun) -> list[str]:
-    """The whole argv. Raises InputError for what the encoder cannot be asked."""
+    """The whole argv; raises InputError for settings that the encoder does not have."""
     threads, point = job.threads, job.point
     if threads is not None and threads < 1:
         raise InputError(f"{threads} threads cannot encode; give 1 or more")
@@ -121,7 +120,7 @@ def _source(view: BuildInput) -> Source:
 
 
 def _by_rate(spec: EncoderSpec, option: str | None) -> EncoderSpec:
-    """The encoder with its mean rate in bits a second for a knob."""
+    """The encoder with its mean rate in bit/s for a knob."""
     if not option:
         raise InputError(f"{spec.name} is not set up for a bitrate; give {spec.knob.name} values")
     most = _MAX_KBPS * 1000
@@ -140,13 +139,13 @@ def _ffmpeg_command(build: Build, spec: EncoderSpec, job: BuildRun) -> list[str]
     del options["fps_mode"]
     args = list(build.args)
     for at, arg in enumerate(args[:-1]):
-        # a second -x265-params would replace the first: theirs goes on behind ours
+        # a second -x265-params would replace the first, so that the build's is appended to it
         if arg.endswith("-params") and (ours := options.get(arg.removeprefix("-"))):
             args[at + 1] = f"{ours}:{args[at + 1]}"
     # y4m has no matrix, and ffmpeg would convert from none to that of the output: the decoder tags
     graph = ffmpeg_graph.input("INPUT", **dict(view.colour)).output("OUTPUT", **options)
     argv = compiled(graph, build.path, {"INPUT": view.path, "OUTPUT": job.out})
-    # plain names, absolute and ours: a script around the encoder may want to read or check them
+    # plain absolute names, without file: - a script around the encoder may read or check them
     argv = [arg.removeprefix("file:") if arg.startswith("file:/") else arg for arg in argv]
     return [*argv[:-1], *args, argv[-1]]
 

@@ -1,7 +1,7 @@
-"""Builds of an encoder, to be compared: an ffmpeg, or the encoder's own program.
+"""Builds of an encoder under test, an ffmpeg or the encoder's own program: opened and run.
 
-What a build is, it is asked; its file name says nothing. Every run reads the same Y4M file and is
-checked, and whatever goes wrong in it is a BuildFailed of its own kind.
+A build is identified by the version it prints, not by its file name. Every run reads the same Y4M
+file and is checked; each kind of failure is a BuildFailed of that kind.
 """
 
 import os
@@ -12,10 +12,9 @@ from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
 
-import ffmpeg as ffmpeg_graph
-
+from vqaloop.core import ffmpeg as ffmpeg_graph
 from vqaloop.core import process
-from vqaloop.core.ffmpeg import compiled, ffmpeg_path
+from vqaloop.core.ffmpeg import compiled, ffmpeg_path, input_arguments
 from vqaloop.core.files import file_sha256, renamed_to, scratch
 from vqaloop.core.peak_memory import run_measured
 from vqaloop.core.text import quoted
@@ -37,14 +36,14 @@ from vqaloop.regress.build_command import (
 from vqaloop.regress.faults import BuildFailed, check_count, parse
 
 _ANSWER_S = 30.0
-"""A program that has not told its version by then does not answer."""
+"""Time limit for printing the version."""
 _GREY, _GREY_FRAMES = (256, 144), 16
-"""Size and frames of what arguments are tried on."""
+"""Size and number of frames of the clip on which arguments are tried."""
 
 
 @dataclass(frozen=True)
-class Run:
-    """One finished, checked run."""
+class EncodedRun:
+    """One finished run of a build, its file checked."""
 
     path: Path
     size_bytes: int
@@ -60,7 +59,7 @@ class Run:
 
 
 def open_build(path: str | os.PathLike[str], spec: EncoderSpec, args: Sequence[str] = ()) -> Build:
-    """Ask the program at `path` what it is; a bare name is looked for in PATH too.
+    """Identify the program at `path` by the version it prints; a bare name is looked up in PATH.
 
     Raises InputError when it is not there, cannot be executed, does not answer, or is neither an
     ffmpeg with this encoder nor the encoder's own program.
@@ -79,7 +78,7 @@ def check_arguments(
 ) -> None:
     """Raises InputError where the build encodes, but not with its further arguments.
 
-    A wrong word among them is no fault of the build.
+    A mistyped argument is not a regression of the build.
     """
     with scratch() as folder:
         grey = Path(folder) / "grey.y4m"
@@ -121,7 +120,7 @@ def _executable(path: str | os.PathLike[str]) -> str:
 
 
 def _answer(file: str, args: Sequence[str]) -> str:
-    """All that a program says when called so; its exit status does not matter."""
+    """Output of a program called with these arguments, whatever its exit status."""
     try:
         done = process.run([file, *args], timeout_s=_ANSWER_S, max_stdout=1 << 24)
     except ToolError as error:
@@ -149,7 +148,7 @@ def _ffmpeg_build(file: str, version: str, spec: EncoderSpec) -> str:
     try:
         library = encoder_version(spec, file)
     except EncoderMissing:
-        # a build that fails at everything is for the comparison to tell, not a wrong command;
+        # a build that fails at every encode is a result of the comparison, not a wrong command;
         # but without its device no encoder can work
         if spec.hardware:
             raise
@@ -211,7 +210,7 @@ def write_view(
         "strict": -1,
         "f": "yuv4mpegpipe",
     }
-    graph = ffmpeg_graph.input("INPUT", **process.input_arguments(source.input_options))
+    graph = ffmpeg_graph.input("INPUT", **input_arguments(source.input_options))
     graph = graph.output("OUTPUT", **options)
     try:
         with renamed_to(out) as part:
@@ -233,17 +232,17 @@ def make(
     *,
     timeout_s: float,
     ffmpeg: str | None = None,
-) -> Run:
+) -> EncodedRun:
     """Encode `job.view` to `job.out` and check the file: its codec, size and number of frames.
 
-    `ffmpeg` decodes in case of doubt. Whether all of it decodes, `decode_md5` tells. Raises
-    InputError for what the encoder cannot be asked, ToolError when the disk is full, BuildFailed
-    for all that the build does wrong; then, and after an interruption, `job.out` is as it was.
+    `ffmpeg` decodes in case of doubt; `decode_md5` checks that all of it decodes. Raises
+    InputError for settings that the encoder does not have, ToolError when the disk is full,
+    BuildFailed for the build's faults; then, and after an interruption, `job.out` is as it was.
     """
     view, out = job.view, job.out
     if not out.parent.is_dir():
         raise InputError(f"the folder {quoted(out.parent)} does not exist; create it first")
-    # a folder of its own: some programs ask before they overwrite, or write statistics beside
+    # a folder of its own: some programs prompt before they overwrite, or write statistics beside
     with scratch(out.parent) as folder:
         part = Path(folder).absolute() / f"out{file_suffix(build, spec)}"
         argv = command(build, spec, replace(job, out=part))
@@ -262,7 +261,7 @@ def make(
         check_count(part, stream, view.path, view.frames, ffmpeg=trusted)
         os.replace(part, out)
     shown = (arg.replace(os.fspath(part), os.fspath(out)) for arg in argv)
-    return Run(
+    return EncodedRun(
         path=out,
         size_bytes=stream.size_bytes,
         frames=view.frames,

@@ -26,7 +26,9 @@ from vqaloop.execution.options import PathName
 from vqaloop.execution.tools import chosen_metric
 from vqaloop.execution.workshop import GUARDS, Cost, Workshop
 from vqaloop.media.probe import probe_source
-from vqaloop.quality.metric import CLASSICAL, DEFAULT_METRIC, Metric, open_metric
+from vqaloop.quality.classical_metric import CLASSICAL
+from vqaloop.quality.metric import Metric
+from vqaloop.quality.registry import DEFAULT_METRIC, open_metric
 from vqaloop.records import Event, Source, Watcher
 from vqaloop.regress.build_command import Build, Point
 from vqaloop.regress.builds import check_arguments, open_build

@@ -3,7 +3,8 @@
 from dataclasses import asdict
 from typing import Any
 
-from vqaloop.regress.statistics import Limits, Mean, change_verdict, rounded_all
+from vqaloop.core.documents import finite
+from vqaloop.regress.statistics import Limits, Mean, change_verdict
 from vqaloop.regress.verdict import RATE_AT_KNOB, STEPS, Check, Outcome, all_equal
 
 
@@ -37,7 +38,7 @@ def outcome_json(outcome: Outcome) -> dict[str, Any]:
         "checks": [_check_json(check) for check in outcome.checks],
         "clips": [_clip_json(outcome, index) for index in range(len(outcome.clips))],
     }
-    return dict(rounded_all(document))
+    return dict(finite(document, 6))
 
 
 def _mean_json(mean: Mean) -> dict[str, Any]:

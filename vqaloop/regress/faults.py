@@ -1,4 +1,4 @@
-"""What is wrong with an encoder's file: whether it decodes, and which of its frames are missing.
+"""Faults of an encoded file: whether it decodes, and which of its frames are missing.
 
 Decoding is always done by one trusted ffmpeg, never by the build under test.
 """
@@ -8,11 +8,11 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
-import ffmpeg as ffmpeg_graph
 import numpy as np
 import numpy.typing as npt
 
 from vqaloop.bitstream.coded_frames import Bitstream, is_cut_mp4, read_bitstream
+from vqaloop.core import ffmpeg as ffmpeg_graph
 from vqaloop.core import process
 from vqaloop.core.ffmpeg import compiled
 from vqaloop.core.files import scratch
@@ -21,11 +21,11 @@ from vqaloop.encoding.spec import EncoderSpec
 from vqaloop.errors import ToolError, VqaloopError
 
 THUMB = (32, 18)
-"""Width and height of the small grey pictures by which frames are told apart."""
+"""Width and height of the small grey pictures by which frames are matched."""
 _REORDER = 16
 """Frames that any codec here may hold back: near a cut, so many before it may be gone too."""
 _NEAR = 8
-"""A gap is believed where moving it by up to so many frames either way adds at least ..."""
+"""A gap is accepted where moving it by up to so many frames either way adds at least ..."""
 _CLEAR = 0.3
 """... this share of the mean coding error, ..."""
 _LEAST = 0.2
@@ -50,7 +50,7 @@ class Decoded:
 
     frames: int
     md5: str
-    """Over the samples of all frames, planar, as `ffmpeg -i FILE -f md5 -` tells it."""
+    """Over the samples of all frames, planar, as `ffmpeg -i FILE -f md5 -` prints it."""
     complaint: str
     """The decoder's first complaint; empty when it had none."""
     hung: bool
@@ -107,22 +107,22 @@ def _failure(
     missing: tuple[int, ...] | None,
     ffmpeg: str,
 ) -> BuildFailed:
-    """The kind and the words; `missing` are the frames known to be missing, if they are."""
-    said = f"; the decoder says: {decoded.complaint}" if decoded.complaint else ""
+    """The failure with its kind; `missing`: indices of the missing frames, where known."""
+    why = f"; the decoder says: {decoded.complaint}" if decoded.complaint else ""
     count = decoded.frames
-    told = f"{count} frames, not {frames}" if count > frames else f"{count} of {frames} frames"
+    counts = f"{count} frames, not {frames}" if count > frames else f"{count} of {frames} frames"
     if missing:
-        told += f", missing {_ranges(missing)} (counted from 0)"
+        counts += f", missing {_ranges(missing)} (counted from 0)"
     tail = missing and missing[-1] == frames - 1 and missing[0] >= frames - len(missing) - _REORDER
     # one frame short, and sound: that the encoder lost it is likelier than a cut just there
     lost = missing and len(missing) == 1 and not decoded.complaint
     if stream.cut or (tail and not lost):
-        return BuildFailed("truncated", f"the stream ends early: {told}{said}")
+        return BuildFailed("truncated", f"the stream ends early: {counts}{why}")
     if count and (missing or not decoded.complaint):
-        return BuildFailed("frame-count", f"the stream decodes to {told}{said}")
+        return BuildFailed("frame-count", f"the stream decodes to {counts}{why}")
     if _whole_but_for_the_last(path, stream, ffmpeg):
-        return BuildFailed("truncated", f"the stream ends early, inside a frame: {told}{said}")
-    return BuildFailed("undecodable", f"the stream does not decode: {told}{said}")
+        return BuildFailed("truncated", f"the stream ends early, inside a frame: {counts}{why}")
+    return BuildFailed("undecodable", f"the stream does not decode: {counts}{why}")
 
 
 def _ranges(indices: tuple[int, ...]) -> str:
@@ -150,7 +150,7 @@ def _whole_but_for_the_last(path: Path, stream: Bitstream, ffmpeg: str) -> bool:
 
 
 def decode(path: Path, stream: Bitstream, *, ffmpeg: str, frames: int) -> Decoded:
-    """Decode all of a file; `frames`, the number hoped for, only sets the time limit."""
+    """Decode all of a file; `frames`, the expected number, only sets the time limit."""
     source = ffmpeg_graph.input("INPUT")["v:0"]
     whole = source.output("pipe:1", f="md5", fps_mode="passthrough")
     each = source.output("pipe:1", f="framecrc", fps_mode="passthrough", **{"c:v": "rawvideo"})
@@ -163,20 +163,20 @@ def decode(path: Path, stream: Bitstream, *, ffmpeg: str, frames: int) -> Decode
     count = len(re.findall(r"^0, ", text, re.MULTILINE))
     md5 = re.search(r"^MD5=(\w{32})$", text, re.MULTILINE)
     words = (re.sub(r" @ 0x[0-9a-f]+|\x1b\[[\d;]*m", "", s) for s in done.stderr.splitlines())
-    # libdavs2 introduces itself whatever the log level
-    said = [line.strip()[:300] for line in words if line.strip() and "[davs2 info]" not in line]
-    complaint = said[0] if said else done.reason() if done.returncode or not md5 else ""
+    # libdavs2 prints its version whatever the log level
+    lines = [line.strip()[:300] for line in words if line.strip() and "[davs2 info]" not in line]
+    complaint = lines[0] if lines else done.reason() if done.returncode or not md5 else ""
     return Decoded(count, md5[1] if md5 else "", complaint, done.timed_out)
 
 
 def missing_frames(
     original: Path, path: Path, *, ffmpeg: str, frames: int
 ) -> tuple[int, ...] | None:
-    """Which frames of `original` the shorter `path` lacks, told by the pictures; None if unclear.
+    """Which frames of `original` the shorter `path` lacks, by the pictures; None if ambiguous.
 
     Frames keep their order, so this is the monotone alignment of least total difference, by
-    dynamic programming. Unclear where the picture stands still, or so coarse a coding that
-    neighbours cannot be told apart.
+    dynamic programming. Ambiguous where the picture stands still, or is coded so coarsely that
+    neighbouring frames do not differ.
     """
     have = _thumbnails(path, ffmpeg, frames)
     wanted = _thumbnails(original, ffmpeg, frames)

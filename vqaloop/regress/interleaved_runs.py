@@ -1,8 +1,8 @@
-"""Interleaved runs of two builds: the same frames, the same points, in turns.
+"""Interleaved runs of two builds on the same frames at the same points.
 
-Whatever else the machine does meets both builds alike, since their runs alternate and each goes
-first as often as the other. Both read the same Y4M file, so neither scaling nor decoding of the
-source is part of what is compared.
+Runs alternate and each build goes first as often as the other, so that other load on the machine
+affects both alike. Both read the same Y4M file, so neither scaling nor decoding of the source is
+part of the comparison.
 """
 
 import re
@@ -29,7 +29,7 @@ from vqaloop.regress.build_command import (
 from vqaloop.regress.builds import make, write_view
 from vqaloop.regress.faults import BuildFailed, decode_md5
 from vqaloop.regress.saved_runs import Journal, Saved
-from vqaloop.regress.statistics import BASELINE, CANDIDATE, REPEAT, ClipRuns, Failure, Run
+from vqaloop.regress.statistics import BASELINE, CANDIDATE, REPEAT, ClipRuns, Failure, ScoredRun
 
 HANG_TIMES, HANG_LEAST_S = 20.0, 30.0
 """A run is held to hang after so many times what the baseline took, and no sooner than this."""
@@ -37,7 +37,7 @@ HANG_TIMES, HANG_LEAST_S = 20.0, 30.0
 
 @dataclass(frozen=True)
 class RunPlan:
-    """What every clip goes through."""
+    """Encoder, points, sizes and metrics of the runs on every clip."""
 
     spec: EncoderSpec
     preset: str
@@ -78,13 +78,13 @@ class ClipRunner:
         if plan.frames is not None and plan.frames < clip.frames:
             part = folder / "part.mkv"
             self.source = excerpt(clip, [(0, plan.frames)], part, ffmpeg=shop.ffmpeg)
-        # by the clip's name, so that a command line or an encoder's log tells it
+        # named after the clip, which then shows in command lines and encoders' logs
         self._y4m = folder / f"{re.sub(r'[^A-Za-z0-9._-]', '_', Path(name).stem)[:100]}.y4m"
         self._scores: dict[str, dict[str, float]] = {}
         """By MD5 of the decoded frames, then by metric."""
 
     def set_size(self, size: tuple[int, int], slowest_s: float | None) -> None:
-        """Write the input of further runs; `slowest_s` is what the baseline is known to take."""
+        """Write the input of further runs; `slowest_s`: the baseline's longest run so far."""
         self.view = write_view(
             self.source,
             size,
@@ -95,7 +95,7 @@ class ClipRunner:
         )
         self._slowest_s = slowest_s
 
-    def run(self, role: str, point: Point) -> Run:
+    def run(self, role: str, point: Point) -> ScoredRun:
         """One run, decoded and scored. Raises BuildFailed."""
         view, plan, build = self.view, self.plan, self.builds[role]
         out = self.folder / f"{role}{file_suffix(build, plan.spec)}"
@@ -119,7 +119,7 @@ class ClipRunner:
             out.unlink(missing_ok=True)
         if role == BASELINE:
             self._slowest_s = max(self._slowest_s or 0.0, encoded.wall_s)
-        return Run(
+        return ScoredRun(
             role,
             view.width,
             view.height,
@@ -160,12 +160,12 @@ def run_clip(
     builds: Mapping[str, Build],
     plan: RunPlan,
     shop: Workshop,
-    tell: Callable[[str], None],
+    announce: Callable[[str], None],
     usual_s: float | None = None,
 ) -> ClipRuns:
     """All runs on one clip.
 
-    A run that fails is part of the answer. After a hang the build's other points of the clip are
+    A run that fails is part of the result. After a hang the build's other points of the clip are
     left out, as they would most likely cost as long.
 
     Args:
@@ -174,13 +174,13 @@ def run_clip(
         builds: By role: baseline, candidate, repeat.
         plan: Sizes, points and all else that every clip goes through.
         shop: Scores, and counts what is spent.
-        tell: Called before each run with a line for people.
+        announce: Called before each run with a line for people.
         usual_s: Seconds that a run of a saved baseline took at most.
 
     Returns:
-        The runs and failures, in the order in which they were made.
+        The runs and failures, in the order in which they ran.
     """
-    runs: list[Run] = []
+    runs: list[ScoredRun] = []
     failures: list[Failure] = []
     hung: set[str] = set()
     with scratch(shop.scratch) as folder:
@@ -191,7 +191,7 @@ def run_clip(
             for role, point in _in_turn(tuple(builds), plan.points):
                 if role in hung:
                     continue
-                tell(f"{name} {size[0]}x{size[1]} {point}: {role}")
+                announce(f"{name} {size[0]}x{size[1]} {point}: {role}")
                 try:
                     runs.append(runner.run(role, point))
                 except BuildFailed as error:
@@ -218,7 +218,7 @@ def _in_turn(roles: Sequence[str], points: Sequence[Point]) -> Iterator[tuple[st
 
 
 def longest_s(clip: ClipRuns) -> float | None:
-    """What the baseline took at most for a run of this clip."""
+    """Wall seconds of the baseline's longest run on this clip."""
     return max((run.wall_s for run in clip.of(BASELINE)), default=None)
 
 
@@ -248,7 +248,7 @@ def run_clips(
     each = sum(len(plan.sizes_of(s)) for s in titles.values()) * len(plan.points) * len(builds)
     done = 0
 
-    def tell(line: str) -> None:
+    def announce(line: str) -> None:
         nonlocal done
         progress(Event("compare", line, done, each))
         done += 1
@@ -263,7 +263,7 @@ def run_clips(
             clip = replace(clip, clip=name)
         elif builds:
             usual = max((longest_s(part) or 0.0 for part in saved[name]), default=0.0)
-            clip = run_clip(source, name, builds, plan, shop, tell, usual or None)
+            clip = run_clip(source, name, builds, plan, shop, announce, usual or None)
             journal.keep(clip)
         parts = [*saved[name], *([clip] if clip else [])]
         return replace(
@@ -273,9 +273,9 @@ def run_clips(
             failures=tuple(failure for part in parts for failure in part.failures),
         )
 
-    made = shop.map(measure, list(titles))
+    measured = shop.map(measure, list(titles))
     journal.close()
-    return made
+    return measured
 
 
 def _of_saved(result: object, role: str, source: Source, name: str) -> list[ClipRuns]:

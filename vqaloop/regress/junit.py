@@ -13,7 +13,7 @@ from vqaloop.core.text import printable
 from vqaloop.regress.verdict import STEPS
 
 NOT_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
-"""Characters that XML 1.0 (section 2.2) has no way to hold."""
+"""Characters that XML 1.0 (section 2.2) cannot represent."""
 
 
 def junit_xml(document: Mapping[str, Any]) -> bytes:
@@ -54,7 +54,7 @@ def junit_xml(document: Mapping[str, Any]) -> bytes:
 
 
 def _text(value: Any) -> str:
-    """A value as one line that XML can hold; what it cannot hold goes."""
+    """A value on one line, without the characters that XML cannot represent."""
     return printable(NOT_XML.sub("", str(value)))
 
 
@@ -82,7 +82,7 @@ def _properties(document: Mapping[str, Any]) -> dict[str, Any]:
 def _add_case(suite: ET.Element, document: Mapping[str, Any], check: Mapping[str, Any]) -> None:
     name, status = check["check"], check["status"]
     clips = [clip for clip in document["clips"] if clip["clip"] == check["clip"]]
-    # what a clip took is told once
+    # the time of a clip is counted in one of its cases only
     runs = [run for clip in clips for run in clip["runs"]] if name == "encode" else []
     case = ET.SubElement(
         suite,

@@ -1,6 +1,6 @@
-"""A comparison of two builds as one page that opens offline: curves, differences, and the rest.
+"""A comparison of two builds as one HTML page that opens offline, with rate-quality curves.
 
-Made from the document that `vqaloop regress --json` writes; everything that is data is escaped.
+It shows the document that `vqaloop regress --json` writes.
 """
 
 from collections.abc import Callable, Mapping
@@ -14,19 +14,18 @@ from vqaloop.regress.summary import (
     clip_cells,
     clip_line,
     clip_rows,
+    cost_line,
     failure_rows,
     headline,
     more_reasons,
     other_rows,
     overall_rows,
-    price_line,
     refusals,
 )
 from vqaloop.report.html import render, shell_word
-from vqaloop.report.plotting import COLOURS, INK, as_svg, label_octaves, style
+from vqaloop.report.plotting import COLOURS, INK, as_svg, ink, label_octaves, panel, style
 
 if TYPE_CHECKING:
-    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
     from vqaloop.quality.bdrate import Curve, Values
@@ -40,12 +39,14 @@ LOOKS: dict[str, dict[str, Any]] = {
     "candidate": {"color": COLOURS[1], "marker": "s"},
     "repeat": {"color": INK, "marker": ".", "linestyle": ":", "linewidth": 1},
 }
-"""Told apart by shape as well as by colour."""
+"""Distinct by shape as well as by colour."""
 WORDS = {"baseline": "baseline", "repeat": "baseline again", "candidate": "candidate"}
 MANY_CLIPS = 6
 """With more, those are folded that passed all checks."""
 STEPS = 100
 """Points at which a difference is drawn."""
+PLACE = {"left": 0.17, "width": 0.77}
+"""Of the axes in their figure: room for percents of four digits."""
 
 
 def regress_page(document: Document) -> str:
@@ -67,7 +68,7 @@ def regress_page(document: Document) -> str:
         clips=[_clip(document, clip) for clip in document["clips"]],
         about=[_build_cells(key, document[key] or {}) for key in ("baseline", "candidate")],
         settings=_settings(document),
-        cost=price_line(document),
+        cost=cost_line(document),
     )
 
 
@@ -133,7 +134,7 @@ def _pair(clip: Mapping[str, Any], metric: str) -> list[Markup]:
         ):
             if figure is not None:
                 salt = f"{clip['clip']} {metric} {what}"
-                figures.append(Markup(as_svg(figure, what, salt)))
+                figures.append(as_svg(figure, what, salt))
     return figures
 
 
@@ -142,10 +143,10 @@ def curves_figure(clip: Mapping[str, Any], metric: str) -> "Figure | None":
     curves = _curves(clip, metric)
     if not curves:
         return None
-    figure, axes = _panel("bitrate (kb/s, log scale)", _axis(metric))
+    figure, axes = panel("bitrate (kb/s, log scale)", _axis(metric), **PLACE)
     axes.set_xscale("log", base=2)
     for build, curve in curves.items():
-        look = {**LOOKS[build], "color": _ink(LOOKS[build]["color"])}
+        look = _look(build)
         points = [
             (run["bitrate_kbps"], run["scores"][metric])
             for run in clip["runs"]
@@ -173,11 +174,11 @@ def difference_figure(clip: Mapping[str, Any], metric: str) -> "Figure | None":
     gaps = {build: _gap(*pair) for build, pair in pairs.items() if all(pair)}
     if gaps.get("candidate") is None:
         return None
-    figure, axes = _panel(_axis(metric), "bitrate difference (%)")
-    axes.axhline(0, color=_ink(INK), linewidth=1)
+    figure, axes = panel(_axis(metric), "bitrate difference (%)", **PLACE)
+    axes.axhline(0, color=ink(), linewidth=1)
     for build, gap in gaps.items():
         if gap is not None:
-            look = {**LOOKS[build], "color": _ink(LOOKS[build]["color"]), "marker": ""}
+            look = _look(build) | {"marker": ""}
             axes.plot(*gap, **look, label=WORDS[build])
     mean = (clip["bd_rate"].get(metric) or {}).get("pchip")
     if mean is not None:
@@ -191,23 +192,10 @@ def _axis(metric: str) -> str:
     return metric_name(metric)[:40] + " (dB)" * (metric == "psnr_y")
 
 
-def _ink(colour: str) -> str:
-    """INK stands for whatever the text is drawn in."""
-    import matplotlib
-
-    return str(matplotlib.rcParams["text.color"]) if colour == INK else colour
-
-
-def _panel(x: str, y: str) -> "tuple[Figure, Axes]":
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(4.8, 3.4), dpi=100)
-    # a layout that is worked out takes most of the time, and all figures are alike
-    axes = figure.add_axes((0.17, 0.16, 0.77, 0.81))
-    axes.set(xlabel=x, ylabel=y)
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.grid(color="#888888", alpha=0.3)
-    return figure, axes
+def _look(build: str) -> dict[str, Any]:
+    """LOOKS, with INK as the text colour of the style in force."""
+    look = LOOKS[build]
+    return look | {"color": ink()} if look["color"] == INK else look
 
 
 def _is_drawn(run: Mapping[str, Any], metric: str) -> bool:
@@ -224,11 +212,11 @@ def _curves(clip: Mapping[str, Any], metric: str) -> "dict[str, Curve]":
 
 def _drawn(clip: Mapping[str, Any], metric: str) -> "ClipRuns":
     """The clip with those of its runs that can be drawn."""
-    from vqaloop.regress.statistics import ClipRuns, Run
+    from vqaloop.regress.statistics import ClipRuns, ScoredRun
 
     names = ("build", "width", "height", "point", "bitrate_kbps", "scores", "cpu_s", "wall_s")
     runs = tuple(
-        Run(
+        ScoredRun(
             **{key: run[key] for key in (*names, "peak_bytes", "stream_sha256", "decoded_md5")},
             value=run["knob"],
         )

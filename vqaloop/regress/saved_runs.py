@@ -1,58 +1,52 @@
 """Saved runs of a build (`vqaloop.build/1`): a baseline that need not be built or run again.
 
-The same form keeps the clips that an interrupted comparison had finished.
+The same document is the journal of an interrupted comparison: the clips that it had finished.
 """
 
 import contextlib
 import hashlib
 import json
-import math
 import os
-import re
 import threading
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from vqaloop.core.documents import every, finite, read_document
+from msgspec import Meta, Struct, structs
+
+from vqaloop.core.documents import document_text, read_document
 from vqaloop.core.files import write_whole
 from vqaloop.core.folders import cache_folder
 from vqaloop.core.text import counted, quoted
 from vqaloop.errors import InputError
 from vqaloop.records import Source
-from vqaloop.regress.statistics import BASELINE, CANDIDATE, REPEAT, ClipRuns, Failure, Run
+from vqaloop.regress.statistics import BASELINE, CANDIDATE, ClipRuns
 
 SCHEMA = "vqaloop.build/1"
 JOURNAL_S = 86_400
 """Age at which what an interrupted comparison had finished is no longer taken up."""
 
-_SHAPE: dict[str, Any] = {
-    "build": {**every(str, "name kind version sha256"), "args": [str]},
-    "settings": {str: (str, None)},
-    "machine": str,
-    "clips": [
-        {
-            **every(str, "clip sha256 fps"),
-            **every(int, "width height frames"),
-            "runs": [
-                {
-                    **every(str, "build point stream_sha256 decoded_md5"),
-                    **every(int, "width height peak_bytes"),
-                    **every(float, "value bitrate_kbps cpu_s wall_s"),
-                    "scores": {str: float},
-                }
-            ],
-            "failures": [{**every(str, "build point kind message"), **every(int, "width height")}],
-        }
-    ],
-}
+
+class _Build(Struct):
+    name: str
+    kind: str
+    version: str
+    sha256: str
+    args: list[str]
+
+
+class _Document(Struct):
+    build: _Build
+    settings: dict[str, str]
+    machine: str
+    clips: Annotated[tuple[ClipRuns, ...], Meta(min_length=1)]
 
 
 @dataclass(frozen=True)
 class Saved:
-    """A build's runs, and under which settings they were made."""
+    """A build's runs, and the settings under which they ran."""
 
     build: Mapping[str, Any]
     """name, kind, version, sha256, args."""
@@ -72,11 +66,11 @@ def write_saved(saved: Saved, path: Path) -> None:
         "machine": saved.machine,
         "clips": [asdict(clip) for clip in saved.clips],
     }
-    write_whole(path, json.dumps(finite(document), indent=1, allow_nan=False) + "\n")
+    write_whole(path, document_text(document))
 
 
 def without_candidate(clip: ClipRuns) -> ClipRuns:
-    """What of a comparison is kept."""
+    """The clip without the candidate's runs and failures, as it is saved."""
     return replace(
         clip,
         runs=tuple(run for run in clip.runs if run.build != CANDIDATE),
@@ -85,7 +79,7 @@ def without_candidate(clip: ClipRuns) -> ClipRuns:
 
 
 def check_any_run(clips: Sequence[ClipRuns]) -> None:
-    """Raises InputError where not a single run of the baseline came about."""
+    """Raises InputError where every run of the baseline failed."""
     if not any(clip.of(BASELINE) for clip in clips):
         why = next(f"{f.kind}: {f.message}" for clip in clips for f in clip.failures)
         raise InputError(
@@ -94,19 +88,19 @@ def check_any_run(clips: Sequence[ClipRuns]) -> None:
 
 
 def save_summary(clips: Sequence[ClipRuns], path: str | os.PathLike[str]) -> str:
-    """What was kept where, and which of it failed, for people."""
+    """For people: how many clips were saved where, and which runs failed."""
     count = counted(len(clips), "clip")
-    told = f"The baseline's runs on {count} are kept in {quoted(path)}."
+    text = f"The baseline's runs on {count} are kept in {quoted(path)}."
     failures = [(clip.clip, f) for clip in clips for f in clip.failures if f.build == BASELINE]
     if failures:
         clip, first = failures[0]
         runs = counted(len(failures), "run")
-        told += f" {runs} failed, the first on {clip}, {first.point}: {first.message}."
-    return told
+        text += f" {runs} failed, the first on {clip}, {first.point}: {first.message}."
+    return text
 
 
 def is_saved(place: Path) -> bool:
-    """Whether this is a saved result, or is meant to be one, rather than a program."""
+    """Whether the path is that of saved runs, rather than of a program."""
     if place.suffix.lower() == ".json" and not os.access(place, os.X_OK):
         return True
     try:
@@ -120,40 +114,14 @@ def is_saved(place: Path) -> bool:
 
 def read_saved(path: Path) -> Saved:
     """Raises InputError for a file that is not such a result, or damaged."""
-    document = read_document(
+    found = read_document(
         path,
-        SCHEMA,
-        _SHAPE,
+        _Document,
+        schema=SCHEMA,
         give="give an encoder or what `vqaloop regress --save` wrote",
         remedy="save the baseline again",
     )
-    clips = tuple(_clip(clip, path) for clip in document["clips"])
-    if not clips:
-        raise InputError(f"{quoted(path)} holds no clips; save the baseline again")
-    build = {key: document["build"][key] for key in _SHAPE["build"]}
-    return Saved(build, document["settings"], document["machine"], clips)
-
-
-def _clip(clip: Mapping[str, Any], path: Path) -> ClipRuns:
-    shape = _SHAPE["clips"][0]
-    runs = tuple(Run(**{key: run[key] for key in shape["runs"][0]}) for run in clip["runs"])
-    failures = tuple(
-        Failure(**{key: failure[key] for key in shape["failures"][0]})
-        for failure in clip["failures"]
-    )
-    for run in runs:
-        if run.build not in (BASELINE, REPEAT, CANDIDATE) or not 0 < run.bitrate_kbps < math.inf:
-            raise InputError(
-                f"{quoted(path)} holds a run of {run.build[:40]!r} at {run.bitrate_kbps:g} kb/s, "
-                "which no comparison wrote; save the baseline again"
-            )
-    if not re.fullmatch(r"[1-9]\d{0,9}/[1-9]\d{0,9}", clip["fps"]):
-        raise InputError(
-            f"{quoted(path)} holds a clip of {clip['fps'][:40]!r} frames a second; save the "
-            "baseline again"
-        )
-    known = {key: clip[key] for key in shape if key not in ("runs", "failures")}
-    return ClipRuns(**known, runs=runs, failures=failures)
+    return Saved(structs.asdict(found.build), found.settings, found.machine, found.clips)
 
 
 def differing(one: Mapping[str, str], other: Mapping[str, str]) -> Sequence[str]:
@@ -168,10 +136,10 @@ def differing(one: Mapping[str, str], other: Mapping[str, str]) -> Sequence[str]
 
 
 class Journal:
-    """The clips that a comparison has finished, kept until it ends well.
+    """The clips that a comparison has finished, kept in the cache folder until it ends.
 
-    The builds' files and versions and the clips are part of the name it goes by, but what a script
-    runs in its turn is not known: so nothing is remembered beyond the comparison itself.
+    Its file is named by the hashes of builds, settings and clips. A build may be a script that
+    runs another program, which no hash covers: so it serves the interrupted comparison alone.
     """
 
     def __init__(
@@ -195,11 +163,11 @@ class Journal:
                 self._clips = read_saved(self.path).clips
 
     def finished(self, source: Source) -> ClipRuns | None:
-        """The runs on that clip, if the comparison had come so far."""
+        """The runs on that clip, if the interrupted comparison had finished it."""
         return next((clip for clip in self._clips if clip.sha256 == source.sha256), None)
 
     def keep(self, clip: ClipRuns) -> None:
-        """Safe from any thread."""
+        """Write the journal with that clip added; from any thread."""
         with self._lock:
             self._clips += (clip,)
             if not self.enabled:
@@ -208,10 +176,10 @@ class Journal:
                 self.path.parent.mkdir(parents=True, exist_ok=True)
                 write_saved(replace(self._empty, clips=self._clips), self.path)
             except (OSError, InputError):
-                # a comparison that cannot be taken up again is still one
+                # without a journal the comparison still runs; it only cannot be resumed
                 self.enabled = False
 
     def close(self) -> None:
-        """It ended well: the next one starts anew."""
+        """Remove the journal after a comparison that ran to its end."""
         if self.enabled:
             self.path.unlink(missing_ok=True)

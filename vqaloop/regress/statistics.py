@@ -1,63 +1,71 @@
 """Statistics of two builds: BD-rates with a noise floor and a bootstrap interval over clips.
 
-Clip by clip the curves of two builds are compared (see bdrate); the mean over the clips is set
-against two yardsticks. The noise floor is what the mean moves by itself when the same build runs
-twice: 0 for an encoder that repeats itself bit for bit. The interval tells how far the mean hangs
-on which clips were taken: clips are drawn again with replacement (the bootstrap of Efron 1979).
+The rate-quality curves of two builds are compared clip by clip (see quality.bdrate). The mean over
+the clips is compared with the noise floor, which is the spread of the mean between two runs of the
+same build (0 for a deterministic encoder), and has an interval for the choice of clips: clips are
+drawn with replacement (the bootstrap of Efron 1979).
 """
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Annotated
 
 import numpy as np
+from msgspec import Meta
 
+from vqaloop.core.documents import Number, Positive, Whole, one_of
 from vqaloop.core.text import counted
 from vqaloop.quality.bdrate import MIN_POINTS, Curve, Method, NotComparable, bd_rate
 from vqaloop.records import RDPoint
 from vqaloop.search.hull import convex_hull
 
 BASELINE, REPEAT, CANDIDATE = "baseline", "repeat", "candidate"
-"""The runs of one point; the repeat is the baseline once more."""
+"""Roles of a run; the repeat is a second run of the baseline."""
 SATURATED = 99.5
-"""Of 100: above it VMAF and the students fitted to it tell encodes apart no longer; the common
+"""Of 100: above it VMAF and the students fitted to it no longer separate encodes; the common
 test conditions of AOM cut a curve there too."""
 LEAST_CLIPS = 3
-"""Fewer say nothing of how results spread over clips."""
+"""With fewer clips there is no interval."""
 DRAWS = 4000
+"""Bootstrap samples."""
 CONFIDENCE = 0.99
 """Share of comparisons of a build with itself that stay within the noise floor."""
 
 
 @dataclass(frozen=True)
-class Run:
+class ScoredRun:
     """One run of a build that was decoded and scored."""
 
-    build: str
-    """baseline, repeat or candidate."""
-    width: int
-    height: int
+    build: Annotated[str, one_of(BASELINE, REPEAT, CANDIDATE)]
+    width: Whole
+    """Pixels."""
+    height: Whole
+    """Pixels."""
     point: str
     """As people read it: crf 27, 800 kb/s."""
-    value: float
-    bitrate_kbps: float
+    value: Number
+    """The knob's value, or the target bitrate in kb/s."""
+    bitrate_kbps: Positive
     """Of the coded frames alone."""
-    scores: Mapping[str, float]
+    scores: Mapping[str, Number]
     """By name of the metric."""
-    cpu_s: float
-    wall_s: float
-    peak_bytes: int
+    cpu_s: Number
+    wall_s: Number
+    peak_bytes: Whole
+    """Largest resident set."""
     stream_sha256: str
+    """Of the coded frames, in order of coding."""
     decoded_md5: str
+    """Of the decoded frames."""
 
     @property
     def where(self) -> tuple[int, int, float]:
         return self.width, self.height, self.value
 
 
-RUN_KINDS: dict[str, Callable[[Run], float]] = {
-    # by what of a run the builds are compared, besides its curve
+RUN_KINDS: dict[str, Callable[[ScoredRun], float]] = {
+    # quantities by which runs are compared, besides their curves
     "cpu": lambda run: run.cpu_s,
     "wall": lambda run: run.wall_s,
     "peak": lambda run: run.peak_bytes,
@@ -67,11 +75,11 @@ RUN_KINDS: dict[str, Callable[[Run], float]] = {
 
 @dataclass(frozen=True)
 class Failure:
-    """One run of a build that gave nothing to be scored."""
+    """One run of a build that failed, so that there is nothing to score."""
 
     build: str
-    width: int
-    height: int
+    width: Whole
+    height: Whole
     point: str
     kind: str
     """crash, hang, no-output, truncated, undecodable, frame-count or not-scored."""
@@ -87,18 +95,23 @@ class ClipRuns:
     """All runs on one clip."""
 
     clip: str
+    """Its name."""
     sha256: str
-    width: int
-    height: int
-    frames: int
-    fps: str
-    runs: tuple[Run, ...] = ()
+    """Of the file."""
+    width: Whole
+    """Pixels."""
+    height: Whole
+    """Pixels."""
+    frames: Whole
+    fps: Annotated[str, Meta(pattern=r"\A[1-9]\d{0,9}/[1-9]\d{0,9}\Z")]
+    """Frames per second, as a fraction."""
+    runs: tuple[ScoredRun, ...] = ()
     failures: tuple[Failure, ...] = ()
 
-    def of(self, build: str) -> list[Run]:
+    def of(self, build: str) -> list[ScoredRun]:
         return [run for run in self.runs if run.build == build]
 
-    def pairs(self, one: str, other: str) -> list[tuple[Run, Run]]:
+    def pairs(self, one: str, other: str) -> list[tuple[ScoredRun, ScoredRun]]:
         """The runs of two builds at the same size and point."""
         others = {run.where: run for run in self.of(other)}
         return [(run, others[run.where]) for run in self.of(one) if run.where in others]
@@ -106,17 +119,17 @@ class ClipRuns:
 
 @dataclass(frozen=True)
 class Limits:
-    """From when on a difference counts; all in percent."""
+    """Differences from which on a check fails; all in percent."""
 
     threshold: float = 0.5
     """Mean BD-rate over the clips."""
     clip: float = 5.0
     """BD-rate of a single clip."""
     time: float | None = None
-    """CPU time of the encoder; None: told and not judged, as below."""
+    """CPU time of the encoder; None: reported and not judged, as below."""
     memory: float | None = None
     rate: float | None = None
-    """Bitrate at the same knob, or error against the target bitrate."""
+    """Bitrate at the same knob, or distance from the target bitrate."""
 
 
 @dataclass(frozen=True)
@@ -134,7 +147,7 @@ class Gap:
 
 @dataclass(frozen=True)
 class Mean:
-    """What the clips amount to by one metric."""
+    """Mean BD-rate over the clips by one metric, in percent; with fields as of Gap."""
 
     values: Mapping[str, float] = field(default_factory=dict)
     """PCHIP by clip, of those that could be compared."""
@@ -148,7 +161,7 @@ class Mean:
 
 @dataclass(frozen=True)
 class Ratio:
-    """Candidate over baseline of something that each run has, in percent of change."""
+    """Change of a quantity of RUN_KINDS from baseline to candidate, in percent."""
 
     by_clip: Mapping[str, float]
     value: float | None
@@ -180,7 +193,7 @@ def clip_gap(clip: ClipRuns, metric: str) -> Gap:
 def _worse_everywhere(baseline: Curve, candidate: Curve) -> bool:
     """Whether the baseline has, for every point of the candidate, a better one for no more bits.
 
-    So much can be said of curves that have no score in common, and so no BD-rate.
+    It is defined for curves that have no score in common too, and so no BD-rate.
     """
     return bool(candidate) and all(
         any(bits <= kbps and better > score for bits, better in baseline)
@@ -191,14 +204,14 @@ def _worse_everywhere(baseline: Curve, candidate: Curve) -> bool:
 def curve_pair(clip: ClipRuns, build: str, metric: str) -> tuple[Curve, Curve]:
     """The baseline's curve and that of `build`, through the sizes and points that both have.
 
-    A point less would move a curve between its neighbours, or a hull, though the build is as good.
+    Without one of its points a curve would be interpolated otherwise, though the build is as good.
     """
     pairs = clip.pairs(BASELINE, build)
     ours, theirs = [one for one, _ in pairs], [other for _, other in pairs]
     return rate_curve(ours, metric), rate_curve(theirs, metric)
 
 
-def is_comparable(runs: Sequence[Run], metric: str) -> bool:
+def is_comparable(runs: Sequence[ScoredRun], metric: str) -> bool:
     """Whether a curve through these runs could be compared with another."""
     curve = rate_curve(runs, metric)
     return _or_none(curve, curve, "pchip") is not None
@@ -211,7 +224,7 @@ def _or_none(one: Curve, other: Curve, method: Method) -> float | None:
         return None
 
 
-def rate_curve(runs: Sequence[Run], metric: str) -> Curve:
+def rate_curve(runs: Sequence[ScoredRun], metric: str) -> Curve:
     """(kb/s, score) ascending; of several sizes the hull; without a saturated tail."""
     points = [
         RDPoint(run.width, run.height, run.value, run.bitrate_kbps, run.scores[metric])
@@ -221,14 +234,14 @@ def rate_curve(runs: Sequence[Run], metric: str) -> Curve:
     if len({point.size for point in points}) > 1:
         points = convex_hull(points)
     points.sort(key=lambda point: point.bitrate_kbps)
-    # where a score cannot rise any more its order is chance, and says nothing of the build
+    # at saturation the order of scores is chance, not a property of the build
     while len(points) > 1 and SATURATED <= points[-2].score >= points[-1].score:
         points.pop()
     return [(point.bitrate_kbps, point.score) for point in points]
 
 
 def mean_gap(gaps: Mapping[str, Gap], threshold: float, *, seed: int = 0) -> Mean:
-    """The mean BD-rate over the clips that can be compared, and what to make of it.
+    """The mean BD-rate over the clips that can be compared, with its verdict.
 
     A regression (or improvement) lies beyond the threshold and the noise floor, and its interval
     leaves 0 out.
@@ -241,7 +254,7 @@ def mean_gap(gaps: Mapping[str, Gap], threshold: float, *, seed: int = 0) -> Mea
     akimas = [gap.akima for gap in gaps.values() if gap.pchip is not None]
     noises = [gap.noise for gap in gaps.values() if gap.pchip is not None]
     known = [noise for noise in noises if noise is not None]
-    # of clips whose second run failed the others' noise tells, as the mean is over all of them
+    # where the repeat of a clip failed, the noise of the others stands for all, scaled to the mean
     floor = noise_floor(known, len(values)) if known else None
     interval = bootstrap(list(values.values()), seed=seed)
     return Mean(
@@ -264,10 +277,10 @@ def change_verdict(value: float, limit: float, interval: tuple[float, float] | N
 
 
 def noise_floor(differences: Sequence[float], clips: int | None = None) -> float:
-    """How far a mean over `clips` strays between two runs of the same build, in percent.
+    """Limit of the difference of a mean over `clips` between two runs of one build, in percent.
 
-    `differences` are those of one such pair of runs, by clip (of all clips unless told). Taken as
-    draws about 0, whose spread they tell: a mean of m stays within t s / sqrt(m) in CONFIDENCE of
+    `differences` are those of one such pair of runs, by clip (`clips` defaults to their number).
+    Taken as draws about 0: a mean of m stays within t s / sqrt(m) in CONFIDENCE of
     the cases, with s the root mean square of the n differences and t Student's quantile of n
     degrees of freedom.
     """
@@ -294,24 +307,21 @@ def mean_ratio(
     clips: Iterable[ClipRuns],
     one: str,
     other: str,
-    what: Callable[[Run], float],
+    what: Callable[[ScoredRun], float],
 ) -> dict[str, float]:
     """Geometric mean of other/one over the points of each clip that has any."""
     found = {}
     for clip in clips:
-        logs = [
-            math.log(what(b) / what(a))
-            for a, b in clip.pairs(one, other)
-            if what(a) > 0 and what(b) > 0
-        ]
-        if logs:
-            found[clip.clip] = math.exp(sum(logs) / len(logs))
+        pairs = [(what(a), what(b)) for a, b in clip.pairs(one, other)]
+        mean = geometric_mean([b / a for a, b in pairs if min(a, b) > 0])
+        if mean is not None:
+            found[clip.clip] = mean
     return found
 
 
-def overall(ratios: Mapping[str, float]) -> float | None:
-    """Geometric mean over clips."""
-    logs = [math.log(ratio) for ratio in ratios.values()]
+def geometric_mean(ratios: Iterable[float]) -> float | None:
+    """None where there are no ratios."""
+    logs = [math.log(ratio) for ratio in ratios]
     return math.exp(sum(logs) / len(logs)) if logs else None
 
 
@@ -324,7 +334,7 @@ def compare_ratio(clips: Sequence[ClipRuns], kind: str, limit: float | None, see
     what = RUN_KINDS[kind]
     ratios = mean_ratio(clips, BASELINE, CANDIDATE, what)
     by_clip = {clip: percent(ratio) for clip, ratio in ratios.items()}
-    mean = overall(ratios)
+    mean = geometric_mean(ratios.values())
     if mean is None:
         return Ratio({}, None, None, "cannot tell")
     again = mean_ratio(clips, BASELINE, REPEAT, what)
@@ -341,7 +351,7 @@ def compare_ratio(clips: Sequence[ClipRuns], kind: str, limit: float | None, see
 
 
 def rate_errors(clips: Sequence[ClipRuns], index: int) -> dict[str, float]:
-    """Mean distance of the bitrate from the one asked for, in percent of it, by clip.
+    """Mean distance of the bitrate from its target, in percent of the target, by clip.
 
     `index` 0 is the baseline, 1 the candidate; over the points at which both have a run.
     """
@@ -352,14 +362,3 @@ def rate_errors(clips: Sequence[ClipRuns], index: int) -> dict[str, float]:
         if misses:
             found[clip.clip] = 100 * sum(misses) / len(misses)
     return found
-
-
-def rounded_all(value: Any) -> Any:
-    """A document for JSON: numbers rounded to six digits, None where not finite."""
-    if isinstance(value, float):
-        return round(value, 6) if math.isfinite(value) else None
-    if isinstance(value, Mapping):
-        return {key: rounded_all(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [rounded_all(item) for item in value]
-    return value

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 from vqaloop.core.text import change, counted, cut, metric_name, printable
 from vqaloop.regress.verdict import STEPS, CheckKind, check_name
-from vqaloop.report.console import WIDTH, console_for, table
+from vqaloop.report.console import WIDTH, console_for, encodable, table
+from vqaloop.report.cost import spent_words
 from vqaloop.report.markdown import code, listed, pipes, prose
 
 if TYPE_CHECKING:
@@ -24,7 +25,8 @@ if TYPE_CHECKING:
 
 Document = Mapping[str, Any]
 
-MOST_REASONS = 8  # told one by one in a terminal; the other outputs have all
+MOST_REASONS = 8
+"""Reasons listed at a terminal; the other outputs have all."""
 STYLES = {"regression": "bold red", "improvement": "green", "cannot tell": "yellow"}
 """Beside the word, never instead of it."""
 ACROSS = 3
@@ -43,7 +45,7 @@ def span(interval: Sequence[float | None] | None) -> str:
 
 
 def margin(percent: float | None, unit: str = "") -> str:
-    """Noise, a width to both sides, in percent."""
+    """Noise floor, a half-width, in percent."""
     return change(percent, unit).lstrip("+")
 
 
@@ -95,8 +97,8 @@ def other_rows(document: Document) -> list[list[str]]:
         ("bit_exact", "streams equal bit by bit"),
         ("decoded_equal", "decoded frames equal"),
     ):
-        told = {True: "yes", False: "no", None: "-"}[document.get(key)]
-        rows.append([what, told, "-", "-"])
+        answer = {True: "yes", False: "no", None: "-"}[document.get(key)]
+        rows.append([what, answer, "-", "-"])
     return rows
 
 
@@ -209,20 +211,10 @@ def refusals(document: Document) -> list[tuple[str, str, str]]:
     return [(clip, ", ".join(names), cut(why)) for (clip, why), names in found.items()]
 
 
-def price_line(document: Document) -> str:
-    """What the comparison took; seconds of encoding are CPU seconds, those in all on the clock."""
+def cost_line(document: Document) -> str:
+    """Cost of the comparison, in one line."""
     cost = document["cost"]
-    spent = {
-        "encode_cpu_s": "encoding {} s CPU",
-        "score_s": "scoring {} s",
-        "wall_s": "{} s in all",
-    }
-    told = [
-        words.format(f"{cost[key]:.1f}")
-        for key, words in spent.items()
-        if cost.get(key) is not None
-    ]
-    return ", ".join([counted(cost["encodes"], "encode"), *told])
+    return f"{counted(cost['encodes'], 'encode')}, {spent_words(cost)}"
 
 
 def regress_table(document: Document) -> "Group":
@@ -252,11 +244,11 @@ def regress_table(document: Document) -> "Group":
         _line(f"no BD-rate: {clip}, {names}: {why}", "yellow")
         for clip, names, why in refusals(document)
     ]
-    return Group(*parts, _line(price_line(document)))
+    return Group(*parts, _line(cost_line(document)))
 
 
 def print_verdict(document: Document) -> None:
-    """The whole table on stdout; letters that stdout cannot hold as escapes."""
+    """The whole summary on stdout."""
     console = console_for(sys.stdout)
     shown = regress_table(_encodable(document, console.encoding))
     # a log is searched line by line; the tables have no more than WIDTH in any case
@@ -266,7 +258,7 @@ def print_verdict(document: Document) -> None:
 
 def _encodable(value: Any, encoding: str) -> Any:
     if isinstance(value, str):
-        return value.encode(encoding, "backslashreplace").decode(encoding)
+        return encodable(value, encoding)
     if isinstance(value, Mapping):
         return {_encodable(key, encoding): _encodable(v, encoding) for key, v in value.items()}
     return [_encodable(v, encoding) for v in value] if isinstance(value, list) else value
@@ -337,14 +329,14 @@ def markdown(document: Document) -> str:
     blocks += ["#### Other crashes and broken output"] * bool(crashes) + listed(crashes)
     blocks += ["#### No BD-rate"] * bool(refused) + listed(refused)
     blocks += [_folded(document, clip) for clip in document["clips"]]
-    foot = f"{prose(cut(builds_line(document), 1000))}. {prose(price_line(document))}. "
+    foot = f"{prose(cut(builds_line(document), 1000))}. {prose(cost_line(document))}. "
     foot += f"vqaloop {prose(document['vqaloop'])}. BD-rate: + needs more bits at equal score, "
     foot += "! failed its check."
     return _within(blocks, foot)
 
 
 def _within(blocks: Sequence[str], foot: str) -> str:
-    """As many of the blocks as the longest comment holds; that some are left out is said."""
+    """As many of the blocks as the longest comment holds, with a note where some are left out."""
     left_out = "The rest is left out: too long for a comment."
     room = LONGEST_COMMENT - len(foot) - len(left_out) - 5
     kept: list[str] = []

@@ -1,6 +1,6 @@
 """Decides whether the candidate regressed: BD-rates against limits, checks, and the verdict.
 
-The document that is made of it is written by regressdocument.
+`regress.document` writes it as JSON.
 """
 
 import math
@@ -19,7 +19,7 @@ from vqaloop.regress.statistics import (
     Limits,
     Mean,
     Ratio,
-    Run,
+    ScoredRun,
     clip_gap,
     compare_ratio,
     is_comparable,
@@ -129,7 +129,7 @@ def judge(
         metrics: By which BD-rates are computed.
         lead: The metric of the headline.
         gate: The metrics that may call a regression.
-        targets: Whether the points are bitrates asked for, rather than values of the knob.
+        targets: Whether the points are target bitrates, rather than values of the knob.
         timed: Whether both builds ran on the same machine, so that times compare.
         seed: Of the bootstrap.
 
@@ -162,7 +162,7 @@ def judge(
     bit_exact = tuple(_equal(clip, lambda run: run.stream_sha256) for clip in clips)
     exact = all_equal(bit_exact)
     unknown = _unknown_clips(clips, gaps, gate)
-    # what a metric says that may not judge is no part of the verdict, nor of its words
+    # a metric outside the gate is no part of the verdict, nor of the summary
     leader = lead if lead in gate else gate[0]
     verdict = _verdict(reasons, [means[name] for name in gate], means[leader], unknown, exact)
     if verdict == "cannot tell":
@@ -208,7 +208,7 @@ def _judged_check(
 
 
 def _run_checks(clip: ClipRuns) -> list[Check]:
-    """Whether the candidate's runs came about, were decoded, and have all frames."""
+    """Checks that the candidate's runs encoded, decoded, and have all frames."""
     failed = [failure for failure in clip.failures if failure.build == CANDIDATE]
     before = [failure for failure in clip.failures if failure.build != CANDIDATE]
     sound = {(run.width, run.height, run.point) for run in clip.of(BASELINE)}
@@ -388,9 +388,9 @@ def _summary(
 
 
 def _unjudged(limits: Limits, ratios: Mapping[str, Ratio]) -> str:
-    """A limit that was asked for and could not be held against anything must not pass silently."""
-    asked = {"cpu": (limits.time, "CPU time"), "peak": (limits.memory, "peak memory")}
-    names = [name for kind, (limit, name) in asked.items() if limit and ratios[kind].value is None]
+    """A sentence on the limits that were given and could not be checked, or nothing."""
+    given = {"cpu": (limits.time, "CPU time"), "peak": (limits.memory, "peak memory")}
+    names = [name for kind, (limit, name) in given.items() if limit and ratios[kind].value is None]
     return f" {' and '.join(names)} could not be judged." if names else ""
 
 
@@ -406,7 +406,7 @@ def _spread(mean: Mean) -> str:
     return f"{_bits(value)} ({mean.interval[0]:+.2f} to {mean.interval[1]:+.2f})"
 
 
-def _equal(clip: ClipRuns, what: Callable[[Run], str]) -> bool | None:
+def _equal(clip: ClipRuns, what: Callable[[ScoredRun], str]) -> bool | None:
     """None where nothing differs so far, but one of the two lacks a run, or both all."""
     pairs = clip.pairs(BASELINE, CANDIDATE)
     if any(what(a) != what(b) for a, b in pairs):

@@ -1,6 +1,7 @@
-"""What a person at a shell sees: progress on stderr; tables and what it cost on stdout.
+"""Console tables and lines, for a terminal or a log.
 
-Names of files and words of programs are data: no control character of theirs reaches a terminal.
+Names of files and messages of programs are data: no control character of theirs reaches a
+terminal, and letters that its encoding lacks are written as escapes.
 """
 
 import contextlib
@@ -20,6 +21,12 @@ WIDTH = 80
 """Columns a table keeps to, however wide the terminal."""
 
 
+def encodable(text: str, encoding: str | None = None) -> str:
+    """The text with what an encoding, by default UTF-8, lacks as backslash escapes."""
+    encoding = encoding or "utf-8"
+    return text.encode(encoding, "backslashreplace").decode(encoding)
+
+
 def table(
     headings: Sequence[str],
     rows: Iterable[Sequence["str | Text"]],
@@ -27,11 +34,13 @@ def table(
     left: Collection[int] = (),
     padding: int = 1,
     overflow: "OverflowMethod" = "ellipsis",
+    encoding: str = "utf-8",
 ) -> "Table":
     """A table with a line under its headings and none around it; cells are printable text.
 
     Columns with an index in `left` are aligned to the left, the others, of numbers, to the right.
-    `padding` columns stand between them; `overflow` is what becomes of a cell without room.
+    `padding` columns stand between them; `overflow` is what becomes of a cell without room. Cells
+    get escapes for what the `encoding` lacks before they are measured.
     """
     from rich import box
     from rich.table import Table
@@ -42,12 +51,17 @@ def table(
         side: JustifyMethod = "left" if index in left else "right"
         drawn.add_column(Text(heading), justify=side, no_wrap=True, overflow=overflow)
     for row in rows:
-        drawn.add_row(*(Text(printable(cell)) if isinstance(cell, str) else cell for cell in row))
+        drawn.add_row(
+            *(
+                Text(encodable(printable(cell), encoding)) if isinstance(cell, str) else cell
+                for cell in row
+            )
+        )
     return drawn
 
 
 def console_for(stream: TextIO) -> "Console":
-    """A console that colours for a terminal alone, whatever FORCE_COLOR says."""
+    """A console with colours only on a terminal, even where FORCE_COLOR is set."""
     from rich.console import Console
 
     class Candid(Console):
@@ -74,6 +88,4 @@ def is_terminal(stream: TextIO) -> bool:
 
 
 def print_line(console: "Console", line: str, style: str | None = None) -> None:
-    encoding = console.encoding
-    text = printable(line).encode(encoding, "backslashreplace").decode(encoding)
-    console.print(text, style=style, soft_wrap=True)
+    console.print(encodable(printable(line), console.encoding), style=style, soft_wrap=True)

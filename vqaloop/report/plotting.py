@@ -9,15 +9,17 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
+from markupsafe import Markup
+
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
-"""Okabe and Ito's, told apart by colour-blind people on white and on black."""
+"""Okabe and Ito's palette, distinct to colour-blind people on white and on black."""
 INK = "#010203"
-"""Stands for the text colour in the page's plot, until CSS decides what that is."""
+"""Placeholder in a page's plots for the text colour, which CSS decides."""
 
 _one_at_a_time = threading.RLock()
 
@@ -31,11 +33,11 @@ def as_png(figure: "Figure") -> bytes:
     return buffer.getvalue()
 
 
-def as_svg(figure: "Figure", label: str, salt: str = "vqaloop") -> str:
-    """A figure drawn within `style` in INK, for a page to hold; INK takes the page's text colour.
+def as_svg(figure: "Figure", label: str, salt: str = "vqaloop") -> Markup:
+    """A figure drawn within `style` in INK, as inline SVG in the page's text colour.
 
-    `label`, which is no data of others, says what it shows to those who cannot see it. Figures of
-    one page need a `salt` each, from which their identifiers are made.
+    `label`, never data of others, is its accessible name. Figures of one page need a `salt` each,
+    from which their identifiers are made.
     """
     import matplotlib
     from matplotlib.backends.backend_svg import FigureCanvasSVG
@@ -48,14 +50,14 @@ def as_svg(figure: "Figure", label: str, salt: str = "vqaloop") -> str:
     # groups are named alike in every figure, and nothing refers to them
     drawing = re.sub(r'<g id="[\w.]+"', "<g", buffer.getvalue())
     drawing = drawing[drawing.index("<svg") + 4 :].replace(INK, "currentColor")
-    return f'<svg role="img" aria-label="{label}"{drawing}'
+    return Markup(f'<svg role="img" aria-label="{label}"{drawing}')
 
 
 @contextlib.contextmanager
 def style(points: float, ink: str) -> Iterator[None]:
-    """Matplotlib's settings for plots that carry words of others, in one colour of text.
+    """Matplotlib's settings for plots that hold text of others, in one text colour.
 
-    They are the whole process's: threads that draw take turns.
+    They are global to the process: threads that draw take turns.
     """
     import matplotlib
 
@@ -101,16 +103,32 @@ def _octave(kbps: float, whole: Callable[[float], int]) -> int:
     return whole(math.log2(kbps / 125)) if kbps >= 125 else whole(math.log2(kbps)) - 7
 
 
-def _panel(x: str, y: str) -> "tuple[Figure, Axes]":
+def panel(x: str, y: str, left: float = 0.15, width: float = 0.80) -> "tuple[Figure, Axes]":
+    """A small figure of one plot, with labels for both axes.
+
+    `left` and `width` place the axes, as parts of the figure's width.
+    """
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(4.8, 3.4), dpi=100)
-    # a layout that is worked out takes most of the time, and all figures are alike
-    axes = figure.add_axes((0.15, 0.16, 0.80, 0.81))
+    # a constrained layout takes most of the drawing time, and all these figures are alike
+    axes = figure.add_axes((left, 0.16, width, 0.81))
     axes.set(xlabel=x, ylabel=y)
+    open_frame(axes)
+    return figure, axes
+
+
+def open_frame(axes: "Axes") -> None:
+    """Axes without the upper and right spine, over a faint grid."""
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(color="#888888", alpha=0.3)
-    return figure, axes
+
+
+def ink() -> str:
+    """The text colour of the `style` in force."""
+    import matplotlib
+
+    return str(matplotlib.rcParams["text.color"])
 
 
 def spread(wanted: Sequence[float], gap: float, low: float, high: float) -> list[float]:
@@ -125,9 +143,3 @@ def spread(wanted: Sequence[float], gap: float, low: float, high: float) -> list
     # less their distances, places need only ascend
     free = isotonic_regression(np.asarray(wanted) - steps).x
     return [float(place) for place in np.clip(free, low, high - steps[-1]) + steps]
-
-
-def _ink() -> str:
-    import matplotlib
-
-    return str(matplotlib.rcParams["text.color"])

@@ -5,10 +5,10 @@ import sys
 import threading
 from typing import TYPE_CHECKING
 
-from vqaloop.core.process import check_cancelled
+from vqaloop.core.scopes import check_cancelled
 from vqaloop.core.text import printable
 from vqaloop.records import Event
-from vqaloop.report.console import console_for, is_terminal, print_line
+from vqaloop.report.console import console_for, encodable, is_terminal, print_line
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -50,11 +50,11 @@ class Progress:
     def __call__(self, event: "Event") -> None:
         """Show an event; on a terminal a failed trial leaves a line that stays.
 
-        Raises CalledOff where the work that it is of was called off.
+        Raises CalledOff where that work was cancelled.
         """
         check_cancelled()
         if self._bar is None:
-            # a count is said when it changes
+            # a count is repeated only when it has changed
             now, count = (event.stage, event.done, event.total), ""
             if event.total and now != self._counted:
                 count = f" {event.done}/{event.total}{' at most' * event.at_most}"
@@ -84,9 +84,7 @@ class Progress:
             if self._bar is not None:
                 print_line(self._bar.console, line)
                 return
-            encoding = self._stream.encoding or "utf-8"
-            text = printable(line).encode(encoding, "backslashreplace").decode(encoding)
-            self._stream.write(text + "\n")
+            self._stream.write(encodable(printable(line), self._stream.encoding) + "\n")
             self._stream.flush()
 
 

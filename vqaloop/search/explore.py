@@ -1,10 +1,10 @@
-"""Which encodes to make, so that few of them tell the best ladder.
+"""Chooses which encodes to make, so that few of them suffice for the best ladder.
 
-What is believed of a title (belief.py) gives a hull, the hull gives the rungs, and a rung that was
-not measured is encoded next: so most encodes are rungs. Once all are measured, an encode is made
-where it could still lift the hull (expected improvement, Mockus 1978), as long as that promises
-anything. Every proposal is a function of the finished trials alone, so the same trials lead to the
-same ladder whoever makes them and in whatever order they end.
+A surrogate model (surrogates.py) predicts a title's convex hull, the hull gives the rungs, and a
+rung that was not measured is encoded next: so most encodes are rungs. Once all are measured,
+further encodes are made where their expected improvement of the hull is largest (Mockus 1978),
+as long as that is worth one. Every proposal is a function of the finished trials alone, so the
+same trials lead to the same ladder whoever makes them and in whatever order they end.
 """
 
 import math
@@ -19,19 +19,19 @@ from vqaloop.search.rungs import (
     LEAST_RUNGS,
     Rules,
     choose_rungs,
-    in_sight,
     near_hull,
+    up_to_ceiling,
     with_fillers,
     with_required_sizes,
     with_smaller_bottom,
 )
-from vqaloop.search.space import Point, Space
+from vqaloop.search.space import Space, TrialPoint
 from vqaloop.search.surrogates import Predictions, Surrogate
 
 BATCH = 3
-"""Encodes proposed at a time; each teaches something of those that would follow."""
+"""Encodes proposed at a time; the results of each change what is proposed next."""
 GAIN = 0.05
-"""Expected rise of the hull, in steps, for which one more encode is made."""
+"""Least expected improvement of the hull, in steps, for which one more encode is made."""
 CLOSE = 1.03
 """Ratio of rates within which another encode of a size is not worth making: rates and scores of
 neighbouring knobs jump about more than their curves rise."""
@@ -44,7 +44,7 @@ SHUN = 1 / 16
 GIVE_UP = 4
 """Failures after which a size that never succeeded is left alone."""
 
-Measured = tuple[float, float] | None
+Measurement = tuple[float, float] | None
 """kb/s and score of an encode; None when it failed."""
 
 
@@ -52,31 +52,37 @@ def propose(
     space: Space,
     rules: Rules,
     points: Sequence[RDPoint],
-    failed: Sequence[Point],
-    belief: Surrogate,
+    failed: Sequence[TrialPoint],
+    surrogate: Surrogate,
     most: int,
-) -> list[Point]:
-    """What to try next, given all that is known; empty when there is nothing left to learn."""
+) -> list[TrialPoint]:
+    """What to encode next, given all measured points; empty when nothing is worth an encode.
+
+    First the surrogate's anchors, then planned rungs that were not measured, then the point of the
+    largest expected improvement.
+    """
     tried = {p.key for p in points} | set(failed)
-    anchors = belief.anchors(failed)
+    anchors = surrogate.anchors(failed)
     waiting = [point for point in anchors if point not in tried]
     if waiting:
         return waiting
     if len(tried) >= most or (anchors and not points):
         return []
-    dense = _hopeful(space, belief.dense(points), points, failed)
+    dense = _worth_trying(space, surrogate.dense(points), points, failed)
     chosen = plan(rules, points, dense)
+    # a rung that is only predicted must be encoded anyway, if the prediction holds
     wanted = [p.key for p in chosen if not p.measured]
     wanted = [point for point in wanted if point not in tried]
     if not points and len(wanted) > 2:
-        # one at each end of the ladder tells most of a title
+        # one near each end of the ladder constrains the curves most
         wanted = [wanted[-1], wanted[len(wanted) // 3]]
     elif len(wanted) > BATCH:
+        # spread over the ladder, since neighbours say much about each other
         wanted = [wanted[i * len(wanted) // BATCH] for i in range(BATCH)]
     elif not wanted and len(chosen) > 1 and len(tried) < MOST_A_RUNG * len(chosen):
         wanted = _improvement(space, rules, points, dense, chosen)
     elif not wanted and len(chosen) < LEAST_RUNGS:
-        # no ladder, it seems: which only the ends of what can be made may say
+        # no ladder is predicted: the ends of the search space show whether there is one
         ends = [(*space.sizes[-1], space.knob_at(0.0)), (*space.sizes[0], space.knob_at(1.0))]
         wanted = [point for point in ends if point not in tried]
     return wanted[: most - len(tried)]
@@ -97,17 +103,19 @@ def rungs_of(
     space: Space,
     rules: Rules,
     points: Sequence[RDPoint],
-    belief: Surrogate,
-    failed: Sequence[Point] = (),
+    surrogate: Surrogate,
+    failed: Sequence[TrialPoint] = (),
 ) -> list[RDPoint]:
-    """The best ladder that can be made of measured points alone."""
-    dense = _hopeful(space, belief.dense(points), points, failed)
+    """The best ladder of measured points alone: what stands on or near the predicted hull, then
+    required sizes, a smaller lowest rung and rungs that fit between."""
+    dense = _worth_trying(space, surrogate.dense(points), points, failed)
+    # the hull of all points, so that a measured one far below what could be made is no rung
     best = convex_hull(rising_front([*points, *dense.points]))
     near = near_hull(points, best, rules)
     planned = [point for point in plan(rules, points, dense) if point.measured]
     # those that a required size or the lowest rung brought in lie below the hull, and stay
-    there = front({*near, *planned})
-    chosen = choose_rungs(rising_front(there), rules) if len(there) > 1 else there
+    kept = front({*near, *planned})
+    chosen = choose_rungs(rising_front(kept), rules) if len(kept) > 1 else kept
     if len(chosen) < (rules.count or LEAST_RUNGS):
         chosen = max(chosen, _chosen(points, rules), key=len)
     chosen = with_required_sizes(chosen, points, rules)
@@ -123,7 +131,7 @@ def _chosen(
 
     Where a curve bends the other way, as at low rates it may, a hull leaves a gap without points.
     """
-    rising = in_sight(rising_front(every), rules)
+    rising = up_to_ceiling(rising_front(every), rules)
     chosen = choose_rungs(convex_hull(rising), rules, measured)
     if len(chosen) < (rules.count or LEAST_RUNGS):
         return max(chosen, choose_rungs(rising, rules, measured), key=len)
@@ -133,22 +141,22 @@ def _chosen(
 def explore(
     space: Space,
     rules: Rules,
-    evaluate: Callable[[Sequence[Point]], Mapping[Point, Measured]],
+    evaluate: Callable[[Sequence[TrialPoint]], Mapping[TrialPoint, Measurement]],
     *,
-    belief: Surrogate,
+    surrogate: Surrogate,
     most: int,
-) -> tuple[list[RDPoint], list[Point], dict[Point, float]]:
-    """Propose and evaluate until nothing is left to learn, or `evaluate` gives nothing back.
+) -> tuple[list[RDPoint], list[TrialPoint], dict[TrialPoint, float]]:
+    """Propose and evaluate until nothing is proposed, or `evaluate` gives nothing back.
 
     `evaluate` takes a batch of points that may run at the same time, and may do only some of them.
-    Returns the measured points, those that failed, and for what had been predicted before it
-    was encoded the score that was predicted.
+    Returns the measured points, those that failed, and the predicted score of each point for
+    which there was a prediction before it was encoded.
     """
     points: list[RDPoint] = []
-    failed: list[Point] = []
-    predicted: dict[Point, float] = {}
-    while batch := propose(space, rules, points, failed, belief, most):
-        expected = {p.key: p.score for p in belief.dense(points).points}
+    failed: list[TrialPoint] = []
+    predicted: dict[TrialPoint, float] = {}
+    while batch := propose(space, rules, points, failed, surrogate, most):
+        expected = {p.key: p.score for p in surrogate.dense(points).points}
         results = evaluate(batch)
         if not results:
             break
@@ -165,17 +173,18 @@ def explore(
     return points, failed, predicted
 
 
-def _hopeful(
-    space: Space, dense: Predictions, points: Sequence[RDPoint], failed: Sequence[Point]
+def _worth_trying(
+    space: Space, dense: Predictions, points: Sequence[RDPoint], failed: Sequence[TrialPoint]
 ) -> Predictions:
-    """Without what is too near to a measured point to be told from it, without points near failed
-    ones, and without sizes that only ever failed."""
+    """The predictions without points too near to a measured one to differ from it, without points
+    near failed ones, and without sizes that only ever failed."""
     low, high = space.knob.search
     shunned = (high - low) * SHUN
     rates: dict[tuple[int, int], list[float]] = {}
     for point in points:
         rates.setdefault(point.size, []).append(point.bitrate_kbps)
     alive = {p.size for p in points}
+    # a size that has succeeded once is not given up: its failures are of single knobs
     losses = [(w, h) for w, h, _ in failed if (w, h) not in alive]
     dead = {size for size in losses if losses.count(size) >= GIVE_UP}
     keep = [
@@ -191,7 +200,7 @@ def _hopeful(
     return Predictions(kept, dense.deviation[np.array(keep, bool)])
 
 
-def _beside(space: Space, point: RDPoint, points: Sequence[RDPoint]) -> bool:
+def _near_measured(space: Space, point: RDPoint, points: Sequence[RDPoint]) -> bool:
     low, high = space.knob.search
     return any(
         p.size == point.size and abs(p.knob - point.knob) <= (high - low) * BESIDE for p in points
@@ -204,21 +213,26 @@ def _improvement(
     points: Sequence[RDPoint],
     dense: Predictions,
     chosen: Sequence[RDPoint],
-) -> list[Point]:
-    """The point that promises to lift the hull most between the ladder's ends, if any does."""
+) -> list[TrialPoint]:
+    """The point of the largest expected improvement of the hull between the ladder's ends.
+
+    Of a normal score of mean m and deviation s over a hull at h: s (z Phi(z) + phi(z)) with
+    z = (m - h) / s. Empty where that is less than GAIN steps.
+    """
+    # curve fits give no uncertainty, and so no expected improvement
     if not dense.deviation.any():
         return []
     best = convex_hull(rising_front([*points, *dense.points]))
     rates = np.log([p.bitrate_kbps for p in dense.points])
     hull = np.interp(rates, np.log([p.bitrate_kbps for p in best]), [p.score for p in best])
-    doubt = np.maximum(dense.deviation, 1e-9)
-    ahead = (np.array([p.score for p in dense.points]) - hull) / doubt
-    density = np.exp(-(ahead**2) / 2) / math.sqrt(2 * math.pi)
-    gain = doubt * (ahead * ndtr(ahead) + density)
+    deviation = np.maximum(dense.deviation, 1e-9)
+    z = (np.array([p.score for p in dense.points]) - hull) / deviation
+    density = np.exp(-(z**2) / 2) / math.sqrt(2 * math.pi)
+    gain = deviation * (z * ndtr(z) + density)
     low, high = np.log(chosen[0].bitrate_kbps), np.log(chosen[-1].bitrate_kbps)
     gain[(rates < low) | (rates > high)] = 0.0
-    # beside what was measured there is nothing to learn
-    gain[[_beside(space, p, points) for p in dense.points]] = 0.0
+    # near a measured point the prediction is already as good as a measurement
+    gain[[_near_measured(space, p, points) for p in dense.points]] = 0.0
     first = int(np.argmax(gain))
     if gain[first] < GAIN * rules.min_step:
         return []

@@ -20,6 +20,7 @@ def convex_hull(points: Iterable[RDPoint]) -> list[RDPoint]:
     for point in sorted(points, key=lambda p: (p.bitrate_kbps, -p.score)):
         if chain and point.score <= chain[-1].score:
             continue
+        # the last point lies under the line from the one before it to this one
         while len(chain) >= 2 and _slope(chain[-2], chain[-1]) <= _slope(chain[-1], point):
             chain.pop()
         chain.append(point)
@@ -66,16 +67,20 @@ def rising_front(points: Iterable[RDPoint]) -> list[RDPoint]:
             for rate, size in zip(rates, sizes, strict=True)
         ]
     )
+    # best sum of scores so far, by the size given to the current cell; sizes ascend, so that a
+    # cell may only follow one of the same or a smaller size
     total = scores[:, 0].copy()
     came_from = np.zeros((len(sizes), GRID), int)
     for i in range(1, GRID):
         below = [int(np.argmax(total[: k + 1])) for k in range(len(sizes))]
         came_from[:, i] = below
         total = total[below] + scores[:, i]
+    # back from the best last cell along the choices that led there
     given = np.empty(GRID, int)
     given[-1] = int(np.argmax(total))
     for i in range(GRID - 1, 0, -1):
         given[i - 1] = came_from[given[i], i]
+    # a point counts where the cell nearest to its rate was given its size
     return front(
         point
         for k, size in enumerate(sizes)

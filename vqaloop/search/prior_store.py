@@ -1,9 +1,9 @@
-"""Priors: those that come with the package, and what this machine's own finished titles add.
+"""The store of priors: those shipped with the package, and the finished titles of this machine.
 
-Of every finished title the tool keeps its measured points, as numbers without names: one small
-file a title, encoder, preset and metric, in `titles` beside the cache, MOST_TITLES of each kind.
-Delete the folder, or run with `--prior none`, and nothing is kept or used. They count with
-`--prior own` alone: by default a search begins with what is shipped, so that the same command
+Of every finished title the measured points are kept, as numbers without names: one small file a
+title, encoder, preset and metric, in `titles` beside the cache, MOST_TITLES of each kind. Delete
+the folder, or run with `--prior none`, and nothing is kept or used. Own titles count with
+`--prior own` alone: by default a search begins with the shipped prior, so that the same command
 gives the same answer whatever was made before.
 """
 
@@ -21,45 +21,49 @@ from vqaloop.core.files import renamed_to
 from vqaloop.core.folders import cache_folder
 from vqaloop.errors import InputError
 from vqaloop.records import RDPoint
-from vqaloop.search.prior import Prior, Titles, learn
+from vqaloop.search.prior import Prior, TitlePoints, learn
 from vqaloop.search.space import Space
 from vqaloop.search.surrogates import as_title
 
 SHIPPED = Path(__file__).parent / "priors.json"
 MOST_TITLES = 100
-"""Titles of one encoder and metric that are kept; the oldest go first."""
+"""Titles of one encoder, preset and metric that are kept; the oldest go first."""
 LEAST_TITLES = 5
-"""Without a shipped prior, titles it takes to learn one."""
+"""Least number of titles to learn a prior from, where none is shipped."""
 ROUNDS = 3
-"""Of EM, where a shipped prior is already near."""
+"""Iterations of EM that start from a shipped prior."""
 LEAST_POINTS = 5
-"""Points of a title worth keeping."""
+"""Least number of points of a title that is kept."""
 LARGEST = 64.0
-"""Beyond any number that is kept."""
+"""Bound on the numbers kept, which are logarithms and shares: a larger one is not ours."""
 
 PriorUse = Literal["shipped", "own", "none"]
-"""What a search begins with: the package's prior, that moved by this machine's titles, nothing."""
+"""What a search begins with: the shipped prior, that updated by this machine's titles, or none."""
 
 Kind = tuple[str, str, str]
-"""Encoder, preset and metric: titles of one kind tell of each other."""
+"""Encoder, preset and metric: what titles must have in common to share a prior."""
 
 _snapshot: ContextVar[Mapping[str, Any] | None] = ContextVar("snapshot", default=None)
 
 
 def shipped_prior(encoder: str, metric: str) -> Prior | None:
-    """What came with the package for an encoder and a metric."""
+    """The prior shipped for an encoder and a metric, or None."""
     found = json.loads(SHIPPED.read_text("utf-8"))["encoders"].get(encoder, {}).get(metric)
     return prior_of(found) if found else None
 
 
 def snapshot(kinds: Iterable[Kind]) -> dict[str, dict[str, Any]]:
-    """This machine's own titles as they are now, as JSON: tables by name, by kind."""
+    """This machine's own titles as they are now, as JSON: tables by name, by kind.
+
+    With `using_snapshot` every title of a catalogue begins with the same prior, however many
+    finish meanwhile.
+    """
     return {"/".join(kind): _tables(kind) for kind in kinds}
 
 
 @contextlib.contextmanager
-def as_of(taken: Mapping[str, Any]) -> Iterator[None]:
-    """While inside, in this thread, the titles of a snapshot count, whatever was learnt since."""
+def using_snapshot(taken: Mapping[str, Any]) -> Iterator[None]:
+    """While inside, in this thread, own titles are those of a snapshot."""
     token = _snapshot.set(taken)
     try:
         yield
@@ -82,7 +86,7 @@ def prior_use(asked: str | bool) -> PriorUse:
 
 
 def chosen_prior(
-    use: PriorUse, encoder: str, preset: str, metrics: Sequence[str], but: str
+    use: PriorUse, encoder: str, preset: str, metrics: Sequence[str], excluded: str
 ) -> Prior | None:
     """The prior to begin with, or None.
 
@@ -91,23 +95,29 @@ def chosen_prior(
         encoder: ffmpeg's name of it.
         preset: Its preset; own titles of others do not count.
         metrics: Names, of which the first that there is a prior for counts.
-        but: SHA-256 of a source that does not count.
+        excluded: SHA-256 of a source whose own points do not count.
     """
     if use == "own":
-        return current_prior(encoder, preset, metrics, but)
+        return current_prior(encoder, preset, metrics, excluded)
     found = (shipped_prior(encoder, metric) for metric in metrics if use == "shipped")
     return next((prior for prior in found if prior is not None), None)
 
 
-def current_prior(encoder: str, preset: str, metrics: Sequence[str], but: str) -> Prior | None:
+def current_prior(
+    encoder: str, preset: str, metrics: Sequence[str], excluded: str
+) -> Prior | None:
     """The prior for an encoder at a preset and the first of `metrics` there is any for, or None.
 
-    The shipped one, moved by this machine's own titles; `but` names a source that must not count,
-    since a title is not to be told by itself.
+    The shipped one, updated by this machine's own titles but that of the source `excluded`: a
+    title is not to be predicted from itself.
     """
     for metric in metrics:
         start = shipped_prior(encoder, metric)
-        own = [title for name, title in _kept((encoder, preset, metric)) if name != _name(but)]
+        own = [
+            title
+            for name, title in _own_titles((encoder, preset, metric))
+            if name != _name(excluded)
+        ]
         if start is not None:
             return learn(own, start, ROUNDS) if own else start
         if len(own) >= LEAST_TITLES:
@@ -124,7 +134,7 @@ def remember(
     points: Sequence[RDPoint],
     top: float,
 ) -> None:
-    """Keep a finished title's points. Trouble with the folder is no trouble for the title."""
+    """Store a finished title's points; a folder that cannot be written to is passed over."""
     if len(points) < LEAST_POINTS:
         return
     title = as_title(space, points, top)
@@ -134,6 +144,7 @@ def remember(
         folder.mkdir(parents=True, exist_ok=True)
         with renamed_to(folder / f"{_name(source)}.json") as part:
             part.write_text(json.dumps(columns), encoding="utf-8")
+        # every search reads them all, so their number is bounded
         files = sorted(folder.glob("*.json"), key=lambda path: path.stat().st_mtime)
         for path in files[:-MOST_TITLES]:
             path.unlink(missing_ok=True)
@@ -142,11 +153,11 @@ def remember(
 _COLUMNS = ("u", "q", "rate", "score")
 
 
-def _kept(kind: Kind) -> list[tuple[str, Titles]]:
+def _own_titles(kind: Kind) -> list[tuple[str, TitlePoints]]:
     """This machine's own titles, by name; those that cannot be read are passed over."""
     taken = _snapshot.get()
     tables = _tables(kind) if taken is None else taken.get("/".join(kind))
-    return _sane(tables) if isinstance(tables, Mapping) else []
+    return _checked(tables) if isinstance(tables, Mapping) else []
 
 
 def _tables(kind: Kind) -> dict[str, Any]:
@@ -159,17 +170,17 @@ def _tables(kind: Kind) -> dict[str, Any]:
     return found
 
 
-def _sane(tables: Mapping[str, Any]) -> list[tuple[str, Titles]]:
+def _checked(tables: Mapping[str, Any]) -> list[tuple[str, TitlePoints]]:
     """The tables that are what `remember` writes, by name."""
     found = []
     for name, table in list(tables.items())[:MOST_TITLES]:
         with contextlib.suppress(ValueError, KeyError, TypeError, OverflowError):
             columns = [np.asarray(table[key], float) for key in _COLUMNS]
             whole = {c.shape for c in columns} == {(columns[0].size,)}
-            # logarithms and shares: what is larger, or no number, is not ours
+            # logarithms and shares: a larger one, or no number, was not written here
             sane = whole and all((np.abs(c) < LARGEST).all() for c in columns)
             if sane and columns[0].size >= LEAST_POINTS:
-                found.append((name, Titles(*(c[:100] for c in columns))))
+                found.append((name, TitlePoints(*(c[:100] for c in columns))))
     return found
 
 
@@ -194,6 +205,7 @@ def prior_json(prior: Prior) -> dict[str, Any]:
 def prior_of(found: Mapping[str, Any]) -> Prior:
     """A prior from its JSON."""
     mean = np.array(found["mean"], float)
+    # the lower half, mirrored
     rows, columns = np.tril_indices(len(mean))
     spread = np.zeros((len(mean), len(mean)))
     spread[rows, columns] = found["spread"]

@@ -67,6 +67,7 @@ def choose_rungs(
         return []
     near = near_hull(measured, best, rules)
     top = _top(usable, rules)
+    # a measured point may miss the score of the top rung by a little: that saves an encode
     alike = [p for p in near if abs(p.score - top.score) <= rules.near_top * rules.min_step]
     top = _or_measured(top, alike)
     if rules.count is None:
@@ -74,6 +75,7 @@ def choose_rungs(
     # the widest ratio that still leaves the number asked for
     low, high = rules.min_ratio, 8.0
     chosen = _descend(usable, near, top, rules, low, rules.count)
+    # bisection in log ratio; 30 halvings are below any difference of rates
     for _ in range(30):
         middle = math.sqrt(low * high)
         wider = _descend(usable, near, top, rules, middle, rules.count)
@@ -101,7 +103,7 @@ def _reaches(point: RDPoint, rules: Rules) -> bool:
     return point.score >= rules.ceiling - point.measured * rules.near_top * rules.min_step
 
 
-def in_sight(rising: Sequence[RDPoint], rules: Rules) -> list[RDPoint]:
+def up_to_ceiling(rising: Sequence[RDPoint], rules: Rules) -> list[RDPoint]:
     """A front, ascending, as far as its first point that reaches the ceiling."""
     end = next((i for i, p in enumerate(rising, 1) if _reaches(p, rules)), len(rising))
     return list(rising[:end])
@@ -118,6 +120,7 @@ def _descend(
     chosen = [top]
     while len(chosen) < most:
         last = chosen[-1]
+        # predicted rungs leave `slack` more room, since their encodes come out a bit off
         fits = [
             p
             for p in usable
@@ -126,6 +129,7 @@ def _descend(
         ]
         if not fits:
             break
+        # a measured point is what it is: the plain rules suffice
         allowed = [
             p
             for p in near
@@ -180,21 +184,30 @@ def with_required_sizes(
     for size in rules.required:
         if any(p.size == size for p in rungs):
             continue
-        best: tuple[float, int, RDPoint] | None = None
-        for i, rung in enumerate(rungs):
-            if rung.size in rules.required and [p.size for p in rungs].count(rung.size) < 2:
-                continue
-            for point in every:
-                if point.size == size and _fits_between(point, rungs, i, rules):
-                    lost = rung.score - point.score
-                    lost += rules.min_step * abs(math.log2(rung.bitrate_kbps / point.bitrate_kbps))
-                    # of equals the measured one
-                    lost -= rules.min_step / 4 * point.measured
-                    if best is None or lost < best[0]:
-                        best = lost, i, point
-        if best:
-            rungs[best[1]] = best[2]
+        swaps = [
+            (i, point)
+            for i in _replaceable(rungs, rules)
+            for point in every
+            if point.size == size and _fits_between(point, rungs, i, rules)
+        ]
+        if swaps:
+            i, point = min(swaps, key=lambda swap: _loss(rungs[swap[0]], swap[1], rules))
+            rungs[i] = point
     return rungs
+
+
+def _replaceable(rungs: Sequence[RDPoint], rules: Rules) -> list[int]:
+    """Indices of rungs whose size is not required, or has another rung."""
+    sizes = [p.size for p in rungs]
+    return [i for i, s in enumerate(sizes) if s not in rules.required or sizes.count(s) > 1]
+
+
+def _loss(rung: RDPoint, point: RDPoint, rules: Rules) -> float:
+    """What it costs to put `point` in a rung's place: score, and distance in log rate in steps."""
+    loss = rung.score - point.score
+    loss += rules.min_step * abs(math.log2(rung.bitrate_kbps / point.bitrate_kbps))
+    # of equals the measured one
+    return loss - rules.min_step / 4 * point.measured
 
 
 def with_fillers(

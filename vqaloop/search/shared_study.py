@@ -1,9 +1,9 @@
-"""Optuna studies that outlive a process and that several may share, on one machine or more.
+"""Optuna studies that are persistent and shared by processes, on one machine or several.
 
-A study is a table of trials: what was asked for, who is at it, what came of it. Whoever runs the
-same command against the same storage reads what is done, takes what nobody has taken, and waits
-for what others are at; the trials of a process that died are given out again. So an answer that is
-a function of finished trials alone comes out the same whoever made them, and however often it was
+A study is a table of trials: parameters, owner, result. Every process that runs the same command
+against the same storage reads finished trials, claims waiting ones, and waits for those that
+others have claimed; the trials of a process that died are enqueued again. So an answer that is a
+function of finished trials alone is the same whoever made them, and however often it was
 interrupted.
 """
 
@@ -31,7 +31,7 @@ from sqlalchemy import make_url
 from sqlalchemy.exc import ArgumentError, IntegrityError, OperationalError, SQLAlchemyError
 
 from vqaloop.core.folders import STUDY_FILE
-from vqaloop.core.process import check_cancelled
+from vqaloop.core.scopes import check_cancelled
 from vqaloop.core.text import quoted
 from vqaloop.errors import InputError, ToolError
 
@@ -41,9 +41,9 @@ DELIVERING = f".{STUDY_FILE}.delivering"
 JOURNAL = "journal:"
 
 BEAT_S = 10.0
-"""Seconds after which a process says again that it is alive."""
+"""Seconds between two heartbeats of a process."""
 STALE_S = 60.0
-"""Seconds of silence after which a process on another machine is taken for dead."""
+"""Seconds without a heartbeat after which a process on another machine counts as dead."""
 POLL_S = 0.25
 TRIES = 4
 """Attempts to open a database."""
@@ -54,7 +54,7 @@ Key = tuple[tuple[str, Any], ...]
 
 @dataclass(frozen=True)
 class Outcome:
-    """What came of a trial."""
+    """The result of a trial."""
 
     values: tuple[float, ...] | None
     """One for each direction of the study; None when the trial failed."""
@@ -71,6 +71,7 @@ def open_storage(where: str | None) -> BaseStorage:
     if where is None:
         return InMemoryStorage()
     remedy = "give sqlite:///FILE, another database URL, or journal:FILE"
+    # one that nobody named lies in the output folder: its remedy is another
     own = where.endswith(f"/{STUDY_FILE}") and Path(where.removeprefix("sqlite:///")).is_file()
     if own:
         remedy = "delete it (what was encoded is in the cache), or name another folder with -o"
@@ -135,7 +136,7 @@ def default_storage(folder: Path) -> str:
 
 
 class SharedStudy:
-    """This process's seat at a study. Use it as a context manager.
+    """This process's part in a study. Use it as a context manager.
 
     Safe to use from several threads.
     """
@@ -186,7 +187,7 @@ class SharedStudy:
         if self._shared:
             self._leaving.set()
             self._pulse.join()
-            # without this word the process counts as gone a little later
+            # a last heartbeat; without it the process counts as dead a little later
             with contextlib.suppress(StorageInternalError, SQLAlchemyError, OSError):
                 self._beat(0.0)
 
@@ -199,11 +200,12 @@ class SharedStudy:
         """The finished trials of these points, in their order; made here where nobody has.
 
         `work` makes one; `crew` runs the function it is given once in every worker, and each takes
-        trials until none is waiting. What `work` raises leaves its trial to be given out again.
+        trials until none is waiting. A trial whose `work` raises is enqueued again.
         """
         while True:
             with self._lock, self._claims:
                 trials = self.standing()
+                # inside the lock, or two processes would enqueue the same point
                 for params in wanted:
                     if key_of(params) not in trials:
                         self.study.enqueue_trial(dict(params), user_attrs={"asked": True})
@@ -213,12 +215,13 @@ class SharedStudy:
             done = [trial for trial in found if trial is not None and trial.state.is_finished()]
             if len(done) == len(wanted):
                 return done
+            # others are at work on the rest, or died of it
             self.release_lost()
             check_cancelled()
             time.sleep(POLL_S)
 
     def begun(self, name: str, make: Callable[[], Any]) -> Any:
-        """What the study began with under this name: made by whoever comes first, JSON only."""
+        """The study's value of this name (JSON only), made by the process that asks first."""
         with self._lock, self._claims:
             if name not in self.study.user_attrs:
                 self.study.set_user_attr(name, make())
@@ -232,7 +235,7 @@ class SharedStudy:
             return trial
 
     def tell(self, trial: optuna.Trial | FrozenTrial, values: Sequence[float] | None) -> bool:
-        """End a trial: with its values, or as failed. False when another process was quicker."""
+        """End a trial: with its values, or (None) as failed. False when it has ended already."""
         try:
             if values is None:
                 self.study.tell(trial.number, state=TrialState.FAIL)
@@ -243,7 +246,7 @@ class SharedStudy:
         return True
 
     def standing(self) -> dict[Key, FrozenTrial]:
-        """By its parameters, the first trial of each point that is not lost or a double."""
+        """The trial of each point, by its parameters: the first that is not lost."""
         found: dict[Key, FrozenTrial] = {}
         for trial in self.study.get_trials(deepcopy=False):
             lost = trial.state == TrialState.FAIL and "error" not in trial.user_attrs
@@ -253,16 +256,16 @@ class SharedStudy:
         return found
 
     def release_lost(self) -> int:
-        """Fail the running trials whose process is gone, so that they are given out again."""
+        """Fail the running trials whose process is dead, so that they are enqueued again."""
         lost = 0
         alive: dict[str, bool] = {self._me: True}
         running = self.study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
-        # after the trials: who takes one has said before that it is alive
+        # read after the trials: a process has sent a heartbeat before it claims one
         beats = self.study.user_attrs
         for trial in running:
             owner = trial.user_attrs.get("owner")
             if owner is None:
-                # its process fell between taking it and signing for it, or is just about to sign
+                # its process died between claiming and signing it, or is just about to sign
                 started = trial.datetime_start
                 gone = started is not None and time.time() - started.timestamp() > STALE_S
             else:
@@ -332,7 +335,7 @@ def _params(trial: FrozenTrial) -> Params:
 
 
 def _host() -> str:
-    """This machine, and on it the space in which process numbers mean something."""
+    """This machine, with the namespace in which its process ids are valid."""
     with contextlib.suppress(OSError):
         return f"{socket.gethostname()} {os.stat('/proc/self/ns/pid').st_ino}"
     return socket.gethostname()
@@ -352,6 +355,6 @@ def _is_alive(beat: Mapping[str, Any] | None) -> bool:
         return False
     if beat["host"] != _host():
         return bool(time.time() - beat["at"] <= STALE_S)
-    # of a process here the kernel tells, whatever the clock says
+    # of a process of this machine the kernel knows, whatever the clocks say
     born = _born(beat["process"])
     return born is not None and born == beat.get("born", born)

@@ -1,4 +1,4 @@
-"""What a search may try: sizes and knobs, and the title they are of."""
+"""The search space of a title: sizes and knobs of the quality setting, as trials have them."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -8,8 +8,8 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, Floa
 
 from vqaloop.encoding.spec import Knob
 
-Point = tuple[int, int, float]
-"""Width, height, knob."""
+TrialPoint = tuple[int, int, float]
+"""Width, height and knob of a trial: a point of the search space."""
 
 
 @dataclass(frozen=True)
@@ -22,7 +22,7 @@ class Space:
     canvas: tuple[int, int] | None = None
     """Width and height of the source; None: the largest of the sizes."""
     fps: float = 25.0
-    """Frames a second of the source."""
+    """Frame rate of the source, in fps."""
 
     @property
     def source_width(self) -> int:
@@ -35,7 +35,7 @@ class Space:
         return width * height * self.fps / 1000
 
     def distributions(self) -> dict[str, BaseDistribution]:
-        """As Optuna has it."""
+        """The space as Optuna's distributions."""
         knob = self.knob
         return {
             "size": CategoricalDistribution([f"{w}x{h}" for w, h in self.sizes]),
@@ -67,13 +67,13 @@ def _last_step(knob: Knob) -> float:
     return float(knob.min + np.floor((knob.max - knob.min) / knob.step + 1e-9) * knob.step)
 
 
-def params_of(point: Point) -> dict[str, str | float]:
+def params_of(point: TrialPoint) -> dict[str, str | float]:
     """A point as the parameters of a trial."""
     width, height, knob = point
     return {"size": f"{width}x{height}", "knob": knob}
 
 
-def point_of(params: Mapping[str, object]) -> Point:
+def point_of(params: Mapping[str, object]) -> TrialPoint:
     """The point of a trial's parameters."""
     width, height = map(int, str(params["size"]).split("x"))
     return width, height, float(str(params["knob"]))

@@ -1,7 +1,8 @@
-"""What is believed of encodes that were not made: from fits, from other titles, from an excerpt.
+"""Surrogate models: predict rate and score of renditions that are not encoded yet.
 
-A belief has `anchors`, the points it needs measured before it can say anything, and `dense`: every
-point it has an opinion of, with the standard deviation of its score.
+From curve fits of each size, from a prior learnt on other titles, or from a searched excerpt. A
+surrogate has `anchors`, the points that it needs measured before it can predict, and `dense`, its
+predictions of all other points with the standard deviation of their scores.
 """
 
 import math
@@ -10,14 +11,11 @@ from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
-import numpy.typing as npt
 
 from vqaloop.records import RDPoint
 from vqaloop.search.curve_fit import densify
-from vqaloop.search.prior import Prior, Titles, expit, logit
-from vqaloop.search.space import Point, Space
-
-Values = npt.NDArray[np.float64]
+from vqaloop.search.prior import Prior, TitlePoints, Values, expit, logit
+from vqaloop.search.space import Space, TrialPoint
 
 FIRST_ANCHORS = (0.15, 0.7)
 """Knobs of the largest resolution, as parts of the search range from worst to best quality."""
@@ -28,36 +26,36 @@ LAST_ANCHORS = (0.1, 0.5)
 SUBSTITUTES = 2
 """Further anchors for a resolution whose anchors failed."""
 FINEST = 1 / 120
-"""Part of the search range below which knobs are not told apart while planning."""
+"""Part of the search range below which knobs are not distinguished while planning."""
 
 
 @dataclass(frozen=True)
 class Predictions:
-    """Points that were not measured, and how far to trust their scores."""
+    """Predicted points, with the uncertainty of their scores."""
 
     points: list[RDPoint]
     deviation: Values
-    """Standard deviation of each score; 0 where a belief knows no doubt."""
+    """Standard deviation of each score, in points; 0 where a surrogate gives none."""
 
 
 class Surrogate(Protocol):
-    """One way to know what was not measured."""
+    """Predicts points from measured ones."""
 
-    def anchors(self, failed: Sequence[Point]) -> list[Point]:
+    def anchors(self, failed: Sequence[TrialPoint]) -> list[TrialPoint]:
         """Points to measure before all others."""
 
     def dense(self, points: Sequence[RDPoint]) -> Predictions:
-        """All other points, given these measured ones."""
+        """Predictions of all other points, given these measured ones."""
 
 
 @dataclass(frozen=True)
 class CurveFits:
-    """Nothing is known but the title itself: curves through what was measured of each size."""
+    """Monotone curve fits of each size, from the measured points of the title alone."""
 
     space: Space
     top: float = 100.0
 
-    def anchors(self, failed: Sequence[Point]) -> list[Point]:
+    def anchors(self, failed: Sequence[TrialPoint]) -> list[TrialPoint]:
         found = []
         for i, (width, height) in enumerate(self.space.sizes):
             last = i == len(self.space.sizes) - 1
@@ -67,6 +65,7 @@ class CurveFits:
             spare = [(a + b) / 2 for a, b in zip(parts, parts[1:], strict=False)] + [0.05]
             parts_all = (*parts, *spare[:SUBSTITUTES])
             own = [(width, height, self.space.knob_at(part)) for part in parts_all]
+            # each failed anchor is replaced by a spare one
             lost = sum(point in failed for point in dict.fromkeys(own))
             found += own[: len(parts) + lost]
         return list(dict.fromkeys(found))
@@ -79,19 +78,21 @@ class CurveFits:
 
 @dataclass(frozen=True)
 class TitlePrior:
-    """Other titles of the same encoder and metric tell what to expect of this one."""
+    """The hierarchical prior of other titles of the same encoder and metric, conditioned on the
+    measured points of this one."""
 
     space: Space
     prior: Prior
     top: float = 100.0
 
-    def anchors(self, failed: Sequence[Point]) -> list[Point]:
+    def anchors(self, failed: Sequence[TrialPoint]) -> list[TrialPoint]:
         return []
 
     def dense(self, points: Sequence[RDPoint]) -> Predictions:
-        belief = self.prior.given(as_title(self.space, points, self.top))
+        posterior = self.prior.given(as_title(self.space, points, self.top))
         low, high = self.space.knob.search
         grid = self.space.grid()
+        # every knob of a fine grid would only make planning slow
         grid = grid[:: max(1, math.ceil((high - low) * FINEST / self.space.knob.step))]
         known = {p.key for p in points}
         found: list[RDPoint] = []
@@ -100,9 +101,10 @@ class TitlePrior:
             knobs = [knob for knob in grid if (width, height, knob) not in known]
             u = np.full(len(knobs), math.log2(width / self.space.source_width))
             q = np.array([self.space.quality(knob) for knob in knobs])
-            rate, score, rate_sd, score_sd = belief.at(u, q)
-            # an error of rate moves a point along its curve, which a hull sees as one of score
+            rate, score, rate_sd, score_sd = posterior.at(u, q)
+            # an error of rate moves a point along its curve: for the hull it is one of score
             slope = np.gradient(score, rate) if len(knobs) > 1 else np.zeros(len(knobs))
+            # delta method: the derivative of the inverse logit is s (1 - s)
             own = score * (1 - score) * score_sd
             deviations.append(self.top * np.hypot(own, np.nan_to_num(slope) * rate_sd))
             found += [
@@ -114,28 +116,28 @@ class TitlePrior:
 
 @dataclass(frozen=True)
 class ExcerptShift:
-    """An excerpt was searched, and the whole title differs from it by a little everywhere.
+    """The points of a searched excerpt, shifted to the whole title.
 
-    By how much is told by the first encodes of the whole: log rate and the logit of the score are
-    moved by the mean difference so far.
+    Log rate and the logit of the score are moved by the mean difference between the whole title's
+    measured points and the excerpt's.
     """
 
     excerpt: list[RDPoint]
-    """All that is known of the excerpt, measured and believed."""
+    """All points of the excerpt, measured and predicted."""
     top: float = 100.0
 
-    def anchors(self, failed: Sequence[Point]) -> list[Point]:
+    def anchors(self, failed: Sequence[TrialPoint]) -> list[TrialPoint]:
         return []
 
     def shift(self, points: Sequence[RDPoint]) -> tuple[float, float]:
         """How much larger log2 rate and the logit of the score are over the whole title."""
-        there = {p.key: p for p in self.excerpt}
-        pairs = [(there[key], p) for p in points if (key := p.key) in there]
+        known = {p.key: p for p in self.excerpt}
+        pairs = [(known[key], p) for p in points if (key := p.key) in known]
         if not pairs:
             return 0.0, 0.0
         rate = np.mean([math.log2(p.bitrate_kbps / e.bitrate_kbps) for e, p in pairs])
         shares = np.array([[e.score, p.score] for e, p in pairs]) / self.top
-        # near the ends a logit tells little
+        # near the ends of the scale a logit is mostly noise
         weights = (shares * (1 - shares)).min(axis=1) ** 2 + 1e-6
         score = np.average(np.diff(logit(shares), axis=1)[:, 0], weights=weights)
         return float(rate), float(score)
@@ -152,9 +154,9 @@ class ExcerptShift:
         return Predictions(moved, np.zeros(len(moved)))
 
 
-def as_title(space: Space, points: Sequence[RDPoint], top: float) -> Titles:
-    """Measured points as the prior has them."""
-    return Titles(
+def as_title(space: Space, points: Sequence[RDPoint], top: float) -> TitlePoints:
+    """Measured points in the units of the prior."""
+    return TitlePoints(
         np.array([math.log2(p.width / space.source_width) for p in points]),
         np.array([space.quality(p.knob) for p in points]),
         np.array([math.log2(p.bitrate_kbps / space.pixel_rate) for p in points]),

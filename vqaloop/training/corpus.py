@@ -1,7 +1,7 @@
-"""A training set labelled by VMAF: pristine scenes → encodes → crops → VMAF of each crop.
+"""Builds a training set labelled by VMAF: pristine scenes → encodes → crops → VMAF of each crop.
 
 One shard per scene (safetensors), written under its final name only when whole, so an interrupted
-run goes on where it stopped. Pictures become scenes by a camera moving over them.
+run goes on where it stopped. Pictures become scenes by synthetic camera motion.
 """
 
 import csv
@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from vqaloop.core.ffmpeg import file_url
+from vqaloop.bitstream.demux import open_video
 from vqaloop.core.files import scratch
 from vqaloop.core.text import counted, quoted
 from vqaloop.encoding.encode import encode
@@ -31,10 +31,10 @@ from vqaloop.models.student import OUTPUTS
 from vqaloop.quality.libvmaf import vmaf_of_pairs
 from vqaloop.records import Rendition, Source
 from vqaloop.training.shards import read_about, write_each, write_shard
-from vqaloop.training.synthetic_motion import leaves, picture_in_motion
+from vqaloop.training.synthetic_motion import dead_leaves, picture_in_motion
 
 PICTURES = {".jpg", ".jpeg", ".png", ".webp"}
-_STILL = {"format_whitelist": "image2,jpeg_pipe,png_pipe,webp_pipe", "pattern_type": "none"}
+_STILL = "image2,jpeg_pipe,png_pipe,webp_pipe"
 """ffmpeg's names of their formats; a name is no pattern, so that none opens other files."""
 VIDEOS = {".mp4", ".mkv", ".mov", ".webm", ".y4m"}
 LABEL = "VMAF v0.6.1"
@@ -117,7 +117,7 @@ def find_scenes(sources: Sequence[Path], windows: int = 1) -> list[CorpusScene]:
 
 
 def synthetic_scenes(count: int) -> list[CorpusScene]:
-    """Scenes of overlapping textured leaves, each a title of its own; see `leaves`."""
+    """Scenes of overlapping textured leaves, each a title of its own; see `dead_leaves`."""
     return [
         CorpusScene(
             Path(f"leaves{i:03}"), f"leaves{i:03}", f"leaves{i:03}", "generated", SYNTHETIC
@@ -170,8 +170,8 @@ def build_corpus(
         )
     out.mkdir(parents=True, exist_ok=True)
     shards = {out / f"{scene.name}.safetensors": scene for scene in scenes}
-    missing = [path for path, scene in shards.items() if not _is_made(path, scene, plan)]
-    jobs = {path.stem: partial(_make_shard, shards[path], path, plan, ffmpeg) for path in missing}
+    missing = [path for path, scene in shards.items() if not _is_current(path, scene, plan)]
+    jobs = {path.stem: partial(_write_scene, shards[path], path, plan, ffmpeg) for path in missing}
     failed = write_each(jobs, workers, report)
     written = [path for path in shards if path.exists()]
     if not written:
@@ -179,12 +179,12 @@ def build_corpus(
     return written
 
 
-def _is_made(path: Path, scene: CorpusScene, plan: CorpusPlan) -> bool:
+def _is_current(path: Path, scene: CorpusScene, plan: CorpusPlan) -> bool:
     """Whether the shard is there. Raises InputError when it was made by another plan."""
     if not path.exists():
         return False
     recorded = read_about(path).get("scene")
-    # shards of an earlier release do not say how they were made
+    # shards of an earlier release do not record their plan
     if not isinstance(recorded, dict) or "plan" not in recorded:
         return True
     if (recorded["plan"], recorded.get("window")) != (asdict(plan), list(scene.window)):
@@ -195,9 +195,9 @@ def _is_made(path: Path, scene: CorpusScene, plan: CorpusPlan) -> bool:
     return True
 
 
-def _make_shard(scene: CorpusScene, path: Path, plan: CorpusPlan, ffmpeg: str) -> str:
+def _write_scene(scene: CorpusScene, path: Path, plan: CorpusPlan, ffmpeg: str) -> str:
     """Write it; how many encodes it holds, in words."""
-    # everything drawn depends on the scene alone: a shard is the same whatever is made beside it
+    # everything random depends on the scene alone, so a shard does not depend on the others
     rng = np.random.default_rng([plan.seed, *scene.name.encode("utf-8", "surrogateescape")])
     frames, fps = _scene_frames(scene, plan, rng, ffmpeg)
     count, rows, width = frames.shape
@@ -331,7 +331,7 @@ def _scene_frames(
     scene: CorpusScene, plan: CorpusPlan, rng: np.random.Generator, ffmpeg: str
 ) -> tuple[Frames, Fraction]:
     if scene.basis == SYNTHETIC:
-        return picture_in_motion(leaves(rng), plan.frames, rng), Fraction(25)
+        return picture_in_motion(dead_leaves(rng), plan.frames, rng), Fraction(25)
     if scene.path.suffix.lower() in PICTURES:
         picture = _picture(scene.path)
         if min(picture.shape[1:]) < CLIP_SIZE:
@@ -354,7 +354,8 @@ def _picture(path: Path) -> torch.Tensor:
     import av
 
     try:
-        with av.open(file_url(path), options=_STILL) as container:
+        # or a name with % in it stands for a sequence of pictures
+        with open_video(path, _STILL, options={"pattern_type": "none"}) as container:
             size = container.streams.video[0]
             if size.width * size.height > MAX_PIXELS:
                 raise InputError(f"{path} is too large: {size.width}x{size.height} pixels")

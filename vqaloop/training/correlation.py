@@ -40,8 +40,8 @@ class Logistic:
 
 
 @dataclass(frozen=True)
-class Figures:
-    """How N scores of some titles agree with their labels."""
+class Correlations:
+    """Correlations of N scores with their labels, over several titles."""
 
     count: int
     titles: int
@@ -68,7 +68,7 @@ class Figures:
         return asdict(self)
 
 
-def figures(
+def correlations(
     scores: Values,
     labels: Values,
     titles: Sequence[str],
@@ -76,8 +76,8 @@ def figures(
     same_scale: bool = True,
     draws: int = 1000,
     seed: int = 0,
-) -> Figures:
-    """All figures of N scores.
+) -> Correlations:
+    """All correlations of N scores with their labels, raw and after the logistic mappings.
 
     Args:
         scores: (N,) finite.
@@ -87,7 +87,7 @@ def figures(
         draws: Of the bootstrap; 0: no intervals.
         seed: Of the bootstrap.
     """
-    raw = agreement(scores, labels)
+    raw = raw_correlations(scores, labels)
     mapped: dict[str, Values] = {}
     fits: dict[str, tuple[float, ...]] = {}
     for count in _FORMS:
@@ -99,13 +99,13 @@ def figures(
         **raw,
         **{f"plcc{key}": plcc(values, labels) for key, values in mapped.items()},
         **{f"rmse{key}": rmse(values, labels) for key, values in mapped.items()},
-        "within_srcc": within(scores, labels, titles),
-        "within_krcc": within(scores, labels, titles, krcc),
+        "within_srcc": mean_within(scores, labels, titles),
+        "within_krcc": mean_within(scores, labels, titles, krcc),
     }
     if not same_scale:
         row["rmse"] = None
     ranges = _intervals(scores, labels, titles, mapped, draws, seed) if draws else {}
-    return Figures(
+    return Correlations(
         len(scores),
         len(set(titles)),
         **row,
@@ -114,7 +114,7 @@ def figures(
     )
 
 
-def agreement(scores: Values, labels: Values) -> dict[str, float | None]:
+def raw_correlations(scores: Values, labels: Values) -> dict[str, float | None]:
     """SRCC, KRCC, PLCC and RMSE of two (N,) arrays; PLCC raw, without a fitted mapping."""
     return {
         "srcc": srcc(scores, labels),
@@ -150,7 +150,7 @@ def rmse(scores: Values, labels: Values) -> float | None:
     return float(np.sqrt(np.mean((scores - labels) ** 2))) if len(scores) else None
 
 
-def within(
+def mean_within(
     scores: Values,
     labels: Values,
     titles: Sequence[str],
@@ -178,7 +178,7 @@ def fit_logistic(scores: Values, labels: Values, parameters: int = 4) -> Logisti
     form = _FORMS[parameters]
     line = float(np.mean(x * y))
     sign = -1.0 if line < 0 else 1.0
-    low, high = (y.min(), y.max())[:: int(sign)]
+    low, high = (y.min(), y.max())[:: int(sign)]  # the asymptotes at small and at large scores
     if parameters == 4:
         starts = [[high, low, 0.0, width] for width in (0.25, 0.5, 1.0, 2.0)]
     else:
@@ -197,6 +197,7 @@ def fit_logistic(scores: Values, labels: Values, parameters: int = 4) -> Logisti
                 best, least = result.x, result.cost
     if best is None:
         return None
+    # back from standardised to the units of scores and labels
     if parameters == 4:
         b1, b2, b3, b4 = best
         back = [level + spread * b1, level + spread * b2, at + scale * b3, scale * abs(b4)]
@@ -207,15 +208,15 @@ def fit_logistic(scores: Values, labels: Values, parameters: int = 4) -> Logisti
     return Logistic(tuple(map(float, back)))
 
 
-def _four(x: Values, b: Values) -> Values:
+def _logistic4(x: Values, b: Values) -> Values:
     return np.asarray(b[1] + (b[0] - b[1]) * expit((x - b[2]) / max(abs(b[3]), 1e-9)))
 
 
-def _five(x: Values, b: Values) -> Values:
+def _logistic5(x: Values, b: Values) -> Values:
     return np.asarray(b[0] * (expit(b[1] * (x - b[2])) - 0.5) + b[3] * x + b[4])
 
 
-_FORMS: dict[int, Callable[[Values, Values], Values]] = {4: _four, 5: _five}
+_FORMS: dict[int, Callable[[Values, Values], Values]] = {4: _logistic4, 5: _logistic5}
 
 
 def _constant(values: Values) -> bool:
@@ -261,21 +262,22 @@ def _intervals(
     times = rng.multinomial(len(names), np.full(len(names), 1 / len(names)), draws).astype(float)
     with np.errstate(all="ignore"):
         resampled = {
-            "plcc": _drawn_plcc(times, member, scores, labels),
-            "rmse": _drawn_rmse(times, member, scores, labels),
-            "srcc": _drawn_srcc(times, member, scores, labels),
-            "krcc": _drawn_krcc(times, member, scores, labels),
+            "plcc": _bootstrap_plcc(times, member, scores, labels),
+            "rmse": _bootstrap_rmse(times, member, scores, labels),
+            "srcc": _bootstrap_srcc(times, member, scores, labels),
+            "krcc": _bootstrap_krcc(times, member, scores, labels),
         }
         for key, values in mapped.items():
-            resampled[f"plcc{key}"] = _drawn_plcc(times, member, values, labels)
-            resampled[f"rmse{key}"] = _drawn_rmse(times, member, values, labels)
+            resampled[f"plcc{key}"] = _bootstrap_plcc(times, member, values, labels)
+            resampled[f"rmse{key}"] = _bootstrap_rmse(times, member, values, labels)
         for key, correlation in (("within_srcc", srcc), ("within_krcc", krcc)):
             inside = _by_title(scores, labels, titles, correlation)
-            known = np.isfinite(inside)
+            known = np.isfinite(inside)  # titles with a correlation of their own
             resampled[key] = (times[:, known] @ inside[known]) / times[:, known].sum(1)
     ranges = {}
     for key, drawn in resampled.items():
         finite = drawn[np.isfinite(drawn)]
+        # an interval of few draws would be of the titles that happen to have the figure
         if len(finite) > draws / 2:
             low, high = np.percentile(finite, [2.5, 97.5])
             ranges[key] = (float(low), float(high))
@@ -286,7 +288,7 @@ def _title_sums(member: npt.NDArray[np.intp], values: Values) -> Values:
     return np.asarray(np.bincount(member, values, member.max() + 1), np.float64)
 
 
-def _drawn_plcc(times: Values, member: npt.NDArray[np.intp], x: Values, y: Values) -> Values:
+def _bootstrap_plcc(times: Values, member: npt.NDArray[np.intp], x: Values, y: Values) -> Values:
     """(draws,) Pearson's correlation."""
     x, y = x - x.mean(), y - y.mean()
     parts = (np.ones_like(x), x, y, x * x, y * y, x * y)
@@ -295,27 +297,27 @@ def _drawn_plcc(times: Values, member: npt.NDArray[np.intp], x: Values, y: Value
     return np.asarray(np.where(spread > 0, (sxy - sx * sy / n) / np.sqrt(spread), np.nan))
 
 
-def _drawn_rmse(times: Values, member: npt.NDArray[np.intp], x: Values, y: Values) -> Values:
+def _bootstrap_rmse(times: Values, member: npt.NDArray[np.intp], x: Values, y: Values) -> Values:
     squares = times @ _title_sums(member, (x - y) ** 2)
     return np.asarray(np.sqrt(squares / (times @ _title_sums(member, np.ones_like(x)))))
 
 
-def _drawn_srcc(times: Values, member: npt.NDArray[np.intp], x: Values, y: Values) -> Values:
+def _bootstrap_srcc(times: Values, member: npt.NDArray[np.intp], x: Values, y: Values) -> Values:
     """(draws,) Spearman's correlation; a few draws at a time, each of N ranks."""
-    at_once = max(1, 2_000_000 // len(x))
+    at_once = max(1, 2_000_000 // len(x))  # 16 MB for each array of (draws, N)
     parts = []
     for first in range(0, len(times), at_once):
         weights = times[first : first + at_once, member]
         n = weights.sum(1, keepdims=True)
         # ranks of n values have the mean (n + 1) / 2, whatever the ties
-        a, b = (_drawn_ranks(weights, values) - (n + 1) / 2 for values in (x, y))
+        a, b = (_bootstrap_ranks(weights, values) - (n + 1) / 2 for values in (x, y))
         spread = (weights * a * a).sum(1) * (weights * b * b).sum(1)
         together = (weights * a * b).sum(1)
         parts.append(np.where(spread > 0, together / np.sqrt(spread), np.nan))
     return np.concatenate(parts)
 
 
-def _drawn_ranks(weights: Values, values: Values) -> Values:
+def _bootstrap_ranks(weights: Values, values: Values) -> Values:
     """(draws, N) mean rank of each value where it is there `weights` (draws, N) times."""
     order = np.argsort(values, kind="stable")
     ascending = values[order]
@@ -325,9 +327,11 @@ def _drawn_ranks(weights: Values, values: Values) -> Values:
     return np.asarray((below[:, first] + below[:, last] + 1) / 2)
 
 
-def _drawn_krcc(times: Values, member: npt.NDArray[np.intp], x: Values, y: Values) -> Values:
+def _bootstrap_krcc(times: Values, member: npt.NDArray[np.intp], x: Values, y: Values) -> Values:
     """(draws,) Kendall's tau-b, from pairs counted once for every two titles."""
     count = times.shape[1]
+    # concordant less discordant pairs, and pairs untied in x and in y, for every two titles: the
+    # sums of a draw are then quadratic forms in its numbers of titles
     pairs = np.zeros((3, count, count))
     for title in range(count):
         rows = member == title

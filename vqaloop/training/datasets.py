@@ -1,8 +1,8 @@
 """Readers of published video quality data sets: MOS and DMOS tables with their videos.
 
-A reader looks at the table and at names of files only; `vqaloop.prepare` decodes. Whatever scale a
-set was published on, `Video.score` is 0..100 with higher better, by a linear map wherever
-possible, so that correlations are those of the published values.
+A reader reads the table and the names of files only; `training/prepare.py` decodes. Whatever the
+published scale, `Video.score` is 0..100 with higher better, by a linear map wherever possible, so
+that correlations are those of the published values.
 """
 
 import math
@@ -55,11 +55,11 @@ class Dataset:
     root: Path
     videos: tuple[Video, ...]
     expected: int
-    """Videos of the complete set; where nobody said, those in the table."""
+    """Videos of the complete set; where that is not published, those in the table."""
     sources: Mapping[str, Path] = field(default_factory=dict)
     """Pristine file of each content, where found."""
     titles: Mapping[str, str] = field(default_factory=dict)
-    """Title of each content that shares it with another; a split never parts a title."""
+    """Title of each content that shares it with another; a title stays on one side of a split."""
 
     def title(self, content: str) -> str:
         return self.titles.get(content, content)
@@ -85,7 +85,7 @@ class Available:
 
 
 class Titled(Protocol):
-    """What a split needs to know; `vqaloop.shards.Shard` is one."""
+    """Anything with a title and a label, which a split needs; `shards.Shard` is one."""
 
     @property
     def content(self) -> str: ...

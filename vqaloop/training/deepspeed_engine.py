@@ -95,12 +95,12 @@ def quiet_engine(device: torch.device) -> Iterator[Any]:
 
 def start(
     deepspeed: Any,
-    lesson: nn.Module,
+    model: nn.Module,
     groups: list[dict[str, Any]],
     recipe: Recipe,
     device: torch.device,
 ) -> Any:
-    """The engine around `lesson`, AdamW on parameter `groups`.
+    """The engine around `model`, AdamW on parameter `groups`.
 
     Raises InputError when DeepSpeed does not take the recipe's file.
     """
@@ -108,11 +108,11 @@ def start(
     if device.type == "cuda":
         # each process of a launcher its own GPU, before anything is put on one
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
-    lesson.to(device)
+    model.to(device)
     optimizer = torch.optim.AdamW(groups, lr=recipe.learning_rate, betas=(0.9, 0.99))
     refusals = (AssertionError, ValueError, TypeError, LookupError, AttributeError)
     try:
-        engine, *_ = deepspeed.initialize(model=lesson, optimizer=optimizer, config=config)
+        engine, *_ = deepspeed.initialize(model=model, optimizer=optimizer, config=config)
     except (*refusals, deepspeed.DeepSpeedConfigError) as error:
         if not recipe.engine:
             raise
@@ -175,7 +175,7 @@ def load(engine: Any, mean: Student, out: Path) -> tuple[int, frozenset[str]]:
 
 
 def read(path: str, map_location: Any = None) -> Any:
-    """In place of DeepSpeed's own, which would run code in a pickle."""
+    """Replaces DeepSpeed's loader of checkpoint files, which would run code in a pickle."""
     from deepspeed.runtime.fp16.loss_scaler import LossScaler
     from deepspeed.runtime.zero.config import ZeroStageEnum
     from deepspeed.utils.tensor_fragment import fragment_address

@@ -13,14 +13,14 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from vqaloop.core.process import check_cancelled
+from vqaloop.core.scopes import check_cancelled
 from vqaloop.core.text import counted
 from vqaloop.errors import InputError
 from vqaloop.media.colour import to_clips
 from vqaloop.models.device import exact
 from vqaloop.models.student import Student
 from vqaloop.quality.full_reference import measure_clips
-from vqaloop.training.correlation import Figures, agreement, figures, within
+from vqaloop.training.correlation import Correlations, correlations, mean_within, raw_correlations
 from vqaloop.training.shards import Shard
 
 HEADS = {"anchored": "anchored", "alone": "no reference"}
@@ -28,7 +28,7 @@ HEADS = {"anchored": "anchored", "alone": "no reference"}
 PREFIXES = {"anchored": "", "alone": "alone_"}
 """Before the names of a head's figures in `summary`."""
 METRICS = ("psnr", "ssim", "xpsnr")
-"""Other metrics that can be measured on the very same crops."""
+"""Other metrics that can be measured on the same crops."""
 BANDS = ("full size", "half or more", "below half")
 """An encode's height, as a part of the largest of its scene."""
 HALVES = 20
@@ -40,7 +40,7 @@ Picture = npt.NDArray[np.uint8]
 
 
 @dataclass(frozen=True)
-class Miss:
+class LargestError:
     """The encode of a scene whose score is furthest from its label, and its worst crop."""
 
     error: float
@@ -52,19 +52,19 @@ class Miss:
 
 
 @dataclass
-class Judgement:
-    """Scores of a student, and of other metrics, on a data set."""
+class ShardScores:
+    """Scores of a student, and of other metrics, of the encodes of a data set."""
 
     table: pd.DataFrame
-    """See `judge`."""
+    """See `score_shards`."""
     crops: pd.DataFrame
     """Of single crops: scene, content, crop, label, anchored, alone; empty where no crop has a
     label of its own."""
-    misses: list[Miss] = field(default_factory=list)
+    largest_errors: list[LargestError] = field(default_factory=list)
     """One of each scene, largest error first."""
 
 
-def judge(
+def score_shards(
     student: Student,
     shards: Iterable[Shard],
     device: torch.device,
@@ -74,7 +74,7 @@ def judge(
     ffmpeg: str = "",
     seed: int = 0,
     report: Callable[[str], None] = lambda line: None,
-) -> Judgement:
+) -> ShardScores:
     """Score each encode of some shards, its crops pooled as one picture.
 
     Args:
@@ -100,23 +100,26 @@ def judge(
     """
     rows: list[dict[str, Any]] = []
     crop_rows: list[dict[str, Any]] = []
-    misses: list[Miss] = []
+    largest_errors: list[LargestError] = []
     for shard in shards:
         sums = _sums(student, shard, device, crops)
         rng = np.random.default_rng([seed, *shard.name.encode("utf-8", "surrogateescape")])
-        heads = {head: _Answers(student, head, sums.get(head), shard, rng) for head in HEADS}
-        shard_rows = _encode_rows(shard, heads, _measured(shard, metrics, crops, ffmpeg))
+        heads = {head: _HeadScores(student, head, sums.get(head), shard, rng) for head in HEADS}
+        shard_rows = _encode_rows(shard, heads, _other_metrics(shard, metrics, crops, ffmpeg))
         rows += shard_rows
         crop_rows += _crop_rows(shard, heads)
+        # the head that a ladder would use: anchored where the data set has references
         head = "alone" if np.isnan(heads["anchored"].pooled).any() else "anchored"
-        misses.append(_miss(shard, shard_rows, heads[head]))
-        report(f"{len(misses)} {shard.name}: {counted(len(shard_rows), 'encode')}")
-    misses.sort(key=lambda miss: -miss.error)
-    return Judgement(pd.DataFrame(rows), pd.DataFrame(crop_rows), misses)
+        largest_errors.append(_largest_error(shard, shard_rows, heads[head]))
+        report(f"{len(largest_errors)} {shard.name}: {counted(len(shard_rows), 'encode')}")
+    largest_errors.sort(key=lambda largest: -largest.error)
+    return ShardScores(pd.DataFrame(rows), pd.DataFrame(crop_rows), largest_errors)
 
 
 def _encode_rows(
-    shard: Shard, heads: Mapping[str, "_Answers"], metrics: Mapping[str, npt.NDArray[np.float64]]
+    shard: Shard,
+    heads: Mapping[str, "_HeadScores"],
+    metrics: Mapping[str, npt.NDArray[np.float64]],
 ) -> list[dict[str, Any]]:
     return [
         {
@@ -133,7 +136,7 @@ def _encode_rows(
     ]
 
 
-def _crop_rows(shard: Shard, heads: Mapping[str, "_Answers"]) -> list[dict[str, Any]]:
+def _crop_rows(shard: Shard, heads: Mapping[str, "_HeadScores"]) -> list[dict[str, Any]]:
     """None where viewers scored whole videos: a crop has no label of its own then."""
     if shard.crop_labels is None:
         return []
@@ -158,15 +161,15 @@ def evaluate(
     """SRCC, KRCC, PLCC and RMSE against the labels, of each head and each other metric.
 
     Args:
-        table: Of `Judgement`.
-        crops: Of `Judgement`; None: no figures of single crops.
+        table: Of `ShardScores`.
+        crops: Of `ShardScores`; None: no figures of single crops.
         draws: Of the bootstrap behind the intervals; 0: no intervals.
         seed: Of the bootstrap.
 
     Returns:
         A JSON-able document. Under `judges`, for each head and metric that has scores: `overall`
-        with intervals over titles (see `stats.figures`), `by_encoder`, `by_size` (see BANDS), for
-        heads `crop_spread` (root mean square, and 95th percentile) and, with `crops`,
+        with intervals over titles (see `correlation.correlations`), `by_encoder`, `by_size` (see
+        BANDS), for heads `crop_spread` (root mean square, and 95th percentile) and, with `crops`,
         `single_crops`. Rows without a score are left out of the count.
 
     Raises:
@@ -188,7 +191,7 @@ def evaluate(
         bands = bands / bands.groupby(part["scene"]).transform("max")
         band = np.select([bands >= 0.999, bands >= 0.5, bands > 0], BANDS, "unknown")
         judges[name] = {
-            "overall": _figures(part, name, draws, seed).to_json(),
+            "overall": _correlations(part, name, draws, seed).to_json(),
             "by_encoder": _groups(part, part["encoder"].fillna("unknown").to_numpy(str), name),
             "by_size": _groups(part, band, name),
         }
@@ -200,7 +203,7 @@ def evaluate(
             }
             if crops is not None and len(crops) and crops[name].notna().any():
                 single = crops[crops[name].notna()]
-                judges[name]["single_crops"] = _figures(single, name, 0, seed).to_json()
+                judges[name]["single_crops"] = _correlations(single, name, 0, seed).to_json()
     return {
         "label": kinds[0],
         "encodes": len(table),
@@ -218,8 +221,8 @@ def summary(table: pd.DataFrame) -> dict[str, float | None]:
             continue
         scores, labels = (part[column].to_numpy(float) for column in (head, "label"))
         raw = {
-            **agreement(scores, labels),
-            "within_srcc": within(scores, labels, list(part["content"])),
+            **raw_correlations(scores, labels),
+            "within_srcc": mean_within(scores, labels, list(part["content"])),
         }
         values |= {prefix + k: None if v is None else round(v, 4) for k, v in raw.items()}
     return values
@@ -259,7 +262,7 @@ def crop_spread(
     return np.asarray((error * (half / (count - half)) ** 0.5).cpu().numpy())
 
 
-class _Answers:
+class _HeadScores:
     """Scores 0..100 of one head on a shard; nan without such a head or a reference."""
 
     def __init__(
@@ -319,7 +322,7 @@ def _sums(
     }
 
 
-def _measured(
+def _other_metrics(
     shard: Shard, metrics: Sequence[str], crops: int | None, ffmpeg: str
 ) -> dict[str, npt.NDArray[np.float64]]:
     """(E,) means of other metrics on a shard's crops; nan without a reference."""
@@ -333,7 +336,7 @@ def _measured(
     return {name: np.array([table[name].mean() for table in tables]) for name in metrics}
 
 
-def _miss(shard: Shard, rows: list[dict[str, Any]], answers: _Answers) -> Miss:
+def _largest_error(shard: Shard, rows: list[dict[str, Any]], answers: _HeadScores) -> LargestError:
     """The encode with the largest error; its worst crop by a label of its own, if crops have."""
     errors = np.abs(answers.pooled - [row["label"] for row in rows])
     worst = int(errors.argmax())
@@ -343,7 +346,7 @@ def _miss(shard: Shard, rows: list[dict[str, Any]], answers: _Answers) -> Miss:
         labels = shard.crop_labels[worst, :count, 0].numpy()
     crop = int(np.abs(answers.single[worst] - labels).argmax())
     middle = shard.distorted.shape[2] // 2
-    return Miss(
+    return LargestError(
         float(errors[worst]),
         rows[worst],
         crop,
@@ -352,8 +355,8 @@ def _miss(shard: Shard, rows: list[dict[str, Any]], answers: _Answers) -> Miss:
     )
 
 
-def _figures(part: pd.DataFrame, name: str, draws: int, seed: int) -> Figures:
-    return figures(
+def _correlations(part: pd.DataFrame, name: str, draws: int, seed: int) -> Correlations:
+    return correlations(
         part[name].to_numpy(float),
         part["label"].to_numpy(float),
         list(part["content"]),
@@ -365,4 +368,4 @@ def _figures(part: pd.DataFrame, name: str, draws: int, seed: int) -> Figures:
 
 def _groups(part: pd.DataFrame, names: npt.NDArray[Any], judge: str) -> dict[str, Any]:
     ordered = sorted(set(names.tolist()), key=lambda n: (BANDS.index(n) if n in BANDS else 9, n))
-    return {n: _figures(part[names == n], judge, 0, 0).to_json() for n in ordered}
+    return {n: _correlations(part[names == n], judge, 0, 0).to_json() for n in ordered}

@@ -1,6 +1,5 @@
 """The report of an evaluation: tables, scatter plots, and the encodes with the largest errors."""
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -9,12 +8,13 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from vqaloop.core.documents import document_text
 from vqaloop.core.files import renamed_to
 from vqaloop.core.text import counted, printable, shown
 from vqaloop.ladder.rd_plot import MARKERS
 from vqaloop.report.plotting import COLOURS, as_png, style
 from vqaloop.training.correlation import Logistic
-from vqaloop.training.evaluate import HEADS, Judgement, Miss
+from vqaloop.training.evaluate import HEADS, LargestError, ShardScores
 
 WORST = 10
 """Encodes with the largest errors that are reported, one a title."""
@@ -77,41 +77,41 @@ def _rows(name: str, figures: dict[str, Any], columns: Sequence[str]) -> list[st
     return lines
 
 
-def write_evaluation(folder: Path, judgement: Judgement, document: dict[str, Any]) -> list[Path]:
+def write_evaluation(folder: Path, scores: ShardScores, document: dict[str, Any]) -> list[Path]:
     """Write predictions.csv, figures.json, worst.csv, worst.png and a scatter plot a head.
 
     Args:
         folder: Created if missing; each file is written whole or not at all.
-        judgement: Of `evaluate.judge`.
+        scores: Of `evaluate.score_shards`.
         document: The figures of `evaluate.evaluate`.
 
     Returns:
         Paths of the files.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    worst = worst_titles(judgement.misses)
-    rows = [{**miss.row, "error": miss.error, "crop": miss.crop} for miss in worst]
+    worst = worst_titles(scores.largest_errors)
+    rows = [{**error.row, "error": error.error, "crop": error.crop} for error in worst]
     contents = {
-        "predictions.csv": judgement.table.to_csv(index=False).encode(),
-        "figures.json": (json.dumps(document, indent=1, allow_nan=False) + "\n").encode(),
+        "predictions.csv": scores.table.to_csv(index=False).encode(),
+        "figures.json": document_text(document).encode(),
         "worst.csv": pd.DataFrame(rows).to_csv(index=False).encode(),
         "worst.png": worst_png(worst),
     }
     for head, words in HEADS.items():
         if head in document["judges"]:
             name = f"scatter-{words.replace(' ', '-')}.png"
-            contents[name] = scatter_png(judgement.table, head, document)
+            contents[name] = scatter_png(scores.table, head, document)
     for name, content in contents.items():
         with renamed_to(folder / name) as part:
             part.write_bytes(content)
     return [folder / name for name in contents]
 
 
-def worst_titles(misses: Sequence[Miss]) -> list[Miss]:
-    """The largest errors, one a title, of misses in falling order."""
-    by_title: dict[str, Miss] = {}
-    for miss in misses:
-        by_title.setdefault(miss.row["content"], miss)
+def worst_titles(largest_errors: Sequence[LargestError]) -> list[LargestError]:
+    """The first WORST of errors in falling order, one a title."""
+    by_title: dict[str, LargestError] = {}
+    for error in largest_errors:
+        by_title.setdefault(error.row["content"], error)
     return list(by_title.values())[:WORST]
 
 
@@ -156,7 +156,7 @@ def scatter_png(table: pd.DataFrame, head: str, document: dict[str, Any]) -> byt
         return as_png(figure)
 
 
-def worst_png(worst: Sequence[Miss]) -> bytes:
+def worst_png(worst: Sequence[LargestError]) -> bytes:
     """The crop of largest error of each encode, beside the same crop of its source."""
     from matplotlib.figure import Figure
 
@@ -166,13 +166,13 @@ def worst_png(worst: Sequence[Miss]) -> bytes:
         grid = figure.subplots((len(worst) + 1) // 2, 4, squeeze=False)
         for axes in grid.flat:
             axes.set_axis_off()
-        for miss, (left, right) in zip(worst, grid.reshape(-1, 2), strict=False):
-            row = miss.row
+        for error, (left, right) in zip(worst, grid.reshape(-1, 2), strict=False):
+            row = error.row
             score = row["alone"] if np.isnan(row["anchored"]) else row["anchored"]
             size = f", {row['width']}x{row['height']}" if row["width"] else ""
-            if miss.reference is not None:
-                left.imshow(_rgb(miss.reference), interpolation="nearest")
-            right.imshow(_rgb(miss.distorted), interpolation="nearest")
+            if error.reference is not None:
+                left.imshow(_rgb(error.reference), interpolation="nearest")
+            right.imshow(_rgb(error.distorted), interpolation="nearest")
             left.set_title(printable(row["scene"])[:28], loc="left")
             right.set_title(
                 f"{printable(str(row['encoder'] or 'unknown'))[:16]}{size}\n"

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from vqaloop.models.student import Look, Student
+from vqaloop.models.student import Student, StudentOutput
 from vqaloop.training.recipe import Losses, Recipe
 
 RANK_MARGIN = 0.05
@@ -19,15 +19,19 @@ RANK_TIE = 0.01
 """Labels of 0..1 that differ by no more than this count as equal: such a pair has no order."""
 
 
-def own_losses(
-    student: Student, look: Look, crop_labels: Tensor, pooled_labels: Tensor, recipe: Recipe
+def label_losses(
+    student: Student,
+    look: StudentOutput,
+    crop_labels: Tensor,
+    pooled_labels: Tensor,
+    recipe: Recipe,
 ) -> dict[str, Tensor]:
     """Losses of a student against the labels.
 
     Args:
         student: Its heads turn the sums of `look` into scores.
         look: What it computed of G·E clips, encodes of a group together.
-        crop_labels: (G, E, K) of each crop, divided by `lesson.FEATURE_SCALES`.
+        crop_labels: (G, E, K) of each crop, divided by `step.FEATURE_SCALES`.
         pooled_labels: (scenes, E, K) of the crops of an encode taken together.
         recipe: Weights of the losses, and the shape of a batch.
 
@@ -66,10 +70,10 @@ def own_losses(
 
 def distillation_losses(
     student: Student,
-    look: Look,
+    look: StudentOutput,
     feature: Tensor,
     teacher: Student,
-    target: Look,
+    target: StudentOutput,
     labels: Tensor,
     weights: Losses,
 ) -> dict[str, Tensor]:
@@ -96,7 +100,7 @@ def distillation_losses(
         score = teacher.alone_answers(*target.alone)[:, 0].float()
         losses["teacher"] = F.mse_loss(score, labels)
     if weights.feature:
-        # normalised: features of two families differ in scale, and that says nothing of quality
+        # normalised: the scale of features differs between families without regard to quality
         mine, theirs = (F.layer_norm(x.float(), x.shape[-1:]) for x in (feature, target.feature))
         losses["feature"] = F.smooth_l1_loss(mine, theirs, beta=2.0)
     if weights.levels and look.projected and target.projected:
@@ -138,6 +142,7 @@ def _scores_of(
 ) -> tuple[Tensor, Tensor]:
     """(G, E, K) answers of each crop and (scenes, E, K) of crops pooled, from (G·E, ·) sums."""
     values, weights = (torch.unflatten(x.float(), 0, (-1, recipe.encodes)) for x in sums)
+    # pooling adds sums and weights before the last layer, as a title's score does
     pooled = (torch.unflatten(x, 0, (-1, recipe.crops)).sum(1) for x in (values, weights))
 
     def answered(values: Tensor, weights: Tensor) -> Tensor:

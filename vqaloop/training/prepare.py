@@ -1,6 +1,5 @@
-"""Published sets of opinion scores brought into shards of clips."""
+"""Prepares published data sets with opinion scores: cuts their videos into shards of clips."""
 
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -11,13 +10,14 @@ from urllib.parse import quote
 import numpy as np
 import numpy.typing as npt
 
-from vqaloop.core import process
+from vqaloop.core import scopes
+from vqaloop.core.documents import document_text
 from vqaloop.core.files import write_whole
 from vqaloop.core.text import quoted
 from vqaloop.errors import InputError, VqaloopError
-from vqaloop.media.frame_stream import VideoFacts, measure, watch
+from vqaloop.media.frame_stream import VideoFacts, measure, stream_frames
 from vqaloop.media.frames import Frames
-from vqaloop.quality.clip_views import Looks, View
+from vqaloop.quality.clip_views import PlacedView, View
 from vqaloop.training.datasets import AUTHORS, Available, Dataset, Video, find
 from vqaloop.training.shards import read_about, write_each, write_shard
 
@@ -71,9 +71,12 @@ def prepare(
     if len(set(paths.values())) < len(paths):
         raise InputError("two contents have names that begin alike for 120 characters; shorten")
     about = {**asdict(view), "seed": seed}
-    missing = [c for c, path in paths.items() if not _is_made(path, dataset, contents[c], about)]
+    missing = [
+        c for c, path in paths.items() if not _is_current(path, dataset, contents[c], about)
+    ]
     jobs = {
-        c: partial(_make, dataset, c, contents[c], paths[c], view, seed, ffmpeg) for c in missing
+        c: partial(_write_content, dataset, c, contents[c], paths[c], view, seed, ffmpeg)
+        for c in missing
     }
     failed = write_each(jobs, workers, report)
     shards = [path for path in paths.values() if path.exists()]
@@ -86,7 +89,9 @@ def prepare(
     return shards
 
 
-def _is_made(path: Path, dataset: Dataset, videos: Sequence[Video], view: dict[str, Any]) -> bool:
+def _is_current(
+    path: Path, dataset: Dataset, videos: Sequence[Video], view: dict[str, Any]
+) -> bool:
     """Whether the shard exists and is up to date. Raises InputError when it is of another view."""
     if not path.exists():
         return False
@@ -99,11 +104,11 @@ def _is_made(path: Path, dataset: Dataset, videos: Sequence[Video], view: dict[s
         )
     recorded = [*about["encodes"], *scene["left_out"]]
     known = {(encode["path"], encode["raw"]) for encode in recorded}
-    return known == {(_shown(dataset, video.path), video.raw) for video in videos}
+    return known == {(_recorded_path(dataset, video.path), video.raw) for video in videos}
 
 
 @dataclass(frozen=True)
-class Usable:
+class UsableVideos:
     """Files of one content that can be read."""
 
     videos: list[Video]
@@ -117,17 +122,17 @@ class Usable:
     """(width, height) of the largest file, at which all are compared."""
 
 
-def usable_videos(videos: Sequence[Video], source: Path | None) -> Usable:
+def usable_videos(videos: Sequence[Video], source: Path | None) -> UsableVideos:
     """Probe all videos of a content and its reference `source`.
 
-    Videos that end early are left out: their clips would show other moments than the others'.
+    Videos that end early are left out: their clips would be of other times than the others'.
     Raises InputError when none is left.
     """
     sizes = {video.path: (video.width or 0, video.height or 0) for video in videos}
     facts: dict[Path, VideoFacts] = {}
     refused: dict[Path, str] = {}
     for file in (*sizes, *([source] if source else [])):
-        process.check_cancelled()
+        scopes.check_cancelled()
         try:
             facts[file] = measure(file, sizes.get(file, (0, 0)))
         except VqaloopError as error:
@@ -144,12 +149,14 @@ def usable_videos(videos: Sequence[Video], source: Path | None) -> Usable:
         raise InputError(f"no video of it can be read: {next(iter(refused.values()), '')}")
     frames = round(_median([fact.frames for path, fact in facts.items() if path != source]))
     canvas = max((fact.size for fact in facts.values()), key=np.prod)
-    return Usable(good, facts, refused, frames, canvas)
+    return UsableVideos(good, facts, refused, frames, canvas)
 
 
-def cut_clips(file: Path, usable: Usable, looks: Looks, into: Frames, ffmpeg: str) -> None:
+def cut_clips(
+    file: Path, usable: UsableVideos, placed: PlacedView, into: Frames, ffmpeg: str
+) -> None:
     """Decode a file's (C, T, S·3/2, S) clips `into` an array of that shape."""
-    fact, view = usable.facts[file], looks.view
+    fact, view = usable.facts[file], placed.view
     # encodes that lack a last frame or two are cut at the others' times; one at another frame rate
     # has as many seconds but other frames, so its clips are spread over its own count
     differs = abs(fact.frames - usable.frames) > usable.frames * SAME_LENGTH
@@ -160,19 +167,19 @@ def cut_clips(file: Path, usable: Usable, looks: Looks, into: Frames, ffmpeg: st
 
     def take(index: int, frame: Frames) -> None:
         for clip, step in wanted[index]:
-            into[clip, step] = looks.cut(frame, clip)[0]
+            into[clip, step] = placed.cut(frame, clip)[0]
 
-    watch(file, fact, sorted(wanted), looks.scaled(fact.size), take, ffmpeg=ffmpeg)
+    stream_frames(file, fact, sorted(wanted), placed.scaled(fact.size), take, ffmpeg=ffmpeg)
 
 
 def cut_encodes(
-    usable: Usable, looks: Looks, ffmpeg: str
+    usable: UsableVideos, placed: PlacedView, ffmpeg: str
 ) -> tuple[Frames, list[Video], dict[Path, str]]:
     """(E, C, T, S·3/2, S) clips of the videos that decode, those videos, and why others do not.
 
     Raises InputError when none decodes, or all together are too large.
     """
-    view = looks.view
+    view = placed.view
     shape = (len(usable.videos), view.clips, view.frames, view.size * 3 // 2, view.size)
     if np.prod(shape, dtype=float) > MAX_SHARD_BYTES:
         raise InputError(f"a shard of {shape} bytes is too large; ask for fewer or smaller clips")
@@ -181,36 +188,38 @@ def cut_encodes(
     decoded: list[Video] = []
     failed: dict[Path, str] = {}
     for video in usable.videos:
-        process.check_cancelled()
+        scopes.check_cancelled()
         try:
-            cut_clips(video.path, usable, looks, distorted[len(decoded)], ffmpeg)
+            cut_clips(video.path, usable, placed, distorted[len(decoded)], ffmpeg)
             decoded.append(video)
         except VqaloopError as error:
             failed[video.path] = str(error)
-    process.check_cancelled()
+    scopes.check_cancelled()
     if not decoded:
         reasons = {**usable.refused, **failed}
         raise InputError(f"no video of it can be decoded: {next(iter(reasons.values()), '')}")
     return distorted[: len(decoded)], decoded, failed
 
 
-def reference_of(source: Path, usable: Usable, looks: Looks, ffmpeg: str) -> Frames | None:
+def reference_of(
+    source: Path, usable: UsableVideos, placed: PlacedView, ffmpeg: str
+) -> Frames | None:
     """(C, T, S·3/2, S) clips of the reference; None if it does not decode or match the encodes."""
     counts = [fact.frames for fact in usable.facts.values()]
     # frames are compared one with one, so all files must have the same frame rate and length
     if source not in usable.facts or min(counts) < max(counts) * (1 - SAME_LENGTH):
         return None
-    view = looks.view
+    view = placed.view
     clips = np.empty((view.clips, view.frames, view.size * 3 // 2, view.size), np.uint8)
     try:
-        cut_clips(source, usable, looks, clips, ffmpeg)
+        cut_clips(source, usable, placed, clips, ffmpeg)
     except VqaloopError:
         return None
     return clips
 
 
 def shard_about(
-    dataset: Dataset, content: str, looks: Looks, seed: int, left_out: list[dict[str, Any]]
+    dataset: Dataset, content: str, placed: PlacedView, seed: int, left_out: list[dict[str, Any]]
 ) -> dict[str, Any]:
     """The shard's header: title, split, view and the encodes left out."""
     title = dataset.title(content)
@@ -218,13 +227,13 @@ def shard_about(
         "dataset": dataset.name,
         "content": title,
         "authors_held_out": title in AUTHORS.get(dataset.label, ()),
-        "view": {**asdict(looks.view), "seed": seed},
-        "canvas": looks.canvas,
+        "view": {**asdict(placed.view), "seed": seed},
+        "canvas": placed.canvas,
         "left_out": left_out,
     }
 
 
-def _make(
+def _write_content(
     dataset: Dataset,
     content: str,
     videos: Sequence[Video],
@@ -236,19 +245,19 @@ def _make(
     """Write the shard of one content; the line to report of it. Raises VqaloopError."""
     source = dataset.sources.get(content)
     usable = usable_videos(videos, source)
-    looks = Looks(view, usable.canvas, [seed, *content.encode()])
-    distorted, decoded, failed = cut_encodes(usable, looks, ffmpeg)
+    placed = PlacedView(view, usable.canvas, [seed, *content.encode()])
+    distorted, decoded, failed = cut_encodes(usable, placed, ffmpeg)
     arrays: dict[str, npt.NDArray[Any]] = {"distorted": distorted}
-    reference = reference_of(source, usable, looks, ffmpeg) if source else None
+    reference = reference_of(source, usable, placed, ffmpeg) if source else None
     if reference is not None:
         arrays["reference"] = reference
     raws = {video.path: video.raw for video in videos}
     left_out = [
-        {"path": _shown(dataset, file), "raw": raws[file], "why": why}
+        {"path": _recorded_path(dataset, file), "raw": raws[file], "why": why}
         for file, why in {**usable.refused, **failed}.items()
         if file in raws
     ]
-    about = shard_about(dataset, content, looks, seed, left_out)
+    about = shard_about(dataset, content, placed, seed, left_out)
     encodes = [_encode_row(dataset, video, usable.facts[video.path].size) for video in decoded]
     try:
         write_shard(path, arrays, about, encodes, dataset.label)
@@ -261,7 +270,12 @@ def _make(
 def _encode_row(dataset: Dataset, video: Video, size: tuple[int, int]) -> dict[str, Any]:
     """What a shard records of an encode: all that is known of it, with its decoded size."""
     width, height = size
-    row = {**asdict(video), "width": width, "height": height, "path": _shown(dataset, video.path)}
+    row = {
+        **asdict(video),
+        "width": width,
+        "height": height,
+        "path": _recorded_path(dataset, video.path),
+    }
     del row["content"]
     return {key: value for key, value in row.items() if value is not None}
 
@@ -271,7 +285,7 @@ def _median(values: Sequence[float]) -> float:
     return sorted(values)[len(values) // 2] if values else 0.0
 
 
-def _shown(dataset: Dataset, path: Path) -> str:
+def _recorded_path(dataset: Dataset, path: Path) -> str:
     """A path as shard and report record it: below the data set's folder, else the file alone."""
     return str(path.relative_to(dataset.root) if path.is_relative_to(dataset.root) else path.name)
 
@@ -294,9 +308,9 @@ def _write_report(
         "listed": files.listed,
         "found": len(files.videos),
         "encoders": {name: {"found": n, "listed": of} for name, (n, of) in files.encoders.items()},
-        "missing": [_shown(dataset, file) for file in files.missing],
+        "missing": [_recorded_path(dataset, file) for file in files.missing],
         "undecodable": [left for scene in scenes.values() for left in scene["left_out"]],
         "contents_left_out": failed,
         "shards": list(scenes),
     }
-    write_whole(path, json.dumps(document, indent=1) + "\n")
+    write_whole(path, document_text(document))

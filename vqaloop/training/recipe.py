@@ -1,10 +1,9 @@
 """Training recipes: hyperparameters, losses and data as a TOML, checked."""
 
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
-import msgspec
 from msgspec import Meta
 
 from vqaloop.core.documents import read_toml
@@ -28,7 +27,7 @@ class Losses:
     """
 
     crop: Weight = 0.0
-    """MSE of anchored s against the label of the very crop."""
+    """MSE of anchored s against the label of the crop."""
     pooled: Weight = 0.0
     """MSE of anchored s of the crops of an encode, pooled, against the label of their frames."""
     ordered: Weight = 0.0
@@ -46,7 +45,7 @@ class Losses:
     feature: Weight = 0.0
     """The paper's SmoothL1 (beta 2) between 768-wide features after LayerNorm without weights."""
     levels: Weight = 0.0
-    """MSE between the tokens that the heads of student and teacher see, at each tap: multi-level
+    """MSE between the heads' input tokens of student and teacher, at each tap: multi-level
     distillation, as in RankDVQA-mini (arXiv 2312.08864)."""
     answers: Weight = 0.0
     """MSE between the answers of student and teacher, both heads."""
@@ -58,11 +57,11 @@ class Teacher:
 
     model: str
     weights: str = ""
-    """A student of ours or a released checkpoint; empty: first values, for tests."""
+    """A student of ours or a released checkpoint; empty: initial values, for tests."""
     freeze: str = "all"
     """paper: last block and head train; as_released: and all that is not in a block; all: none."""
     corpus: tuple[str, ...] = ()
-    """The same scenes in another view, when the teacher looks at them otherwise."""
+    """The same scenes in the teacher's view, where that is another."""
 
 
 @dataclass(frozen=True)
@@ -88,15 +87,15 @@ class Recipe:
     accumulate: Count = 1
     """Batches a step."""
     layer_decay: Ratio = 1.0
-    """Learning rate of a block against that of the next deeper one."""
+    """Learning rate of a block as a factor of that of the next deeper one."""
     warm_up: Annotated[int, Meta(ge=0, le=10**9)] = 0
     weight_decay: Annotated[float, Meta(ge=0, le=1e6)] = 0.05
     clip_norm: Annotated[float, Meta(ge=0, le=1e9)] = 1.0
     average: Ratio = 0.998
-    """Decay of the running mean of weights, which is what is kept."""
+    """Decay of the exponential moving average of the weights, which is the result."""
     fixed_embedding: bool = False
-    """Leave the patch embedding as it begins. Trained, it drifts from an orthogonal transform, and
-    the energies the heads read lose their meaning."""
+    """Do not train the patch embedding: it would drift from an orthogonal transform, and its
+    coefficients would no longer be energies, which the heads take."""
     augment: str = "turns"
     scenes: Count = 3
     crops: Count = 4
@@ -127,7 +126,7 @@ def read_recipe(path: Path) -> Recipe:
     elif path.is_dir():
         path = path / "recipe.toml"
     where = f"recipe {path}: "
-    recipe = _converted(read_toml(path, f"recipe {path}"), where)
+    recipe = read_toml(path, Recipe, f"recipe {path}")
     if recipe.engine:
         # beside the recipe, wherever that is
         recipe = replace(recipe, engine=str(path.parent / recipe.engine))
@@ -135,26 +134,8 @@ def read_recipe(path: Path) -> Recipe:
     return recipe
 
 
-def _converted(data: dict[str, Any], where: str) -> Recipe:
-    """`data` as a recipe: every key known, of its type and in its range."""
-    tables = [("", Recipe, data), ("loss.", Losses, data.get("loss"))]
-    for at, kind, table in (*tables, ("teacher.", Teacher, data.get("teacher"))):
-        # dataclasses ignore keys that they do not know, so a misspelt one would pass
-        known = {field.name for field in fields(kind)}
-        unknown = sorted(table.keys() - known) if isinstance(table, dict) else []
-        if unknown:
-            keys = ", ".join(at + key for key in unknown)
-            raise InputError(f"{where}unknown: {keys}; known are {', '.join(sorted(known))}")
-    try:
-        return msgspec.convert(data, Recipe)
-    except msgspec.ValidationError as error:
-        what, _, key = str(error).partition(" - at `$.")
-        key = f"{key.rstrip('`')}: " if key else ""
-        raise InputError(f"{where}{key}{what}; correct the recipe") from error
-
-
 def _check(recipe: Recipe, where: str) -> None:
-    """What no single field shows. Raises InputError."""
+    """Raises InputError for fields that do not go together."""
     choices: list[tuple[str, str, tuple[str, ...]]] = [
         ("model", recipe.model, MODELS),
         ("augment", recipe.augment, AUGMENT),

@@ -19,7 +19,7 @@ from safetensors.numpy import save
 from safetensors.torch import load_file
 from torch import Tensor
 
-from vqaloop.core import process
+from vqaloop.core import scopes
 from vqaloop.core.documents import check_depth, check_regular
 from vqaloop.core.files import renamed_to
 from vqaloop.errors import InputError, VqaloopError
@@ -32,22 +32,23 @@ class Shard:
 
     name: str
     content: str
-    """Title; a split never parts it."""
+    """Title; all shards of one title are on the same side of a split."""
     label: str
     """What the scores are: "VMAF v0.6.1", "MOS of Waterloo IVC 4K"."""
     encodes: list[dict[str, Any]]
-    """Of each encode `score` (0..100, higher is better), and what is known of `encoder`, `width`,
-    `height`, `level` or knob."""
+    """Of each encode `score` (0..100, higher is better) and, where known, `encoder`, `width`,
+    `height`, `level` or `knob`."""
     distorted: Tensor
     """(E, C, T, S·3/2, S) uint8."""
     reference: Tensor | None = None
     """(C, T, S·3/2, S) uint8; None where a data set comes without its sources."""
     crop_labels: Tensor | None = None
-    """(E, C, len(OUTPUTS)) fp32: of the very crop; None where people scored whole videos."""
+    """(E, C, len(OUTPUTS)) fp32: of each crop; None where viewers scored whole videos."""
     frame_labels: Tensor | None = None
     """(E, C, len(OUTPUTS)) fp32: of the whole frames the crop is from."""
     view: dict[str, Any] | None = None
-    """How its clips were cut (`views.View` and a seed); None: consecutive frames, native crops."""
+    """How its clips were cut (`clip_views.View` and a seed); None: native crops of
+    consecutive frames."""
 
     @property
     def scores(self) -> Tensor:
@@ -118,7 +119,7 @@ def load_shard(path: Path) -> Shard:
 
 
 def _fits(shard: Shard) -> bool:
-    """Whether arrays and rows are what `Shard` says of them."""
+    """Whether arrays and rows have the shapes and types of `Shard`."""
     clips, rows = shard.distorted, shard.encodes
     if not isinstance(shard.content, str) or not isinstance(shard.label, str):
         return False
@@ -151,7 +152,7 @@ def write_each(
     `report` is called with what a job returns, or with why its shard is left out.
     """
     failed: dict[str, str] = {}
-    with process.team(workers) as submit:
+    with scopes.team(workers) as submit:
         names = {submit(job): name for name, job in jobs.items()}
         for done, job in enumerate(as_completed(names), 1):
             name = names[job]

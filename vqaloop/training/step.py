@@ -18,14 +18,13 @@ from torch import Tensor, nn
 from vqaloop.errors import InputError
 from vqaloop.media.colour import to_clips
 from vqaloop.models.device import autocast
-from vqaloop.models.student import OUTPUTS, Anchor, Look, Student
-from vqaloop.training.losses import distillation_losses, own_losses
+from vqaloop.models.student import OUTPUTS, Anchor, Student, StudentOutput
+from vqaloop.training.losses import distillation_losses, label_losses
 from vqaloop.training.recipe import Losses, Recipe
 from vqaloop.training.shards import Shard
 
 FEATURE_SCALES = (100.0, 1.0, 1.0, 1.0, 1.0, 1.0, 20.0)
-"""What each label of `OUTPUTS` is divided by, so that all count about the same."""
-
+"""Divisors of the labels, in the order of `OUTPUTS`, so that all have about the same spread."""
 
 assert len(FEATURE_SCALES) == len(OUTPUTS)
 
@@ -64,6 +63,7 @@ def draw(
 
     `teacher_view` are the same shards in the teacher's view.
     """
+    # so that every clip of the corpus is drawn about as often
     chance = np.array([len(s.encodes) * s.distorted.shape[1] for s in shards], float)
     chosen = rng.choice(len(shards), recipe.scenes, replace=False, p=chance / chance.sum())
     parts: dict[str, list[Tensor]] = {field.name: [] for field in fields(Batch)}
@@ -88,6 +88,7 @@ def draw(
             parts["scores"].append(pick(shard.crop_labels) / scales)
             parts["pooled"].append(pick(shard.frame_labels).mean(0) / scales)
         else:
+            # the opinion score of the whole video stands for each of its crops
             score = shard.scores[encodes, None] / 100
             parts["scores"].append(score.expand(recipe.crops, -1, -1))
             parts["pooled"].append(score)
@@ -103,12 +104,16 @@ def draw(
 def augmented(clips: Tensor, kind: str, seed: int) -> Tensor:
     """(B, 3, T, H, W) clips, all changed in the one way that `kind` and `seed` give.
 
-    turns: one of eight mirrorings and turns, which VMAF hardly minds. mirror: left to right or
-    not. colour: the paper's code's kind of augmentation (a random part brought to full size,
-    mirrored, its brightness and contrast changed, a box erased), which changes quality itself and
-    is here to show that.
+    Args:
+        clips: ImageNet-normalised RGB.
+        kind: turns: one of the eight flips and 90-degree rotations, to which VMAF is nearly
+            invariant. mirror: horizontal flip or none. colour: as in the paper's code, a random
+            resized crop, horizontal flip, brightness and contrast jitter and random erasing;
+            they change quality itself, which is what a comparison with it shows.
+        seed: Of the choice; one for clips that must stay aligned.
     """
     if kind in ("turns", "mirror"):
+        # three bits: horizontal flip, vertical flip, transposition
         turn = seed % (8 if kind == "turns" else 2)
         if turn & 1:
             clips = clips.flip(-1)
@@ -118,7 +123,7 @@ def augmented(clips: Tensor, kind: str, seed: int) -> Tensor:
     if kind == "colour":
         rng = np.random.default_rng(seed)
         height, width = clips.shape[-2:]
-        part = float(np.sqrt(rng.uniform(0.08, 1.0)))
+        part = float(np.sqrt(rng.uniform(0.08, 1.0)))  # of each side, for a share of the area
         h, w = max(2, int(height * part)), max(2, int(width * part))
         top, left = int(rng.integers(height - h + 1)), int(rng.integers(width - w + 1))
         taken = clips[..., top : top + h, left : left + w].transpose(1, 2).flatten(0, 1)
@@ -146,7 +151,7 @@ def repeat_anchor(anchor: Anchor, times: int) -> Anchor:
 
 
 def freeze(teacher: Student, kind: str) -> None:
-    """Leave training only what `kind` (see `recipe.Teacher`) allows.
+    """Freeze a teacher but for the parameters that `kind` (see `recipe.Teacher`) trains.
 
     paper: "only the last ViT block and head", as arXiv 2502.19026 says. as_released: as its
     authors' code has it, where every parameter outside the blocks trains as well.
@@ -165,8 +170,8 @@ def freeze(teacher: Student, kind: str) -> None:
         parameter.requires_grad_(name in training or name.startswith(last))
 
 
-class Lesson(nn.Module):
-    """Student and teacher together, as the training engine holds them."""
+class TrainingModel(nn.Module):
+    """Student and teacher as the one module that the engine trains: a batch to its losses."""
 
     def __init__(self, student: Student, teacher: Student | None, recipe: Recipe) -> None:
         super().__init__()
@@ -181,7 +186,7 @@ class Lesson(nn.Module):
     def forward(self, batch: Batch, seed: int) -> dict[str, Tensor]:
         """Losses that have a weight, by name and unweighted.
 
-        The networks run in bf16 where `device.autocast` has it so, answers and losses in fp32
+        The networks run in bf16 where `device.autocast` chooses it, scores and losses in fp32
         even under another autocast.
 
         Args:
@@ -213,7 +218,7 @@ class Lesson(nn.Module):
         clips = clips_of(batch.distorted)
         source = None if batch.reference is None else clips_of(batch.reference)
         look = self._look(self.student, clips, source)
-        losses = own_losses(self.student, look, batch.scores, batch.pooled, recipe)
+        losses = label_losses(self.student, look, batch.scores, batch.pooled, recipe)
         if self.teacher is not None:
             if batch.teacher_view is not None:
                 clips, source = clips_of(batch.teacher_view), None
@@ -229,7 +234,7 @@ class Lesson(nn.Module):
             )
         return losses
 
-    def _look(self, student: Student, clips: Tensor, source: Tensor | None) -> Look:
+    def _look(self, student: Student, clips: Tensor, source: Tensor | None) -> StudentOutput:
         half: AbstractContextManager[Any] = contextlib.nullcontext()
         if next(student.parameters()).dtype == torch.float32:  # else an engine has cast it
             half = autocast(clips.device)

@@ -36,6 +36,7 @@ def picture_in_motion(picture: torch.Tensor, frames: int, rng: np.random.Generat
     scene = _camera(small[0], frames, (height, width), rng)
     if rng.random() < 0.25:
         other = _camera(small[0].flip(2), frames, (height, width), rng)
+        # a soft-edged disc of the mirrored picture moves over it: occlusion
         y, x = torch.meshgrid(
             torch.linspace(-1, 1, height), torch.linspace(-1, 1, width), indexing="ij"
         )
@@ -87,7 +88,7 @@ def _defocus(scene: torch.Tensor, sigma: float) -> torch.Tensor:
     return F.conv2d(F.conv2d(padded, kernel, groups=3), kernel.transpose(2, 3), groups=3)
 
 
-def leaves(rng: np.random.Generator, size: tuple[int, int] = (900, 675)) -> torch.Tensor:
+def dead_leaves(rng: np.random.Generator, size: tuple[int, int] = (900, 675)) -> torch.Tensor:
     """(3, H, W) RGB in 0..1 by the dead leaves model, for a `size` of (W, H).
 
     Discs and boxes that occlude each other, of sizes by an inverse cube law, have the edges and

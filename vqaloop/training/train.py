@@ -2,7 +2,7 @@
 
 Started plainly it trains in one process; started by PyTorch's launcher, in as many as that gives,
 one a GPU: `torchrun --nproc_per_node N -m vqaloop distill RECIPE`. (DeepSpeed's own launcher adds
-an option --local_rank that vqaloop does not know.) The first of them reports progress, evaluates
+an option --local_rank that vqaloop does not take.) The first of them reports progress, evaluates
 on the titles held out while the others wait, and writes the weights.
 """
 
@@ -10,33 +10,30 @@ import json
 import math
 import re
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, replace
+from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
-from vqaloop.core.documents import check_regular
-from vqaloop.core.process import check_cancelled
+from vqaloop.core.scopes import check_cancelled
 from vqaloop.core.text import counted
 from vqaloop.errors import InputError
 from vqaloop.models import create_student
-from vqaloop.models.checkpoints import load_released
 from vqaloop.models.internvideo2 import InternVideo2
-from vqaloop.models.prune import prune
-from vqaloop.models.student import Student, start_from_cosines
-from vqaloop.models.weights import load_student, save_student
+from vqaloop.models.student import Student
+from vqaloop.models.weights import save_student
 from vqaloop.training import deepspeed_engine as engines
-from vqaloop.training.datasets import held_out
-from vqaloop.training.evaluate import judge, summary, summary_lines
-from vqaloop.training.recipe import Recipe, Teacher
-from vqaloop.training.shards import Shard, load_corpus, trained_titles
-from vqaloop.training.step import Lesson, draw, freeze
-from vqaloop.training.training_log import RunLog
+from vqaloop.training.evaluate import score_shards, summary, summary_lines
+from vqaloop.training.recipe import Recipe
+from vqaloop.training.shards import Shard
+from vqaloop.training.split import split_corpus, teacher_shards
+from vqaloop.training.starting_weights import initial_student, initial_teacher, listed
+from vqaloop.training.step import TrainingModel, draw
+from vqaloop.training.training_log import TrainingLog
 
 CHECKPOINT_EVERY = 50
 """Steps between two checkpoints."""
@@ -71,24 +68,24 @@ def train(
         InputError: The corpus, weights or a checkpoint do not fit the recipe.
     """
     engines.check_installed()
-    shards, unseen = split(recipe)
+    shards, unseen = split_corpus(recipe)
     if len(shards) < recipe.scenes:
         besides = f" beside the {len(unseen)} held out" if unseen and not recipe.held_out else ""
         raise InputError(
             f"a step takes {counted(recipe.scenes, 'scene')} and the corpus has {len(shards)}"
             f"{besides}; add clips to the corpus, or lower `scenes` in the recipe"
         )
-    teacher_shards = teachers_view(recipe, shards)
+    taught_on = teacher_shards(recipe, shards)
     apart = frozenset(shard.content for shard in unseen)
     torch.manual_seed(recipe.seed)
-    student, known = first_student(recipe, apart)
-    teacher, taught = first_teacher(recipe.teacher, apart)
+    student, known = initial_student(recipe, apart)
+    teacher, taught = initial_teacher(recipe.teacher, apart)
     if recipe.fixed_embedding and isinstance(student.backbone, InternVideo2):
         student.backbone.patch_embed.requires_grad_(False)
     Path(recipe.out).mkdir(parents=True, exist_ok=True)  # nothing was refused
-    lesson = Lesson(student, teacher, recipe)
+    model = TrainingModel(student, teacher, recipe)
     with engines.quiet_engine(device) as deepspeed:
-        trainer = Trainer(deepspeed, lesson, shards, unseen, teacher_shards, device, report)
+        trainer = Trainer(deepspeed, model, shards, unseen, taught_on, device, report)
         trainer.titles |= known | taught
         trainer.start(resume)
         while trainer.step_count < recipe.steps:
@@ -110,27 +107,27 @@ class Trainer:
     def __init__(
         self,
         deepspeed: Any,
-        lesson: Lesson,
+        model: TrainingModel,
         shards: list[Shard],
         unseen: list[Shard],
         teacher_shards: list[Shard] | None,
         device: torch.device,
         report: Callable[[str], None],
     ) -> None:
-        self.recipe = recipe = lesson.recipe
-        self.student, self.device = lesson.student, device
+        self.recipe = recipe = model.recipe
+        self.student, self.device = model.student, device
         self.shards, self.unseen, self.teacher_shards = shards, unseen, teacher_shards
         self.out = Path(recipe.out)
         self.engine = engines.start(
-            deepspeed, lesson, parameter_groups(lesson, recipe), recipe, device
+            deepspeed, model, parameter_groups(model, recipe), recipe, device
         )
         self.first = self.engine.global_rank == 0
         self.say = report if self.first else lambda line: None
-        self.average = _copy(lesson.student, recipe, device)
+        self.average = _copy(model.student, recipe, device)
         # the engine's own fp32 values: bf16 ones would round away what a step changes
         half = self.engine.bfloat16_enabled()
         self.fp32 = deepspeed.utils.safe_get_full_fp32_param if half else lambda value: value
-        self.log = RunLog(self.out / "log.csv")
+        self.log = TrainingLog(self.out / "log.csv")
         self.step_count = 0
         """Steps taken."""
         self.titles = frozenset(shard.content for shard in shards)
@@ -148,7 +145,7 @@ class Trainer:
             if apart:
                 raise InputError(
                     f"{self.out} was trained on titles that this recipe holds out: "
-                    f"{_some(apart)}; give another `out`, or --restart"
+                    f"{listed(apart)}; give another `out`, or --restart"
                 )
             self.titles |= before
             self.say(f"resumed at step {self.step_count}")
@@ -175,7 +172,7 @@ class Trainer:
             for name, value in self._backward(part).items():
                 losses[name] = losses.get(name, 0.0) + value / recipe.accumulate
         self.step_count += 1
-        # short at first, or the average would long remember the initial weights
+        # short at first, or the initial weights would dominate the average for long
         decay = min(recipe.average, self.step_count / (self.step_count + 10))
         _follow(self.average, self.student, decay, self.fp32)
         seconds = time.monotonic() - since
@@ -205,8 +202,8 @@ class Trainer:
         """Correlations of the moving average on the titles held out, in the first process."""
         figures: dict[str, float | None] = {}
         if self.first:
-            judgement = judge(self.average, self.unseen, self.device, crops=8)
-            figures = summary(judgement.table)
+            scores = score_shards(self.average, self.unseen, self.device, crops=8)
+            figures = summary(scores.table)
         self.log.add({"step": self.step_count, **figures})
         for line in summary_lines(figures):
             self.say(f"step {self.step_count} held out, {line}")
@@ -234,144 +231,7 @@ class Trainer:
         return path
 
 
-def split(recipe: Recipe) -> tuple[list[Shard], list[Shard]]:
-    """Shards to train on and shards held out.
-
-    Sources, and labels of single crops, are left out of all shards to train on where some have
-    none: which part of the loss a step has must not be left to chance. Raises InputError when the
-    sides share a title or differ in label or view.
-    """
-    shards = load_corpus(recipe.corpus)
-    if len({_kind(shard) for shard in shards}) > 1:
-        raise InputError("the corpus mixes labels or views; train on one of each")
-    if recipe.held_out:
-        unseen = load_corpus(recipe.held_out)
-        both = {s.content for s in shards} & {s.content for s in unseen}
-        if both:
-            raise InputError(f"titles on both sides of the split: {', '.join(sorted(both))}")
-        if {_kind(shard) for shard in unseen} != {_kind(shards[0])}:
-            raise InputError(
-                "the titles held out have another label or view than the corpus; make both alike"
-            )
-        return _alike(shards), unseen
-    names = held_out(shards, recipe.split)
-    return (
-        _alike([shard for shard in shards if shard.content not in names]),
-        [shard for shard in shards if shard.content in names],
-    )
-
-
-def _kind(shard: Shard) -> tuple[str, str]:
-    return shard.label, json.dumps(shard.view, sort_keys=True)
-
-
-def _alike(shards: list[Shard]) -> list[Shard]:
-    if any(shard.reference is None for shard in shards):
-        shards = [replace(shard, reference=None) for shard in shards]
-    if any(shard.crop_labels is None for shard in shards):
-        shards = [replace(shard, crop_labels=None, frame_labels=None) for shard in shards]
-    return shards
-
-
-def teachers_view(recipe: Recipe, shards: Sequence[Shard]) -> list[Shard] | None:
-    """The shards as the teacher sees them, in the same order; None when it sees the same."""
-    if recipe.teacher is None or not recipe.teacher.corpus:
-        return None
-    known = {shard.name: shard for shard in load_corpus(recipe.teacher.corpus)}
-    for shard in shards:
-        other = known.get(shard.name)
-        if other is None or other.distorted.shape[:2] != shard.distorted.shape[:2]:
-            raise InputError(
-                f"the teacher's corpus has no {shard.name} of as many encodes and clips; "
-                "prepare both views from the same files, with the same number of clips"
-            )
-        mine, theirs = ([(e.get("path"), e["score"]) for e in s.encodes] for s in (shard, other))
-        if mine != theirs:
-            raise InputError(
-                f"{shard.name} has other encodes in the teacher's corpus, or in another order; "
-                "prepare both views from the same files and scores"
-            )
-    return [known[shard.name] for shard in shards]
-
-
-def first_student(
-    recipe: Recipe, apart: frozenset[str] = frozenset()
-) -> tuple[Student, frozenset[str]]:
-    """The student before its first step, from nothing, from a checkpoint, or pruned.
-
-    With it the titles that it was trained on before. Raises InputError when one is in `apart`.
-    """
-    loss = recipe.loss
-    heads = any((loss.crop, loss.pooled, loss.ordered, loss.features, loss.levels))
-    student = create_student(recipe.model, heads)
-    if recipe.start:
-        path = Path(recipe.start)
-        if not _is_student(path):
-            load_released(student.backbone, path)
-            return student, frozenset()
-        larger, about = load_student(path)
-        if heads and larger.anchored is None:
-            raise InputError(f"{recipe.start} has no anchored head, which the losses need")
-        known = _unheld(path, about, apart)
-        return (larger if about["model"] == recipe.model else prune(larger, student)), known
-    if heads and isinstance(student.backbone, InternVideo2):
-        start_from_cosines(student.backbone)
-    return student, frozenset()
-
-
-def first_teacher(
-    teacher: Teacher | None, apart: frozenset[str] = frozenset()
-) -> tuple[Student | None, frozenset[str]]:
-    """The teacher, frozen as asked, and the titles that it was trained on.
-
-    Raises InputError when one is in `apart`: it would tell the student of what is held out.
-    """
-    if teacher is None:
-        return None, frozenset()
-    model, known = create_student(teacher.model, heads=False), frozenset[str]()
-    if teacher.weights:
-        path = Path(teacher.weights)
-        if _is_student(path):
-            model, about = load_student(path)
-            if about["model"] != teacher.model:
-                raise InputError(
-                    f"{teacher.weights} are weights of {about['model']}; "
-                    f"the recipe's teacher is {teacher.model}"
-                )
-            known = _unheld(path, about, apart)
-        else:
-            load_released(model.backbone, path)
-    freeze(model, teacher.freeze)
-    return model, known
-
-
-def _is_student(path: Path) -> bool:
-    """Whether these are weights of ours, whose header names their model, or released ones."""
-    try:
-        check_regular(path)
-        with safe_open(path, "pt") as file:
-            return "model" in (file.metadata() or {})
-    except (OSError, SafetensorError):
-        return False
-
-
-def _unheld(path: Path, about: dict[str, str], apart: frozenset[str]) -> frozenset[str]:
-    """Titles that weights were trained on. Raises InputError when one is in `apart`."""
-    known = trained_titles(about)
-    if known & apart:
-        raise InputError(
-            f"{path} was trained on titles that this recipe holds out: {_some(known & apart)}; "
-            "take other weights, or hold out other titles"
-        )
-    return known
-
-
-def _some(names: frozenset[str]) -> str:
-    listed = ", ".join(sorted(names)[:5])
-    return f"{listed} and {len(names) - 5} more" if len(names) > 5 else listed
-
-
-def parameter_groups(lesson: nn.Module, recipe: Recipe) -> list[dict[str, Any]]:
+def parameter_groups(model: nn.Module, recipe: Recipe) -> list[dict[str, Any]]:
     """Parameters by weight decay (matrices only) and by depth, when deep blocks learn faster.
 
     As InternVideo2 fine-tunes: a block's rate is `layer_decay` times that of the next one, the
@@ -380,7 +240,7 @@ def parameter_groups(lesson: nn.Module, recipe: Recipe) -> list[dict[str, Any]]:
     """
     levels: dict[str, int] = {}
     blocks: dict[str, dict[str, int]] = {"student": {}, "teacher": {}, "bridge": {}}
-    for name, _ in lesson.named_parameters():
+    for name, _ in model.named_parameters():
         count = blocks[name.partition(".")[0]]
         block = re.match(r".*\bblocks\.[0-9]+\.", name)
         if block:
@@ -389,12 +249,14 @@ def parameter_groups(lesson: nn.Module, recipe: Recipe) -> list[dict[str, Any]]:
             levels[name] = len(count)
     depth = len(blocks["student"])
     groups: dict[tuple[float, float], list[nn.Parameter]] = {}
-    for name, parameter in lesson.named_parameters():
+    for name, parameter in model.named_parameters():
         if not parameter.requires_grad:
             continue
+        # what is in no block is deeper than all of them, but for the embeddings
         level = levels.get(name, depth + 1)
         if any(key in name for key in ("patch_embed", "pos_embed", "cls_token")):
             level = 0
+        # biases, norms and position tables are not decayed, as usual for transformers
         plain = parameter.ndim <= 1 or "pos_embed" in name or "cls_token" in name
         decay = 0.0 if plain else recipe.weight_decay
         scale = recipe.layer_decay ** max(0, depth + 1 - level)
@@ -406,7 +268,7 @@ def parameter_groups(lesson: nn.Module, recipe: Recipe) -> list[dict[str, Any]]:
 
 
 def _copy(student: Student, recipe: Recipe, device: torch.device) -> Student:
-    """An fp32 twin, which becomes the running mean."""
+    """An fp32 copy, which becomes the moving average."""
     mean = create_student(recipe.model, student.anchored is not None).to(device)
     mean.load_state_dict(student.state_dict())
     return mean.eval()
@@ -416,14 +278,14 @@ def _copy(student: Student, recipe: Recipe, device: torch.device) -> Student:
 def _follow(
     mean: Student, student: Student, decay: float, full: Callable[[Tensor], Tensor | None]
 ) -> None:
-    """Move the mean towards the student; `full` gives a parameter in fp32, None if it is fixed."""
+    """Exponential moving average: `full` gives a parameter in fp32, None if it is fixed."""
     for average, new in zip(mean.parameters(), student.parameters(), strict=True):
         value = full(new)
         average.lerp_((new if value is None else value).to(average.dtype), 1 - decay)
 
 
 def _schedule(step: int, recipe: Recipe) -> float:
-    """Linear warm-up, then half a cosine down to a hundredth."""
+    """Factor on the learning rate: linear warm-up, then half a cosine down to 0.01."""
     if step < recipe.warm_up:
         return (step + 1) / recipe.warm_up
     done = (step - recipe.warm_up) / max(1, recipe.steps - recipe.warm_up)

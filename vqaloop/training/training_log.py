@@ -10,7 +10,7 @@ from vqaloop.core.files import renamed_to
 from vqaloop.errors import InputError
 
 
-class RunLog:
+class TrainingLog:
     """Rows of one run; a resumed run drops those of steps that it will repeat."""
 
     def __init__(self, path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Where a series of measurements changed for good, and how sure that is.
+"""Change-point detection in a series of measurements, with p-values.
 
 One change: the split into two parts whose means differ most for its length (least squares, Hawkins
 1977, "Testing a sequence of observations for a shift in location"), with a p-value by permutation
@@ -42,19 +42,17 @@ class ChangePoint:
     p_value: float
     """Share of series without a change that look as changed as this one, 0..1."""
 
-    @property
-    def confidence(self) -> float:
-        """1 less the p-value."""
-        return 1 - self.p_value
-
 
 def change_point(
     values: Sequence[float], noise: float = 0.0, *, level: float = LEVEL, seed: int = 0
 ) -> ChangePoint | None:
-    """The clearest change of level in a series, or None where there is none to be sure of.
+    """The most significant change of level in a series, or None.
 
-    `values` in the order of time, finite. `noise` in their unit: a smaller step is never reported,
-    however sure. The same seed gives the same answer.
+    Args:
+        values: In the order of time; finite.
+        noise: In their unit; a smaller step is never reported, whatever its p-value.
+        level: Largest p-value that is reported, 0..1.
+        seed: Of the permutations; the same seed gives the same result.
     """
     start = max(len(values) - LARGEST, 0)
     series = np.asarray(values, float)[start:]
@@ -78,7 +76,7 @@ def change_point(
 def change_points(
     values: Sequence[float], noise: float = 0.0, *, level: float = LEVEL, seed: int = 0
 ) -> list[ChangePoint]:
-    """All changes of a series, in order: the clearest, then those of the parts on its sides.
+    """All changes of a series in order, by binary segmentation.
 
     Arguments as of `change_point`. Steps are between neighbouring parts.
     """
@@ -103,7 +101,7 @@ def change_points(
 def spread(values: Sequence[float]) -> float:
     """Standard deviation of a series about a level that may change, from its differences.
 
-    Their median, made that of a normal distribution: it hears little of few steps and strays.
+    Their median absolute value, scaled to a normal distribution: robust to few steps and strays.
     """
     if len(values) < 2:
         return 0.0

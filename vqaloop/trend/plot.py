@@ -1,4 +1,4 @@
-"""The history of a series as a plot and as a page."""
+"""Trends of a regress history as a plot and as an HTML page."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -11,7 +11,7 @@ from vqaloop.core.text import quoted
 from vqaloop.core.version import __version__
 from vqaloop.errors import InputError
 from vqaloop.report.html import render
-from vqaloop.report.plotting import COLOURS, INK, as_png, as_svg, style
+from vqaloop.report.plotting import COLOURS, INK, as_png, as_svg, ink, open_frame, style
 from vqaloop.trend.table import short_name, trend_text
 from vqaloop.trend.trend import Change, Trend, read_trend, trend_title
 
@@ -36,7 +36,7 @@ def show_trend(
     seed: int = 0,
     say: Callable[[str], None] = print,
 ) -> list[Trend]:
-    """Say the trends of a store, line by line, and draw them to `out` (.png, .svg, .html).
+    """Print the trends of a store, line by line, and draw them to `out` (.png, .svg, .html).
 
     Raises InputError for a store that is missing or not ours, or an `out` that cannot be written.
     """
@@ -69,7 +69,7 @@ def write_trend(trends: Sequence[Trend], out: Path) -> None:
 def trend_page(trends: Sequence[Trend]) -> str:
     """A page that opens offline, the newest trend first."""
     drawn = [
-        (Markup(trend_svg([trend], f"trend{number}")), trend_text(trend))
+        (trend_svg([trend], f"trend{number}"), trend_text(trend))
         for number, trend in enumerate(reversed(trends))
     ]
     return render("trend.html", title="Trend of builds", trends=drawn, version=__version__)
@@ -81,7 +81,7 @@ def trend_png(trends: Sequence[Trend]) -> bytes:
         return as_png(_figure(trends))
 
 
-def trend_svg(trends: Sequence[Trend], salt: str = "trend") -> str:
+def trend_svg(trends: Sequence[Trend], salt: str = "trend") -> Markup:
     """As `trend_png`, in the text colour of the page it is put into."""
     with style(10, INK):
         return as_svg(_figure(trends), "Bitrate at equal score over time", salt)
@@ -98,14 +98,10 @@ def _figure(trends: Sequence[Trend]) -> "Figure":
 
 
 def _draw(axes: "Axes", trend: Trend) -> None:
-    import matplotlib
-
-    ink = matplotlib.rcParams["text.color"]
     axes.set_title(trend_title(trend))
     axes.set_ylabel("bitrate at equal score,\n% against the first baseline")
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.grid(color="#888888", alpha=0.3)
-    axes.axhline(0, color=ink, linewidth=0.8)
+    open_frame(axes)
+    axes.axhline(0, color=ink(), linewidth=0.8)
     places = [i for i, level in enumerate(trend.levels) if level is not None]
     levels = [level for level in trend.levels if level is not None]
     if places:
@@ -132,7 +128,7 @@ def _draw(axes: "Axes", trend: Trend) -> None:
         axes.plot(
             lost,
             [0] * len(lost),
-            color=ink,
+            color=ink(),
             marker="x",
             linestyle="none",
             label="could not be told",

@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 
 from vqaloop.core.text import quoted
 from vqaloop.errors import InputError
+from vqaloop.report.console import encodable
 
 DOCUMENT = "vqaloop.regress/1"
 APPLICATION = 0x76716C74
@@ -56,7 +57,7 @@ _TABLES = (
 
 @dataclass(frozen=True)
 class BuildName:
-    """A build as a history knows it; equal where it is the same file with the same arguments."""
+    """A build in a history; equal for the same file with the same arguments."""
 
     version: str
     sha256: str
@@ -73,7 +74,7 @@ class Row:
     baseline: BuildName
     candidate: BuildName
     bd_rate: float | None
-    """None where it could not be told."""
+    """None where the comparison gave none."""
     interval: tuple[float, float] | None
     noise_floor: float | None
     verdict: str
@@ -86,7 +87,7 @@ class Row:
 
 
 class Series(NamedTuple):
-    """What rows that can be held against each other have in common."""
+    """What comparable rows have in common."""
 
     codec: str
     encoder: str
@@ -132,7 +133,7 @@ def check_store(store: Path) -> None:
 
 
 def read_rows(store: Path, wanted: Mapping[str, str | None]) -> dict[Series, list[Row]]:
-    """Rows by series, oldest first: those that can be held against each other.
+    """Rows by series, oldest first; those of one series are comparable.
 
     `wanted` has codec, encoder, preset and metric; None is any, of the metric the one that each
     comparison was judged by. Raises InputError for a file that is missing, not ours or damaged.
@@ -255,10 +256,7 @@ def _insert(db: sqlite3.Connection, table: str, row: Mapping[str, Any]) -> int:
     marks = ", ".join(f":{key}" for key in row)
     # names of files and words of programs may hold what is no Unicode
     cells = {
-        key: value.encode("utf-8", "backslashreplace").decode()
-        if isinstance(value, str)
-        else value
-        for key, value in row.items()
+        key: encodable(value) if isinstance(value, str) else value for key, value in row.items()
     }
     cursor = db.execute(f"INSERT INTO {table} ({', '.join(row)}) VALUES ({marks})", cells)
     return int(cursor.lastrowid or 0)

@@ -1,4 +1,4 @@
-"""Trends as people see them: a table of 80 columns, what changed in words, and a plot."""
+"""Trends as text: a table of 80 columns and the changes in words."""
 
 import io
 import json
@@ -100,7 +100,7 @@ def short_name(build: BuildName, width: int = 24) -> str:
 
 
 def _build_label(build: BuildName, width: int) -> str:
-    """What tells a build from its neighbours: its version, or its arguments where it has some."""
+    """What distinguishes a build in a table: its version, or its arguments where it has some."""
     args = printable(" ".join(json.loads(build.args)))
     return f"{build.sha256[:7]} {args}"[:width] if args else short_name(build, width)
 

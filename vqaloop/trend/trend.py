@@ -1,8 +1,8 @@
 """Trends of a history of builds: how the bitrate at equal score went, and where it changed.
 
 Rows are comparisons of two builds. Those of one codec, encoder, preset, metric, set of clips,
-sizes and points can be held against each other; they make a trend. Each row tells its candidate
-against its own baseline, and baselines may differ along the way. A candidate's *level* is its BD-
+sizes and points are comparable; they make a trend. Each row compares its candidate
+with its own baseline, and baselines may differ along the way. A candidate's *level* is its BD-
 rate against the first baseline: that of its own baseline, if that was a candidate before or is
 the first one, and its own on top, (1 + a)(1 + b) - 1. So rows that share a baseline and rows in a
 chain, each against the one before, come out alike, and so does a mixture. A row whose baseline
@@ -27,7 +27,7 @@ from vqaloop.core.text import counted, printable
 from vqaloop.trend.store import BuildName, Row, read_rows
 
 CLEAR = ("regression", "improvement")
-"""Verdicts that tell of a change."""
+"""Verdicts that mean a change."""
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ class Change:
 
 @dataclass(frozen=True)
 class Trend:
-    """Comparisons that can be held against each other, oldest first."""
+    """Comparable comparisons of builds, oldest first."""
 
     codec: str
     encoder: str
@@ -125,8 +125,8 @@ def _changes(rows: Sequence[Row], seed: int) -> tuple[Change, ...]:
         found += [Change(group[step.index][0], step.step, step.p_value) for step in steps]
         # what is off from the first row on is no step among them
         alone = group[:1] if steps else group
-        told = (Change(at, value, None) for at, row, value in alone if row.verdict in CLEAR)
-        found += list(itertools.islice(told, 1))
+        clear = (Change(at, value, None) for at, row, value in alone if row.verdict in CLEAR)
+        found += list(itertools.islice(clear, 1))
     return tuple(sorted(found, key=lambda change: change.row))
 
 

@@ -1,7 +1,8 @@
-"""The default parameters as curves, against which one encode of others tells what they save.
+"""Rate-quality curves of an encoder's default parameters, and the gains of other parameters.
 
-Its rate is held against the rate at which the defaults reach the same score on the same window,
-its PSNR-Y and VMAF against theirs at the same rate, its seconds against theirs at the same knob.
+The rate of an encode is compared with the rate at which the defaults reach the same score on the
+same window, its PSNR-Y and VMAF with theirs at the same rate, its CPU seconds with theirs at the
+same knob.
 """
 
 from collections.abc import Sequence
@@ -13,12 +14,12 @@ from vqaloop.records import RDPoint
 from vqaloop.search.curve_fit import fit_curve
 
 DENSE = 400
-"""Knobs at which the defaults' curve is tabulated."""
+"""Knobs at which the curves are tabulated."""
 
 
 @dataclass(frozen=True)
-class Measured:
-    """One encode of one window, or of the title."""
+class CurvePoint:
+    """One measured encode of a window, or of the title."""
 
     knob: float
     kbps: float
@@ -30,8 +31,8 @@ class Measured:
 
 
 @dataclass(frozen=True)
-class Verdict:
-    """One encode against the defaults."""
+class Gains:
+    """One encode compared with the defaults."""
 
     kbps: float
     score: float
@@ -45,27 +46,27 @@ class Verdict:
     default_cpu_s: float
     """Seconds of the defaults at the same knob, by their curve."""
     beside_cpu_s: float | None = None
-    """Those of the defaults timed right beside it, where that was done."""
+    """Those of the defaults timed right after it, where that was done."""
 
 
-def time_ratio(verdicts: Sequence[Verdict]) -> float:
+def time_ratio(gains: Sequence[Gains]) -> float:
     """CPU time over the defaults'.
 
-    Seconds drift by ten percent and more with what else the machine does, so the defaults' curve,
-    made once, is brought to the moment by those encodes that were timed beside.
+    CPU seconds drift by ten percent and more with the machine's load, so the curve of the
+    defaults, measured once, is rescaled by the encodes whose defaults were timed again.
     """
-    timed = [(v.beside_cpu_s, v.default_cpu_s) for v in verdicts if v.beside_cpu_s is not None]
+    timed = [(g.beside_cpu_s, g.default_cpu_s) for g in gains if g.beside_cpu_s is not None]
     drift = sum(a for a, _ in timed) / sum(b for _, b in timed) if timed else 1.0
-    return sum(v.cpu_s for v in verdicts) / (drift * sum(v.default_cpu_s for v in verdicts))
+    return sum(g.cpu_s for g in gains) / (drift * sum(g.default_cpu_s for g in gains))
 
 
-class Baseline:
-    """The defaults on one window, as curves through what was measured (at least two knobs)."""
+class DefaultCurves:
+    """The defaults on one window: curves through the points of at least two knobs."""
 
-    def __init__(self, points: Sequence[Measured], top: float) -> None:
+    def __init__(self, points: Sequence[CurvePoint], top: float) -> None:
         self.points = sorted(points, key=lambda p: p.knob)
         knobs = [p.knob for p in self.points]
-        # a little beyond the ends, for encodes of other parameters that come to lie there
+        # a little beyond the ends, where encodes of other parameters may lie
         reach = (knobs[-1] - knobs[0]) / 4
         self.knobs = np.linspace(knobs[0] - reach, knobs[-1] + reach, DENSE)
         curve = self._tabulated("score", top)
@@ -73,7 +74,7 @@ class Baseline:
         self.score = np.array([p.score for p in curve])
         self.vmaf = np.array([p.score for p in self._tabulated("vmaf", 100.0)])
         self.psnr_y = np.array([p.score for p in self._tabulated("psnr_y", 100.0)])
-        # single times are noisy, and their logarithm is nearly straight in the knob
+        # single times are noisy, and their logarithm is nearly linear in the knob
         seconds = np.log([max(p.cpu_s, 1e-3) for p in self.points])
         self._cpu = np.polynomial.Polynomial.fit(knobs, seconds, 1)
 
@@ -82,17 +83,18 @@ class Baseline:
         fitted = fit_curve(points, top)
         return [fitted(float(knob)) for knob in self.knobs]
 
-    def judge(self, made: Measured) -> Verdict:
+    def compare(self, point: CurvePoint) -> Gains:
+        """The gains of an encode of other parameters."""
         rising = np.argsort(self.log_rate, kind="stable")
         log_rate = self.log_rate[rising]
-        equal = float(np.exp(np.interp(made.score, self.score[rising], log_rate)))
-        there = np.log(made.kbps)
-        return Verdict(
-            kbps=made.kbps,
-            score=made.score,
-            saving=100 * (1 - made.kbps / equal),
-            vmaf=made.vmaf - float(np.interp(there, log_rate, self.vmaf[rising])),
-            psnr_y=made.psnr_y - float(np.interp(there, log_rate, self.psnr_y[rising])),
-            cpu_s=made.cpu_s,
-            default_cpu_s=float(np.exp(self._cpu(made.knob))),
+        equal = float(np.exp(np.interp(point.score, self.score[rising], log_rate)))
+        there = np.log(point.kbps)
+        return Gains(
+            kbps=point.kbps,
+            score=point.score,
+            saving=100 * (1 - point.kbps / equal),
+            vmaf=point.vmaf - float(np.interp(there, log_rate, self.vmaf[rising])),
+            psnr_y=point.psnr_y - float(np.interp(there, log_rate, self.psnr_y[rising])),
+            cpu_s=point.cpu_s,
+            default_cpu_s=float(np.exp(self._cpu(point.knob))),
         )

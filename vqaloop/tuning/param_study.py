@@ -1,8 +1,9 @@
-"""The study of a tuning: one trial is one set of encoder parameters, judged encode by encode.
+"""The Optuna study of a tuning: a trial is a set of encoder parameters, measured encode by encode.
 
 The value of a trial is the percent of bitrate that it saves near the operating point, the mean of
-its encodes; the running mean is reported to a pruner after each. What takes too long, or loses too
-much PSNR, breaks a constraint and never wins. Several processes may share the storage.
+its encodes; the running mean is reported to a pruner after each. A trial that takes too long, or
+loses too much PSNR, breaks a constraint and is never chosen. Several processes may share the
+storage.
 """
 
 import contextlib
@@ -19,13 +20,13 @@ from optuna.trial import FrozenTrial, TrialState
 
 from vqaloop.records import Event, Watcher, rounded
 from vqaloop.search.shared_study import POLL_S, SharedStudy
-from vqaloop.tuning.default_curves import Verdict, time_ratio
+from vqaloop.tuning.default_curves import Gains, time_ratio
 from vqaloop.tuning.param_trials import ParamJudge, ParamsFailed, TuneLimits
 from vqaloop.tuning.samplers import (
     KNOB,
     DrawSampler,
     Params,
-    counted,
+    counted_trials,
     default_point,
     distributions,
     encoder_params,
@@ -42,15 +43,23 @@ WORTH = 0.5
 """Percent of bitrate below which a saving is not worth other parameters."""
 TOO_SLOW = 1.5
 """A trial this many times beyond the time limit is given up, whatever it saves."""
+LEAST_TRIALS = 8
+"""Trials with a value below which importance is not estimated."""
 
 
 class ParamSearch:
-    """Trials of one judge, until a study has as many as are asked for."""
+    """Runs trials until a study has as many as are asked for."""
 
     def __init__(
-        self, judge: ParamJudge, rules: TuneLimits, sampler: str, seed: int, *, front: bool = False
+        self,
+        judge: ParamJudge,
+        limits: TuneLimits,
+        sampler: str,
+        seed: int,
+        *,
+        front: bool = False,
     ) -> None:
-        self.judge, self.rules, self.front = judge, rules, front
+        self.judge, self.limits, self.front = judge, limits, front
         self.spec = judge.shop.spec
         self.sampler = sampler
         first = default_point(self.spec, judge.knob if front else None)
@@ -60,20 +69,20 @@ class ParamSearch:
     def run(
         self, storage: BaseStorage, name: str, trials: int, progress: Watcher
     ) -> list[FrozenTrial]:
-        """All trials that count, once there are `trials`; made here unless another does."""
+        """All trials that count, once there are `trials`; other processes may add some."""
         pruner: BasePruner = NopPruner()
         if not self.front:
             pruner = PercentilePruner(KEPT, n_startup_trials=UNPRUNED)
-        with _fewer_words(), self.seat(storage, name, pruner) as shared:
+        with _quiet_optuna(), self.seat(storage, name, pruner) as shared:
             self.judge.shop.map(
                 lambda _: self._work(shared, trials, progress), range(self.judge.shop.workers)
             )
-            return [t for t in counted(shared.study) if t.state != TrialState.RUNNING]
+            return [t for t in counted_trials(shared.study) if t.state != TrialState.RUNNING]
 
     def seat(
         self, storage: BaseStorage, name: str, pruner: BasePruner | None = None
     ) -> SharedStudy:
-        """A seat at the study of that name."""
+        """This process's part in the study of that name."""
         directions: list[Literal["minimize", "maximize"]] = ["maximize"]
         if self.front:
             directions = ["minimize", "maximize"]
@@ -82,67 +91,67 @@ class ParamSearch:
     def _work(self, shared: SharedStudy, trials: int, progress: Watcher) -> None:
         while True:
             shared.release_lost()
-            known = counted(shared.study)
+            known = counted_trials(shared.study)
             if len(known) >= trials:
                 if not any(t.state == TrialState.RUNNING for t in known):
                     return
-                # another is at the last ones, and may yet be lost
+                # another process works on the last ones, and may yet be lost
                 time.sleep(POLL_S)
                 continue
             trial = shared.ask()
-            before = [t for t in counted(shared.study) if t.number < trial.number]
+            before = [t for t in counted_trials(shared.study) if t.number < trial.number]
             if len(before) >= trials:
-                # two asked for the last one at once
+                # two processes asked for the last one at once
                 shared.tell(trial, None)
                 continue
-            # whoever took the trial for lost has given it to another
+            # a trial that was taken for lost was given to another process
             with contextlib.suppress(UpdateFinishedTrialError):
                 text = self._one(shared, trial)
                 progress(Event("search", text, len(before) + 1, trials))
 
     def _one(self, shared: SharedStudy, trial: optuna.Trial) -> str:
         params = encoder_params(self.spec, trial.params)
-        words = " ".join(f"{name}={value}" for name, value in params) or "defaults"
-        verdicts: list[Verdict] = []
+        label = " ".join(f"{name}={value}" for name, value in params) or "defaults"
+        gains: list[Gains] = []
         jobs = self.judge.schedule()
         if self.front:
             knob = self.spec.knob.snap(trial.params[KNOB])
             jobs = [(window, knob) for window in range(len(self.judge.windows))]
-            words = f"{words} at {knob:g}"
+            label = f"{label} at {knob:g}"
         pruned = False
         try:
             for step, job in enumerate(jobs):
-                verdicts.append(self.judge.verdict(job, params, beside=step < BESIDE))
+                gains.append(self.judge.gains(job, params, beside=step < BESIDE))
                 if self.front or step + 1 == len(jobs):
                     continue
-                trial.report(_mean(verdicts, "saving"), step)
-                if time_ratio(verdicts) > TOO_SLOW * self.rules.slowdown or trial.should_prune():
+                trial.report(_mean(gains, "saving"), step)
+                if time_ratio(gains) > TOO_SLOW * self.limits.slowdown or trial.should_prune():
                     pruned = True
                     break
         except ParamsFailed as error:
             trial.set_user_attr("error", str(error))
             shared.tell(trial, None)
-            return f"{words}: failed ({error})"
-        return f"{words}: {self._tell(shared, trial, verdicts, pruned)}"
+            return f"{label}: failed ({error})"
+        return f"{label}: {self._tell(shared, trial, gains, pruned)}"
 
     def _tell(
-        self, shared: SharedStudy, trial: optuna.Trial, verdicts: list[Verdict], pruned: bool
+        self, shared: SharedStudy, trial: optuna.Trial, gains: list[Gains], pruned: bool
     ) -> str:
-        ratio, psnr = time_ratio(verdicts), _mean(verdicts, "psnr_y")
-        saving = _mean(verdicts, "saving")
+        ratio, psnr = time_ratio(gains), _mean(gains, "psnr_y")
+        saving = _mean(gains, "saving")
         figures = {
             "saving_percent": saving,
-            "vmaf_gain": _mean(verdicts, "vmaf"),
+            "vmaf_gain": _mean(gains, "vmaf"),
             "psnr_y_gain": psnr,
             "time_ratio": ratio,
-            "cpu_s": sum(v.cpu_s for v in verdicts),
+            "cpu_s": sum(g.cpu_s for g in gains),
         }
         for name, value in figures.items():
             trial.set_user_attr(name, rounded(value, 6))
-        trial.set_user_attr("encodes", len(verdicts))
+        trial.set_user_attr("encodes", len(gains))
         trial.set_user_attr("pruned", pruned)
-        trial.set_constraint("time", ratio - self.rules.slowdown)
-        trial.set_constraint("psnr_y", -self.rules.psnr_loss - psnr)
+        trial.set_constraint("time", ratio - self.limits.slowdown)
+        trial.set_constraint("psnr_y", -self.limits.psnr_loss - psnr)
         if pruned and self.sampler == "tpe":
             with contextlib.suppress(ValueError):
                 shared.study.tell(trial.number, state=TrialState.PRUNED)
@@ -151,18 +160,18 @@ class ParamSearch:
             shared.tell(
                 trial,
                 [
-                    float(np.average([v.kbps for v in verdicts], weights=weights)),
-                    float(np.average([v.score for v in verdicts], weights=weights)),
+                    float(np.average([g.kbps for g in gains], weights=weights)),
+                    float(np.average([g.score for g in gains], weights=weights)),
                 ],
             )
         else:
-            # the other samplers learn nothing from trials that Optuna holds as pruned
+            # the other samplers ignore trials in Optuna's state "pruned"
             shared.tell(trial, [saving])
-        given_up = f", given up after {len(verdicts)}" if pruned else ""
+        given_up = f", given up after {len(gains)}" if pruned else ""
         return f"{saving:+.1f} % saved, {ratio:.2f} times the time{given_up}"
 
     def candidates(self, trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:
-        """Trials that keep to the rules and save something, the best first, each point once."""
+        """Trials within the limits that save something, the best first, each point once."""
         found: dict[Params, FrozenTrial] = {}
         for trial in self.allowed(trials):
             params = encoder_params(self.spec, trial.params)
@@ -171,16 +180,17 @@ class ParamSearch:
         return list(found.values())
 
     def allowed(self, trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:
-        """Trials judged to the end that break no rule, the largest saving first."""
+        """Complete trials within the limits, the largest saving first."""
         return sorted(feasible(trials), key=lambda t: (-t.user_attrs["saving_percent"], t.number))
 
 
-def _mean(verdicts: Sequence[Verdict], what: str) -> float:
-    return float(np.mean([getattr(verdict, what) for verdict in verdicts]))
+def _mean(gains: Sequence[Gains], what: str) -> float:
+    return float(np.mean([getattr(each, what) for each in gains]))
 
 
 @contextlib.contextmanager
-def _fewer_words() -> Iterator[None]:
+def _quiet_optuna() -> Iterator[None]:
+    """Optuna logs errors alone."""
     before = optuna.logging.get_verbosity()
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     try:
@@ -189,8 +199,35 @@ def _fewer_words() -> Iterator[None]:
         optuna.logging.set_verbosity(before)
 
 
+def tuning_json(
+    documents: Sequence[dict[str, Any]], trials: Sequence[FrozenTrial]
+) -> dict[str, Any]:
+    """A ladder's record of the study of its parameters; `documents` are the trials as JSON."""
+    return {"trials": list(documents), "importance": importance(trials)}
+
+
+def importance(trials: Sequence[FrozenTrial]) -> dict[str, float]:
+    """Importance of each parameter, largest first, 1 together.
+
+    PED-ANOVA (Watanabe, Bansal and Hutter, IJCAI 2023), as Optuna has it: how differently the
+    better trials are spread over a parameter. Empty where the trials are too few, or all alike.
+    """
+    valued = [t for t in trials if t.state == TrialState.COMPLETE and t.values]
+    if len(valued) < LEAST_TRIALS or len({t.values[0] for t in valued}) < 2:
+        return {}
+    # parameters that never varied have no importance, which Optuna refuses to compute
+    with _quiet_optuna(), contextlib.suppress(ValueError, RuntimeError):
+        study = optuna.create_study(direction="maximize")
+        study.add_trials(valued)
+        shares = optuna.importance.get_param_importances(
+            study, evaluator=optuna.importance.PedAnovaImportanceEvaluator()
+        )
+        return {name: round(float(share), 4) for name, share in shares.items()}
+    return {}
+
+
 def trial_json(trial: FrozenTrial, params: dict[str, Any]) -> dict[str, Any]:
-    """A trial for tuning.json: its parameters, figures, and the reason where it failed."""
+    """A trial for tuning.json: its parameters and figures, and the reason if it failed."""
     about = trial.user_attrs
     error = about.get("error")
     state = "failed" if error else "pruned" if about.get("pruned") else "complete"

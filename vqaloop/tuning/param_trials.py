@@ -1,9 +1,8 @@
-"""How good a set of encoder parameters is: each of its encodes against the defaults' own curve.
+"""Measures sets of encoder parameters: each of their encodes against the curves of the defaults.
 
-The defaults are measured first, on each window at some knobs around the operating point. Then one
-encode of other parameters tells by itself what they save: its rate against the rate at which the
-defaults reach the same score on the same window. And what they cost: its seconds against the
-defaults' at the same knob, its PSNR-Y against theirs at the same rate.
+The defaults are measured first, on each window at some knobs around the operating point. A single
+encode of other parameters then gives their bitrate saving at equal score, their gain in PSNR-Y at
+equal bitrate, and their CPU time over the defaults' (default_curves.py).
 """
 
 import math
@@ -20,13 +19,13 @@ from vqaloop.execution.workshop import Workshop
 from vqaloop.quality.bdrate import NotComparable, bd_rate, bd_score
 from vqaloop.records import RDPoint, Rendition, Source
 from vqaloop.search.curve_fit import fit_curve
-from vqaloop.tuning.default_curves import Baseline, Measured, Verdict
+from vqaloop.tuning.default_curves import CurvePoint, DefaultCurves, Gains
 from vqaloop.tuning.samplers import Params
 
 ANCHORS = (0.1, 0.5, 0.9)
 """Parts of the knob's search range at which the defaults are measured, to find the target."""
 AROUND = (-2, -1, 0, 1, 2)
-"""And in steps (`Judge.step`) from there once it is found."""
+"""And in steps (`ParamJudge.step`) around the target's knob once it is found."""
 STEP = 1 / 12
 """Of the search range: rates about 1.3 times apart."""
 VERIFY_DEFAULT = (-2.5, -1.5, -0.5, 0.5, 1.5, 2.5)
@@ -34,13 +33,13 @@ VERIFY_DEFAULT = (-2.5, -1.5, -0.5, 0.5, 1.5, 2.5)
 VERIFY_TUNED = (-1.5, -0.5, 0.5, 1.5)
 """And the tuned parameters: all between the knobs of the search."""
 TIME_NOISE = 0.05
-"""By so much (of the defaults' time) a verified time may exceed the limit: single times vary."""
+"""Part of the defaults' time by which a verified time may exceed the limit: times vary."""
 REPEATS = 4
 """Runs of which the least time counts: other work on the machine only ever adds."""
 TIMED = 2
 """Windows on which time is verified."""
 GUARD_LOSS = 1.0
-"""Percent of bitrate that VMAF may say was lost where another metric says that it was saved."""
+"""Percent of bitrate that may be lost by VMAF where another metric finds a saving."""
 
 
 @dataclass(frozen=True)
@@ -53,7 +52,7 @@ class Target:
 
 @dataclass(frozen=True)
 class TuneLimits:
-    """What parameters must keep to."""
+    """Constraints on tuned parameters."""
 
     slowdown: float = 1.1
     """Most CPU time, as a multiple of the defaults' at the same knobs."""
@@ -63,7 +62,7 @@ class TuneLimits:
 
 @dataclass(frozen=True)
 class Setting:
-    """What all encodes of a search have in common."""
+    """What all encodes of a tuning have in common."""
 
     width: int
     height: int
@@ -72,11 +71,11 @@ class Setting:
 
 
 @dataclass(frozen=True)
-class Check:
-    """Parameters on the whole title, beside the defaults."""
+class Verification:
+    """Parameters compared with the defaults on the whole title."""
 
     params: Params
-    curve: tuple[Measured, ...]
+    curve: tuple[CurvePoint, ...]
     saving: float
     """Percent of bitrate at equal score."""
     vmaf_saving: float
@@ -90,14 +89,15 @@ class Check:
 
 
 class ParamJudge:
-    """The defaults measured, the operating point found, parameters judged there."""
+    """Measures the defaults, finds the operating point, and compares parameters there."""
 
     knob: float
-    """Of the operating point; there once `prepare` has run."""
+    """The operating point's; set by `prepare`."""
 
     def __init__(self, shop: Workshop, windows: Sequence[Source], setting: Setting) -> None:
         self.shop, self.windows, self.setting = shop, tuple(windows), setting
         knob = shop.spec.knob
+        # two steps of the knob at least, so that snapped neighbours differ
         self.step = max(2 * knob.step, (knob.search[1] - knob.search[0]) * STEP)
 
     def rendition(self, params: Params, knob: float) -> Rendition:
@@ -105,44 +105,45 @@ class ParamJudge:
         name = self.shop.spec.name
         return Rendition(s.width, s.height, name, knob, s.preset, s.bit_depth, params)
 
-    def measure(self, source: Source, params: Params, knob: float) -> Measured:
-        """Raises ToolError, or EncodeFailed with the reason, when there is nothing to measure."""
+    def measure(self, source: Source, params: Params, knob: float) -> CurvePoint:
+        """Encode and score; raises ParamsFailed with the reason where the encode fails."""
         trial = self.shop.try_one(source, self.rendition(params, knob))
         if trial.error or trial.encode is None:
             raise ParamsFailed(trial.error or "nothing was encoded")
         score = self.shop.score(source, trial.encode.path)
         guard = self.shop.guard(source, trial.encode.path)
-        made = trial.encode
-        return Measured(
-            knob,
-            made.bitrate_kbps,
-            score.value,
-            guard["vmaf"],
-            guard["psnr_y"],
-            made.cpu_s,
-            made.ffmpeg_args,
+        done = trial.encode
+        return CurvePoint(
+            knob=knob,
+            kbps=done.bitrate_kbps,
+            score=score.value,
+            vmaf=guard["vmaf"],
+            psnr_y=guard["psnr_y"],
+            cpu_s=done.cpu_s,
+            ffmpeg_args=done.ffmpeg_args,
         )
 
-    def prepare(self, target: Target, told: Callable[[str, int, int], object]) -> None:
+    def prepare(self, target: Target, progress: Callable[[str, int, int], object]) -> None:
         """Measure the defaults on all windows, and find the knob of the target.
 
-        `told` hears of each encode. Raises TargetUnreachable for a target beyond the reach of the
-        knob, or when the defaults cannot be encoded.
+        `progress(message, done, total)` is called after each encode. Raises TargetUnreachable for
+        a target beyond the reach of the knob, or when the defaults cannot be encoded.
         """
         spec = self.shop.spec
         low, high = spec.knob.search
         anchors = sorted({spec.knob.snap(low + (high - low) * part) for part in ANCHORS})
-        done: list[list[Measured]] = [[] for _ in self.windows]
+        done: list[list[CurvePoint]] = [[] for _ in self.windows]
         total = len(self.windows) * (len(ANCHORS) + len(AROUND))
         count = 0
 
-        def add(job: tuple[int, float]) -> Measured:
+        def add(job: tuple[int, float]) -> CurvePoint:
             nonlocal count
             window, knob = job
-            made = self.measure(self.windows[window], (), knob)
+            point = self.measure(self.windows[window], (), knob)
             count += 1
-            told(f"defaults at {knob:g}: {made.kbps:.0f} kb/s, {made.score:.1f}", count, total)
-            return made
+            text = f"defaults at {knob:g}: {point.kbps:.0f} kb/s, {point.score:.1f}"
+            progress(text, count, total)
+            return point
 
         def fill(knobs: Sequence[float]) -> None:
             jobs = [(w, knob) for w in range(len(self.windows)) for knob in knobs]
@@ -150,29 +151,23 @@ class ParamJudge:
                 found = self.shop.map(add, jobs)
             except ParamsFailed as error:
                 raise TargetUnreachable(f"the default parameters fail: {error}") from error
-            for (window, _), made in zip(jobs, found, strict=True):
-                done[window].append(made)
+            for (window, _), point in zip(jobs, found, strict=True):
+                done[window].append(point)
 
         fill(anchors)
         self.knob = self._locate(target, done)
         near = {spec.knob.snap(self.knob + part * self.step) for part in AROUND}
         fill(sorted(near - set(anchors)))
-        # once more, now that more is known
+        # again, on the denser curve
         self.knob = self._locate(target, done)
-        self.baselines = [Baseline(points, self.shop.metric.top) for points in done]
+        self.defaults = [DefaultCurves(points, self.shop.metric.top) for points in done]
 
-    def _locate(self, target: Target, done: Sequence[Sequence[Measured]]) -> float:
+    def _locate(self, target: Target, done: Sequence[Sequence[CurvePoint]]) -> float:
         """The knob of the target for all windows together."""
         knob = self.shop.spec.knob
         if target.score is None and target.kbps is None:
             return knob.snap(sum(knob.search) / 2)
-        weights = [window.duration_s for window in self.windows]
-        means = []
-        for same in zip(*(sorted(points, key=lambda p: p.knob) for points in done), strict=True):
-            kbps = float(np.average([p.kbps for p in same], weights=weights))
-            score = float(np.average([p.score for p in same], weights=weights))
-            means.append(RDPoint(0, 0, same[0].knob, kbps, score))
-        curve = fit_curve(means, self.shop.metric.top)
+        curve = fit_curve(self._means(done), self.shop.metric.top)
         grid = [curve(k) for k in np.arange(knob.min, knob.max + knob.step / 2, knob.step)]
         inside = [p for p in grid if knob.search[0] <= p.knob <= knob.search[1]]
         if target.score is not None:
@@ -192,8 +187,18 @@ class ParamJudge:
             )
         return knob.snap(best.knob)
 
+    def _means(self, done: Sequence[Sequence[CurvePoint]]) -> list[RDPoint]:
+        """Means over the windows at each knob, weighted by duration."""
+        weights = [window.duration_s for window in self.windows]
+        means = []
+        for same in zip(*(sorted(points, key=lambda p: p.knob) for points in done), strict=True):
+            kbps = float(np.average([p.kbps for p in same], weights=weights))
+            score = float(np.average([p.score for p in same], weights=weights))
+            means.append(RDPoint(0, 0, same[0].knob, kbps, score))
+        return means
+
     def schedule(self) -> list[tuple[int, float]]:
-        """Window and knob of each encode of a trial, in the order in which they are made.
+        """Window and knob of each encode of a trial, in the order of encoding.
 
         One window: the operating point first, then below and above. Several: each at one knob,
         below and above in turn, then each at the other.
@@ -211,19 +216,19 @@ class ParamJudge:
             jobs += [at(w, -side) for w, side in enumerate(sides)]
         return list(dict.fromkeys(jobs))
 
-    def verdict(self, job: tuple[int, float], params: Params, beside: bool = False) -> Verdict:
-        """One encode of these parameters, judged; with the defaults timed beside it if asked."""
+    def gains(self, job: tuple[int, float], params: Params, beside: bool = False) -> Gains:
+        """The gains of one encode of these parameters; `beside`: the defaults are timed again."""
         window, knob = job
         source = self.windows[window]
-        found = self.baselines[window].judge(self.measure(source, params, knob))
+        gains = self.defaults[window].compare(self.measure(source, params, knob))
         if not beside:
-            return found
-        return replace(found, beside_cpu_s=self._timed(source, params, knob, 1)[0])
+            return gains
+        return replace(gains, beside_cpu_s=self._timed(source, params, knob, 1)[0])
 
     def time_ratio(self, params: Params) -> float:
         """CPU time over the defaults' at the operating point: the least of some runs of each.
 
-        Runs alternate, on the windows or the first few of them.
+        Runs alternate, on the first TIMED windows.
         """
         pairs = [
             self._timed(window, params, self.knob, REPEATS) for window in self.windows[:TIMED]
@@ -235,8 +240,8 @@ class ParamJudge:
     ) -> tuple[float, float]:
         """Least CPU seconds of the defaults and, with several repeats, of these parameters.
 
-        Encoded afresh, and remembered for these parameters, so that a run that goes on from the
-        cache finds the same.
+        Encoded past the cache of encodes, as that holds times of another moment; the times
+        themselves are cached for these parameters, so that a resumed run finds the same.
         """
         shop = self.shop
         key = {
@@ -249,6 +254,7 @@ class ParamJudge:
         found = shop.cache.get_json(key)
         if found is None:
             default, own = self._seconds(source, (), knob), math.inf
+            # in turns, so that a busy moment of the machine slows down both
             for _ in range(repeats - 1):
                 own = min(own, self._seconds(source, params, knob))
                 default = min(default, self._seconds(source, (), knob))
@@ -260,7 +266,7 @@ class ParamJudge:
     def _seconds(self, source: Source, params: Params, knob: float) -> float:
         out = self.shop.scratch / f"{uuid.uuid4().hex}{self.shop.spec.suffix}"
         try:
-            made = encode(
+            done = encode(
                 source,
                 self.rendition(params, knob),
                 out,
@@ -271,72 +277,75 @@ class ParamJudge:
             out.unlink(missing_ok=True)
         self.shop.count(
             encodes=1,
-            encoded_frames=made.frames,
-            encoded_pixels=made.frames * self.setting.width * self.setting.height,
-            encode_cpu_s=made.cpu_s,
+            encoded_frames=done.frames,
+            encoded_pixels=done.frames * self.setting.width * self.setting.height,
+            encode_cpu_s=done.cpu_s,
         )
-        return made.cpu_s
+        return done.cpu_s
 
-    def whole(self, source: Source, params: Params, parts: Sequence[float]) -> list[Measured]:
-        """Parameters on the whole title, at knobs in steps from the operating point, ascending."""
+    def title_curve(
+        self, source: Source, params: Params, parts: Sequence[float]
+    ) -> list[CurvePoint]:
+        """Points of the whole title, at knobs in steps from the operating point, ascending."""
         snap = self.shop.spec.knob.snap
         knobs = sorted({snap(self.knob + part * self.step) for part in parts})
         return self.shop.map(lambda knob: self.measure(source, params, knob), knobs)
 
     def check(
-        self, source: Source, default: Sequence[Measured], params: Params, rules: TuneLimits
-    ) -> Check:
-        """Parameters on the whole title against the defaults' curve (of `whole`).
+        self, source: Source, default: Sequence[CurvePoint], params: Params, limits: TuneLimits
+    ) -> Verification:
+        """Compare parameters on the whole title with the defaults' curve (of `title_curve`).
 
-        Raises ParamsFailed, and NotComparable
-        for curves of which no difference can be told.
+        Raises ParamsFailed, and NotComparable for curves without a BD-rate.
         """
-        curve = self.whole(source, params, VERIFY_TUNED)
+        curve = self.title_curve(source, params, VERIFY_TUNED)
         saving = -bd_rate(_curve(default, "score"), _curve(curve, "score"))
         vmaf_saving = -bd_rate(_curve(default, "vmaf"), _curve(curve, "vmaf"))
         psnr = bd_score(_curve(default, "psnr_y"), _curve(curve, "psnr_y"))
         ratio = self.time_ratio(params)
+        # VMAF guards against parameters that suit the metric alone
         doubts = []
         if saving <= 0:
             doubts.append(f"it needs {-saving:.1f} % more bitrate at equal score")
         if vmaf_saving < -GUARD_LOSS:
             doubts.append(f"by VMAF it needs {-vmaf_saving:.1f} % more bitrate")
-        if ratio > rules.slowdown + TIME_NOISE:
+        if ratio > limits.slowdown + TIME_NOISE:
             doubts.append(f"it takes {ratio:.2f} times the defaults' time")
-        if psnr < -rules.psnr_loss:
+        if psnr < -limits.psnr_loss:
             doubts.append(f"PSNR-Y is {-psnr:.2f} dB lower at equal bitrate")
-        return Check(params, tuple(curve), saving, vmaf_saving, psnr, ratio, tuple(doubts))
+        return Verification(params, tuple(curve), saving, vmaf_saving, psnr, ratio, tuple(doubts))
 
     def confirm(
         self,
         source: Source,
         candidates: Sequence[Params],
-        rules: TuneLimits,
-        told: Callable[[str], object],
-    ) -> tuple[Check | None, list[Measured], list[str]]:
+        limits: TuneLimits,
+        progress: Callable[[str], object],
+    ) -> tuple[Verification | None, list[CurvePoint], list[str]]:
         """The first candidate that the whole title confirms, the defaults' curve, all doubts.
 
-        `told` hears what came of each. Raises ParamsFailed when the defaults fail.
+        `progress(message)` is called after each candidate. Raises ParamsFailed when the defaults
+        fail.
         """
-        default = self.whole(source, (), VERIFY_DEFAULT)
+        default = self.title_curve(source, (), VERIFY_DEFAULT)
         doubts: list[str] = []
         for params in candidates:
-            words = " ".join(f"{name}={value}" for name, value in params)
+            label = " ".join(f"{name}={value}" for name, value in params)
             try:
-                found = self.check(source, default, params, rules)
+                found = self.check(source, default, params, limits)
             except (ParamsFailed, NotComparable) as error:
-                doubts.append(f"{words} could not be verified: {error}")
+                doubts.append(f"{label} could not be verified: {error}")
             else:
                 if not found.doubts:
                     took = f"{found.time_ratio:.2f} times the time"
-                    told(f"{words}: {found.saving:.1f} % saved, {took}")
+                    progress(f"{label}: {found.saving:.1f} % saved, {took}")
                     return found, default, doubts
-                doubts.append(f"{words} was not confirmed: {'; '.join(found.doubts)}")
-            told(doubts[-1])
+                doubts.append(f"{label} was not confirmed: {'; '.join(found.doubts)}")
+            progress(doubts[-1])
         return None, default, doubts
 
 
-def _curve(points: Sequence[Measured], what: str) -> list[tuple[float, float]]:
+def _curve(points: Sequence[CurvePoint], what: str) -> list[tuple[float, float]]:
     return [(point.kbps, float(getattr(point, what))) for point in points]
 
 

@@ -1,4 +1,4 @@
-"""What a tuning leaves in its folder, and the name of its study in a storage."""
+"""The result of a tuning, its files tuning.json and tuning.csv, and the name of its study."""
 
 import csv
 import dataclasses
@@ -10,36 +10,41 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from vqaloop.core.documents import document_text
 from vqaloop.core.files import file_sha256, renamed_to
 from vqaloop.core.text import printable, quoted
 from vqaloop.encoding.survey import encoder_version
 from vqaloop.errors import InputError
 from vqaloop.records import Source, rounded
+from vqaloop.report.cost import spent_words
 from vqaloop.tuning.param_trials import ParamJudge, Target, TuneLimits
 
 SCHEMA = "vqaloop.tuning/1"
 REPORTS = ("tuning.csv", "tuning.json")
-"""In the order they are put in place."""
+"""In the order in which they are written."""
 REVISION = 1
-"""Raised whenever the same trial would be judged otherwise; part of a study's name."""
+"""Raised whenever the same trial would be measured otherwise; part of a study's name."""
 
 
 @dataclass(frozen=True)
 class Tuning:
-    """The answer: parameters, what they save and cost, and what to give ffmpeg."""
+    """Encoder parameters found for a title, their gains over the defaults, and ffmpeg's options.
+
+    `tune_encoder` returns it.
+    """
 
     folder: Path
     """Where tuning.json, tuning.csv and, by default, the study are."""
     params: dict[str, str]
-    """Beside the preset; empty when the defaults stand."""
+    """Beside the preset; empty when the defaults are kept."""
     knob: tuple[str, float]
     """Name and value at the target."""
     ffmpeg_args: tuple[str, ...]
     """Complete output options: `ffmpeg -i INPUT *ffmpeg_args OUT`."""
     saving_predicted: float
-    """Percent of bitrate at equal score near the target, as the search found it."""
+    """Percent of bitrate saved at equal score near the target, as the search found it."""
     saving: float
-    """The same as verified on the whole title; 0 when the defaults stand."""
+    """The same as verified on the whole title; 0 when the defaults are kept."""
     psnr_gain: float
     """dB of PSNR-Y at equal bitrate, verified."""
     time_ratio: float
@@ -50,7 +55,11 @@ class Tuning:
     """False when verification contradicts the search."""
 
     def to_json(self) -> dict[str, Any]:
-        """The document `vqaloop.tuning/1`."""
+        """The result as a document.
+
+        Returns:
+            The document `vqaloop.tuning/1`, as tuning.json holds it.
+        """
         document = dict(self.about)
         return {
             **{key: document.pop(key) for key in ("schema", "vqaloop", "source", "codec")},
@@ -70,19 +79,19 @@ class Tuning:
         }
 
 
-def told(tuning: Tuning) -> list[str]:
-    """The answer in lines for people."""
+def tuning_lines(tuning: Tuning) -> list[str]:
+    """The result as lines of text."""
     about = tuning.about
     at, study = about["at_target"], about["study"]
-    words = " ".join(f"{name}={value}" for name, value in tuning.params.items())
+    params = " ".join(f"{name}={value}" for name, value in tuning.params.items())
     lines = [
-        f"parameters: {words or 'the defaults'}",
+        f"parameters: {params or 'the defaults'}",
         f"{tuning.knob[0]} {tuning.knob[1]:g}: {at['kbps']:.0f} kb/s, score {at['score']:.1f}, "
         f"VMAF {at['vmaf']:.1f}, PSNR-Y {at['psnr_y']:.1f} dB",
     ]
     if tuning.params:
         lines.append(
-            f"saves {tuning.saving:.1f} % of bitrate at equal score (the search said "
+            f"saves {tuning.saving:.1f} % of bitrate at equal score (the search found "
             f"{tuning.saving_predicted:.1f}), {about['vmaf_saving']:.1f} % by VMAF; PSNR-Y "
             f"{tuning.psnr_gain:+.2f} dB at equal bitrate; {tuning.time_ratio:.2f} times the time"
         )
@@ -98,20 +107,17 @@ def told(tuning: Tuning) -> list[str]:
     if not tuning.trusted:
         lines.append("not to be trusted: verification contradicts the search")
     cost = about["cost"]
-    scoring = cost["score_s"] + cost["guard_s"]
     return [
         *lines,
-        f"{study['trials']} trials, {cost['encodes']} encodes: encoding "
-        f"{cost['encode_cpu_s']:.1f} s CPU, scoring {scoring:.1f} s CPU, "
-        f"{cost['wall_s']:.1f} s in all",
+        f"{study['trials']} trials, {cost['encodes']} encodes: {spent_words(cost)}",
         f"in {tuning.folder}",
     ]
 
 
 def study_name(
-    judge: ParamJudge, source: Source, target: Target, sampler: str, seed: int, rules: TuneLimits
+    judge: ParamJudge, source: Source, target: Target, sampler: str, seed: int, limits: TuneLimits
 ) -> str:
-    """Title, codec, and a digest of all that decides what a trial is and comes to."""
+    """Title, codec, and a digest of all that decides a trial and its value."""
     shop = judge.shop
     facts = {
         "revision": REVISION,
@@ -124,21 +130,22 @@ def study_name(
         "metric": shop.metric.identity(),
         "setting": asdict(judge.setting),
         "target": asdict(target),
-        "rules": asdict(rules),
+        "rules": asdict(limits),
         "sampler": sampler,
         "seed": seed,
     }
+    # anything that changes a trial's value must change the name: resumed studies are found by it
     text = json.dumps(facts, sort_keys=True, default=str)
     digest = hashlib.sha256(text.encode()).hexdigest()[:16]
     return f"{printable(source.path.stem)[:60]} {shop.spec.codec} {digest}"
 
 
 def write_tuning(tuning: Tuning) -> None:
-    """Write tuning.csv, one row a trial, then tuning.json; InputError when that fails."""
+    """Write tuning.csv, one row a trial, then tuning.json; InputError if they cannot be."""
     document = tuning.to_json()
     content = {
         "tuning.csv": _table(document["trials"]),
-        "tuning.json": json.dumps(document, indent=1, allow_nan=False) + "\n",
+        "tuning.json": document_text(document),
     }
     try:
         for name in REPORTS:
@@ -153,6 +160,7 @@ def write_tuning(tuning: Tuning) -> None:
 
 def _table(trials: Sequence[dict[str, Any]]) -> str:
     names = sorted({name for trial in trials for name in trial["params"]})
+    # params get a column each, and the reason of a failure, which may be long, comes last
     plain = [key for key in (trials[0] if trials else ()) if key not in ("params", "error")]
     text = io.StringIO()
     rows = csv.writer(text, lineterminator="\n")

@@ -1,9 +1,9 @@
-"""Which parameters to try next: Optuna's samplers over an encoder's tunables, made repeatable.
+"""Optuna's samplers over an encoder's tunables, made reproducible across interruptions.
 
-Optuna's samplers draw from a generator that lives with the process, so a study that was stopped
-would go on otherwise than one that was not. Here every trial has a number of its own, its draw,
-and its sampler is made anew with a seed of (seed, draw): what is suggested depends on the storage
-alone. Draw 0 is always the encoder's defaults. A trial that was lost leaves its draw to the next.
+Optuna's samplers hold a random generator in the process, so a resumed study would differ from an
+uninterrupted one. Here every trial has a number, its draw, and a new sampler seeded by (seed,
+draw): what is suggested depends on the storage alone. Draw 0 is always the encoder's defaults. A
+trial that was lost leaves its draw to the next.
 """
 
 import hashlib
@@ -15,7 +15,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import optuna
 from optuna.distributions import (
     BaseDistribution,
@@ -31,26 +30,25 @@ from vqaloop.errors import InputError
 
 SAMPLERS = ("gp", "tpe", "cmaes", "nsga2")
 KNOB = "quality knob"
-"""Parameter that stands for the knob where it is searched too; no tunable has a space in it."""
+"""Name of the knob as a parameter where it is searched too; no tunable's name has a space."""
 
 _DRAW = "vqaloop:draw"
 _STARTUP = 8
-"""Draws before tpe and gp make a model: the defaults with some parameters changed at random."""
+"""Draws before tpe and gp fit a model: the defaults with some parameters changed at random."""
 _KEPT = 0.5
-"""Part of the parameters that stay at their default there: most settings are worse, and a point
-with all of them drawn at random tells little of any."""
+"""Part of the parameters that stay at their default there: most other values are worse, and a
+point with all of them drawn at random shows little of any."""
 _POPULATION = 6
 """Trials of a generation, for a search of some tens of trials."""
 _STEPS = 20
-"""A float's range is cut in about so many steps, or up to five times as many."""
+"""A float's range is divided into about so many steps, or up to five times as many."""
 _CMA = "vqaloop:cma"
 
-Values = npt.NDArray[np.float64]
 Params = tuple[tuple[str, str], ...]
 
 
 def distributions(spec: EncoderSpec, knob: Knob | None = None) -> dict[str, BaseDistribution]:
-    """The space of an encoder's tunables; with the search range of `knob` where it is given.
+    """The search space of an encoder's tunables, and of `knob` where it is given.
 
     Raises InputError for an encoder whose file lists none.
     """
@@ -81,16 +79,16 @@ def _distribution(tunable: Tunable) -> BaseDistribution:
 
 
 def default_point(spec: EncoderSpec, knob: float | None = None) -> dict[str, Any]:
-    """The point of the space that stands for the encoder's defaults."""
+    """The point of the space at the encoder's defaults."""
     read = {"int": int, "float": float, "choice": str}
     point: dict[str, Any] = {t.name: read[t.type](t.default) for t in spec.tunables}
     return point if knob is None else {**point, KNOB: knob}
 
 
 def encoder_params(spec: EncoderSpec, point: Mapping[str, Any]) -> Params:
-    """A point as a Rendition has it: sorted, and without what is at its default.
+    """A point as a Rendition's params: sorted, without parameters at their default.
 
-    So at any preset the default point is what the preset itself does.
+    So the default point leaves all to the preset, whichever that is.
     """
     defaults = default_point(spec)
     return tuple(
@@ -108,8 +106,8 @@ def _same(value: Any, default: Any) -> bool:
     return math.isclose(value, default, abs_tol=1e-9)
 
 
-def counted(study: optuna.Study) -> list[FrozenTrial]:
-    """The trials that count: finished (failures with their reason too) or being worked at."""
+def counted_trials(study: optuna.Study) -> list[FrozenTrial]:
+    """The trials that count: running, finished, or failed with a recorded reason."""
     return [
         trial
         for trial in study.get_trials(deepcopy=False)
@@ -119,7 +117,7 @@ def counted(study: optuna.Study) -> list[FrozenTrial]:
 
 
 def check_sampler(name: str, objectives: int = 1) -> None:
-    """Raises InputError for a sampler that is not known, not installed, or does not fit."""
+    """Raises InputError for a sampler that is unknown, not installed, or for one value only."""
     if name not in SAMPLERS:
         raise InputError(f"unknown sampler {name!r}; choose one of {', '.join(SAMPLERS)}")
     if name != "cmaes":
@@ -136,7 +134,7 @@ def check_sampler(name: str, objectives: int = 1) -> None:
 
 
 class DrawSampler(BaseSampler):
-    """A sampler that is made anew for each trial, of the study's trials and its draw."""
+    """Seeds a new sampler for each trial, by the trial's draw."""
 
     def __init__(self, name: str, seed: int, first: Mapping[str, Any], objectives: int = 1):
         check_sampler(name, objectives)
@@ -145,7 +143,7 @@ class DrawSampler(BaseSampler):
         self._kept: frozenset[str] = frozenset()
 
     def before_trial(self, study: optuna.Study, trial: FrozenTrial) -> None:
-        others = [t for t in counted(study) if t.number != trial.number]
+        others = [t for t in counted_trials(study) if t.number != trial.number]
         taken = {t.system_attrs.get(_DRAW) for t in others}
         draw = next(i for i in range(len(taken) + 1) if i not in taken)
         study._storage.set_trial_system_attr(trial._trial_id, _DRAW, draw)
@@ -154,6 +152,7 @@ class DrawSampler(BaseSampler):
             text = f"{self.seed}/{draw}".encode()
             seed = int.from_bytes(hashlib.sha256(text).digest()[:4])
             chance = random.Random(seed)
+            # CMA-ES starts at the defaults by itself
             near = draw <= _STARTUP and self.name != "cmaes"
             kept = {name for name in self.first if chance.random() < _KEPT and name != KNOB}
             self._kept = frozenset(kept if near else ())
@@ -197,17 +196,16 @@ class DrawSampler(BaseSampler):
 
 
 def _quiet() -> warnings.catch_warnings:
-    """Optuna's remarks on what is experimental in it are not for our users."""
+    """Suppresses Optuna's warnings of experimental features, which users cannot act on."""
     return warnings.catch_warnings(action="ignore")
 
 
 class CmaSampler(BaseSampler):
     """CMA-ES with margin (Hamano et al. 2022), for integers and choices beside floats.
 
-    Unlike Optuna's own, which leaves choices to chance and keeps its state as a pickle in the
-    storage, it takes a choice by its place in the list, and plays the finished generations again
-    to have its state. A trial that failed, or breaks a constraint, is worse than any that does
-    not.
+    Optuna's own draws choices at random and stores its state as a pickle. This one encodes a
+    choice by its index, and replays the finished generations to restore its state. A trial that
+    failed, or breaks a constraint, is worse than any that does not.
     """
 
     def __init__(self, seed: int, first: Mapping[str, Any]) -> None:
@@ -236,9 +234,10 @@ class CmaSampler(BaseSampler):
             population_size=_POPULATION,
             seed=self.seed,
         )
-        finished = [t for t in counted(study) if t.state != TrialState.RUNNING]
+        finished = [t for t in counted_trials(study) if t.state != TrialState.RUNNING]
         finished.sort(key=lambda t: int(t.system_attrs.get(_DRAW, 0)))
         generation = 0
+        # a generation is replayed once all its trials are finished
         while True:
             own = [t for t in finished if t.system_attrs.get(_CMA, [None])[0] == generation]
             if len(own) < _POPULATION:
@@ -247,8 +246,10 @@ class CmaSampler(BaseSampler):
                 [(np.array(t.system_attrs[_CMA][1]), _loss(t)) for t in own[:_POPULATION]]
             )
             generation += 1
-        point, told = optimiser.ask()
-        study._storage.set_trial_system_attr(trial._trial_id, _CMA, [generation, told.tolist()])
+        # the point to evaluate is on the grid; the optimiser learns from the one before rounding
+        point, unrounded = optimiser.ask()
+        state = [generation, unrounded.tolist()]
+        study._storage.set_trial_system_attr(trial._trial_id, _CMA, state)
         return {
             name: axis.value(float(place))
             for name, axis, place in zip(search_space, axes, point, strict=True)
@@ -273,7 +274,7 @@ def _loss(trial: FrozenTrial) -> float:
 
 
 class _Axis:
-    """A distribution as places in 0..1."""
+    """A distribution mapped to 0..1."""
 
     def __init__(self, distribution: BaseDistribution) -> None:
         self.distribution = distribution
@@ -302,7 +303,7 @@ class _Axis:
 
 
 def feasible(trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:
-    """Trials that were judged to the end and break no constraint."""
+    """Complete trials, not pruned, that break no constraint."""
     return [
         trial
         for trial in trials

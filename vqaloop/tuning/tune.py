@@ -25,21 +25,20 @@ from vqaloop.execution.executor import Executor
 from vqaloop.execution.session import Session, open_session
 from vqaloop.execution.tools import chosen_tools
 from vqaloop.media.excerpt import excerpt
-from vqaloop.quality.metric import DEFAULT_METRIC
+from vqaloop.quality.registry import DEFAULT_METRIC
 from vqaloop.records import Event, RDPoint, Score, Source, Watcher, rounded
 from vqaloop.search.curve_fit import fit_curve
 from vqaloop.search.shared_study import default_storage, kept_in, open_storage, shown
-from vqaloop.tuning.default_curves import Measured
-from vqaloop.tuning.importance import tuning_json
+from vqaloop.tuning.default_curves import CurvePoint
 from vqaloop.tuning.options import TuneOptions
-from vqaloop.tuning.param_study import ParamSearch, trial_json
+from vqaloop.tuning.param_study import ParamSearch, trial_json, tuning_json
 from vqaloop.tuning.param_trials import (
-    Check,
     ParamJudge,
     ParamsFailed,
     Setting,
     Target,
     TuneLimits,
+    Verification,
 )
 from vqaloop.tuning.result import SCHEMA, Tuning, study_name, write_tuning
 from vqaloop.tuning.samplers import KNOB, Params, check_sampler, distributions, encoder_params
@@ -302,7 +301,7 @@ def _parts(session: Session[TuneOptions], windows: Sequence[tuple[int, int]]) ->
     return parts
 
 
-Verified = tuple[Check | None, list[Measured], list[str]]
+Verified = tuple[Verification | None, list[CurvePoint], list[str]]
 """The first confirmed of the best trials, the curve of the defaults, and warnings."""
 
 
@@ -328,15 +327,15 @@ def _verified(session: Session[TuneOptions], goal: TuneGoal, found: ParamsFound)
 class TunedParams:
     """The parameters that the whole title confirmed, or the defaults."""
 
-    check: Check | None
+    check: Verification | None
     params: Params
     predicted: float
     """Percent of bitrate that the search found they save."""
-    default: Sequence[Measured]
+    default: Sequence[CurvePoint]
     """The curve of the default parameters."""
-    curve: Sequence[Measured]
+    curve: Sequence[CurvePoint]
     """The curve of these."""
-    at: Measured
+    at: CurvePoint
     """At the target."""
     score: Score
     """There, of the whole title."""
@@ -407,8 +406,8 @@ def _tuning(
 
 
 def _at_target(
-    judge: ParamJudge, source: Source, params: Params, curve: Sequence[Measured], target: Target
-) -> Measured:
+    judge: ParamJudge, source: Source, params: Params, curve: Sequence[CurvePoint], target: Target
+) -> CurvePoint:
     """The whole title encoded at the target, by the curve of these parameters."""
     knob = judge.shop.spec.knob
     points = [RDPoint(0, 0, p.knob, p.kbps, p.score) for p in curve]
@@ -429,7 +428,7 @@ def _at_target(
         return min(curve, key=lambda p: abs(p.knob - at))
 
 
-def _point_json(point: Measured) -> dict[str, Any]:
+def _point_json(point: CurvePoint) -> dict[str, Any]:
     figures = asdict(point)
     del figures["ffmpeg_args"]
     return {name: rounded(value) for name, value in figures.items()}

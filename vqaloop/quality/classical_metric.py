@@ -1,0 +1,52 @@
+"""VMAF, XPSNR, PSNR and SSIM as metrics."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from vqaloop.core.files import file_sha256
+from vqaloop.quality import full_reference
+from vqaloop.records import Score, Source
+
+
+@dataclass(frozen=True)
+class ClassicalMetric:
+    """VMAF, XPSNR, PSNR or SSIM over all frames, as `quality/full_reference.py` defines them."""
+
+    name: str
+    ffmpeg: str
+    top: float
+    step: float
+    ceiling: float
+    floor: float
+    mode: str = "full-reference"
+
+    def identity(self) -> dict[str, Any]:
+        return {
+            "metric": self.name,
+            "weights_sha256": None,
+            "preprocessing": f"classical {full_reference.REVISION}",
+            "decoder": file_sha256(self.ffmpeg),
+            "sampling": {},
+        }
+
+    def measure(self, source: Source, path: Path, decoder: str) -> Score:
+        return full_reference.measure(source, path, [self.name], ffmpeg=self.ffmpeg)[self.name]
+
+    def finer(self) -> None:
+        return None
+
+    def scene_by_scene(self, scenes: Sequence[tuple[int, int]]) -> "ClassicalMetric":
+        return self
+
+
+CLASSICAL = {
+    # VMAF: 6 is about one just noticeable difference and 95 the level
+    # above which viewers see none (Kah et al. 2021); dB values are the usual span of streaming
+    "vmaf": (100.0, 4.0, 95.0, 30.0),
+    "ssim": (100.0, 0.6, 99.2, 80.0),
+    "psnr": (100.0, 1.2, 45.0, 26.0),
+    "xpsnr": (100.0, 1.2, 45.0, 26.0),
+}
+"""Top, step, ceiling and floor of each by name, as in `Metric`."""

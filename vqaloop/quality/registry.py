@@ -1,0 +1,75 @@
+"""Metrics by name: the students whose weights come with the package, and the classical ones."""
+
+import os
+from pathlib import Path
+
+from vqaloop.core.resources import WEIGHTS
+from vqaloop.errors import InputError
+from vqaloop.quality.classical_metric import CLASSICAL, ClassicalMetric
+from vqaloop.quality.crop_sampling import CropSampling
+from vqaloop.quality.metric import Metric
+from vqaloop.quality.sampling_precision import check_precision
+from vqaloop.quality.student_engine import StudentEngine
+from vqaloop.quality.student_metric import StudentMetric
+
+DEFAULT_METRIC = "internvqa"
+DEFAULT_STUDENT = "internvqa-mini"
+"""The student behind `DEFAULT_METRIC`, on every device; docs/model-card.md says why."""
+STUDENT_PREFIX = "internvqa-"
+
+
+def metric_names() -> list[str]:
+    """All that --metric takes: `internvqa` for the default student, the students, the classics."""
+    return [DEFAULT_METRIC, *(path.stem for path in shipped_weights()), *CLASSICAL]
+
+
+def shipped_weights() -> list[Path]:
+    """Weights that come with the package."""
+    return sorted(WEIGHTS.glob("*.safetensors"))
+
+
+def open_metric(
+    name: str,
+    *,
+    ffmpeg: str,
+    device: str = "auto",
+    seed: int = 0,
+    weights: str | os.PathLike[str] | None = None,
+    precision: float | None = None,
+) -> Metric:
+    """The metric of that name. Nothing heavy is loaded before its first score.
+
+    Args:
+        name: One of `metric_names`, or `internvqa-NAME` with `weights` of its own.
+        ffmpeg: Path of the ffmpeg binary.
+        device: auto, cpu or cuda; where a student's network runs.
+        seed: Of the positions of a student's crops.
+        weights: A student's weights in the place of the shipped ones.
+        precision: Half-width of a score's interval at which a student scores no further
+            positions (see `quality/sampling_precision.py`); None: all positions.
+
+    Raises:
+        InputError: The name is unknown, or the metric takes no precision.
+    """
+    check_precision(precision)
+    if name in CLASSICAL:
+        if precision is not None:
+            raise InputError(f"{name} looks at all frames; leave out --score-precision")
+        return ClassicalMetric(name, ffmpeg, *CLASSICAL[name])
+    full = DEFAULT_STUDENT if name == DEFAULT_METRIC else name
+    is_student = full.startswith(STUDENT_PREFIX)
+    shipped = {path.stem: path for path in shipped_weights()}
+    file = Path(weights) if weights is not None and is_student else shipped.get(full)
+    if file is None:
+        hint = "; another student needs --weights FILE" if is_student else ""
+        raise InputError(f"unknown metric {name!r}; choose from {', '.join(metric_names())}{hint}")
+    sampling = CropSampling(seed=seed, precision=precision)
+    return StudentMetric(full, StudentEngine(file, device), ffmpeg, sampling)
+
+
+def kindred(metric: Metric) -> list[str]:
+    """Names of the metrics whose priors serve this one too, the best first.
+
+    Any student predicts VMAF, as the default one does.
+    """
+    return [metric.name] + [DEFAULT_STUDENT] * metric.name.startswith(STUDENT_PREFIX)

@@ -1,0 +1,72 @@
+"""Which shards a run trains on, which are held out, and which the teacher sees."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import replace
+
+from vqaloop.errors import InputError
+from vqaloop.training.datasets import held_out
+from vqaloop.training.recipe import Recipe
+from vqaloop.training.shards import Shard, load_corpus
+
+
+def split_corpus(recipe: Recipe) -> tuple[list[Shard], list[Shard]]:
+    """Shards to train on and shards held out.
+
+    Where some shards to train on have no source, or no labels of single crops, those of the others
+    are dropped: which losses a step has must not depend on which shards were drawn. Raises
+    InputError when the sides share a title or differ in label or view.
+    """
+    shards = load_corpus(recipe.corpus)
+    if len({_kind(shard) for shard in shards}) > 1:
+        raise InputError("the corpus mixes labels or views; train on one of each")
+    if recipe.held_out:
+        unseen = load_corpus(recipe.held_out)
+        both = {s.content for s in shards} & {s.content for s in unseen}
+        if both:
+            raise InputError(f"titles on both sides of the split: {', '.join(sorted(both))}")
+        if {_kind(shard) for shard in unseen} != {_kind(shards[0])}:
+            raise InputError(
+                "the titles held out have another label or view than the corpus; make both alike"
+            )
+        return _alike(shards), unseen
+    names = held_out(shards, recipe.split)
+    return (
+        _alike([shard for shard in shards if shard.content not in names]),
+        [shard for shard in shards if shard.content in names],
+    )
+
+
+def _kind(shard: Shard) -> tuple[str, str]:
+    """Label and view, in which all shards of a run agree."""
+    return shard.label, json.dumps(shard.view, sort_keys=True)
+
+
+def _alike(shards: list[Shard]) -> list[Shard]:
+    """The shards with what all of them have, see `split_corpus`."""
+    if any(shard.reference is None for shard in shards):
+        shards = [replace(shard, reference=None) for shard in shards]
+    if any(shard.crop_labels is None for shard in shards):
+        shards = [replace(shard, crop_labels=None, frame_labels=None) for shard in shards]
+    return shards
+
+
+def teacher_shards(recipe: Recipe, shards: Sequence[Shard]) -> list[Shard] | None:
+    """The shards as the teacher sees them, in the same order; None when it sees the same."""
+    if recipe.teacher is None or not recipe.teacher.corpus:
+        return None
+    known = {shard.name: shard for shard in load_corpus(recipe.teacher.corpus)}
+    for shard in shards:
+        other = known.get(shard.name)
+        if other is None or other.distorted.shape[:2] != shard.distorted.shape[:2]:
+            raise InputError(
+                f"the teacher's corpus has no {shard.name} of as many encodes and clips; "
+                "prepare both views from the same files, with the same number of clips"
+            )
+        mine, theirs = ([(e.get("path"), e["score"]) for e in s.encodes] for s in (shard, other))
+        if mine != theirs:
+            raise InputError(
+                f"{shard.name} has other encodes in the teacher's corpus, or in another order; "
+                "prepare both views from the same files and scores"
+            )
+    return [known[shard.name] for shard in shards]

@@ -1,0 +1,103 @@
+"""Student and teacher before the first step: new, from a checkpoint, or from a student."""
+
+from pathlib import Path
+
+from safetensors import SafetensorError, safe_open
+
+from vqaloop.core.documents import check_regular
+from vqaloop.errors import InputError
+from vqaloop.models import create_student
+from vqaloop.models.checkpoints import load_released
+from vqaloop.models.internvideo2 import InternVideo2
+from vqaloop.models.prune import prune
+from vqaloop.models.student import Student, start_from_cosines
+from vqaloop.models.weights import load_student
+from vqaloop.training.recipe import Recipe, Teacher
+from vqaloop.training.shards import trained_titles
+from vqaloop.training.step import freeze
+
+
+def initial_student(
+    recipe: Recipe, apart: frozenset[str] = frozenset()
+) -> tuple[Student, frozenset[str]]:
+    """The student before its first step: new, from a checkpoint, or pruned from a larger one.
+
+    Args:
+        recipe: Its model, losses (which decide whether it has token heads) and start.
+        apart: Titles held out.
+
+    Returns:
+        The student, and the titles that its initial weights were trained on.
+
+    Raises:
+        InputError: The weights do not fit, or were trained on a title held out.
+    """
+    loss = recipe.loss
+    heads = any((loss.crop, loss.pooled, loss.ordered, loss.features, loss.levels))
+    student = create_student(recipe.model, heads)
+    if recipe.start:
+        path = Path(recipe.start)
+        if not _has_student_header(path):
+            load_released(student.backbone, path)
+            return student, frozenset()
+        larger, about = load_student(path)
+        if heads and larger.anchored is None:
+            raise InputError(f"{recipe.start} has no anchored head, which the losses need")
+        known = _trained_titles(path, about, apart)
+        return (larger if about["model"] == recipe.model else prune(larger, student)), known
+    if heads and isinstance(student.backbone, InternVideo2):
+        start_from_cosines(student.backbone)
+    return student, frozenset()
+
+
+def initial_teacher(
+    teacher: Teacher | None, apart: frozenset[str] = frozenset()
+) -> tuple[Student | None, frozenset[str]]:
+    """The teacher, frozen as its recipe asks, and the titles that it was trained on.
+
+    Raises InputError when one is in `apart`: held-out labels would reach the student through it.
+    """
+    if teacher is None:
+        return None, frozenset()
+    model, known = create_student(teacher.model, heads=False), frozenset[str]()
+    if teacher.weights:
+        path = Path(teacher.weights)
+        if _has_student_header(path):
+            model, about = load_student(path)
+            if about["model"] != teacher.model:
+                raise InputError(
+                    f"{teacher.weights} are weights of {about['model']}; "
+                    f"the recipe's teacher is {teacher.model}"
+                )
+            known = _trained_titles(path, about, apart)
+        else:
+            load_released(model.backbone, path)
+    freeze(model, teacher.freeze)
+    return model, known
+
+
+def _has_student_header(path: Path) -> bool:
+    """Whether a file has the header of a student of ours; released checkpoints have none."""
+    try:
+        check_regular(path)
+        with safe_open(path, "pt") as file:
+            return "model" in (file.metadata() or {})
+    except (OSError, SafetensorError):
+        return False
+
+
+def _trained_titles(path: Path, about: dict[str, str], apart: frozenset[str]) -> frozenset[str]:
+    """Titles that weights were trained on. Raises InputError when one is in `apart`."""
+    known = trained_titles(about)
+    if known & apart:
+        raise InputError(
+            f"{path} was trained on titles that this recipe holds out: {listed(known & apart)}; "
+            "take other weights, or hold out other titles"
+        )
+    return known
+
+
+def listed(names: frozenset[str]) -> str:
+    """The first five names, and how many more there are."""
+    first = ", ".join(sorted(names)[:5])
+    return f"{first} and {len(names) - 5} more" if len(names) > 5 else first
