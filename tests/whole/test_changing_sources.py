@@ -298,7 +298,7 @@ def test_encode_that_fails_at_the_end_writes_nothing(
             raise DecodeFailed("the whole does not decode")
         return measure(source, path, *rest, **more)
 
-    monkeypatch.setattr("vqaloop.ratecontrol.concat.join", joined)
+    monkeypatch.setattr("vqaloop.ratecontrol.target.join", joined)
     monkeypatch.setattr("vqaloop.quality.full_reference.measure", fails)
     with pytest.raises(DecodeFailed, match="the whole does not decode"):
         vqaloop.encode_to_target(
