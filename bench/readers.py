@@ -16,8 +16,8 @@ from typing import Any
 
 from bench import coded
 from vqaloop import records
-from vqaloop.core import documents
 from vqaloop.core.resources import data_folder
+from vqaloop.core.rounding import finite
 from vqaloop.encoding.spec import read_spec
 from vqaloop.ladder.store import SCHEMA, read_ladder
 from vqaloop.media import rawvideo
@@ -92,7 +92,7 @@ def _yuv_seeds(folder: Path) -> list[bytes]:
 def _ladder(data: bytes, folder: Path) -> object:
     _written(data, folder, "ladder.json")
     # what `vqaloop report` writes again
-    return json.dumps(documents.finite(read_ladder(folder).to_json()), allow_nan=False)
+    return json.dumps(finite(read_ladder(folder).to_json()), allow_nan=False)
 
 
 def _ladder_seeds(folder: Path) -> list[bytes]:
@@ -128,7 +128,7 @@ def _ladder_seeds(folder: Path) -> list[bytes]:
         "warnings": ["none"],
     }
     ladder = records.Ladder(folder, tuple(rungs), about)
-    return [json.dumps(documents.finite(ladder.to_json())).encode()]
+    return [json.dumps(finite(ladder.to_json())).encode()]
 
 
 def _saved(data: bytes, folder: Path) -> object:

@@ -14,7 +14,7 @@ from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from vqaloop.core.documents import finite
+from vqaloop.core.rounding import finite
 
 if TYPE_CHECKING:
     import pandas

@@ -17,11 +17,11 @@ from vqaloop.core.documents import (
     Number,
     Whole,
     document_text,
-    finite,
     one_of,
     read_document,
     read_toml,
 )
+from vqaloop.core.rounding import finite
 from vqaloop.errors import InputError
 from vqaloop.models.weights import load_student
 from vqaloop.training.shards import read_about

@@ -6,19 +6,19 @@ file, the place in it, what should be there, and what is.
 
 import errno
 import json
-import math
 import os
 import re
 import reprlib
 import stat
 import tomllib
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Annotated, Any, TypeVar, get_type_hints
 
 import msgspec
 from msgspec import Meta, Struct
 
+from vqaloop.core.rounding import finite
 from vqaloop.core.suggestions import did_you_mean
 from vqaloop.core.text import printable, quoted
 from vqaloop.errors import InputError
@@ -256,24 +256,6 @@ def _parsed(path: Path, give: str, remedy: str, largest: int) -> Any:
         why = printable(str(error)[:100])
         raise InputError(f"{quoted(path)} is not JSON ({why}); {remedy}") from error
     raise InputError(f"{quoted(path)} is larger than any document of vqaloop; {give}")
-
-
-def finite(value: Any, digits: int | None = None) -> Any:
-    """`value` for JSON: floats that are not finite become None, all others have `digits` digits.
-
-    Args:
-        value: A number, or a document of mappings, lists and tuples.
-        digits: Decimal places to round to; None leaves numbers as they are.
-    """
-    if isinstance(value, Mapping):
-        return {key: finite(item, digits) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [finite(item, digits) for item in value]
-    if not isinstance(value, float):
-        return value
-    if not math.isfinite(value):
-        return None
-    return value if digits is None else round(value, digits)
 
 
 def document_text(document: Any) -> str:

@@ -20,7 +20,8 @@ import numpy as np
 import numpy.typing as npt
 from msgspec import Struct
 
-from vqaloop.core.documents import Whole, finite, read_document
+from vqaloop.core.documents import Whole, read_document
+from vqaloop.core.rounding import finite
 from vqaloop.core.text import quoted
 from vqaloop.encoding.registry import get_encoder
 from vqaloop.errors import InputError, ToolError

@@ -21,10 +21,10 @@ from vqaloop.core.documents import (
     Whole,
     as_type,
     document_text,
-    finite,
     read_document,
 )
 from vqaloop.core.files import unfinished
+from vqaloop.core.rounding import finite
 from vqaloop.core.text import quoted
 from vqaloop.errors import InputError
 from vqaloop.ladder.pictures import Pictures, find_pictures, pictures_json

@@ -3,7 +3,7 @@
 from dataclasses import asdict
 from typing import Any
 
-from vqaloop.core.documents import finite
+from vqaloop.core.rounding import finite
 from vqaloop.regress.statistics import Limits, Mean, change_verdict
 from vqaloop.regress.verdict import RATE_AT_KNOB, STEPS, Check, Outcome, all_equal
 
