@@ -20,7 +20,7 @@ import torch
 
 from vqaloop.core.ffmpeg import ffmpeg_path
 from vqaloop.encoding.encode import encode
-from vqaloop.media.frames import CLIP_FRAMES, CLIP_SIZE
+from vqaloop.media.planes import CLIP_FRAMES, CLIP_SIZE
 from vqaloop.media.probe import probe_source
 from vqaloop.models.weights import load_student
 from vqaloop.quality.crop_sampling import CROPS_EACH, POSITIONS

@@ -14,7 +14,8 @@ from vqaloop.core.ffmpeg import ffmpeg_path, file_url
 from vqaloop.encoding.encode import encode
 from vqaloop.encoding.registry import get_encoder
 from vqaloop.errors import DecodeFailed
-from vqaloop.media.frames import Frames, cut, read_encode, read_source
+from vqaloop.media.frames import read_encode, read_source
+from vqaloop.media.planes import Frames, cut
 from vqaloop.media.probe import probe_source
 from vqaloop.records import Rendition, Source
 

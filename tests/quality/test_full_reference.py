@@ -15,7 +15,7 @@ import pytest
 from vqaloop.core.ffmpeg import ffmpeg_path, file_url
 from vqaloop.core.process import run
 from vqaloop.errors import DecodeFailed, InputError
-from vqaloop.media.frames import SCALER
+from vqaloop.media.planes import SCALER
 from vqaloop.media.probe import probe_source
 from vqaloop.quality import full_reference
 from vqaloop.quality.full_reference import METRICS, measure

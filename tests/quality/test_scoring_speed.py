@@ -23,7 +23,8 @@ from vqaloop.encoding.encode import encode
 from vqaloop.encoding.registry import get_encoder
 from vqaloop.errors import DecodeFailed, ToolError
 from vqaloop.media import frames, selective_decode
-from vqaloop.media.frames import Frames, read_encode, read_source, read_with_ffmpeg
+from vqaloop.media.frames import read_encode, read_source, read_with_ffmpeg
+from vqaloop.media.planes import Frames
 from vqaloop.media.probe import probe_source
 from vqaloop.models.student import Anchor, Student
 from vqaloop.quality.inference import Network, _cat, _Request

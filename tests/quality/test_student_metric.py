@@ -20,7 +20,8 @@ from vqaloop.encoding.registry import get_encoder
 from vqaloop.errors import InputError
 from vqaloop.ladder.pictures import Pictures
 from vqaloop.ladder.store import write_reports
-from vqaloop.media.frames import CLIP_FRAMES, CLIP_SIZE, Frames, read_source
+from vqaloop.media.frames import read_source
+from vqaloop.media.planes import CLIP_FRAMES, CLIP_SIZE, Frames
 from vqaloop.media.probe import probe_source
 from vqaloop.models import create_student
 from vqaloop.models.student import Anchor

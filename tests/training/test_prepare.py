@@ -17,7 +17,8 @@ from tests.support.waterloo import make_waterloo, mos
 from vqaloop.core.ffmpeg import ffmpeg_path
 from vqaloop.errors import DecodeFailed, InputError
 from vqaloop.media.frame_stream import measure, stream_frames
-from vqaloop.media.frames import Frames, read_with_ffmpeg
+from vqaloop.media.frames import read_with_ffmpeg
+from vqaloop.media.planes import Frames
 from vqaloop.quality.clip_views import FRAMES_AT_ONCE, PlacedView, View, clips_of, squeezed
 from vqaloop.training.datasets import WATERLOO, read_dataset, read_waterloo
 from vqaloop.training.prepare import prepare

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from vqaloop.media.frames import SCALER
+from vqaloop.media.planes import SCALER
 from vqaloop.records import Source
 
 

@@ -25,7 +25,8 @@ from vqaloop.core.rounding import finite
 from vqaloop.core.text import quoted
 from vqaloop.encoding.registry import get_encoder
 from vqaloop.errors import InputError, ToolError
-from vqaloop.media.frames import CLIP_SIZE, Frames, cut, read_encode, read_source
+from vqaloop.media.frames import read_encode, read_source
+from vqaloop.media.planes import CLIP_SIZE, Frames, cut
 from vqaloop.records import Ladder, Rung, Score, Source, rounded
 
 SCHEMA = "vqaloop.pictures/1"

@@ -18,7 +18,7 @@ import numpy as np
 from vqaloop.bitstream.packets import Packet, stream_packets
 from vqaloop.encoding.spec import EncoderSpec
 from vqaloop.errors import ToolError
-from vqaloop.media.frames import CLIP_FRAMES
+from vqaloop.media.planes import CLIP_FRAMES
 from vqaloop.records import Score, Source
 
 STEPS_S = (0.25, 0.5, 1, 2, 5, 10, 20, 30, 60, 120, 300)

@@ -20,8 +20,9 @@ from vqaloop.core.ffmpeg import compiled, input_arguments
 from vqaloop.core.text import quoted
 from vqaloop.errors import DecodeFailed, InputError
 from vqaloop.media.container import opened
-from vqaloop.media.frames import SCALER, Frames, any_of
+from vqaloop.media.frames import any_of
 from vqaloop.media.limits import MAX_PIXELS, check_size
+from vqaloop.media.planes import SCALER, Frames
 from vqaloop.media.rawvideo import (
     MAX_HEADER_BYTES,
     Y4M_MAGIC,

@@ -10,7 +10,6 @@ from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 from av.video.frame import VideoFrame
 from av.video.reformatter import Interpolation, VideoReformatter
 
@@ -21,19 +20,9 @@ from vqaloop.core import process
 from vqaloop.core.ffmpeg import compiled, input_arguments
 from vqaloop.core.text import quoted
 from vqaloop.errors import DecodeFailed
+from vqaloop.media.planes import SCALER, Frames
 from vqaloop.media.selective_decode import TROUBLE, frames_at, is_plain
 from vqaloop.records import Source
-
-SCALER = "bicubic+accurate_rnd+full_chroma_int"
-"""swscale flags with which every rung is scaled to the source's canvas."""
-
-Frames = npt.NDArray[np.uint8]
-"""(N, H·3/2, W) planar 4:2:0."""
-
-CLIP_FRAMES = 2
-"""Consecutive frames of a clip."""
-CLIP_SIZE = 112
-"""Height and width of a clip in luma pixels."""
 
 _FLAGS = int(Interpolation.BICUBIC | Interpolation.ACCURATE_RND | Interpolation.FULL_CHR_H_INT)
 """SCALER, as PyAV takes it."""
@@ -286,15 +275,3 @@ def _scaled(
 
 def _name(path: Path) -> str:
     return quoted(path.name)
-
-
-def cut(frames: Frames, top: int, left: int, height: int, width: int) -> Frames:
-    """A crop of (N, H·3/2, W) frames, in the same form; all four numbers are even."""
-    count, lines, wide = frames.shape
-    tall = lines * 2 // 3
-    out = np.empty((count, height * 3 // 2, width), np.uint8)
-    out[:, :height] = frames[:, top : top + height, left : left + width]
-    chroma = frames[:, tall:].reshape(count, 2, tall // 2, wide // 2)
-    small = chroma[:, :, top // 2 : (top + height) // 2, left // 2 : (left + width) // 2]
-    out[:, height:] = small.reshape(count, height // 2, width)
-    return out

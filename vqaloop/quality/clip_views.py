@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from vqaloop.errors import InputError
-from vqaloop.media.frames import Frames, cut
+from vqaloop.media.planes import Frames, cut
 
 VIEWS = ("native", "squeezed", "fragments")
 FRAGMENT = 32

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from vqaloop.media.frames import CLIP_FRAMES, CLIP_SIZE, Frames, cut
+from vqaloop.media.planes import CLIP_FRAMES, CLIP_SIZE, Frames, cut
 from vqaloop.quality.sampling_precision import FIRST
 
 POSITIONS = 8

@@ -36,7 +36,7 @@ from vqaloop.core.ffmpeg import append_filters, compiled, input_arguments
 from vqaloop.core.files import scratch
 from vqaloop.core.text import quoted
 from vqaloop.errors import DecodeFailed, InputError, ToolError
-from vqaloop.media.frames import SCALER
+from vqaloop.media.planes import SCALER
 from vqaloop.quality.libvmaf import (
     read_vmaf,
     require_filter,

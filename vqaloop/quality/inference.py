@@ -21,7 +21,7 @@ from vqaloop.core.scopes import check_cancelled
 from vqaloop.core.text import quoted
 from vqaloop.errors import InputError, ToolError
 from vqaloop.media.colour import to_clips
-from vqaloop.media.frames import Frames
+from vqaloop.media.planes import Frames
 from vqaloop.models.device import exact
 from vqaloop.models.student import Anchor, Student
 from vqaloop.models.weights import load_student

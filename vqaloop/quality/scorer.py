@@ -19,7 +19,8 @@ from vqaloop.core.ffmpeg import ffmpeg_path
 from vqaloop.core.files import file_sha256
 from vqaloop.core.text import quoted
 from vqaloop.errors import InputError, ToolError
-from vqaloop.media.frames import Frames, each_of_source, picks_from
+from vqaloop.media.frames import each_of_source, picks_from
+from vqaloop.media.planes import Frames
 from vqaloop.media.probe import probe_source, read_head
 from vqaloop.quality import full_reference
 from vqaloop.quality.registry import DEFAULT_METRIC, open_metric

@@ -12,14 +12,8 @@ import av
 from vqaloop.bitstream.colour_tags import colour_range
 from vqaloop.core.cpu_time import METER, Spent
 from vqaloop.core.files import file_sha256
-from vqaloop.media.frames import (
-    SCALER,
-    Frames,
-    each_of_encode,
-    each_of_source,
-    picks_from,
-    read_source,
-)
+from vqaloop.media.frames import each_of_encode, each_of_source, picks_from, read_source
+from vqaloop.media.planes import SCALER, Frames
 from vqaloop.quality.clip_views import View, clips_of
 from vqaloop.quality.crop_sampling import Crops, CropSampling, read_crops
 from vqaloop.quality.pooling import PooledScore, pool

@@ -24,8 +24,9 @@ from vqaloop.encoding.encode import encode
 from vqaloop.encoding.registry import codecs, default_encoder, get_encoder
 from vqaloop.encoding.survey import available
 from vqaloop.errors import InputError, VqaloopError
-from vqaloop.media.frames import CLIP_FRAMES, CLIP_SIZE, Frames, cut, read_encode, read_source
+from vqaloop.media.frames import read_encode, read_source
 from vqaloop.media.limits import MAX_PIXELS
+from vqaloop.media.planes import CLIP_FRAMES, CLIP_SIZE, Frames, cut
 from vqaloop.media.probe import probe_source
 from vqaloop.models.student import OUTPUTS
 from vqaloop.quality.libvmaf import vmaf_of_pairs

@@ -16,7 +16,7 @@ from vqaloop.core.files import write_whole
 from vqaloop.core.text import quoted
 from vqaloop.errors import InputError, VqaloopError
 from vqaloop.media.frame_stream import VideoFacts, measure, stream_frames
-from vqaloop.media.frames import Frames
+from vqaloop.media.planes import Frames
 from vqaloop.quality.clip_views import PlacedView, View
 from vqaloop.training.datasets import AUTHORS, Available, Dataset, Video, find
 from vqaloop.training.shards import read_about, write_each, write_shard

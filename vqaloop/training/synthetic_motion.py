@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 
 from vqaloop.media.colour import to_planes
-from vqaloop.media.frames import Frames
+from vqaloop.media.planes import Frames
 
 PICTURE_PIXELS = 2e6
 """Pixels of a picture that is set in motion; a scene takes 12 bytes of each and frame."""

@@ -1,0 +1,30 @@
+"""Decoded frames as numpy arrays: planar 4:2:0, how they are scaled, and how crops are cut.
+
+A frame is (H·3/2, W) of uint8: the U and V planes (half size each) stacked as rows below luma.
+"""
+
+import numpy as np
+import numpy.typing as npt
+
+SCALER = "bicubic+accurate_rnd+full_chroma_int"
+"""swscale flags with which every rung is scaled to the source's canvas."""
+
+Frames = npt.NDArray[np.uint8]
+"""(N, H·3/2, W) planar 4:2:0."""
+
+CLIP_FRAMES = 2
+"""Consecutive frames of a clip."""
+CLIP_SIZE = 112
+"""Height and width of a clip in luma pixels."""
+
+
+def cut(frames: Frames, top: int, left: int, height: int, width: int) -> Frames:
+    """A crop of (N, H·3/2, W) frames, in the same form; all four numbers are even."""
+    count, lines, wide = frames.shape
+    tall = lines * 2 // 3
+    out = np.empty((count, height * 3 // 2, width), np.uint8)
+    out[:, :height] = frames[:, top : top + height, left : left + width]
+    chroma = frames[:, tall:].reshape(count, 2, tall // 2, wide // 2)
+    small = chroma[:, :, top // 2 : (top + height) // 2, left // 2 : (left + width) // 2]
+    out[:, height:] = small.reshape(count, height // 2, width)
+    return out
