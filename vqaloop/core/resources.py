@@ -12,8 +12,3 @@ def data_folder(name: str) -> Path:
     """`encoders` or `recipes`: inside the package where installed, beside it in a checkout."""
     inside = _PACKAGE / name
     return inside if inside.is_dir() else _PACKAGE.parent / name
-
-
-def text_of(package: str, name: str) -> str:
-    """A text file beside the modules of one of our packages, such as a page's template."""
-    return (_PACKAGE / package / name).read_text(encoding="utf-8")
