@@ -405,7 +405,7 @@ def test_an_old_ladder_survives_an_interruption(room: Room, clip: Path) -> None:
 def test_a_missed_prediction_is_status_3(
     room: Room, long_clip: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("vqaloop.ladder.document.TOLERANCE_STEPS", 0.0)
+    monkeypatch.setattr("vqaloop.ladder.warnings.TOLERANCE_STEPS", 0.0)
     sizes = ("--resolutions", "160x96,112x64", "--preset", "ultrafast")
     words = ("--codec", "h264", "--metric", "psnr", "--rungs", "2", "--min-step", "1", *sizes)
     said = room.run("ladder", long_clip, *words, "-o", "out", "--quiet")

@@ -15,7 +15,7 @@ from vqaloop.encoding.registry import get_encoder
 from vqaloop.errors import EncodeFailed, InputError
 from vqaloop.models.student import OUTPUTS
 from vqaloop.records import Encode
-from vqaloop.training.corpus import CorpusPlan, _renditions, build_corpus, find_scenes
+from vqaloop.training.corpus import CorpusPlan, _renditions, build_corpus, list_scenes
 from vqaloop.training.shards import load_corpus, load_shard, read_about, title_of, write_shard
 from vqaloop.training.synthetic_motion import PICTURE_PIXELS, picture_in_motion
 
@@ -43,7 +43,7 @@ def corpus(material: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("corpus")
     said: list[str] = []
     ffmpeg = ffmpeg_path()
-    made = build_corpus(find_scenes([material]), out, PLAN, ffmpeg=ffmpeg, report=said.append)
+    made = build_corpus(list_scenes([material]), out, PLAN, ffmpeg=ffmpeg, report=said.append)
     assert [path.name for path in made] == ["one.safetensors", "two.safetensors"]
     assert len(said) == 2 and all("2 encodes" in line for line in said)
     return out
@@ -72,16 +72,16 @@ def test_encodes_that_fail_are_counted_and_said(
 
     monkeypatch.setattr("vqaloop.training.corpus.encode", fails_once)
     said: list[str] = []
-    scenes = find_scenes([material / "one.mp4"])
+    scenes = list_scenes([material / "one.mp4"])
     build_corpus(scenes, tmp_path, PLAN, ffmpeg=ffmpeg_path(), report=said.append)
     assert said == ["1/1 one: 1 of 2 encodes, the others failed: it crashed"]
 
 
 def test_scenes_and_their_titles(material: Path) -> None:
-    one, two = find_scenes([material])
+    one, two = list_scenes([material])
     assert (one.name, one.content, one.licence, one.basis) == ("one", "film", "CC0", "explicit")
     assert (two.name, two.content, two.licence, two.basis) == ("two", "two", "unknown", "unknown")
-    assert find_scenes([material / "one.mp4"]) == [one]
+    assert list_scenes([material / "one.mp4"]) == [one]
 
 
 def test_shards_hold_what_they_say(corpus: Path) -> None:
@@ -112,14 +112,14 @@ def test_what_is_there_is_not_made_again(material: Path, corpus: Path) -> None:
     before = {path: path.stat().st_mtime_ns for path in corpus.iterdir()}
     ffmpeg = ffmpeg_path()
     said: list[str] = []
-    build_corpus(find_scenes([material]), corpus, PLAN, ffmpeg=ffmpeg, report=said.append)
+    build_corpus(list_scenes([material]), corpus, PLAN, ffmpeg=ffmpeg, report=said.append)
     assert said == []
     assert {path: path.stat().st_mtime_ns for path in corpus.iterdir()} == before
 
 
 def test_a_folder_of_another_plan_is_refused(material: Path, corpus: Path, tmp_path: Path) -> None:
     ffmpeg = ffmpeg_path()
-    scenes = find_scenes([material])
+    scenes = list_scenes([material])
     for other in (replace(PLAN, crops=4), replace(PLAN, seed=1)):
         with pytest.raises(InputError, match="made with other options"):
             build_corpus(scenes, corpus, other, ffmpeg=ffmpeg)
@@ -137,7 +137,7 @@ def test_plans_and_windows_that_cannot_be_are_refused(material: Path, tmp_path: 
         with pytest.raises(InputError, match=f"{next(iter(wrong))} must be"):
             CorpusPlan(**wrong)
     with pytest.raises(InputError, match="at least one scene"):
-        find_scenes([material], 0)
+        list_scenes([material], 0)
 
 
 def test_an_ffmpeg_without_encoders_is_refused(
@@ -145,7 +145,7 @@ def test_an_ffmpeg_without_encoders_is_refused(
 ) -> None:
     monkeypatch.setattr("vqaloop.training.corpus.available", lambda spec, ffmpeg: False)
     with pytest.raises(InputError, match="none of the encoders"):
-        build_corpus(find_scenes([material]), tmp_path / "out", PLAN, ffmpeg="ffmpeg")
+        build_corpus(list_scenes([material]), tmp_path / "out", PLAN, ffmpeg="ffmpeg")
     assert not (tmp_path / "out").exists()
 
 
@@ -158,7 +158,7 @@ def test_an_unusable_scene_is_reported_and_left_out(material: Path, tmp_path: Pa
     said: list[str] = []
     out = tmp_path / "out"
     with pytest.raises(InputError, match="no scene could be labelled: .*"):
-        build_corpus(find_scenes([tmp_path]), out, PLAN, ffmpeg=ffmpeg_path(), report=said.append)
+        build_corpus(list_scenes([tmp_path]), out, PLAN, ffmpeg=ffmpeg_path(), report=said.append)
     assert list(out.iterdir()) == []
     assert len(said) == 4 and all("left out" in line for line in said)
     assert any("dot.png is too small" in line for line in said)
@@ -166,13 +166,13 @@ def test_an_unusable_scene_is_reported_and_left_out(material: Path, tmp_path: Pa
 
 def test_nothing_and_twice_the_same_name_are_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="'.*gone.mp4' does not exist"):
-        find_scenes([tmp_path, tmp_path / "gone.mp4"])
+        list_scenes([tmp_path, tmp_path / "gone.mp4"])
     with pytest.raises(InputError, match="no videos or pictures"):
-        find_scenes([tmp_path])
+        list_scenes([tmp_path])
     for name in ("a.mp4", "a.png", "b.png"):
         (tmp_path / name).touch()
     with pytest.raises(InputError, match="several files are called a "):
-        find_scenes([tmp_path])
+        list_scenes([tmp_path])
 
 
 @pytest.mark.parametrize("content", [b"name,group\na,b\n", b"file,group\n\xff\xfe\xff,x\n"])
@@ -180,7 +180,7 @@ def test_a_bad_manifest_is_refused(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "a.mp4").touch()
     (tmp_path / "MANIFEST.csv").write_bytes(content)
     with pytest.raises(InputError, match=r"MANIFEST\.csv"):
-        find_scenes([tmp_path])
+        list_scenes([tmp_path])
 
 
 def test_bad_shards_are_refused(tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ from vqaloop.models import create_student
 from vqaloop.models.student import Student
 from vqaloop.models.weights import save_student
 from vqaloop.quality.full_reference import measure_clips
-from vqaloop.training.corpus import CorpusPlan, build_corpus, find_scenes
+from vqaloop.training.corpus import CorpusPlan, build_corpus, list_scenes
 from vqaloop.training.evaluate import ShardScores, crop_spread, evaluate, score_shards, summary
 from vqaloop.training.evaluation_report import figures_text, worst_titles, write_evaluation
 from vqaloop.training.shards import load_corpus, shard_paths
@@ -41,7 +41,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for hue, name in enumerate("abcd"):
         make_clip(base / f"{name}.mp4", size="144x128", frames=8, vf=f"hue=h={70 * hue}")
     plan = CorpusPlan(encodes=5, crops=3, frames=6)
-    build_corpus(find_scenes([base]), base / "shards", plan, ffmpeg=ffmpeg_path())
+    build_corpus(list_scenes([base]), base / "shards", plan, ffmpeg=ffmpeg_path())
     return base / "shards"
 
 

@@ -25,7 +25,7 @@ from vqaloop.errors import VqaloopError
 from vqaloop.execution.executor import Executor, executor_of
 from vqaloop.execution.job import Job
 from vqaloop.ladder.build import build_ladder
-from vqaloop.ladder.document import find_doubts
+from vqaloop.ladder.warnings import find_doubts
 from vqaloop.records import Event, Ladder, Watcher, rounded
 from vqaloop.search import prior_store
 

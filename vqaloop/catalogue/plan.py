@@ -17,7 +17,7 @@ from vqaloop.execution.checks import check_folder, check_metric
 from vqaloop.execution.options import MetricOptions
 from vqaloop.execution.tools import chosen_encoder, chosen_metric
 from vqaloop.ladder.options import LadderOptions
-from vqaloop.ladder.rules import check_codecs, make_rules
+from vqaloop.ladder.request import check_codecs, make_rules
 from vqaloop.media.probe import read_head
 from vqaloop.quality.metric import Metric
 from vqaloop.quality.registry import kindred

@@ -24,13 +24,15 @@ if TYPE_CHECKING:
 
 LARGEST = 1 << 26
 """Bytes of catalogue.json: tens of thousands of ladders."""
+_OF_ENTRY = ("name", "input", "codec", "status", "reason")
+_OF_LADDER = ("encoder", "preset", "metric")
+_OF_COST = ("encodes", "encode_cpu_s", "wall_s")
 COLUMNS = (
-    *("name", "input", "codec", "status", "reason", "folder", "width", "height", "fps"),
-    *("duration", "encoder", "preset", "metric", "rungs", "lowest_kbps", "lowest_score"),
-    *("top_width", "top_height", "top_kbps", "top_score", "top_vmaf", "encodes"),
-    *("encode_cpu_s", "wall_s"),
+    *(*_OF_ENTRY, "folder", "width", "height", "fps", "duration", *_OF_LADDER),
+    *("rungs", "lowest_kbps", "lowest_score"),
+    *("top_width", "top_height", "top_kbps", "top_score", "top_vmaf", *_OF_COST),
 )
-"""Of catalogue.csv."""
+"""Columns of catalogue.csv, filled by `catalogue_csv`; what is new in them comes from `Entry`."""
 FORMULA = ("=", "+", "-", "@", "\t", "\r")
 """First characters that make a spreadsheet evaluate a cell; an apostrophe before stops that."""
 STATUS = {"done": "done", "untrusted": "not to be trusted", "failed": "failed"}
@@ -139,16 +141,16 @@ def catalogue_csv(catalogue: "Catalogue") -> str:
     writer = csv.DictWriter(text, COLUMNS, lineterminator="\n", restval="")
     writer.writeheader()
     for entry in catalogue.entries:
-        row: dict[str, Any] = {key: getattr(entry, key) for key in COLUMNS[:5]}
+        row: dict[str, Any] = {key: getattr(entry, key) for key in _OF_ENTRY}
         row["folder"] = entry.folder.name
         if about := entry.about:
             low, top = about["rungs"][0], about["rungs"][-1]
             row |= about["source"]
-            row |= {key: about[key] for key in ("encoder", "preset", "metric")}
+            row |= {key: about[key] for key in _OF_LADDER}
             row |= {f"top_{key}": top[key] for key in ("width", "height", "score", "vmaf")}
             row |= {"rungs": len(about["rungs"]), "top_kbps": top["bitrate_kbps"]}
             row |= {"lowest_kbps": low["bitrate_kbps"], "lowest_score": low["score"]}
-            row |= {key: about["cost"].get(key) for key in COLUMNS[-3:]}
+            row |= {key: about["cost"].get(key) for key in _OF_COST}
         writer.writerow({key: _plain(value) for key, value in row.items()})
     return text.getvalue()
 

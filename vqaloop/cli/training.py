@@ -16,11 +16,11 @@ from vqaloop.execution.options import Running
 
 def run_corpus(options: argparse.Namespace) -> int:
     from vqaloop.report.progress import Progress
-    from vqaloop.training.corpus import CorpusPlan, build_corpus, find_scenes, synthetic_scenes
+    from vqaloop.training.corpus import CorpusPlan, build_corpus, list_scenes, synthetic_scenes
 
     if options.dataset:
         return _scored_set(options)
-    scenes = find_scenes(options.sources, options.windows)
+    scenes = list_scenes(options.sources, options.windows)
     if options.basis:
         scenes = [scene for scene in scenes if scene.basis == options.basis]
         if not scenes:

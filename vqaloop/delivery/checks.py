@@ -192,7 +192,7 @@ def check_track(track: Track, first: Track, item: RungInput, segment_s: float) -
         raise ToolError(f"ffmpeg wrote a segment of {float(longest):.3f} s of {name}")
 
 
-def find_doubts(tracks: Sequence[Track]) -> list[str]:
+def find_warnings(tracks: Sequence[Track]) -> list[str]:
     """Warnings of what Apple's authoring specification advises against."""
     found = []
     largest = max((track.video for track in tracks), key=lambda e: e.width * e.height)

@@ -27,8 +27,8 @@ from vqaloop.delivery.checks import (
     check_alignment,
     check_file,
     check_track,
-    find_doubts,
     find_refusals,
+    find_warnings,
     is_wanted,
     open_rung,
     read_ladders,
@@ -295,7 +295,7 @@ def _packaged(
         track = mux_video(item.path, item.stream, folder / name, cut, ffmpeg)
         check_track(track, tracks[0] if tracks else track, item, segment_s)
         tracks.append(track)
-    warnings += find_doubts(tracks)
+    warnings += find_warnings(tracks)
     path = source_of(items[0].ladder, audio, warnings)
     if path is None:
         return tracks, None

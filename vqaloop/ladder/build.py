@@ -26,12 +26,13 @@ from vqaloop.execution.executor import Executor
 from vqaloop.execution.session import Session, open_session
 from vqaloop.execution.stage_progress import counted_cut, described
 from vqaloop.execution.tools import Tools, chosen_tools
-from vqaloop.ladder.document import LadderRun, find_doubts, guard_falls, ladder_json
+from vqaloop.ladder.document import LadderRun, ladder_json
 from vqaloop.ladder.options import LadderOptions
 from vqaloop.ladder.pictures import take_pictures
-from vqaloop.ladder.rules import Budget, check_codecs, make_rules, required_sizes
+from vqaloop.ladder.request import Budget, check_codecs, make_rules, required_sizes
 from vqaloop.ladder.steps import Loop
 from vqaloop.ladder.store import write_reports
+from vqaloop.ladder.warnings import find_doubts, guard_falls
 from vqaloop.media.excerpt import excerpt
 from vqaloop.quality.registry import DEFAULT_METRIC, kindred
 from vqaloop.records import Event, Ladder, Source, Watcher

@@ -1,4 +1,4 @@
-"""The document `vqaloop.ladder/1`: hull, rules, warnings, and whether to trust the scores."""
+"""The document `vqaloop.ladder/1`, as ladder.json and --json have it."""
 
 from __future__ import annotations
 
@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING, Any
 from vqaloop.execution.document_parts import cost_json, head_json
 from vqaloop.ladder.pictures import worst_json
 from vqaloop.ladder.store import SCHEMA
-from vqaloop.quality.metric import Metric
-from vqaloop.records import RDPoint, Rung, rounded
+from vqaloop.records import RDPoint, rounded
 from vqaloop.search.hull import convex_hull, rising_front
 from vqaloop.search.rungs import Rules
 from vqaloop.search.surrogates import Predictions, Surrogate
@@ -20,13 +19,6 @@ if TYPE_CHECKING:
     from vqaloop.execution.session import Session
     from vqaloop.ladder.options import LadderOptions
     from vqaloop.ladder.steps import Checked, Loop, SearchResult
-
-GUARD_GAP = 10.0
-"""Points between a student's score and the VMAF of a delivered file beyond which the student is
-not to be trusted: more than two times its held-out error."""
-TOLERANCE_STEPS = 1.5
-"""Steps (of the metric's own) by which a rung may miss its prediction before the ladder is not to
-be trusted; on VMAF's scale 6 points, about one just noticeable difference."""
 
 
 @dataclass(frozen=True)
@@ -43,55 +35,6 @@ class LadderRun:
     found: SearchResult
     surrogate: Surrogate
     checked: Sequence[Checked]
-
-
-@dataclass(frozen=True)
-class Doubts:
-    """Rungs of which prediction, score and guard do not agree."""
-
-    missed: tuple[Rung, ...]
-    """Scored other than predicted from the excerpt."""
-    astray: tuple[Rung, ...]
-    """Scored other than VMAF, on whose scale the metric is."""
-
-    @property
-    def trusted(self) -> bool:
-        return not self.missed and not self.astray
-
-    @property
-    def lines(self) -> list[str]:
-        """A warning each."""
-        return [
-            *(
-                f"{rung.file}: score {rung.score:.1f}, predicted {rung.score_predicted:.1f}"
-                for rung in self.missed
-            ),
-            *(
-                f"{rung.file}: score {rung.score:.1f}, but VMAF {rung.guard['vmaf']:.1f}; the "
-                "student does not know such material, use --metric vmaf"
-                for rung in self.astray
-            ),
-        ]
-
-
-def guard_falls(rungs: Sequence[Rung]) -> list[str]:
-    """Warnings of neighbours whose VMAF does not rise with the score."""
-    return [
-        f"VMAF does not rise from {low.file} ({low.guard['vmaf']:.1f}) to "
-        f"{high.file} ({high.guard['vmaf']:.1f}), though the score does"
-        for low, high in zip(rungs, rungs[1:], strict=False)
-        if low.guard["vmaf"] >= high.guard["vmaf"]
-    ]
-
-
-def find_doubts(rungs: Sequence[Rung], metric: Metric, whole: bool) -> Doubts:
-    """`whole`: the search measured the very files, and planned with their scores."""
-    tolerance = TOLERANCE_STEPS * metric.step
-    missed = [r for r in rungs if not whole and abs(r.score - r.score_predicted) > tolerance]
-    # only a score on VMAF's own scale can be held against VMAF
-    on_scale = metric.mode == "anchored" and metric.top == 100
-    astray = [r for r in rungs if on_scale and abs(r.score - r.guard["vmaf"]) > GUARD_GAP]
-    return Doubts(tuple(missed), tuple(astray))
 
 
 def ladder_json(run: LadderRun, warnings: Sequence[str]) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from vqaloop.core.files import place_file
 from vqaloop.core.text import counted
 from vqaloop.errors import DecodeFailed, EncodeFailed, TargetUnreachable
 from vqaloop.execution.workshop import Workshop
-from vqaloop.ladder.rules import Budget
+from vqaloop.ladder.request import Budget
 from vqaloop.ladder.timeline import over_time
 from vqaloop.ladder.warnings import budget_warning, falling_score_warning, rules_warnings
 from vqaloop.quality.sampling_precision import unreached

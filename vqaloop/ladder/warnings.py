@@ -1,11 +1,69 @@
-"""Warnings of a ladder: a budget that ended the search, rules not met, scores that fall."""
+"""Warnings of a ladder, and whether its scores are to be trusted."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
-from vqaloop.records import RDPoint
+from vqaloop.quality.metric import Metric
+from vqaloop.records import RDPoint, Rung
 from vqaloop.search.rungs import Rules
+
+GUARD_GAP = 10.0
+"""Points between a student's score and the VMAF of a delivered file beyond which the student is
+not to be trusted: more than two times its held-out error."""
+TOLERANCE_STEPS = 1.5
+"""Steps (of the metric's own) by which a rung may miss its prediction before the ladder is not to
+be trusted; on VMAF's scale 6 points, about one just noticeable difference."""
+
+
+@dataclass(frozen=True)
+class Doubts:
+    """Rungs of which prediction, score and guard do not agree."""
+
+    missed: tuple[Rung, ...]
+    """Scored other than predicted from the excerpt."""
+    astray: tuple[Rung, ...]
+    """Scored other than VMAF, on whose scale the metric is."""
+
+    @property
+    def trusted(self) -> bool:
+        return not self.missed and not self.astray
+
+    @property
+    def lines(self) -> list[str]:
+        """A warning each."""
+        return [
+            *(
+                f"{rung.file}: score {rung.score:.1f}, predicted {rung.score_predicted:.1f}"
+                for rung in self.missed
+            ),
+            *(
+                f"{rung.file}: score {rung.score:.1f}, but VMAF {rung.guard['vmaf']:.1f}; the "
+                "student does not know such material, use --metric vmaf"
+                for rung in self.astray
+            ),
+        ]
+
+
+def guard_falls(rungs: Sequence[Rung]) -> list[str]:
+    """Warnings of neighbours whose VMAF does not rise with the score."""
+    return [
+        f"VMAF does not rise from {low.file} ({low.guard['vmaf']:.1f}) to "
+        f"{high.file} ({high.guard['vmaf']:.1f}), though the score does"
+        for low, high in zip(rungs, rungs[1:], strict=False)
+        if low.guard["vmaf"] >= high.guard["vmaf"]
+    ]
+
+
+def find_doubts(rungs: Sequence[Rung], metric: Metric, whole: bool) -> Doubts:
+    """`whole`: the search measured the very files, and planned with their scores."""
+    tolerance = TOLERANCE_STEPS * metric.step
+    missed = [r for r in rungs if not whole and abs(r.score - r.score_predicted) > tolerance]
+    # only a score on VMAF's own scale can be held against VMAF
+    on_scale = metric.mode == "anchored" and metric.top == 100
+    astray = [r for r in rungs if on_scale and abs(r.score - r.guard["vmaf"]) > GUARD_GAP]
+    return Doubts(tuple(missed), tuple(astray))
 
 
 def budget_warning(seconds: float, trials: int) -> str:

@@ -82,7 +82,7 @@ class CorpusScene:
     """Which of how many equal parts of a video the scene is from."""
 
 
-def find_scenes(sources: Sequence[Path], windows: int = 1) -> list[CorpusScene]:
+def list_scenes(sources: Sequence[Path], windows: int = 1) -> list[CorpusScene]:
     """Videos and pictures in files and folders; a MANIFEST.csv beside them names their titles.
 
     Of each video, up to `windows` scenes, from as many equal parts of it. Raises InputError when
@@ -149,7 +149,7 @@ def build_corpus(
     """Write a shard for every scene that has none yet.
 
     Args:
-        scenes: See `find_scenes` and `synthetic_scenes`.
+        scenes: See `list_scenes` and `synthetic_scenes`.
         out: Folder of the shards; created if missing.
         plan: Encodes and crops of each scene.
         ffmpeg: Path of the ffmpeg binary.
