@@ -5,6 +5,7 @@ Inputs are FFV1, which holds colour tags in the container alone, and the streams
 
 import itertools
 import re
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from vqaloop.core.ffmpeg import ffmpeg_path, file_url
 from vqaloop.encoding.encode import encode
 from vqaloop.encoding.registry import load_encoders
 from vqaloop.encoding.spec import EncoderSpec
+from vqaloop.errors import InputError
 from vqaloop.media.excerpt import excerpt
 from vqaloop.media.frames import read_encode, read_source
 from vqaloop.media.probe import probe_source
@@ -27,7 +29,8 @@ from vqaloop.quality import full_reference
 from vqaloop.quality.scorer import Scorer
 from vqaloop.records import Rendition, Source
 from vqaloop.regress import builds
-from vqaloop.regress.build_command import BuildRun, Point
+from vqaloop.regress.build_command import BuildRun, Point, file_suffix
+from vqaloop.regress.compare import compare_builds
 from vqaloop.regress.faults import decode_md5
 
 FFMPEG = ffmpeg_path()
@@ -348,24 +351,50 @@ def test_small_renditions_of_an_untagged_title_are_shown_as_it_is(tmp_path: Path
 def test_builds_encode_the_samples_of_the_source(
     spec: EncoderSpec, bits: int, own: str, tmp_path: Path
 ) -> None:
-    """Whatever the tags, every program gets the same input and so makes the same pictures."""
+    encode_alike(FFMPEG, spec, bits, own, tmp_path)
+
+
+@pytest.mark.programs
+@pytest.mark.parametrize(
+    "spec", [s for s in load_encoders().values() if s.standalone], ids=lambda s: s.name
+)
+@pytest.mark.parametrize("bits", [8, 10])
+@pytest.mark.parametrize("own", ["tv", "pc"])
+def test_own_programs_encode_the_samples_of_the_source(
+    name: str, bits: int, own: str, tmp_path: Path
+) -> None:
+    spec = load_encoders()[name]
+    program = spec.standalone and shutil.which(spec.standalone.program)
+    if spec.standalone is None or not program:
+        pytest.skip(f"the program of {name} is not installed")
+    if own == "pc" and spec.standalone.full_range is None:
+        video = f"{PICTURE},setparams=range=pc"
+        clip = tagged(tmp_path / "full.mkv", "bt709", "-color_range", own, video=video)
+        with pytest.raises(InputError, match="full range, which"):
+            compare_builds(program, program, codec=spec.codec, encoder=name, clips=[clip])
+        return
+    encode_alike(program, spec, bits, own, tmp_path)
+
+
+def encode_alike(program: str, spec: EncoderSpec, bits: int, own: str, folder: Path) -> None:
+    """Whatever the tags, a build gets the same input and so makes the same pictures."""
     if bits not in spec.bit_depths:
         pytest.skip(f"{spec.name} has no {bits} bit")
     made = set()
     pix_fmt = "yuv420p" if bits == 8 else "yuv420p10le"
-    build = builds.open_build(FFMPEG, spec)
+    build = builds.open_build(program, spec)
     for matrix in ("unknown", "bt709", "bt2020nc", "ycgco"):
         clip = tagged(
-            tmp_path / f"{matrix}.mkv", matrix, "-color_range", own,
+            folder / f"{matrix}.mkv", matrix, "-color_range", own,
             video=f"{PICTURE},format=yuv420p10le,setparams=range={own}", pix_fmt=pix_fmt,
         )  # fmt: skip
         source = probe_source(clip)
         view = builds.write_view(
-            source, None, tmp_path / "view.y4m", bit_depth=bits, frames=None, ffmpeg=FFMPEG
+            source, None, folder / "view.y4m", bit_depth=bits, frames=None, ffmpeg=FFMPEG
         )
         raw = ("-f", "rawvideo", "-")
         assert run_ffmpeg("-i", str(view.path), *raw) == run_ffmpeg("-i", str(clip), *raw)
-        out = tmp_path / f"a{spec.suffix}"
+        out = folder / f"a{file_suffix(build, spec)}"
         point = Point(spec.knob.name, spec.knob.snap(spec.knob.search[0]))
         run = BuildRun(view, point, spec.presets[-1], out, threads=1)
         builds.make(build, spec, run, timeout_s=60)

@@ -4,6 +4,7 @@ The files are data: everything that differs between encoders stands there, so th
 adds one without Python. A wrong file is refused with its name and the key at fault.
 """
 
+import dataclasses
 import math
 import re
 import string
@@ -99,6 +100,10 @@ class Standalone:
     """Those of a number of threads."""
     ten_bit: tuple[str, ...]
     """Those needed beside {bits} at 10 bits a sample."""
+    # not in the repr, which names catalogues: they do not run this program
+    full_range: tuple[str, ...] | None = dataclasses.field(default=None, repr=False)
+    """Those needed for samples of full range, which the Y4M tells; None where the program cannot
+    write that into its stream."""
 
 
 @dataclass(frozen=True)
@@ -212,6 +217,7 @@ class _Standalone(Struct):
     knob: Annotated[tuple[str, ...], Meta(min_length=1)]
     threads: tuple[str, ...] = ()
     ten_bit: tuple[str, ...] = ()
+    full_range: tuple[str, ...] | None = None
 
 
 class _Tunable(Struct):

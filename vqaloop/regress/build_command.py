@@ -162,6 +162,8 @@ def _standalone_command(
     template = [*program.arguments, *(program.bitrate if name == "bitrate" else program.knob)]
     template += program.threads if job.threads is not None else ()
     template += program.ten_bit if view.bit_depth == 10 else ()
+    if dict(view.colour).get("color_range") == "pc":
+        template += program.full_range or ()
     filled = {
         "input": view.path.absolute(),
         "output": job.out,

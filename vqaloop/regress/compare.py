@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from vqaloop.bitstream.colour_tags import colour_range
 from vqaloop.core.ffmpeg import ffmpeg_path
 from vqaloop.core.folders import check_writable
 from vqaloop.core.text import quoted, utf8
@@ -216,6 +217,7 @@ def _compare(options: RegressOptions) -> Comparison:
     settings = _settings(plan)
     _check_pair(one, other, settings, options.save)
     titles = _probed(options, plan, binary)
+    _check_range(titles, one, other, plan.spec)
     # what hung by another limit need not hang by this one
     limited = {**settings, "time limit": str(options.timeout_s)}
     journal = _journal((one, other), limited, list(titles.values()), options.cache)
@@ -444,6 +446,22 @@ def _probed(options: RegressOptions, plan: RunPlan, binary: str) -> dict[str, So
             progress(Event("probe", f"{name}: {note}", index, len(clips)))
         found[name] = source
     return found
+
+
+def _check_range(
+    titles: Mapping[str, Source], one: Side, other: Side | None, spec: EncoderSpec
+) -> None:
+    """Refuse full range for a program whose streams would be taken for limited range."""
+    own = [b for b in (one, other) if isinstance(b, Build) and b.kind == "standalone"]
+    if not own or spec.standalone is None or spec.standalone.full_range is not None:
+        return
+    for name, source in titles.items():
+        if colour_range(source) == "pc":
+            raise InputError(
+                f"{quoted(name)} has full range, which {spec.standalone.program} cannot write "
+                "into its stream: every player would take it for limited range; convert the clip, "
+                "or compare builds of ffmpeg"
+            )
 
 
 def _build_json(build: Build) -> dict[str, Any]:
