@@ -355,9 +355,7 @@ def test_builds_encode_the_samples_of_the_source(
 
 
 @pytest.mark.programs
-@pytest.mark.parametrize(
-    "spec", [s for s in load_encoders().values() if s.standalone], ids=lambda s: s.name
-)
+@pytest.mark.parametrize("name", [s.name for s in load_encoders().values() if s.standalone])
 @pytest.mark.parametrize("bits", [8, 10])
 @pytest.mark.parametrize("own", ["tv", "pc"])
 def test_own_programs_encode_the_samples_of_the_source(
