@@ -119,8 +119,8 @@ def run(
             What it raises is raised here once the program has ended.
 
     Returns:
-        What it did; of two runs the second. Without what programs write that it left behind
-        outside its process group, from HELD_S after its end on.
+        What it did; of two runs the second. Without what programs that it left behind write later
+        than HELD_S after its end.
 
     Raises:
         ToolError: It cannot be started, or writes more than `max_stdout`.
@@ -180,6 +180,12 @@ def _run_once(argv: Sequence[str], timeout_s: float, idle_s: float, streams: _St
     scopes.check_cancelled()
     cpu_s = usage.ru_utime + usage.ru_stime
     _thread.cpu_s = spent_cpu_s() + cpu_s
+    if drain.held:
+        log.warning(
+            "%s left a program running that holds its output open; what that one writes from now "
+            "on is not read",
+            Path(argv[0]).name,
+        )
     if drain.error is not None:
         raise drain.error
     if drain.too_much.is_set():
@@ -247,7 +253,9 @@ class _Drain:
         """Set once the program has written more than it may."""
         self.error: Exception | None = None
         """What `read_stderr` raised."""
-        self._until, self._held = math.inf, False
+        self.held = False
+        """True once a pipe was given up that another program still holds open."""
+        self._until = math.inf
         pipes = [(self._keep_tail, process.stderr), (self._keep_all, process.stdout)]
         self._threads = [
             threading.Thread(target=keep, args=(pipe,), daemon=True)
@@ -266,12 +274,6 @@ class _Drain:
             # an interruption may come before a thread has begun
             if thread.ident is not None:
                 thread.join()
-        if self._held:
-            log.warning(
-                "%s left a program running that holds its output open; what that one still writes "
-                "is not read",
-                Path(os.fsdecode(self._process.args[0])).name,  # type: ignore[index, arg-type]
-            )
         for pipe in (self._process.stdout, self._process.stderr):
             if pipe is not None:
                 pipe.close()
@@ -314,7 +316,7 @@ class _Drain:
                 left -= late * len(chunk)
             elif late:
                 break
-        self._held = True
+        self.held = True
 
 
 class _Watch(threading.Thread):
