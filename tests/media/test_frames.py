@@ -5,16 +5,17 @@ from collections.abc import Sequence
 from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
-from tests.support.media import make_clip, run_ffmpeg
+from tests.support.media import make_clip, remux, run_ffmpeg
 from vqaloop.core.ffmpeg import ffmpeg_path, file_url
 from vqaloop.encoding.encode import encode
 from vqaloop.encoding.registry import get_encoder
 from vqaloop.errors import DecodeFailed
-from vqaloop.media.frames import read_encode, read_source
+from vqaloop.media.frames import each_of_encode, read_encode, read_source
 from vqaloop.media.planes import Frames, cut
 from vqaloop.media.probe import probe_source
 from vqaloop.records import Rendition, Source
@@ -133,6 +134,28 @@ def test_both_decoders_give_the_same_pixels(
         for decoder in ("pyav", "ffmpeg")
     ]
     assert (legs[0] == legs[1]).all()
+
+
+@pytest.mark.parametrize("divide", [1, 2])
+@pytest.mark.parametrize("suffix", ["mp4", "h264"])
+@pytest.mark.parametrize(("own", "wanted"), [("tv", "pc"), ("pc", "tv"), ("pc", "pc"), ("", "pc")])
+def test_both_decoders_give_the_wanted_range(
+    tmp_path: Path, divide: int, suffix: str, own: str, wanted: str
+) -> None:
+    # x264 tags limited range only beside another tag
+    tags = f"range={own}:color_primaries=bt709" if own else "range=unknown"
+    vf = f"scale=256/{divide}:144/{divide}:out_range={own or wanted},setparams={tags}"
+    made = make_clip(tmp_path / "a.mp4", size="256x144", frames=4, rate="10", vf=vf, crf=12)
+    bare = remux(made, tmp_path / f"bare.{suffix}")
+
+    def read(path: Path, decoder: str, wanted: str | None) -> Frames:
+        options: dict[str, Any] = {"decoder": decoder, "ffmpeg": FFMPEG, "wanted_range": wanted}
+        return np.stack(list(each_of_encode(path, [0, 3], (256, 144), FPS, **options)))
+
+    found = read(bare, "ffmpeg", wanted)
+    assert (found == read(made, "pyav", wanted)).all()
+    # untagged pictures are taken to have it already
+    assert (found == read(bare, "ffmpeg", None)).all() == (own in ("", wanted))
 
 
 @pytest.mark.parametrize("vf", ["scale=out_range=tv", "scale=out_range=pc"])

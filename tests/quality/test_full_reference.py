@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
+from tests.support.media import make_changing, run_ffmpeg
 from vqaloop.core.ffmpeg import ffmpeg_path, file_url
 from vqaloop.core.process import run
 from vqaloop.errors import DecodeFailed, InputError
@@ -85,6 +86,27 @@ def test_psnr_in_ten_bits(source: Source, folder: Path) -> None:
     score = measure(source, path, ["psnr", "vmaf", "xpsnr"], ffmpeg=FFMPEG)["psnr"]
     mse = ((luma(source.path) * 4 - luma(path, "gray10le")) ** 2).mean(axis=(1, 2))
     assert score.clips == pytest.approx(10 * np.log10(1023**2 / mse), abs=1e-4)
+
+
+def test_ten_bits_after_eight_are_compared_in_ten(tmp_path: Path) -> None:
+    """The header tells the depth of the first frames alone."""
+    path = make_changing(tmp_path / "changing.mkv", "depth", (14, 20))
+    probed = probe_source(path, ffmpeg=FFMPEG)
+    assert probed.changes and probed.bit_depth == 10
+    eight = convert(["-i", file_url(path)], ["-pix_fmt", "yuv420p"], tmp_path / "eight.y4m")
+    title = probe_source(eight, ffmpeg=FFMPEG)
+    score = measure(title, path, ["psnr"], ffmpeg=FFMPEG, probed=probed)["psnr"]
+
+    def deep(source: Source) -> npt.NDArray[np.float64]:
+        vf = ",".join([*source.prep, "format=yuv420p10le", "extractplanes=y"])
+        options = ["-reinit_filter", "0", "-i", file_url(source.path), "-vf", vf]
+        raw = run_ffmpeg(*options, "-f", "rawvideo", "-pix_fmt", "gray10le", "-")
+        return np.frombuffer(raw, "<u2").reshape(-1, 160 * 96).astype(np.float64)
+
+    mse = ((deep(title) - deep(probed)) ** 2).mean(axis=1)
+    # the first part is the title itself, and so at the ceiling
+    assert score.clips[:14] == (72.0,) * 14
+    assert score.clips[14:] == pytest.approx(10 * np.log10(1023**2 / mse[14:]), abs=1e-4)
 
 
 def test_all_at_once_equals_one_by_one(source: Source, rungs: list[Path]) -> None:

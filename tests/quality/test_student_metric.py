@@ -343,6 +343,11 @@ def test_a_raw_avs2_stream_is_scored_alone_as_its_pictures_are(
     plain = tmp_path / "plain.y4m"
     run_ffmpeg("-i", str(made.path), "-fps_mode", "passthrough", str(plain))
     assert scorer.score(made.path).clips == scorer.score(plain).clips
+    # whatever its name, also against its original
+    named = scorer.score(made.path, reference=source.path)
+    renamed = made.path.rename(tmp_path / "rung.bin")
+    assert scorer.score(renamed).clips == scorer.score(plain).clips
+    assert scorer.score(renamed, reference=source.path).clips == named.clips
     (tmp_path / "no.avs2").write_bytes(bytes(99))
     with pytest.raises(InputError, match="no AVS2 stream"):
         scorer.score(tmp_path / "no.avs2")

@@ -281,6 +281,20 @@ def test_log_is_read_in_any_pieces() -> None:
     assert (found.matrix, found.primaries) == ("bt709", "unknown")
 
 
+def test_a_time_that_another_message_breaks_is_no_time() -> None:
+    line = (
+        b"[Parsed_showinfo_0 @ 0x1] [info] n:   0 pts: 0 pts_time:%s fmt:yuv420p cl:left sar:1/1 "
+        b"s:64x48 i:P iskey:1 type:I \n"
+        b"[Parsed_showinfo_0 @ 0x1] [info] color_range:tv color_space:bt709 "
+        b"color_primaries:unknown color_trc:unknown\n"
+    )
+    log = FrameLog()
+    for time_s, last_s in [(b"1.25", 1.25), (b"2.5[h264", 1.25), (b".", 1.25), (b"1e+06", 1e6)]:
+        log.read(line % time_s)
+        assert log.last_s == last_s
+    assert log.frames == 4 and len(log.runs) == 1
+
+
 def test_encode_that_fails_at_the_end_writes_nothing(
     clips: dict[str, Path], room: Room, monkeypatch: pytest.MonkeyPatch
 ) -> None:

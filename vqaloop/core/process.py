@@ -9,12 +9,13 @@ import logging
 import math
 import os
 import resource
+import select
 import signal
 import subprocess
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
@@ -39,6 +40,11 @@ PAUSE_S = 10.0
 """Seconds by which a sample is late where this process was stopped, not merely busy."""
 STDERR_KEPT = 16_384
 """Bytes of a program's last words kept for error messages."""
+HELD_S = 2.0
+"""Seconds for which the pipes of a program that has ended are read on where another one, which it
+left behind, holds them open."""
+PIPE_BYTES = 1 << 20
+"""The most that a pipe holds, so the most that a program which has ended wrote and nobody read."""
 
 _thread = threading.local()
 """The `cpu_s` that this thread's programs have used."""
@@ -110,9 +116,11 @@ def run(
         stdout: Where it writes; a pipe is read to its end.
         max_stdout: Bytes of stdout held in memory; a program that writes more is stopped.
         read_stderr: Is given each piece of stderr, returns what to keep of it; of both runs.
+            What it raises is raised here once the program has ended.
 
     Returns:
-        What it did; of two runs the second.
+        What it did; of two runs the second. Without what programs that it left behind write later
+        than HELD_S after its end.
 
     Raises:
         ToolError: It cannot be started, or writes more than `max_stdout`.
@@ -172,6 +180,14 @@ def _run_once(argv: Sequence[str], timeout_s: float, idle_s: float, streams: _St
     scopes.check_cancelled()
     cpu_s = usage.ru_utime + usage.ru_stime
     _thread.cpu_s = spent_cpu_s() + cpu_s
+    if drain.held:
+        log.warning(
+            "%s left a program running that holds its output open; what that one writes from now "
+            "on is not read",
+            Path(argv[0]).name,
+        )
+    if drain.error is not None:
+        raise drain.error
     if drain.too_much.is_set():
         name = Path(argv[0]).name
         raise ToolError(f"{name} wrote more than {streams.max_stdout} bytes; stopped")
@@ -235,6 +251,11 @@ class _Drain:
         self.stdout, self.stderr = bytearray(), bytearray()
         self.too_much = threading.Event()
         """Set once the program has written more than it may."""
+        self.error: Exception | None = None
+        """What `read_stderr` raised."""
+        self.held = False
+        """True once a pipe was given up that another program still holds open."""
+        self._until = math.inf
         pipes = [(self._keep_tail, process.stderr), (self._keep_all, process.stdout)]
         self._threads = [
             threading.Thread(target=keep, args=(pipe,), daemon=True)
@@ -247,30 +268,55 @@ class _Drain:
             thread.start()
 
     def close(self) -> None:
-        """Wait for what is left in the pipes, and close them."""
+        """Wait for what an ended program has left in its pipes, and close them."""
+        self._until = time.monotonic() + HELD_S
         for thread in self._threads:
             # an interruption may come before a thread has begun
             if thread.ident is not None:
-                thread.join(timeout=10)
+                thread.join()
         for pipe in (self._process.stdout, self._process.stderr):
             if pipe is not None:
                 pipe.close()
 
-    # ValueError: an interruption of the main thread may close a pipe before its reader has begun
     def _keep_tail(self, pipe: IO[bytes]) -> None:
-        with contextlib.suppress(ValueError):
-            while chunk := os.read(pipe.fileno(), 65536):
-                self.stderr.extend(self._streams.read_stderr(chunk))
-                del self.stderr[:-STDERR_KEPT]
+        for chunk in self._pieces(pipe):
+            if self.error is None:
+                try:
+                    chunk = self._streams.read_stderr(chunk)
+                except Exception as error:
+                    # read on, or the program would wait for room in the pipe
+                    self.error = error
+            self.stderr.extend(chunk)
+            del self.stderr[:-STDERR_KEPT]
 
     def _keep_all(self, pipe: IO[bytes]) -> None:
-        with contextlib.suppress(ValueError):
-            while chunk := pipe.read(1 << 20):
-                self.stdout.extend(chunk)
-                if len(self.stdout) > self._streams.max_stdout:
-                    self.too_much.set()
-                    kill(self._process)
+        for chunk in self._pieces(pipe):
+            self.stdout.extend(chunk)
+            if len(self.stdout) > self._streams.max_stdout:
+                self.too_much.set()
+                kill(self._process)
+                return
+
+    def _pieces(self, pipe: IO[bytes]) -> Iterator[bytes]:
+        """What is written to a pipe, until nobody holds it open or HELD_S after the program."""
+        poll, left = select.poll(), PIPE_BYTES
+        try:
+            poll.register(pipe, select.POLLIN)
+        except ValueError:
+            # closed, since an interruption of the main thread came before its reader had begun
+            return
+        while left > 0:
+            late = time.monotonic() >= self._until
+            # bounded, to see that the program has ended: one of its own may hold the pipe open
+            if poll.poll(0 if late else 200):
+                if not (chunk := os.read(pipe.fileno(), 65536)):
                     return
+                yield chunk
+                # what the program itself wrote is read however late it is, and no more
+                left -= late * len(chunk)
+            elif late:
+                break
+        self.held = True
 
 
 class _Watch(threading.Thread):
@@ -295,11 +341,16 @@ class _Watch(threading.Thread):
             if (paused := now - looked - self.step) > PAUSE_S:
                 self.end, since = self.end + paused, since + paused
             looked = now
-            # of the whole group: a script's programs work while the shell waits
-            ticks = _group_ticks(self.process.pid)
-            # less than before: a part of it has ended
-            self.idle = 0 <= ticks - before <= STILL * self.step
-            before = ticks
+            try:
+                # of the whole group: a script's programs work while the shell waits
+                ticks = _group_ticks(self.process.pid)
+            except OSError:
+                # as with too many files open; it may be working
+                self.idle = False
+            else:
+                # less than before: a part of it has ended
+                self.idle = 0 <= ticks - before <= STILL * self.step
+                before = ticks
             if not self.idle:
                 since = now
             if now >= self.end or now - since >= self.idle_s:
@@ -311,12 +362,16 @@ class _Watch(threading.Thread):
 
 
 def _group_ticks(group: int) -> int:
-    """Processor time that the programs of a process group have used, in the kernel's ticks."""
+    """Processor time that the programs of a process group have used, in the kernel's ticks.
+
+    Raises OSError where that cannot be read, other than of a program that has just ended.
+    """
     ticks = 0
-    for entry in os.scandir("/proc"):
-        if entry.name.isdigit():
-            with contextlib.suppress(OSError, IndexError, ValueError):
-                with open(f"/proc/{entry.name}/stat", "rb") as file:
+    ended = FileNotFoundError, ProcessLookupError, PermissionError, IndexError, ValueError
+    for name in os.listdir("/proc"):
+        if name.isdigit():
+            with contextlib.suppress(*ended):
+                with open(f"/proc/{name}/stat", "rb") as file:
                     # after the name, which may hold spaces and brackets: state, parent, group
                     words = file.read().rpartition(b")")[2].split()
                 if int(words[2]) == group:

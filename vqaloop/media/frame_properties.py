@@ -134,7 +134,7 @@ class FrameLog:
                 if color_range == "tv" and self.mislabelled_at is None:
                     self.mislabelled_at = first
                 color_range = "tv" if color_range == "tv" else "pc"
-            if re.match(r"-?[\d.]", time_s):
+            if re.fullmatch(r"-?\d+(\.\d+)?(e[+-]\d+)?", time_s):
                 self.last_s = float(time_s)
             across, down = map(int, sar.split("/"))
             shape = Fraction(across, down) if across and down else Fraction(1)

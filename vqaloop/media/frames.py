@@ -14,6 +14,7 @@ from av.video.frame import VideoFrame
 from av.video.reformatter import Interpolation, VideoReformatter
 
 from vqaloop.bitstream.colour_tags import RANGES, UNTAGGED, colour_range, in_range
+from vqaloop.bitstream.demux import main_video, open_video
 from vqaloop.bitstream.formats import ENCODES, SOURCES
 from vqaloop.core import ffmpeg as ffmpeg_graph
 from vqaloop.core import process
@@ -210,10 +211,22 @@ def each_of_encode(
     """
     if decoder == "ffmpeg":
         only = [("format_whitelist", ENCODES)]
-        yield from read_with_ffmpeg(path, indices, size, ffmpeg=ffmpeg, input_options=only)
+        ranges = in_range(_tagged_range(path), wanted_range) if wanted_range else ""
+        yield from read_with_ffmpeg(
+            path, indices, size, ffmpeg=ffmpeg, input_options=only, ranges=ranges
+        )
         return
-    ranges = wanted_range, wanted_range
-    yield from _with_pyav(path, indices, size, fps, ranges, threads)
+    yield from _with_pyav(path, indices, size, fps, (wanted_range, wanted_range), threads)
+
+
+def _tagged_range(path: Path) -> str | None:
+    """The range that an encode is tagged with, None where it has no tag or cannot be opened."""
+    # of what cannot be opened the ffmpeg program says best why not
+    with contextlib.suppress(*TROUBLE), open_video(path, ENCODES) as container:
+        # without a decoder (AVS2) there is no codec context, nor a tag
+        codec = getattr(main_video(container), "codec_context", None)
+        return RANGES.get(int(codec.color_range)) if codec else None
+    return None
 
 
 def _with_pyav(

@@ -287,7 +287,8 @@ def _stored_samples(
     own = dict(tags)["color_range"]
     if probed is None:
         return _Stored(bits, own, prep)
-    # where the range changes within the file, its header tells that of the first frames alone
+    # where depth or range change within the file, its header tells that of the first frames alone
+    bits = max(bits, probed.bit_depth)
     return _Stored(bits, colour_range(probed) if probed.changes else own, probed.prep)
 
 

@@ -109,9 +109,7 @@ class Scorer:
         if canvas is not None:
             raise InputError("a video is judged at its reference's size; leave out --canvas")
         source = self._probe(Path(reference))
-        if has_avs2_name(path):
-            if not path.is_file():
-                raise InputError(f"{quoted(path)} does not exist")
+        if _is_avs2(path):
             _check_lengths(quoted(path), _avs2_pictures(path), source)
             return self.metric.measure(source, path, "ffmpeg")
         other = self._probe(path)
@@ -154,9 +152,7 @@ class Scorer:
             raise InputError(f"{self.metric.name} needs the original: give it with --reference")
         if canvas is not None:
             _check_canvas(canvas)
-        head = read_head(path)
-        is_avs2 = has_avs2_name(path) or starts_as_avs2(head)
-        source = _avs2_source(path) if is_avs2 else self._probe(path)
+        source = _avs2_source(path) if _is_avs2(path) else self._probe(path)
         return self.metric.alone(source, canvas or self.canvas_of(path))
 
     def _compare(self, metric: StudentMetric, source: Source, other: Source) -> Score:
@@ -196,6 +192,12 @@ def _check_canvas(size: tuple[int, int]) -> None:
             f"the canvas {size[0]}x{size[1]} must have even sides of 16 to 16384 pixels; give the "
             "size of the original, such as --canvas 1920x1080"
         )
+
+
+def _is_avs2(path: Path) -> bool:
+    """Whether a file is a raw AVS2 stream, or has the name of one. Raises as `read_head`."""
+    head = read_head(path)
+    return has_avs2_name(path) or starts_as_avs2(head)
 
 
 def _avs2_source(path: Path) -> Source:
