@@ -9,7 +9,9 @@ import pytest
 
 from tests.support.titles import CRF, SIZES, as_seen, random_title, taught
 from vqaloop.cli.parser import make_parser
+from vqaloop.core.option_fields import given_options
 from vqaloop.errors import InputError
+from vqaloop.execution.options import PriorOptions
 from vqaloop.records import RDPoint
 from vqaloop.search import prior_store
 from vqaloop.search.prior import TERMS, Prior, TitlePoints, expit, learn, logit
@@ -314,7 +316,8 @@ def test_the_command_line_takes_every_prior_and_the_older_word_for_none(
     command: list[str],
 ) -> None:
     def asked(*words: str) -> str:
-        return str(make_parser().parse_args([*command, "--codec", "h264", *words]).prior)
+        found = make_parser().parse_args([*command, "--codec", "h264", *words])
+        return str(given_options(PriorOptions, found).get("prior", PriorOptions.prior))
 
     assert asked() == "shipped"
     assert [asked("--prior", use) for use in ("shipped", "own", "none")] == [
