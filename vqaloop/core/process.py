@@ -95,6 +95,7 @@ def run(
     stdout: int | IO[bytes] = subprocess.PIPE,
     max_stdout: int = 1 << 34,
     read_stderr: Callable[[bytes], bytes] = bytes,
+    before_again: Callable[[], None] | None = None,
 ) -> Finished:
     """Run a program to its end, its time limit, or an exception in this thread.
 
@@ -110,6 +111,7 @@ def run(
         stdout: Where it writes; a pipe is read to its end.
         max_stdout: Bytes of stdout held in memory; a program that writes more is stopped.
         read_stderr: Is given each piece of stderr, returns what to keep of it; of both runs.
+        before_again: Called before the second run, so that `read_stderr` can forget the first.
 
     Returns:
         What it did; of two runs the second.
@@ -129,6 +131,8 @@ def run(
     log.warning("%s was %s; it is run again", Path(argv[0]).name, done.reason())
     if file >= 0:
         os.lseek(file, begin, os.SEEK_SET)
+    if before_again:
+        before_again()
     return _run_once(argv, timeout_s, stall_s, streams)
 
 
