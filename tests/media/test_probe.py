@@ -431,7 +431,8 @@ def test_a_key_frame_that_does_not_decode_is_passed_over(tmp_path: Path) -> None
     assert data.count(first) == 1
     # the length of its first unit
     clip.write_bytes(data.replace(first, b"\x7f" + first[1:]))
-    assert container.pixel_shapes(clip) == ((pytest.approx(0.04), Fraction(4, 3)),)
+    ((at_s, shape),) = container.pixel_shapes(clip)
+    assert (at_s, shape) == (pytest.approx(0.04), Fraction(4, 3))
 
 
 @pytest.mark.parametrize("look", [container.pixel_shapes, find_captions])
