@@ -424,13 +424,16 @@ def test_of_key_frames_with_equal_headers_one_is_decoded(
 
 
 def test_a_key_frame_that_does_not_decode_is_passed_over(tmp_path: Path) -> None:
-    clip = make_clip(tmp_path / "a.mkv", frames=4, g=1, vf="setsar=4/3")
+    slices = {"x264-params": "slices=2"}
+    clip = make_clip(tmp_path / "a.mp4", frames=4, g=1, vf="setsar=4/3", **slices)
     with container.opened(clip) as opened:
         first = bytes(next(opened.demux(video=0)))
-    data = clip.read_bytes()
-    assert data.count(first) == 1
-    # the length of its first unit
-    clip.write_bytes(data.replace(first, b"\x7f" + first[1:]))
+    data, at = clip.read_bytes(), 0
+    # behind a message and the first slice, by which it is a key frame
+    for _ in range(2):
+        at += 4 + int.from_bytes(first[at : at + 4], "big")
+    assert at < len(first) and data.count(first) == 1
+    clip.write_bytes(data.replace(first, first[:at] + b"\x7f" + first[at + 1 :]))
     ((at_s, shape),) = container.pixel_shapes(clip)
     assert (at_s, shape) == (pytest.approx(0.04), Fraction(4, 3))
 
