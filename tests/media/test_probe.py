@@ -423,6 +423,33 @@ def test_of_key_frames_with_equal_headers_one_is_decoded(
     assert len(decoded) == 3
 
 
+@pytest.mark.parametrize("suffix", [".mp4", ".mkv"])
+def test_where_pictures_choose_among_headers_all_are_looked_at(
+    tmp_path: Path, suffix: str
+) -> None:
+    sets, pictures, part = b"", [], tmp_path / "part"
+    for number, shape in enumerate(("1", "4/3")):
+        named = {"x264-params": f"sps-id={number}"}
+        make_clip(
+            part,
+            size="64x64",
+            frames=5,
+            vf=f"setsar={shape}",
+            codec="libx264",
+            g=1,
+            f="h264",
+            **named,
+        )
+        units = part.read_bytes().split(b"\0\0\1")[1:]
+        sets += b"".join(b"\0\0\1" + unit for unit in units if unit[0] & 31 in (7, 8))
+        pictures.append(b"".join(b"\0\0\1" + unit for unit in units if unit[0] & 31 == 5))
+    whole = tmp_path / "whole.bits"
+    whole.write_bytes(sets + pictures[0] + pictures[1] + pictures[0])
+    clip = remux(whole, tmp_path / f"clip{suffix}", "-framerate", "25")
+    shapes = [shape for _, shape in container.pixel_shapes(clip)]
+    assert shapes == [Fraction(1), Fraction(4, 3), Fraction(1)]
+
+
 def test_a_key_frame_that_does_not_decode_is_passed_over(tmp_path: Path) -> None:
     slices = {"x264-params": "slices=2"}
     clip = make_clip(tmp_path / "a.mp4", frames=4, g=1, vf="setsar=4/3", **slices)

@@ -202,7 +202,9 @@ def pixel_shapes(path: Path) -> tuple[tuple[float, Fraction], ...]:
             inside = _headers(codec.name, config, bytes(packet))
             headers = inside or headers
             # of several sets each picture names its own
-            sets = 1 if codec.name in _HEADERS else max(len(inside), count_sps(codec.name, config))
+            sets = len(headers)
+            if codec.name not in _HEADERS:
+                sets = max(sets, count_sps(codec.name, config))
             if sets < 2 and (config, headers) == last:
                 continue
             if shape := _decoded_shape(codec, packet):
