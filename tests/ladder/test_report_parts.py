@@ -23,7 +23,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.ladder.test_store import Page, make_ladder, make_pictures, page_of
-from tests.support.media import REPOSITORY
+from tests.support.commandline import SMALL, Room
+from tests.support.media import REPOSITORY, make_clip
 from vqaloop.bitstream.packets import Packet
 from vqaloop.cli.parser import make_parser
 from vqaloop.errors import InputError
@@ -320,6 +321,23 @@ def test_only_the_very_source_is_looked_at(tmp_path: Path, what: str) -> None:
         # as in documents of before there was a size
         del ladder.about["source"]["size_bytes"]
         assert find_pictures(ladder).trouble == said
+
+
+@pytest.mark.parametrize("rate", ["12.5", "50"])
+def test_pictures_are_made_again_at_the_rate_that_was_asked(room: Room, rate: str) -> None:
+    make_clip(room.folder / "a.mp4", size="160x96", frames=30)
+    room.ladder("a.mp4", *SMALL, "--resolutions", "160x96", "--framerate", rate)
+    ladder = read_ladder(room.folder / "out")
+    kept = find_pictures(ladder)
+    assert kept.places and not kept.trouble
+    (ladder.folder / "pictures.json").unlink()
+    assert find_pictures(ladder) == kept
+    # as where another version reads the file otherwise
+    about = ladder.about["source"]
+    for other in ({"frames": about["frames"] - 1}, {"fps_exact": "24/1"}):
+        ladder.about["source"] = {**about, **other}
+        said = find_pictures(ladder).trouble
+        assert f"is read as {about['frames']} frames at {about['fps_exact']} fps" in said
 
 
 KILLED = """

@@ -2,6 +2,7 @@
 
 import os
 import random
+import shlex
 import subprocess
 import sys
 from collections.abc import Callable
@@ -14,6 +15,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from tests.support.commandline import fake_ffmpeg
 from tests.support.media import (
     REPOSITORY,
     frame_hashes,
@@ -23,12 +25,17 @@ from tests.support.media import (
     shared_clip,
     write_y4m,
 )
+from vqaloop.core import process
 from vqaloop.core.ffmpeg import ffmpeg_path, file_url
 from vqaloop.core.files import file_sha256
-from vqaloop.errors import InputError
+from vqaloop.core.scopes import Scope
+from vqaloop.errors import CalledOff, InputError
+from vqaloop.media import container
 from vqaloop.media.excerpt import excerpt
+from vqaloop.media.frame_properties import FrameLog
 from vqaloop.media.framerate import parse_rate, regular_rate
 from vqaloop.media.limits import MAX_SIDE, MIN_SIDE
+from vqaloop.media.picture_data import find_captions
 from vqaloop.media.probe import probe_source
 from vqaloop.media.rawvideo import MAX_HEADER_BYTES, parse_y4m_header
 
@@ -381,6 +388,108 @@ def test_pixels_are_made_square(tmp_path: Path, sar: str, size: tuple[int, int])
     assert (source.width, source.height) == size
     assert source.prep == (f"scale={size[0]}:{size[1]}:flags=lanczos", "setsar=1")
     assert "square" in source.notes[0]
+
+
+ALL_INTRA: dict[str, dict[str, Any]] = {
+    "libx264": {"f": "h264", "x264-params": "repeat-headers=1"},
+    "libx265": {"f": "hevc", "preset": "ultrafast", "x265-params": "repeat-headers=1"},
+    "mpeg2video": {"f": "mpeg2video"},
+    "mpeg4": {"f": "m4v"},
+}
+
+
+@pytest.mark.parametrize("suffix", [".mp4", ".mkv"])
+@pytest.mark.parametrize("codec", ALL_INTRA)
+def test_of_key_frames_with_equal_headers_one_is_decoded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, codec: str, suffix: str
+) -> None:
+    whole, part = tmp_path / "whole.bits", tmp_path / "part"
+    with whole.open("wb") as file:
+        for shape in ("1", "4/3", "1"):
+            vf, options = f"setsar={shape}", ALL_INTRA[codec]
+            make_clip(part, size="64x64", frames=10, vf=vf, codec=codec, g=1, **options)
+            file.write(part.read_bytes())
+    clip = remux(whole, tmp_path / f"clip{suffix}", "-fflags", "+genpts")
+    decode, decoded = container._decoded_shape, []
+
+    def counted(codec: Any, packet: Any) -> Fraction | None:
+        decoded.append(packet.pts)
+        return decode(codec, packet)
+
+    monkeypatch.setattr(container, "_decoded_shape", counted)
+    times_s, shapes = zip(*container.pixel_shapes(clip), strict=True)
+    assert shapes == (Fraction(1), Fraction(4, 3), Fraction(1))
+    assert times_s == pytest.approx([0, 0.4, 0.8], abs=0.01)
+    assert len(decoded) == 3
+
+
+@pytest.mark.parametrize("suffix", [".mp4", ".mkv"])
+def test_where_pictures_choose_among_headers_all_are_looked_at(
+    tmp_path: Path, suffix: str
+) -> None:
+    sets, pictures, part = b"", [], tmp_path / "part"
+    for number, shape in enumerate(("1", "4/3")):
+        named = {"x264-params": f"sps-id={number}"}
+        make_clip(
+            part,
+            size="64x64",
+            frames=5,
+            vf=f"setsar={shape}",
+            codec="libx264",
+            g=1,
+            f="h264",
+            **named,
+        )
+        units = part.read_bytes().split(b"\0\0\1")[1:]
+        sets += b"".join(b"\0\0\1" + unit for unit in units if unit[0] & 31 in (7, 8))
+        pictures.append(b"".join(b"\0\0\1" + unit for unit in units if unit[0] & 31 == 5))
+    whole = tmp_path / "whole.bits"
+    whole.write_bytes(sets + pictures[0] + pictures[1] + pictures[0])
+    clip = remux(whole, tmp_path / f"clip{suffix}", "-framerate", "25")
+    shapes = [shape for _, shape in container.pixel_shapes(clip)]
+    assert shapes == [Fraction(1), Fraction(4, 3), Fraction(1)]
+
+
+def test_a_key_frame_that_does_not_decode_is_passed_over(tmp_path: Path) -> None:
+    slices = {"x264-params": "slices=2"}
+    clip = make_clip(tmp_path / "a.mp4", frames=4, g=1, vf="setsar=4/3", **slices)
+    with container.opened(clip) as opened:
+        first = bytes(next(opened.demux(video=0)))
+    data, at = clip.read_bytes(), 0
+    # behind a message and the first slice, by which it is a key frame
+    for _ in range(2):
+        at += 4 + int.from_bytes(first[at : at + 4], "big")
+    assert at < len(first) and data.count(first) == 1
+    clip.write_bytes(data.replace(first, first[:at] + b"\x7f" + first[at + 1 :]))
+    ((at_s, shape),) = container.pixel_shapes(clip)
+    assert at_s == pytest.approx(0.04) and shape == Fraction(4, 3)
+
+
+@pytest.mark.parametrize("look", [container.pixel_shapes, find_captions])
+def test_reading_packets_ends_where_the_work_is_cancelled(
+    tmp_path: Path, look: Callable[[Path], object]
+) -> None:
+    clip, scope = make_clip(tmp_path / "a.mp4", frames=3), Scope()
+    with scope.entered():
+        look(clip)
+        scope.cancel()
+        with pytest.raises(CalledOff):
+            look(clip)
+
+
+def test_a_probing_that_hung_is_run_again_from_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clip, mark = make_clip(tmp_path / "a.mp4", frames=12), tmp_path / "mark"
+    real = f'{shlex.quote(ffmpeg_path())} "$@"'
+    hang = f"[ -e {mark} ] || {{ touch {mark}; {real} > /dev/null; exec sleep 600; }}"
+    fake = fake_ffmpeg(tmp_path / "ffmpeg", {"*showinfo*": hang})
+    monkeypatch.setattr(process, "STALL_S", 2.0)
+    log = FrameLog()
+    video = container.decode_all(clip, (), str(fake), log)
+    assert mark.exists()
+    assert len(video.times_s) == log.frames == 12
+    assert [first for first, _, _ in log.runs] == [0]
 
 
 def test_pixels_that_rounding_left_unsquare_are_not_scaled(tmp_path: Path) -> None:

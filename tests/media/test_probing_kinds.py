@@ -15,7 +15,7 @@ from vqaloop.core.ffmpeg import ffmpeg_path
 from vqaloop.encoding.encode import encode
 from vqaloop.encoding.registry import get_encoder
 from vqaloop.errors import InputError
-from vqaloop.media.container import opened
+from vqaloop.media.container import dolby_vision, opened
 from vqaloop.media.probe import probe_source
 from vqaloop.quality.full_reference import METRICS, measure
 from vqaloop.quality.scorer import Scorer
@@ -99,6 +99,14 @@ def test_dolby_vision_without_a_base_layer_of_its_own_is_hdr(tmp_path: Path, suf
     assert source.hdr
     assert "HDR (Dolby Vision profile 5); scores" in source.notes[0]
     assert "wrong colours" in source.notes[1]
+
+
+def test_dolby_vision_is_seen_before_many_words(tmp_path: Path) -> None:
+    path, long = with_dolby_vision(tmp_path / "a.mp4", 5, 0), tmp_path / "b.mkv"
+    sound = ("-f", "lavfi", "-t", "0.2", "-i", "sine", "-c:v", "copy", "-c:a", "flac")
+    words = ("-metadata:s:a:0", "comment=" + "word\n" * 2000, "-strict", "unofficial")
+    run_ffmpeg("-i", str(path), *sound, *words, str(long))
+    assert dolby_vision(long, "hevc", ffmpeg_path()) == 5
 
 
 @pytest.mark.parametrize(("profile", "compatibility"), [(8, 2), (9, 2)])

@@ -482,6 +482,18 @@ def test_a_build_that_fails_at_everything_is_still_a_build(
     check_failure(build, x264, view, tmp_path / "o", "crash", "exit status 9")
 
 
+def test_arguments_are_tried_with_the_ffmpeg_that_was_chosen(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    x264 = SPECS["libx264"]
+    build = builds.open_build(FFMPEG, x264, ["-bf", "0"])
+    # of what the environment names nothing is used
+    monkeypatch.setenv("VQALOOP_FFMPEG", "/no/such/ffmpeg")
+    builds.check_arguments(
+        build, x264, "--args", point=middle(x264), preset=x264.presets[-1], ffmpeg=FFMPEG
+    )
+
+
 def test_memory_is_the_programs_own(tmp_path: Path, view: BuildInput) -> None:
     ballast = bytearray(b"x") * (200 << 20)
     x264 = SPECS["libx264"]

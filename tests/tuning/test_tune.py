@@ -6,7 +6,10 @@ import os
 import statistics
 import subprocess
 import sys
+from dataclasses import replace
+from fractions import Fraction
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import optuna
@@ -18,9 +21,11 @@ from tests.support.media import REPOSITORY, make_clip, run_ffmpeg
 from vqaloop.encoding.registry import load_encoders
 from vqaloop.encoding.spec import EncoderSpec
 from vqaloop.errors import InputError, TargetUnreachable
-from vqaloop.records import Event
+from vqaloop.records import Event, Source
 from vqaloop.search.shared_study import SharedStudy, open_storage, shown
+from vqaloop.tuning import result
 from vqaloop.tuning.default_curves import CurvePoint, DefaultCurves, Gains, time_ratio
+from vqaloop.tuning.param_trials import Setting, Target, TuneLimits
 from vqaloop.tuning.result import Tuning
 from vqaloop.tuning.samplers import (
     KNOB,
@@ -33,6 +38,7 @@ from vqaloop.tuning.samplers import (
 )
 from vqaloop.tuning.tune import tune_encoder
 
+PLAIN = Source(Path("a.mp4"), "0" * 64, 64, 64, Fraction(25), 50, "yuv420p")
 X264 = load_encoders()["libx264"]
 every_encoder = pytest.mark.parametrize("spec", load_encoders().values(), ids=lambda s: s.name)
 
@@ -196,6 +202,47 @@ def test_a_tuning_leaves_what_it_found_and_how(room: Room, clip: Path) -> None:
     if tuning.params:
         assert tuning.saving > 0
         assert tuning.psnr_gain >= -0.3
+
+
+def named(monkeypatch: pytest.MonkeyPatch, source: Source, *, rate_asked: bool = False) -> str:
+    """The name of a study of a made-up encoder."""
+    monkeypatch.setattr(result, "encoder_version", lambda spec, ffmpeg: "x 1")
+    monkeypatch.setattr(result, "file_sha256", lambda path: "f" * 64)
+    spec = SimpleNamespace(name="x", codec="h264", tunables=())
+    metric = SimpleNamespace(identity=lambda: "psnr")
+    judge: Any = SimpleNamespace(
+        shop=SimpleNamespace(spec=spec, ffmpeg="ffmpeg", metric=metric),
+        windows=[source],
+        setting=Setting(64, 64, "fast", 8),
+    )
+    return result.study_name(
+        judge, source, Target(score=32.0), "gp", 0, TuneLimits(), rate_asked=rate_asked
+    )
+
+
+def test_studies_of_plain_titles_keep_their_names(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert named(monkeypatch, PLAIN) == "a h264 6d437dc0a91670aa"
+
+
+def test_another_view_of_the_same_bytes_is_another_study(monkeypatch: pytest.MonkeyPatch) -> None:
+    sources = [
+        PLAIN,
+        replace(PLAIN, prep=("fps=25/1",)),
+        replace(PLAIN, prep=("fps=25/1",), fps=Fraction(50)),
+        *(replace(PLAIN, input_options=(("video_size", size),)) for size in ("64x32", "32x64")),
+    ]
+    names = [named(monkeypatch, source) for source in sources]
+    for rate in (Fraction(25), Fraction(50)):
+        names.append(named(monkeypatch, replace(PLAIN, fps=rate), rate_asked=True))
+    assert len(set(names)) == len(names) == 7
+
+
+def test_a_tuning_at_another_rate_begins_anew(room: Room, clip: Path) -> None:
+    for rate in ("25", "12.5"):
+        study = tune(clip, trials=1, framerate=rate).about
+        assert study["cost"]["encodes"] > 0 and len(study["trials"]) == 1
+    names = optuna.get_all_study_names(open_storage("journal:study"))
+    assert len({name for name in names if name.startswith("clip h264 ")}) == 2
 
 
 def test_more_trials_add_to_those_there_are(room: Room, clip: Path) -> None:

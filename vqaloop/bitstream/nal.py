@@ -13,6 +13,7 @@ _SLICES = {"h264": range(1, 6), "hevc": range(32)}
 """nal_unit_type of coded picture data (table 7-1 of H.264 and of H.265)."""
 _IDR = {"h264": (5,), "hevc": (19, 20)}
 """Of slices of IDR pictures; in HEVC, IDR_W_RADL and IDR_N_LP."""
+_SPS = {"h264": 7, "hevc": 33}
 _HEVC_SEI = (39, 40)
 _LENGTH_SIZE_AT = {"h264": 4, "hevc": 21}
 _HVCC_ARRAYS_AT = 23
@@ -44,6 +45,28 @@ def is_slice(codec: str, unit: bytes) -> bool:
 def is_idr(codec: str, unit: bytes) -> bool:
     """Whether a unit of `codec` (h264 or hevc) is a slice of an IDR picture."""
     return _type(codec, unit) in _IDR[codec]
+
+
+def read_sps(codec: str, config: bytes, packet: bytes) -> tuple[bytes, ...]:
+    """The sequence parameter sets in a packet; arguments as of `read_nal_units`."""
+    units = read_nal_units(codec, config, packet)
+    return tuple(unit for unit in units if _type(codec, unit) == _SPS[codec])
+
+
+def count_sps(codec: str, config: bytes) -> int:
+    """Number of sequence parameter sets in an avcC, an hvcC or between start codes."""
+    if config[:1] != b"\x01":
+        return len(read_sps(codec, b"", config))
+    if codec == "h264":
+        return config[5] & 31 if len(config) > 5 else 0
+    found, at = 0, _HVCC_ARRAYS_AT
+    while at + 3 <= len(config):
+        kind, units = config[at] & 63, int.from_bytes(config[at + 1 : at + 3], "big")
+        found += units if kind == _SPS["hevc"] else 0
+        at += 3
+        for _ in range(units):
+            at += 2 + int.from_bytes(config[at : at + 2], "big")
+    return found
 
 
 def has_one_temporal_layer(hvcc: bytes | None) -> bool:

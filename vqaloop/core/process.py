@@ -101,6 +101,7 @@ def run(
     stdout: int | IO[bytes] = subprocess.PIPE,
     max_stdout: int = 1 << 34,
     read_stderr: Callable[[bytes], bytes] = bytes,
+    before_again: Callable[[], None] | None = None,
 ) -> Finished:
     """Run a program to its end, its time limit, or an exception in this thread.
 
@@ -117,6 +118,7 @@ def run(
         max_stdout: Bytes of stdout held in memory; a program that writes more is stopped.
         read_stderr: Is given each piece of stderr, returns what to keep of it; of both runs.
             What it raises is raised here once the program has ended.
+        before_again: Called before the second run, so that `read_stderr` can forget the first.
 
     Returns:
         What it did; of two runs the second. Without what programs that it left behind write later
@@ -137,6 +139,8 @@ def run(
     log.warning("%s was %s; it is run again", Path(argv[0]).name, done.reason())
     if file >= 0:
         os.lseek(file, begin, os.SEEK_SET)
+    if before_again:
+        before_again()
     return _run_once(argv, timeout_s, stall_s, streams)
 
 

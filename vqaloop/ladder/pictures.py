@@ -177,12 +177,13 @@ def find_pictures(ladder: Ladder, ffmpeg: str | None = None) -> Pictures:
         if not _is_source(path, about):
             return Pictures(trouble=f"the source {quoted(path)} is not the file it was")
         ffmpeg = ffmpeg_path(ffmpeg)
-        raw = about.get("input_options") or {}
+        raw, asked = about.get("input_options") or {}, ladder.about.get("asked") or {}
+        rate = raw.get("framerate") or asked.get("framerate")
         source = probe_source(
             path,
             video_size=raw.get("video_size"),
             pix_fmt=raw.get("pixel_format") or raw.get("pix_fmt"),
-            framerate=raw.get("framerate"),
+            framerate=str(rate) if rate else None,
             allow_hdr=True,
             ffmpeg=ffmpeg,
         )
@@ -192,6 +193,14 @@ def find_pictures(ladder: Ladder, ffmpeg: str | None = None) -> Pictures:
         return Pictures(
             trouble=f"the source {quoted(path)} is not there; pictures of it and the rungs need "
             "it: put it back, and run vqaloop report again"
+        )
+    # frames are named by their number, which another rate gives to other frames
+    now = source.frames, f"{source.fps.numerator}/{source.fps.denominator}"
+    then = about.get("frames", now[0]), about.get("fps_exact", now[1])
+    if now != then:
+        return Pictures(
+            trouble=f"the source {quoted(path)} is read as {now[0]} frames at {now[1]} fps here, "
+            f"and ladder.json was made of {then[0]} at {then[1]} fps; make the ladder again"
         )
     return take_pictures(ladder, source, ffmpeg=ffmpeg)
 

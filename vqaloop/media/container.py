@@ -21,8 +21,9 @@ import numpy.typing as npt
 from vqaloop.bitstream.colour_tags import HDR_TRANSFERS, MATRICES, PRIMARIES, RANGES, TRANSFERS
 from vqaloop.bitstream.demux import open_video
 from vqaloop.bitstream.formats import SOURCES, SOURCES_AND_SOUND
+from vqaloop.bitstream.nal import count_sps, read_sps
 from vqaloop.core import ffmpeg as ffmpeg_graph
-from vqaloop.core import process
+from vqaloop.core import process, scopes
 from vqaloop.core.ffmpeg import compiled, file_url
 from vqaloop.core.text import quoted
 from vqaloop.errors import InputError
@@ -37,6 +38,11 @@ LOSSLESS = "rewrite it with `ffmpeg -i INPUT -an -c:v ffv1 OUTPUT.mkv` and look 
 _FIELD_ORDERS = {2: "tff", 4: "tff", 3: "bff", 5: "bff"}
 _SAR_IN_HEADERS = {"h264", "hevc", "mpeg2video", "mpeg4"}
 """Codecs whose headers hold the pixel aspect ratio, and may change it inside the stream."""
+_HEADERS = {
+    "mpeg2video": re.compile(rb"(?s)\x00\x00\x01\xb3.*?(?=\x00\x00\x01[\x00\xb2\xb8]|\Z)"),
+    "mpeg4": re.compile(rb"(?s)\x00\x00\x01[\x20-\x2f].*?(?=\x00\x00\x01[\xb2\xb3\xb6]|\Z)"),
+}
+"""A sequence header with its extensions, a video object layer: up to what each picture has."""
 _DOLBY_VISION = {"av1", "h264", "hevc"}
 
 _INPUTS = "y4m, mp4, mov, mkv, webm, or raw yuv with --video-size, --pix-fmt and --framerate"
@@ -164,7 +170,8 @@ def read_stream(path: Path) -> StreamHeader:
 def pixel_shapes(path: Path) -> tuple[tuple[float, Fraction], ...]:
     """Pixel aspect ratios by the headers inside the stream, which may change.
 
-    Only key frames are decoded, since headers change there.
+    Only key frames are decoded, since headers change there, and of them only those whose headers
+    differ from the last.
 
     Args:
         path: The file.
@@ -184,13 +191,44 @@ def pixel_shapes(path: Path) -> tuple[tuple[float, Fraction], ...]:
             return ()
         codec.skip_frame, codec.options = "NONKEY", {"max_pixels": str(MAX_PIXELS)}
         start = stream.start_time or 0
+        config, last = codec.extradata or b"", None
+        headers: tuple[bytes, ...] = ()
         for packet in container.demux(stream):
-            if packet.size and packet.is_keyframe and packet.pts is not None:
-                codec.decode(packet)
-                shape = codec.sample_aspect_ratio or Fraction(1)
+            scopes.check_cancelled()
+            if not packet.size or not packet.is_keyframe or packet.pts is None:
+                continue
+            if packet.has_sidedata("new_extradata"):
+                config = bytes(packet.get_sidedata("new_extradata"))
+            inside = _headers(codec.name, config, bytes(packet))
+            headers = inside or headers
+            # of several sets each picture names its own
+            sets = len(headers)
+            if codec.name not in _HEADERS:
+                sets = max(sets, count_sps(codec.name, config))
+            if sets < 2 and (config, headers) == last:
+                continue
+            if shape := _decoded_shape(codec, packet):
+                last = config, headers
                 if not found or found[-1][1] != shape:
                     found.append((float((packet.pts - start) * stream.time_base), shape))
     return tuple(found)
+
+
+def _headers(codec: str, config: bytes, packet: bytes) -> tuple[bytes, ...]:
+    """The headers in a packet that hold the pixel aspect ratio."""
+    if codec not in _HEADERS:
+        return read_sps(codec, config, packet)
+    found = _HEADERS[codec].search(packet)
+    return (found[0],) if found else ()
+
+
+def _decoded_shape(codec: Any, packet: Any) -> Fraction | None:
+    """The pixel aspect ratio after a packet is decoded, None where it does not decode."""
+    # the pictures themselves are checked by `decode_all`
+    with contextlib.suppress(av.FFmpegError):
+        codec.decode(packet)
+        return Fraction(codec.sample_aspect_ratio or 1)
+    return None
 
 
 def _orientation(frame: Any) -> str | None:
@@ -221,8 +259,17 @@ def dolby_vision(path: Path, codec: str, ffmpeg: str) -> int | None:
     """
     if codec not in _DOLBY_VISION:
         return None
+    rest = b""
+
+    def records(chunk: bytes) -> bytes:
+        # picked out as they come: of the log the end alone is kept, and long tags may follow
+        nonlocal rest
+        *lines, rest = (rest + chunk).split(b"\n")
+        return b"".join(line + b"\n" for line in lines if b"DOVI configuration record:" in line)
+
     # without an output it prints what the file holds and fails
-    done = process.run([ffmpeg, "-nostdin", "-i", file_url(path)], timeout_s=60)
+    argv = [ffmpeg, "-nostdin", "-i", file_url(path)]
+    done = process.run(argv, timeout_s=60, read_stderr=records)
     found = re.search(
         r"DOVI configuration record:.* profile: (\d+),.* compatibility id: 0,", done.stderr
     )
@@ -297,7 +344,10 @@ def decode_all(
     level = ("-v", FrameLog.LEVEL, "-nostats") if log else ()
     argv = compiled(graph, ffmpeg, {"INPUT": path}, "-xerror", *level)
     done = process.run(
-        argv, timeout_s=timeout_s, read_stderr=log.read if log else bytes, again=log is None
+        argv,
+        timeout_s=timeout_s,
+        read_stderr=log.read if log else bytes,
+        before_again=log.clear if log else None,
     )
     if done.timed_out:
         raise InputError(f"{name} did not decode: {done.reason()}; {LOSSLESS}")

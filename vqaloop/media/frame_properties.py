@@ -92,6 +92,10 @@ class FrameLog:
         *lines, self._rest = (self._rest + chunk).split(b"\n")
         return b"".join(kept for line in lines if (kept := self._line(line)))
 
+    def clear(self) -> None:
+        """Forget all, for the log of another run."""
+        vars(self).update(vars(FrameLog()))
+
     def counts(self) -> "Counter[Properties]":
         """Number of frames by properties."""
         found: Counter[Properties] = Counter()

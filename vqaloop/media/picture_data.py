@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from vqaloop.bitstream.demux import main_video
+from vqaloop.core.scopes import check_cancelled
 from vqaloop.media.container import opened
 
 _WITH_CAPTIONS = ("av1", "h264", "hevc", "mpeg2video", "vvc")
@@ -50,7 +51,11 @@ def find_captions(path: Path) -> bool:
             return False
         if stream.codec_context.codec.canonical_name not in _WITH_CAPTIONS:
             return False
-        return any(holds_captions(bytes(packet)) for packet in container.demux(stream))
+        for packet in container.demux(stream):
+            check_cancelled()
+            if holds_captions(bytes(packet)):
+                return True
+    return False
 
 
 def is_stereo(container: Any, stream: Any) -> bool:

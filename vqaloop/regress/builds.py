@@ -74,7 +74,7 @@ def open_build(path: str | os.PathLike[str], spec: EncoderSpec, args: Sequence[s
 
 
 def check_arguments(
-    build: Build, spec: EncoderSpec, option: str, *, point: Point, preset: str
+    build: Build, spec: EncoderSpec, option: str, *, point: Point, preset: str, ffmpeg: str
 ) -> None:
     """Raises InputError where the build encodes, but not with its further arguments.
 
@@ -90,7 +90,8 @@ def check_arguments(
         def complaint_of(tried: Build) -> str:
             out = Path(folder) / f"grey{file_suffix(tried, spec)}"
             try:
-                make(tried, spec, BuildRun(view, point, preset, out), timeout_s=_ANSWER_S)
+                job = BuildRun(view, point, preset, out)
+                make(tried, spec, job, timeout_s=_ANSWER_S, ffmpeg=ffmpeg)
             except BuildFailed as error:
                 return str(error)
             return ""

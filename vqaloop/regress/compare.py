@@ -404,7 +404,8 @@ def _opened(
         return read_saved(place)
     build = open_build(path, plan.spec, args)
     if args:
-        check_arguments(build, plan.spec, option, point=plan.points[0], preset=plan.preset)
+        point, preset = plan.points[0], plan.preset
+        check_arguments(build, plan.spec, option, point=point, preset=preset, ffmpeg=ffmpeg)
     return build
 
 

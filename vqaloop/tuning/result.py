@@ -115,10 +115,21 @@ def tuning_lines(tuning: Tuning) -> list[str]:
 
 
 def study_name(
-    judge: ParamJudge, source: Source, target: Target, sampler: str, seed: int, limits: TuneLimits
+    judge: ParamJudge,
+    source: Source,
+    target: Target,
+    sampler: str,
+    seed: int,
+    limits: TuneLimits,
+    *,
+    rate_asked: bool,
 ) -> str:
-    """Title, codec, and a digest of all that decides a trial and its value."""
+    """Title, codec, and a digest of all that decides a trial and its value.
+
+    `rate_asked` is whether the source was brought to a frame rate that its user gave.
+    """
     shop = judge.shop
+    view = [source.prep, source.input_options, str(source.fps)]
     facts = {
         "revision": REVISION,
         "source": source.sha256,
@@ -133,6 +144,8 @@ def study_name(
         "rules": asdict(limits),
         "sampler": sampler,
         "seed": seed,
+        # what else makes other frames of the same bytes; of plain titles nothing does
+        **({"view": view} if rate_asked or source.prep or source.input_options else {}),
     }
     # anything that changes a trial's value must change the name: resumed studies are found by it
     text = json.dumps(facts, sort_keys=True, default=str)
