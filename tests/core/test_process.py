@@ -48,7 +48,7 @@ def test_output_is_whole_however_late_it_is_read(monkeypatch: pytest.MonkeyPatch
         return piece
 
     script = "yes 0123456789abcde | head -c 50000000; yes abc | head -c 200000 >&2"
-    done = process.run(["sh", "-c", script], timeout_s=60, read_stderr=slowly)
+    done = process.run(["sh", "-c", script], timeout_s=60, stderr_reader=lambda: slowly)
     assert done.stdout == b"0123456789abcde\n" * 3_125_000
     assert b"".join(pieces) == b"abc\n" * 50_000
     assert done.stderr.encode() == (b"abc\n" * 50_000)[-process.STDERR_KEPT :]
@@ -61,7 +61,7 @@ def test_what_a_parser_of_stderr_raises_is_raised_and_the_program_ends(tmp_path:
     end = tmp_path / "end"
     script = f"yes abc | head -c 1000000 >&2; touch '{end}'"
     with pytest.raises(ValueError, match="could not convert b'abc'"):
-        process.run(["sh", "-c", script], timeout_s=5, again=False, read_stderr=parse)
+        process.run(["sh", "-c", script], timeout_s=5, again=False, stderr_reader=lambda: parse)
     assert end.exists()
 
 

@@ -184,7 +184,7 @@ def test_another_ffmpeg_on_a_node_is_refused(
     def elsewhere(path: str, sha256: str) -> Tools:
         return Tools("/where/no/node/has/one/ffmpeg", sha256)
 
-    monkeypatch.setattr("vqaloop.cluster.parity.Tools", elsewhere)
+    monkeypatch.setattr("vqaloop.cluster.ray_cluster.Tools", elsewhere)
     # the node's own is the same, so that its path does not matter
     assert encoded(cluster, source, tmp_path / "a.mp4").size_bytes
     other = fake_ffmpeg(tmp_path / "ffmpeg", {})
@@ -198,7 +198,7 @@ def test_another_encoder_library_on_a_node_is_refused(
     cluster: RayCluster, source: Source, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(
-        "vqaloop.encoding.survey.encoder_version", lambda spec, ffmpeg: "libx264 core 1"
+        "vqaloop.cluster.parity.encoder_version", lambda spec, ffmpeg: "libx264 core 1"
     )
     refusal = rf"node {socket.gethostname()} .*has libx264 .* and this machine libx264 core 1"
     with pytest.raises(ToolError, match=refusal):
@@ -211,7 +211,7 @@ def test_another_vqaloop_on_a_node_is_refused(
     cluster: RayCluster, source: Source, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(
-        "vqaloop.cluster.parity.Tools", lambda path, sha256: Tools(path, sha256, "9.9")
+        "vqaloop.cluster.ray_cluster.Tools", lambda path, sha256: Tools(path, sha256, "9.9")
     )
     with pytest.raises(ToolError, match="pip install vqaloop==9.9"):
         encoded(cluster, source, tmp_path / "a.mp4")

@@ -91,6 +91,10 @@ class Finished:
         return f"exit status {self.returncode}{words}"
 
 
+Reader = Callable[[bytes], bytes]
+"""Takes a piece of what a program writes; returns what to keep of it."""
+
+
 def run(
     argv: Sequence[str],
     *,
@@ -100,8 +104,7 @@ def run(
     stdin: int | IO[bytes] = subprocess.DEVNULL,
     stdout: int | IO[bytes] = subprocess.PIPE,
     max_stdout: int = 1 << 34,
-    read_stderr: Callable[[bytes], bytes] = bytes,
-    before_again: Callable[[], None] | None = None,
+    stderr_reader: Callable[[], Reader] = lambda: bytes,
 ) -> Finished:
     """Run a program to its end, its time limit, or an exception in this thread.
 
@@ -116,9 +119,8 @@ def run(
         stdin: A file that it reads from where that stands.
         stdout: Where it writes; a pipe is read to its end.
         max_stdout: Bytes of stdout held in memory; a program that writes more is stopped.
-        read_stderr: Is given each piece of stderr, returns what to keep of it; of both runs.
-            What it raises is raised here once the program has ended.
-        before_again: Called before the second run, so that `read_stderr` can forget the first.
+        stderr_reader: Makes, for each run, the function that is given the pieces of stderr and
+            returns what to keep of them. What it raises is raised here once the program has ended.
 
     Returns:
         What it did; of two runs the second. Without what programs that it left behind write later
@@ -132,15 +134,13 @@ def run(
     file = stdin if isinstance(stdin, int) else stdin.fileno()
     # a second run reads the same input from the same place
     begin = os.lseek(file, 0, os.SEEK_CUR) if file >= 0 else 0
-    streams = _Streams(stdin, stdout, max_stdout, read_stderr)
+    streams = _Streams(stdin, stdout, max_stdout, stderr_reader)
     done = _run_once(argv, timeout_s, stall_s, streams)
     if not (done.stalled and again and stdout in (subprocess.PIPE, subprocess.DEVNULL)):
         return done
     log.warning("%s was %s; it is run again", Path(argv[0]).name, done.reason())
     if file >= 0:
         os.lseek(file, begin, os.SEEK_SET)
-    if before_again:
-        before_again()
     return _run_once(argv, timeout_s, stall_s, streams)
 
 
@@ -151,7 +151,7 @@ class _Streams:
     stdin: int | IO[bytes]
     stdout: int | IO[bytes]
     max_stdout: int
-    read_stderr: Callable[[bytes], bytes]
+    stderr_reader: Callable[[], Reader]
 
 
 def _run_once(argv: Sequence[str], timeout_s: float, idle_s: float, streams: _Streams) -> Finished:
@@ -251,12 +251,12 @@ class _Drain:
     """Reads a program's pipes on threads, so that a full pipe never stops it."""
 
     def __init__(self, process: "subprocess.Popen[bytes]", streams: _Streams) -> None:
-        self._process, self._streams = process, streams
+        self._process, self._streams, self._read = process, streams, streams.stderr_reader()
         self.stdout, self.stderr = bytearray(), bytearray()
         self.too_much = threading.Event()
         """Set once the program has written more than it may."""
         self.error: Exception | None = None
-        """What `read_stderr` raised."""
+        """What the reader of stderr raised."""
         self.held = False
         """True once a pipe was given up that another program still holds open."""
         self._until = math.inf
@@ -286,7 +286,7 @@ class _Drain:
         for chunk in self._pieces(pipe):
             if self.error is None:
                 try:
-                    chunk = self._streams.read_stderr(chunk)
+                    chunk = self._read(chunk)
                 except Exception as error:
                     # read on, or the program would wait for room in the pipe
                     self.error = error

@@ -269,7 +269,7 @@ def dolby_vision(path: Path, codec: str, ffmpeg: str) -> int | None:
 
     # without an output it prints what the file holds and fails
     argv = [ffmpeg, "-nostdin", "-i", file_url(path)]
-    done = process.run(argv, timeout_s=60, read_stderr=records)
+    done = process.run(argv, timeout_s=60, stderr_reader=lambda: records)
     found = re.search(
         r"DOVI configuration record:.* profile: (\d+),.* compatibility id: 0,", done.stderr
     )
@@ -346,8 +346,7 @@ def decode_all(
     done = process.run(
         argv,
         timeout_s=timeout_s,
-        read_stderr=log.read if log else bytes,
-        before_again=log.clear if log else None,
+        stderr_reader=log.begin if log else lambda: bytes,
     )
     if done.timed_out:
         raise InputError(f"{name} did not decode: {done.reason()}; {LOSSLESS}")

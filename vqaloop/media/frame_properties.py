@@ -92,9 +92,10 @@ class FrameLog:
         *lines, self._rest = (self._rest + chunk).split(b"\n")
         return b"".join(kept for line in lines if (kept := self._line(line)))
 
-    def clear(self) -> None:
-        """Forget all, for the log of another run."""
+    def begin(self) -> Callable[[bytes], bytes]:
+        """The reader of a run's log; what was read of another run is forgotten."""
         vars(self).update(vars(FrameLog()))
+        return self.read
 
     def counts(self) -> "Counter[Properties]":
         """Number of frames by properties."""
