@@ -30,6 +30,14 @@ def encoder_version(spec: EncoderSpec, ffmpeg: str) -> str:
     Raises:
         EncoderMissing: This ffmpeg, or this machine, cannot run the encoder.
     """
+    known = library_version(spec, ffmpeg)
+    return (
+        known or f"{spec.name} (its library does not tell its version; {ffmpeg_version(ffmpeg)})"
+    )
+
+
+def library_version(spec: EncoderSpec, ffmpeg: str) -> str | None:
+    """As `encoder_version`, but None where the library does not print its own."""
     return _trial(spec, ffmpeg, file_sha256(ffmpeg))
 
 
@@ -43,13 +51,13 @@ def available(spec: EncoderSpec, ffmpeg: str) -> bool:
 
 
 @functools.lru_cache(maxsize=256)
-def _trial(spec: EncoderSpec, ffmpeg: str, sha256: str) -> str:
+def _trial(spec: EncoderSpec, ffmpeg: str, sha256: str) -> str | None:
     done = _one_grey_frame(spec, ffmpeg, "verbose")
     if done.returncode or done.timed_out:
         raise EncoderMissing(_missing(spec, ffmpeg))
     if spec.version_pattern and (found := re.search(spec.version_pattern, done.stderr)):
         return f"{spec.name} {found[1]}"
-    return f"{spec.name} (its library does not tell its version; {ffmpeg_version(ffmpeg)})"
+    return None
 
 
 def _one_grey_frame(spec: EncoderSpec, ffmpeg: str, log_level: str) -> process.Finished:

@@ -21,7 +21,7 @@ from vqaloop.core.text import quoted
 from vqaloop.encoding.options import DOWNSCALER
 from vqaloop.encoding.registry import load_encoders
 from vqaloop.encoding.spec import EncoderSpec
-from vqaloop.encoding.survey import complaint, encoder_version
+from vqaloop.encoding.survey import complaint, library_version
 from vqaloop.errors import DecodeFailed, EncoderMissing, InputError, ToolError
 from vqaloop.media.rawvideo import count_y4m_frames
 from vqaloop.records import Source
@@ -87,20 +87,20 @@ def check_arguments(
         grey.write_bytes(head.encode() + frame * _GREY_FRAMES)
         view = BuildInput(grey, *_GREY, Fraction(25), _GREY_FRAMES, min(spec.bit_depths))
 
-        def complaint_of(tried: Build) -> str:
+        def failure_of(tried: Build) -> BuildFailed | None:
             out = Path(folder) / f"grey{file_suffix(tried, spec)}"
             try:
                 job = BuildRun(view, point, preset, out)
                 make(tried, spec, job, timeout_s=_ANSWER_S, ffmpeg=ffmpeg)
             except BuildFailed as error:
-                return str(error)
-            return ""
+                return error
+            return None
 
-        said = complaint_of(build)
-        if "exit status" in said and not complaint_of(replace(build, args=())):
+        failed = failure_of(build)
+        if failed and failed.status and not failure_of(replace(build, args=())):
             raise InputError(
                 f"{quoted(build.path)} encodes without {option} and fails with them "
-                f"({' '.join(build.args)}): {said}; check the arguments"
+                f"({' '.join(build.args)}): {failed}; check the arguments"
             )
 
 
@@ -147,14 +147,14 @@ def _ffmpeg_build(file: str, version: str, spec: EncoderSpec) -> str:
             + (f", or a {spec.standalone.program}" if spec.standalone else "")
         )
     try:
-        library = encoder_version(spec, file)
+        library = library_version(spec, file)
     except EncoderMissing:
         # a build that fails at every encode is a result of the comparison, not a wrong command;
         # but without its device no encoder can work
         if spec.hardware:
             raise
         return version
-    return version if "does not tell" in library else f"{version}, {library}"
+    return f"{version}, {library}" if library else version
 
 
 def _standalone_version(file: str, spec: EncoderSpec, banner: str) -> str:
@@ -280,6 +280,6 @@ def _check_finished(spec: EncoderSpec, done: process.Finished, part: Path, out: 
     if done.timed_out:
         raise BuildFailed("hang", done.reason())
     if done.returncode:
-        raise BuildFailed("crash", complaint(spec, done))
+        raise BuildFailed("crash", complaint(spec, done), max(0, done.returncode))
     if not part.is_file() or part.is_symlink() or not part.stat().st_size:
         raise BuildFailed("no-output", "it ended well but wrote nothing")

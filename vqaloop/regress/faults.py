@@ -39,9 +39,10 @@ class BuildFailed(VqaloopError):
     the decoder complains), truncated (ends early), frame-count (decodes to another number).
     """
 
-    def __init__(self, kind: str, message: str) -> None:
+    def __init__(self, kind: str, message: str, status: int = 0) -> None:
         super().__init__(message)
-        self.kind = kind
+        self.kind, self.status = kind, status
+        """`status` is the exit status of a program that gave up by itself, else 0."""
 
 
 @dataclass(frozen=True)
