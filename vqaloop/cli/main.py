@@ -4,6 +4,7 @@ Exit status: 0 done; 1 done and the answer is no; 2 refused; 3 an answer not to 
 130 interrupted, and the same command goes on from there.
 """
 
+import atexit
 import contextlib
 import os
 import signal
@@ -153,8 +154,12 @@ def _noted_signals(kept: bool) -> Iterator[_Signals | None]:
     try:
         yield signals if ends else None
     finally:
-        for number, before in ({} if kept else ends).items():
-            signal.signal(number, before)
+        for number, before in ends.items():
+            if kept:
+                # Python gives signals back as it ends: one more would kill it, and hide the status
+                atexit.register(signal.signal, number, signal.SIG_IGN)
+            else:
+                signal.signal(number, before)
 
 
 def _refuse(message: str, status: int) -> int:
