@@ -58,5 +58,10 @@ class _Nameless:
 
 def main_video(container: Any) -> Any:
     """The first video stream of a container that is no cover art, or None."""
+    return next(iter(video_streams(container)), None)
+
+
+def video_streams(container: Any) -> list[Any]:
+    """The video streams of a container that are no cover art, in their order."""
     cover = av.stream.Disposition.attached_pic
-    return next((s for s in container.streams.video if not s.disposition & cover), None)
+    return [s for s in container.streams.video if not s.disposition & cover]

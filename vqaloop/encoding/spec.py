@@ -166,7 +166,6 @@ class EncoderSpec:
 
 Positive = Annotated[float, Meta(gt=0, lt=1e15)]
 Side = Annotated[int, Meta(ge=0, lt=1 << 31)]
-BitDepth = Annotated[str, one_of("8", "10", "12")]
 Options = dict[str, Annotated[str, Meta(min_length=1)]]
 
 

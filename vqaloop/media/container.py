@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from vqaloop.bitstream.colour_tags import HDR_TRANSFERS, MATRICES, PRIMARIES, RANGES, TRANSFERS
-from vqaloop.bitstream.demux import open_video
+from vqaloop.bitstream.demux import open_video, video_streams
 from vqaloop.bitstream.formats import SOURCES, SOURCES_AND_SOUND
 from vqaloop.bitstream.nal import count_sps, read_sps
 from vqaloop.core import ffmpeg as ffmpeg_graph
@@ -278,8 +278,7 @@ def dolby_vision(path: Path, codec: str, ffmpeg: str) -> int | None:
 
 def _video_stream(container: Any, name: str) -> Any:
     """The one video stream, or InputError; cover art is none."""
-    pictures = av.stream.Disposition.attached_pic
-    streams = [s for s in container.streams.video if not s.disposition & pictures]
+    streams = video_streams(container)
     if not streams:
         found = "only sound and a cover picture" if container.streams.video else "no video stream"
         raise InputError(f"{name} holds {found}; give a file with video")
