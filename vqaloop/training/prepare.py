@@ -70,7 +70,7 @@ def prepare(
     paths = {c: out / f"{quote(c, safe='')[:120]}.safetensors" for c in sorted(contents)}
     if len(set(paths.values())) < len(paths):
         raise InputError("two contents have names that begin alike for 120 characters; shorten")
-    about = {**asdict(view), "seed": seed}
+    about = recorded_view(view, seed)
     missing = [
         c for c, path in paths.items() if not _is_current(path, dataset, contents[c], about)
     ]
@@ -87,6 +87,11 @@ def prepare(
             f"{quoted(out / 'report.json')} says what is missing and what failed"
         )
     return shards
+
+
+def recorded_view(view: View, seed: int) -> dict[str, Any]:
+    """What shards record of a view; `crop` is of weights alone."""
+    return {**{key: value for key, value in asdict(view).items() if key != "crop"}, "seed": seed}
 
 
 def _is_current(
@@ -227,7 +232,7 @@ def shard_about(
         "dataset": dataset.name,
         "content": title,
         "authors_held_out": title in AUTHORS.get(dataset.label, ()),
-        "view": {**asdict(placed.view), "seed": seed},
+        "view": recorded_view(placed.view, seed),
         "canvas": placed.canvas,
         "left_out": left_out,
     }
