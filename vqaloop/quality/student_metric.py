@@ -16,6 +16,7 @@ from vqaloop.media.frames import each_of_encode, each_of_source, picks_from, rea
 from vqaloop.media.planes import SCALER, Frames
 from vqaloop.quality.clip_views import View, clips_of
 from vqaloop.quality.crop_sampling import Crops, CropSampling, read_crops
+from vqaloop.quality.metric import GUARD_GAP
 from vqaloop.quality.pooling import PooledScore, pool
 from vqaloop.quality.sampling_precision import around, is_enough, reach, rounds
 from vqaloop.quality.student_engine import AnchorCache, StudentEngine
@@ -53,6 +54,7 @@ class StudentMetric:
     step: ClassVar[float] = 4.0
     ceiling: ClassVar[float] = 95.0
     floor: ClassVar[float] = 30.0
+    guard_gap: ClassVar[float] = GUARD_GAP
 
     @property
     def weights(self) -> Path:
