@@ -22,14 +22,17 @@ from torch import Tensor, nn
 from vqaloop.core.scopes import check_cancelled
 from vqaloop.core.text import counted
 from vqaloop.errors import InputError
+from vqaloop.media.planes import CLIP_FRAMES, CLIP_SIZE
 from vqaloop.models import create_student
 from vqaloop.models.internvideo2 import InternVideo2
+from vqaloop.models.score_scale import HEADER_KEY, ScoreScale
 from vqaloop.models.student import Student
 from vqaloop.models.weights import save_student
 from vqaloop.training import deepspeed_engine as engines
 from vqaloop.training.evaluate import score_shards, summary, summary_lines
+from vqaloop.training.opinion_scale import scale_of
 from vqaloop.training.recipe import Recipe
-from vqaloop.training.shards import Shard
+from vqaloop.training.shards import Shard, load_corpus
 from vqaloop.training.split import split_corpus, teacher_shards
 from vqaloop.training.starting_weights import initial_student, initial_teacher, listed
 from vqaloop.training.step import TrainingModel, draw
@@ -246,9 +249,36 @@ class Trainer:
                 "view": json.dumps(view_of(shard, Window(recipe.frames, recipe.crop))),
                 "titles": json.dumps(sorted(self.titles)),
             }
+            scale = self._scale()
+            if scale is not None:
+                about[HEADER_KEY] = scale.to_json()
             save_student(self.average, path, recipe.model, shard.label, about)
             self.log.plot(self.out / "log.png")
         return path
+
+    def _scale(self) -> ScoreScale | None:
+        """The map from the averaged weights' answers to VMAF points, where shards allow one."""
+        if self.shards[0].label.startswith("VMAF"):
+            return None
+        names = {shard.name for shard in self.shards}
+        window = Window(self.recipe.frames, self.recipe.crop)
+        view = view_of(self.shards[0], window)
+        own = {"kind": "native", "frames": CLIP_FRAMES, "stride": 1, "size": CLIP_SIZE}
+        cut_alike = view is None or own.items() <= view.items()
+        anchors = self.average.anchored is not None and cut_alike
+        # read again: those trained on lack their sources where one of them does
+        whole = (s for s in load_corpus(self.recipe.corpus) if s.name in names)
+        try:
+            shards = (middle_windows(shard, window) for shard in whole)
+            scale = scale_of(self.average, shards, anchors, self.device)
+        except InputError as error:
+            self.say(f"no scale in VMAF points, so these weights steer no ladder: {error}")
+            return None
+        self.say(
+            f"scale in VMAF points, {scale.mode}: RMSE {scale.rmse:.2f} on titles left out, of "
+            f"{counted(scale.encodes, 'encode')} of {counted(scale.titles, 'title')}"
+        )
+        return scale
 
 
 def parameter_groups(model: nn.Module, recipe: Recipe) -> list[dict[str, Any]]:
