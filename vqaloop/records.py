@@ -278,6 +278,8 @@ class Rung:
     """Relative to the ladder's folder."""
     over_time: dict[str, Any] = field(default_factory=dict)
     """Bitrate and score over the time of the file; see ladder/timeline.py. Empty if unknown."""
+    opinion: float | None = None
+    """The score on the scale of the weights' label, where that is mapped to VMAF points."""
 
     @property
     def _options(self) -> dict[str, str]:
@@ -332,6 +334,7 @@ class Rung:
             "peak_kbps": rounded(self.peak_kbps),
             "score": rounded(self.score),
             "score_predicted": rounded(self.score_predicted),
+            **({} if self.opinion is None else {"opinion": rounded(self.opinion)}),
             "guard": {name: rounded(value) for name, value in self.guard.items()},
             "knob": {"name": self.knob[0], "value": self.knob[1]},
             "params": self.params,
