@@ -127,6 +127,16 @@ def score_shards(
     return ShardScores(pd.DataFrame(rows), pd.DataFrame(crop_rows), largest_errors)
 
 
+def clip_scores(
+    student: Student, shard: Shard, device: torch.device, head: str
+) -> npt.NDArray[np.float64]:
+    """(E, C) scores 0..100 of single clips by one of HEADS, which the student and shard have."""
+    answers = student.anchored_answers if head == "anchored" else student.alone_answers
+    sums, weights = _sums(student, shard, device, None)[head]
+    with torch.inference_mode():
+        return _percent(answers(sums, weights))
+
+
 def _middle_clips(shard: Shard, crops: int) -> Shard:
     """The shard with at most so many clips of each video, those around its middle."""
     count = shard.distorted.shape[1]
