@@ -4,7 +4,7 @@ from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
 
-from vqaloop.core.documents import check_regular
+from vqaloop.core.files import check_regular
 from vqaloop.errors import InputError
 from vqaloop.models import create_student
 from vqaloop.models.checkpoints import load_released
