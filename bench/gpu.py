@@ -167,15 +167,16 @@ def _agreement_lines(row: dict[str, Any]) -> list[str]:
 
 def _throughput_lines(row: dict[str, Any]) -> list[str]:
     lines = [
-        "| student | way | batch | clips/s | TFLOP/s | share of the peak |",
-        "| --- | --- | ---: | ---: | ---: | ---: |",
+        "| student | way | batch | clips/s | TFLOP/s | share of the peak | error |",
+        "| --- | --- | ---: | ---: | ---: | ---: | ---: |",
     ]
     for name, rows in row.items():
         for each in rows if isinstance(rows, list) else ():
-            figures = "- | - | -"
+            figures = "- | - | - | -"
             if "clips_per_s" in each:
                 rate, speed = each["clips_per_s"], each["tflops"]
-                figures = f"{rate:.0f} | {speed:.1f} | {each['share_of_peak']:.0%}"
+                figures = f"{rate:.0f} | {speed:.1f} | {each['share_of_peak']:.0%} | "
+                figures += f"{each['error']:.1e}"
             why = f" ({_cell(each['why'])})" if "why" in each else ""
             lines.append(f"| {name} | {each['way']}{why} | {each.get('batch', '-')} | {figures} |")
     return lines

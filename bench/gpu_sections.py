@@ -300,30 +300,28 @@ def throughput(run: Run) -> Findings:
     """Clips/s and TFLOP/s of students in batches, by ways to run them."""
     found = Findings({"goal": GOAL})
     peaks = machine(run).figures
-    plan: list[tuple[str, bool, tuple[int, ...]]] = [
-        ("internvqa-mini", False, (256, 1024, 4096)),
-        ("internvqa-small", True, (8, 32, 128)),
-        ("internvqa-base", True, (8, 32, 128)),
+    plan = [
+        _Speed("internvqa-mini", False, (256, 1024, 4096), ("compiled", "graph")),
+        _Speed(
+            "internvqa-small", True, (8, 32, 128), ("cast", "compiled", "compiled, cast", "graph")
+        ),
+        _Speed("internvqa-base", True, (8, 32, 128), ("cast", "graph")),
     ]
     if run.small:
-        plan = [("internvqa-mini", True, (1, 2))]
-    for name, half, sizes in plan:
-        peak = peaks["bf16_peak_tflops" if half else "fp32_peak_tflops"]
+        plan = [_Speed("internvqa-mini", True, (1, 2), ("cast",))]
+    for each in plan:
+        name, peak = each.name, peaks["bf16_peak_tflops" if each.half else "fp32_peak_tflops"]
         rows: list[dict[str, Any]] = []
         found.figures[name] = rows
-        for way in WAYS:
-            if way == "cast" and not half or way == "graph" and not run.on_gpu:
-                continue
-            if way == "compiled" and run.small:
-                continue
-            if run.left_s < (180 if way == "compiled" else 90) and not run.small:
+        for way in (AS_IT_RUNS, *each.ways):
+            if run.left_s < (180 if "compiled" in way else 90) and not run.small:
                 rows.append({"way": way, "why": "no time left"})
                 continue
-            rows += list(_speeds(run, name, way, half, sizes, peak))
+            rows += list(_speeds(run, each, way, peak))
             run.report(f"  {name} {way}: " + _fastest(rows, way))
         best = max((row.get("share_of_peak", 0.0) for row in rows), default=0.0)
         found.figures[f"{name} best"] = best
-        shipped = [row for row in rows if row["way"] == WAYS[0]]
+        shipped = [row for row in rows if row["way"] == AS_IT_RUNS]
         found.expect(
             any("clips_per_s" in row for row in shipped),
             f"{name} does not run: {'; '.join(row.get('why', '') for row in shipped)}",
@@ -333,9 +331,22 @@ def throughput(run: Run) -> Findings:
     return found
 
 
-WAYS = ("as it runs", "cast", "compiled", "graph")
-"""Of a student: as `quality/inference.py` runs it (fp32 or autocast); the backbone cast to bf16;
-its blocks compiled; cast, compiled where that worked, and replayed as a CUDA graph."""
+@dataclass(frozen=True)
+class _Speed:
+    """A network to time."""
+
+    name: str
+    half: bool
+    """In bf16, else in full fp32."""
+    sizes: tuple[int, ...]
+    """Batches, the smallest first."""
+    ways: tuple[str, ...]
+    """Beside AS_IT_RUNS: cast (the backbone's weights and residuals in bf16), compiled (its blocks
+    by torch.compile), graph (replayed as a CUDA graph, cast where that is wanted)."""
+
+
+AS_IT_RUNS = "as it runs"
+"""As `quality/inference.py` runs a student: in fp32, or in bf16 by autocast."""
 
 
 def _fastest(rows: list[dict[str, Any]], way: str) -> str:
@@ -350,36 +361,41 @@ def _fastest(rows: list[dict[str, Any]], way: str) -> str:
     )
 
 
-def _speeds(
-    run: Run, name: str, way: str, half: bool, sizes: tuple[int, ...], peak: float
-) -> Iterator[dict[str, Any]]:
+def _speeds(run: Run, each: _Speed, way: str, peak: float) -> Iterator[dict[str, Any]]:
     """A row for each size of batch, up to what fits."""
     from vqaloop.models import config_of, create_student
     from vqaloop.models.device import exact
 
-    config = config_of(name)
+    config = config_of(each.name)
     torch.manual_seed(0)
-    student = create_student(name).to(run.device).eval()
+    student = create_student(each.name).to(run.device).eval()
     shape = 3, config.frames, config.size, config.size
-    cast = half and way in ("cast", "graph")
+    backbone: Any = student.backbone
+    few = torch.randn(2, *shape, device=run.device)
+    with torch.inference_mode(), exact():
+        expected, _ = student.compare(few, student.anchor(few.flip(0)))
+    cast = each.half and way in ("cast", "compiled, cast", "graph")
     if cast:
-        student.backbone.bfloat16()
-    if way == "compiled":
-        for block in student.backbone.blocks:
+        backbone.bfloat16()
+    if "compiled" in way:
+        for block in backbone.blocks:
             block.compile()
-    half_by_autocast = torch.autocast(run.device.type, torch.bfloat16, enabled=half and not cast)
-    for batch in sizes:
+    half = torch.autocast(run.device.type, torch.bfloat16, enabled=each.half and not cast)
+    for batch in each.sizes:
         row: dict[str, Any] = {"way": way, "batch": batch}
         try:
-            with torch.inference_mode(), exact(), half_by_autocast:
+            with torch.inference_mode(), exact(), half:
+                found, _ = student.compare(few, student.anchor(few.flip(0)))
+                # of values that crops are pooled by, with initial weights
+                row["error"] = ((found - expected).norm() / expected.norm()).item()
                 clips = torch.randn(batch, *shape, device=run.device)
                 work = _comparison(student, clips, is_graph=way == "graph")
                 took = seconds(work, run)
-                if way == WAYS[0]:
+                if way == AS_IT_RUNS:
                     # in fp32 whatever the rest is in
-                    embedding = seconds(lambda: student.backbone.patch_embed(clips), run)  # type: ignore[operator, union-attr]  # noqa: B023
+                    embedding = seconds(lambda: backbone.patch_embed(clips), run)  # noqa: B023
                     row["embedding_share"] = embedding / took
-            flops = batch * flops_of(name, run.device)
+            flops = batch * flops_of(each.name, run.device)
             row |= {
                 "clips_per_s": batch / took,
                 "tflops": flops / took / 1e12,

@@ -49,6 +49,8 @@ def test_the_miniature_passes_on_a_cpu(tmp_path: Path, capsys: pytest.CaptureFix
         assert done["agreement"][name]["anchored_largest"] <= gpu_sections.TOLERANCE
     ways = [row["way"] for row in done["throughput"]["internvqa-mini"]]
     assert ways == ["as it runs"] * 2 + ["cast"] * 2
+    errors = [row["error"] for row in done["throughput"]["internvqa-mini"]]
+    assert all(0 < error < 0.05 for error in errors)  # of bf16
     assert done["risks"]["TF32 set by the host program"]["status"] == "ok"
     assert done["risks"]["1B student"]["status"] == "not testable here"
     assert done["teacher"]["held_out"] == ["e"] and done["teacher"]["steps"] == 3
@@ -127,7 +129,7 @@ def test_the_time_is_kept(
         assert ended.wait(30)
         return Findings()
 
-    monkeypatch.setattr(gpu.os, "_exit", leave)
+    monkeypatch.setattr("bench.gpu.os._exit", leave)
     monkeypatch.setattr(gpu, "GRACE_S", 0)
     written: list[str] = []
     write = gpu.write
