@@ -9,7 +9,9 @@ from vqaloop.models.score_scale import Mode, ScoreScale
 from vqaloop.models.student import Student
 from vqaloop.training.evaluate import clip_scores, score_shards
 from vqaloop.training.shards import Shard
-from vqaloop.training.vmaf_labels import TARGET
+
+TARGET = "VMAF v0.6.1, sampled"
+"""What the points are, see `training/vmaf_labels.py`."""
 
 
 def scale_of(
