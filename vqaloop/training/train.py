@@ -131,7 +131,7 @@ class Trainer:
         report: Callable[[str], None],
     ) -> None:
         self.recipe = recipe = model.recipe
-        self.model, self.student, self.device = model, model.student, device
+        self.student, self.device = model.student, device
         self.shards, self.unseen, self.teacher_shards = shards, unseen, teacher_shards
         self.out = Path(recipe.out)
         self.engine = engines.start(
@@ -162,6 +162,12 @@ class Trainer:
         latest = self.out / "latest"
         if resume and latest.exists():
             self.step_count, before = engines.load(self.engine, self.average, self.out)
+            with torch.no_grad():
+                # of the student's frozen parameters, which checkpoints lack, it has the values
+                pairs = zip(self.student.parameters(), self.average.parameters(), strict=True)
+                for own, average in pairs:
+                    if not own.requires_grad:
+                        own.copy_(average)
             apart = before & {shard.content for shard in self.unseen}
             if apart:
                 raise InputError(
