@@ -176,6 +176,8 @@ def test_a_teacher_teaches_on_opinion_scores(
     whole = train(taught, device=CPU, report=said.append)
     student, about = load_student(whole)
     assert said[0] == "2 scenes, 2 held out; 2 steps"
+    assert "no scale in VMAF points" in said[-1] and "with their sources" in said[-1]
+    assert "scale" not in about
     # 2 scenes x 2 crops x 2 encodes, of 4 that the rate is for
     assert [float(row["lr"]) for row in logged(Path(taught.out)) if row["lr"]] == pytest.approx(
         [2e-3 * train_module._schedule(step, taught) for step in (0, 1)]

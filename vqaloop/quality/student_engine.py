@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from safetensors import SafetensorError, safe_open
 
-from vqaloop.core.documents import check_regular
+from vqaloop.core.files import check_regular
 from vqaloop.core.text import quoted
 from vqaloop.errors import InputError
 from vqaloop.media.planes import CLIP_FRAMES, CLIP_SIZE

@@ -270,8 +270,8 @@ class Trainer:
         names = {shard.name for shard in self.shards}
         window = Window(self.recipe.frames, self.recipe.crop)
         view = view_of(self.shards[0], window)
-        cut_alike = is_anchored_by(view and View(**{k: view[k] for k in view if k != "seed"}))
-        anchors = self.average.anchored is not None and cut_alike
+        cut = None if view is None else View(**{k: view[k] for k in view if k != "seed"})
+        anchors = self.average.anchored is not None and is_anchored_by(cut)
         # read again: those trained on lack their sources where one of them does
         whole = (s for s in load_corpus(self.recipe.corpus) if s.name in names)
         try:
