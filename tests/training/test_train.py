@@ -26,12 +26,13 @@ from tests.support.training import (
     same_weights,
     stop_at,
 )
+from vqaloop.core.resources import WEIGHTS
 from vqaloop.errors import InputError
 from vqaloop.media.colour import to_clips
 from vqaloop.models import create_student
 from vqaloop.models.internvideo2 import InternVideo2
 from vqaloop.models.weights import load_student, save_student
-from vqaloop.training import deepspeed_engine
+from vqaloop.training import deepspeed_engine, starting_weights
 from vqaloop.training import train as train_module
 from vqaloop.training.deepspeed_engine import engine_config
 from vqaloop.training.recipe import Losses, Recipe, Teacher
@@ -432,6 +433,46 @@ def test_teachers_are_what_their_file_holds(tmp_path: Path) -> None:
     assert initial_teacher(None) == (None, frozenset())
     with pytest.raises(InputError):
         initial_teacher(Teacher("internvqa-tiny", str(tmp_path / "none.safetensors")))
+
+
+@pytest.mark.parametrize("name", ["internvqa-mini", "fastvqa-tiny"])
+def test_a_released_file_is_the_only_copy_in_memory(
+    recipe: Recipe, tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A teacher of 1 G parameters is not filled with random values first, nor copied after."""
+    torch.manual_seed(0)
+    model = create_student(name, heads=False).backbone
+    values = {k: v for k, v in model.state_dict().items() if not k.startswith(("head.", "vqa_h"))}
+    torch.save(values, tmp_path / "released.pth")
+    made: list[torch.device] = []
+
+    def created(*args: object) -> object:
+        student = create_student(*args)  # type: ignore[arg-type]
+        made.append(next(student.parameters()).device)
+        return student
+
+    monkeypatch.setattr(starting_weights, "create_student", created)
+    path = str(tmp_path / "released.pth")
+    teacher, _ = initial_teacher(Teacher(name, path))
+    student, _ = initial_student(replace(recipe, model=name, start=path, loss=Losses(alone=1.0)))
+    assert teacher is not None and {device.type for device in made} == {"meta"}
+    for found in (teacher, student):
+        assert not any(value.is_meta for value in found.state_dict().values())
+        for key, value in values.items():
+            assert torch.equal(found.backbone.state_dict()[key], value), key
+    assert all(p.requires_grad for p in student.parameters())
+    mean = train_module._copy(student, replace(recipe, model=name), CPU)
+    for key, value in mean.state_dict().items():
+        own = student.state_dict()[key]
+        assert torch.equal(value, own) and value.data_ptr() != own.data_ptr()
+
+
+def test_a_shipped_student_is_named(recipe: Recipe) -> None:
+    found, known = initial_student(replace(recipe, start="internvqa-mini"))
+    shipped, about = load_student(WEIGHTS / "internvqa-mini.safetensors")
+    assert known == frozenset(json.loads(about["titles"])) and known
+    for key, value in shipped.state_dict().items():
+        assert torch.equal(found.state_dict()[key], value)
 
 
 def test_blocks_of_a_fastvqa_are_counted_through_its_stages(recipe: Recipe) -> None:
