@@ -39,7 +39,8 @@ def scale_of(
     label = ""
     for shard in shards:
         label = shard.label
-        rows = [e for e, row in enumerate(shard.encodes) if isinstance(row.get("vmaf"), float)]
+        known = [row.get("vmaf") for row in shard.encodes]
+        rows = [e for e, v in enumerate(known) if isinstance(v, float) and 0 <= v <= 100]
         if shard.reference is None or not rows:
             continue
         # pooled over the clips as the loop pools them
