@@ -224,7 +224,9 @@ def _host_settings(run: Run) -> dict[str, Any]:
         "high": lambda: torch.set_float32_matmul_precision("high"),
         "flags": lambda: setattr(backends.cuda.matmul, "allow_tf32", True),
     }
-    if hasattr(backends.cuda.matmul, "fp32_precision"):
+    convolution: Any = getattr(backends.cudnn, "conv", None)
+    before = getattr(convolution, "fp32_precision", None)
+    if before is not None:
         hosts["settings"] = lambda: setattr(backends, "fp32_precision", "tf32")
     gaps = {}
     for name, host in hosts.items():
@@ -233,8 +235,9 @@ def _host_settings(run: Run) -> dict[str, Any]:
             found = scores(network(SHIPPED[0], run.device), reference, encode)
         finally:
             torch.set_float32_matmul_precision("highest")
-            if "settings" in hosts:
+            if before is not None:
                 backends.fp32_precision = "none"
+                convolution.fp32_precision = before
         gaps[name] = max(abs(found[head] - expected[head]) for head in expected)
     if max(gaps.values()) > TOLERANCE:
         raise RuntimeError(f"scores follow the host's setting: {gaps}")
