@@ -11,12 +11,13 @@ recorded and the next goes on. The JSON is written after each; the exit status i
 failed. --table prints the JSON as the tables of docs/scoring.md. --small is a miniature that runs
 on a CPU too.
 
-Needed are PyTorch and NumPy; to read a student, safetensors; to train, msgspec and SciPy, and
-pandas for figures on held-out titles; to decode, PyAV and ffmpeg. A section that lacks a package
-names it. Where nothing can be downloaded, carry what is missing: a wheel made for that machine's
-Python is a ZIP; unpack it here (`python -m zipfile -e NAME.whl carried`) and put the folder on
-PYTHONPATH there. msgspec's is 0.2 MB, safetensors' 0.5, PyAV's 36. DIR travels likewise: shards of
-`vqaloop corpus`, and released checkpoints (*.pt, *.pth, *.bin).
+Needed are PyTorch and NumPy; to read a student, safetensors; to train, msgspec; for figures on
+held-out titles, pandas and SciPy; to decode, PyAV and ffmpeg. A section that lacks a package names
+it. Where nothing can be downloaded, carry what is missing: fetch the wheel for that
+machine's Python (`pip download --no-deps --only-binary=:all: --python-version 3.12 msgspec`),
+unpack it (`python -m zipfile -e NAME.whl carried`), and put the folder on PYTHONPATH there.
+msgspec's is 0.2 MB, safetensors' 0.5, PyAV's 36. DIR travels likewise: shards of `vqaloop corpus`,
+and released checkpoints (*.pt, *.pth, *.bin).
 """
 
 import argparse

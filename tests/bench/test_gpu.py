@@ -29,7 +29,10 @@ def replaced(monkeypatch: pytest.MonkeyPatch) -> Callable[[dict[str, Section]], 
     return lambda sections: monkeypatch.setattr(gpu, "SECTIONS", sections)
 
 
-def test_the_miniature_passes_on_a_cpu(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_miniature_passes_on_a_cpu(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     for number, name in enumerate("abcde"):
         made = shard(name, number)
         parts = {"distorted": made.distorted, "reference": made.reference}
@@ -63,6 +66,15 @@ def test_the_miniature_passes_on_a_cpu(tmp_path: Path, capsys: pytest.CaptureFix
     assert "| internvqa-tiny | 2 | 0.0" in printed
     assert "| memory | skipped: there is no card to fill" in printed
     assert "| internvqa-mini | cast | 2 |" in printed
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device")
+def test_the_miniature_passes_on_a_gpu(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "gpu.json"
+    assert gpu.main(["--small", "--out", str(out), "--minutes", "5"]) == 0, capsys.readouterr().out
+    done = json.loads(out.read_text())["sections"]
+    assert done["agreement"]["status"] == done["memory"]["status"] == "ok"
 
 
 def test_scores_that_differ_by_device_are_a_failure(

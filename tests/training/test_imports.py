@@ -6,7 +6,7 @@ import sys
 ABSENT = (
     *("av", "ffmpeg", "imageio_ffmpeg"),
     *("optuna", "sqlalchemy", "cmaes", "ray", "filelock", "platformdirs"),
-    *("pandas", "matplotlib", "jinja2", "PIL"),
+    *("pandas", "scipy", "matplotlib", "jinja2", "PIL"),
 )
 SCRIPT = f"""
 import sys

@@ -57,6 +57,7 @@ NOT_RUN = {
     "vqaloop ladder TITLE...": "as above",
     "python -m bench.regress": "hundreds of encodes are scored, and no option makes them few",
     "python -m bench.cheaper": "as above",
+    "python -m bench.gpu": "takes a GPU; tests/bench/test_gpu.py runs its miniature",
     "python -m bench.fuzz": "needs Atheris; tests/whole/test_hostile.py runs what it found",
 }
 """Beginnings of commands, and why nobody runs them here."""

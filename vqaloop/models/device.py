@@ -56,7 +56,7 @@ def _full_fp32() -> Iterator[None]:
     """
     backends: Any = torch.backends
     products = backends.cuda.matmul, backends.mkldnn.matmul
-    operations = (*products, backends.cudnn.conv, backends.cudnn.rnn, backends.mkldnn.conv)
+    operations = (*products, backends.cudnn.conv, backends.mkldnn.conv)
     before = [operation.fp32_precision for operation in operations]
     for operation in operations:
         operation.fp32_precision = "ieee"

@@ -12,9 +12,6 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from scipy import stats
-from scipy.optimize import least_squares
-from scipy.special import expit
 
 Values = npt.NDArray[np.float64]
 
@@ -128,6 +125,9 @@ def srcc(scores: Values, labels: Values) -> float | None:
     """Spearman's rank correlation; ties have their mean rank."""
     if _constant(scores) or _constant(labels):
         return None
+    # here and below: training imports this module, and needs SciPy only where it evaluates
+    from scipy import stats
+
     return plcc(stats.rankdata(scores), stats.rankdata(labels))
 
 
@@ -135,6 +135,8 @@ def krcc(scores: Values, labels: Values) -> float | None:
     """Kendall's tau-b."""
     if _constant(scores) or _constant(labels):
         return None
+    from scipy import stats
+
     return float(stats.kendalltau(scores, labels).statistic)
 
 
@@ -173,6 +175,8 @@ def fit_logistic(scores: Values, labels: Values, parameters: int = 4) -> Logisti
     """
     if len(scores) < FIT_VALUES * parameters or _constant(scores) or _constant(labels):
         return None
+    from scipy.optimize import least_squares
+
     (at, scale), (level, spread) = ((v.mean(), v.std()) for v in (scores, labels))
     x, y = (scores - at) / scale, (labels - level) / spread
     form = _FORMS[parameters]
@@ -209,10 +213,14 @@ def fit_logistic(scores: Values, labels: Values, parameters: int = 4) -> Logisti
 
 
 def _logistic4(x: Values, b: Values) -> Values:
+    from scipy.special import expit
+
     return np.asarray(b[1] + (b[0] - b[1]) * expit((x - b[2]) / max(abs(b[3]), 1e-9)))
 
 
 def _logistic5(x: Values, b: Values) -> Values:
+    from scipy.special import expit
+
     return np.asarray(b[0] * (expit(b[1] * (x - b[2])) - 0.5) + b[3] * x + b[4])
 
 
