@@ -12,10 +12,11 @@ import av
 from vqaloop.bitstream.colour_tags import colour_range
 from vqaloop.core.cpu_time import METER, Spent
 from vqaloop.core.files import file_sha256
+from vqaloop.media.activity import SourceActivity, activity_of
 from vqaloop.media.frames import each_of_encode, each_of_source, picks_from, read_source
 from vqaloop.media.planes import SCALER, Frames
 from vqaloop.quality.clip_views import View, clips_of
-from vqaloop.quality.crop_sampling import Crops, CropSampling, read_crops
+from vqaloop.quality.crop_sampling import Crops, CropSampling, Places, read_crops
 from vqaloop.quality.pooling import PooledScore, pool
 from vqaloop.quality.sampling_precision import around, is_enough, reach, rounds
 from vqaloop.quality.student_engine import AnchorCache, StudentEngine
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
 
     from vqaloop.models.student import Anchor
 
-REVISION = 3
+REVISION = 4
 """Raised whenever the same file and weights would get another score; part of cache keys."""
 DECODING_THREADS = 4
 """Most threads that decode one rung: more cost memory and bring little."""
@@ -156,7 +157,8 @@ class StudentMetric:
                 return self.engine.network.compare(clips, _part_of(anchor, rows))
 
             sampling = self.sampling if in_rounds else replace(self.sampling, precision=None)
-            found = self._pooled(sampling, crops, compare, anchored=True)
+            places = sampling.places(activity_of(source))
+            found = self._pooled(sampling, places, crops, compare, anchored=True)
         return self._score(self.mode, found, spent)
 
     def alone(self, source: Source, canvas: tuple[int, int] | None = None) -> Score:
@@ -183,7 +185,10 @@ class StudentMetric:
         if precision is not None and not picks_from(source):
             precision = None  # each round would decode the video from its beginning
         sampling = CropSampling(seed=self.sampling.seed, precision=precision)
-        return self._pooled(sampling, sampling.crops(source.frames, size), look, anchored=False)
+        # not those of the video's activity, which differs from rung to rung
+        flat = SourceActivity.flat(source.frames)
+        places, crops = sampling.places(flat), sampling.crops(flat, size)
+        return self._pooled(sampling, places, crops, look, anchored=False)
 
     def _alone_by_view(self, view: View, source: Source, size: tuple[int, int]) -> PooledScore:
         clips = clips_of(
@@ -202,7 +207,7 @@ class StudentMetric:
         """The crops of a source and their features, computed once."""
 
         def compute() -> "tuple[Crops, Anchor]":
-            crops = self.sampling.crops(source.frames, source.canvas)
+            crops = self.sampling.crops(activity_of(source), source.canvas)
             clips = read_crops(
                 crops, source.frames, lambda i: each_of_source(source, i, ffmpeg=self.ffmpeg)
             )
@@ -213,6 +218,7 @@ class StudentMetric:
     def _pooled(
         self,
         sampling: CropSampling,
+        places: Places,
         crops: Crops,
         look: "Callable[[Crops, list[int]], tuple[torch.Tensor, torch.Tensor]]",
         *,
@@ -224,7 +230,7 @@ class StudentMetric:
         """
         import torch
 
-        # scenes count by their length, for which `reach` has no formula: all of them are scored
+        # a title is sampled scene by scene for the score of each: none is left out
         precision = None if sampling.scenes else sampling.precision
         firsts = dict(zip(crops, accumulate(map(len, crops.values()), initial=0), strict=False))
         seen: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
@@ -242,9 +248,9 @@ class StudentMetric:
             counts = [len(crops[time]) for time in seen]
             with self.engine.network.exclusive() as student:
                 answers = student.anchored_answers if anchored else student.alone_answers
-                shares = sampling.shares(list(seen))
+                shares = [places[time] for time in seen]
                 found = pool(answers, (sums, weights), counts, sampling.seed, shares)
-            apart = reach(found.apart, found.times, len(crops))
+            apart = reach(found.apart, found.times, shares)
             if is_enough(apart, precision):
                 break
         scores = [min(100.0, max(0.0, score)) for score in found.times]
