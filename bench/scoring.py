@@ -7,8 +7,8 @@ SVT-AV1 at its own height and, at 1080 and above, at a half of it. Each metric r
 its own, on as many cores as asked for. Seconds are of one rung, decoding and scaling included;
 "once" is a student's cost per title (weights, features of the source). Share of a ladder: from the
 cost in ladder.json. Classical metrics run once, the student several times, of which the least
-counts. With a GPU also the networks' share of the matrix peak measured there; `wall_s` of a
-student is then the time from a bitstream to its score.
+counts. With a GPU `wall_s` of a student is the time from a bitstream to its score; `bench.gpu` has
+the rest of what a GPU does.
 """
 
 import argparse
@@ -150,43 +150,6 @@ def ladder_shares(paths: list[Path]) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def on_gpu(name: str, half: bool, batch: int = 256) -> dict[str, float]:
-    """Throughput of a network on the GPU, beside the matrix peak measured there."""
-    import torch
-    from torch.utils.flop_counter import FlopCounterMode
-
-    from vqaloop.models import config_of, create_student
-
-    def seconds(work: Any, repeats: int) -> float:
-        work()
-        torch.cuda.synchronize()
-        begun = time.perf_counter()
-        for _ in range(repeats):
-            work()
-        torch.cuda.synchronize()
-        return (time.perf_counter() - begun) / repeats
-
-    device, size = torch.device("cuda"), 8192
-    a, b = (torch.randn(size, size, device=device, dtype=torch.bfloat16) for _ in range(2))
-    peak = 2 * size**3 / seconds(lambda: a @ b, 20)
-    config = config_of(name)
-    student = create_student(name).to(device).eval()
-    shape = (batch, 3, config.frames, config.size, config.size)
-    clips = torch.randn(shape, device=device)
-    with torch.inference_mode(), torch.autocast("cuda", torch.bfloat16, enabled=half):
-        anchor = student.anchor(clips)
-        with FlopCounterMode(display=False) as counter:
-            student.compare(clips, anchor)
-        took = seconds(lambda: student.compare(clips, anchor), 10)
-    achieved = counter.get_total_flops() / took
-    return {
-        "clips_per_s": batch / took,
-        "tflops": achieved / 1e12,
-        "peak_tflops": peak / 1e12,
-        "share_of_peak": achieved / peak,
-    }
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("clips", nargs="*", type=Path)
@@ -227,11 +190,6 @@ def main() -> None:
     if options.ladders:
         shares = ladder_shares(options.ladders)
         print(shares.to_string(index=False, float_format=lambda v: f"{v:.2f}"))
-    import torch
-
-    if torch.cuda.is_available():
-        for name, half in (("internvqa-mini", False), ("internvqa-small", True)):
-            print(name, "bf16" if half else "fp32", on_gpu(name, half))
 
 
 if __name__ == "__main__":

@@ -4,7 +4,9 @@
 # usage: bash recipes/waterloo-small/make.sh DATASET [RECIPE]
 #   DATASET  folder of Waterloo IVC 4K or BVI-HD as docs/datasets.md describes it, with its sources
 #   RECIPE   waterloo-mini (default: a CPU will do), waterloo-small, waterloo-base, waterloo-1b,
-#            waterloo-fastvqa, waterloo-fastvqa-base, the same of bvi-hd, and NAME/alone
+#            waterloo-fastvqa, waterloo-fastvqa-base, the same of bvi-hd (without mini), and
+#            NAME/alone; or a TOML of your own in the current folder whose name begins like that
+# GPUS, DEVICE and WORKERS in the environment: processes of training, device, videos cut at a time.
 # Corpora and results go to runs/ in the current folder; checkpoints/ holds the released weights.
 set -euo pipefail
 folder="$1" recipe="${2:-waterloo-mini}" workers="${WORKERS:-2}" device="${DEVICE:-auto}"
@@ -32,14 +34,8 @@ case "$recipe" in
   *) corpus "$data" --view squeezed --frames "$span" --stride 8 --size 256 --clips 1 ;;
 esac
 
-if [ "${GPUS:-1}" -gt 1 ]; then
-  torchrun --nproc_per_node "$GPUS" -m vqaloop distill "$recipe"
-else
-  vqaloop distill "$recipe" --device "$device"
-fi
-
-out="runs/${recipe%/alone}"
-[ "$recipe" = "${recipe%/alone}" ] || out="$out-alone"
-weights="$(ls "$out"/*.safetensors)"
-vqaloop evaluate "$weights" "$data" -o "$out" --device "$device"
-echo "vqaloop ladder SOURCE -o OUT --weights $weights"
+launch=(vqaloop)
+[ "${GPUS:-1}" -eq 1 ] || launch=(torchrun --nproc_per_node "$GPUS" -m vqaloop)
+weights="$("${launch[@]}" distill "$recipe" --device "$device" | sed -n 's/^weights in //p')"
+vqaloop evaluate "$weights" "$data" -o "$(dirname "$weights")" --device "$device"
+echo "vqaloop ladder SOURCE --codec hevc -o OUT --weights $weights"

@@ -1,10 +1,12 @@
 """What makes scoring cheap must not change a score: no clock is read here."""
 
+import contextlib
 import threading
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
 from fractions import Fraction
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import av
 import numpy as np
@@ -27,7 +29,7 @@ from vqaloop.media.frames import read_encode, read_source, read_with_ffmpeg
 from vqaloop.media.planes import Frames
 from vqaloop.media.probe import probe_source
 from vqaloop.models.student import Anchor, Student
-from vqaloop.quality.inference import Network, _cat, _Request
+from vqaloop.quality.inference import Network, _cat, _Request, joined
 from vqaloop.records import Rendition, Source
 
 FFMPEG = ffmpeg_path()
@@ -304,6 +306,94 @@ def test_a_batch_that_does_not_fit_is_halved(
     with pytest.raises(ToolError, match="too little free memory for one clip.*--device cpu"):
         network.compare(other, reference)
     assert not network._waiting
+
+
+@pytest.mark.parametrize("limit", [8, 3])
+def test_a_common_batch_that_does_not_fit_is_halved_before_it_is_put_together(
+    weights: Path, monkeypatch: pytest.MonkeyPatch, limit: int
+) -> None:
+    """Clips and anchors of many take as much memory as the network."""
+    network = Network(weights, torch.device("cpu"))
+    asked = [
+        _Request(torch.from_numpy(clips(n, n)), network.anchor(clips(n, 9 * n))) for n in (3, 5, 7)
+    ]
+    alone = [network.compare(request.clips.numpy(), request.anchor) for request in asked]
+
+    def short(anchors: list[Anchor]) -> Anchor:
+        if sum(len(anchor.weights) for anchor in anchors) > limit:
+            raise torch.OutOfMemoryError("out of memory")
+        return joined(anchors)
+
+    monkeypatch.setattr("vqaloop.quality.inference.joined", short)
+    network._waiting.extend(asked)
+    with network.exclusive() as student:
+        network._run_batch(student)
+    assert not network._waiting and network.batch_size <= limit
+    for request, expected in zip(asked, alone, strict=True):
+        assert request.error is None and request.done
+        found = (torch.cat(x) for x in zip(*request.made, strict=True))
+        for mine, whole in zip(found, expected, strict=True):
+            torch.testing.assert_close(mine, whole, rtol=1e-5, atol=1e-5)
+
+
+class FakeStream:
+    """Of a GPU that is not there; slow to make, as the first one is."""
+
+    made: ClassVar[list["FakeStream"]] = []
+
+    def __init__(self, device: torch.device) -> None:
+        assert device.index == 1
+        time.sleep(0.05)
+        self.made.append(self)
+
+
+def test_all_threads_upload_on_one_stream_of_one_gpu(
+    weights: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Python's cached_property takes no lock since 3.12, and `cuda` is another GPU by thread."""
+    used: list[object] = []
+
+    @contextlib.contextmanager
+    def on(stream: object) -> Iterator[None]:
+        used.append(stream)
+        yield
+
+    monkeypatch.setattr(FakeStream, "made", [])
+    monkeypatch.setattr(torch.cuda, "Stream", FakeStream)
+    monkeypatch.setattr(torch.cuda, "stream", on)
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 1)
+    for kind in (Tensor, Student):
+        monkeypatch.setattr(kind, "to", lambda value, *args, **options: value)
+    monkeypatch.setattr(Tensor, "pin_memory", lambda pixels: pixels)
+    network = Network(weights, torch.device("cuda"))
+    together = threading.Barrier(8)
+
+    def work() -> None:
+        together.wait()
+        network._upload(clips(1, 0))
+
+    threads = [threading.Thread(target=work) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    assert used == FakeStream.made * 8 and len(FakeStream.made) == 1
+    assert network.device == torch.device("cuda", 1)
+
+
+def test_clips_without_room_on_the_gpu_wait_in_memory(
+    weights: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*args: Any, **options: Any) -> Tensor:
+        raise torch.OutOfMemoryError("out of memory")
+
+    monkeypatch.setattr(torch.cuda, "Stream", lambda device: None)
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
+    monkeypatch.setattr(Student, "to", lambda student, device: student)
+    monkeypatch.setattr(Tensor, "pin_memory", lambda pixels: pixels)
+    network = Network(weights, torch.device("cuda"))
+    monkeypatch.setattr(Tensor, "to", full)
+    assert (network._upload(clips(2, 0)).numpy() == clips(2, 0)).all()
 
 
 def test_a_failure_reaches_all_who_wait(weights: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -50,7 +50,8 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for side, titles in (("train", "abc"), ("held", "de"), ("mos", "fghi")):
         (base / side).mkdir()
         for title in titles:
-            make_shard(base / side, title, ord(title), opinions=side == "mos")
+            label = "MOS of people" if side == "mos" else "VMAF v0.6.1"
+            make_shard(base / side, title, ord(title), opinions=side == "mos", label=label)
     return base
 
 

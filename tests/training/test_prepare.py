@@ -19,10 +19,14 @@ from vqaloop.errors import DecodeFailed, InputError
 from vqaloop.media.frame_stream import measure, stream_frames
 from vqaloop.media.frames import read_with_ffmpeg
 from vqaloop.media.planes import Frames
+from vqaloop.media.probe import probe_source
 from vqaloop.quality.clip_views import FRAMES_AT_ONCE, PlacedView, View, clips_of, squeezed
+from vqaloop.quality.registry import open_metric
+from vqaloop.training import vmaf_labels
 from vqaloop.training.datasets import WATERLOO, read_dataset, read_waterloo
 from vqaloop.training.prepare import prepare
 from vqaloop.training.shards import load_corpus, load_shard, read_about
+from vqaloop.training.vmaf_labels import sampled_vmaf
 
 VIEW = View("native", frames=3, stride=2, size=96, clips=2)
 FFMPEG = ffmpeg_path()
@@ -46,6 +50,41 @@ def write(path: Path, text: str) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(text, encoding="utf-8")
     return path
+
+
+# vmaf beside opinions
+
+
+def test_encodes_have_the_vmaf_that_the_metric_would_give_them(mini: Path, prepared: Path) -> None:
+    source = probe_source(mini / "Sources" / "01.y4m", ffmpeg=FFMPEG)
+    metric = open_metric("vmaf", ffmpeg=FFMPEG)
+    rows = load_shard(prepared / "waterloo-01.safetensors").encodes
+    assert len(rows) == 10
+    for row in rows:
+        assert 0 <= row["vmaf"] <= 100
+        if row["encoder"] in ("h264", "av1"):
+            # of all frames, of which the sampled figure takes every place
+            whole = metric.measure(source, mini / row["path"], "pyav").value
+            assert row["vmaf"] == pytest.approx(whole, abs=1.5)
+    raw = {row["encoder"]: row["vmaf"] for row in rows if row["width"] == 416}
+    assert raw["avs2"] == pytest.approx(raw["hevc"], abs=25), "a raw stream is measured too"
+
+
+def test_places_of_blocks_are_the_same_for_all_encodes(
+    mini: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(vmaf_labels, "BLOCK", (160, 120))
+    source = mini / "Sources" / "01.y4m"
+    files = [mini / "H264" / "01" / f"{size}_1.mp4" for size in ("256x144", "416x234")]
+    facts = {file: measure(file) for file in (source, *files)}
+    found = sampled_vmaf(source, facts, (416, 234), [0], FFMPEG)
+    assert set(found) == set(files) and found[files[0]] < found[files[1]]
+    again = sampled_vmaf(
+        source, {f: facts[f] for f in (source, files[1])}, (416, 234), [0], FFMPEG
+    )
+    assert again[files[1]] == found[files[1]]
+    other = sampled_vmaf(source, facts, (416, 234), [1], FFMPEG)
+    assert other[files[1]] != found[files[1]], "other places"
 
 
 # views
@@ -293,6 +332,7 @@ def test_missing_and_broken_files_are_listed_and_mended_later(mini: Path, tmp_pa
     assert any("waterloo-01: 7 of 9 encodes, without reference" in line for line in said)
     shard = load_shard(made)
     assert len(shard.encodes) == 7 and shard.reference is None
+    assert not any("vmaf" in row for row in shard.encodes)
     report = json.loads((out / "report.json").read_text("utf-8"))
     assert report["missing"] == [str(gone.relative_to(root).with_suffix(".mp4"))]
     left = {row["path"]: row["why"] for row in report["undecodable"]}

@@ -26,12 +26,13 @@ from tests.support.training import (
     same_weights,
     stop_at,
 )
+from vqaloop.core.resources import WEIGHTS
 from vqaloop.errors import InputError
 from vqaloop.media.colour import to_clips
 from vqaloop.models import create_student
 from vqaloop.models.internvideo2 import InternVideo2
 from vqaloop.models.weights import load_student, save_student
-from vqaloop.training import deepspeed_engine
+from vqaloop.training import deepspeed_engine, starting_weights
 from vqaloop.training import train as train_module
 from vqaloop.training.deepspeed_engine import engine_config
 from vqaloop.training.recipe import Losses, Recipe, Teacher
@@ -176,6 +177,8 @@ def test_a_teacher_teaches_on_opinion_scores(
     whole = train(taught, device=CPU, report=said.append)
     student, about = load_student(whole)
     assert said[0] == "2 scenes, 2 held out; 2 steps"
+    assert "no scale in VMAF points" in said[-1] and "with their sources" in said[-1]
+    assert "scale" not in about
     # 2 scenes x 2 crops x 2 encodes, of 4 that the rate is for
     assert [float(row["lr"]) for row in logged(Path(taught.out)) if row["lr"]] == pytest.approx(
         [2e-3 * train_module._schedule(step, taught) for step in (0, 1)]
@@ -211,7 +214,7 @@ def test_an_engine_in_bf16_trains_and_goes_on(recipe: Recipe, tmp_path: Path) ->
     path = tmp_path / "engine.json"
     config = {"bf16": {"enabled": True}, "zero_optimization": {"stage": 1}}
     path.write_text(json.dumps(config), encoding="utf-8")
-    half = replace(recipe, engine=str(path), steps=2)
+    half = replace(recipe, engine=str(path), steps=2, fixed_embedding=True)
     train(replace(half, steps=1), device=CPU)
     said: list[str] = []
     student, _ = load_student(train(half, device=CPU, report=said.append))
@@ -221,6 +224,10 @@ def test_an_engine_in_bf16_trains_and_goes_on(recipe: Recipe, tmp_path: Path) ->
     start = initial_student(recipe)[0].state_dict()
     moved = [k for k, v in student.state_dict().items() if (v - start[k]).abs().max() > 1e-4]
     assert len(moved) > len(start) / 2
+    # bf16 would round what energies are computed of
+    embedding = "backbone.patch_embed.proj.weight"
+    assert not torch.equal(start[embedding], start[embedding].bfloat16().float())
+    assert torch.equal(student.state_dict()[embedding], start[embedding])
     first, last = (row for row in logged(Path(half.out)) if row["seconds"])
     assert all(float(first[k]) > 0 for k in vars(recipe.loss) if getattr(recipe.loss, k))
     assert first["crop"] != last["crop"]
@@ -426,6 +433,46 @@ def test_teachers_are_what_their_file_holds(tmp_path: Path) -> None:
     assert initial_teacher(None) == (None, frozenset())
     with pytest.raises(InputError):
         initial_teacher(Teacher("internvqa-tiny", str(tmp_path / "none.safetensors")))
+
+
+@pytest.mark.parametrize("name", ["internvqa-mini", "fastvqa-tiny"])
+def test_a_released_file_is_the_only_copy_in_memory(
+    recipe: Recipe, tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A teacher of 1 G parameters is not filled with random values first, nor copied after."""
+    torch.manual_seed(0)
+    model = create_student(name, heads=False).backbone
+    values = {k: v for k, v in model.state_dict().items() if not k.startswith(("head.", "vqa_h"))}
+    torch.save(values, tmp_path / "released.pth")
+    made: list[torch.device] = []
+
+    def created(*args: object) -> object:
+        student = create_student(*args)  # type: ignore[arg-type]
+        made.append(next(student.parameters()).device)
+        return student
+
+    monkeypatch.setattr(starting_weights, "create_student", created)
+    path = str(tmp_path / "released.pth")
+    teacher, _ = initial_teacher(Teacher(name, path))
+    student, _ = initial_student(replace(recipe, model=name, start=path, loss=Losses(alone=1.0)))
+    assert teacher is not None and {device.type for device in made} == {"meta"}
+    for found in (teacher, student):
+        assert not any(value.is_meta for value in found.state_dict().values())
+        for key, value in values.items():
+            assert torch.equal(found.backbone.state_dict()[key], value), key
+    assert all(p.requires_grad for p in student.parameters())
+    mean = train_module._copy(student, replace(recipe, model=name), CPU)
+    for key, value in mean.state_dict().items():
+        own = student.state_dict()[key]
+        assert torch.equal(value, own) and value.data_ptr() != own.data_ptr()
+
+
+def test_a_shipped_student_is_named(recipe: Recipe) -> None:
+    found, known = initial_student(replace(recipe, start="internvqa-mini"))
+    shipped, about = load_student(WEIGHTS / "internvqa-mini.safetensors")
+    assert known == frozenset(json.loads(about["titles"])) and known
+    for key, value in shipped.state_dict().items():
+        assert torch.equal(found.state_dict()[key], value)
 
 
 def test_blocks_of_a_fastvqa_are_counted_through_its_stages(recipe: Recipe) -> None:

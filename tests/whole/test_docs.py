@@ -50,6 +50,8 @@ NOT_RUN = {
     "make x264": "as above",
     "cp x264": "as above",
     "bash recipes/internvqa-mini/make.sh": "hours; each of its steps is a command run here",
+    "bash recipes/waterloo-small/make.sh": "as above; tests/whole/test_waterloo.py runs it",
+    "GPUS=2 bash recipes/waterloo-small/make.sh": "as above",
     "optuna-dashboard": "another program, which serves until it is stopped",
     "ray ": "starts and stops a Ray cluster; tests/whole/test_ray.py has one",
     "vqaloop ladder TITLE...": "as above",

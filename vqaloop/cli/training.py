@@ -17,6 +17,7 @@ from vqaloop.execution.options import Running
 
 if TYPE_CHECKING:
     from vqaloop.models.student import Student
+    from vqaloop.training.evaluate import ShardScores
 
 
 def run_corpus(options: argparse.Namespace) -> int:
@@ -95,13 +96,10 @@ def run_distill(options: argparse.Namespace) -> int:
 
 
 def run_evaluate(options: argparse.Namespace) -> int:
-    from vqaloop.models.device import pick_device
-    from vqaloop.report.progress import Progress
-    from vqaloop.training.evaluate import METRICS, differences, evaluate, score_shards
+    from vqaloop.training.evaluate import METRICS, differences, evaluate
     from vqaloop.training.evaluation_report import figures_text, write_evaluation
     from vqaloop.training.paper import published_row
-    from vqaloop.training.shards import load_shard, shard_paths, title_of
-    from vqaloop.training.windows import middle_windows, view_of_weights, window_between
+    from vqaloop.training.shards import shard_paths, title_of
 
     metrics = options.metrics.split(",") if options.metrics else []
     if not set(metrics) <= set(METRICS):
@@ -121,26 +119,10 @@ def run_evaluate(options: argparse.Namespace) -> int:
     if options.output:
         _check_place(options.output)
     running = Running(**given_options(Running, options))
-    device = pick_device(running.device)
-    scored = []
-    with Progress(quiet=options.quiet) as progress:
-        for i, (student, about, _) in enumerate(loaded):
-            view = view_of_weights(about)
-            shards = (
-                middle_windows(shard, window_between(view, shard))
-                for shard in map(load_shard, paths)
-            )
-            found = score_shards(
-                student.to(device),
-                shards,
-                device,
-                crops=options.crops,
-                metrics=[] if i else metrics,
-                ffmpeg=ffmpeg_path(running.ffmpeg),
-                seed=running.seed,
-                report=progress.log,
-            )
-            scored.append(found)
+    scored = [
+        _scored(options, student, about, paths, [] if i else metrics, running)
+        for i, (student, about, _) in enumerate(loaded)
+    ]
     found, about = scored[0], loaded[0][1]
     figures = {
         "weights": printable(options.weights),
@@ -170,6 +152,38 @@ def run_evaluate(options: argparse.Namespace) -> int:
         say(options, f"wrote {options.output}")
     emit(options, figures)
     return 0
+
+
+def _scored(
+    options: argparse.Namespace,
+    student: "Student",
+    about: dict[str, str],
+    paths: list[Path],
+    metrics: list[str],
+    running: Running,
+) -> "ShardScores":
+    """Scores of a student, and other metrics, on the windows of shards that its weights take."""
+    from vqaloop.models.device import pick_device
+    from vqaloop.report.progress import Progress
+    from vqaloop.training.evaluate import score_shards
+    from vqaloop.training.shards import load_shard
+    from vqaloop.training.windows import middle_windows, view_of_weights, window_between
+
+    view, device = view_of_weights(about), pick_device(running.device)
+    shards = (
+        middle_windows(shard, window_between(view, shard)) for shard in map(load_shard, paths)
+    )
+    with Progress(quiet=options.quiet) as progress:
+        return score_shards(
+            student.to(device),
+            shards,
+            device,
+            crops=options.crops,
+            metrics=metrics,
+            ffmpeg=ffmpeg_path(running.ffmpeg),
+            seed=running.seed,
+            report=progress.log,
+        )
 
 
 def _weights(name: str, every: bool) -> "tuple[Student, dict[str, str], frozenset[str]]":

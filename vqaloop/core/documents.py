@@ -4,12 +4,10 @@ Whatever a file holds, reading it gives a value of the wanted type, or an InputE
 file, the place in it, what should be there, and what is.
 """
 
-import errno
 import json
 import os
 import re
 import reprlib
-import stat
 import tomllib
 from collections.abc import Collection, Iterator
 from pathlib import Path
@@ -18,6 +16,7 @@ from typing import Annotated, Any, TypeVar, get_type_hints
 import msgspec
 from msgspec import Meta, Struct
 
+from vqaloop.core.files import check_regular
 from vqaloop.core.rounding import finite
 from vqaloop.core.suggestions import did_you_mean
 from vqaloop.core.text import printable, quoted
@@ -222,20 +221,8 @@ def read_start(path: Path, most: int) -> bytes:
         return os.open(name, flags | os.O_NONBLOCK)
 
     with open(path, "rb", opener=opener) as file:
-        _check_regular(os.fstat(file.fileno()).st_mode)
+        check_regular(file.fileno())
         return file.read(most)
-
-
-def check_regular(path: Path) -> None:
-    """Raises OSError where there is no file, or a pipe or a device in its place."""
-    _check_regular(os.stat(path).st_mode)
-
-
-def _check_regular(mode: int) -> None:
-    if stat.S_ISDIR(mode):
-        raise OSError(errno.EISDIR, "it is a folder, and a file is wanted")
-    if not stat.S_ISREG(mode):
-        raise OSError(errno.EINVAL, "it is a pipe or a device, and a file is wanted")
 
 
 def check_depth(value: Any) -> None:

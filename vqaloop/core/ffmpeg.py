@@ -1,7 +1,8 @@
 """The ffmpeg program: which one runs, and its command lines as graphs.
 
-The only module that imports ffmpeg-python; others build graphs with `input`, `filter`, `concat`
-and the methods of `Node`. They import this module as `ffmpeg_graph`: there `ffmpeg` is a path.
+The only module that imports ffmpeg-python, and only when a graph is built: training does without.
+Others build graphs with `input`, `filter`, `concat` and the methods of `Node`. They import this
+module as `ffmpeg_graph`: there `ffmpeg` is a path.
 """
 
 import os
@@ -9,8 +10,6 @@ import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
-
-import ffmpeg as ffmpeg_python
 
 from vqaloop.core.frame_progress import QUIET
 from vqaloop.errors import InputError
@@ -37,25 +36,33 @@ class Node(Protocol):
 
 def input(name: str, **options: object) -> Node:
     """A file that is read, with its options before -i; names are keys of `compiled`."""
-    node: Node = ffmpeg_python.input(name, **options)
+    import ffmpeg
+
+    node: Node = ffmpeg.input(name, **options)
     return node
 
 
 def filter(nodes: Sequence[Node], name: str, **options: object) -> Node:
     """One filter with several inputs."""
-    node: Node = ffmpeg_python.filter(nodes, name, **options)
+    import ffmpeg
+
+    node: Node = ffmpeg.filter(nodes, name, **options)
     return node
 
 
 def concat(*nodes: Node) -> Node:
     """Streams one after another."""
-    node: Node = ffmpeg_python.concat(*nodes)
+    import ffmpeg
+
+    node: Node = ffmpeg.concat(*nodes)
     return node
 
 
 def merge_outputs(*nodes: Node) -> Node:
     """Outputs of one command."""
-    node: Node = ffmpeg_python.merge_outputs(*nodes)
+    import ffmpeg
+
+    node: Node = ffmpeg.merge_outputs(*nodes)
     return node
 
 

@@ -7,6 +7,7 @@ import hashlib
 import os
 import secrets
 import shutil
+import stat
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -77,6 +78,15 @@ def write_whole(path: Path, data: bytes | str) -> None:
             part.write_bytes(content)
     except OSError as error:
         raise InputError(f"could not write {quoted(path)}: {error.strerror or error}") from error
+
+
+def check_regular(file: Path | int) -> None:
+    """Raises OSError where a path, or an open file, is none, or is a pipe or a device."""
+    mode = os.stat(file).st_mode
+    if stat.S_ISDIR(mode):
+        raise OSError(errno.EISDIR, "it is a folder, and a file is wanted")
+    if not stat.S_ISREG(mode):
+        raise OSError(errno.EINVAL, "it is a pipe or a device, and a file is wanted")
 
 
 @contextlib.contextmanager

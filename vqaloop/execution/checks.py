@@ -4,14 +4,16 @@ import contextlib
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from vqaloop.core.folders import check_writable, is_study_file
 from vqaloop.core.option_fields import fault_of
 from vqaloop.core.text import quoted
 from vqaloop.errors import InputError
 from vqaloop.execution.executor import Executor, executor_of
-from vqaloop.quality.metric import Metric
-from vqaloop.quality.student_metric import StudentMetric
+
+if TYPE_CHECKING:
+    from vqaloop.quality.metric import Metric
 
 DEVICES = ("auto", "cpu", "cuda")
 LONGEST_ENCODE_S = 1e7
@@ -80,7 +82,7 @@ def check_run(
 
 
 def check_metric(
-    metric: Metric,
+    metric: "Metric",
     weights: str | os.PathLike[str] | None,
     anchored: bool = True,
     canvas: tuple[int, int] | None = None,
@@ -91,6 +93,9 @@ def check_metric(
 
     A student loads when it first scores; what a user named is better refused before any encode.
     """
+    # here, since it brings decoders, which training does without
+    from vqaloop.quality.student_metric import StudentMetric
+
     if not isinstance(metric, StudentMetric):
         if weights is not None:
             raise InputError(f"{metric.name} takes no weights; leave out --weights or --metric")

@@ -14,9 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 from vqaloop.core import scopes
-from vqaloop.encoding.encode import encode
 from vqaloop.errors import InputError
-from vqaloop.quality import full_reference
 from vqaloop.records import Encode, Rendition, Score, Source
 
 if TYPE_CHECKING:
@@ -178,6 +176,9 @@ class Local:
         timeout_s: float | None,
         whose: Hashable,
     ) -> Encode:
+        # here, as below, since it brings decoders, which training does without
+        from vqaloop.encoding.encode import encode
+
         with self._taken(whose):
             return encode(source, rendition, out, ffmpeg=ffmpeg, timeout_s=timeout_s)
 
@@ -191,6 +192,8 @@ class Local:
     def guard(
         self, source: Source, path: Path, names: Sequence[str], *, ffmpeg: str, whose: Hashable
     ) -> dict[str, Score]:
+        from vqaloop.quality import full_reference
+
         with self._taken(whose) as processors:
             return full_reference.measure(source, path, names, ffmpeg=ffmpeg, threads=processors)
 

@@ -13,8 +13,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save
 
-from vqaloop.core.documents import check_regular
-from vqaloop.core.files import file_sha256, renamed_to
+from vqaloop.core.files import check_regular, file_sha256, renamed_to
 from vqaloop.core.resources import WEIGHTS
 from vqaloop.errors import InputError
 from vqaloop.models import MODELS, create_student

@@ -4,12 +4,11 @@ The thread that gets the lock runs one batch for all that wait, up to its size; 
 find their results ready. A batch that does not fit into memory is halved.
 """
 
+import contextlib
 import threading
 from collections import OrderedDict, deque
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import cached_property
 from pathlib import Path
 from typing import TypeVar
 
@@ -86,6 +85,7 @@ class Network:
         self._running = threading.RLock()
         self._batch_size: int | None = None
         self._loaded: tuple[Student, dict[str, str]] | None = None
+        self._upload_stream: torch.cuda.Stream | None = None
 
     @property
     def loaded(self) -> tuple[Student, dict[str, str]]:
@@ -104,7 +104,20 @@ class Network:
                 f"weights {quoted(self.weights)} were changed while they were in use (SHA-256 "
                 f"{about['sha256'][:12]}..., at first {self.sha256[:12]}...); start again"
             )
-        return student.to(self.device), about
+        if self.device.type == "cuda":
+            # "cuda" alone is another GPU in each thread that has not chosen one
+            index = self.device.index
+            number = torch.cuda.current_device() if index is None else index
+            self.device = torch.device("cuda", number)
+            # one for all threads, since `_uploaded` waits for one
+            self._upload_stream = torch.cuda.Stream(self.device)  # type: ignore[no-untyped-call]
+        try:
+            return student.to(self.device), about
+        except torch.OutOfMemoryError as error:
+            raise ToolError(
+                f"{self.device} has too little free memory for the weights: end what else uses "
+                "it, take --device cpu or a smaller student"
+            ) from error
 
     @property
     def small(self) -> bool:
@@ -116,7 +129,7 @@ class Network:
         """Whether it runs in bf16: large networks on GPUs do."""
         return self.device.type == "cuda" and not self.small
 
-    @contextmanager
+    @contextlib.contextmanager
     def exclusive(self) -> Iterator[Student]:
         """The student for one thread at a time, in inference mode, fp32 without TF32."""
         student, _ = self.loaded
@@ -186,17 +199,19 @@ class Network:
                 pieces.append((request, slice(first, request.taken)))
                 if request.taken == len(request.clips):
                     self._waiting.popleft()
-        try:
+        count = sum(part.stop - part.start for _, part in pieces)
+
+        def work(part: slice) -> Pair:
+            some = _within(pieces, part)
             # concatenation reads them, so each copy has to be complete before
-            pixels = _cat([self._uploaded(request.clips[part]) for request, part in pieces])
-            anchor = joined([part_of(request.anchor, part) for request, part in pieces])
+            pixels = _cat([self._uploaded(request.clips[piece]) for request, piece in some])
+            anchor = joined([part_of(request.anchor, piece) for request, piece in some])
+            with self._autocast():
+                return student.compare(to_clips(pixels), anchor)
 
-            def work(part: slice) -> Pair:
-                with self._autocast():
-                    return student.compare(to_clips(pixels[part]), part_of(anchor, part))
-
+        try:
             sums, weights = (
-                torch.cat(x) for x in zip(*self._in_batches(work, len(pixels)), strict=True)
+                torch.cat(x) for x in zip(*self._in_batches(work, count), strict=True)
             )
         except BaseException as error:
             # the batch failed for all in it: each thread raises it, and none waits for ever
@@ -250,25 +265,42 @@ class Network:
     def _autocast(self) -> torch.autocast:
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self.uses_bf16)
 
-    @cached_property
-    def _upload_stream(self) -> torch.cuda.Stream:
-        return torch.cuda.Stream(self.device)  # type: ignore[no-untyped-call]
-
     def _upload(self, clips: Frames) -> Tensor:
-        """Clips on their way to the device, copied while it works on another batch."""
+        """Clips on their way to the device, copied while it works on another batch.
+
+        Where it has no room for all of them they stay, and `_uploaded` copies them batch by batch.
+        """
         pixels = torch.from_numpy(clips)
         if self.device.type == "cpu":
             return pixels
+        self.loaded  # noqa: B018  the stream comes with it
         with torch.cuda.stream(self._upload_stream):
-            return pixels.pin_memory().to(self.device, non_blocking=True)
+            pixels = pixels.pin_memory()
+            with contextlib.suppress(torch.OutOfMemoryError):
+                return pixels.to(self.device, non_blocking=True)
+        return pixels
 
     def _uploaded(self, pixels: Tensor) -> Tensor:
         """The clips once their copy is complete, for the device's current stream."""
-        if self.device.type == "cuda":
+        if pixels.device.type != self.device.type:
+            return pixels.to(self.device)
+        if self._upload_stream is not None:
             now = torch.cuda.current_stream(self.device)
             now.wait_stream(self._upload_stream)
             pixels.record_stream(now)
         return pixels
+
+
+def _within(pieces: list[tuple[_Request, slice]], part: slice) -> list[tuple[_Request, slice]]:
+    """What of the pieces of a batch lies in a part of it."""
+    found, at = [], 0
+    for request, piece in pieces:
+        first = piece.start + max(part.start - at, 0)
+        last = min(piece.start + part.stop - at, piece.stop)
+        if first < last:
+            found.append((request, slice(first, last)))
+        at += piece.stop - piece.start
+    return found
 
 
 def _cat(parts: list[Tensor]) -> Tensor:

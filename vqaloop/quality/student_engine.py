@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from safetensors import SafetensorError, safe_open
 
-from vqaloop.core.documents import check_regular
+from vqaloop.core.files import check_regular
 from vqaloop.core.text import quoted
 from vqaloop.errors import InputError
 from vqaloop.media.planes import CLIP_FRAMES, CLIP_SIZE

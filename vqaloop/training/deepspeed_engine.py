@@ -22,6 +22,7 @@ from torch import nn
 
 from vqaloop.core.files import renamed_to
 from vqaloop.errors import InputError
+from vqaloop.models.internvideo2 import PatchEmbed
 from vqaloop.models.student import Student
 from vqaloop.training.recipe import Recipe
 
@@ -112,6 +113,15 @@ def start(
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
     model.to(device)
     optimizer = torch.optim.AdamW(groups, lr=recipe.learning_rate, betas=recipe.betas)
+    # energies are of differences of its coefficients, which bf16 would round; the optimiser keeps
+    # the fp32 of what trains alone
+    fixed = [
+        (parameter, parameter.detach().clone())
+        for module in model.modules()
+        if isinstance(module, PatchEmbed)
+        for parameter in module.parameters()
+        if not parameter.requires_grad
+    ]
     refusals = (AssertionError, ValueError, TypeError, LookupError, AttributeError)
     try:
         engine, *_ = deepspeed.initialize(model=model, optimizer=optimizer, config=config)
@@ -119,6 +129,8 @@ def start(
         if not recipe.engine:
             raise
         raise InputError(f"DeepSpeed does not take its file {recipe.engine}: {error}") from error
+    for parameter, value in fixed:
+        parameter.data = value
     return engine
 
 

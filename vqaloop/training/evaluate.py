@@ -3,13 +3,14 @@
 Shards are read one at a time, so a data set may be larger than memory.
 """
 
+from __future__ import annotations
+
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
-import pandas as pd
 import torch
 from torch import Tensor
 
@@ -19,7 +20,6 @@ from vqaloop.errors import InputError
 from vqaloop.media.colour import to_clips
 from vqaloop.models.device import exact
 from vqaloop.models.student import Student
-from vqaloop.quality.full_reference import measure_clips
 from vqaloop.training.correlation import (
     Correlations,
     Difference,
@@ -29,6 +29,9 @@ from vqaloop.training.correlation import (
     raw_correlations,
 )
 from vqaloop.training.shards import Shard
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 HEADS = {"anchored": "anchored", "alone": "no reference"}
 """Columns of the student's scores, and their names in tables and plots."""
@@ -108,6 +111,8 @@ def score_shards(
     Raises:
         InputError: Clips do not fit the student, or its scores are no finite numbers.
     """
+    import pandas as pd
+
     rows: list[dict[str, Any]] = []
     crop_rows: list[dict[str, Any]] = []
     largest_errors: list[LargestError] = []
@@ -127,6 +132,16 @@ def score_shards(
     return ShardScores(pd.DataFrame(rows), pd.DataFrame(crop_rows), largest_errors)
 
 
+def clip_scores(
+    student: Student, shard: Shard, device: torch.device, head: str
+) -> npt.NDArray[np.float64]:
+    """(E, C) scores 0..100 of single clips by one of HEADS, which the student and shard have."""
+    answers = student.anchored_answers if head == "anchored" else student.alone_answers
+    sums, weights = _sums(student, shard, device, None)[head]
+    with torch.inference_mode():
+        return _percent(answers(sums, weights))
+
+
 def _middle_clips(shard: Shard, crops: int) -> Shard:
     """The shard with at most so many clips of each video, those around its middle."""
     count = shard.distorted.shape[1]
@@ -138,7 +153,7 @@ def _middle_clips(shard: Shard, crops: int) -> Shard:
 
 def _encode_rows(
     shard: Shard,
-    heads: Mapping[str, "_HeadScores"],
+    heads: Mapping[str, _HeadScores],
     metrics: Mapping[str, npt.NDArray[np.float64]],
 ) -> list[dict[str, Any]]:
     return [
@@ -157,7 +172,7 @@ def _encode_rows(
     ]
 
 
-def _crop_rows(shard: Shard, heads: Mapping[str, "_HeadScores"]) -> list[dict[str, Any]]:
+def _crop_rows(shard: Shard, heads: Mapping[str, _HeadScores]) -> list[dict[str, Any]]:
     """None where viewers scored whole videos: a crop has no label of its own then."""
     if shard.crop_labels is None:
         return []
@@ -356,6 +371,9 @@ def _other_metrics(
     """(E,) means of other metrics on a shard's crops; nan without a reference."""
     if not metrics or shard.reference is None:
         return {name: np.full(len(shard.encodes), np.nan) for name in metrics}
+    # here, since it brings decoders, which training does without
+    from vqaloop.quality.full_reference import measure_clips
+
     reference = shard.reference[:crops].numpy()
     tables = [
         measure_clips(reference, clips[:crops].numpy(), metrics, ffmpeg=ffmpeg)

@@ -7,9 +7,11 @@ import torch
 
 from vqaloop.models.score_scale import Mode, ScoreScale
 from vqaloop.models.student import Student
-from vqaloop.training.evaluate import score_shards
+from vqaloop.training.evaluate import clip_scores, score_shards
 from vqaloop.training.shards import Shard
-from vqaloop.training.vmaf_labels import TARGET
+
+TARGET = "VMAF v0.6.1, sampled"
+"""What the points are, see `training/vmaf_labels.py`."""
 
 
 def scale_of(
@@ -40,20 +42,15 @@ def scale_of(
         rows = [e for e, row in enumerate(shard.encodes) if isinstance(row.get("vmaf"), float)]
         if shard.reference is None or not rows:
             continue
-        table = score_shards(student, [shard], device).table
+        # pooled over the clips as the loop pools them
         if anchors:
-            found = table["anchored"].to_numpy(float)
+            found = score_shards(student, [shard], device).table["anchored"].to_numpy(float)
         else:
-            source = replace(
-                shard,
-                encodes=[{"score": 100.0}],
-                distorted=shard.reference[None],
-                reference=None,
-                crop_labels=None,
-                frame_labels=None,
+            source = replace(shard, encodes=[{}], distorted=shard.reference[None], reference=None)
+            original, own = (
+                clip_scores(student, some, device, "alone") for some in (source, shard)
             )
-            original = score_shards(student, [source], device).table["alone"].to_numpy(float)
-            found = 100 - (original - table["alone"].to_numpy(float))
+            found = 100 - (original - own).mean(1)
         answers += found[rows].tolist()
         points += [shard.encodes[e]["vmaf"] for e in rows]
         titles += [shard.content] * len(rows)

@@ -20,8 +20,8 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from vqaloop.core import scopes
-from vqaloop.core.documents import check_depth, check_regular
-from vqaloop.core.files import renamed_to
+from vqaloop.core.documents import check_depth
+from vqaloop.core.files import check_regular, renamed_to
 from vqaloop.errors import InputError, VqaloopError
 from vqaloop.models.student import OUTPUTS
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import torch
 from safetensors import SafetensorError, safe_open
 
-from vqaloop.core.documents import check_regular
+from vqaloop.core.files import check_regular
 from vqaloop.core.resources import WEIGHTS
 from vqaloop.errors import InputError
 from vqaloop.models import create_student

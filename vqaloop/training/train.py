@@ -22,12 +22,13 @@ from torch import Tensor, nn
 from vqaloop.core.scopes import check_cancelled
 from vqaloop.core.text import counted
 from vqaloop.errors import InputError
-from vqaloop.media.planes import CLIP_FRAMES, CLIP_SIZE
 from vqaloop.models import create_student
 from vqaloop.models.internvideo2 import InternVideo2
 from vqaloop.models.score_scale import HEADER_KEY, ScoreScale
 from vqaloop.models.student import Student
 from vqaloop.models.weights import save_student
+from vqaloop.quality.clip_views import View
+from vqaloop.quality.student_engine import VMAF, is_anchored_by
 from vqaloop.training import deepspeed_engine as engines
 from vqaloop.training.evaluate import score_shards, summary, summary_lines
 from vqaloop.training.opinion_scale import scale_of
@@ -130,7 +131,7 @@ class Trainer:
         report: Callable[[str], None],
     ) -> None:
         self.recipe = recipe = model.recipe
-        self.model, self.student, self.device = model, model.student, device
+        self.student, self.device = model.student, device
         self.shards, self.unseen, self.teacher_shards = shards, unseen, teacher_shards
         self.out = Path(recipe.out)
         self.engine = engines.start(
@@ -161,6 +162,12 @@ class Trainer:
         latest = self.out / "latest"
         if resume and latest.exists():
             self.step_count, before = engines.load(self.engine, self.average, self.out)
+            with torch.no_grad():
+                # of the student's frozen parameters, which checkpoints lack, it has the values
+                pairs = zip(self.student.parameters(), self.average.parameters(), strict=True)
+                for own, average in pairs:
+                    if not own.requires_grad:
+                        own.copy_(average)
             apart = before & {shard.content for shard in self.unseen}
             if apart:
                 raise InputError(
@@ -258,14 +265,13 @@ class Trainer:
 
     def _scale(self) -> ScoreScale | None:
         """The map from the averaged weights' answers to VMAF points, where shards allow one."""
-        if self.shards[0].label.startswith("VMAF"):
+        if self.shards[0].label.startswith(VMAF):
             return None
         names = {shard.name for shard in self.shards}
         window = Window(self.recipe.frames, self.recipe.crop)
         view = view_of(self.shards[0], window)
-        own = {"kind": "native", "frames": CLIP_FRAMES, "stride": 1, "size": CLIP_SIZE}
-        cut_alike = view is None or own.items() <= view.items()
-        anchors = self.average.anchored is not None and cut_alike
+        cut = None if view is None else View(**{k: view[k] for k in view if k != "seed"})
+        anchors = self.average.anchored is not None and is_anchored_by(cut)
         # read again: those trained on lack their sources where one of them does
         whole = (s for s in load_corpus(self.recipe.corpus) if s.name in names)
         try:

@@ -15,8 +15,6 @@ from vqaloop.media.frame_stream import VideoFacts, stream_frames
 from vqaloop.media.planes import Frames, cut
 from vqaloop.quality.libvmaf import vmaf_of_pairs
 
-TARGET = "VMAF v0.6.1, sampled"
-"""What the figures are."""
 PLACES = 8
 """Moments of a video, spread over its time."""
 RUN = 4
