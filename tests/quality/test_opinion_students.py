@@ -9,13 +9,17 @@ import pytest
 
 from tests.support.media import make_clip
 from tests.support.nets import random_student, student_metric
+from vqaloop import build_ladder
 from vqaloop.core.ffmpeg import ffmpeg_path
+from vqaloop.core.resources import WEIGHTS
 from vqaloop.encoding.encode import encode
 from vqaloop.encoding.registry import get_encoder
 from vqaloop.errors import InputError
+from vqaloop.ladder.store import read_ladder
 from vqaloop.media.frames import read_source
 from vqaloop.media.probe import probe_source
 from vqaloop.models.score_scale import ScoreScale
+from vqaloop.models.weights import load_student, save_student
 from vqaloop.quality.clip_views import View
 from vqaloop.quality.crop_sampling import CropSampling
 from vqaloop.quality.metric import GUARD_GAP
@@ -269,3 +273,52 @@ def test_moments_are_in_the_middle_of_their_clips() -> None:
     clips = clips_by_view(view, CropSampling(), 400, (160, 120))
     assert clips.shares == [0.5, 0.5] and clips.times == [86 + 27, 257 + 27]
     assert clips.counts == [1, 1] and not clips.places
+
+
+# --- ladders -------------------------------------------------------------------------------------
+
+
+def test_a_ladder_by_differences(
+    tmp_path: Path, source: Source, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The no-reference head that comes with the package, on squeezed pictures."""
+    monkeypatch.setenv("VQALOOP_CACHE", str(tmp_path / "cache"))
+    student, _ = load_student(WEIGHTS / "internvqa-mini.safetensors")
+    view = json.dumps({**SQUEEZED, "frames": 2, "size": 112})
+    to_vmaf = scale(to_vmaf=((60.0, 30.0), (100.0, 99.0)))
+    about = {"view": view, "scale": to_vmaf.to_json()}
+    weights = tmp_path / "w.safetensors"
+    save_student(student, weights, "internvqa-mini", "MOS", about)
+    ladder = build_ladder(
+        source.path, codec="h264", preset="ultrafast", metric="internvqa-mine", weights=weights,
+        resolutions=[(256, 224)], rungs=2, min_step=0.5, out=tmp_path / "out", device="cpu",
+    )  # fmt: skip
+    document = json.loads((tmp_path / "out" / "ladder.json").read_text("ascii"))
+    metric = document["metric"]
+    assert (metric["mode"], metric["label"]) == ("difference", "MOS")
+    assert ScoreScale.from_json(json.dumps(metric["scale"]), "it") == to_vmaf
+    low, high = ladder.rungs
+    assert low.score < high.score and low.guard["vmaf"] < high.guard["vmaf"]
+    assert low.opinion and high.opinion and low.opinion < high.opinion
+    assert [rung["opinion"] for rung in document["rungs"]] == [
+        pytest.approx(rung.opinion, abs=1e-4) for rung in ladder.rungs
+    ]
+    assert document["worst"] and document["worst"][0]["left"] is None
+    table = (tmp_path / "out" / "ladder.csv").read_text("utf-8").splitlines()
+    assert "score,score_predicted,opinion," in table[0]
+    assert read_ladder(tmp_path / "out").rungs[0].opinion == pytest.approx(low.opinion, abs=1e-4)
+
+
+def test_weights_that_cannot_steer_are_refused_before_any_work(
+    tmp_path: Path, source: Source, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("VQALOOP_CACHE", str(tmp_path / "cache"))
+    options: dict[str, Any] = {"codec": "h264", "out": tmp_path / "out", "device": "cpu"}
+    unmapped = weights_of(tmp_path, SQUEEZED, None)
+    with pytest.raises(InputError, match="so that the map is learnt"):
+        build_ladder(source.path, metric="internvqa-mine", weights=unmapped, **options)
+    large = weights_of(tmp_path, {**NATIVE, "size": 336}, scale())
+    with pytest.raises(InputError, match="clips of 336 pixels, and the picture is 256x224"):
+        build_ladder(source.path, metric="internvqa-mine", weights=large, **options)
+    assert not (tmp_path / "out").exists()
+    assert not any(path.is_file() for path in (tmp_path / "cache").rglob("*"))
