@@ -330,8 +330,8 @@ def _warnings(a: Ladder, b: Ladder, gaps: tuple[MetricGap, ...], shared: bool) -
         one, other = (settings(ladder) for ladder in (a, b))
         key = "weights" if one["metric"] == other["metric"] else "metric"
         found.append(
-            f"the scores are not compared, only the guard's figures: the {key} of A is {one[key]} and "
-            f"of B {other[key]}"
+            f"the scores are not compared, only the guard's figures: the {key} of A is "
+            f"{one[key]} and of B {other[key]}"
         )
     known = [(g.metric, g.bd_rate_percent) for g in gaps if g.bd_rate_percent is not None]
     lead = known[0] if known else None

@@ -211,8 +211,8 @@ def _promise(ladder: Ladder) -> Plots:
         f"{max(off):.2f} (rung {worst})."
     )
     guard = (
-        "Figures of each file that had no part in choosing it: PSNR-Y and XPSNR of all frames, VMAF "
-        f"of 1 frame in {EVERY['vmaf']} and VMAF v1 of 1 in {EVERY['vmaf-v1']}."
+        "Figures of each file that had no part in choosing it: PSNR-Y and XPSNR of all frames, "
+        f"VMAF of 1 frame in {EVERY['vmaf']} and VMAF v1 of 1 in {EVERY['vmaf-v1']}."
     )
     return _plots(
         (report_plots.promise_svg(ladder), scores), (report_plots.guard_svg(ladder), guard)
