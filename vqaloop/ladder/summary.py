@@ -28,12 +28,12 @@ def ladder_table(ladder: Ladder) -> "Table":
             shown(rung.score),
             *([shown(rung.opinion)] if opinions else []),
             shown(rung.score_predicted),
-            *(shown(rung.guard.get(name)) for name in ("vmaf", "vmaf_v1", WORST_SECOND)),
+            *(shown(rung.guard.get(name)) for name in ("vmaf", WORST_SECOND)),
         ]
         for number, rung in enumerate(ladder.rungs, 1)
     ]
     headings = ["#", "size", "kb/s", "peak", knob, "score", "predicted"]
-    headings += ["VMAF", "v1", "worst s"]
+    headings += ["VMAF", "worst s"]
     if opinions:
         headings.insert(headings.index("predicted"), "opinion")
     return table(headings, rows)

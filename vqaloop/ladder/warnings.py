@@ -15,8 +15,8 @@ TOLERANCE_STEPS = 1.5
 """Steps (of the metric's own) by which a rung may miss its prediction before the ladder is not to
 be trusted; on VMAF's scale 6 points, about one just noticeable difference."""
 V1_GAP = 8.0
-"""Points of VMAF v1 below VMAF v0.6.1 that show a flaw which the latter does not see. Plain encodes have
-5 at most (33 of nine clips); crushed blacks 11 to 16, swapped chroma 13 to 20."""
+"""Points of VMAF v1 below VMAF v0.6.1 that show a flaw which the latter does not see. Plain
+encodes have 5 at most (35 of nine clips); crushed blacks 11 to 16, swapped chroma 13 to 20."""
 
 
 @dataclass(frozen=True)
@@ -64,8 +64,8 @@ def guard_warnings(rungs: Sequence[Rung]) -> list[str]:
         if low.guard.get(name, -math.inf) >= high.guard.get(name, math.inf)
     ]
     return found + [
-        f"{rung.file}: VMAF {_imitated(rung):.1f}, but VMAF v1 {rung.guard['vmaf_v1']:.1f}; it has "
-        "flaws that VMAF does not see, of colour, banding or dark parts: look at it"
+        f"{rung.file}: VMAF {_imitated(rung):.1f}, but VMAF v1 {rung.guard['vmaf_v1']:.1f}; it "
+        "has flaws that VMAF does not see, of colour, banding or dark parts: look at it"
         for rung in rungs
         if _imitated(rung) - rung.guard.get("vmaf_v1", 100) > V1_GAP
     ]
