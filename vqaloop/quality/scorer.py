@@ -45,7 +45,8 @@ class Scorer:
     Nothing heavy is loaded before the first score; a student's network then stays loaded.
 
     Args:
-        metric: internvqa (the default student), internvqa-NAME, vmaf, xpsnr, psnr or ssim.
+        metric: internvqa (the default student), internvqa-NAME, vmaf, vmaf-v1,
+            vmaf-neg, xpsnr, psnr or ssim.
         device: auto, cpu or cuda; where a student's network runs.
         seed: Of the positions of a student's crops; the same seed gives the same score.
         weights: A student's weights in the place of those that come with the package.
