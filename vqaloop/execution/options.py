@@ -57,7 +57,7 @@ class Scoring:
 
     metric: str = option(
         "internvqa",
-        "internvqa (default), internvqa-NAME, vmaf, xpsnr, psnr or ssim",
+        "internvqa (default), internvqa-NAME, vmaf, vmaf-v1, vmaf-neg, xpsnr, psnr or ssim",
         metavar="NAME",
         column=True,
     )
