@@ -10,6 +10,7 @@ import pytest
 from tests.support.media import make_clip
 from tests.support.nets import random_student, student_metric
 from vqaloop import build_ladder
+from vqaloop.cli.main import main
 from vqaloop.core.ffmpeg import ffmpeg_path
 from vqaloop.core.resources import WEIGHTS
 from vqaloop.encoding.encode import encode
@@ -273,6 +274,23 @@ def test_moments_are_in_the_middle_of_their_clips() -> None:
     clips = clips_by_view(view, CropSampling(), 400, (160, 120))
     assert clips.shares == [0.5, 0.5] and clips.times == [86 + 27, 257 + 27]
     assert clips.counts == [1, 1] and not clips.places
+
+
+def test_the_command_tells_points_and_opinion(
+    tmp_path: Path, source: Source, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rung = coded(source, tmp_path / "a.mp4", (96, 72), 40, "libx264")
+    weights = weights_of(tmp_path, SQUEEZED, scale())
+    argv = ["score", str(rung), "--reference", str(source.path), "--device", "cpu"]
+    chosen = ["--metric", "internvqa-mine", "--weights", str(weights)]
+    assert main([*argv, *chosen, "--json", str(tmp_path / "it.json")]) == 0
+    said = capsys.readouterr()
+    found = json.loads((tmp_path / "it.json").read_text("ascii"))
+    assert found["mode"] == "difference" and found["label"] == "MOS"
+    words = f"In VMAF points; {found['opinion']:.2f} as MOS."
+    assert words in said.out + said.err
+    assert main(["score", str(rung), *chosen, "--json", str(tmp_path / "alone.json")]) == 0
+    assert "opinion" not in json.loads((tmp_path / "alone.json").read_text("ascii"))
 
 
 # --- ladders -------------------------------------------------------------------------------------
