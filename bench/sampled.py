@@ -97,20 +97,21 @@ def study(source: Source, title: str, seeds: int) -> Iterator[dict[str, Any]]:
 
 
 def figures(table: pd.DataFrame) -> pd.DataFrame:
-    """A row for each metric, late drops apart."""
-    table = table.assign(error=table.score - table.truth, late=table.encode == "late drop")
+    """A row for each metric."""
+    table = table.assign(error=table.score - table.truth)
     rows = []
-    for (metric, late), own in table.groupby(["metric", "late"], sort=False):
+    for metric, own in table.groupby("metric", sort=False):
         inside = own.groupby(["title", "seed"])
         taus = [kendalltau(part.score, part.truth).statistic for _, part in inside]
         rows.append(
             {
-                **{"metric": metric, "late drops": late, "scores": len(own)},
-                **{"bias": own.error.mean(), "rmse": (own.error**2).mean() ** 0.5},
-                "worst": own.error.abs().max(),
+                **{"metric": metric, "scores": len(own), "bias": own.error.mean()},
+                **{"rmse": (own.error**2).mean() ** 0.5, "worst": own.error.abs().max()},
                 "inside": (inside.error.var(ddof=0).mean()) ** 0.5,
-                **{"tau": sum(taus) / len(taus), "places": own.places.mean()},
-                **{"cpu_s": own.cpu_s.mean(), "truth_cpu_s": own.truth_cpu_s.mean()},
+                "tau": sum(taus) / len(taus),
+                "late drop": (own[own.encode == KINDS[-1]].error ** 2).mean() ** 0.5,
+                **{"places": own.places.mean(), "cpu_s": own.cpu_s.mean()},
+                "truth_cpu_s": own.truth_cpu_s.mean(),
             }
         )
     return pd.DataFrame(rows)
