@@ -28,7 +28,8 @@ from vqaloop.media.activity import activity_of
 from vqaloop.media.frames import each_of_source, encode_reader
 from vqaloop.media.planes import CLIP_FRAMES, SCALER, Frames, cut
 from vqaloop.quality.crop_sampling import CropSampling
-from vqaloop.quality.libvmaf import VMAF_MODELS, model_for, require_model, vmaf_of_pairs
+from vqaloop.quality.full_reference import vmaf_model
+from vqaloop.quality.libvmaf import VMAF_MODELS, require_model, vmaf_of_pairs
 from vqaloop.quality.metric import GUARD_GAP
 from vqaloop.quality.pooling import RESAMPLES
 from vqaloop.quality.source_cache import SourceCache
@@ -36,17 +37,17 @@ from vqaloop.records import Score, Source
 
 REVISION = 1
 """Raised whenever the same files would get other values; part of cache keys."""
-WHOLE = {"v0.6.1": 1280 * 720, "v1": 1920 * 1080}
-"""By model the pixels up to which a frame is measured whole, and the most of a part. V1 reads
-parts of 960x540 lower by 2.5 points than all of a picture of 1080 lines."""
+WHOLE = {"vmaf": 1280 * 720, "vmaf-v1": 1920 * 1080}
+"""By metric over all frames the pixels up to which a frame is measured whole, and the most of a
+part. V1 reads parts of 960x540 lower by 2.5 points than all of a picture of 1080 lines."""
 SAMPLE_BYTES = 256 << 20
 """Memory for samples of sources; those used longest ago are dropped first."""
 LIMIT_S = 5.0
 """Seconds that libvmaf may take for a million samples of a plane, beside two minutes; it needs a
 twentieth of one."""
 
-SAMPLED = {"vmaf-sampled": "v0.6.1", "vmaf-v1-sampled": "v1"}
-"""Names of the metrics, and their models."""
+SAMPLED = {"vmaf-sampled": "vmaf", "vmaf-v1-sampled": "vmaf-v1"}
+"""Names of the metrics, and of those over all frames that they estimate."""
 
 Area = tuple[int, int, int, int]
 """Top, left, height and width in luma pixels, all even."""
@@ -122,7 +123,7 @@ class SampledVmaf:
             InputError: The canvas is too small for the model, or ffmpeg lacks it.
             ToolError: libvmaf fails.
         """
-        model = model_for(SAMPLED[self.name], source.canvas)
+        model = vmaf_model(SAMPLED[self.name], source)
         with METER.measured() as spent:
             # before anything is decoded in vain
             require_model(self.ffmpeg, model, *source.canvas)
