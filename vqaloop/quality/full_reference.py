@@ -165,7 +165,7 @@ def measure(
         values = {
             name: _frame_values(name, decoded, _CEILING_DB[bits])
             if name in _DEFINITIONS
-            else _vmaf_values(_model(name, source), folder, step, source.frames)
+            else _vmaf_values(vmaf_model(name, source), folder, step, source.frames)
             for name, step in wanted.items()
         }
     _check_frames(source, distorted, len(decoded), min(map(len, values.values())))
@@ -256,7 +256,7 @@ def _check(wanted: Iterable[str], source: Source, distorted: Path, ffmpeg: str) 
             raise InputError(f"{quoted(path)} is not a file; nothing to measure")
     for name in wanted:
         if name in _VMAF:
-            require_model(ffmpeg, _model(name, source), *source.canvas)
+            require_model(ffmpeg, vmaf_model(name, source), *source.canvas)
         else:
             require_filter(ffmpeg, _DEFINITIONS[name].filter)
 
@@ -265,7 +265,7 @@ def can_measure(name: str, source: Source, ffmpeg: str) -> bool:
     """Whether this ffmpeg can measure renditions of this source by a metric."""
     if name in _DEFINITIONS:
         return has_filter(ffmpeg, _DEFINITIONS[name].filter)
-    model = _model(name, source)
+    model = vmaf_model(name, source)
     fits = VMAF_MODELS[model].fits(*source.canvas)
     return fits and has_filter(ffmpeg, "libvmaf") and has_model(ffmpeg, model)
 
@@ -376,8 +376,8 @@ def _filters(
     """The filters that measure, with their options: one libvmaf for all of one step."""
     models: dict[int, list[str]] = {}
     for name, step in wanted.items():
-        if name in _VMAF and _model(name, source) not in models.setdefault(step, []):
-            models[step].append(_model(name, source))
+        if name in _VMAF and vmaf_model(name, source) not in models.setdefault(step, []):
+            models[step].append(vmaf_model(name, source))
     return [
         *(("libvmaf", vmaf_options(folder, threads, models[step], step)) for step in models),
         *((_DEFINITIONS[name].filter, {}) for name in wanted if name in _DEFINITIONS),
@@ -409,7 +409,7 @@ def is_4k(source: Source) -> bool:
     return max(source.canvas) > 2560 or min(source.canvas) > 1440
 
 
-def _model(name: str, source: Source) -> str:
+def vmaf_model(name: str, source: Source) -> str:
     """The model of a VMAF."""
     return _VMAF[name][is_4k(source)]
 
@@ -419,7 +419,7 @@ def _label(name: str, source: Source, every: int) -> str:
     if name in _DEFINITIONS:
         return _DEFINITIONS[name].label
     part = f", 1 of {every} frames" if every > 1 else ""
-    return VMAF_MODELS[_model(name, source)].label + part
+    return VMAF_MODELS[vmaf_model(name, source)].label + part
 
 
 def _read_frames(text: str) -> list[dict[str, float]]:
