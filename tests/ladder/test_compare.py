@@ -166,6 +166,28 @@ def test_the_same_title_under_another_name_is_taken(made: Ladder) -> None:
     assert compare_ladders(made, moved).exit_code == 0
 
 
+def test_opinions_are_beside_the_scores_they_were_mapped_to(tmp_path: Path, room: Room) -> None:
+    scale = {"target": "VMAF", "rmse": 4.2, "to_vmaf": [[0, 0], [100, 100]]}
+
+    def opinions(ladder: Ladder) -> Ladder:
+        rungs = (replace(rung, opinion=rung.score - 20.5) for rung in ladder.rungs)
+        changed = about(ladder, metric={"label": "MOS of a test", "scale": scale})
+        return replace(changed, rungs=tuple(rungs))
+
+    two_folders(room.folder, opinions)
+    compared = compare_ladders(room.folder / "a", room.folder / "b")
+    assert compared.differences["fitted to"] == ("VMAF v0.6.1", "MOS of a test")
+    headings, rows = rung_rows(compared)
+    assert headings[3:5] == ["score", "opinion"]
+    assert {row[0]: row[4] for row in rows[:2]} == {"A": "-", "B": f"{MADE_UP[0][4] - 20.5:.2f}"}
+    said = room.run("report", "a", "b").out
+    assert "opinion: MOS of a test, for the score mapped to VMAF" in " ".join(said.split())
+    assert max(map(len, said.splitlines())) <= 80
+    page = (room.folder / "b" / "report.html").read_text("utf-8")
+    assert "<th>opinion</th>" in page and "Opinion: MOS of a test" in page
+    assert "<th>opinion</th>" not in (room.folder / "a" / "report.html").read_text("utf-8")
+
+
 def test_rungs_stand_beside_each_other_by_bitrate(made: Ladder) -> None:
     low, *rest = made.rungs
     near = replace(low, bitrate_kbps=low.bitrate_kbps * 1.15)

@@ -9,13 +9,18 @@ import pytest
 
 from tests.support.media import make_clip
 from tests.support.nets import random_student, student_metric
+from vqaloop import build_ladder
+from vqaloop.cli.main import main
 from vqaloop.core.ffmpeg import ffmpeg_path
+from vqaloop.core.resources import WEIGHTS
 from vqaloop.encoding.encode import encode
 from vqaloop.encoding.registry import get_encoder
 from vqaloop.errors import InputError
+from vqaloop.ladder.store import read_ladder
 from vqaloop.media.frames import read_source
 from vqaloop.media.probe import probe_source
 from vqaloop.models.score_scale import ScoreScale
+from vqaloop.models.weights import load_student, save_student
 from vqaloop.quality.clip_views import View
 from vqaloop.quality.crop_sampling import CropSampling
 from vqaloop.quality.metric import GUARD_GAP
@@ -141,7 +146,7 @@ def test_identity_tells_the_manner_of_comparing(tmp_path: Path) -> None:
         return found
 
     anchored = identity(OWN, scale("anchored"))
-    assert anchored["sampling"] == {"positions": 8, "clips": 16, "seed": 0}
+    assert not {"mode", "view"} & anchored["sampling"].keys()
     squeezed = identity(SQUEEZED, scale())
     assert squeezed["sampling"]["mode"] == "difference"
     assert squeezed["sampling"]["view"]["kind"] == "squeezed"
@@ -267,5 +272,71 @@ def test_squeezed_pictures_are_taken_at_the_size_of_their_file(
 def test_moments_are_in_the_middle_of_their_clips() -> None:
     view = View("squeezed", frames=8, stride=8, size=56, clips=2)
     clips = clips_by_view(view, CropSampling(), 400, (160, 120))
-    assert clips.starts == [86, 257] and clips.times == [86 + 27, 257 + 27]
+    assert clips.shares == [0.5, 0.5] and clips.times == [86 + 27, 257 + 27]
     assert clips.counts == [1, 1] and not clips.places
+
+
+def test_the_command_tells_points_and_opinion(
+    tmp_path: Path, source: Source, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rung = coded(source, tmp_path / "a.mp4", (96, 72), 40, "libx264")
+    weights = weights_of(tmp_path, SQUEEZED, scale())
+    argv = ["score", str(rung), "--reference", str(source.path), "--device", "cpu"]
+    chosen = ["--metric", "internvqa-mine", "--weights", str(weights)]
+    assert main([*argv, *chosen, "--json", str(tmp_path / "it.json")]) == 0
+    said = capsys.readouterr()
+    found = json.loads((tmp_path / "it.json").read_text("ascii"))
+    assert found["mode"] == "difference" and found["label"] == "MOS"
+    words = f"In VMAF points; {found['opinion']:.2f} as MOS."
+    assert words in said.out + said.err
+    assert main(["score", str(rung), *chosen, "--json", str(tmp_path / "alone.json")]) == 0
+    assert "opinion" not in json.loads((tmp_path / "alone.json").read_text("ascii"))
+
+
+# --- ladders -------------------------------------------------------------------------------------
+
+
+def test_a_ladder_by_differences(
+    tmp_path: Path, source: Source, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The no-reference head that comes with the package, on squeezed pictures."""
+    monkeypatch.setenv("VQALOOP_CACHE", str(tmp_path / "cache"))
+    student, _ = load_student(WEIGHTS / "internvqa-mini.safetensors")
+    view = json.dumps({**SQUEEZED, "frames": 2, "size": 112})
+    to_vmaf = scale(to_vmaf=((60.0, 30.0), (100.0, 99.0)))
+    about = {"view": view, "scale": to_vmaf.to_json()}
+    weights = tmp_path / "w.safetensors"
+    save_student(student, weights, "internvqa-mini", "MOS", about)
+    ladder = build_ladder(
+        source.path, codec="h264", preset="ultrafast", metric="internvqa-mine", weights=weights,
+        resolutions=[(256, 224)], rungs=2, min_step=0.5, out=tmp_path / "out", device="cpu",
+    )  # fmt: skip
+    document = json.loads((tmp_path / "out" / "ladder.json").read_text("ascii"))
+    metric = document["metric"]
+    assert (metric["mode"], metric["label"]) == ("difference", "MOS")
+    assert ScoreScale.from_json(json.dumps(metric["scale"]), "it") == to_vmaf
+    low, high = ladder.rungs
+    assert low.score < high.score and low.guard["vmaf"] < high.guard["vmaf"]
+    assert low.opinion and high.opinion and low.opinion < high.opinion
+    assert [rung["opinion"] for rung in document["rungs"]] == [
+        pytest.approx(rung.opinion, abs=1e-4) for rung in ladder.rungs
+    ]
+    assert document["worst"] and document["worst"][0]["left"] is None
+    table = (tmp_path / "out" / "ladder.csv").read_text("utf-8").splitlines()
+    assert "score,score_predicted,opinion," in table[0]
+    assert read_ladder(tmp_path / "out").rungs[0].opinion == pytest.approx(low.opinion, abs=1e-4)
+
+
+def test_weights_that_cannot_steer_are_refused_before_any_work(
+    tmp_path: Path, source: Source, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("VQALOOP_CACHE", str(tmp_path / "cache"))
+    options: dict[str, Any] = {"codec": "h264", "out": tmp_path / "out", "device": "cpu"}
+    unmapped = weights_of(tmp_path, SQUEEZED, None)
+    with pytest.raises(InputError, match="so that the map is learnt"):
+        build_ladder(source.path, metric="internvqa-mine", weights=unmapped, **options)
+    large = weights_of(tmp_path, {**NATIVE, "size": 336}, scale())
+    with pytest.raises(InputError, match="clips of 336 pixels, and the picture is 256x224"):
+        build_ladder(source.path, metric="internvqa-mine", weights=large, **options)
+    assert not (tmp_path / "out").exists()
+    assert not any(path.is_file() for path in (tmp_path / "cache").rglob("*"))

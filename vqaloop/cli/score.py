@@ -29,6 +29,8 @@ def run_score(options: argparse.Namespace) -> int:
     low, high = found.interval or (found.value, found.value)
     spread = f" (95 % interval {low:.1f} to {high:.1f})" if found.interval else ""
     say(options, f"{found.value:.2f}  {found.metric}, {found.mode}{spread}")
+    if found.opinion is not None:
+        say(options, f"In VMAF points; {found.opinion:.2f} as {found.label}.")
     for warning in unreached([found], scorer.metric):
         say(options, f"warning: {warning}")
     if canvas is not None:
@@ -46,6 +48,7 @@ def run_score(options: argparse.Namespace) -> int:
             "mode": found.mode,
             "metric": found.metric,
             "label": found.label,
+            **({} if found.opinion is None else {"opinion": rounded(found.opinion)}),
             "weights_sha256": found.weights_sha256,
             "interval": [rounded(v) for v in found.interval] if found.interval else None,
             "clips": [rounded(v) for v in found.clips],

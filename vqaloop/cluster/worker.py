@@ -31,6 +31,7 @@ from vqaloop.quality import full_reference
 from vqaloop.quality.classical_metric import ClassicalMetric
 from vqaloop.quality.crop_sampling import CropSampling
 from vqaloop.quality.metric import Metric
+from vqaloop.quality.sampled_vmaf import SampledVmaf
 from vqaloop.quality.student_engine import StudentEngine
 from vqaloop.quality.student_metric import StudentMetric
 from vqaloop.records import Encode, Score, Source
@@ -205,10 +206,10 @@ def _encode(order: Order, files: Mapping[str, Path], ffmpeg: str) -> EncodedFile
 
 def _guard(order: Order, files: Mapping[str, Path], ffmpeg: str) -> dict[str, Score]:
     source = _source(order, files)
-    names, processors = order.facts["names"], order.facts["processors"]
+    every, processors = order.facts["every"], order.facts["processors"]
     with pinned(processors):
         return full_reference.measure(
-            source, files["encode"], names, ffmpeg=ffmpeg, threads=processors
+            source, files["encode"], list(every), ffmpeg=ffmpeg, threads=processors, every=every
         )
 
 
@@ -270,7 +271,7 @@ def _metric(order: Order, files: Mapping[str, Path], ffmpeg: str) -> Metric:
         metric: Metric = sent
         if isinstance(sent, StudentRecipe):
             metric = sent.made(files["weights"], ffmpeg)
-        elif isinstance(sent, ClassicalMetric):
+        elif isinstance(sent, (ClassicalMetric, SampledVmaf)):
             metric = replace(sent, ffmpeg=ffmpeg)
         for name, value in metric.identity().items():
             if value != identity.get(name):

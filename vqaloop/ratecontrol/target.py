@@ -311,6 +311,7 @@ def _answer(made: TitleEncode, outcome: TargetCheck) -> Encoded:
         },
         "file": utf8(made.path),
         "score": rounded(made.score.value),
+        **({} if made.score.opinion is None else {"opinion": rounded(made.score.opinion)}),
         "score_of_scenes": rounded(controller.mean_score),
         "guard": {name: rounded(value) for name, value in made.guard.items()},
         "bitrate_kbps": rounded(joined.video_kbps),
