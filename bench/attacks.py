@@ -12,15 +12,23 @@ Seen is an attack to which a judge of 0..100 gives less than 92, XPSNR less than
 than 40 dB, and by which the student without a reference falls by more than 8 points.
 """
 
-import argparse
 import sys
+from functools import partial
 from pathlib import Path
 
 import pandas as pd
 
-from bench.judges import ALONE, WANTED, Judges, Results, known_judges, write_y4m
-from vqaloop.core.ffmpeg import ffmpeg_path
-from vqaloop.errors import VqaloopError
+from bench.judges import (
+    ALONE,
+    WANTED,
+    Judges,
+    Results,
+    check_names,
+    make_parser,
+    pipes,
+    run,
+    write_y4m,
+)
 from vqaloop.media.frames import read_source
 from vqaloop.media.probe import probe_source
 from vqaloop.training.attacks import ATTACKS, attack
@@ -34,7 +42,7 @@ SEEN, FALL = 92.0, 8.0
 
 
 def measure(
-    clip: Path, attacks: list[str], results: Results, judges: Judges, out: Path, frames: int
+    attacks: list[str], clip: Path, results: Results, judges: Judges, out: Path, frames: int
 ) -> None:
     """Add to the results what they lack of a clip."""
     source = probe_source(clip, allow_hdr=True, ffmpeg=judges.ffmpeg)
@@ -72,44 +80,23 @@ def seen(table: pd.DataFrame) -> pd.DataFrame:
 def markdown(table: pd.DataFrame) -> str:
     """Attack by judge: the mean over the clips, and on how many of them it was seen."""
     judges, found = judges_of(table), seen(table)
-    lines = [["attack", *judges], ["---", *["---:"] * len(judges)]]
+    lines = [["attack", *judges]]
     for (name, strength), rows in table.groupby(["attack", "strength"], sort=False):
         means, counts = rows[judges].mean(), found.loc[rows.index].sum()
         text = NONE if name == NONE else f"{name}: {ATTACKS[name].describe(strength)}"
         lines.append([text, *(f"{means[j]:.1f} ({counts[j]:.0f})" for j in judges)])
     attacked = found[table.attack != NONE]
     lines.append(["seen", *(f"{attacked[j].sum():.0f} of {attacked[j].count()}" for j in judges)])
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n"
+    return pipes(lines)
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("clips", nargs="+", type=Path)
-    parser.add_argument("--out", type=Path, required=True, help="scratch, and the CSV by default")
-    parser.add_argument("--frames", type=int, default=40)
+    parser = make_parser(__doc__)
     parser.add_argument("--attacks", default=",".join(ATTACKS))
-    parser.add_argument("--judges", default=",".join(known_judges()))
-    parser.add_argument("--csv", type=Path)
-    parser.add_argument("--table", type=Path)
     options = parser.parse_args()
-    attacks, names = options.attacks.split(","), options.judges.split(",")
-    if unknown := [n for n in attacks if n not in ATTACKS]:
-        parser.error(f"unknown attacks {unknown}; choose from {', '.join(ATTACKS)}")
-    if unknown := [n for n in names if n not in known_judges()]:
-        parser.error(f"unknown judges {unknown}; choose from {', '.join(known_judges())}")
-    options.out.mkdir(parents=True, exist_ok=True)
-    results = Results(options.csv or options.out / "attacks.csv", KEY)
-    judges = Judges(names, ffmpeg_path())
-    try:
-        for clip in options.clips:
-            measure(clip, attacks, results, judges, options.out, options.frames)
-    except VqaloopError as error:
-        parser.exit(1, f"{error}\n")
-    text = markdown(results.table())
-    if options.table:
-        options.table.write_text(text)
-    print(text)
-    return 0
+    attacks = options.attacks.split(",")
+    check_names(parser, attacks, list(ATTACKS))
+    return run(parser, options, KEY, partial(measure, attacks), markdown)
 
 
 if __name__ == "__main__":

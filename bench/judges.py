@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import argparse
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pandas as pd
 
 from vqaloop.core import files
+from vqaloop.core.ffmpeg import ffmpeg_path
+from vqaloop.errors import VqaloopError
 from vqaloop.media.frames import read_source
 from vqaloop.media.planes import Frames
 from vqaloop.media.probe import probe_source
@@ -121,3 +124,58 @@ class Results:
         columns = [dict(zip(self.key, at, strict=True)) for at in self.rows]
         rows = [{**at, **found} for at, found in zip(columns, self.rows.values(), strict=True)]
         return pd.DataFrame(rows)
+
+
+Measure = Callable[[Path, Results, Judges, Path, int], None]
+"""Adds to the results what they lack of a clip: with the folder for scratch, and most frames."""
+
+
+def make_parser(doc: str | None) -> argparse.ArgumentParser:
+    """The options that benches of judges share."""
+    parser = argparse.ArgumentParser(description=(doc or "").split("\n")[0])
+    parser.add_argument("clips", nargs="+", type=Path)
+    parser.add_argument("--out", type=Path, required=True, help="scratch, and the CSV by default")
+    parser.add_argument("--frames", type=int, default=40, help="of each clip, the first")
+    parser.add_argument("--judges", default=",".join(known_judges()))
+    parser.add_argument("--csv", type=Path)
+    parser.add_argument("--table", type=Path, help="Markdown")
+    return parser
+
+
+def check_names(
+    parser: argparse.ArgumentParser, names: Sequence[str], known: Sequence[str]
+) -> None:
+    """Exit with status 2 where a name is unknown."""
+    if unknown := [name for name in names if name not in known]:
+        parser.error(f"unknown: {', '.join(unknown)}; choose from {', '.join(known)}")
+
+
+def run(
+    parser: argparse.ArgumentParser,
+    options: argparse.Namespace,
+    key: Sequence[str],
+    measure: Measure,
+    markdown: Callable[[pd.DataFrame], str],
+) -> int:
+    """Measure every clip, and print the table."""
+    names = options.judges.split(",")
+    check_names(parser, names, known_judges())
+    options.out.mkdir(parents=True, exist_ok=True)
+    results = Results(options.csv or options.out / f"{Path(parser.prog).stem}.csv", key)
+    judges = Judges(names, ffmpeg_path())
+    try:
+        for clip in options.clips:
+            measure(clip, results, judges, options.out, options.frames)
+    except VqaloopError as error:
+        parser.exit(1, f"{error}\n")
+    text = markdown(results.table())
+    if options.table:
+        files.write_whole(options.table, text)
+    print(text)
+    return 0
+
+
+def pipes(lines: Sequence[Sequence[str]]) -> str:
+    """A table of Markdown: its headings, then its rows, of which all but the first are numbers."""
+    ruled = [lines[0], ["---", *["---:"] * (len(lines[0]) - 1)], *lines[1:]]
+    return "\n".join(f"| {' | '.join(line)} |" for line in ruled) + "\n"
