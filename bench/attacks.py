@@ -15,6 +15,7 @@ than 40 dB, and by which the student without a reference falls by more than 8 po
 import sys
 from functools import partial
 from pathlib import Path
+from typing import cast
 
 import pandas as pd
 
@@ -81,7 +82,8 @@ def markdown(table: pd.DataFrame) -> str:
     """Attack by judge: the mean over the clips, and on how many of them it was seen."""
     judges, found = judges_of(table), seen(table)
     lines = [["attack", *judges]]
-    for (name, strength), rows in table.groupby(["attack", "strength"], sort=False):
+    for at, rows in table.groupby(["attack", "strength"], sort=False):
+        name, strength = cast(tuple[str, float], at)
         means, counts = rows[judges].mean(), found.loc[rows.index].sum()
         text = NONE if name == NONE else f"{name}: {ATTACKS[name].describe(strength)}"
         lines.append([text, *(f"{means[j]:.1f} ({counts[j]:.0f})" for j in judges)])

@@ -1,5 +1,7 @@
 """Attacks on decoded frames: what each changes, and what it leaves."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 
@@ -131,6 +133,7 @@ def test_what_is_no_attack_is_refused() -> None:
         attack(frames, "blur", 0.5)
     with pytest.raises(InputError, match=r"strength 1\.5 of grain is outside 0\.\.1"):
         attack(frames, "grain", 1.5)
-    for wrong in (frames[0], frames.astype(np.int16), frames[:, 1:]):
+    wide: Any = frames.astype(np.int16)
+    for wrong in (frames[0], wide, frames[:, 1:]):
         with pytest.raises(InputError, match=r"frames must be \(N, H \* 3/2, W\) of uint8"):
             attack(wrong, "grain", 0.5)
