@@ -122,6 +122,8 @@ FOREIGN = (
         "--strict",
         "--version",
         "--extra-index-url",
+        "--force-reinstall",
+        "--no-deps",
     ),
 )
 """Options of other programs, and of vqaloop itself."""
