@@ -4,8 +4,7 @@ Anchored, in one run of the network; or, with weights that cannot be anchored, b
 between their answers on the two.
 """
 
-import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from itertools import accumulate
 from pathlib import Path
@@ -13,13 +12,12 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import av
 
-from vqaloop.bitstream.colour_tags import colour_range
 from vqaloop.core.cpu_time import METER, Spent
 from vqaloop.core.files import file_sha256
 from vqaloop.core.text import quoted
 from vqaloop.errors import InputError
 from vqaloop.media.activity import SourceActivity, activity_of
-from vqaloop.media.frames import each_of_encode, each_of_source, encode_size, picks_from
+from vqaloop.media.frames import each_of_source, encode_reader, encode_size, picks_from
 from vqaloop.media.planes import SCALER, Frames
 from vqaloop.models.score_scale import ScoreScale
 from vqaloop.quality.clip_views import PlacedView, View
@@ -39,8 +37,6 @@ if TYPE_CHECKING:
 
 REVISION = 4
 """Raised whenever the same file and weights would get another score; part of cache keys."""
-DECODING_THREADS = 4
-"""Most threads that decode one rung: more cost memory and bring little."""
 CEILING, FLOOR = 95.0, 30.0
 """Those of VMAF, whose points the scores are."""
 GAP_RMSE = 2.5
@@ -182,21 +178,7 @@ class StudentMetric:
 
     def measure(self, source: Source, path: Path, decoder: str) -> Score:
         size = encode_size(path, decoder) if self.squeezes else source.canvas
-
-        def read(indices: list[int]) -> Iterator[Frames]:
-            # an equal share of the processors for each score that is under way
-            share = len(os.sched_getaffinity(0)) // METER.active
-            return each_of_encode(
-                path,
-                indices,
-                size,
-                source.fps,
-                decoder=decoder,
-                ffmpeg=self.ffmpeg,
-                threads=max(1, min(DECODING_THREADS, share)),
-                wanted_range=colour_range(source),
-            )
-
+        read = encode_reader(source, path, decoder, ffmpeg=self.ffmpeg, size=size)
         # ffmpeg decodes from the first frame each time, so all crops are read in one pass
         return self.compare(source, read, in_rounds=decoder != "ffmpeg")
 
