@@ -1,8 +1,8 @@
 """VMAF of a part of a title: libvmaf on the frames that a student looks at.
 
 An estimate of VMAF over all frames by the same models (`--metric vmaf` and `vmaf-v1`). Two
-successive frames are measured at each place: whole up to WHOLE pixels, above that a strip of full
-width, since blocks that hold but one part of a picture differ more from the whole.
+successive frames are measured at each place: whole up to WHOLE pixels, above that a part of their
+own proportions; smaller ones differ more from the whole, and of very wide ones VMAF v1 crashes.
 
 libvmaf's motion feature is the smaller of a frame's differences to the frames before and after it,
 both in the source. Where such a neighbour of a pair is nearer than its two frames are to each
@@ -37,9 +37,7 @@ from vqaloop.records import Score, Source
 REVISION = 1
 """Raised whenever the same files would get other values; part of cache keys."""
 WHOLE = 1280 * 720
-"""Pixels up to which a frame is measured whole."""
-STRIP = 216
-"""Least height of the strips of larger frames, in pixels."""
+"""Pixels up to which a frame is measured whole, and the most of a part."""
 SAMPLE_BYTES = 256 << 20
 """Memory for samples of sources; those used longest ago are dropped first."""
 LIMIT_S = 5.0
@@ -100,7 +98,7 @@ class SampledVmaf:
         return {
             "metric": self.name,
             "weights_sha256": None,
-            "preprocessing": f"sampled VMAF {REVISION} {SCALER} {WHOLE} {STRIP}",
+            "preprocessing": f"sampled VMAF {REVISION} {SCALER} {WHOLE}",
             "decoder": f"pyav {av.__version__}, ffmpeg {file_sha256(self.ffmpeg)}",
             "sampling": self.sampling.identity(),
         }
@@ -189,14 +187,17 @@ class SampledVmaf:
 def choose_areas(count: int, canvas: tuple[int, int], seed: int) -> list[Area]:
     """What is measured of each of `count` frames of a canvas, (width, height).
 
-    All of it, or strips of equal height: each of them in turn, in an order drawn anew each time.
+    All of it, or one part of a regular grid: each part in turn, in an order drawn anew each time.
     """
     width, height = canvas
-    parts = 1 if width * height <= WHOLE else max(1, height // STRIP)
-    tall = height // parts // 2 * 2
+    side = math.ceil(math.sqrt(width * height / WHOLE))
+    tall, wide = height // side // 2 * 2, width // side // 2 * 2
     rng = np.random.default_rng([seed, count, width, height])
-    order = np.concatenate([rng.permutation(parts) for _ in range(-(-count // parts))])
-    return [(int(part) * tall, 0, tall, width) for part in order[:count]]
+    order = np.concatenate([rng.permutation(side**2) for _ in range(-(-count // side**2))])
+    return [
+        (int(row) * tall, int(column) * wide, tall, wide)
+        for row, column in (divmod(part, side) for part in order[:count])
+    ]
 
 
 def _cut_source(
