@@ -94,7 +94,7 @@ def markdown(table: pd.DataFrame) -> str:
     lines = [["trick", *judges]]
     for trick, rows in found.groupby("trick", sort=False):
         cells = [
-            " / ".join("n/a" if value != value else f"{value:+.0f}" for value in rows[judge])
+            " / ".join("n/a" if value != value else f"{round(value):+d}" for value in rows[judge])
             for judge in judges
         ]
         lines.append([str(trick), *cells])
