@@ -58,7 +58,7 @@ def measure(
             results.add(at, judges.scores(*paths, names))
             print(*at, results.rows[at], file=sys.stderr, flush=True)
     for path in paths:
-        path.unlink()
+        path.unlink(missing_ok=True)
 
 
 def judges_of(table: pd.DataFrame) -> list[str]:
@@ -93,7 +93,7 @@ def markdown(table: pd.DataFrame) -> str:
 
 
 def main() -> int:
-    parser = make_parser(__doc__)
+    parser = make_parser("attacks", __doc__)
     parser.add_argument("--attacks", default=",".join(ATTACKS))
     options = parser.parse_args()
     attacks = options.attacks.split(",")

@@ -15,7 +15,17 @@ from pathlib import Path
 
 import pandas as pd
 
-from bench.judges import WANTED, Judges, Results, make_parser, pipes, run, write_y4m
+from bench.judges import (
+    ALONE,
+    WANTED,
+    Judges,
+    Results,
+    known_judges,
+    make_parser,
+    pipes,
+    run,
+    write_y4m,
+)
 from vqaloop.bitstream.packets import stream_packets
 from vqaloop.core import process
 from vqaloop.core.ffmpeg import file_url
@@ -102,7 +112,9 @@ def markdown(table: pd.DataFrame) -> str:
 
 
 def main() -> int:
-    parser = make_parser(__doc__)
+    parser = make_parser("gaming", __doc__)
+    # encodes are compared with their original
+    parser.set_defaults(judges=",".join(name for name in known_judges() if name != ALONE))
     return run(parser, parser.parse_args(), KEY, measure, markdown)
 
 

@@ -27,10 +27,8 @@ ALONE = "no reference"
 """The default student without the original."""
 MODELS = {"vmaf-v1": "v1", "vmaf-neg": "neg"}
 """Judges that are a model of libvmaf over all frames, by its name in VMAF_MODELS."""
-WANTED = (
-    *("internvqa", ALONE, "vmaf-sampled", "vmaf-v1-sampled", "vmaf", "vmaf-v1", "vmaf-neg"),
-    *("xpsnr", "psnr"),
-)
+WANTED = ("internvqa", ALONE, "vmaf-sampled", "vmaf", "vmaf-v1", "vmaf-neg", "xpsnr", "psnr")
+"""All judges, in the order of the tables."""
 
 
 def known_judges() -> list[str]:
@@ -130,9 +128,9 @@ Measure = Callable[[Path, Results, Judges, Path, int], None]
 """Adds to the results what they lack of a clip: with the folder for scratch, and most frames."""
 
 
-def make_parser(doc: str | None) -> argparse.ArgumentParser:
+def make_parser(name: str, doc: str | None) -> argparse.ArgumentParser:
     """The options that benches of judges share."""
-    parser = argparse.ArgumentParser(description=(doc or "").split("\n")[0])
+    parser = argparse.ArgumentParser(f"bench.{name}", description=(doc or "").split("\n")[0])
     parser.add_argument("clips", nargs="+", type=Path)
     parser.add_argument("--out", type=Path, required=True, help="scratch, and the CSV by default")
     parser.add_argument("--frames", type=int, default=40, help="of each clip, the first")
@@ -161,7 +159,9 @@ def run(
     names = options.judges.split(",")
     check_names(parser, names, known_judges())
     options.out.mkdir(parents=True, exist_ok=True)
-    results = Results(options.csv or options.out / f"{Path(parser.prog).stem}.csv", key)
+    results = Results(
+        options.csv or options.out / f"{parser.prog.removeprefix('bench.')}.csv", key
+    )
     judges = Judges(names, ffmpeg_path())
     try:
         for clip in options.clips:

@@ -37,6 +37,8 @@ def test_attacked_clips_are_judged_and_the_bench_resumes(
     assert attacks.main() == 0
     again = pd.read_csv(csv)
     assert (again["psnr"] == 1).all() and again["vmaf-neg"].notna().all()
+    whole = csv.read_bytes()
+    assert attacks.main() == 0 and csv.read_bytes() == whole
     monkeypatch.setattr(sys, "argv", [*words, "--judges", "vmaf,netflix"])
     with pytest.raises(SystemExit) as refused:
         attacks.main()
