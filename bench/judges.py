@@ -12,11 +12,9 @@ import pandas as pd
 from vqaloop.core import files
 from vqaloop.core.ffmpeg import ffmpeg_path
 from vqaloop.errors import VqaloopError
-from vqaloop.media.frames import read_source
 from vqaloop.media.planes import Frames
 from vqaloop.media.probe import probe_source
 from vqaloop.quality import full_reference
-from vqaloop.quality.libvmaf import VMAF_MODELS, vmaf_of_pairs
 from vqaloop.quality.registry import metric_names
 from vqaloop.quality.scorer import Scorer
 from vqaloop.records import Source
@@ -25,15 +23,13 @@ Row = tuple[str | float, ...]
 """What a row is of: the values of its key's columns."""
 ALONE = "no reference"
 """The default student without the original."""
-MODELS = {"vmaf-v1": "v1", "vmaf-neg": "neg"}
-"""Judges that are a model of libvmaf over all frames, by its name in VMAF_MODELS."""
 WANTED = ("internvqa", ALONE, "vmaf-sampled", "vmaf", "vmaf-v1", "vmaf-neg", "xpsnr", "psnr")
 """All judges, in the order of the tables."""
 
 
 def known_judges() -> list[str]:
     """Names of the judges of this version, those of WANTED."""
-    return [name for name in WANTED if name in (ALONE, *MODELS, *metric_names())]
+    return [name for name in WANTED if name in (ALONE, *metric_names())]
 
 
 def write_y4m(path: Path, frames: Frames, source: Source) -> None:
@@ -54,9 +50,9 @@ class Judges:
 
     def __init__(self, names: Sequence[str], ffmpeg: str) -> None:
         self.names, self.ffmpeg = list(names), ffmpeg
-        self.full = [n for n in names if n in full_reference.METRICS and n not in MODELS]
+        self.full = [n for n in names if n in full_reference.METRICS]
         """Those that ffmpeg measures in one run."""
-        others = [n for n in names if n not in MODELS and n not in self.full]
+        others = [n for n in names if n not in self.full]
         students = {n: "internvqa" if n == ALONE else n for n in others}
         opened = {metric: Scorer(metric, ffmpeg=ffmpeg) for metric in set(students.values())}
         self.scorers = {name: opened[metric] for name, metric in students.items()}
@@ -76,24 +72,7 @@ class Judges:
             if name in names:
                 reference = None if name == ALONE else original
                 found[name] = scorer.score(video, reference).value
-        if models := [name for name in MODELS if name in names]:
-            found |= self._by_models(source, video, models)
         return found
-
-    def _by_models(self, source: Source, video: Path, names: Sequence[str]) -> dict[str, float]:
-        """Means over all frames; without those whose model does not take frames of this size."""
-        fitting = [n for n in names if VMAF_MODELS[MODELS[n]].fits(*source.canvas)]
-        every = range(source.frames)
-        other = probe_source(video, ffmpeg=self.ffmpeg)
-        pair = [
-            read_source(s, every, ffmpeg=self.ffmpeg, size=source.canvas) for s in (source, other)
-        ]
-        return {
-            name: float(
-                vmaf_of_pairs(*pair, ffmpeg=self.ffmpeg, model=MODELS[name])["vmaf"].mean()
-            )
-            for name in fitting
-        }
 
 
 class Results:

@@ -145,7 +145,7 @@ class Score:
     value: float
     """0..100 (dB for psnr and xpsnr), higher is better."""
     metric: str
-    """internvqa-tiny, vmaf, xpsnr, psnr, ssim."""
+    """internvqa-tiny, vmaf, vmaf-v1, vmaf-neg, xpsnr, psnr, ssim."""
     mode: str
     """anchored: crops compared with the source's. difference: the no-reference answer, subtracted
     from that on the source. no-reference or full-reference."""
@@ -267,7 +267,8 @@ class Rung:
     score_predicted: float
     """Score that the search predicted before the file was encoded."""
     guard: dict[str, float]
-    """vmaf (0..100) and psnr_y (dB) of the file, as an independent check of the score."""
+    """Independent figures of the file by name, as docs/scoring.md has them; always vmaf (0..100)
+    and psnr_y (dB), the others where they can be measured."""
     knob: tuple[str, float]
     """Name and value."""
     params: dict[str, str]

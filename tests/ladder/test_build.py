@@ -36,7 +36,7 @@ RUNG = {
     "peak_kbps": NUMBER,
     "score": NUMBER,
     "score_predicted": NUMBER,
-    "guard": {"vmaf": NUMBER, "psnr_y": NUMBER},
+    "guard": {"vmaf": NUMBER, "psnr_y": NUMBER, "xpsnr": NUMBER, "vmaf_worst_s": NUMBER},
     "knob": {"name": str, "value": NUMBER},
     "params": {},
     "ffmpeg_args": [str],
@@ -214,7 +214,7 @@ def test_scores_are_those_of_the_delivered_files(room: Room, clip: Path) -> None
     binary = ffmpeg_path()
     for rung in ladder.rungs:
         found = full_reference.measure(
-            source, ladder.folder / rung.file, ["vmaf", "psnr"], ffmpeg=binary
+            source, ladder.folder / rung.file, ["vmaf", "psnr"], ffmpeg=binary, every={"vmaf": 3}
         )
         assert rung.score == pytest.approx(found["psnr"].value, abs=1e-6)
         assert rung.guard["psnr_y"] == pytest.approx(found["psnr"].value, abs=1e-6)

@@ -43,7 +43,8 @@ def make_ladder(
         options = ("-vf", f"scale={width}:{height}:flags=lanczos", "-c:v", "libx264")
         rungs.append(
             Rung(
-                width, height, rate, peak, score, predicted, {"vmaf": vmaf, "psnr_y": psnr},
+                width, height, rate, peak, score, predicted,
+                {"vmaf": vmaf, "psnr_y": psnr, "vmaf_worst_s": 60.0},
                 ("crf", crf), {"aq-mode": "3"}, (*options, "-crf", f"{crf:g}"), file,
                 over_time={
                     "step_s": 1.0, "kbps": [rate * (1 + 0.1 * (n % 3)) for n in range(10)],

@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -31,7 +32,7 @@ def make_scenes(path: Path, *options: str) -> Path:
     return path
 
 
-def probed(path: Path, **raw: str) -> Source:
+def probed(path: Path, **raw: Any) -> Source:
     return probe_source(path, ffmpeg=ffmpeg_path(), **raw)
 
 

@@ -102,14 +102,15 @@ def test_4k_is_measured_in_parts_by_its_own_model(name: str, tmp_path: Path) -> 
 
 
 def test_parts_are_taken_in_turn_and_whole_frames_up_to_720p() -> None:
-    assert choose_areas(3, (1280, 720), 0) == [(0, 0, 720, 1280)] * 3
-    assert WHOLE == 1280 * 720
-    parts = choose_areas(8, (1920, 1080), 0)
-    assert sorted(parts) == sorted([(t, x, 540, 960) for t in (0, 540) for x in (0, 960)] * 2)
-    assert parts == choose_areas(8, (1920, 1080), 0) != choose_areas(8, (1920, 1080), 1)
+    whole = WHOLE["vmaf"]
+    assert choose_areas(3, (1280, 720), whole, 0) == [(0, 0, 720, 1280)] * 3
+    assert choose_areas(3, (1920, 1080), WHOLE["vmaf-v1"], 0) == [(0, 0, 1080, 1920)] * 3
+    one, other = (choose_areas(8, (1920, 1080), whole, seed) for seed in (0, 1))
+    assert sorted(one) == sorted([(t, x, 540, 960) for t in (0, 540) for x in (0, 960)] * 2)
+    assert one == choose_areas(8, (1920, 1080), whole, 0) != other
     for width, height in ((1080, 1920), (3840, 2160), (8192, 130), (1922, 1082)):
-        for top, left, tall, wide in choose_areas(24, (width, height), 3):
-            assert top % 2 == tall % 2 == left % 2 == wide % 2 == 0 and tall * wide <= WHOLE
+        for top, left, tall, wide in choose_areas(24, (width, height), whole, 3):
+            assert top % 2 == tall % 2 == left % 2 == wide % 2 == 0 and tall * wide <= whole
             assert top + tall <= height and left + wide <= width
 
 

@@ -53,8 +53,8 @@ def test_rounds_look_at_every_place_once(count: int) -> None:
 
 
 def test_rounds_spread() -> None:
-    assert list(rounds(range(8), 1.0)) == [[0, 2, 4, 6], [1, 3, 5, 7]]
-    assert [len(part) for part in rounds(range(32), 1.0)] == [4, 4, 8, 16]
+    assert list(rounds(range(10), 1.0)) == [[0, 2, 4, 6, 8], [1, 3, 5, 7, 9]]
+    assert [len(part) for part in rounds(range(40), 1.0)] == [5, 5, 10, 20]
 
 
 def test_the_interval_over_places_by_hand() -> None:

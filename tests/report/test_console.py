@@ -78,8 +78,8 @@ def show_events(quiet: bool = False) -> None:
 
 def test_table_shows_every_rung(tmp_path: Path) -> None:
     lines = rendered(ladder_table(make_ladder(tmp_path)))
-    assert " ".join(lines[0].split()) == "# size kb/s peak crf score predicted VMAF PSNR-Y"
-    assert " ".join(lines[3].split()) == "2 640x360 411 702 35 63.8 62.1 64.4 33.0"
+    assert " ".join(lines[0].split()) == "# size kb/s peak crf score predicted VMAF worst s"
+    assert " ".join(lines[3].split()) == "2 640x360 411 702 35 63.8 62.1 64.4 60.0"
     assert len(lines) == 6
 
 
@@ -88,7 +88,7 @@ def test_table_fits_80_columns_with_nothing_cut(tmp_path: Path) -> None:
     extreme = replace(
         ladder.rungs[0], width=16384, height=16384, bitrate_kbps=12_345_678.9,
         peak_kbps=98_765_432.1, score=100.0, score_predicted=-100.0, knob=("quantizer", 254.75),
-        guard={"vmaf": 100.0, "psnr_y": 100.0},
+        guard={"vmaf": 100.0, "vmaf_worst_s": 100.0},
     )  # fmt: skip
     none = replace(extreme, guard={"vmaf": float("nan")})
     lines = rendered(ladder_table(replace(ladder, rungs=(extreme,) * 12 + (none,))), width=200)

@@ -40,22 +40,30 @@ class View:
     """Height and width of a clip in pixels."""
     clips: int = 4
     """Clips of each video, spread over its time."""
+    crop: int = 0
+    """Pixels a side that are cut out of the middle of a squeezed clip; 0: all of it."""
 
     def __post_init__(self) -> None:
         if self.kind not in VIEWS:
             raise InputError(f"view {self.kind!r} is not known; choose one of {', '.join(VIEWS)}")
         spans = {
-            "frames": (1, 64),
+            "frames": (1, 512),
             "stride": (1, 64),
             "size": (32, 1024),
             "clips": (1, MOST_CLIPS),
+            "crop": (0, self.size if self.kind == "squeezed" else 0),
         }
         for key, (low, high) in spans.items():
             if not low <= getattr(self, key) <= high:
                 raise InputError(f"{key} must be {low} to {high}, not {getattr(self, key)}")
         unit = FRAGMENT if self.kind == "fragments" else 2
-        if self.size % unit:
+        if self.size % unit or self.crop % 2:
             raise InputError(f"the size of a {self.kind} clip is a multiple of {unit}")
+
+    @property
+    def side(self) -> int:
+        """Height and width of a clip as it is cut."""
+        return self.crop or self.size
 
     def times(self, count: int) -> npt.NDArray[np.int64]:
         """(C, T) indices of the clips' frames in a video of `count`; the last one is repeated."""
@@ -98,7 +106,9 @@ class PlacedView:
     def cut(self, frame: Frames, clip: int) -> Frames:
         """(1, H·3/2, W) to (1, S·3/2, S), as clip number `clip` has it."""
         if self.view.kind == "squeezed":
-            return squeezed(frame, self.view.size)
+            size, crop = self.view.size, self.view.side
+            whole, at = squeezed(frame, size), (size - crop) // 4 * 2
+            return cut(whole, at, at, crop, crop) if at else whole
         if self.view.kind == "fragments":
             from vqaloop.models.fragments import cut_fragments
 
@@ -165,7 +175,7 @@ def clips_of(
         for place, (clip, row) in enumerate(group):
             for step, index in enumerate(row):
                 wanted.setdefault(index, []).append((place, step, clip))
-        clips = np.empty((len(group), view.frames, view.size * 3 // 2, view.size), np.uint8)
+        clips = np.empty((len(group), view.frames, view.side * 3 // 2, view.side), np.uint8)
         indices = sorted(wanted)
         for index, frame in zip(indices, read(indices), strict=True):
             for place, step, clip in wanted[index]:

@@ -2,7 +2,7 @@
 
 An estimate of VMAF over all frames by the same models (`--metric vmaf` and `vmaf-v1`). Two
 successive frames are measured at each place: whole up to WHOLE pixels, above that a part of their
-own proportions; smaller ones differ more from the whole, and of very wide ones VMAF v1 crashes.
+own proportions; smaller ones differ more from the whole, and on very wide ones VMAF v1 crashes.
 
 libvmaf's motion feature is the smaller of a frame's differences to the frames before and after it,
 both in the source. Where such a neighbour of a pair is nearer than its two frames are to each
@@ -28,7 +28,8 @@ from vqaloop.media.activity import activity_of
 from vqaloop.media.frames import each_of_source, encode_reader
 from vqaloop.media.planes import CLIP_FRAMES, SCALER, Frames, cut
 from vqaloop.quality.crop_sampling import CropSampling
-from vqaloop.quality.libvmaf import VMAF_MODELS, model_for, require_model, vmaf_of_pairs
+from vqaloop.quality.full_reference import vmaf_model
+from vqaloop.quality.libvmaf import VMAF_MODELS, require_model, vmaf_of_pairs
 from vqaloop.quality.metric import GUARD_GAP
 from vqaloop.quality.pooling import RESAMPLES
 from vqaloop.quality.source_cache import SourceCache
@@ -36,16 +37,17 @@ from vqaloop.records import Score, Source
 
 REVISION = 1
 """Raised whenever the same files would get other values; part of cache keys."""
-WHOLE = 1280 * 720
-"""Pixels up to which a frame is measured whole, and the most of a part."""
+WHOLE = {"vmaf": 1280 * 720, "vmaf-v1": 1920 * 1080}
+"""By metric over all frames the pixels up to which a frame is measured whole, and the most of a
+part. V1 reads parts of 960x540 lower by 2.5 points than all of a picture of 1080 lines."""
 SAMPLE_BYTES = 256 << 20
 """Memory for samples of sources; those used longest ago are dropped first."""
 LIMIT_S = 5.0
 """Seconds that libvmaf may take for a million samples of a plane, beside two minutes; it needs a
 twentieth of one."""
 
-SAMPLED = {"vmaf-sampled": "v0.6.1", "vmaf-v1-sampled": "v1"}
-"""Names of the metrics, and their models."""
+SAMPLED = {"vmaf-sampled": "vmaf", "vmaf-v1-sampled": "vmaf-v1"}
+"""Names of the metrics, and of those over all frames that they estimate."""
 
 Area = tuple[int, int, int, int]
 """Top, left, height and width in luma pixels, all even."""
@@ -98,7 +100,7 @@ class SampledVmaf:
         return {
             "metric": self.name,
             "weights_sha256": None,
-            "preprocessing": f"sampled VMAF {REVISION} {SCALER} {WHOLE}",
+            "preprocessing": f"sampled VMAF {REVISION} {SCALER} {self._whole}",
             "decoder": f"pyav {av.__version__}, ffmpeg {file_sha256(self.ffmpeg)}",
             "sampling": self.sampling.identity(),
         }
@@ -121,7 +123,7 @@ class SampledVmaf:
             InputError: The canvas is too small for the model, or ffmpeg lacks it.
             ToolError: libvmaf fails.
         """
-        model = model_for(SAMPLED[self.name], source.canvas)
+        model = vmaf_model(SAMPLED[self.name], source)
         with METER.measured() as spent:
             # before anything is decoded in vain
             require_model(self.ffmpeg, model, *source.canvas)
@@ -147,6 +149,10 @@ class SampledVmaf:
             wall_s=spent.wall_s,
         )
 
+    @property
+    def _whole(self) -> int:
+        return WHOLE[SAMPLED[self.name]]
+
     def _samples(self, source: Source) -> _Samples:
         """The samples of a source, decoded once."""
 
@@ -155,7 +161,7 @@ class SampledVmaf:
             parts = self.sampling.places(activity)
             places = list(parts)
             scenes = [first for first, _ in self.sampling.scenes] or list(activity.starts)
-            areas = choose_areas(len(places), source.canvas, self.sampling.seed)
+            areas = choose_areas(len(places), source.canvas, self._whole, self.sampling.seed)
             cuts = _cut_source(
                 dict(zip(places, areas, strict=True)),
                 source.frames,
@@ -181,16 +187,17 @@ class SampledVmaf:
             )
 
         key = [source.sha256, source.prep, source.input_options, source.windows]
-        return _SAMPLES.get(repr([*key, self.sampling]), compute)
+        return _SAMPLES.get(repr([*key, self.sampling, self._whole]), compute)
 
 
-def choose_areas(count: int, canvas: tuple[int, int], seed: int) -> list[Area]:
+def choose_areas(count: int, canvas: tuple[int, int], whole: int, seed: int) -> list[Area]:
     """What is measured of each of `count` frames of a canvas, (width, height).
 
-    All of it, or one part of a regular grid: each part in turn, in an order drawn anew each time.
+    All of it, or above `whole` pixels one part of a regular grid: each part in turn, in an order
+    drawn anew each time.
     """
     width, height = canvas
-    side = math.ceil(math.sqrt(width * height / WHOLE))
+    side = math.ceil(math.sqrt(width * height / whole))
     tall, wide = height // side // 2 * 2, width // side // 2 * 2
     rng = np.random.default_rng([seed, count, width, height])
     order = np.concatenate([rng.permutation(side**2) for _ in range(-(-count // side**2))])

@@ -47,7 +47,7 @@ class Scorer:
 
     Args:
         metric: internvqa (the default student), internvqa-NAME, vmaf-sampled, vmaf-v1-sampled,
-            vmaf, xpsnr, psnr or ssim.
+            vmaf, vmaf-v1, vmaf-neg, xpsnr, psnr or ssim.
         device: auto, cpu or cuda; where a student's network runs.
         seed: Of the positions of a student's crops; the same seed gives the same score.
         weights: A student's weights in the place of those that come with the package.

@@ -1,0 +1,60 @@
+"""Warnings of a ladder's guard."""
+
+from dataclasses import dataclass
+
+import pytest
+
+from vqaloop.ladder.warnings import find_doubts, guard_warnings
+from vqaloop.records import Rung
+
+
+@dataclass(frozen=True)
+class Judge:
+    """What of a metric decides about doubts."""
+
+    mode: str = "anchored"
+    step: float = 4.0
+    guard_gap: float = 10.0
+
+
+def rung(score: float, **guard: float) -> Rung:
+    name = f"{score:g}.mp4"
+    return Rung(640, 360, 500, 700, score, score, guard, ("crf", 30.0), {}, (), name)
+
+
+@pytest.mark.parametrize(
+    ("judge", "score", "guard", "trusted"),
+    [
+        # the 4K model is 7 to 17 points above v0.6.1, which students imitate
+        (Judge(), 45.0, {"vmaf": 60.0, "vmaf_hd": 42.0}, True),
+        (Judge(), 60.0, {"vmaf": 60.0, "vmaf_hd": 42.0}, False),
+        (Judge(), 45.0, {"vmaf": 60.0}, False),
+        (Judge(mode="difference", guard_gap=20.0), 45.0, {"vmaf": 60.0}, True),
+        (Judge(mode="full-reference"), 45.0, {"vmaf": 60.0, "vmaf_hd": 42.0}, True),
+    ],
+)
+def test_like_is_compared_with_like(
+    judge: Judge, score: float, guard: dict[str, float], trusted: bool
+) -> None:
+    doubts = find_doubts([rung(score, **guard)], judge, whole=True)  # type: ignore[arg-type]
+    assert doubts.trusted is trusted
+    if not trusted:
+        value = guard.get("vmaf_hd", guard["vmaf"])
+        assert f"score {score:.1f}, but VMAF {value:.1f}" in doubts.lines[0]
+
+
+def test_figures_that_do_not_agree() -> None:
+    low, high = rung(50, vmaf=52, vmaf_v1=55, xpsnr=31), rung(60, vmaf=61, vmaf_v1=63, xpsnr=33)
+    assert guard_warnings([low, high]) == []
+    worse = rung(60, vmaf=61, vmaf_v1=52.5, xpsnr=30.5)
+    assert guard_warnings([low, worse]) == [
+        "VMAF v1 does not rise from 50.mp4 (55.0) to 60.mp4 (52.5), though the score does",
+        "XPSNR does not rise from 50.mp4 (31.0) to 60.mp4 (30.5), though the score does",
+        "60.mp4: VMAF 61.0, but VMAF v1 52.5; it has flaws that VMAF does not see, of colour, "
+        "banding or dark parts: look at it",
+    ]
+    # the 4K model is above both
+    assert guard_warnings([rung(90, vmaf=95, vmaf_hd=90, vmaf_v1=85)]) == []
+    # a ladder of an earlier version
+    assert guard_warnings([rung(50, vmaf=52, psnr_y=30), high]) == []
+    assert len(guard_warnings([rung(50, vmaf=62, psnr_y=30), high])) == 1
