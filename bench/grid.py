@@ -6,7 +6,7 @@
 Each clip is cut to its first frames (`DIR/NAME.y4m`), and for every codec its grid is written to
 `DIR/points/NAME.CODEC.csv`, point by point: it resumes after an interruption, and several may run
 at a time. Scores are VMAF and PSNR-Y (by ffmpeg, over all frames), the default student's and
-sampled VMAF; seconds are CPU seconds. With --reuse, VMAF and PSNR-Y of encodes that have the very
+sampled VMAF; seconds are CPU seconds. With --reuse, VMAF and PSNR-Y of encodes that have the
 bitrate they had in an earlier grid are taken from there.
 """
 
@@ -14,7 +14,7 @@ import argparse
 import csv
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +42,8 @@ COLUMNS += ["vmaf", "psnr_y", "student", "vmaf_sampled"]
 COLUMNS += ["encode_s", "vmaf_s", "student_s", "vmaf_sampled_s"]
 FULL = ["vmaf", "psnr_y", "vmaf_s"]
 """Columns that are measured over all frames."""
+SAME_BYTES = 64
+"""By which files of the same stream may differ: containers name the versions that wrote them."""
 
 
 def grid_sizes(source: Source, spec: EncoderSpec) -> tuple[tuple[int, int], ...]:
@@ -82,13 +84,26 @@ def missing(
                 yield width, height, knob
 
 
-def reusable(earlier: pd.DataFrame | None, clip: str, codec: str) -> dict[Any, list[float]]:
-    """FULL by width, height, knob and bitrate of an earlier grid's encodes of a clip."""
+def reusable(
+    earlier: pd.DataFrame | None, clip: str, codec: str
+) -> Callable[[tuple[int, int, float], float], list[float] | None]:
+    """FULL of a point of that bitrate, in kb/s, where an earlier grid has it; else None."""
     if earlier is None:
-        return {}
+        return lambda point, kbps: None
     own = earlier[(earlier["clip"].astype(str) == clip) & (earlier.codec == codec)]
-    keys = zip(own.width, own.height, own.knob, own.kbps.round(4), strict=True)
-    return dict(zip(keys, own[FULL].to_numpy().tolist(), strict=True))
+    own = own.drop_duplicates(["width", "height", "knob"], keep="last")
+    rows: dict[Any, Any] = {
+        (row.width, row.height, row.knob): row for row in own.itertuples(index=False)
+    }
+
+    def find(point: tuple[int, int, float], kbps: float) -> list[float] | None:
+        row = rows.get(point)
+        if row is None:
+            return None
+        apart = abs(row.kbps - kbps) * 1000 / 8 * row.frames / row.fps
+        return [float(getattr(row, name)) for name in FULL] if apart <= SAME_BYTES else None
+
+    return find
 
 
 def fill(
@@ -114,7 +129,7 @@ def fill(
             try:
                 made = encode(source, rendition, Path(scratch, f"x{spec.suffix}"), ffmpeg=ffmpeg)
                 kbps = round(made.bitrate_kbps, 4)
-                vmaf, psnr_y, vmaf_s = full.get((*point, kbps)) or measure_all(source, made.path)
+                vmaf, psnr_y, vmaf_s = full(point, kbps) or measure_all(source, made.path)
                 learned, estimate = (
                     metric.measure(source, made.path, spec.decoder)
                     for metric in (student, sampled)

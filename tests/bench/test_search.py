@@ -262,6 +262,8 @@ def test_what_was_measured_over_all_frames_is_reused_at_the_same_bitrate() -> No
     first = known.iloc[0]
     found = reusable(known, "clip", "h264")
     key = int(first.width), int(first.height), float(first.knob)
-    assert found[(*key, round(first.kbps, 4))] == [first.vmaf, first.psnr_y, first.vmaf_s]
-    assert (*key, round(first.kbps + 1, 4)) not in found
-    assert reusable(known, "other", "h264") == {} == reusable(None, "clip", "h264")
+    assert found(key, first.kbps) == [first.vmaf, first.psnr_y, first.vmaf_s]
+    assert found(key, first.kbps + 0.1) is not None and found(key, first.kbps + 1) is None
+    assert found((2, 2, 30.0), first.kbps) is None
+    assert reusable(known, "other", "h264")(key, first.kbps) is None
+    assert reusable(None, "clip", "h264")(key, first.kbps) is None

@@ -10,7 +10,7 @@ from vqaloop.core.ffmpeg import ffmpeg_path, file_url
 from vqaloop.media.sample import write_sample
 
 BENCH_CLIPS = (
-    *("slide_talk", "woman_park", "bedroom_kids", "two_men_office"),
+    *("slide_talk", "woman_park", "bedroom_kids", "two_men_office", "woman_dark"),
     *("cups", "surfer", "coffee", "climber"),
 )
 

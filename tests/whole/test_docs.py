@@ -100,6 +100,8 @@ BENCHES = {
     "prior": "-o prior.json",
     "tune": "--codecs h264 --frames 12 --trials 2",
     "cuts": "--titles 2",
+    "attacks": "--frames 8 --attacks grey --judges vmaf,psnr",
+    "gaming": "--frames 8 --judges vmaf,psnr",
     "scenes": "--titles 2",
     "targets": "--titles 1 --codecs h264",
     "students": "--clips",
@@ -123,6 +125,8 @@ FOREIGN = (
         "--strict",
         "--version",
         "--extra-index-url",
+        "--force-reinstall",
+        "--no-deps",
     ),
 )
 """Options of other programs, and of vqaloop itself."""
@@ -210,6 +214,8 @@ def test_every_command_is_understood() -> None:
             assert callable(make_parser().parse_args(words[1:]).run), f"{page}: {command}"
         elif command.startswith("python -m bench."):
             source = (REPOSITORY / f"{words[2].replace('.', '/')}.py").read_text()
+            for module in re.findall(r"^from bench\.(\w+)", source, re.MULTILINE):
+                source += (REPOSITORY / "bench" / f"{module}.py").read_text()
             for option in re.findall(r"(?<!\S)--[\w-]+", command):
                 assert f'"{option}"' in source, f"{page}: {command}"
 

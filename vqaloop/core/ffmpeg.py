@@ -14,6 +14,14 @@ from typing import Protocol
 from vqaloop.core.frame_progress import QUIET
 from vqaloop.errors import InputError
 
+# two packages of PyPI have a module `ffmpeg`, and whichever is installed last overwrites the other
+if not hasattr(ffmpeg_python, "input"):
+    raise InputError(
+        f"the Python module ffmpeg ({ffmpeg_python.__file__}) is not that of ffmpeg-python: "
+        "another package, such as `ffmpeg` of PyPI, has taken its place; run `pip uninstall "
+        "ffmpeg` and `pip install --force-reinstall --no-deps ffmpeg-python`"
+    )
+
 
 class Node(Protocol):
     """A stream of a graph, or its output: what is used of ffmpeg-python's nodes."""

@@ -138,7 +138,8 @@ class SampledVmaf:
         values = found["vmaf"].to_numpy()[samples.rows]
         each = values.mean(1)
         return Score(
-            value=float(each @ samples.shares),
+            # shares add up to 1 but for rounding
+            value=min(100.0, float(each @ samples.shares)),
             metric=self.name,
             mode=self.mode,
             clips=tuple(values.ravel().tolist()),
@@ -162,8 +163,9 @@ class SampledVmaf:
             places = list(parts)
             scenes = [first for first, _ in self.sampling.scenes] or list(activity.starts)
             areas = choose_areas(len(places), source.canvas, self._whole, self.sampling.seed)
+            area = dict(zip(places, areas, strict=True))
             cuts = _cut_source(
-                dict(zip(places, areas, strict=True)),
+                area,
                 source.frames,
                 lambda indices: each_of_source(source, indices, ffmpeg=self.ffmpeg),
             )
@@ -175,7 +177,6 @@ class SampledVmaf:
             measured = [
                 i for i, (start, at) in enumerate(samples) if 0 <= at - start < CLIP_FRAMES
             ]
-            area = dict(zip(places, areas, strict=True))
             return _Samples(
                 reference=np.stack([cuts[start][at] for start, at in samples]),
                 frames=[at for _, at in samples],
