@@ -156,8 +156,8 @@ class Score:
     places: tuple[tuple[int, int, int], ...] = ()
     """First frame, top and left of each clip, where clips are crops."""
     moments: tuple[tuple[int, float], ...] = ()
-    """First frame and score of each time that was looked at; the value is their mean, before it is
-    mapped from the scale of `label` where that is another one."""
+    """First frame and score of each time that was looked at; the value is their mean, weighted by
+    the part of the title each stands for, then mapped from the scale of `label` if another."""
     weights_sha256: str | None = None
     """SHA-256 of the weights file, for learned metrics."""
     label: str | None = None

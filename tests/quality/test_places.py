@@ -23,7 +23,7 @@ def activities(draw: st.DrawFn) -> SourceActivity:
     return SourceActivity(tuple(edges[:-1].tolist()), rng.uniform(0.5, 2.0, int(edges[-1])))
 
 
-@settings(max_examples=200)
+@settings(max_examples=60)
 @given(activities(), st.integers(0, 9), st.sampled_from([1, 4, POSITIONS, 4 * POSITIONS]))
 def test_places_cover_scenes_and_ends_and_weigh_the_whole_title(
     activity: SourceActivity, seed: int, positions: int

@@ -104,6 +104,7 @@ BENCHES = {
     "gaming": "--frames 8 --judges vmaf,psnr",
     "scenes": "--titles 2",
     "targets": "--titles 1 --codecs h264",
+    "sampled": "--height 144 --frames 20 --seeds 1",
     "students": "--clips",
     "scoring": "--heights 144 --repeats 1 --ladders",
 }
