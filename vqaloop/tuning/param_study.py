@@ -2,8 +2,8 @@
 
 The value of a trial is the percent of bitrate that it saves near the operating point, the mean of
 its encodes; the running mean is reported to a pruner after each. A trial that takes too long, or
-loses too much PSNR, breaks a constraint and is never chosen. Several processes may share the
-storage.
+loses too much by a guard or PSNR, breaks a constraint and is never chosen. Several processes may
+share the storage.
 """
 
 import contextlib
@@ -20,7 +20,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from vqaloop.records import Event, Watcher, rounded
 from vqaloop.search.shared_study import POLL_S, SharedStudy
-from vqaloop.tuning.default_curves import Gains, time_ratio
+from vqaloop.tuning.default_curves import GUARDS, Gains, time_ratio
 from vqaloop.tuning.param_trials import ParamJudge, ParamsFailed, TuneLimits
 from vqaloop.tuning.samplers import (
     KNOB,
@@ -138,9 +138,13 @@ class ParamSearch:
         self, shared: SharedStudy, trial: optuna.Trial, gains: list[Gains], pruned: bool
     ) -> str:
         ratio, psnr = time_ratio(gains), _mean(gains, "psnr_y")
+        guards = {
+            name: float(np.mean([g.guards[name] for g in gains])) for name in gains[0].guards
+        }
         saving = _mean(gains, "saving")
         figures = {
             "saving_percent": saving,
+            **{f"{name}_saving_percent": guards[name] for name in guards},
             "vmaf_gain": _mean(gains, "vmaf"),
             "psnr_y_gain": psnr,
             "time_ratio": ratio,
@@ -152,6 +156,10 @@ class ParamSearch:
         trial.set_user_attr("pruned", pruned)
         trial.set_constraint("time", ratio - self.limits.slowdown)
         trial.set_constraint("psnr_y", -self.limits.psnr_loss - psnr)
+        # without it a search by a metric that some parameter suits would end where verification
+        # refuses all; one for all guards, since some samplers fit a model to each constraint
+        loss = max(-value - self.limits.guard_loss(name) for name, value in guards.items())
+        trial.set_constraint("guards", loss)
         if pruned and self.sampler == "tpe":
             with contextlib.suppress(ValueError):
                 shared.study.tell(trial.number, state=TrialState.PRUNED)
@@ -231,7 +239,8 @@ def trial_json(trial: FrozenTrial, params: dict[str, Any]) -> dict[str, Any]:
     about = trial.user_attrs
     error = about.get("error")
     state = "failed" if error else "pruned" if about.get("pruned") else "complete"
-    names = ("saving_percent", "time_ratio", "psnr_y_gain", "vmaf_gain", "cpu_s")
+    names = ["saving_percent", *(f"{name}_saving_percent" for name in GUARDS)]
+    names += ["time_ratio", "psnr_y_gain", "vmaf_gain", "cpu_s"]
     return {
         "number": trial.number,
         "state": state,
