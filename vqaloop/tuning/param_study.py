@@ -124,7 +124,9 @@ class ParamSearch:
                 gains.append(self.judge.gains(job, params, beside=step < BESIDE))
                 if self.front or step + 1 == len(jobs):
                     continue
-                trial.report(_mean(gains, "saving"), step)
+                # what a guard refuses ranks by its loss: by its saving it would prune the others
+                loss = self._excess(gains)[0]
+                trial.report(-loss if loss > 0 else _mean(gains, "saving"), step)
                 if time_ratio(gains) > TOO_SLOW * self.limits.slowdown or trial.should_prune():
                     pruned = True
                     break
@@ -138,13 +140,10 @@ class ParamSearch:
         self, shared: SharedStudy, trial: optuna.Trial, gains: list[Gains], pruned: bool
     ) -> str:
         ratio, psnr = time_ratio(gains), _mean(gains, "psnr_y")
-        guards = {
-            name: float(np.mean([g.guards[name] for g in gains])) for name in gains[0].guards
-        }
-        saving = _mean(gains, "saving")
+        guards, saving = _guards(gains), _mean(gains, "saving")
         figures = {
             "saving_percent": saving,
-            **{f"{name}_saving_percent": guards[name] for name in guards},
+            **{f"{name}_saving_percent": value for name, value in guards.items()},
             "vmaf_gain": _mean(gains, "vmaf"),
             "psnr_y_gain": psnr,
             "time_ratio": ratio,
@@ -158,7 +157,7 @@ class ParamSearch:
         trial.set_constraint("psnr_y", -self.limits.psnr_loss - psnr)
         # without it a search by a metric that some parameter suits would end where verification
         # refuses all; one for all guards, since some samplers fit a model to each constraint
-        loss = max(-value - self.limits.guard_loss(name) for name, value in guards.items())
+        loss, guard = self._excess(gains)
         trial.set_constraint("guards", loss)
         if pruned and self.sampler == "tpe":
             with contextlib.suppress(ValueError):
@@ -175,8 +174,16 @@ class ParamSearch:
         else:
             # the other samplers ignore trials in Optuna's state "pruned"
             shared.tell(trial, [saving])
+        text = f"{saving:+.1f} % saved"
+        if loss > 0:
+            text += f", {guards[guard]:+.1f} % by {GUARDS[guard]}"
         given_up = f", given up after {len(gains)}" if pruned else ""
-        return f"{saving:+.1f} % saved, {ratio:.2f} times the time{given_up}"
+        return f"{text}, {ratio:.2f} times the time{given_up}"
+
+    def _excess(self, gains: Sequence[Gains]) -> tuple[float, str]:
+        """The largest loss by a guard beyond its limit, in percent of bitrate, and which guard."""
+        losses = [(-v - self.limits.guard_loss(name), name) for name, v in _guards(gains).items()]
+        return max(losses)
 
     def candidates(self, trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:
         """Trials within the limits that save something, the best first, each point once."""
@@ -194,6 +201,11 @@ class ParamSearch:
 
 def _mean(gains: Sequence[Gains], what: str) -> float:
     return float(np.mean([getattr(each, what) for each in gains]))
+
+
+def _guards(gains: Sequence[Gains]) -> dict[str, float]:
+    """Mean saving by each guard."""
+    return {name: float(np.mean([g.guards[name] for g in gains])) for name in gains[0].guards}
 
 
 @contextlib.contextmanager
