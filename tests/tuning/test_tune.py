@@ -17,7 +17,7 @@ from typing import Any
 
 import optuna
 import pytest
-from optuna.trial import TrialState
+from optuna.trial import FrozenTrial, TrialState
 
 from tests.support.commandline import Room, fake_ffmpeg
 from tests.support.media import REPOSITORY, make_clip, run_ffmpeg
@@ -181,36 +181,50 @@ def test_what_the_score_and_vmaf_applaud_and_xpsnr_refuses_is_not_confirmed(grai
         assert not doubts
 
 
-def searched(guards: Callable[[Params], dict[str, float]], trials: int) -> list[set[str]]:
-    """Names of the parameters of each candidate, where every change of aq-mode saves 20 %."""
+Guards = Callable[[Params], dict[str, float]]
+
+
+def searched(guards: Guards, trials: int) -> tuple[ParamSearch, list[FrozenTrial]]:
+    """A search in which every parameter saves 1 % of bitrate, and aq-mode 20 % more."""
 
     def gains(job: object, params: Params, beside: bool) -> Gains:
-        saving = 1.0 * len(params) + 20.0 * ("aq-mode" in dict(params))
+        saving = 1.0 * len(params) + 20.0 * has_aq(params)
         return Gains(100, 90, saving, guards(params), 0, 0, cpu_s=1.0, default_cpu_s=1.0)
 
     shop = SimpleNamespace(spec=X264, workers=1, map=lambda work, items: list(map(work, items)))
     judge: Any = SimpleNamespace(
-        shop=shop, windows=[PLAIN], knob=30.0, schedule=lambda: [(0, 30.0)], gains=gains
+        shop=shop, windows=[PLAIN], knob=30.0, schedule=lambda: [(0, 30.0)] * 3, gains=gains
     )
     search = ParamSearch(judge, TuneLimits(), "tpe", 0)
-    found = search.run(open_storage(None), "study", trials, lambda event: None)
-    return [set(dict(encoder_params(X264, t.params))) for t in search.candidates(found)]
+    return search, search.run(open_storage(None), "study", trials, lambda event: None)
+
+
+def has_aq(params: Params) -> bool:
+    return "aq-mode" in dict(params)
+
+
+def candidates(guards: Guards) -> list[Params]:
+    search, found = searched(guards, 12)
+    return [encoder_params(X264, trial.params) for trial in search.candidates(found)]
 
 
 @pytest.mark.parametrize("guard", ["vmaf", "vmaf_v1", "xpsnr"])
 def test_what_a_guard_refuses_is_no_candidate(guard: str) -> None:
     others = dict.fromkeys(GUARDS, 5.0)
-    free = searched(lambda params: others, 12)
-    assert "aq-mode" in free[0]
-    guarded = searched(
-        lambda params: others | {guard: -10.0 if "aq-mode" in dict(params) else 5.0}, 12
-    )
-    assert guarded and not any("aq-mode" in names for names in guarded)
-    # a small loss by XPSNR alone is none
-    little = searched(lambda params: others | {guard: -1.0}, 12)
-    assert bool(little) == (guard == "xpsnr")
+    free = candidates(lambda params: others)
+    assert has_aq(free[0])
+    guarded = candidates(lambda params: others | {guard: -10.0 if has_aq(params) else 5.0})
+    assert guarded and not any(map(has_aq, guarded))
+    # a small loss by XPSNR is none
+    assert bool(candidates(lambda params: others | {guard: -1.0})) == (guard == "xpsnr")
     # of small pictures v1 has no figure
-    assert searched(lambda params: {"vmaf": 5.0}, 12) == free
+    assert candidates(lambda params: {"vmaf": 5.0}) == free
+
+
+def test_what_a_guard_refuses_prunes_no_other_trial() -> None:
+    _, found = searched(lambda params: {"xpsnr": -10.0 if has_aq(params) else 5.0}, 30)
+    other = [t for t in found if not has_aq(encoder_params(X264, t.params))]
+    assert 5 < len(other) < 28 and not any(trial.user_attrs["pruned"] for trial in other)
 
 
 def test_a_title_is_verified_at_other_places_than_it_was_searched(clip: Path) -> None:
