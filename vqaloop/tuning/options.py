@@ -16,8 +16,9 @@ from vqaloop.execution.options import JobOptions, PathName, StorageOptions
 if TYPE_CHECKING:
     from vqaloop.records import Source
 
-XPSNR_LOSS = 2.0
-"""Percent of bitrate at equal XPSNR."""
+XPSNR_LOSS = 1.0
+"""Percent of bitrate at equal XPSNR: parameters that save by all else lose up to 0.9, without AQ
+they lose 6 to 30 (docs/tuning.md)."""
 LONGEST = 10_000
 """Most trials of a study."""
 
