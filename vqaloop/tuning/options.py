@@ -16,9 +16,9 @@ from vqaloop.execution.options import JobOptions, PathName, StorageOptions
 if TYPE_CHECKING:
     from vqaloop.records import Source
 
-XPSNR_LOSS = 1.0
-"""Percent of bitrate at equal XPSNR: parameters that save by all else lose up to 0.9, without AQ
-they lose 6 to 30 (docs/tuning.md)."""
+XPSNR_LOSS = 2.0
+"""Percent of bitrate at equal XPSNR: half of the AQ costs 2.4 at least, none of it 6 to 30, and what
+makes encoders slower less than 1 (docs/tuning.md)."""
 LONGEST = 10_000
 """Most trials of a study."""
 
