@@ -96,6 +96,7 @@ BENCHES = {
     "encoded": "--codecs h264",
     "prior": "-o prior.json",
     "tune": "--codecs h264 --frames 12 --trials 2",
+    "params": "--frames 12 --metric vmaf",
     "cuts": "--titles 2",
     "scenes": "--titles 2",
     "targets": "--titles 1 --codecs h264",
