@@ -145,7 +145,8 @@ class Score:
     metric: str
     """internvqa-tiny, vmaf, xpsnr, psnr, ssim."""
     mode: str
-    """anchored, no-reference or full-reference."""
+    """anchored: crops compared with the source's. difference: the no-reference answer, subtracted
+    from that on the source. no-reference or full-reference."""
     clips: tuple[float, ...] = ()
     """Value of each scored clip (learned) or frame (classical)."""
     interval: tuple[float, float] | None = None
@@ -153,11 +154,14 @@ class Score:
     places: tuple[tuple[int, int, int], ...] = ()
     """First frame, top and left of each clip, where clips are crops."""
     moments: tuple[tuple[int, float], ...] = ()
-    """First frame and score of each time that was looked at; the value is their mean."""
+    """First frame and score of each time that was looked at; the value is their mean, before it is
+    mapped from the scale of `label` where that is another one."""
     weights_sha256: str | None = None
     """SHA-256 of the weights file, for learned metrics."""
     label: str | None = None
     """What the weights were fitted to."""
+    opinion: float | None = None
+    """The score of the video on the scale of `label`, 0..100, where `value` is mapped from it."""
     cpu_s: float = 0.0
     """CPU seconds spent, decoding included."""
     wall_s: float = 0.0
@@ -274,6 +278,8 @@ class Rung:
     """Relative to the ladder's folder."""
     over_time: dict[str, Any] = field(default_factory=dict)
     """Bitrate and score over the time of the file; see ladder/timeline.py. Empty if unknown."""
+    opinion: float | None = None
+    """The score on the scale of the weights' label, where that is mapped to VMAF points."""
 
     @property
     def _options(self) -> dict[str, str]:
@@ -328,6 +334,7 @@ class Rung:
             "peak_kbps": rounded(self.peak_kbps),
             "score": rounded(self.score),
             "score_predicted": rounded(self.score_predicted),
+            **({} if self.opinion is None else {"opinion": rounded(self.opinion)}),
             "guard": {name: rounded(value) for name, value in self.guard.items()},
             "knob": {"name": self.knob[0], "value": self.knob[1]},
             "params": self.params,

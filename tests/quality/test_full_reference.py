@@ -20,7 +20,7 @@ from vqaloop.media.planes import SCALER
 from vqaloop.media.probe import probe_source
 from vqaloop.quality import full_reference
 from vqaloop.quality.full_reference import METRICS, measure
-from vqaloop.quality.libvmaf import FEATURES, VMAF_MIN_SIDE, vmaf_of_pairs
+from vqaloop.quality.libvmaf import FEATURES, VMAF_MODELS, vmaf_of_pairs
 from vqaloop.records import Source
 
 FRAMES = 12
@@ -279,10 +279,31 @@ def test_ffmpeg_without_libvmaf(source: Source, rungs: list[Path], tmp_path: Pat
 def test_too_small_for_vmaf(source: Source, rungs: list[Path]) -> None:
     with pytest.raises(InputError, match="16x180 is too small for VMAF"):
         measure(dataclasses.replace(source, width=17), rungs[0], ["vmaf"], ffmpeg=FFMPEG)
-    with pytest.raises(InputError, match="16x16 is too small"):
-        vmaf_of_pairs(frames(2, size=16), frames(2, size=16), ffmpeg=FFMPEG)
-    smallest = frames(2, size=VMAF_MIN_SIDE)
-    assert len(vmaf_of_pairs(smallest, smallest, ffmpeg=FFMPEG)) == 2
+
+
+@pytest.mark.parametrize("model", VMAF_MODELS)
+def test_smallest_frames_of_each_model(model: str) -> None:
+    short, long = VMAF_MODELS[model].short_side, VMAF_MODELS[model].long_side
+    for width, height in ((long, short), (short, long)):
+        smallest = frames(2, size=max(short, long))[:, : height * 3 // 2, :width]
+        table = vmaf_of_pairs(smallest, smallest, ffmpeg=FFMPEG, model=model)
+        assert len(table) == 2 and table["vmaf"].between(80, 100).all()
+    for width, height in ((long - 2, short), (long, short - 2)):
+        less = frames(2, size=long)[:, : height * 3 // 2, :width]
+        with pytest.raises(InputError, match=f"{width}x{height} is too small for VMAF"):
+            vmaf_of_pairs(less, less, ffmpeg=FFMPEG, model=model)
+
+
+def test_models_that_are_not_there(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"v2 is no model of VMAF: choose among v0\.6\.1"):
+        vmaf_of_pairs(frames(1), frames(1), ffmpeg=FFMPEG, model="v2")
+    older = tmp_path / "ffmpeg"
+    older.write_text(f'#!/bin/sh\ncase "$*" in *vmaf_v1*) exit 1;; esac\nexec "{FFMPEG}" "$@"\n')
+    older.chmod(older.stat().st_mode | stat.S_IXUSR)
+    large = frames(2, size=216)
+    with pytest.raises(InputError, match=r"lacks VMAF v1 \(vmaf_v1\.0\.16_3d0h\)"):
+        vmaf_of_pairs(large, large, ffmpeg=str(older), model="v1")
+    assert len(vmaf_of_pairs(large, large, ffmpeg=str(older))) == 2
 
 
 def test_refusals(source: Source, rungs: list[Path], tmp_path: Path) -> None:

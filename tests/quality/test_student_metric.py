@@ -176,7 +176,7 @@ def test_encodes_are_scored_the_same_twice(
         )
         assert 0 <= score.value <= 100
         assert score.mode == "anchored" and score.metric == "internvqa-mine"
-        assert score.label == "nothing: random"
+        assert score.label == "VMAF of nothing: random"
         assert score.weights_sha256 == file_sha256(metric.weights)
         assert len(score.clips) == sum(
             map(len, choose_crops(source.frames, source.canvas).values())
@@ -396,7 +396,7 @@ def test_identity_follows_the_weights(weights: Path, tmp_path: Path) -> None:
     same = StudentMetric("m", StudentEngine(copy), FFMPEG).identity()
     assert same == StudentMetric("m", StudentEngine(weights), FFMPEG).identity()
     torch.manual_seed(9)
-    save_student(create_student("internvqa-tiny"), copy, "internvqa-tiny", "", {})
+    save_student(create_student("internvqa-tiny"), copy, "internvqa-tiny", "VMAF", {})
     assert StudentMetric("m", StudentEngine(copy), FFMPEG).identity() != same
 
 
@@ -411,7 +411,7 @@ def swapped(weights: Path, path: Path) -> tuple[StudentMetric, str]:
 
 def other_weights(path: Path) -> None:
     torch.manual_seed(9)
-    save_student(create_student("internvqa-tiny"), path, "internvqa-tiny", "", {})
+    save_student(create_student("internvqa-tiny"), path, "internvqa-tiny", "VMAF", {})
 
 
 def test_weights_changed_before_they_are_loaded_are_refused(

@@ -114,18 +114,28 @@ def attention(q: Values, k: Values, v: Values, heads: int) -> Values:
     return np.concatenate(parts, -1)
 
 
-def random_student(folder: Path, name: str = "internvqa-tiny") -> Path:
-    """Weights of a student that has learnt nothing, but answers differently to different clips."""
+def random_student(
+    folder: Path,
+    name: str = "internvqa-tiny",
+    label: str = "VMAF of nothing: random",
+    **about: str,
+) -> Path:
+    """Weights of a student that has learnt nothing, but answers differently to different clips.
+
+    `about` is further metadata of their header, such as a view.
+    """
     torch.manual_seed(0)
     student = create_student(name)
     assert isinstance(student.backbone, InternVideo2) and student.anchored is not None
+    assert student.alone is not None
     start_from_cosines(student.backbone)
     with torch.no_grad():
         # as it starts, it answers about 0.5 to all
-        for parameter in student.anchored.fuse.parameters():
-            parameter.mul_(3)
+        for head in (student.anchored, student.alone):
+            for parameter in head.fuse.parameters():
+                parameter.mul_(3)
     path = folder / "internvqa-mine.safetensors"
-    save_student(student, path, name, "nothing: random", {})
+    save_student(student, path, name, label, about)
     return path
 
 

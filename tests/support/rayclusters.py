@@ -171,6 +171,7 @@ class NotedMetric:
     step: float = 4.0
     ceiling: float = 95.0
     floor: float = 30.0
+    guard_gap: float = 10.0
 
     def identity(self) -> dict[str, Any]:
         return {"metric": self.name}

@@ -11,7 +11,14 @@ from hypothesis import strategies as st
 from scipy import stats as reference
 
 from vqaloop.training import correlation
-from vqaloop.training.correlation import correlations, fit_logistic, mean_within, raw_correlations
+from vqaloop.training.correlation import (
+    correlations,
+    fit_logistic,
+    mean_within,
+    paired_differences,
+    raw_correlations,
+    rmse,
+)
 
 
 def corpus(rng: np.random.Generator, titles: int = 12, each: int = 15) -> tuple[np.ndarray, ...]:
@@ -189,3 +196,32 @@ def test_another_scale_has_no_rmse_of_its_own() -> None:
     found = correlations(scores, labels, list(titles), same_scale=False)
     assert found.rmse is None and "rmse" not in found.intervals
     assert found.rmse4 is not None and found.plcc is not None
+
+
+def test_a_difference_is_of_the_same_titles_in_every_draw() -> None:
+    rng = np.random.default_rng(0)
+    titles = [f"t{i // 6}" for i in range(60)]
+    labels = rng.uniform(0, 100, 60)
+    common = labels + rng.normal(0, 15, 60) + np.repeat(rng.normal(0, 20, 10), 6)
+    one, other = common + rng.normal(0, 1, 60), common + rng.normal(0, 4, 60)
+    found = paired_differences(one, other, labels, titles, draws=400)
+    gap = found["rmse"]
+    assert gap.one == rmse(one, labels) and gap.other == rmse(other, labels)
+    assert gap.difference == pytest.approx(gap.one - gap.other)
+    # by hand: whole titles drawn with replacement, both metrics judged on the same ones
+    draws = []
+    for _ in range(400):
+        rows = np.concatenate(
+            [np.flatnonzero(np.array(titles) == f"t{i}") for i in rng.integers(0, 10, 10)]
+        )
+        draws.append([np.sqrt(np.mean((x[rows] - labels[rows]) ** 2)) for x in (one, other)])
+    pairs = np.array(draws)
+    expected = np.percentile(pairs[:, 0] - pairs[:, 1], [2.5, 97.5])
+    assert gap.interval == pytest.approx(expected, abs=0.35)
+    apart = np.percentile(pairs, [2.5, 97.5], axis=0)
+    assert gap.interval is not None
+    assert gap.interval[1] - gap.interval[0] < (apart[1] - apart[0]).min() / 2
+    same = paired_differences(one, one, labels, titles, draws=50)
+    assert {d.interval for d in same.values()} == {(0.0, 0.0)}
+    few = paired_differences(one[:12], other[:12], labels[:12], titles[:12])
+    assert few["srcc"].interval is None and few["srcc"].difference != 0

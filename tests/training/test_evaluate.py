@@ -2,7 +2,7 @@
 
 import json
 import math
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -21,8 +21,10 @@ from vqaloop.models.student import Student
 from vqaloop.models.weights import save_student
 from vqaloop.quality.full_reference import measure_clips
 from vqaloop.training.corpus import CorpusPlan, build_corpus, list_scenes
+from vqaloop.training.datasets import BVI_HD, WATERLOO
 from vqaloop.training.evaluate import ShardScores, crop_spread, evaluate, score_shards, summary
 from vqaloop.training.evaluation_report import figures_text, worst_titles, write_evaluation
+from vqaloop.training.paper import PublishedRow, published_row
 from vqaloop.training.shards import load_corpus, shard_paths
 
 CPU = torch.device("cpu")
@@ -296,3 +298,68 @@ def test_clips_are_measured_one_by_one() -> None:
         measure_clips(source.astype(float), coded.astype(float), ("psnr",), ffmpeg=ffmpeg)
     with pytest.raises(InputError, match="choose among"):
         measure_clips(source, coded, ("vmaf",), ffmpeg=ffmpeg)
+
+
+VIEW = {"kind": "native", "frames": 2, "stride": 1, "size": 112, "clips": 3, "seed": 0}
+
+
+def test_one_clip_a_video_is_judged_beside_all(student: Student, folder: Path) -> None:
+    shards = [replace(shard, view=VIEW) for shard in load_corpus([folder])]
+    table = score_shards(student, shards, CPU).table
+    one = score_shards(student, shards, CPU, crops=1).table
+    # of three clips the one in the middle, also where a single clip is asked for
+    assert one["alone"].to_numpy() == pytest.approx(table["alone_centre"].to_numpy(), abs=1e-4)
+    first = [replace(s, distorted=s.distorted[:, :1], reference=None) for s in shards]
+    assert (score_shards(student, first, CPU).table["alone"] - one["alone"]).abs().max() > 1e-3
+    found = evaluate(table, draws=0)
+    srcc = stats.spearmanr(table["alone_centre"], table["label"]).statistic
+    assert found["judges"]["alone"]["centre_clip"]["srcc"] == pytest.approx(srcc)
+    assert "centre clip" in figures_text(found)
+    crops = score_shards(student, load_corpus([folder]), CPU).table
+    assert crops["alone_centre"].isna().all()
+    assert "centre_clip" not in evaluate(crops, draws=0)["judges"]["alone"]
+
+
+def test_published_figures_stand_beside_ours_for_a_row_of_the_table(judged: ShardScores) -> None:
+    recipe = {"teacher": {"model": "internvqa-1b"}, "loss": {"feature": 1.0}, "split": "authors"}
+    about = {"model": "internvqa-small", "label": WATERLOO, "recipe": json.dumps(recipe)}
+    row = published_row(about, WATERLOO)
+    assert row == PublishedRow("InternVQA-Small_dist", plcc=0.821, srcc=0.794, same_titles=True)
+    alone = {**recipe, "teacher": None, "loss": {"feature": 0.0}, "split": "fold 1/5"}
+    other = {**about, "label": BVI_HD, "recipe": json.dumps(alone)}
+    assert published_row(other, BVI_HD) == PublishedRow("InternVQA-Small", 0.686, 0.630, False)
+    for changes, label in (
+        ({}, BVI_HD),
+        ({"model": "internvqa-mini"}, WATERLOO),
+        ({"recipe": "{"}, WATERLOO),
+        ({"recipe": "{}"}, WATERLOO),
+        ({"recipe": json.dumps({**recipe, "loss": {"feature": 0}})}, WATERLOO),
+    ):
+        assert published_row({**about, **changes}, label) is None
+    document = {**evaluate(judged.table, draws=0), "paper": asdict(row)}
+    lines = [line.split() for line in figures_text(document).splitlines()]
+    assert ["theirs", "0.794", "0.821"] in lines
+    assert any(line[:3] == ["ours,", "all", "clips"] for line in lines)
+
+
+def test_two_students_are_held_against_each_other(
+    student: Student, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    weights, found = tmp_path / "w.safetensors", tmp_path / "f.json"
+    save_student(student, weights, "internvqa-mini", "VMAF v0.6.1", {})
+    argv = ["evaluate", str(weights), str(folder), "--device", "cpu", "--crops", "1"]
+    assert main([*argv, "--against", "internvqa-mini", "--json", str(found), "--quiet"]) == 0
+    document = json.loads(found.read_text("utf-8"))
+    assert document["against"]["weights"] == "internvqa-mini"
+    gaps, own = (
+        document["against"]["judges"]["anchored"],
+        document["judges"]["anchored"]["overall"],
+    )
+    assert gaps["srcc"]["one"] == own["srcc"]
+    assert gaps["srcc"]["difference"] == pytest.approx(own["srcc"] - gaps["srcc"]["other"])
+    low, high = gaps["rmse"]["interval"]
+    assert low < gaps["rmse"]["difference"] < high
+    shown = capsys.readouterr().out
+    assert "against internvqa-mini, on the same encodes" in shown
+    assert main([*argv, "--against", "nothing"]) == 2
+    assert "no weights 'nothing'" in capsys.readouterr().err

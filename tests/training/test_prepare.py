@@ -145,10 +145,11 @@ def test_few_frames_are_held_at_a_time(clips: int, frames: int, reads: int) -> N
         asked.append(indices)
         return video[indices]
 
-    found = clips_of(view, (48, 40), 900, read, 5)
+    placed = PlacedView(view, (48, 40), [5])
+    rows = list(enumerate(view.times(900).tolist()))
+    found = np.concatenate(list(clips_of(placed, rows, read)))
     assert len(asked) == reads and all(len(part) <= FRAMES_AT_ONCE for part in asked)
     assert all(part == sorted(set(part)) for part in asked)
-    placed = PlacedView(view, (48, 40), [5])
     for clip, row in enumerate(view.times(900)):
         for step, index in enumerate(row):
             assert np.array_equal(found[clip, step], placed.cut(video[index][None], clip)[0])

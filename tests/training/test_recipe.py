@@ -1,12 +1,13 @@
 """A training recipe: what it may say, and what is said of one that does not."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from tests.support.media import REPOSITORY
 from vqaloop.errors import InputError
-from vqaloop.training.recipe import Losses, Recipe, Teacher, read_recipe
+from vqaloop.training.recipe import Losses, Recipe, Teacher, bundled_recipes, read_recipe
 
 TOP = {
     "model": '"internvqa-mini"',
@@ -80,6 +81,10 @@ def test_a_recipe_is_read_with_its_types_and_defaults(tmp_path: Path) -> None:
         ({"weight_decay": "-0.1"}, "weight_decay should be a number >= 0"),
         ({"weight_decay": "inf"}, "weight_decay should be a number <= 1000000"),
         ({"learning_rate": "nan"}, "learning_rate should be a number >= 0"),
+        ({"betas": "[0.9]"}, "betas should be "),
+        ({"betas": "[0.9, 1.0]"}, r"betas\[1\] should be a number < 1"),
+        ({"drop_path": "1"}, "drop_path should be a number < 1"),
+        ({"model": '"fastvqa-tiny"', "recompute": "true"}, "recompute is for the internvqa model"),
     ],
 )
 def test_wrong_values_are_refused(tmp_path: Path, changes: dict[str, str], says: str) -> None:
@@ -132,6 +137,7 @@ def test_losses_are_checked(tmp_path: Path, loss: str, says: str) -> None:
         ({"freeze": '"half"'}, "teacher.freeze is one of paper, as_released, all, not 'half'"),
         ({"model": '"vit"'}, "teacher.model is one of internvqa-mini, .*fastvqa-base, not 'vit'"),
         ({"corpus": '"wide"'}, "teacher.corpus should be a list and is "),
+        ({"frames": "8", "corpus": "[]"}, "teacher.frames and teacher.crop are of teacher.corpus"),
         ({"frost": "1"}, "teacher.frost is no key that vqaloop knows.*; known are corpus, "),
     ],
 )
@@ -184,11 +190,69 @@ def test_the_engines_file_lies_beside_the_recipe(
     assert read_recipe(path).engine == str(elsewhere)
 
 
+def test_a_recipe_takes_over_what_it_extends(tmp_path: Path) -> None:
+    (tmp_path / "base").mkdir()
+    changes = {"engine": '"zero.json"', "warm_up": "5"}
+    written(tmp_path / "base" / "r.toml", changes, "alone = 1\nrank = 0.5", TEACHER)
+    near = tmp_path / "near.toml"
+    near.write_text('extends = "base/r.toml"\nsteps = 7\n[loss]\nteacher = 1\n', "utf-8")
+    path = tmp_path / "r.toml"
+    path.write_text('extends = "near.toml"\nout = "mine"\n[loss]\nrank = 0.25\n', "utf-8")
+    found = read_recipe(path)
+    assert (found.steps, found.out, found.warm_up) == (7, "mine", 5)
+    assert found.loss == Losses(alone=1.0, teacher=1.0, rank=0.25)
+    assert found.teacher == Teacher("internvqa-1b", freeze="paper", corpus=("wide",))
+    assert found.engine == str(tmp_path / "base" / "zero.json")
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ('extends = "r.toml"', "extends itself by way of .*r.toml; break the circle"),
+        ('extends = "other.toml"', "extends itself by way of .*other.toml"),
+        ('extends = "none.toml"', "none.toml cannot be read"),
+        ("extends = 3", "extends should be text"),
+    ],
+)
+def test_what_cannot_be_extended_is_refused(tmp_path: Path, text: str, says: str) -> None:
+    (tmp_path / "r.toml").write_text(text, encoding="utf-8")
+    (tmp_path / "other.toml").write_text('extends = "r.toml"', encoding="utf-8")
+    with pytest.raises(InputError, match=says):
+        read_recipe(tmp_path / "r.toml")
+
+
 def test_every_shipped_recipe_can_be_read() -> None:
-    root = REPOSITORY / "recipes"
-    recipes = sorted(root.glob("*/*.toml"))
-    assert recipes
-    for path in recipes:
-        found = read_recipe(path)
-        assert found.steps > 0
+    recipes = bundled_recipes()
+    assert len(recipes) == len([*(REPOSITORY / "recipes").glob("*/*.toml")])
+    outs = [read_recipe(path).out for path in recipes.values()]
+    assert len(set(outs)) == len(outs), "no run writes over that of another"
+    for name in recipes:
+        found = read_recipe(Path(name))
         assert not found.engine or Path(found.engine).is_file()
+
+
+def test_the_papers_table_is_bundled() -> None:
+    """Table I of arXiv 2502.19026: two sets; three sizes alone, two taught, FAST-VQA both ways."""
+    fast = ("fastvqa", "fastvqa-base")
+    for dataset in ("waterloo", "bvi-hd"):
+        for size, model in [(s, f"internvqa-{s}") for s in ("small", "base", "1b")] + [
+            ("fastvqa", "fastvqa-tiny"),
+            ("fastvqa-base", "fastvqa-base"),
+        ]:
+            name = f"{dataset}-{size}"
+            alone = read_recipe(Path(name if size == "1b" else f"{name}/alone"))
+            assert alone.model == model and alone.teacher is None
+            assert alone.loss == Losses(alone=1.0) and alone.split == "authors"
+            assert all(dataset in folder for folder in alone.corpus)
+            assert alone.betas == (0.9, 0.999)
+            assert alone.drop_path == (0.3 if size == "1b" else 0.1)
+            if size == "1b":
+                assert alone.recompute
+                continue
+            taught = read_recipe(Path(name))
+            assert taught.teacher is not None and taught.teacher.model == "internvqa-1b"
+            assert taught.loss == Losses(alone=1.0, teacher=1.0, feature=1.0)
+            assert bool(taught.teacher.corpus) == (size in fast)
+            assert all(dataset in folder for folder in taught.teacher.corpus)
+            same = replace(taught, teacher=None, loss=alone.loss, out=alone.out)
+            assert same == alone, "but for the teacher"

@@ -4,6 +4,9 @@ import json
 import math
 import os
 import re
+import socket
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -14,6 +17,7 @@ import torch
 from torch import Tensor
 
 from tests.support import training
+from tests.support.media import REPOSITORY
 from tests.support.training import (
     CPU,
     left_in,
@@ -27,6 +31,7 @@ from vqaloop.media.colour import to_clips
 from vqaloop.models import create_student
 from vqaloop.models.internvideo2 import InternVideo2
 from vqaloop.models.weights import load_student, save_student
+from vqaloop.training import deepspeed_engine
 from vqaloop.training import train as train_module
 from vqaloop.training.deepspeed_engine import engine_config
 from vqaloop.training.recipe import Losses, Recipe, Teacher
@@ -144,11 +149,21 @@ def test_a_teacher_teaches_on_opinion_scores(
         held_out=(),
         split="fold 1/2",
         loss=Losses(alone=1.0, teacher=1.0, feature=1.0),
-        teacher=Teacher("internvqa-tiny", str(tmp_path / "large.safetensors"), "paper"),
+        teacher=Teacher(
+            "internvqa-tiny",
+            str(tmp_path / "large.safetensors"),
+            "paper",
+            drop_path=0.3,
+            recompute=True,
+        ),
         steps=2,
         accumulate=1,
         augment="colour",
         layer_decay=0.75,
+        betas=(0.9, 0.999),
+        drop_path=0.1,
+        recompute=True,
+        rate_clips=4,
     )
     models: list[TrainingModel] = []
 
@@ -158,14 +173,34 @@ def test_a_teacher_teaches_on_opinion_scores(
 
     monkeypatch.setattr(train_module, "TrainingModel", kept_model)
     said: list[str] = []
-    student, about = load_student(train(taught, device=CPU, report=said.append))
+    whole = train(taught, device=CPU, report=said.append)
+    student, about = load_student(whole)
     assert said[0] == "2 scenes, 2 held out; 2 steps"
+    # 2 scenes x 2 crops x 2 encodes, of 4 that the rate is for
+    assert [float(row["lr"]) for row in logged(Path(taught.out)) if row["lr"]] == pytest.approx(
+        [2e-3 * train_module._schedule(step, taught) for step in (0, 1)]
+    )
     assert student.anchored is None and student.alone is None
     first, last = logged(Path(taught.out))[0], logged(Path(taught.out))[1]
     for name in ("alone", "teacher", "feature"):
         assert float(first[name]) > 0 and first[name] != last[name]
-    (model,) = models
+    model = models[0]
     assert model.teacher is not None
+    # checkpoints are without what is frozen
+    (file,) = Path(taught.out).glob("checkpoint-2/*model_states.pt")
+    names = set(deepspeed_engine.read(str(file))["module"])
+    assert {n for n, p in model.named_parameters() if p.requires_grad} == names
+    assert not any(n.startswith("teacher.backbone.blocks.0.") for n in names)
+    # and a run that was stopped goes on from them all the same
+    halves = replace(taught, out=str(tmp_path / "halves"))
+    with monkeypatch.context() as patch:
+        patch.setattr(train_module, "CHECKPOINT_EVERY", 1)
+        stop_at(1, taught.accumulate, patch)
+        with pytest.raises(KeyboardInterrupt):
+            train(halves, device=CPU)
+    said.clear()
+    same_weights(train(halves, device=CPU, report=said.append), whole, atol=1e-6)
+    assert said[0] == "resumed at step 1"
     kept = load_student(tmp_path / "large.safetensors")[0].state_dict()
     moved = {k for k, v in model.teacher.state_dict().items() if not torch.equal(v, kept[k])}
     assert {"backbone.head.weight", "backbone.blocks.3.mlp.fc2.weight"} <= moved
@@ -263,6 +298,39 @@ def test_a_teachers_corpus_must_match(recipe: Recipe, data: Path) -> None:
 def test_a_loss_that_is_no_number_ends_the_run(recipe: Recipe) -> None:
     with pytest.raises(InputError, match="no longer a number at step .; lower learning_rate"):
         train(replace(recipe, learning_rate=1e30, clip_norm=0.0, warm_up=0), device=CPU)
+
+
+NAN = """
+import os, sys
+import torch
+from vqaloop.training.deepspeed_engine import any_process
+
+rank = int(os.environ["RANK"])
+torch.distributed.init_process_group("gloo")
+cpu = torch.device("cpu")
+found = [any_process(rank == 1, cpu), any_process(False, cpu)]
+torch.distributed.destroy_process_group()
+sys.exit(0 if found == [True, False] else 1)
+"""
+
+
+def test_a_loss_that_is_no_number_in_one_process_stops_all() -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    shared = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    children = [
+        subprocess.Popen(
+            [sys.executable, "-c", NAN],
+            env={**os.environ, **shared, "RANK": str(rank), "PYTHONPATH": str(REPOSITORY)},
+        )
+        for rank in range(2)
+    ]
+    try:
+        assert [child.wait(60) for child in children] == [0, 0]
+    finally:
+        for child in children:
+            child.kill()
 
 
 def test_an_engines_file_that_cannot_be_read_is_refused(recipe: Recipe, tmp_path: Path) -> None:

@@ -2,7 +2,9 @@
 
 import argparse
 import os
+from dataclasses import asdict
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from vqaloop.cli.arguments import Command
 from vqaloop.cli.options import workers_of
@@ -12,6 +14,9 @@ from vqaloop.core.option_fields import given_options, whole
 from vqaloop.core.text import counted, printable, quoted
 from vqaloop.errors import InputError
 from vqaloop.execution.options import Running
+
+if TYPE_CHECKING:
+    from vqaloop.models.student import Student
 
 
 def run_corpus(options: argparse.Namespace) -> int:
@@ -91,51 +96,69 @@ def run_distill(options: argparse.Namespace) -> int:
 
 def run_evaluate(options: argparse.Namespace) -> int:
     from vqaloop.models.device import pick_device
-    from vqaloop.models.weights import load_student
-    from vqaloop.quality.registry import shipped_weights
     from vqaloop.report.progress import Progress
-    from vqaloop.training.evaluate import METRICS, evaluate, score_shards
+    from vqaloop.training.evaluate import METRICS, differences, evaluate, score_shards
     from vqaloop.training.evaluation_report import figures_text, write_evaluation
-    from vqaloop.training.shards import load_shard, shard_paths, title_of, trained_titles
+    from vqaloop.training.paper import published_row
+    from vqaloop.training.shards import load_shard, shard_paths, title_of
+    from vqaloop.training.windows import middle_windows, view_of_weights, window_between
 
     metrics = options.metrics.split(",") if options.metrics else []
     if not set(metrics) <= set(METRICS):
         raise InputError(f"--metrics {options.metrics!r}: choose among {', '.join(METRICS)}")
     if options.crops is not None and options.crops < 1:
         raise InputError(f"--crops {options.crops} is too few; give 1 or more")
-    shipped = {path.stem: path for path in shipped_weights()}
-    path = shipped.get(options.weights, Path(options.weights))
-    if not path.exists():
-        raise InputError(f"no weights {quoted(path)}; give a file, or one of {', '.join(shipped)}")
-    student, about = load_student(path)
-    known = frozenset[str]() if options.all else trained_titles(about)
+    names = [options.weights, *([options.against] if options.against else [])]
+    loaded = [_weights(name, options.all) for name in names]
+    known = frozenset[str]().union(*(titles for _, _, titles in loaded))
     there = shard_paths(options.datasets)
     paths = [path for path in there if title_of(path) not in known] if known else there
     if not paths:
         raise InputError(
-            f"{options.weights} was trained on all titles there; give others, or judge these all "
-            "the same with --all"
+            f"{' or '.join(names)} was trained on all titles there; give others, or judge these "
+            "all the same with --all"
         )
     if options.output:
         _check_place(options.output)
     running = Running(**given_options(Running, options))
     device = pick_device(running.device)
+    scored = []
     with Progress(quiet=options.quiet) as progress:
-        found = score_shards(
-            student.to(device),
-            map(load_shard, paths),
-            device,
-            crops=options.crops,
-            metrics=metrics,
-            ffmpeg=ffmpeg_path(running.ffmpeg),
-            seed=running.seed,
-            report=progress.log,
-        )
+        for i, (student, about, _) in enumerate(loaded):
+            view = view_of_weights(about)
+            shards = (
+                middle_windows(shard, window_between(view, shard))
+                for shard in map(load_shard, paths)
+            )
+            found = score_shards(
+                student.to(device),
+                shards,
+                device,
+                crops=options.crops,
+                metrics=[] if i else metrics,
+                ffmpeg=ffmpeg_path(running.ffmpeg),
+                seed=running.seed,
+                report=progress.log,
+            )
+            scored.append(found)
+    found, about = scored[0], loaded[0][1]
     figures = {
         "weights": printable(options.weights),
         "weights_sha256": about["sha256"],
         **evaluate(found.table, found.crops, seed=running.seed),
     }
+    paper = published_row(about, figures["label"])
+    if paper is not None:
+        figures["paper"] = asdict(paper)
+    if options.against:
+        gaps = differences(found.table, scored[1].table, seed=running.seed)
+        figures["against"] = {
+            "weights": printable(options.against),
+            "weights_sha256": loaded[1][1]["sha256"],
+            "judges": {
+                head: {k: asdict(gap) for k, gap in by.items()} for head, by in gaps.items()
+            },
+        }
     if len(paths) < len(there):
         left = counted(len(there) - len(paths), "scene")
         say(options, f"left out {left} of titles it was trained on")
@@ -147,6 +170,20 @@ def run_evaluate(options: argparse.Namespace) -> int:
         say(options, f"wrote {options.output}")
     emit(options, figures)
     return 0
+
+
+def _weights(name: str, every: bool) -> "tuple[Student, dict[str, str], frozenset[str]]":
+    """A student by its file or shipped name, its header, and the titles to leave out."""
+    from vqaloop.models.weights import load_student
+    from vqaloop.quality.registry import shipped_weights
+    from vqaloop.training.shards import trained_titles
+
+    shipped = {path.stem: path for path in shipped_weights()}
+    path = shipped.get(name, Path(name))
+    if not path.exists():
+        raise InputError(f"no weights {quoted(path)}; give a file, or one of {', '.join(shipped)}")
+    student, about = load_student(path)
+    return student, about, frozenset() if every else trained_titles(about)
 
 
 def _check_place(folder: Path) -> None:
@@ -233,6 +270,11 @@ def add_evaluate(command: Command) -> None:
     evaluate.add_argument("weights", metavar="WEIGHTS", help="a file, or a shipped name")
     evaluate.add_argument(
         "datasets", metavar="DATASET", type=Path, nargs="+", help="a folder of shards"
+    )
+    evaluate.add_argument(
+        "--against",
+        metavar="WEIGHTS",
+        help="another student, for the differences on the same encodes",
     )
     evaluate.add_argument(
         "--metrics",

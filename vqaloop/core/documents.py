@@ -101,6 +101,11 @@ def read_toml(path: Path, kind: type[T], name: str) -> T:
     Raises:
         InputError: The file cannot be read or is wrong; names the first place at fault.
     """
+    return of_toml(toml_values(path, name), kind, name)
+
+
+def toml_values(path: Path, name: str) -> dict[str, Any]:
+    """The table in a TOML file, of bounded size and depth. Raises InputError."""
     try:
         text = read_start(path, LARGEST_TOML + 1)
         if len(text) > LARGEST_TOML:
@@ -124,6 +129,14 @@ def read_toml(path: Path, kind: type[T], name: str) -> T:
             raise InputError(f"{name} holds a whole number of more than 64 bits; correct it")
         elif isinstance(value, str) and "\0" in value:
             raise InputError(f"{name} holds a zero byte in a text; take it out")
+    return values
+
+
+def of_toml(values: dict[str, Any], kind: type[T], name: str) -> T:
+    """A table of `toml_values` as a value of type `kind`, which must know all its keys.
+
+    Raises InputError naming the first place at fault.
+    """
     found = as_type(values, kind, name, "correct it")
     for place, key, known in _unknown_keys(values, found, ""):
         raise InputError(

@@ -80,11 +80,14 @@ def check_run(
 
 
 def check_metric(
-    metric: Metric, weights: str | os.PathLike[str] | None, anchored: bool = True
+    metric: Metric,
+    weights: str | os.PathLike[str] | None,
+    anchored: bool = True,
+    canvas: tuple[int, int] | None = None,
 ) -> None:
     """Raises InputError for a device that is not there, and for weights that do not load.
 
-    `anchored`: or that cannot judge against a source.
+    `anchored`: or that cannot judge against a source; nor one of `canvas`, its width and height.
 
     A student loads when it first scores; what a user named is better refused before any encode.
     """
@@ -94,4 +97,4 @@ def check_metric(
         return
     _ = metric.device
     if weights is not None:
-        metric.check(anchored)
+        metric.check(anchored, canvas)

@@ -10,6 +10,8 @@ from vqaloop.core.text import utf8
 from vqaloop.core.version import __version__
 from vqaloop.encoding.spec import EncoderSpec
 from vqaloop.encoding.survey import encoder_version, ffmpeg_version
+from vqaloop.quality.metric import Metric
+from vqaloop.quality.student_metric import StudentMetric
 from vqaloop.records import Score, Source
 
 if TYPE_CHECKING:
@@ -55,7 +57,7 @@ def head_json(schema: str, session: Session[Any], score: Score) -> dict[str, Any
         "source": source_json(session.source),
         "codec": session.options.codec,
         "encoder": encoder_json(session.spec, version, session.ffmpeg, session.preset),
-        "metric": metric_json(score),
+        "metric": metric_json(score, session.metric),
     }
 
 
@@ -65,11 +67,13 @@ def cost_json(cost: Cost, wall_s: float) -> dict[str, Any]:
     return {**spent, "wall_s": round(wall_s, 3)}
 
 
-def metric_json(score: Score) -> dict[str, Any]:
-    """Which metric, and what its weights were fitted to."""
+def metric_json(score: Score, metric: Metric) -> dict[str, Any]:
+    """Which metric, what its weights were fitted to, and how that became VMAF points."""
+    scale = metric.scale if isinstance(metric, StudentMetric) else None
     return {
         "name": score.metric,
         "mode": score.mode,
         "weights_sha256": score.weights_sha256,
         "label": score.label,
+        **({"scale": asdict(scale)} if scale else {}),
     }

@@ -215,6 +215,7 @@ def settings(ladder: Ladder) -> dict[str, str]:
         "parameters": ", ".join(params) or "the preset's",
         "metric": f"{metric['name']}, {metric['mode']}",
         "weights": str(weights)[:12] if weights else "none",
+        "fitted to": metric.get("label") or "nothing",
         "vqaloop": about["vqaloop"],
     }
 

@@ -13,6 +13,7 @@ from vqaloop.ladder.compare import (
     size_ranges,
     value_of,
 )
+from vqaloop.ladder.summary import has_opinions, label_line
 from vqaloop.records import Ladder, Rung
 from vqaloop.report.console import WIDTH, console_for, encodable, table
 
@@ -58,7 +59,8 @@ def side_by_side(a: Sequence[Rung], b: Sequence[Rung]) -> list[tuple[Rung | None
 
 def rung_headings(ladder: Ladder, name: str) -> list[str]:
     """Of one side of the table; a metric of the guard that is the score has no second column."""
-    return [f"{name} kb/s", "size", "score", *map(metric_name, _guards(ladder))]
+    opinion = ["opinion"] if has_opinions(ladder) else []
+    return [f"{name} kb/s", "size", "score", *opinion, *map(metric_name, _shown_guards(ladder))]
 
 
 def rung_cells(ladder: Ladder, rung: Rung | None, digits: int = 1) -> list[str]:
@@ -68,7 +70,8 @@ def rung_cells(ladder: Ladder, rung: Rung | None, digits: int = 1) -> list[str]:
         shown_rate(rung.bitrate_kbps),
         f"{rung.width}x{rung.height}",
         shown(rung.score, digits),
-        *(shown(value_of(rung, ladder, metric), digits) for metric in _guards(ladder)),
+        *([shown(rung.opinion, digits)] if has_opinions(ladder) else []),
+        *(shown(value_of(rung, ladder, metric), digits) for metric in _shown_guards(ladder)),
     ]
 
 
@@ -78,15 +81,23 @@ def rung_rows(compared: LadderComparison) -> tuple[list[str], list[list[str]]]:
     known = {name for ladder in ladders.values() for name in _guards(ladder)}
     guards = [name for name in ("vmaf", "psnr_y") if name in known]
     found = [(name, rung) for name, ladder in ladders.items() for rung in ladder.rungs]
+    opinions = any(map(has_opinions, ladders.values()))
     rows = [
         [
             name,
             *rung_cells(ladders[name], rung, 2)[:3],
+            *([shown(rung.opinion, 2)] if opinions else []),
             *(shown(value_of(rung, ladders[name], metric), 2) for metric in guards),
         ]
         for name, rung in sorted(found, key=lambda item: item[1].bitrate_kbps)
     ]
-    return ["", "kb/s", "size", "score", *map(metric_name, guards)], rows
+    head = ["", "kb/s", "size", "score", *["opinion"] * opinions]
+    return [*head, *map(metric_name, guards)], rows
+
+
+def _shown_guards(ladder: Ladder) -> list[str]:
+    """Of one side of the table, which has no room for an opinion beside all."""
+    return _guards(ladder)[: 1 if has_opinions(ladder) else None]
 
 
 def _guards(ladder: Ladder) -> list[str]:
@@ -164,6 +175,8 @@ def print_pair(compared: LadderComparison) -> None:
     line("")
     for name, ladder in (("A", compared.a), ("B", compared.b)):
         line(f"{name}  {ladder.folder}: {ladder_words(ladder)}")
+        if label_line(ladder):
+            line(f"   {label_line(ladder)}")
     line(difference_line(compared))
     line("")
     console.print(gap_table(compared, encoding))

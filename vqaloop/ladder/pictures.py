@@ -76,7 +76,9 @@ def worst_json(source: Source, scores: Sequence[Score]) -> list[dict[str, Any]]:
     found: dict[tuple[int, int | None, int | None], list[float]] = {}
     for score in scores:
         values: Any = zip(score.places, score.clips, strict=False)
-        if not score.places and len(score.clips) == source.frames:
+        if not score.places and score.moments:
+            values = (((n, None, None), value) for n, value in dict(score.moments).items())
+        elif not score.places and len(score.clips) == source.frames:
             values = (((n, None, None), value) for n, value in enumerate(score.clips))
         for place, value in values:
             found.setdefault(tuple(place), []).append(value)

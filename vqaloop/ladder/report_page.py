@@ -13,7 +13,7 @@ from vqaloop.ladder import report_plots
 from vqaloop.ladder.pictures import Box, Pictures, Place
 from vqaloop.ladder.rd_plot import ladder_title, metric_words, rd_svg
 from vqaloop.ladder.reproduce import folder_name, ladder_command, report_command
-from vqaloop.ladder.summary import cost_line, estimate_line
+from vqaloop.ladder.summary import cost_line, estimate_line, has_opinions, label_line
 from vqaloop.records import Ladder, Rung
 from vqaloop.report.html import link, render, shell_word
 
@@ -63,6 +63,8 @@ def html_page(ladder: Ladder, pictures: Pictures) -> str:
         warnings=ladder.about.get("warnings") or [],
         knob=ladder.rungs[0].knob[0],
         rungs=_rung_rows(ladder),
+        opinion=_sentence(label_line(ladder)) if label_line(ladder) else "",
+        headings=_rung_headings(ladder),
         metric=metric_words(ladder),
         broad=rd_svg(ladder),
         narrow=rd_svg(ladder, narrow=True),
@@ -108,7 +110,15 @@ def _summary(ladder: Ladder) -> str:
     )
 
 
+def _rung_headings(ladder: Ladder) -> list[str]:
+    opinion = ["opinion"] if has_opinions(ladder) else []
+    knob = ladder.rungs[0].knob[0]
+    head = ["rung", "size", "kb/s", "peak kb/s", knob, "score", *opinion, "predicted"]
+    return [*head, "VMAF", "PSNR-Y", "bytes", "file"]
+
+
 def _rung_rows(ladder: Ladder) -> list[list[str]]:
+    opinions = has_opinions(ladder)
     return [
         [
             str(number),
@@ -117,6 +127,7 @@ def _rung_rows(ladder: Ladder) -> list[list[str]]:
             shown_rate(rung.peak_kbps),
             f"{rung.knob[1]:g}",
             shown(rung.score, 2),
+            *([shown(rung.opinion, 2)] if opinions else []),
             shown(rung.score_predicted, 2),
             shown(rung.guard.get("vmaf"), 2),
             shown(rung.guard.get("psnr_y"), 2),

@@ -376,6 +376,7 @@ class Loop:
                     peak_kbps=item.encode.peak_kbps,
                     score=item.score.value,
                     score_predicted=item.expected,
+                    opinion=item.score.opinion,
                     guard=guard,
                     knob=(spec.knob.name, rendition.knob),
                     params=dict(rendition.params),

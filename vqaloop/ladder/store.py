@@ -55,10 +55,16 @@ class _Encoder(Struct):
     ffmpeg_version: str | None = None
 
 
+class _Scale(Struct):
+    target: str
+    rmse: Number
+
+
 class _Metric(Struct):
     name: str
     mode: str
     label: str | None = None
+    scale: _Scale | None = None
 
 
 class _Knob(Struct):
@@ -84,6 +90,7 @@ class _Rung(Size):
     ffmpeg_args: list[str]
     file: str
     over_time: _OverTime | None = None
+    opinion: Number | None = None
 
 
 class _Point(Struct):

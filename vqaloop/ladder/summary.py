@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 def ladder_table(ladder: Ladder) -> "Table":
     """The rungs, lowest first, within 80 columns; bitrates in kb/s."""
     knob = printable(ladder.rungs[0].knob[0])[:9] if ladder.rungs else "knob"
+    opinions = has_opinions(ladder)
     rows = [
         [
             str(number),
@@ -24,14 +25,34 @@ def ladder_table(ladder: Ladder) -> "Table":
             shown_rate(rung.peak_kbps),
             f"{rung.knob[1]:g}",
             shown(rung.score),
+            *([shown(rung.opinion)] if opinions else []),
             shown(rung.score_predicted),
             shown(rung.guard.get("vmaf")),
             shown(rung.guard.get("psnr_y")),
         ]
         for number, rung in enumerate(ladder.rungs, 1)
     ]
-    headings = ("#", "size", "kb/s", "peak", knob, "score", "predicted", "VMAF", "PSNR-Y")
+    headings = ["#", "size", "kb/s", "peak", knob, "score", "predicted", "VMAF", "PSNR-Y"]
+    if opinions:
+        headings.insert(headings.index("predicted"), "opinion")
     return table(headings, rows)
+
+
+def has_opinions(ladder: Ladder) -> bool:
+    """Whether its scores are mapped from a scale of opinions, which is shown beside."""
+    return any(rung.opinion is not None for rung in ladder.rungs)
+
+
+def label_line(ladder: Ladder) -> str:
+    """How scores mapped from a scale of opinions came about; "" for others."""
+    metric = ladder.about["metric"]
+    scale = metric.get("scale")
+    if not scale:
+        return ""
+    return (
+        f"opinion: {printable(metric['label'] or 'no label')}, for the score mapped to "
+        f"{printable(scale['target'])} (error {scale['rmse']:.1f} points on titles left out)"
+    )
 
 
 def cost_line(ladder: Ladder) -> str:
@@ -73,6 +94,8 @@ def print_ladder(ladder: Ladder) -> None:
     console = console_for(sys.stdout)
     console.print(ladder_table(ladder), width=min(console.width, WIDTH))
     print_line(console, "")
+    if label_line(ladder):
+        print_line(console, label_line(ladder))
     for warning in ladder.about.get("warnings") or ():
         print_line(console, f"warning: {warning}", "yellow")
     if not ladder.trusted:

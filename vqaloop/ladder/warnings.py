@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from vqaloop.quality.metric import Metric
+from vqaloop.quality.metric import LEARNED, Metric
 from vqaloop.records import RDPoint, Rung
 from vqaloop.search.rungs import Rules
 
-GUARD_GAP = 10.0
-"""Points between a student's score and the VMAF of a delivered file beyond which the student is
-not to be trusted: more than two times its held-out error."""
 TOLERANCE_STEPS = 1.5
 """Steps (of the metric's own) by which a rung may miss its prediction before the ladder is not to
 be trusted; on VMAF's scale 6 points, about one just noticeable difference."""
@@ -61,8 +59,8 @@ def find_doubts(rungs: Sequence[Rung], metric: Metric, whole: bool) -> Doubts:
     tolerance = TOLERANCE_STEPS * metric.step
     missed = [r for r in rungs if not whole and abs(r.score - r.score_predicted) > tolerance]
     # only a score on VMAF's own scale can be held against VMAF
-    on_scale = metric.mode == "anchored" and metric.top == 100
-    astray = [r for r in rungs if on_scale and abs(r.score - r.guard["vmaf"]) > GUARD_GAP]
+    gap = metric.guard_gap if metric.mode in LEARNED else math.inf
+    astray = [rung for rung in rungs if abs(rung.score - rung.guard["vmaf"]) > gap]
     return Doubts(tuple(missed), tuple(astray))
 
 

@@ -36,6 +36,9 @@ MISSED = 0.1
 RAW_RATE = Fraction(25)
 """The rate, in fps, of raw video whose name gives none; frames are found by index all the same."""
 
+DECODING_THREADS = 2
+"""Threads of the decoder of one file."""
+
 
 @dataclass(frozen=True)
 class VideoFacts:
@@ -191,7 +194,8 @@ def _command(
     """ffmpeg's command line, which writes the chosen frames to stdout."""
     wanted = any_of([f"eq(n,{index})" for index in indices])
     scale = f"scale={size[0]}:{size[1]}:flags={SCALER}"
-    options = input_arguments(facts.options)
+    # several files are decoded at a time: all threads for each would only take memory
+    options = {**input_arguments(facts.options), "threads": DECODING_THREADS}
     graph = ffmpeg_graph.input("INPUT", max_pixels=MAX_PIXELS, **options).output(
         "pipe:1",
         # V rather than v: cover art is no video

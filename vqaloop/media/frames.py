@@ -13,6 +13,7 @@ import numpy as np
 from av.video.frame import VideoFrame
 from av.video.reformatter import Interpolation, VideoReformatter
 
+from vqaloop.bitstream.avs2 import read_picture_size
 from vqaloop.bitstream.colour_tags import RANGES, UNTAGGED, colour_range, in_range
 from vqaloop.bitstream.demux import main_video, open_video
 from vqaloop.bitstream.formats import ENCODES, SOURCES
@@ -217,6 +218,22 @@ def each_of_encode(
         )
         return
     yield from _with_pyav(path, indices, size, fps, (wanted_range, wanted_range), threads)
+
+
+def encode_size(path: Path, decoder: str) -> tuple[int, int]:
+    """Width and height of an encode in pixels, even. Raises DecodeFailed."""
+    try:
+        if decoder == "ffmpeg":
+            width, height = read_picture_size(path)
+        else:
+            with open_video(path, ENCODES) as container:
+                codec = main_video(container).codec_context
+                width, height = codec.width, codec.height
+    except (*TROUBLE, AttributeError) as error:
+        raise DecodeFailed(f"{_name(path)} could not be opened: {error}") from error
+    if min(width, height) < 2:
+        raise DecodeFailed(f"{_name(path)} has no size in its header; it is damaged")
+    return width // 2 * 2, height // 2 * 2
 
 
 def _tagged_range(path: Path) -> str | None:

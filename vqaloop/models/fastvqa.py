@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from vqaloop.models.drop_path import drop_path, set_drop_path
 from vqaloop.models.fragments import FRAGMENT, FRAGMENTS, cut_fragments, fragment_places
 
 __all__ = ["BASE", "TINY", "Config", "FastVQA", "cut_fragments", "fragment_places"]
@@ -129,6 +130,8 @@ class Mlp(nn.Module):
 class Block(nn.Module):
     """Pre-norm Swin block on (B, T, H, W, C) tokens."""
 
+    drop_path = 0.0
+
     def __init__(self, width: int, heads: int, window: Triple, gated: bool) -> None:
         super().__init__()
         self.norm1 = nn.LayerNorm(width)
@@ -137,8 +140,9 @@ class Block(nn.Module):
         self.mlp = Mlp(width)
 
     def forward(self, x: Tensor, layout: Layout) -> Tensor:
-        x = x + self.attend(self.norm1(x), layout)
-        return x + self.mlp(self.norm2(x))  # type: ignore[no-any-return]
+        rate, training = self.drop_path, self.training
+        x = x + drop_path(self.attend(self.norm1(x), layout), rate, training)
+        return x + drop_path(self.mlp(self.norm2(x)), rate, training)
 
     def attend(self, x: Tensor, layout: Layout) -> Tensor:
         """Attention inside the windows of `layout`; the grid is padded with zeros to fill them."""
@@ -282,6 +286,10 @@ class FastVQA(nn.Module):
         for layer in (self.vqa_head.fc_hid, self.vqa_head.fc_last):
             nn.init.trunc_normal_(layer.weight, std=0.02)
             nn.init.zeros_(layer.bias)  # type: ignore[arg-type]
+
+    def set_drop_path(self, rate: float) -> None:
+        """Leave out branches of blocks in training, see `drop_path.set_drop_path`."""
+        set_drop_path((b for b in self.modules() if isinstance(b, Block)), rate)
 
     def feature_map(self, clips: Tensor) -> Tensor:
         """(B, T/2, H/32, W/32, feature_width) features. Raises ValueError for other shapes."""

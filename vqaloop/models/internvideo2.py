@@ -11,6 +11,9 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from vqaloop.models.drop_path import drop_path, set_drop_path
 
 
 @dataclass(frozen=True)
@@ -115,6 +118,8 @@ class Mlp(nn.Module):
 class Block(nn.Module):
     """Pre-norm transformer block with LayerScale on both branches."""
 
+    drop_path = 0.0
+
     def __init__(self, config: Config) -> None:
         super().__init__()
         self.norm1 = RMSNorm(config.width)
@@ -125,8 +130,9 @@ class Block(nn.Module):
         self.ls2 = LayerScale(config.width, config.layer_scale)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = x + self.ls1(self.attn(self.norm1(x)))
-        return x + self.ls2(self.mlp(self.norm2(x)))  # type: ignore[no-any-return]
+        rate, training = self.drop_path, self.training
+        x = x + drop_path(self.ls1(self.attn(self.norm1(x))), rate, training)
+        return x + drop_path(self.ls2(self.mlp(self.norm2(x))), rate, training)
 
 
 class CrossAttention(nn.Module):
@@ -204,6 +210,9 @@ class InternVideo2(nn.Module):
         config: Shape of the network.
     """
 
+    recompute = False
+    """Whether activations inside blocks are computed again for the gradient, not kept."""
+
     def __init__(self, config: Config) -> None:
         super().__init__()
         self.config = config
@@ -241,6 +250,10 @@ class InternVideo2(nn.Module):
         nn.init.trunc_normal_(self.head.weight, std=0.02 * 0.001)
         nn.init.zeros_(self.head.bias)
 
+    def set_drop_path(self, rate: float) -> None:
+        """Leave out branches of blocks in training, see `drop_path.set_drop_path`."""
+        set_drop_path(self.blocks, rate)  # type: ignore[arg-type]
+
     def tokens(self, clips: Tensor, taps: tuple[int, ...] = ()) -> tuple[Tensor, list[Tensor]]:
         """Run the transformer blocks.
 
@@ -268,8 +281,9 @@ class InternVideo2(nn.Module):
         x = torch.cat([self.cls_token.float().expand(batch, -1, -1), embedded], 1)
         x = x + self.positions(frames, height // patch, width // patch).float()
         x = x.to(self.cls_token.dtype)
+        again = self.recompute and torch.is_grad_enabled()
         for i, block in enumerate(self.blocks, 1):
-            x = block(x)
+            x = checkpoint(block, x, use_reentrant=False) if again else block(x)
             if i in taps:
                 kept.append(x[:, 1:])
         return x, kept

@@ -3,10 +3,11 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from vqaloop.core.files import file_sha256
 from vqaloop.quality import full_reference
+from vqaloop.quality.metric import GUARD_GAP
 from vqaloop.records import Score, Source
 
 
@@ -21,6 +22,7 @@ class ClassicalMetric:
     ceiling: float
     floor: float
     mode: str = "full-reference"
+    guard_gap: ClassVar[float] = GUARD_GAP
 
     def identity(self) -> dict[str, Any]:
         return {

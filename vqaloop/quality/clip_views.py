@@ -4,9 +4,8 @@ A view says how clips are cut out of a video; `PlacedView` fixes the places for 
 views of one video take the same number of clips and, where its length allows, at the same times.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import chain
 
 import numpy as np
 import numpy.typing as npt
@@ -19,6 +18,10 @@ FRAGMENT = 32
 """Height and width of a fragment in pixels."""
 FRAMES_AT_ONCE = 64
 """Frames of a video held together while its clips are cut: 64 of 8 bit 4K take 0.8 GB."""
+MOST_CLIPS = 64
+"""Clips that a view may have."""
+CLIPS_AT_ONCE = 32
+"""Clips of a video held together."""
 
 
 @dataclass(frozen=True)
@@ -37,17 +40,30 @@ class View:
     """Height and width of a clip in pixels."""
     clips: int = 4
     """Clips of each video, spread over its time."""
+    crop: int = 0
+    """Pixels a side that are cut out of the middle of a squeezed clip; 0: all of it."""
 
     def __post_init__(self) -> None:
         if self.kind not in VIEWS:
             raise InputError(f"view {self.kind!r} is not known; choose one of {', '.join(VIEWS)}")
-        spans = {"frames": (1, 64), "stride": (1, 64), "size": (32, 1024), "clips": (1, 64)}
+        spans = {
+            "frames": (1, 512),
+            "stride": (1, 64),
+            "size": (32, 1024),
+            "clips": (1, MOST_CLIPS),
+            "crop": (0, self.size if self.kind == "squeezed" else 0),
+        }
         for key, (low, high) in spans.items():
             if not low <= getattr(self, key) <= high:
                 raise InputError(f"{key} must be {low} to {high}, not {getattr(self, key)}")
         unit = FRAGMENT if self.kind == "fragments" else 2
-        if self.size % unit:
+        if self.size % unit or self.crop % 2:
             raise InputError(f"the size of a {self.kind} clip is a multiple of {unit}")
+
+    @property
+    def side(self) -> int:
+        """Height and width of a clip as it is cut."""
+        return self.crop or self.size
 
     def times(self, count: int) -> npt.NDArray[np.int64]:
         """(C, T) indices of the clips' frames in a video of `count`; the last one is repeated."""
@@ -90,7 +106,9 @@ class PlacedView:
     def cut(self, frame: Frames, clip: int) -> Frames:
         """(1, H·3/2, W) to (1, S·3/2, S), as clip number `clip` has it."""
         if self.view.kind == "squeezed":
-            return squeezed(frame, self.view.size)
+            size, crop = self.view.size, self.view.side
+            whole, at = squeezed(frame, size), (size - crop) // 4 * 2
+            return cut(whole, at, at, crop, crop) if at else whole
         if self.view.kind == "fragments":
             from vqaloop.models.fragments import cut_fragments
 
@@ -128,31 +146,38 @@ def squeezed(frames: Frames, size: int) -> Frames:
 
 
 def clips_of(
-    view: View,
-    canvas: tuple[int, int],
-    count: int,
-    read: Callable[[list[int]], Frames],
-    seed: int,
-) -> Frames:
-    """(C, T, S·3/2, S) clips of a video of `count` frames; `read` gives frames by ascending index.
+    placed: PlacedView,
+    rows: Sequence[tuple[int, Sequence[int]]],
+    read: Callable[[list[int]], Iterable[Frames]],
+) -> Iterator[Frames]:
+    """Cut clips out of a video, in groups of which each is read at once.
 
-    At most FRAMES_AT_ONCE frames are read and held at a time, those of one clip or of several.
-    Raises InputError where the picture is too small for the view.
+    Args:
+        placed: Where in the picture.
+        rows: Of each clip its number in `placed` and the indices of its frames.
+        read: Gives (H·3/2, W) frames by ascending index. It may hold those of a group, which are
+            FRAMES_AT_ONCE, or those of a single clip.
+
+    Yields:
+        (C, T, S·3/2, S) clips of at most CLIPS_AT_ONCE rows, in their order.
     """
-    placed = PlacedView(view, canvas, [seed])
-    # clips whose frames fit in memory together, as {clip: its frames}
-    groups: list[dict[int, list[int]]] = []
-    for clip, row in enumerate(view.times(count).tolist()):
-        if groups and len({*row, *chain(*groups[-1].values())}) <= FRAMES_AT_ONCE:
-            groups[-1][clip] = row
-        else:
-            groups.append({clip: row})
-    clips: list[Frames] = []
+    groups: list[list[tuple[int, Sequence[int]]]] = []
+    frames: set[int] = set()
+    for clip, row in rows:
+        frames |= set(row)
+        if not groups or len(frames) > FRAMES_AT_ONCE or len(groups[-1]) == CLIPS_AT_ONCE:
+            groups.append([])
+            frames = set(row)
+        groups[-1].append((clip, row))
+    view = placed.view
     for group in groups:
-        indices = sorted({index for row in group.values() for index in row})
-        frames = dict(zip(indices, read(indices), strict=True))
-        clips += [
-            np.concatenate([placed.cut(frames[index][None], clip) for index in row])
-            for clip, row in group.items()
-        ]
-    return np.stack(clips)
+        wanted: dict[int, list[tuple[int, int, int]]] = {}
+        for place, (clip, row) in enumerate(group):
+            for step, index in enumerate(row):
+                wanted.setdefault(index, []).append((place, step, clip))
+        clips = np.empty((len(group), view.frames, view.side * 3 // 2, view.side), np.uint8)
+        indices = sorted(wanted)
+        for index, frame in zip(indices, read(indices), strict=True):
+            for place, step, clip in wanted[index]:
+                clips[place, step] = placed.cut(frame[None], clip)[0]
+        yield clips

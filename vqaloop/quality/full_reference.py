@@ -38,9 +38,10 @@ from vqaloop.core.text import quoted
 from vqaloop.errors import DecodeFailed, InputError, ToolError
 from vqaloop.media.planes import SCALER
 from vqaloop.quality.libvmaf import (
+    VMAF_MODELS,
     read_vmaf,
     require_filter,
-    require_size,
+    require_model,
     vmaf_options,
 )
 from vqaloop.records import REUSE, Score, Source
@@ -134,7 +135,7 @@ def measure(
         pix_fmt = "yuv420p" if bits == 8 else "yuv420p10le"
         leg = _distorted_leg(source, stored, distorted_options, threads, pix_fmt)
         pair = leg, _reference_leg(source, threads, pix_fmt)
-        graph = _graph(pair, wanted, vmaf_options(folder, threads, _is_4k(source)))
+        graph = _graph(pair, wanted, vmaf_options(folder, threads, [_vmaf_model(source)]))
         files = {"DISTORTED": distorted, "REFERENCE": source.path}
         done = process.run(compiled(graph, ffmpeg, files), timeout_s=limit_s)
         if done.returncode != 0 or done.timed_out:
@@ -143,7 +144,8 @@ def measure(
                 f"{done.reason()}"
             )
         decoded = _read_frames(done.stdout.decode("utf-8", "replace"))
-        values = {name: _frame_values(name, folder, decoded, _CEILING_DB[bits]) for name in wanted}
+        top, model = _CEILING_DB[bits], _vmaf_model(source)
+        values = {name: _frame_values(name, folder, decoded, top, model) for name in wanted}
     _check_frames(source, distorted, len(decoded), min(map(len, values.values())))
     cpu_s, wall_s = done.cpu_s / len(wanted), done.wall_s / len(wanted)
     return {
@@ -233,7 +235,7 @@ def _check(wanted: Sequence[str], source: Source, distorted: Path, ffmpeg: str) 
         if not path.is_file():
             raise InputError(f"{quoted(path)} is not a file; nothing to measure")
     if "vmaf" in wanted:
-        require_size(*source.canvas)
+        require_model(ffmpeg, _vmaf_model(source), *source.canvas)
     for name in wanted:
         require_filter(ffmpeg, _DEFINITIONS[name].filter)
 
@@ -365,9 +367,14 @@ def _is_4k(source: Source) -> bool:
     return max(source.canvas) > 2560 or min(source.canvas) > 1440
 
 
+def _vmaf_model(source: Source) -> str:
+    """The model of `vmaf`."""
+    return "4k" if _is_4k(source) else "v0.6.1"
+
+
 def _label(name: str, source: Source) -> str:
     """What the values are, in words."""
-    return "VMAF 4K v0.6.1" if name == "vmaf" and _is_4k(source) else _DEFINITIONS[name].label
+    return VMAF_MODELS[_vmaf_model(source)].label if name == "vmaf" else _DEFINITIONS[name].label
 
 
 def _read_frames(text: str) -> list[dict[str, float]]:
@@ -383,13 +390,19 @@ def _read_frames(text: str) -> list[dict[str, float]]:
 
 
 def _frame_values(
-    name: str, folder: Path, frames: list[dict[str, float]], ceiling_db: float
+    name: str,
+    folder: Path,
+    frames: list[dict[str, float]],
+    ceiling_db: float,
+    model: str = "",
 ) -> tuple[float, ...]:
     """The metric of every frame that had a counterpart in the reference."""
     definition = _DEFINITIONS[name]
-    rows = read_vmaf(folder) if name == "vmaf" else frames
+    needs, rows = definition.needs, frames
+    if name == "vmaf":
+        needs, rows = (model,), read_vmaf(folder)
     return tuple(
-        definition.frame_value([row[key] for key in definition.needs], ceiling_db)
+        definition.frame_value([row[key] for key in needs], ceiling_db)
         for row in rows
-        if all(key in row for key in definition.needs)
+        if all(key in row for key in needs)
     )

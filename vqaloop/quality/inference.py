@@ -275,10 +275,12 @@ def _cat(parts: list[Tensor]) -> Tensor:
     return parts[0] if len(parts) == 1 else torch.cat(parts)
 
 
-def bytes_of(anchor: Anchor) -> int:
-    """Bytes of device memory that an anchor holds."""
-    held = anchor.embedding, *anchor.deep, anchor.context, anchor.weights
-    return sum(values.nbytes for values in held)
+def bytes_of(kept: Anchor | Pair) -> int:
+    """Bytes of device memory that an anchor holds, or the sums and weights of clips."""
+    if isinstance(kept, Anchor):
+        held = kept.embedding, *kept.deep, kept.context, kept.weights
+        return sum(values.nbytes for values in held)
+    return sum(values.nbytes for values in kept)
 
 
 def part_of(anchor: Anchor, part: slice | Tensor) -> Anchor:

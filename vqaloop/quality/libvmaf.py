@@ -1,10 +1,12 @@
-"""libvmaf through ffmpeg: its options, its log, and VMAF of pairs of frames in memory."""
+"""libvmaf through ffmpeg: its models, options and log, and VMAF of pairs of frames in memory."""
 
 from __future__ import annotations
 
 import functools
 import json
 import os
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,10 +23,37 @@ if TYPE_CHECKING:
 
 
 FEATURES = ("vmaf", "adm2", "motion2", "vif_scale0", "vif_scale1", "vif_scale2", "vif_scale3")
-"""Columns of `vmaf_of_pairs`: VMAF and the six features it is made of."""
+"""Columns of `vmaf_of_pairs`: VMAF and the six features that v0.6.1 is made of."""
 
-VMAF_MIN_SIDE = 18
-"""Smallest width and height for VMAF, in pixels; on smaller frames libvmaf crashes."""
+
+@dataclass(frozen=True)
+class VmafModel:
+    """A model of libvmaf, and the smallest frames that it takes."""
+
+    version: str
+    """As libvmaf's option has it."""
+    label: str
+    short_side: int = 18
+    """Least width and height in pixels. On smaller frames libvmaf crashes: VIF has no pixel left
+    at its last scale, and v1's SpEED no block of chroma."""
+    long_side: int = 18
+    """Least of the larger of the two. Below 216 libvmaf computes no CAMBI, and so no VMAF v1."""
+
+    def fits(self, width: int, height: int) -> bool:
+        """Whether it can measure frames of this size."""
+        return min(width, height) >= self.short_side and max(width, height) >= self.long_side
+
+
+VMAF_MODELS = {
+    "v0.6.1": VmafModel("vmaf_v0.6.1", "VMAF v0.6.1"),
+    "4k": VmafModel("vmaf_4k_v0.6.1", "VMAF 4K v0.6.1"),
+    "neg": VmafModel("vmaf_v0.6.1neg", "VMAF NEG v0.6.1"),
+    "v1": VmafModel("vmaf_v1.0.16_3d0h", "VMAF v1", 160, 216),
+    "neg-4k": VmafModel("vmaf_4k_v0.6.1neg", "VMAF NEG 4K v0.6.1"),
+    "v1-4k": VmafModel("vmaf_v1.0.16_1d5h_2160", "VMAF 4K v1", 160, 216),
+}
+"""By the names that `vmaf_options` takes. Those of 4K are for a canvas larger than 2560x1440, seen
+from 1.5 picture heights; the others for three heights, as on a television set."""
 
 
 def vmaf_of_pairs(
@@ -34,8 +63,9 @@ def vmaf_of_pairs(
     ffmpeg: str,
     threads: int = 1,
     timeout_s: float = 120,
+    model: str = "v0.6.1",
 ) -> pd.DataFrame:
-    """VMAF v0.6.1 and its features, one row a frame, of 8-bit planar 4:2:0 frames in memory.
+    """VMAF and its features, one row a frame, of 8-bit planar 4:2:0 frames in memory.
 
     Args:
         reference: (N, H * 3/2, W): the rows of Y, then U and V as in a raw file; H and W are
@@ -44,13 +74,15 @@ def vmaf_of_pairs(
         ffmpeg: Path of the ffmpeg binary.
         threads: Of libvmaf.
         timeout_s: Limit of the run.
+        model: A name of VMAF_MODELS.
 
     Returns:
         Columns FEATURES: VMAF in 0..100, motion2 in grey levels (0 on the first frame), the
-        others about 0..1.
+        others about 0..1. Models that are not made of these features have the column vmaf alone.
 
     Raises:
-        InputError: The arrays are of another shape or type, or ffmpeg lacks libvmaf.
+        InputError: The arrays are of another shape or type, too small for the model, or ffmpeg
+            lacks libvmaf or the model.
         ToolError: libvmaf fails.
     """
     import pandas as pd
@@ -61,8 +93,7 @@ def vmaf_of_pairs(
     if reference.dtype != "uint8" or distorted.dtype != "uint8":
         raise InputError(f"frames must be uint8: {reference.dtype}, {distorted.dtype}")
     count, width, height = shape[0], shape[2], shape[1] // 3 * 2
-    require_size(width, height)
-    require_filter(ffmpeg, "libvmaf")
+    require_model(ffmpeg, model, width, height)
     size = ("video_size", f"{width}x{height}")
     raw = input_arguments([("f", "rawvideo"), ("pix_fmt", "yuv420p"), size])
     with scratch() as name:
@@ -70,7 +101,8 @@ def vmaf_of_pairs(
         distorted.tofile(files["DISTORTED"])
         reference.tofile(files["REFERENCE"])
         legs = [ffmpeg_graph.input(key, **raw) for key in files]
-        node = ffmpeg_graph.filter(legs, "libvmaf", **vmaf_options(Path(name), threads))
+        options = vmaf_options(Path(name), threads, [model])
+        node = ffmpeg_graph.filter(legs, "libvmaf", **options)
         done = process.run(
             compiled(node.output("-", format="null"), ffmpeg, files), timeout_s=timeout_s
         )
@@ -79,16 +111,23 @@ def vmaf_of_pairs(
         rows = read_vmaf(Path(name))
     # libvmaf names its fixed-point features integer_*, older ones and its float models do not
     table = pd.DataFrame([{key.removeprefix("integer_"): row[key] for key in row} for row in rows])
-    missing = [name for name in FEATURES if name not in table]
+    table = table.rename(columns={model: "vmaf"})
+    wanted = list(FEATURES if model in ("v0.6.1", "4k") else FEATURES[:1])
+    missing = [name for name in wanted if name not in table]
     if missing or len(table) != count:
         raise ToolError(f"libvmaf gave {len(table)} of {count} frames, without {missing}")
-    return table[list(FEATURES)]
+    return table[wanted]
 
 
-def vmaf_options(folder: Path, threads: int, is_4k: bool = False) -> dict[str, Any]:
-    """Options of the libvmaf filter, which leaves its log in `folder`."""
+def vmaf_options(
+    folder: Path, threads: int, models: Sequence[str] = ("v0.6.1",)
+) -> dict[str, Any]:
+    """Options of the libvmaf filter, which leaves its log in `folder`.
+
+    Several models in one filter share what features they have in common.
+    """
     return {
-        "model": "version=vmaf_4k_v0.6.1" if is_4k else "version=vmaf_v0.6.1",
+        "model": "|".join(f"version={VMAF_MODELS[name].version}:name={name}" for name in models),
         "n_threads": threads,
         "log_fmt": "json",
         "log_path": os.fspath(folder / "vmaf.json"),
@@ -96,18 +135,30 @@ def vmaf_options(folder: Path, threads: int, is_4k: bool = False) -> dict[str, A
 
 
 def read_vmaf(folder: Path) -> list[dict[str, float]]:
-    """libvmaf's log in `folder`: features by name, frame by frame."""
+    """libvmaf's log in `folder`, frame by frame: VMAF by the name of each model, and features."""
     log = json.loads((folder / "vmaf.json").read_text(encoding="utf-8"))
     frames = sorted(log["frames"], key=lambda frame: int(frame["frameNum"]))
     return [frame["metrics"] for frame in frames]
 
 
-def require_size(width: int, height: int) -> None:
-    """Raise InputError for frames that libvmaf cannot take."""
-    if min(width, height) < VMAF_MIN_SIDE:
+def require_model(ffmpeg: str, name: str, width: int, height: int) -> None:
+    """Raise InputError for a model that there is not, or not for frames of this size."""
+    if name not in VMAF_MODELS:
+        raise InputError(f"{name} is no model of VMAF: choose among {', '.join(VMAF_MODELS)}")
+    model = VMAF_MODELS[name]
+    if not model.fits(width, height):
+        sides = f"{model.short_side} pixels each way"
+        if model.long_side > model.short_side:
+            sides += f" and {model.long_side} one way"
         raise InputError(
-            f"{width}x{height} is too small for VMAF, which needs {VMAF_MIN_SIDE} pixels each "
-            "way; choose another metric"
+            f"{width}x{height} is too small for {model.label}, which needs {sides}; choose "
+            "another metric"
+        )
+    require_filter(ffmpeg, "libvmaf")
+    if not _knows(ffmpeg, model.version):
+        raise InputError(
+            f"the libvmaf of {ffmpeg} lacks {model.label} ({model.version}); choose another "
+            "metric, or with --ffmpeg an ffmpeg that has it"
         )
 
 
@@ -118,6 +169,17 @@ def require_filter(ffmpeg: str, name: str) -> None:
             f"{ffmpeg} was built without the {name} filter; choose another metric, or with "
             "--ffmpeg an ffmpeg that has it"
         )
+
+
+@functools.lru_cache(maxsize=64)
+def _knows(ffmpeg: str, version: str) -> bool:
+    """Whether this ffmpeg's libvmaf has a model, which no option of ffmpeg lists."""
+    raw = input_arguments([("f", "rawvideo"), ("pix_fmt", "yuv420p"), ("video_size", "216x160")])
+    legs = [ffmpeg_graph.input(key, **raw) for key in ("ONE", "OTHER")]
+    node = ffmpeg_graph.filter(legs, "libvmaf", model=f"version={version}")
+    node = node.output("-", format="null", vframes=1)
+    argv = compiled(node, ffmpeg, dict.fromkeys(("ONE", "OTHER"), "/dev/zero"))
+    return process.run(argv, timeout_s=60).returncode == 0
 
 
 @functools.lru_cache(maxsize=8)

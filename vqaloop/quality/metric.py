@@ -9,6 +9,12 @@ from typing import Any, Protocol
 
 from vqaloop.records import Score, Source
 
+LEARNED = ("anchored", "difference")
+"""Modes of students, whose scores are VMAF points."""
+GUARD_GAP = 10.0
+"""Points between a student's score and the VMAF of a delivered file beyond which the student is
+not to be trusted: more than two times its held-out error."""
+
 
 class Metric(Protocol):
     """A quality metric of encodes against their source; safe to call from several threads."""
@@ -19,7 +25,7 @@ class Metric(Protocol):
 
     @property
     def mode(self) -> str:
-        """anchored or full-reference."""
+        """anchored, difference or full-reference; see `records.Score`."""
 
     @property
     def top(self) -> float:
@@ -36,6 +42,10 @@ class Metric(Protocol):
     @property
     def floor(self) -> float:
         """Default score below which a rung is not worth delivering."""
+
+    @property
+    def guard_gap(self) -> float:
+        """Points by which its score may differ from the VMAF of a delivered file."""
 
     def identity(self) -> dict[str, Any]:
         """All that decides a score apart from the two files, for cache keys; JSON values only."""

@@ -5,7 +5,7 @@ its last layer. Scores of moments are averaged over time.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -35,6 +35,25 @@ class PooledScore:
     """(frame, top, left) of each crop."""
     moments: tuple[tuple[int, float], ...] = ()
     """(frame, score) of each moment."""
+
+    def placed(
+        self, times: Sequence[int], places: Sequence[tuple[int, int, int]]
+    ) -> "PooledScore":
+        """The score with the frame of each moment, and with the places of its crops."""
+        scores = (min(100.0, max(0.0, score)) for score in self.times)
+        moments = tuple(zip(times, scores, strict=True))
+        return replace(self, places=tuple(places), moments=moments)
+
+    def mapped(self, points: Callable[[float], float]) -> "PooledScore":
+        """The score on the scale that `points` maps to, by a rising function."""
+        low, high = self.interval
+        return replace(
+            self,
+            value=points(self.value),
+            clips=tuple(map(points, self.clips)),
+            interval=(points(low), points(high)),
+            moments=tuple((time, points(score)) for time, score in self.moments),
+        )
 
 
 def pool(
@@ -85,6 +104,44 @@ def pool(
         tuple(of_moments.tolist()),
         (float(mean) - lowest, highest - float(mean)),
     )
+
+
+def pool_difference(
+    answers: "Callable[..., torch.Tensor]",
+    ours: "tuple[torch.Tensor, torch.Tensor]",
+    of_source: "tuple[torch.Tensor, torch.Tensor]",
+    counts: list[int],
+    seed: int,
+    shares: Sequence[float] | None = None,
+) -> tuple[PooledScore, float]:
+    """100 less by how much the answer on a source exceeds that on an encode of it.
+
+    What the title's content does to no-reference answers cancels out, and the bootstrap draws the
+    same clips of both.
+
+    Args:
+        answers: As of `pool`, without a reference.
+        ours: (B, K) sums and (B, K) weights of the encode's clips.
+        of_source: The same of the same clips of the source.
+        counts: As of `pool`.
+        seed: As of `pool`.
+        shares: As of `pool`.
+
+    Returns:
+        The difference, and the encode's own score.
+    """
+    import torch
+
+    width = ours[0].shape[-1]
+
+    def compared(sums: "torch.Tensor", weights: "torch.Tensor") -> "torch.Tensor":
+        own = answers(sums[..., :width], weights[..., :width])
+        original = answers(sums[..., width:], weights[..., width:])
+        return 1 - (original - own)[..., :1]
+
+    sums, weights = (torch.cat(parts, -1) for parts in zip(ours, of_source, strict=True))
+    found = pool(compared, (sums, weights), counts, seed, shares)
+    return found, pool(answers, ours, counts, seed, shares).value
 
 
 def _central(drawn: "torch.Tensor") -> tuple[float, float]:

@@ -70,6 +70,7 @@ def open_metric(
 def kindred(metric: Metric) -> list[str]:
     """Names of the metrics whose priors serve this one too, the best first.
 
-    Any student predicts VMAF, as the default one does.
+    The score of any student is in VMAF points, as the default one's: other weights predict VMAF
+    too, or are mapped to it.
     """
     return [metric.name] + [DEFAULT_STUDENT] * metric.name.startswith(STUDENT_PREFIX)

@@ -126,14 +126,14 @@ class Scorer:
             video: The file.
 
         Returns:
-            (width, height) in pixels; None where the file is no rung, and for metrics that do not
-            take crops.
+            (width, height) in pixels; None where the file is no rung, and for metrics that judge
+            at no size of their own: classical ones, and weights that squeeze whole pictures.
 
         Raises:
             InputError: The ladder names a size at which no video can be judged.
         """
         path = Path(video)
-        if not isinstance(self.metric, StudentMetric) or not self.metric.sees_crops:
+        if not isinstance(self.metric, StudentMetric) or self.metric.squeezes:
             return None
         try:
             ladder = read_document(
@@ -156,14 +156,15 @@ class Scorer:
         return self.metric.alone(source, canvas or self.canvas_of(path))
 
     def _compare(self, metric: StudentMetric, source: Source, other: Source) -> Score:
-        """Anchored score of a probed video, which may need filters of its own."""
+        """Score of a probed video, which may need filters of its own, against its source."""
+        size = other.canvas if metric.squeezes else source.canvas
 
         def read(indices: list[int]) -> Iterator[Frames]:
             return each_of_source(
                 other,
                 indices,
                 ffmpeg=self.ffmpeg,
-                size=source.canvas,
+                size=size,
                 wanted_range=colour_range(source),
             )
 

@@ -1,28 +1,58 @@
-"""A student's weights on a device, and the features of sources that are computed once."""
+"""A student's weights on a device, what their header says, and what is kept of sources."""
 
 import json
 import threading
 from collections import OrderedDict
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
+from safetensors import SafetensorError, safe_open
+
+from vqaloop.core.documents import check_regular
 from vqaloop.core.text import quoted
 from vqaloop.errors import InputError
+from vqaloop.media.planes import CLIP_FRAMES, CLIP_SIZE
+from vqaloop.models.score_scale import HEADER_KEY, Mode, ScoreScale
 from vqaloop.quality.clip_views import View
-from vqaloop.quality.crop_sampling import Crops
 
 if TYPE_CHECKING:
     import torch
 
     from vqaloop.models.student import Anchor
-    from vqaloop.quality.inference import Network
+    from vqaloop.quality.inference import Network, Pair
 
 ANCHOR_BYTES = 256 << 20
 """Memory for anchors, the features of sources; those used longest ago are dropped first."""
 LEAST_ANCHORS = 2
 """Anchors kept however large: of an excerpt and its title."""
+VMAF = "VMAF"
+"""How the label of weights begins that need no map to VMAF points."""
+
+
+@dataclass(frozen=True)
+class WeightsFacts:
+    """What the header of weights says."""
+
+    label: str
+    """What they were fitted to."""
+    view: View | None
+    """How they sample a video; None: by crops at the display size."""
+    scale: ScoreScale | None
+    """The map from their answers to VMAF points, where they have one."""
+    anchors: bool
+    """Whether they can compare a ladder's crops with those of a source."""
+    metadata: dict[str, str]
+    """All of it."""
+
+    @property
+    def mode(self) -> Mode:
+        """How they compare a video with its source."""
+        if self.scale:
+            return self.scale.mode
+        return "anchored" if self.anchors else "difference"
 
 
 class StudentEngine:
@@ -59,43 +89,79 @@ class StudentEngine:
     @property
     def header(self) -> dict[str, str]:
         """Metadata of the weights file with its `sha256`. Raises InputError."""
-        return self.network.loaded[1]
+        about = self.network.loaded[1]
+        if {**self.facts.metadata, "sha256": about["sha256"]} != about:
+            raise InputError(
+                f"weights {quoted(self.weights)} were changed while they were in use; start again"
+            )
+        return about
 
     @cached_property
-    def view(self) -> View | None:
-        """How the weights sample a video; None: by crops at its own size. Raises InputError."""
-        return _read_view(self.header.get("view", "null"))
+    def facts(self) -> WeightsFacts:
+        """What the header says, for which no network is loaded. Raises InputError."""
+        try:
+            check_regular(self.weights)
+            with safe_open(self.weights, "numpy") as file:
+                metadata = dict(file.metadata() or {})
+                heads = any(name.startswith("anchored.") for name in file.keys())  # noqa: SIM118
+        except (OSError, SafetensorError) as error:
+            raise InputError(f"weights {quoted(self.weights)} cannot be read: {error}") from error
+        scale, name = metadata.get(HEADER_KEY), f"weights {quoted(self.weights)}"
+        view = _read_view(metadata.get("view", "null"))
+        return WeightsFacts(
+            label=metadata.get("label", ""),
+            view=view,
+            scale=None if scale is None else ScoreScale.from_json(scale, name),
+            anchors=heads and is_anchored_by(view),
+            metadata=metadata,
+        )
 
     def check(self, anchored: bool) -> None:
-        """Raises InputError for weights that do not load or, if `anchored`, cannot be anchored.
+        """Raises InputError for weights that do not load or, with a source, cannot be compared.
 
-        That takes an anchored head, trained on crops at their own size, which a ladder compares.
+        `anchored`: there is a source. Scores against one are VMAF points, to which weights of
+        another label need a map.
         """
-        student, _ = self.network.loaded
-        view = self.view
-        remedy = "for a ladder or with --reference take others"
-        if anchored and student.anchored is None:
+        _ = self.header
+        facts = self.facts
+        name = f"weights {quoted(self.weights)}"
+        if anchored and facts.scale is None and not facts.label.startswith(VMAF):
             raise InputError(
-                f"weights {quoted(self.weights)} were trained to judge videos alone; {remedy}"
+                f"{name} predict {facts.label or 'no label they name'}, and a ladder's rules and "
+                "guard are in VMAF points: without a map from one to the other they only score "
+                "videos alone; train them on shards made with the sources of the data set, so "
+                "that the map is learnt"
             )
-        if anchored and view is not None:
+        if anchored and facts.mode == "anchored" and not facts.anchors:
+            view = facts.view
+            clips = f"{view.kind} clips of {view.frames} frames" if view else "no anchored head"
             raise InputError(
-                f"weights {quoted(self.weights)} were trained on {view.kind} clips of "
-                f"{view.frames} frames, and crops are compared at their own size; {remedy}"
+                f"{name} cannot be anchored ({clips}), though their scale is of anchored answers; "
+                "train them again"
             )
 
 
-class AnchorCache:
-    """Crops and anchors of the sources used last, each computed once by whoever asks first."""
+def is_anchored_by(view: View | None) -> bool:
+    """Whether clips of a view are what a ladder compares with those of its source."""
+    own = ("native", CLIP_FRAMES, 1, CLIP_SIZE)
+    return view is None or (view.kind, view.frames, view.stride, view.size) == own
+
+
+Kept = TypeVar("Kept", bound="tuple[Any, Anchor | Pair]")
+
+
+class AnchorCache(Generic[Kept]):
+    """What is kept of the sources used last, each computed once by whoever asks first.
+
+    Their clips, and the anchor of those or the answers to them.
+    """
 
     def __init__(self) -> None:
-        self.kept: OrderedDict[str, tuple[Crops, Anchor]] = OrderedDict()
+        self.kept: OrderedDict[str, Kept] = OrderedDict()
         self.locks: dict[str, threading.Lock] = {}
         self._lock = threading.Lock()
 
-    def get(
-        self, key: str, compute: "Callable[[], tuple[Crops, Anchor]]"
-    ) -> "tuple[Crops, Anchor]":
+    def get(self, key: str, compute: Callable[[], Kept]) -> Kept:
         """The entry of a source; others that ask for it wait while it is computed."""
         with self._lock:
             one_at_a_time = self.locks.setdefault(key, threading.Lock())

@@ -1,8 +1,12 @@
-"""The student as a metric: crops of a rung compared with the same crops of its source."""
+"""The student as a metric: clips of a rung compared with the same clips of its source.
+
+Anchored, in one run of the network; or, with weights that cannot be anchored, by the difference
+between their answers on the two.
+"""
 
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from itertools import accumulate
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -12,47 +16,85 @@ import av
 from vqaloop.bitstream.colour_tags import colour_range
 from vqaloop.core.cpu_time import METER, Spent
 from vqaloop.core.files import file_sha256
-from vqaloop.media.frames import each_of_encode, each_of_source, picks_from, read_source
+from vqaloop.core.text import quoted
+from vqaloop.errors import InputError
+from vqaloop.media.frames import each_of_encode, each_of_source, encode_size, picks_from
 from vqaloop.media.planes import SCALER, Frames
-from vqaloop.quality.clip_views import View, clips_of
+from vqaloop.models.score_scale import ScoreScale
+from vqaloop.quality.clip_views import PlacedView, View
 from vqaloop.quality.crop_sampling import Crops, CropSampling, read_crops
-from vqaloop.quality.pooling import PooledScore, pool
+from vqaloop.quality.metric import GUARD_GAP
+from vqaloop.quality.pooling import PooledScore, pool, pool_difference
 from vqaloop.quality.sampling_precision import around, is_enough, reach, rounds
 from vqaloop.quality.student_engine import AnchorCache, StudentEngine
+from vqaloop.quality.title_clips import Read, TitleClips, clips_by_crops, clips_by_view
 from vqaloop.records import Score, Source
 
 if TYPE_CHECKING:
     import torch
 
     from vqaloop.models.student import Anchor
+    from vqaloop.quality.inference import Pair
 
 REVISION = 3
 """Raised whenever the same file and weights would get another score; part of cache keys."""
 DECODING_THREADS = 4
 """Most threads that decode one rung: more cost memory and bring little."""
+CEILING, FLOOR = 95.0, 30.0
+"""Those of VMAF, whose points the scores are."""
+GAP_RMSE = 2.5
+"""Errors of a map to VMAF points by which a score may differ from the guard's VMAF."""
 
 
 @dataclass(frozen=True, eq=False)
 class StudentMetric:
-    """A student that compares crops of a rung with those of the source.
+    """A student that compares clips of a rung with those of the source.
 
-    Safe to call from several threads: each decodes for itself, the network runs their crops in
-    common batches.
+    Scores against a source are VMAF points: as the weights predict them, or mapped from the scale
+    of their label by the map in their header. Safe to call from several threads: each decodes for
+    itself, the network runs their crops in common batches.
     """
 
     name: str
     engine: StudentEngine
     ffmpeg: str
     sampling: CropSampling = CropSampling()
-    anchors: AnchorCache = field(default_factory=AnchorCache, init=False, repr=False)
+    anchors: "AnchorCache[tuple[Crops, Anchor]]" = field(
+        default_factory=AnchorCache, init=False, repr=False
+    )
     """Depends on `sampling`, so a metric with another one has another cache."""
+    answers: "AnchorCache[tuple[TitleClips, Pair]]" = field(
+        default_factory=AnchorCache, init=False, repr=False
+    )
+    """The same of weights that judge the source as they judge the rung."""
 
-    mode: ClassVar[str] = "anchored"
     top: ClassVar[float] = 100.0
-    # the weights predict VMAF, so these are those of VMAF
     step: ClassVar[float] = 4.0
-    ceiling: ClassVar[float] = 95.0
-    floor: ClassVar[float] = 30.0
+
+    @property
+    def mode(self) -> str:
+        """anchored or difference, by the header of the weights. Raises InputError."""
+        return self.engine.facts.mode
+
+    @property
+    def scale(self) -> ScoreScale | None:
+        """The map to VMAF points; None where the weights predict them."""
+        return self.engine.facts.scale
+
+    @property
+    def ceiling(self) -> float:
+        """VMAF's, or what the best answer is mapped to where that is less."""
+        return CEILING if self.scale is None else min(CEILING, self.scale.points(100.0))
+
+    @property
+    def floor(self) -> float:
+        """VMAF's, or less where the ceiling is low."""
+        return min(FLOOR, self.ceiling / 2)
+
+    @property
+    def guard_gap(self) -> float:
+        """More than usual where the map to VMAF points is coarse."""
+        return GUARD_GAP if self.scale is None else max(GUARD_GAP, GAP_RMSE * self.scale.rmse)
 
     @property
     def weights(self) -> Path:
@@ -75,13 +117,30 @@ class StudentMetric:
         return self.sampling.precision
 
     @property
-    def sees_crops(self) -> bool:
-        """Whether the weights take crops of a video, and so depend on its size. Loads them."""
-        return self.engine.view is None
+    def view(self) -> View | None:
+        """How the weights sample a video; None: by crops at the display size."""
+        return self.engine.facts.view
 
-    def check(self, anchored: bool) -> None:
-        """Raises InputError for weights that do not load or, if `anchored`, cannot be anchored."""
+    @property
+    def squeezes(self) -> bool:
+        """Whether the weights take whole pictures, brought to their size from the file's own."""
+        return self.view is not None and self.view.kind == "squeezed"
+
+    def check(self, anchored: bool, canvas: tuple[int, int] | None = None) -> None:
+        """Raises InputError for weights that do not load or, if `anchored`, cannot be compared.
+
+        Or that take larger pictures than `canvas`, at which they judge.
+        """
         self.engine.check(anchored)
+        if self.view and canvas:
+            try:
+                PlacedView(self.view, canvas, [self.sampling.seed])
+            except InputError as error:
+                raise InputError(
+                    f"weights {quoted(self.weights)} judge {self.view.kind} clips of "
+                    f"{self.view.size} pixels, and the picture is {canvas[0]}x{canvas[1]}; take "
+                    "others, or a larger video"
+                ) from error
 
     def identity(self) -> dict[str, Any]:
         network = self.engine.network
@@ -92,8 +151,17 @@ class StudentMetric:
             "preprocessing": f"student {REVISION} {SCALER}{bf16}",
             "decoder": f"pyav {av.__version__}, ffmpeg {file_sha256(self.ffmpeg)}",
             "device": self.device.type,
-            "sampling": self.sampling.identity(),
+            "sampling": {**self.sampling.identity(), **self._manner()},
         }
+
+    def _manner(self) -> dict[str, Any]:
+        """How clips are cut and compared, where that is not as the shipped students do."""
+        manner: dict[str, Any] = {}
+        if self.mode != "anchored":
+            manner |= {"mode": self.mode}
+            if self.view:
+                manner |= {"view": asdict(self.view)}
+        return manner
 
     def finer(self) -> "StudentMetric":
         """The same student with FINER times as many positions in time."""
@@ -117,13 +185,15 @@ class StudentMetric:
         return replace(self, engine=engine)
 
     def measure(self, source: Source, path: Path, decoder: str) -> Score:
+        size = encode_size(path, decoder) if self.squeezes else source.canvas
+
         def read(indices: list[int]) -> Iterator[Frames]:
             # an equal share of the processors for each score that is under way
             share = len(os.sched_getaffinity(0)) // METER.active
             return each_of_encode(
                 path,
                 indices,
-                source.canvas,
+                size,
                 source.fps,
                 decoder=decoder,
                 ffmpeg=self.ffmpeg,
@@ -141,38 +211,99 @@ class StudentMetric:
         *,
         in_rounds: bool = True,
     ) -> Score:
-        """Anchored score of a video.
+        """Score of a video against its source.
 
         Args:
             source: The original.
-            read: Gives (H·3/2, W) frames of the video on the source's canvas by ascending index.
+            read: Gives (H·3/2, W) frames of the video by ascending index: on the source's canvas,
+                or at its own size if the weights squeeze whole pictures.
             in_rounds: Whether `read` may be called several times, for a score of the precision
                 that was asked for.
 
         Raises:
-            InputError: The weights cannot be anchored.
+            InputError: The weights cannot be compared with a source.
         """
         with METER.measured() as spent:
-            self.check(anchored=True)
-            crops, anchor = self._anchor(source)
+            self.check(anchored=True, canvas=source.canvas)
+            if self.mode == "anchored":
+                found = self._anchored(source, read, in_rounds)
+                opinion = found.value
+            else:
+                found, opinion = self._difference(source, read)
+        return self._score(self.mode, found, spent, opinion)
 
-            def compare(some: Crops, rows: list[int]) -> "tuple[torch.Tensor, torch.Tensor]":
-                clips = read_crops(some, source.frames, read)
-                return self.engine.network.compare(clips, _part_of(anchor, rows))
+    def _anchored(self, source: Source, read: Read, in_rounds: bool) -> PooledScore:
+        crops, anchor = self._anchor(source)
 
-            sampling = self.sampling if in_rounds else replace(self.sampling, precision=None)
-            found = self._pooled(sampling, crops, compare, anchored=True)
-        return self._score(self.mode, found, spent)
+        def compare(some: Crops, rows: list[int]) -> "Pair":
+            clips = read_crops(some, source.frames, read)
+            return self.engine.network.compare(clips, _part_of(anchor, rows))
+
+        sampling = self.sampling
+        if self.scale or not in_rounds:  # a precision in VMAF points says nothing of answers
+            sampling = replace(sampling, precision=None)
+        return self._pooled(sampling, crops, compare, anchored=True)
+
+    def _difference(self, source: Source, read: Read) -> tuple[PooledScore, float]:
+        """The difference to the answer on the source, and the answer on the video."""
+        clips, of_source = self._source_answers(source)
+        ours = self._look(clips, read)
+        sampling = self.sampling
+        with self.engine.network.exclusive() as student:
+            found, opinion = pool_difference(
+                student.alone_answers,
+                ours,
+                of_source,
+                clips.counts,
+                sampling.seed,
+                sampling.shares(clips.starts),
+            )
+        return found.placed(clips.times, clips.places), opinion
+
+    def _source_answers(self, source: Source) -> "tuple[TitleClips, Pair]":
+        """The clips of a source and what the network says of them, computed once."""
+
+        def compute() -> "tuple[TitleClips, Pair]":
+            if self.view is None:
+                clips = clips_by_crops(self._crops(source), source.frames)
+            else:
+                clips = clips_by_view(self.view, self.sampling, source.frames, source.canvas)
+            return clips, self._look(
+                clips, lambda i: each_of_source(source, i, ffmpeg=self.ffmpeg)
+            )
+
+        return self.answers.get(_key(source), compute)
+
+    def _look(self, clips: TitleClips, read: Read) -> "Pair":
+        """(B, K) sums and weights of the clips of a video, without a reference."""
+        import torch
+
+        network = self.engine.network
+        seen = [network.alone(part) for part in clips.each(read)]
+        sums, weights = (torch.cat(parts) for parts in zip(*seen, strict=True))
+        return sums, weights
 
     def alone(self, source: Source, canvas: tuple[int, int] | None = None) -> Score:
-        """No-reference score, of the video at its own size or scaled to `canvas`."""
+        """No-reference score, of the video at its own size or scaled to `canvas`.
+
+        On the scale of the weights' label.
+
+        Raises:
+            InputError: The video is too small for clips of the weights, or they squeeze whole
+                pictures of any size and a canvas is given.
+        """
         size = canvas or source.canvas
         with METER.measured() as spent:
-            view = self.engine.view
-            if view is None:
+            if canvas and self.squeezes:
+                raise InputError(
+                    f"weights {quoted(self.weights)} judge whole pictures squeezed to one size, "
+                    "whatever theirs is; leave out --canvas"
+                )
+            self.check(anchored=False, canvas=size)
+            if self.view is None:
                 found = self._alone_by_crops(source, size)
             else:
-                found = self._alone_by_view(view, source, size)
+                found = self._alone_by_view(self.view, source, size)
         return self._score("no-reference", found, spent)
 
     def _alone_by_crops(self, source: Source, size: tuple[int, int]) -> PooledScore:
@@ -191,29 +322,30 @@ class StudentMetric:
         return self._pooled(sampling, sampling.crops(source.frames, size), look, anchored=False)
 
     def _alone_by_view(self, view: View, source: Source, size: tuple[int, int]) -> PooledScore:
-        clips = clips_of(
-            view,
-            size,
-            source.frames,
-            lambda i: read_source(source, i, ffmpeg=self.ffmpeg, size=size),
-            self.sampling.seed,
+        seed = self.sampling.seed
+        clips = clips_by_view(view, CropSampling(seed=seed), source.frames, size)
+        seen = self._look(
+            clips, lambda i: each_of_source(source, i, ffmpeg=self.ffmpeg, size=size)
         )
-        network = self.engine.network
-        seen = network.alone(clips)
-        with network.exclusive() as student:
-            return pool(student.alone_answers, seen, [1] * len(clips), self.sampling.seed)
+        with self.engine.network.exclusive() as student:
+            found = pool(student.alone_answers, seen, clips.counts, seed)
+        return found.placed(clips.times, clips.places)
 
     def _anchor(self, source: Source) -> "tuple[Crops, Anchor]":
         """The crops of a source and their features, computed once."""
 
         def compute() -> "tuple[Crops, Anchor]":
-            crops = self.sampling.crops(source.frames, source.canvas)
+            crops = self._crops(source)
             clips = read_crops(
                 crops, source.frames, lambda i: each_of_source(source, i, ffmpeg=self.ffmpeg)
             )
             return crops, self.engine.network.anchor(clips)
 
-        return self.anchors.get(f"{source.sha256} {source.prep} {source.input_options}", compute)
+        return self.anchors.get(_key(source), compute)
+
+    def _crops(self, source: Source) -> Crops:
+        """The crops of a source, and so of all its encodes."""
+        return self.sampling.crops(source.frames, source.canvas)
 
     def _pooled(
         self,
@@ -252,16 +384,19 @@ class StudentMetric:
             apart = reach(found.apart, found.times, len(crops))
             if is_enough(apart, precision):
                 break
-        scores = [min(100.0, max(0.0, score)) for score in found.times]
-        return replace(
-            found,
-            interval=found.interval if len(seen) == len(crops) else around(found.value, apart),
-            places=tuple((time, *place) for time in seen for place in crops[time]),
-            moments=tuple(zip(seen, scores, strict=True)),
-        )
+        if len(seen) < len(crops):
+            found = replace(found, interval=around(found.value, apart))
+        places = [(time, *place) for time in seen for place in crops[time]]
+        return found.placed(list(seen), places)
 
-    def _score(self, mode: str, found: PooledScore, spent: Spent) -> Score:
+    def _score(
+        self, mode: str, found: PooledScore, spent: Spent, opinion: float | None = None
+    ) -> Score:
+        """`opinion`: of the video, on the label's scale; not for a score that is on it itself."""
         header = self.engine.header
+        scale = self.scale if opinion is not None else None
+        if scale:
+            found = found.mapped(scale.points)
         return Score(
             value=found.value,
             metric=self.name,
@@ -272,9 +407,14 @@ class StudentMetric:
             moments=found.moments,
             weights_sha256=header["sha256"],
             label=header.get("label"),
+            opinion=opinion if scale else None,
             cpu_s=spent.cpu_s,
             wall_s=spent.wall_s,
         )
+
+
+def _key(source: Source) -> str:
+    return f"{source.sha256} {source.prep} {source.input_options}"
 
 
 def _part_of(anchor: "Anchor", rows: list[int]) -> "Anchor":

@@ -24,7 +24,7 @@ from vqaloop.execution.session import Session, open_session
 from vqaloop.execution.stage_progress import counted_of, described
 from vqaloop.execution.tools import chosen_tools
 from vqaloop.media.scene_cuts import Scene, SceneExcerpts, even_gop, find_scenes
-from vqaloop.quality.metric import Metric
+from vqaloop.quality.metric import LEARNED, Metric
 from vqaloop.quality.registry import DEFAULT_METRIC, kindred
 from vqaloop.quality.sampling_precision import unreached
 from vqaloop.ratecontrol.concat import Joined, join, output_muxer
@@ -335,7 +335,7 @@ def _answer(made: TitleEncode, outcome: TargetCheck) -> Encoded:
 
 def tolerance_of(metric: Metric) -> float:
     """By how much a title may miss its target, in the metric's points: 0.5 of VMAF."""
-    return metric.step * (LEARNED_FAR if metric.mode == "anchored" else FAR)
+    return metric.step * (LEARNED_FAR if metric.mode in LEARNED else FAR)
 
 
 def _held_back(made: TitleEncode, *, above: bool) -> str:

@@ -441,6 +441,7 @@ def _probed(options: RegressOptions, plan: RunPlan, binary: str) -> dict[str, So
         source = probe_source(clip, allow_hdr=options.allow_hdr, ffmpeg=binary)
         if name in found or source.sha256 in {other.sha256 for other in found.values()}:
             raise InputError(f"{quoted(clip)} is there twice; a clip counts once")
+        check_metric(plan.metrics[-1], options.weights, canvas=source.canvas)
         checks.checked_depth(source, plan.spec, plan.bit_depth)
         checks.choose_sizes(source, plan.spec, plan.sizes or (source.canvas,))
         for note in source.notes:

@@ -83,9 +83,11 @@ def quiet_engine(device: torch.device) -> Iterator[Any]:
             alone = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1"}
             alone |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
             os.environ |= alone
-        if os.environ["WORLD_SIZE"] == "1":
-            # one process needs no shared-memory communication, whose build takes a compiler
-            deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+        if os.environ["WORLD_SIZE"] == "1" and device.type != "cuda":
+            # one process needs no shared-memory communication, whose build takes a compiler; set
+            # whole, since to look the table up would probe every operation (and need nvcc)
+            known = vars(deepspeed.ops).get("__compatible_ops__", {})
+            deepspeed.ops.__compatible_ops__ = known | {"deepspeed_shm_comm": False}
         try:
             yield deepspeed
         finally:
@@ -109,7 +111,7 @@ def start(
         # each process of a launcher its own GPU, before anything is put on one
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
     model.to(device)
-    optimizer = torch.optim.AdamW(groups, lr=recipe.learning_rate, betas=(0.9, 0.99))
+    optimizer = torch.optim.AdamW(groups, lr=recipe.learning_rate, betas=recipe.betas)
     refusals = (AssertionError, ValueError, TypeError, LookupError, AttributeError)
     try:
         engine, *_ = deepspeed.initialize(model=model, optimizer=optimizer, config=config)
@@ -128,7 +130,10 @@ def save(engine: Any, mean: Student, out: Path, step: int, titles: frozenset[str
     """
     tag = f"checkpoint-{step}"
     state = {"step": step, "mean": mean.state_dict(), "titles": sorted(titles)}
-    engine.save_checkpoint(str(out), tag, client_state=state, save_latest=False)
+    # a frozen teacher of 1 G parameters would be most of the file, and comes from its own
+    engine.save_checkpoint(
+        str(out), tag, client_state=state, save_latest=False, exclude_frozen_parameters=True
+    )
     if engine.global_rank:
         return
     with renamed_to(out / "latest") as part:
@@ -152,7 +157,7 @@ def load(engine: Any, mean: Student, out: Path) -> tuple[int, frozenset[str]]:
     try:
         if not re.fullmatch("checkpoint-[0-9]+", tag) or not (out / tag).is_dir():
             raise InputError(f"there is no {tag!r}")
-        _, state = engine.load_checkpoint(str(out), tag)
+        _, state = engine.load_checkpoint(str(out), tag, custom_load_fn=_fill)
         mean.load_state_dict(state["mean"])
         # checkpoints of an earlier release lack their titles
         return int(state["step"]), frozenset(map(str, state.get("titles", ())))
@@ -172,6 +177,24 @@ def load(engine: Any, mean: Student, out: Path) -> tuple[int, frozenset[str]]:
             f"{out / tag} is no checkpoint of this recipe; remove {out / 'latest'} "
             f"or give --restart to start anew: {error}"
         ) from error
+
+
+def _fill(src: dict[str, Any], dst: nn.Module) -> None:
+    """Load a checkpoint's module, which lacks what is frozen. Raises RuntimeError."""
+    missing, unknown = dst.load_state_dict(src, strict=False)
+    frozen = {name for name, value in dst.named_parameters() if not value.requires_grad}
+    lacking = sorted({*missing} & {name for name, _ in dst.named_parameters()} - frozen)
+    if lacking or unknown:
+        raise RuntimeError(f"missing: {lacking[:3]}, unknown: {unknown[:3]}")
+
+
+def any_process(flag: bool, device: torch.device) -> bool:
+    """Whether `flag` is set in any process; every process takes part, and gets the same."""
+    if not torch.distributed.is_initialized() or torch.distributed.get_world_size() == 1:
+        return flag
+    found = torch.tensor(float(flag), device=device)
+    torch.distributed.all_reduce(found, torch.distributed.ReduceOp.MAX)
+    return bool(found)
 
 
 def read(path: str, map_location: Any = None) -> Any:

@@ -4,7 +4,7 @@ Shards are read one at a time, so a data set may be larger than memory.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -20,7 +20,14 @@ from vqaloop.media.colour import to_clips
 from vqaloop.models.device import exact
 from vqaloop.models.student import Student
 from vqaloop.quality.full_reference import measure_clips
-from vqaloop.training.correlation import Correlations, correlations, mean_within, raw_correlations
+from vqaloop.training.correlation import (
+    Correlations,
+    Difference,
+    correlations,
+    mean_within,
+    paired_differences,
+    raw_correlations,
+)
 from vqaloop.training.shards import Shard
 
 HEADS = {"anchored": "anchored", "alone": "no reference"}
@@ -81,7 +88,8 @@ def score_shards(
         student: In evaluation mode, on `device`.
         shards: Of one kind of label; taken one at a time.
         device: Where the student runs.
-        crops: At most so many crops of an encode are used; None: all.
+        crops: At most so many crops of an encode are used, of clips spread over a video those in
+            its middle; None: all.
         metrics: Of METRICS; measured on the same crops.
         ffmpeg: Path of the ffmpeg binary, for `metrics`.
         seed: Of the halves behind `crop_spread`.
@@ -92,8 +100,10 @@ def score_shards(
         content (the title), encoder, width, height, level, knob, label_kind, label (0..100,
         higher is better), anchored and alone (0..100, without bounds where the student has none;
         nan where there is no reference or no anchored head), anchored_spread and alone_spread
-        (see `crop_spread`), and a column for each metric (mean over frames; nan where there is no
-        reference).
+        (see `crop_spread`), anchored_centre and alone_centre (of the clip in the middle of the
+        video alone, before the middle where their number is even, as arXiv 2502.19026 tests; nan
+        for crops that are not spread over a video), and a column for each metric (mean over
+        frames; nan where there is no reference).
 
     Raises:
         InputError: Clips do not fit the student, or its scores are no finite numbers.
@@ -101,7 +111,8 @@ def score_shards(
     rows: list[dict[str, Any]] = []
     crop_rows: list[dict[str, Any]] = []
     largest_errors: list[LargestError] = []
-    for shard in shards:
+    for whole in shards:
+        shard = _middle_clips(whole, crops) if crops and whole.view is not None else whole
         sums = _sums(student, shard, device, crops)
         rng = np.random.default_rng([seed, *shard.name.encode("utf-8", "surrogateescape")])
         heads = {head: _HeadScores(student, head, sums.get(head), shard, rng) for head in HEADS}
@@ -114,6 +125,15 @@ def score_shards(
         report(f"{len(largest_errors)} {shard.name}: {counted(len(shard_rows), 'encode')}")
     largest_errors.sort(key=lambda largest: -largest.error)
     return ShardScores(pd.DataFrame(rows), pd.DataFrame(crop_rows), largest_errors)
+
+
+def _middle_clips(shard: Shard, crops: int) -> Shard:
+    """The shard with at most so many clips of each video, those around its middle."""
+    count = shard.distorted.shape[1]
+    first = max(0, count - crops) // 2
+    part = slice(first, first + crops)
+    reference = None if shard.reference is None else shard.reference[part]
+    return replace(shard, distorted=shard.distorted[:, part], reference=reference)
 
 
 def _encode_rows(
@@ -130,6 +150,7 @@ def _encode_rows(
             "label": float(encode["score"]),
             **{head: float(answers.pooled[e]) for head, answers in heads.items()},
             **{f"{head}_spread": float(answers.spread[e]) for head, answers in heads.items()},
+            **{f"{head}_centre": float(answers.centre[e]) for head, answers in heads.items()},
             **{name: float(values[e]) for name, values in metrics.items()},
         }
         for e, encode in enumerate(shard.encodes)
@@ -169,8 +190,9 @@ def evaluate(
     Returns:
         A JSON-able document. Under `judges`, for each head and metric that has scores: `overall`
         with intervals over titles (see `correlation.correlations`), `by_encoder`, `by_size` (see
-        BANDS), for heads `crop_spread` (root mean square, and 95th percentile) and, with `crops`,
-        `single_crops`. Rows without a score are left out of the count.
+        BANDS), for heads `crop_spread` (root mean square, and 95th percentile), `centre_clip` (of
+        one clip a video, as arXiv 2502.19026 tests) and, with `crops`, `single_crops`. Rows
+        without a score are left out of the count.
 
     Raises:
         InputError: Labels are of different kinds, which no figure can mix.
@@ -201,6 +223,10 @@ def evaluate(
                 "rms": float(np.sqrt(np.mean(spread**2))) if len(spread) else None,
                 "p95": float(np.percentile(spread, 95)) if len(spread) else None,
             }
+            centre = part[part[f"{name}_centre"].notna()]
+            if len(centre):
+                figures = _correlations(centre, f"{name}_centre", draws, seed, same_scale=True)
+                judges[name]["centre_clip"] = figures.to_json()
             if crops is not None and len(crops) and crops[name].notna().any():
                 single = crops[crops[name].notna()]
                 judges[name]["single_crops"] = _correlations(single, name, 0, seed).to_json()
@@ -275,7 +301,7 @@ class _HeadScores:
     ) -> None:
         if pair is None:
             empty = np.full(len(shard.encodes), np.nan)
-            self.pooled, self.spread = empty, empty
+            self.pooled, self.spread, self.centre = empty, empty, empty
             self.single = np.full(shard.distorted.shape[:2], np.nan)
             return
         answers = student.anchored_answers if head == "anchored" else student.alone_answers
@@ -284,6 +310,8 @@ class _HeadScores:
             self.pooled = _percent(answers(sums.sum(1), weights.sum(1)))
             self.single = _percent(answers(sums, weights))
             self.spread = crop_spread(answers, sums, weights, rng)
+        middle = self.single[:, (self.single.shape[1] - 1) // 2]
+        self.centre = np.full_like(middle, np.nan) if shard.view is None else middle
         if not np.isfinite(self.pooled).all():
             raise InputError(f"the weights give no number for {shard.name}; train them anew")
 
@@ -355,12 +383,40 @@ def _largest_error(shard: Shard, rows: list[dict[str, Any]], answers: _HeadScore
     )
 
 
-def _correlations(part: pd.DataFrame, name: str, draws: int, seed: int) -> Correlations:
+def differences(
+    table: pd.DataFrame, other: pd.DataFrame, *, draws: int = 1000, seed: int = 0
+) -> dict[str, dict[str, Difference]]:
+    """Differences of two students' figures on the same encodes, by head and figure.
+
+    Args:
+        table: Of `ShardScores`, of one student.
+        other: The same of another, of the same shards.
+        draws: Of the bootstrap behind the intervals.
+        seed: Of the bootstrap.
+    """
+    found = {}
+    for head in HEADS:
+        there = table[head].notna().to_numpy() & other[head].notna().to_numpy()
+        if there.any():
+            found[head] = paired_differences(
+                table[head].to_numpy(float)[there],
+                other[head].to_numpy(float)[there],
+                table["label"].to_numpy(float)[there],
+                list(table["content"][there]),
+                draws=draws,
+                seed=seed,
+            )
+    return found
+
+
+def _correlations(
+    part: pd.DataFrame, name: str, draws: int, seed: int, same_scale: bool | None = None
+) -> Correlations:
     return correlations(
         part[name].to_numpy(float),
         part["label"].to_numpy(float),
         list(part["content"]),
-        same_scale=name in HEADS,
+        same_scale=name in HEADS if same_scale is None else same_scale,
         draws=draws,
         seed=seed,
     )

@@ -40,6 +40,8 @@ def figures_text(document: dict[str, Any]) -> str:
     used: set[str] = set()
     for name, judge in document["judges"].items():
         parts = [("all", judge["overall"])]
+        if "centre_clip" in judge:
+            parts.append(("centre clip", judge["centre_clip"]))
         parts += [*judge["by_encoder"].items(), *judge["by_size"].items()]
         if "single_crops" in judge:
             parts.append(("single crops", judge["single_crops"]))
@@ -58,9 +60,42 @@ def figures_text(document: dict[str, Any]) -> str:
     notes = [f"{', '.join(fitted)}: after a logistic mapping of 4 or 5 parameters"] * bool(fitted)
     if "within_srcc" in used:
         notes.append("within: mean SRCC inside a title")
+    if any("centre_clip" in judge for judge in document["judges"].values()):
+        notes.append("centre clip: one clip a video, as arXiv 2502.19026 tests; all: mean of all")
     ranges = "from, to: 95 % intervals over the choice of titles"
     notes.append(ranges if "intervals" in used else "no intervals: those take several titles")
+    if "paper" in document:
+        lines += ["", *_paper_lines(document)]
+    if "against" in document:
+        lines += ["", *_difference_lines(document["against"])]
     return "\n".join([*lines, "", *notes])
+
+
+def _paper_lines(document: dict[str, Any]) -> list[str]:
+    """The published row beside ours, each under its own name."""
+    paper, judge = document["paper"], document["judges"]["alone"]
+    rows = [("ours, centre clip", judge.get("centre_clip")), ("ours, all clips", judge["overall"])]
+    theirs = "theirs" if paper["same_titles"] else "theirs, on other titles"
+    lines = [f"{paper['source']}, {paper['row']}", f"{'':<28}{'SRCC':>7}{'PLCC':>7}"]
+    for words, figures in ((theirs, paper), *rows):
+        if figures is not None:
+            cells = "".join(f"{shown(figures.get(key), 3):>7}" for key in ("srcc", "plcc"))
+            lines.append(f"{words:<28}{cells}")
+    return lines
+
+
+def _difference_lines(against: dict[str, Any]) -> list[str]:
+    """Figures of two students on the same encodes, and their differences with intervals."""
+    lines = [f"against {printable(against['weights'])[:60]}, on the same encodes"]
+    for head, figures in against["judges"].items():
+        lines += ["", f"{HEADS[head]:<20}{'this':>8}{'other':>8}{'less':>8}{'from':>8}{'to':>8}"]
+        for key, found in figures.items():
+            words = {"within_srcc": "SRCC within titles", "within_krcc": "KRCC within titles"}
+            ends = found["interval"] or (None, None)
+            values = (found["one"], found["other"], found["difference"], *ends)
+            cells = "".join(f"{shown(value, 3):>8}" for value in values)
+            lines.append(f"{words.get(key, key.upper()):<20}{cells}")
+    return lines
 
 
 def _rows(name: str, figures: dict[str, Any], columns: Sequence[str]) -> list[str]:

@@ -20,11 +20,10 @@ from vqaloop.media.planes import Frames
 from vqaloop.quality.clip_views import PlacedView, View
 from vqaloop.training.datasets import AUTHORS, Available, Dataset, Video, find
 from vqaloop.training.shards import read_about, write_each, write_shard
+from vqaloop.training.vmaf_labels import SAME_LENGTH, sampled_vmaf
 
 MAX_SHARD_BYTES = 4 << 30
 """Largest shard; all of it is in memory while it is written."""
-SAME_LENGTH = 0.1
-"""Part by which lengths of encodes of one content may differ; some encoders drop last frames."""
 
 
 def prepare(
@@ -70,7 +69,7 @@ def prepare(
     paths = {c: out / f"{quote(c, safe='')[:120]}.safetensors" for c in sorted(contents)}
     if len(set(paths.values())) < len(paths):
         raise InputError("two contents have names that begin alike for 120 characters; shorten")
-    about = {**asdict(view), "seed": seed}
+    about = recorded_view(view, seed)
     missing = [
         c for c, path in paths.items() if not _is_current(path, dataset, contents[c], about)
     ]
@@ -87,6 +86,11 @@ def prepare(
             f"{quoted(out / 'report.json')} says what is missing and what failed"
         )
     return shards
+
+
+def recorded_view(view: View, seed: int) -> dict[str, Any]:
+    """What shards record of a view; `crop` is of weights alone."""
+    return {**{key: value for key, value in asdict(view).items() if key != "crop"}, "seed": seed}
 
 
 def _is_current(
@@ -227,7 +231,7 @@ def shard_about(
         "dataset": dataset.name,
         "content": title,
         "authors_held_out": title in AUTHORS.get(dataset.label, ()),
-        "view": {**asdict(placed.view), "seed": seed},
+        "view": recorded_view(placed.view, seed),
         "canvas": placed.canvas,
         "left_out": left_out,
     }
@@ -245,7 +249,8 @@ def _write_content(
     """Write the shard of one content; the line to report of it. Raises VqaloopError."""
     source = dataset.sources.get(content)
     usable = usable_videos(videos, source)
-    placed = PlacedView(view, usable.canvas, [seed, *content.encode()])
+    places = [seed, *content.encode()]
+    placed = PlacedView(view, usable.canvas, places)
     distorted, decoded, failed = cut_encodes(usable, placed, ffmpeg)
     arrays: dict[str, npt.NDArray[Any]] = {"distorted": distorted}
     reference = reference_of(source, usable, placed, ffmpeg) if source else None
@@ -259,6 +264,12 @@ def _write_content(
     ]
     about = shard_about(dataset, content, placed, seed, left_out)
     encodes = [_encode_row(dataset, video, usable.facts[video.path].size) for video in decoded]
+    if source is not None and reference is not None:
+        kept_facts = {file: usable.facts[file] for file in (source, *(v.path for v in decoded))}
+        points = sampled_vmaf(source, kept_facts, usable.canvas, places, ffmpeg)
+        for row, video in zip(encodes, decoded, strict=True):
+            if video.path in points:
+                row["vmaf"] = points[video.path]
     try:
         write_shard(path, arrays, about, encodes, dataset.label)
     except OSError as error:

@@ -1,22 +1,25 @@
 """Training recipes: hyperparameters, losses and data as a TOML, checked."""
 
-from dataclasses import dataclass, replace
+import os
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 from msgspec import Meta
 
-from vqaloop.core.documents import read_toml
+from vqaloop.core.documents import of_toml, toml_values
 from vqaloop.core.resources import data_folder
 from vqaloop.errors import InputError
-from vqaloop.models import MODELS
+from vqaloop.models import CONFIGS, MODELS
 
 FREEZE = ("paper", "as_released", "all")
 AUGMENT = ("none", "mirror", "turns", "colour")
 
 Weight = Annotated[float, Meta(ge=0, lt=1e6)]
 Ratio = Annotated[float, Meta(ge=0, le=1)]
+Below1 = Annotated[float, Meta(ge=0, lt=1)]
 Count = Annotated[int, Meta(ge=1)]
+Part = Annotated[int, Meta(ge=0, le=1024)]
 
 
 @dataclass(frozen=True)
@@ -62,6 +65,14 @@ class Teacher:
     """paper: last block and head train; as_released: and all that is not in a block; all: none."""
     corpus: tuple[str, ...] = ()
     """The same scenes in the teacher's view, where that is another."""
+    frames: Part = 0
+    """As `Recipe.frames`, of that corpus."""
+    crop: Part = 0
+    """As `Recipe.crop`, of that corpus."""
+    drop_path: Below1 = 0.0
+    """As `Recipe.drop_path`."""
+    recompute: bool = False
+    """As `Recipe.recompute`."""
 
 
 @dataclass(frozen=True)
@@ -73,6 +84,7 @@ class Recipe:
     out: str
     steps: Count
     learning_rate: Annotated[float, Meta(ge=0, le=10)]
+    """Of all that is in no block; per `rate_clips` clips a step where that is given."""
     loss: Losses
     held_out: tuple[str, ...] = ()
     """Folders of titles held out; or, if empty, by `split`."""
@@ -80,12 +92,24 @@ class Recipe:
     """authors, or "fold 2/5": which titles of `corpus` are held out."""
     teacher: Teacher | None = None
     start: str = ""
-    """Weights to begin with: a released checkpoint, or a larger student, which is pruned."""
+    """Weights to begin with: a released checkpoint, a student's file or the name of a shipped
+    student; a larger student is pruned."""
     engine: str = ""
     """DeepSpeed's own JSON, beside the recipe; empty: ZeRO-1 in fp32."""
     seed: Annotated[int, Meta(ge=0, lt=2**32)] = 0
     accumulate: Count = 1
     """Batches a step."""
+    rate_clips: Annotated[int, Meta(ge=0, le=10**9)] = 0
+    """Clips a step that `learning_rate` is for: the rate of a run is `learning_rate` times the
+    clips of all processes in a step, over this; 0: the rate as it is. InternVideo2 has 256."""
+    betas: tuple[Below1, Below1] = (0.9, 0.99)
+    """Of AdamW; InternVideo2 has 0.9 and 0.999."""
+    drop_path: Below1 = 0.0
+    """Largest share of clips for which a branch of a block is left out in training, rising
+    linearly from 0 at the first block (stochastic depth, arXiv 1603.09382)."""
+    recompute: bool = False
+    """Keep no activations inside blocks and compute them again for the gradient: a third more
+    time, for a fraction of the memory."""
     layer_decay: Ratio = 1.0
     """Learning rate of a block as a factor of that of the next deeper one."""
     warm_up: Annotated[int, Meta(ge=0, le=10**9)] = 0
@@ -96,6 +120,12 @@ class Recipe:
     fixed_embedding: bool = False
     """Do not train the patch embedding: it would drift from an orthogonal transform, and its
     coefficients would no longer be energies, which the heads take."""
+    frames: Part = 0
+    """Frames of a clip, a window drawn anew each time from the clips of the corpus, which are
+    longer; 0: the clips as they are."""
+    crop: Part = 0
+    """Pixels a side of a clip, a window drawn likewise; 0: the clips as they are. For opinion
+    scores alone: a label of a stored crop is not one of its parts."""
     augment: str = "turns"
     scenes: Count = 3
     crops: Count = 4
@@ -114,7 +144,9 @@ def bundled_recipes() -> dict[str, Path]:
 def read_recipe(path: Path) -> Recipe:
     """A recipe from its TOML, from the recipe.toml of a folder, or a bundled one by its name.
 
-    Raises InputError naming the key that is missing, unknown or wrong.
+    A recipe may begin with `extends = "../other/recipe.toml"`, whose keys it then takes over but
+    for those that it gives itself. Raises InputError naming the key that is missing, unknown or
+    wrong.
     """
     bundled = bundled_recipes()
     if not path.exists() and path.suffix != ".toml":
@@ -125,13 +157,34 @@ def read_recipe(path: Path) -> Recipe:
         path = bundled[str(path)]
     elif path.is_dir():
         path = path / "recipe.toml"
-    where = f"recipe {path}: "
-    recipe = read_toml(path, Recipe, f"recipe {path}")
-    if recipe.engine:
-        # beside the recipe, wherever that is
-        recipe = replace(recipe, engine=str(path.parent / recipe.engine))
-    _check(recipe, where)
+    recipe = of_toml(_values(path), Recipe, f"recipe {path}")
+    _check(recipe, f"recipe {path}: ")
     return recipe
+
+
+def _values(path: Path, above: tuple[Path, ...] = ()) -> dict[str, Any]:
+    """A recipe's table on top of those that it `extends`; `above` are the files that lead here.
+
+    Raises InputError for a file that cannot be read, and for one that extends itself.
+    """
+    name = f"recipe {path}"
+    if path.resolve() in above:
+        raise InputError(f"{name} extends itself by way of {above[-1]}; break the circle")
+    values = toml_values(path, name)
+    base = values.pop("extends", "")
+    if not isinstance(base, str):
+        raise InputError(f"{name}: extends should be text, the path of a recipe beside this one")
+    if isinstance(values.get("engine"), str) and values["engine"]:
+        # beside the recipe that names it, wherever that is
+        values["engine"] = os.path.normpath(path.parent / values["engine"])
+    if not base:
+        return values
+    below = _values(path.parent / base, (*above, path.resolve()))
+    for key, value in values.items():
+        # tables are merged key by key, all else is replaced
+        both = isinstance(value, dict) and isinstance(below.get(key), dict)
+        below[key] = {**below[key], **value} if both else value
+    return below
 
 
 def _check(recipe: Recipe, where: str) -> None:
@@ -150,6 +203,20 @@ def _check(recipe: Recipe, where: str) -> None:
             raise InputError(f"{where}{key} is one of {', '.join(known)}, not {value!r}")
     if bool(recipe.held_out) == bool(recipe.split):
         raise InputError(f"{where}give either held_out (folders) or split (authors, fold 1/5)")
+    networks = [("", recipe.model, recipe.recompute)]
+    if recipe.teacher is not None:
+        taught = recipe.teacher
+        networks.append(("teacher.", taught.model, taught.recompute))
+        if taught.frames + taught.crop and not taught.corpus:
+            raise InputError(
+                f"{where}teacher.frames and teacher.crop are of teacher.corpus, which is not "
+                "given; without it the teacher sees the student's clips"
+            )
+    for prefix, model, recompute in networks:
+        if recompute and model not in CONFIGS:
+            raise InputError(
+                f"{where}{prefix}recompute is for the internvqa models, not for {model}"
+            )
     loss = recipe.loss
     if recipe.teacher is None and any((loss.teacher, loss.feature, loss.levels, loss.answers)):
         raise InputError(f"{where}losses teacher, feature, levels and answers need a [teacher]")

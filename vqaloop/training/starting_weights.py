@@ -2,9 +2,11 @@
 
 from pathlib import Path
 
+import torch
 from safetensors import SafetensorError, safe_open
 
 from vqaloop.core.documents import check_regular
+from vqaloop.core.resources import WEIGHTS
 from vqaloop.errors import InputError
 from vqaloop.models import create_student
 from vqaloop.models.checkpoints import load_released
@@ -34,20 +36,36 @@ def initial_student(
     """
     loss = recipe.loss
     heads = any((loss.crop, loss.pooled, loss.ordered, loss.features, loss.levels))
-    student = create_student(recipe.model, heads)
-    if recipe.start:
-        path = Path(recipe.start)
-        if not _has_student_header(path):
-            load_released(student.backbone, path)
-            return student, frozenset()
-        larger, about = load_student(path)
-        if heads and larger.anchored is None:
-            raise InputError(f"{recipe.start} has no anchored head, which the losses need")
-        known = _trained_titles(path, about, apart)
-        return (larger if about["model"] == recipe.model else prune(larger, student)), known
-    if heads and isinstance(student.backbone, InternVideo2):
-        start_from_cosines(student.backbone)
-    return student, frozenset()
+    if not recipe.start:
+        student = create_student(recipe.model, heads)
+        if heads and isinstance(student.backbone, InternVideo2):
+            start_from_cosines(student.backbone)
+        return student, frozenset()
+    path = _weights_file(recipe.start)
+    if not _has_student_header(path):
+        return _released(recipe.model, path, heads), frozenset()
+    larger, about = load_student(path)
+    if heads and larger.anchored is None:
+        raise InputError(f"{recipe.start} has no anchored head, which the losses need")
+    known = _trained_titles(path, about, apart)
+    if about["model"] == recipe.model:
+        return larger, known
+    return prune(larger, create_student(recipe.model, heads)), known
+
+
+def _released(model: str, path: Path, heads: bool = False) -> Student:
+    """A student with the backbone of a released checkpoint."""
+    # without heads nothing is filled twice: a meta tensor takes no memory and no random values
+    with torch.device("cpu" if heads else "meta"):
+        student = create_student(model, heads)
+    load_released(student.backbone, path)
+    return student
+
+
+def _weights_file(name: str) -> Path:
+    """A file, or that of a shipped student of this name."""
+    path, shipped = Path(name), WEIGHTS / f"{name}.safetensors"
+    return shipped if not path.exists() and shipped.is_file() else path
 
 
 def initial_teacher(
@@ -59,9 +77,11 @@ def initial_teacher(
     """
     if teacher is None:
         return None, frozenset()
-    model, known = create_student(teacher.model, heads=False), frozenset[str]()
-    if teacher.weights:
-        path = Path(teacher.weights)
+    known = frozenset[str]()
+    if not teacher.weights:
+        model = create_student(teacher.model, heads=False)
+    else:
+        path = _weights_file(teacher.weights)
         if _has_student_header(path):
             model, about = load_student(path)
             if about["model"] != teacher.model:
@@ -71,7 +91,7 @@ def initial_teacher(
                 )
             known = _trained_titles(path, about, apart)
         else:
-            load_released(model.backbone, path)
+            model = _released(teacher.model, path)
     freeze(model, teacher.freeze)
     return model, known
 

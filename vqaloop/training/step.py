@@ -22,6 +22,7 @@ from vqaloop.models.student import OUTPUTS, Anchor, Student, StudentOutput
 from vqaloop.training.losses import distillation_losses, label_losses
 from vqaloop.training.recipe import Losses, Recipe
 from vqaloop.training.shards import Shard
+from vqaloop.training.windows import Place, Window, cut_window, draw_place
 
 FEATURE_SCALES = (100.0, 1.0, 1.0, 1.0, 1.0, 1.0, 20.0)
 """Divisors of the labels, in the order of `OUTPUTS`, so that all have about the same spread."""
@@ -66,6 +67,9 @@ def draw(
     # so that every clip of the corpus is drawn about as often
     chance = np.array([len(s.encodes) * s.distorted.shape[1] for s in shards], float)
     chosen = rng.choice(len(shards), recipe.scenes, replace=False, p=chance / chance.sum())
+    window = Window(recipe.frames, recipe.crop)
+    taught = recipe.teacher
+    wide = Window(taught.frames, taught.crop) if taught is not None else Window()
     parts: dict[str, list[Tensor]] = {field.name: [] for field in fields(Batch)}
     for i in chosen:
         shard = shards[i]
@@ -78,11 +82,19 @@ def draw(
         def pick(tensor: Tensor, encodes: Tensor = encodes, crops: Tensor = crops) -> Tensor:
             return tensor[encodes][:, crops].transpose(0, 1)  # (crops, encodes, ...)
 
-        parts["distorted"].append(pick(shard.distorted).flatten(0, 1))
+        # no number is drawn where clips are taken whole
+        moved = (shard, window)
+        if not window and teacher_view is not None:
+            moved = (teacher_view[i], wide)
+        places = [draw_place(*moved, rng) for _ in crops] if moved[1] else []
+        distorted = windows(pick(shard.distorted), shard, window, places)
+        parts["distorted"].append(distorted.flatten(0, 1))
         if shard.reference is not None:
-            parts["reference"].append(shard.reference[crops])
+            parts["reference"].append(windows(shard.reference[crops], shard, window, places))
         if teacher_view is not None:
-            parts["teacher_view"].append(pick(teacher_view[i].distorted).flatten(0, 1))
+            other = teacher_view[i]
+            seen = windows(pick(other.distorted), other, wide, places)
+            parts["teacher_view"].append(seen.flatten(0, 1))
         if shard.crop_labels is not None and shard.frame_labels is not None:
             scales = torch.tensor(FEATURE_SCALES)
             parts["scores"].append(pick(shard.crop_labels) / scales)
@@ -99,6 +111,14 @@ def draw(
         torch.cat(parts["reference"]) if len(parts["reference"]) == len(chosen) else None,
         torch.cat(parts["teacher_view"]) if teacher_view is not None else None,
     )
+
+
+def windows(clips: Tensor, shard: Shard, window: Window, places: Sequence[Place]) -> Tensor:
+    """(crops, ...) clips of a shard, of each crop the window at its place."""
+    if not window:
+        return clips
+    pairs = zip(clips, places, strict=True)
+    return torch.stack([cut_window(clip, shard, window, place) for clip, place in pairs])
 
 
 def augmented(clips: Tensor, kind: str, seed: int) -> Tensor:
@@ -176,6 +196,8 @@ class TrainingModel(nn.Module):
     def __init__(self, student: Student, teacher: Student | None, recipe: Recipe) -> None:
         super().__init__()
         self.student, self.teacher, self.recipe = student, teacher, recipe
+        taught = recipe.teacher
+        self.drops = bool(recipe.drop_path or (taught is not None and taught.drop_path))
         self.bridge: nn.Module = nn.Identity()
         if teacher is not None:
             widths = student.backbone.feature_width, teacher.backbone.feature_width
@@ -191,11 +213,13 @@ class TrainingModel(nn.Module):
 
         Args:
             batch: On the device of the networks.
-            seed: Of the augmentation, which is one for all clips of the batch.
+            seed: Of the augmentation, which is one for all clips of the batch, and of drop path.
 
         Raises:
             InputError: Batch or teacher lack what a loss needs, or clips do not fit the networks.
         """
+        if self.drops:
+            torch.manual_seed(seed)  # a resumed run drops what a straight one would
         with torch.autocast(batch.distorted.device.type, enabled=False):
             losses = self._losses(batch, seed)
         weights = vars(self.recipe.loss).items()

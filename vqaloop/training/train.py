@@ -22,18 +22,22 @@ from torch import Tensor, nn
 from vqaloop.core.scopes import check_cancelled
 from vqaloop.core.text import counted
 from vqaloop.errors import InputError
+from vqaloop.media.planes import CLIP_FRAMES, CLIP_SIZE
 from vqaloop.models import create_student
 from vqaloop.models.internvideo2 import InternVideo2
+from vqaloop.models.score_scale import HEADER_KEY, ScoreScale
 from vqaloop.models.student import Student
 from vqaloop.models.weights import save_student
 from vqaloop.training import deepspeed_engine as engines
 from vqaloop.training.evaluate import score_shards, summary, summary_lines
+from vqaloop.training.opinion_scale import scale_of
 from vqaloop.training.recipe import Recipe
-from vqaloop.training.shards import Shard
+from vqaloop.training.shards import Shard, load_corpus
 from vqaloop.training.split import split_corpus, teacher_shards
 from vqaloop.training.starting_weights import initial_student, initial_teacher, listed
 from vqaloop.training.step import TrainingModel, draw
 from vqaloop.training.training_log import TrainingLog
+from vqaloop.training.windows import Window, check_window, middle_windows, view_of
 
 CHECKPOINT_EVERY = 50
 """Steps between two checkpoints."""
@@ -75,13 +79,24 @@ def train(
             f"a step takes {counted(recipe.scenes, 'scene')} and the corpus has {len(shards)}"
             f"{besides}; add clips to the corpus, or lower `scenes` in the recipe"
         )
+    window = Window(recipe.frames, recipe.crop)
+    for shard in (*shards, *unseen):
+        check_window(shard, window)
     taught_on = teacher_shards(recipe, shards)
+    if recipe.teacher is not None:
+        for shard in taught_on or ():
+            check_window(shard, Window(recipe.teacher.frames, recipe.teacher.crop))
     apart = frozenset(shard.content for shard in unseen)
     torch.manual_seed(recipe.seed)
     student, known = initial_student(recipe, apart)
     teacher, taught = initial_teacher(recipe.teacher, apart)
     if recipe.fixed_embedding and isinstance(student.backbone, InternVideo2):
         student.backbone.patch_embed.requires_grad_(False)
+    for network, wanted in ((student, recipe), (teacher, recipe.teacher)):
+        if network is not None and wanted is not None:
+            network.backbone.set_drop_path(wanted.drop_path)
+            if isinstance(network.backbone, InternVideo2):
+                network.backbone.recompute = wanted.recompute
     Path(recipe.out).mkdir(parents=True, exist_ok=True)  # nothing was refused
     model = TrainingModel(student, teacher, recipe)
     with engines.quiet_engine(device) as deepspeed:
@@ -115,12 +130,17 @@ class Trainer:
         report: Callable[[str], None],
     ) -> None:
         self.recipe = recipe = model.recipe
-        self.student, self.device = model.student, device
+        self.model, self.student, self.device = model, model.student, device
         self.shards, self.unseen, self.teacher_shards = shards, unseen, teacher_shards
         self.out = Path(recipe.out)
         self.engine = engines.start(
             deepspeed, model, parameter_groups(model, recipe), recipe, device
         )
+        model.train()
+        clips = recipe.scenes * recipe.crops * recipe.encodes * recipe.accumulate
+        clips *= self.engine.world_size
+        self.rate = recipe.learning_rate * (clips / recipe.rate_clips if recipe.rate_clips else 1)
+        """Learning rate before the schedule."""
         self.first = self.engine.global_rank == 0
         self.say = report if self.first else lambda line: None
         self.average = _copy(model.student, recipe, device)
@@ -164,7 +184,7 @@ class Trainer:
         """One optimiser step on `accumulate` batches, then the moving average and the log."""
         check_cancelled()
         recipe, since = self.recipe, time.monotonic()
-        rate = recipe.learning_rate * _schedule(self.step_count, recipe)
+        rate = self.rate * _schedule(self.step_count, recipe)
         for group in self.engine.optimizer.param_groups:
             group["lr"] = rate * group["scale"]
         losses: dict[str, float] = {}
@@ -190,7 +210,8 @@ class Trainer:
         losses: dict[str, Tensor] = self.engine(batch.to(self.device), int(rng.integers(1 << 30)))
         weights = vars(self.recipe.loss)
         total = torch.stack([weights[name] * value for name, value in losses.items()]).sum()
-        if not torch.isfinite(total):
+        # of all processes: one that stopped alone would leave the others waiting for it
+        if engines.any_process(not bool(torch.isfinite(total)), self.device):
             raise InputError(
                 f"the loss is no longer a number at step {self.step_count}; lower learning_rate"
             )
@@ -202,7 +223,9 @@ class Trainer:
         """Correlations of the moving average on the titles held out, in the first process."""
         figures: dict[str, float | None] = {}
         if self.first:
-            scores = score_shards(self.average, self.unseen, self.device, crops=8)
+            window = Window(self.recipe.frames, self.recipe.crop)
+            unseen = (middle_windows(shard, window) for shard in self.unseen)
+            scores = score_shards(self.average, unseen, self.device, crops=8)
             figures = summary(scores.table)
         self.log.add({"step": self.step_count, **figures})
         for line in summary_lines(figures):
@@ -223,12 +246,39 @@ class Trainer:
             story = {**asdict(recipe), "engine": Path(recipe.engine).name}
             about = {
                 "recipe": json.dumps(story),
-                "view": json.dumps(shard.view),
+                "view": json.dumps(view_of(shard, Window(recipe.frames, recipe.crop))),
                 "titles": json.dumps(sorted(self.titles)),
             }
+            scale = self._scale()
+            if scale is not None:
+                about[HEADER_KEY] = scale.to_json()
             save_student(self.average, path, recipe.model, shard.label, about)
             self.log.plot(self.out / "log.png")
         return path
+
+    def _scale(self) -> ScoreScale | None:
+        """The map from the averaged weights' answers to VMAF points, where shards allow one."""
+        if self.shards[0].label.startswith("VMAF"):
+            return None
+        names = {shard.name for shard in self.shards}
+        window = Window(self.recipe.frames, self.recipe.crop)
+        view = view_of(self.shards[0], window)
+        own = {"kind": "native", "frames": CLIP_FRAMES, "stride": 1, "size": CLIP_SIZE}
+        cut_alike = view is None or own.items() <= view.items()
+        anchors = self.average.anchored is not None and cut_alike
+        # read again: those trained on lack their sources where one of them does
+        whole = (s for s in load_corpus(self.recipe.corpus) if s.name in names)
+        try:
+            shards = (middle_windows(shard, window) for shard in whole)
+            scale = scale_of(self.average, shards, anchors, self.device)
+        except InputError as error:
+            self.say(f"no scale in VMAF points, so these weights steer no ladder: {error}")
+            return None
+        self.say(
+            f"scale in VMAF points, {scale.mode}: RMSE {scale.rmse:.2f} on titles left out, of "
+            f"{counted(scale.encodes, 'encode')} of {counted(scale.titles, 'title')}"
+        )
+        return scale
 
 
 def parameter_groups(model: nn.Module, recipe: Recipe) -> list[dict[str, Any]]:
@@ -269,9 +319,14 @@ def parameter_groups(model: nn.Module, recipe: Recipe) -> list[dict[str, Any]]:
 
 def _copy(student: Student, recipe: Recipe, device: torch.device) -> Student:
     """An fp32 copy, which becomes the moving average."""
-    mean = create_student(recipe.model, student.anchored is not None).to(device)
-    mean.load_state_dict(student.state_dict())
-    return mean.eval()
+    with torch.device("meta"):  # no memory, and no random values, before the copies
+        mean = create_student(recipe.model, student.anchored is not None)
+    values = {
+        name: value.detach().to(device, torch.float32 if value.is_floating_point() else None)
+        for name, value in student.state_dict().items()
+    }
+    mean.load_state_dict({name: value.clone() for name, value in values.items()}, assign=True)
+    return mean.eval().requires_grad_(False)
 
 
 @torch.no_grad()
