@@ -55,6 +55,8 @@ class Source:
     """ffmpeg options that tag the output: color_primaries, color_trc, colorspace, color_range."""
     hdr: bool = False
     """True for PQ and HLG transfer."""
+    windows: tuple[int, ...] = ()
+    """First frame of each window of an excerpt, which is taken for a scene; the first is 0."""
     notes: tuple[str, ...] = ()
     """Changes that `prep` makes, one sentence each, for the user."""
 

@@ -7,6 +7,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import replace
 from fractions import Fraction
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -88,7 +89,14 @@ def excerpt(
         pix_fmt=pix_fmt,
         input_options=(),
         prep=(),
+        windows=_first_frames(windows),
     )
+
+
+def _first_frames(windows: Sequence[tuple[int, int]]) -> tuple[int, ...]:
+    """Where in the excerpt each of several windows begins; a single one may hold any scenes."""
+    starts = accumulate((count for _, count in windows[:-1]), initial=0)
+    return tuple(starts) if len(windows) > 1 else ()
 
 
 def _check_windows(source: Source, windows: Sequence[tuple[int, int]]) -> None:

@@ -5,7 +5,8 @@ stacked as rows below luma. Rungs are scaled to the source's size with one fixed
 """
 
 import contextlib
-from collections.abc import Iterable, Iterator, Sequence
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from fractions import Fraction
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from vqaloop.bitstream.demux import main_video, open_video
 from vqaloop.bitstream.formats import ENCODES, SOURCES
 from vqaloop.core import ffmpeg as ffmpeg_graph
 from vqaloop.core import process
+from vqaloop.core.cpu_time import METER
 from vqaloop.core.ffmpeg import compiled, input_arguments
 from vqaloop.core.text import quoted
 from vqaloop.errors import DecodeFailed
@@ -26,6 +28,8 @@ from vqaloop.media.planes import SCALER, Frames
 from vqaloop.media.selective_decode import TROUBLE, frames_at, is_plain
 from vqaloop.records import Source
 
+DECODING_THREADS = 4
+"""Most threads that decode one rung: more cost memory and bring little."""
 _FLAGS = int(Interpolation.BICUBIC | Interpolation.ACCURATE_RND | Interpolation.FULL_CHR_H_INT)
 """SCALER, as PyAV takes it."""
 _RANGES = {name: number for number, name in RANGES.items()}
@@ -234,6 +238,33 @@ def encode_size(path: Path, decoder: str) -> tuple[int, int]:
     if min(width, height) < 2:
         raise DecodeFailed(f"{_name(path)} has no size in its header; it is damaged")
     return width // 2 * 2, height // 2 * 2
+
+
+def encode_reader(
+    source: Source,
+    path: Path,
+    decoder: str,
+    *,
+    ffmpeg: str,
+    size: tuple[int, int] | None = None,
+) -> Callable[[list[int]], Iterator[Frames]]:
+    """`each_of_encode` for an encode of `source`, on its canvas or at `size`, by indices alone."""
+
+    def read(indices: list[int]) -> Iterator[Frames]:
+        # an equal share of the processors for each score that is under way
+        share = len(os.sched_getaffinity(0)) // max(1, METER.active)
+        return each_of_encode(
+            path,
+            indices,
+            size or source.canvas,
+            source.fps,
+            decoder=decoder,
+            ffmpeg=ffmpeg,
+            threads=max(1, min(DECODING_THREADS, share)),
+            wanted_range=colour_range(source),
+        )
+
+    return read
 
 
 def _tagged_range(path: Path) -> str | None:

@@ -10,7 +10,7 @@ import bisect
 import math
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
 
@@ -194,7 +194,9 @@ class SceneExcerpts:
         if scene not in self._made:
             path = self.folder / f"scene{scene.start_frame}.mkv"
             window = (scene.start_frame, scene.frames)
-            self._made[scene] = excerpt(self.source, [window], path, ffmpeg=self.ffmpeg)
+            made = excerpt(self.source, [window], path, ffmpeg=self.ffmpeg)
+            # sampled as the scene is in the title, where its cuts are known too
+            self._made[scene] = replace(made, windows=(0,))
         return self._made[scene]
 
     def prune(self, done: Sequence[Scene]) -> None:

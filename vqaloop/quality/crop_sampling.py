@@ -5,24 +5,37 @@ A crop is CLIP_SIZE pixels square and CLIP_FRAMES frames long: one clip of the n
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
 
+from vqaloop.media.activity import SourceActivity
 from vqaloop.media.planes import CLIP_FRAMES, CLIP_SIZE, Frames, cut
 from vqaloop.quality.sampling_precision import FIRST
 
-POSITIONS = 8
-"""Positions in time at which a title is sampled."""
+POSITIONS = 10
+"""Least positions in time at which a title is sampled."""
+EACH_SCENE = 2
+"""Positions of each scene, on average."""
+MOST = 2.4
+"""Factor on POSITIONS for titles of many scenes. With more scenes than positions a title is
+sampled without regard to them."""
+ENDS = 0.05
+"""Part of a title, at its beginning and at its end, that always has a position of its own."""
 MOST_POSITIONS = 96
-"""Most positions in time of a title of many scenes."""
+"""Most positions in time of a title that is sampled scene by scene."""
 FINER = 4
 """Factor on the positions in time where scores are in doubt."""
 CROPS_EACH = 16
 """Crops at each position in time; fewer where the picture has no room for so many."""
+CHOICE = "scenes 1"
+"""Names the choice of positions in cache keys."""
 
 Crops = Mapping[int, list[tuple[int, int]]]
 """{first frame: [(top, left), ...]}, in luma pixels."""
+Places = Mapping[int, float]
+"""{first frame: the part of the title that it stands for}, ascending; the parts add up to 1."""
 
 
 @dataclass(frozen=True)
@@ -30,9 +43,9 @@ class CropSampling:
     """All that decides which crops of a title are scored."""
 
     positions: int = POSITIONS
-    """Positions in time, of the title or of each scene."""
+    """Least positions in time, of the title or of each of `scenes`."""
     scenes: tuple[tuple[int, int], ...] = ()
-    """(first frame, number of frames) of each scene; none: the title is sampled as one."""
+    """(first frame, number of frames) of each scene; none: scenes are those of the activity."""
     seed: int = 0
     """Of the jitter in time and in the picture."""
     precision: float | None = None
@@ -41,6 +54,7 @@ class CropSampling:
     def identity(self) -> dict[str, Any]:
         """The part of cache keys that names the crops; JSON values only."""
         found: dict[str, Any] = {
+            "choice": CHOICE,
             "positions": self.positions,
             "clips": CROPS_EACH,
             "seed": self.seed,
@@ -65,38 +79,99 @@ class CropSampling:
             return replace(self, positions=MOST_POSITIONS, scenes=())
         return replace(self, positions=positions, scenes=tuple(scenes))
 
-    def crops(self, frames: int, size: tuple[int, int]) -> Crops:
-        """The crops of a title of so many frames, `size` being (width, height)."""
-        found: dict[int, list[tuple[int, int]]] = {}
-        for first, count in self.scenes or [(0, frames)]:
-            own = choose_crops(count, size, self.seed, self.positions)
-            found |= {first + start: places for start, places in own.items()}
+    def places(self, activity: SourceActivity) -> Places:
+        """The positions in time of a title, and the part of it that each stands for."""
+        if not self.scenes:
+            return choose_places(activity, self.seed, self.positions)
+        found: dict[int, float] = {}
+        for first, count in self.scenes:
+            own = choose_places(SourceActivity.flat(count), self.seed, self.positions)
+            found |= {first + start: part * count / activity.frames for start, part in own.items()}
         return found
 
-    def shares(self, times: Sequence[int]) -> list[float] | None:
-        """The part of the title each time stands for, by its scene's length; None: equal parts."""
+    def crops(self, activity: SourceActivity, size: tuple[int, int]) -> Crops:
+        """The crops of a title whose canvas is of that size, (width, height)."""
         if not self.scenes:
-            return None
-        scene_of = [
-            next(scene for scene in reversed(self.scenes) if scene[0] <= time) for time in times
-        ]
-        return [scene[1] / scene_of.count(scene) for scene in scene_of]
+            return choose_crops(list(self.places(activity)), activity.frames, size, self.seed)
+        found: dict[int, list[tuple[int, int]]] = {}
+        for first, count in self.scenes:
+            own = choose_places(SourceActivity.flat(count), self.seed, self.positions)
+            crops = choose_crops(list(own), count, size, self.seed)
+            found |= {first + start: places for start, places in crops.items()}
+        return found
+
+
+def choose_places(activity: SourceActivity, seed: int = 0, positions: int = POSITIONS) -> Places:
+    """Positions in time of a title, each the first of CLIP_FRAMES frames.
+
+    Stratified: scenes are parted into strata in proportion to duration and density, each scene
+    and either end of the title having one at least, and a position drawn in each. It stands for
+    its stratum, so that the weighted mean is that of the title whatever the density. The same
+    title and seed always give the same positions, and so every rung is scored on the same ones.
+    """
+    rng = np.random.default_rng([seed, activity.frames])
+    found: dict[int, float] = {}
+    for first, end in _strata(activity, positions):
+        # both frames in the stratum, and so in one scene
+        room = max(1, end - first - CLIP_FRAMES + 1)
+        start = min(first + int(rng.random() * room), max(0, activity.frames - CLIP_FRAMES))
+        found[start] = found.get(start, 0.0) + (end - first) / activity.frames
+    return found
+
+
+def _strata(activity: SourceActivity, positions: int) -> list[tuple[int, int]]:
+    """(first frame, end) of each stratum of a title, ascending."""
+    frames = activity.frames
+    most = round(MOST * positions)
+    end = max(CLIP_FRAMES, round(ENDS * frames))
+    starts = list(activity.starts) if len(activity.starts) + 2 <= most else [0]
+    count = min(max(positions, EACH_SCENE * len(starts) * positions // POSITIONS), most)
+    edges = [*starts, frames]
+    if positions >= POSITIONS:
+        # of a scene not much longer than that the whole is the end
+        if edges[1] >= 2 * end:
+            edges.insert(1, end)
+        if edges[-1] - edges[-2] >= 2 * end:
+            edges.insert(-1, frames - end)
+    mass = np.concatenate([[0.0], np.cumsum(activity.density)])
+    parts = list(pairwise(edges))
+    shares = _apportion([mass[b] - mass[a] for a, b in parts], [b - a for a, b in parts], count)
+    found: list[tuple[int, int]] = []
+    for (first, last), share in zip(parts, shares, strict=True):
+        inner = np.interp(
+            np.linspace(mass[first], mass[last], share + 1),
+            mass[first : last + 1],
+            np.arange(first, last + 1),
+        )
+        # every stratum has room for a clip: bounds are moved apart from the left, then the right
+        steps = CLIP_FRAMES * np.arange(share + 1)
+        bounds = np.maximum.accumulate(inner.round().astype(int) - steps) + steps
+        bounds = np.minimum(bounds, last - steps[::-1]) if share > 1 else bounds
+        found += pairwise([first, *map(int, bounds[1:-1]), last])
+    return found
+
+
+def _apportion(masses: Sequence[float], lengths: Sequence[int], count: int) -> list[int]:
+    """Strata of each part by its mass (Sainte-Laguë's method): one at least, each of a clip."""
+    shares = [1] * len(masses)
+    while sum(shares) < count:
+        room = [n // CLIP_FRAMES > share for n, share in zip(lengths, shares, strict=True)]
+        if not any(room):
+            break
+        worth = [m / (s + 0.5) * r for m, s, r in zip(masses, shares, room, strict=True)]
+        shares[worth.index(max(worth))] += 1
+    return shares
 
 
 def choose_crops(
-    frames: int, size: tuple[int, int], seed: int = 0, positions: int = POSITIONS
+    starts: Sequence[int], frames: int, size: tuple[int, int], seed: int = 0
 ) -> Crops:
-    """Crops of a title: {first frame: [(top, left), ...]}, all even.
+    """Crops of a title at these positions in time: {first frame: [(top, left), ...]}, all even.
 
-    Stratified over time and over the picture, with seeded jitter; the same title, seed and size
-    always give the same crops, so that every rung is scored on the same ones.
+    Stratified over the picture, with seeded jitter.
     """
     width, height = (max(side, CLIP_SIZE) for side in size)
     rng = np.random.default_rng([seed, frames, width, height])
-    last = max(0, frames - CLIP_FRAMES)
-    count = min(positions, last // CLIP_FRAMES + 1)
-    edges = np.linspace(0, last + 1, count + 1)
-    starts = np.unique(np.minimum((edges[:-1] + rng.random(count) * np.diff(edges)), last))
     # a Latin square over the picture, so that no part is sampled twice while another is not
     rows, columns = (height - CLIP_SIZE) // 2 + 1, (width - CLIP_SIZE) // 2 + 1
     each = min(CROPS_EACH, rows * columns)
@@ -105,10 +180,7 @@ def choose_crops(
     tops = (y * rows).astype(int) * 2
     lefts = (x * columns).astype(int) * 2
     places = [(int(t), int(left)) for t, left in zip(tops, lefts, strict=True)]
-    chosen: dict[int, list[tuple[int, int]]] = {}
-    for i, start in enumerate(starts.astype(int)):
-        chosen.setdefault(int(start), []).extend(places[i * each : (i + 1) * each])
-    return chosen
+    return {start: places[i * each : (i + 1) * each] for i, start in enumerate(starts)}
 
 
 def read_crops(crops: Crops, count: int, read: Callable[[list[int]], Iterable[Frames]]) -> Frames:

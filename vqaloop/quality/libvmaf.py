@@ -56,6 +56,12 @@ VMAF_MODELS = {
 from 1.5 picture heights; the others for three heights, as on a television set."""
 
 
+def model_for(name: str, canvas: tuple[int, int]) -> str:
+    """The model of `name` (v0.6.1, v1, neg) for a canvas, (width, height): 4K's on larger ones."""
+    is_4k = max(canvas) > 2560 or min(canvas) > 1440
+    return {"v0.6.1": "4k"}.get(name, f"{name}-4k") if is_4k else name
+
+
 def vmaf_of_pairs(
     reference: npt.NDArray[np.uint8],
     distorted: npt.NDArray[np.uint8],

@@ -1,4 +1,4 @@
-"""Metrics by name: the students whose weights come with the package, and the classical ones."""
+"""Metrics by name: the students whose weights come with the package, and those of ffmpeg."""
 
 import os
 from pathlib import Path
@@ -8,6 +8,7 @@ from vqaloop.errors import InputError
 from vqaloop.quality.classical_metric import CLASSICAL, ClassicalMetric
 from vqaloop.quality.crop_sampling import CropSampling
 from vqaloop.quality.metric import Metric
+from vqaloop.quality.sampled_vmaf import SAMPLED, SampledVmaf
 from vqaloop.quality.sampling_precision import check_precision
 from vqaloop.quality.student_engine import StudentEngine
 from vqaloop.quality.student_metric import StudentMetric
@@ -19,8 +20,8 @@ STUDENT_PREFIX = "internvqa-"
 
 
 def metric_names() -> list[str]:
-    """All that --metric takes: `internvqa` for the default student, the students, the classics."""
-    return [DEFAULT_METRIC, *(path.stem for path in shipped_weights()), *CLASSICAL]
+    """All that --metric takes: `internvqa` for the default student, the students, the others."""
+    return [DEFAULT_METRIC, *(path.stem for path in shipped_weights()), *SAMPLED, *CLASSICAL]
 
 
 def shipped_weights() -> list[Path]:
@@ -56,6 +57,10 @@ def open_metric(
         if precision is not None:
             raise InputError(f"{name} looks at all frames; leave out --score-precision")
         return ClassicalMetric(name, ffmpeg, *CLASSICAL[name])
+    if name in SAMPLED:
+        if precision is not None:
+            raise InputError(f"{name} measures all its places; leave out --score-precision")
+        return SampledVmaf(name, ffmpeg, CropSampling(seed=seed))
     full = DEFAULT_STUDENT if name == DEFAULT_METRIC else name
     is_student = full.startswith(STUDENT_PREFIX)
     shipped = {path.stem: path for path in shipped_weights()}
@@ -71,6 +76,8 @@ def kindred(metric: Metric) -> list[str]:
     """Names of the metrics whose priors serve this one too, the best first.
 
     The score of any student is in VMAF points, as the default one's: other weights predict VMAF
-    too, or are mapped to it.
+    too, or are mapped to it. Sampled VMAF estimates VMAF.
     """
+    if metric.name in SAMPLED:
+        return [metric.name, "vmaf"]
     return [metric.name] + [DEFAULT_STUDENT] * metric.name.startswith(STUDENT_PREFIX)

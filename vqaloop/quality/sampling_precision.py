@@ -14,6 +14,8 @@ agree by chance too often.
 import math
 from collections.abc import Iterator, Sequence
 
+import numpy as np
+
 from vqaloop.core.text import counted
 from vqaloop.errors import InputError
 from vqaloop.records import Score
@@ -46,25 +48,30 @@ def rounds(places: Sequence[int], precision: float | None) -> Iterator[list[int]
         done = upto
 
 
-def reach(apart: tuple[float, float], times: Sequence[float], count: int) -> tuple[float, float]:
-    """Half-widths, below and above, of the 95 % interval of the mean over all positions.
+def reach(
+    apart: tuple[float, float], times: Sequence[float], shares: Sequence[float]
+) -> tuple[float, float]:
+    """Half-widths, below and above, of the 95 % interval of the weighted mean over all positions.
 
     Args:
         apart: Half-widths of the interval over the choice of crops.
-        times: Scores of the positions so far, of equal weight. Neither is clipped to 0..100, where
-            they would seem nearer than they are.
-        count: Positions in all.
+        times: Scores of the positions so far. Neither is clipped to 0..100, where they would seem
+            nearer than they are.
+        shares: The part of the title that each of these stands for.
     """
-    seen = len(times)
-    if seen >= count:
+    seen, known = len(times), math.fsum(shares)
+    if known > 1 - 1e-9:
         return apart
     if seen < 2:
         return math.inf, math.inf
     from scipy.stats import t
 
-    mean = math.fsum(times) / seen
-    variance = math.fsum((x - mean) ** 2 for x in times) / (seen - 1)
-    between = float(t.ppf(0.975, seen - 1)) * math.sqrt(variance / seen * (1 - seen / count))
+    weights = np.array(shares) / known
+    mean = weights @ times
+    variance = weights @ (np.array(times) - mean) ** 2 * seen / (seen - 1)
+    # as of a sample of equal weights that is as precise
+    spread = variance * (weights @ weights) * (1 - known)
+    between = float(t.ppf(0.975, seen - 1)) * math.sqrt(spread)
     return math.hypot(between, apart[0]), math.hypot(between, apart[1])
 
 

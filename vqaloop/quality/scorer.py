@@ -24,6 +24,7 @@ from vqaloop.media.planes import Frames
 from vqaloop.media.probe import probe_source, read_head
 from vqaloop.quality import full_reference
 from vqaloop.quality.registry import DEFAULT_METRIC, open_metric
+from vqaloop.quality.sampled_vmaf import SampledVmaf
 from vqaloop.quality.student_metric import StudentMetric
 from vqaloop.records import LADDER_SCHEMA, Score, Source
 
@@ -45,7 +46,8 @@ class Scorer:
     Nothing heavy is loaded before the first score; a student's network then stays loaded.
 
     Args:
-        metric: internvqa (the default student), internvqa-NAME, vmaf, xpsnr, psnr or ssim.
+        metric: internvqa (the default student), internvqa-NAME, vmaf-sampled, vmaf-v1-sampled,
+            vmaf, xpsnr, psnr or ssim.
         device: auto, cpu or cuda; where a student's network runs.
         seed: Of the positions of a student's crops; the same seed gives the same score.
         weights: A student's weights in the place of those that come with the package.
@@ -114,7 +116,7 @@ class Scorer:
             return self.metric.measure(source, path, "ffmpeg")
         other = self._probe(path)
         _check_lengths(repr(path.name), other.frames, source)
-        if isinstance(self.metric, StudentMetric):
+        if isinstance(self.metric, (StudentMetric, SampledVmaf)):
             return self._compare(self.metric, source, other)
         name = self.metric.name
         return full_reference.measure(source, path, [name], ffmpeg=self.ffmpeg, probed=other)[name]
@@ -155,9 +157,12 @@ class Scorer:
         source = _avs2_source(path) if _is_avs2(path) else self._probe(path)
         return self.metric.alone(source, canvas or self.canvas_of(path))
 
-    def _compare(self, metric: StudentMetric, source: Source, other: Source) -> Score:
+    def _compare(
+        self, metric: StudentMetric | SampledVmaf, source: Source, other: Source
+    ) -> Score:
         """Score of a probed video, which may need filters of its own, against its source."""
-        size = other.canvas if metric.squeezes else source.canvas
+        squeezes = isinstance(metric, StudentMetric) and metric.squeezes
+        size = other.canvas if squeezes else source.canvas
 
         def read(indices: list[int]) -> Iterator[Frames]:
             return each_of_source(
@@ -168,6 +173,8 @@ class Scorer:
                 wanted_range=colour_range(source),
             )
 
+        if isinstance(metric, SampledVmaf):
+            return metric.compare(source, read)
         # a video that is decoded from its first frame each time is read in one pass
         return metric.compare(
             source, read, in_rounds=metric.precision is not None and picks_from(other)

@@ -2,12 +2,10 @@
 
 import json
 import threading
-from collections import OrderedDict
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from safetensors import SafetensorError, safe_open
 
@@ -17,6 +15,7 @@ from vqaloop.errors import InputError
 from vqaloop.media.planes import CLIP_FRAMES, CLIP_SIZE
 from vqaloop.models.score_scale import HEADER_KEY, Mode, ScoreScale
 from vqaloop.quality.clip_views import View
+from vqaloop.quality.source_cache import SourceCache
 
 if TYPE_CHECKING:
     import torch
@@ -26,8 +25,6 @@ if TYPE_CHECKING:
 
 ANCHOR_BYTES = 256 << 20
 """Memory for anchors, the features of sources; those used longest ago are dropped first."""
-LEAST_ANCHORS = 2
-"""Anchors kept however large: of an excerpt and its title."""
 VMAF = "VMAF"
 """How the label of weights begins that need no map to VMAF points."""
 
@@ -150,41 +147,17 @@ def is_anchored_by(view: View | None) -> bool:
 Kept = TypeVar("Kept", bound="tuple[Any, Anchor | Pair]")
 
 
-class AnchorCache(Generic[Kept]):
-    """What is kept of the sources used last, each computed once by whoever asks first.
-
-    Their clips, and the anchor of those or the answers to them.
-    """
+class AnchorCache(SourceCache[Kept]):
+    """The clips of the sources used last, and the anchor of those or the answers to them."""
 
     def __init__(self) -> None:
-        self.kept: OrderedDict[str, Kept] = OrderedDict()
-        self.locks: dict[str, threading.Lock] = {}
-        self._lock = threading.Lock()
+        super().__init__(_bytes, lambda: ANCHOR_BYTES)
 
-    def get(self, key: str, compute: Callable[[], Kept]) -> Kept:
-        """The entry of a source; others that ask for it wait while it is computed."""
-        with self._lock:
-            one_at_a_time = self.locks.setdefault(key, threading.Lock())
-        with one_at_a_time:
-            with self._lock:
-                if key in self.kept:
-                    self.kept.move_to_end(key)
-                    return self.kept[key]
-            # without the common lock: other sources are anchored meanwhile
-            made = compute()
-            with self._lock:
-                self.kept[key] = made
-                self._evict()
-            return made
 
-    def _evict(self) -> None:
-        from vqaloop.quality.inference import bytes_of
+def _bytes(kept: "tuple[Any, Anchor | Pair]") -> int:
+    from vqaloop.quality.inference import bytes_of
 
-        held = sum(bytes_of(anchor) for _, anchor in self.kept.values())
-        while held > ANCHOR_BYTES and len(self.kept) > LEAST_ANCHORS:
-            key, (_, anchor) = self.kept.popitem(last=False)
-            held -= bytes_of(anchor)
-            self.locks.pop(key, None)
+    return bytes_of(kept[1])
 
 
 def _read_view(text: str) -> View | None:

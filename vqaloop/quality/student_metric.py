@@ -4,8 +4,7 @@ Anchored, in one run of the network; or, with weights that cannot be anchored, b
 between their answers on the two.
 """
 
-import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from itertools import accumulate
 from pathlib import Path
@@ -13,16 +12,16 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import av
 
-from vqaloop.bitstream.colour_tags import colour_range
 from vqaloop.core.cpu_time import METER, Spent
 from vqaloop.core.files import file_sha256
 from vqaloop.core.text import quoted
 from vqaloop.errors import InputError
-from vqaloop.media.frames import each_of_encode, each_of_source, encode_size, picks_from
+from vqaloop.media.activity import SourceActivity, activity_of
+from vqaloop.media.frames import each_of_source, encode_reader, encode_size, picks_from
 from vqaloop.media.planes import SCALER, Frames
 from vqaloop.models.score_scale import ScoreScale
 from vqaloop.quality.clip_views import PlacedView, View
-from vqaloop.quality.crop_sampling import Crops, CropSampling, read_crops
+from vqaloop.quality.crop_sampling import Crops, CropSampling, Places, read_crops
 from vqaloop.quality.metric import GUARD_GAP
 from vqaloop.quality.pooling import PooledScore, pool, pool_difference
 from vqaloop.quality.sampling_precision import around, is_enough, reach, rounds
@@ -36,10 +35,8 @@ if TYPE_CHECKING:
     from vqaloop.models.student import Anchor
     from vqaloop.quality.inference import Pair
 
-REVISION = 3
+REVISION = 4
 """Raised whenever the same file and weights would get another score; part of cache keys."""
-DECODING_THREADS = 4
-"""Most threads that decode one rung: more cost memory and bring little."""
 CEILING, FLOOR = 95.0, 30.0
 """Those of VMAF, whose points the scores are."""
 GAP_RMSE = 2.5
@@ -186,21 +183,7 @@ class StudentMetric:
 
     def measure(self, source: Source, path: Path, decoder: str) -> Score:
         size = encode_size(path, decoder) if self.squeezes else source.canvas
-
-        def read(indices: list[int]) -> Iterator[Frames]:
-            # an equal share of the processors for each score that is under way
-            share = len(os.sched_getaffinity(0)) // METER.active
-            return each_of_encode(
-                path,
-                indices,
-                size,
-                source.fps,
-                decoder=decoder,
-                ffmpeg=self.ffmpeg,
-                threads=max(1, min(DECODING_THREADS, share)),
-                wanted_range=colour_range(source),
-            )
-
+        read = encode_reader(source, path, decoder, ffmpeg=self.ffmpeg, size=size)
         # ffmpeg decodes from the first frame each time, so all crops are read in one pass
         return self.compare(source, read, in_rounds=decoder != "ffmpeg")
 
@@ -242,7 +225,8 @@ class StudentMetric:
         sampling = self.sampling
         if self.scale or not in_rounds:  # a precision in VMAF points says nothing of answers
             sampling = replace(sampling, precision=None)
-        return self._pooled(sampling, crops, compare, anchored=True)
+        places = sampling.places(activity_of(source))
+        return self._pooled(sampling, places, crops, compare, anchored=True)
 
     def _difference(self, source: Source, read: Read) -> tuple[PooledScore, float]:
         """The difference to the answer on the source, and the answer on the video."""
@@ -256,7 +240,7 @@ class StudentMetric:
                 of_source,
                 clips.counts,
                 sampling.seed,
-                sampling.shares(clips.starts),
+                clips.shares,
             )
         return found.placed(clips.times, clips.places), opinion
 
@@ -265,7 +249,8 @@ class StudentMetric:
 
         def compute() -> "tuple[TitleClips, Pair]":
             if self.view is None:
-                clips = clips_by_crops(self._crops(source), source.frames)
+                places = self.sampling.places(activity_of(source))
+                clips = clips_by_crops(self._crops(source), places, source.frames)
             else:
                 clips = clips_by_view(self.view, self.sampling, source.frames, source.canvas)
             return clips, self._look(
@@ -319,7 +304,10 @@ class StudentMetric:
         if precision is not None and not picks_from(source):
             precision = None  # each round would decode the video from its beginning
         sampling = CropSampling(seed=self.sampling.seed, precision=precision)
-        return self._pooled(sampling, sampling.crops(source.frames, size), look, anchored=False)
+        # not those of the video's activity, which differs from rung to rung
+        flat = SourceActivity.flat(source.frames)
+        places, crops = sampling.places(flat), sampling.crops(flat, size)
+        return self._pooled(sampling, places, crops, look, anchored=False)
 
     def _alone_by_view(self, view: View, source: Source, size: tuple[int, int]) -> PooledScore:
         seed = self.sampling.seed
@@ -345,11 +333,12 @@ class StudentMetric:
 
     def _crops(self, source: Source) -> Crops:
         """The crops of a source, and so of all its encodes."""
-        return self.sampling.crops(source.frames, source.canvas)
+        return self.sampling.crops(activity_of(source), source.canvas)
 
     def _pooled(
         self,
         sampling: CropSampling,
+        share: Places,
         crops: Crops,
         look: "Callable[[Crops, list[int]], tuple[torch.Tensor, torch.Tensor]]",
         *,
@@ -361,7 +350,7 @@ class StudentMetric:
         """
         import torch
 
-        # scenes count by their length, for which `reach` has no formula: all of them are scored
+        # a title is sampled scene by scene for the score of each: none is left out
         precision = None if sampling.scenes else sampling.precision
         firsts = dict(zip(crops, accumulate(map(len, crops.values()), initial=0), strict=False))
         seen: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
@@ -379,9 +368,9 @@ class StudentMetric:
             counts = [len(crops[time]) for time in seen]
             with self.engine.network.exclusive() as student:
                 answers = student.anchored_answers if anchored else student.alone_answers
-                shares = sampling.shares(list(seen))
+                shares = [share[time] for time in seen]
                 found = pool(answers, (sums, weights), counts, sampling.seed, shares)
-            apart = reach(found.apart, found.times, len(crops))
+            apart = reach(found.apart, found.times, shares)
             if is_enough(apart, precision):
                 break
         if len(seen) < len(crops):

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 
 from vqaloop.media.planes import CLIP_FRAMES, Frames
 from vqaloop.quality.clip_views import MOST_CLIPS, PlacedView, View, clips_of
-from vqaloop.quality.crop_sampling import POSITIONS, Crops, CropSampling, read_crops
+from vqaloop.quality.crop_sampling import POSITIONS, Crops, CropSampling, Places, read_crops
 
 Read = Callable[[list[int]], Iterable[Frames]]
 """Gives (H·3/2, W) frames of a video by ascending index."""
@@ -23,20 +23,20 @@ class TitleClips:
     """Clips of each moment, which are pooled as one picture."""
     times: list[int]
     """Of each moment the first of the CLIP_FRAMES frames in its middle."""
-    starts: list[int]
-    """Of each moment the first frame."""
+    shares: list[float]
+    """Of each moment the part of the title that it stands for."""
     places: tuple[tuple[int, int, int], ...]
     """(frame, top, left) of each clip where they are crops; none for views."""
     each: Callable[[Read], Iterator[Frames]]
     """Cuts the clips out of a video, some (C, T, S·3/2, S) at a time."""
 
 
-def clips_by_crops(crops: Crops, frames: int) -> TitleClips:
+def clips_by_crops(crops: Crops, shares: Places, frames: int) -> TitleClips:
     """The clips of a title of so many frames by crops at the display size."""
     return TitleClips(
         counts=[len(places) for places in crops.values()],
         times=list(crops),
-        starts=list(crops),
+        shares=[shares[time] for time in crops],
         places=tuple((time, *place) for time, places in crops.items() for place in places),
         each=lambda read: iter([read_crops(crops, frames, read)]),
     )
@@ -53,15 +53,16 @@ def clips_by_view(
     count = min(MOST_CLIPS, max(1, view.clips * sampling.positions // POSITIONS))
     view = replace(view, clips=count)
     placed = PlacedView(view, canvas, [sampling.seed])
+    scenes = sampling.scenes or [(0, frames)]
     rows = [
         (clip, [first + index for index in row])
-        for first, length in sampling.scenes or [(0, frames)]
+        for first, length in scenes
         for clip, row in enumerate(view.times(length).tolist())
     ]
     return TitleClips(
         counts=[1] * len(rows),
         times=[row[0] + max(0, row[-1] - row[0] + 1 - CLIP_FRAMES) // 2 for _, row in rows],
-        starts=[row[0] for _, row in rows],
+        shares=[length / frames / count for _, length in scenes for _ in range(count)],
         places=(),
         each=lambda read: clips_of(placed, rows, read),
     )
