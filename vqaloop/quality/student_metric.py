@@ -166,8 +166,7 @@ class StudentMetric:
 
     def confirming(self) -> "StudentMetric":
         """The same student with FINER times as many positions in time, and other crops at each."""
-        finer = self.sampling.finer()
-        return replace(self, sampling=replace(finer, seed=finer.seed + 1))
+        return replace(self, sampling=self.sampling.confirming())
 
     def scene_by_scene(self, scenes: Sequence[tuple[int, int]]) -> "StudentMetric":
         """The same student sampling each scene (first frame, number of frames) of a title.
