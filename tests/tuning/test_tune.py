@@ -221,6 +221,18 @@ def test_what_a_guard_refuses_is_no_candidate(guard: str) -> None:
     assert candidates(lambda params: {"vmaf": 5.0}) == free
 
 
+@pytest.mark.slow
+def test_a_tuning_keeps_aq_where_the_metric_would_drop_it(room: Room, grainy: Path) -> None:
+    def tuned(loss: float) -> dict[str, Any]:
+        about = {"metric": "internvqa", "preset": "medium", "sampler": "tpe", "trials": 16}
+        tuning = tune(grainy, target_score=80.0, xpsnr_loss=loss, out=f"{loss:g}", **about)
+        assert tuning.params and tuning.saving > 2
+        return tuning.to_json()["saving_percent"]
+
+    assert tuned(100.0)["xpsnr"] < -5
+    assert tuned(2.0)["xpsnr"] > -2
+
+
 def test_what_a_guard_refuses_prunes_no_other_trial() -> None:
     _, found = searched(lambda params: {"xpsnr": -10.0 if has_aq(params) else 5.0}, 30)
     other = [t for t in found if not has_aq(encoder_params(X264, t.params))]
@@ -473,6 +485,7 @@ def test_a_target_out_of_reach_is_told_with_the_nearest(room: Room, clip: Path) 
     [
         ({"trials": 0}, "trials"),
         ({"slowdown": float("nan")}, "slowdown"),
+        ({"xpsnr_loss": -1.0}, "XPSNR loss must lie between 0 and 100"),
         ({"target_score": 30.0, "bitrate": 100.0}, "not both"),
         ({"bitrate": -1.0}, "above 0"),
         ({"target_score": 101.0}, "between 0 and 100"),
