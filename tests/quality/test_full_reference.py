@@ -246,10 +246,10 @@ def test_model_follows_the_canvas(
     sizes = {(1920, 1080): False, (2560, 1440): False, (1440, 2560): False, (3840, 2160): True}
     for (width, height), is_4k in sizes.items():
         assert (
-            full_reference._is_4k(dataclasses.replace(source, width=width, height=height)) is is_4k
+            full_reference.is_4k(dataclasses.replace(source, width=width, height=height)) is is_4k
         )
     usual = measure(source, rungs[2], ["vmaf"], ffmpeg=FFMPEG)["vmaf"]
-    monkeypatch.setattr(full_reference, "_is_4k", lambda _: True)
+    monkeypatch.setattr(full_reference, "is_4k", lambda _: True)
     large = measure(source, rungs[2], ["vmaf"], ffmpeg=FFMPEG)["vmaf"]
     assert (usual.label, large.label) == ("VMAF v0.6.1", "VMAF 4K v0.6.1")
     assert usual.value != large.value

@@ -12,7 +12,7 @@ import os
 import re
 import threading
 import time
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping
 from dataclasses import replace
 from itertools import count
 from pathlib import Path
@@ -146,7 +146,7 @@ class RayCluster:
             "decoder": decoder,
             "metric": metric,
             "identity": metric.identity(),
-            "names": [metric.name],
+            "every": {metric.name: 1},
             "processors": self.processors,
         }
         parcels = self._pair(source, path)
@@ -161,13 +161,19 @@ class RayCluster:
             return self._result(order, what, _as_score, whose if network else None)
 
     def guard(
-        self, source: Source, path: Path, names: Sequence[str], *, ffmpeg: str, whose: Hashable
+        self,
+        source: Source,
+        path: Path,
+        every: Mapping[str, int],
+        *,
+        ffmpeg: str,
+        whose: Hashable,
     ) -> dict[str, Score]:
-        facts = {"source": source, "names": list(names), "processors": self.processors}
+        facts = {"source": source, "every": dict(every), "processors": self.processors}
         order = self._order("guard", ffmpeg, self._pair(source, path), facts)
 
         def taken(made: Any) -> dict[str, Score]:
-            return {name: _as_score(made[name]) for name in names}
+            return {name: _as_score(made[name]) for name in every}
 
         with self._turns.taken(whose):
             return self._result(order, f"measuring {quoted(path.name)}", taken)

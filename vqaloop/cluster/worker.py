@@ -206,10 +206,10 @@ def _encode(order: Order, files: Mapping[str, Path], ffmpeg: str) -> EncodedFile
 
 def _guard(order: Order, files: Mapping[str, Path], ffmpeg: str) -> dict[str, Score]:
     source = _source(order, files)
-    names, processors = order.facts["names"], order.facts["processors"]
+    every, processors = order.facts["every"], order.facts["processors"]
     with pinned(processors):
         return full_reference.measure(
-            source, files["encode"], names, ffmpeg=ffmpeg, threads=processors
+            source, files["encode"], list(every), ffmpeg=ffmpeg, threads=processors, every=every
         )
 
 

@@ -66,7 +66,12 @@ def counted(count: int, thing: str) -> str:
 
 def metric_name(name: str) -> str:
     """A metric as people know it."""
-    return {"vmaf": "VMAF", "psnr_y": "PSNR-Y"}.get(name, printable(name))
+    return {
+        "vmaf": "VMAF",
+        "psnr_y": "PSNR-Y",
+        "vmaf_v1": "VMAF v1",
+        "xpsnr": "XPSNR",
+    }.get(name, printable(name))
 
 
 def shown(value: float | None, digits: int = 1) -> str:

@@ -9,7 +9,7 @@ import contextlib
 import os
 import threading
 from collections import Counter
-from collections.abc import Hashable, Iterator, Sequence
+from collections.abc import Hashable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
@@ -55,9 +55,15 @@ class Executor(Protocol):
         """As `metric.measure`."""
 
     def guard(
-        self, source: Source, path: Path, names: Sequence[str], *, ffmpeg: str, whose: Hashable
+        self,
+        source: Source,
+        path: Path,
+        every: Mapping[str, int],
+        *,
+        ffmpeg: str,
+        whose: Hashable,
     ) -> dict[str, Score]:
-        """As `full_reference.measure`."""
+        """As `full_reference.measure`, of the metrics that `every` has."""
 
 
 @runtime_checkable
@@ -189,10 +195,18 @@ class Local:
             return metric.measure(source, path, decoder)
 
     def guard(
-        self, source: Source, path: Path, names: Sequence[str], *, ffmpeg: str, whose: Hashable
+        self,
+        source: Source,
+        path: Path,
+        every: Mapping[str, int],
+        *,
+        ffmpeg: str,
+        whose: Hashable,
     ) -> dict[str, Score]:
         with self._taken(whose) as processors:
-            return full_reference.measure(source, path, names, ffmpeg=ffmpeg, threads=processors)
+            return full_reference.measure(
+                source, path, list(every), ffmpeg=ffmpeg, threads=processors, every=every
+            )
 
 
 def executor_of(workers: int | Executor) -> Executor:

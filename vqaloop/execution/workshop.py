@@ -6,7 +6,7 @@ Nothing is encoded or scored twice: not in this run, not in another, not by two 
 import logging
 import math
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, wait
 from dataclasses import asdict, dataclass, replace
 from functools import partial
@@ -23,6 +23,7 @@ from vqaloop.execution.cache import Cache
 from vqaloop.execution.cache_keys import ScoreSettings, encode_key, score_key
 from vqaloop.execution.executor import Executor, Suiting, executor_of
 from vqaloop.quality import full_reference
+from vqaloop.quality.guard import FIGURES, WORST_SECOND, guard_metrics, worst_second
 from vqaloop.records import Encode, Rendition, Score, Source, Trial
 
 if TYPE_CHECKING:
@@ -32,9 +33,6 @@ log = logging.getLogger(__name__)
 
 Item = TypeVar("Item")
 Made = TypeVar("Made")
-
-GUARDS = {"vmaf": "vmaf", "psnr": "psnr_y"}
-"""Metrics of the guard, and their names in ladder.json."""
 
 
 @dataclass
@@ -194,20 +192,35 @@ class Workshop:
         )
 
     def guard(self, source: Source, path: Path) -> dict[str, float]:
-        """VMAF and PSNR-Y of an encode, in one run of ffmpeg, by their names in ladder.json."""
+        """Figures of an encode by other metrics, by their names in ladder.json; see `FIGURES`."""
+        every = guard_metrics(source, self.ffmpeg)
+        own, found = self.metric.name, {}
+        if every.get(own, 1) > 1:
+            # what steers takes all frames, and has done so already
+            found[own] = self.score(source, path)
+            del every[own]
+        found |= self.measured(source, path, every)
+        figures = {FIGURES[name]: found[name].value for name in FIGURES if name in found}
+        return {**figures, WORST_SECOND: worst_second(found["vmaf"].clips, source.fps)}
+
+    def measured(self, source: Source, path: Path, every: Mapping[str, int]) -> dict[str, Score]:
+        """Full-reference scores of an encode, in one run of ffmpeg for all that the cache lacks.
+
+        `every` has the metrics, and of how many frames each takes one.
+        """
         decoder, sha256 = file_sha256(self.ffmpeg), file_sha256(path)
         revision = f"classical {full_reference.REVISION}"
-        keys = {
-            name: score_key(source, sha256, ScoreSettings(name, decoder, preprocessing=revision))
-            for name in GUARDS
-        }
-        # one run of ffmpeg for all that the cache lacks
-        missing = [name for name, key in keys.items() if self.cache.get_json(key) is None]
+        keys = {}
+        for name, step in every.items():
+            sampling = {"every": step} if step > 1 else {}
+            settings = ScoreSettings(name, decoder, preprocessing=revision, sampling=sampling)
+            keys[name] = score_key(source, sha256, settings)
+        missing = {n: every[n] for n, key in keys.items() if self.cache.get_json(key) is None}
         fresh: dict[str, Score] = {}
         if missing:
             fresh = self.executor.guard(source, path, missing, ffmpeg=self.ffmpeg, whose=id(self))
         return {
-            GUARDS[name]: self._scored(key, partial(fresh.__getitem__, name), "guard_s").value
+            name: self._scored(key, partial(fresh.__getitem__, name), "guard_s")
             for name, key in keys.items()
         }
 

@@ -32,7 +32,7 @@ from vqaloop.ladder.pictures import take_pictures
 from vqaloop.ladder.request import Budget, check_codecs, make_rules, required_sizes
 from vqaloop.ladder.steps import Loop
 from vqaloop.ladder.store import write_reports
-from vqaloop.ladder.warnings import find_doubts, guard_falls
+from vqaloop.ladder.warnings import find_doubts, guard_warnings
 from vqaloop.media.excerpt import excerpt
 from vqaloop.quality.registry import DEFAULT_METRIC, kindred
 from vqaloop.records import Event, Ladder, Source, Watcher
@@ -335,7 +335,7 @@ def _delivered(run: LadderRun, folder: Path, placed: list[Path]) -> Ladder:
     placed.append(mark)
     rungs = run.loop.deliver(session.source, folder, run.checked, placed)
     doubts = find_doubts(rungs, session.metric, run.whole)
-    document = ladder_json(run, [*doubts.lines, *guard_falls(rungs)])
+    document = ladder_json(run, [*doubts.lines, *guard_warnings(rungs)])
     ladder = Ladder(folder, tuple(rungs), document, trusted=doubts.trusted)
     progress(Event("write", f"pictures of {quoted(folder)}", 0, 2))
     pictures = take_pictures(ladder, session.source, ffmpeg=session.ffmpeg)

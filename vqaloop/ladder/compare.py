@@ -15,7 +15,6 @@ from typing import Any, Literal
 from vqaloop.core.text import counted, metric_name, printable, quoted
 from vqaloop.core.version import __version__
 from vqaloop.errors import InputError
-from vqaloop.execution.workshop import GUARDS
 from vqaloop.ladder.store import read_ladder
 from vqaloop.quality.bdrate import (
     LEAST_OVERLAP,
@@ -25,6 +24,7 @@ from vqaloop.quality.bdrate import (
     bd_rate,
     bd_score,
 )
+from vqaloop.quality.guard import FIGURES
 from vqaloop.records import Ladder, Rung, rounded
 
 SCHEMA = "vqaloop.ladder-comparison/1"
@@ -162,7 +162,7 @@ def compare_ladders(
     _check_same_title(one, other)
     shared = _has_same_metric(one, other)
     names = [own_metric(one)] if shared else []
-    names += [name for name in GUARDS.values() if name not in names]
+    names += [name for name in _shared_figures(one, other) if name not in names]
     gaps = tuple(_gap(one, other, name) for name in names)
     differences = {
         key: (mine, theirs)
@@ -179,7 +179,17 @@ def compare_ladders(
 def own_metric(ladder: Ladder) -> str:
     """The metric of a ladder's scores, by its name in the guard where it is one of those."""
     name = str(ladder.about["metric"]["name"])
-    return GUARDS.get(name, name)
+    return FIGURES.get(name, name)
+
+
+def _shared_figures(one: Ladder, other: Ladder) -> list[str]:
+    """Figures of the guard to compare by: VMAF and PSNR-Y, and others that both ladders have."""
+    found = []
+    for name in ("vmaf", "psnr_y", "vmaf_v1", "xpsnr"):
+        rungs = [*one.rungs, *other.rungs]
+        if name in ("vmaf", "psnr_y") or all(name in rung.guard for rung in rungs):
+            found.append(name)
+    return found
 
 
 def value_of(rung: Rung, ladder: Ladder, metric: str) -> float:
@@ -320,8 +330,8 @@ def _warnings(a: Ladder, b: Ladder, gaps: tuple[MetricGap, ...], shared: bool) -
         one, other = (settings(ladder) for ladder in (a, b))
         key = "weights" if one["metric"] == other["metric"] else "metric"
         found.append(
-            f"the scores are not compared, only VMAF and PSNR-Y: the {key} of A is {one[key]} and "
-            f"of B {other[key]}"
+            f"the scores are not compared, only the guard's figures: the {key} of A is "
+            f"{one[key]} and of B {other[key]}"
         )
     known = [(g.metric, g.bd_rate_percent) for g in gaps if g.bd_rate_percent is not None]
     lead = known[0] if known else None

@@ -102,7 +102,7 @@ def _figure(
     axes.set_xscale("log", base=2)
     axes.set_xlabel("bitrate (kb/s, log scale)")
     metric = _plotted(compared)
-    guards = {"vmaf": "VMAF", "psnr_y": "PSNR-Y (dB)"}
+    guards = {"vmaf": "VMAF", "psnr_y": "PSNR-Y (dB)", "vmaf_v1": "VMAF v1", "xpsnr": "XPSNR (dB)"}
     axes.set_ylabel(cut(guards.get(metric) or metric_words(compared.a), 60))
     open_frame(axes)
     # what lies above has its labels above

@@ -14,9 +14,18 @@ from vqaloop.ladder.pictures import Box, Pictures, Place
 from vqaloop.ladder.rd_plot import ladder_title, metric_words, rd_svg
 from vqaloop.ladder.reproduce import folder_name, ladder_command, report_command
 from vqaloop.ladder.summary import cost_line, estimate_line, has_opinions, label_line
+from vqaloop.quality.guard import EVERY, WORST_SECOND
 from vqaloop.records import Ladder, Rung
 from vqaloop.report.html import link, render, shell_word
 
+SHOWN_FIGURES = {
+    "vmaf": "VMAF",
+    "vmaf_v1": "VMAF v1",
+    WORST_SECOND: "worst second",
+    "xpsnr": "XPSNR",
+    "psnr_y": "PSNR-Y",
+}
+"""Figures of the guard in the table of rungs, and their headings."""
 Plots = list[tuple[Markup, str]]
 """SVG and caption of each."""
 
@@ -114,7 +123,7 @@ def _rung_headings(ladder: Ladder) -> list[str]:
     opinion = ["opinion"] if has_opinions(ladder) else []
     knob = ladder.rungs[0].knob[0]
     head = ["rung", "size", "kb/s", "peak kb/s", knob, "score", *opinion, "predicted"]
-    return [*head, "VMAF", "PSNR-Y", "bytes", "file"]
+    return [*head, *SHOWN_FIGURES.values(), "bytes", "file"]
 
 
 def _rung_rows(ladder: Ladder) -> list[list[str]]:
@@ -129,8 +138,7 @@ def _rung_rows(ladder: Ladder) -> list[list[str]]:
             shown(rung.score, 2),
             *([shown(rung.opinion, 2)] if opinions else []),
             shown(rung.score_predicted, 2),
-            shown(rung.guard.get("vmaf"), 2),
-            shown(rung.guard.get("psnr_y"), 2),
+            *(shown(rung.guard.get(name), 2) for name in SHOWN_FIGURES),
             _file_size(ladder.folder, rung.file),
             link(rung.file, rung.file),
         ]
@@ -202,7 +210,10 @@ def _promise(ladder: Ladder) -> Plots:
         f"and by how much it is off. On average {sum(off) / len(off):.2f}, at worst "
         f"{max(off):.2f} (rung {worst})."
     )
-    guard = "VMAF and PSNR-Y, measured on all frames of each file beside the score."
+    guard = (
+        "Figures of each file that had no part in choosing it: PSNR-Y and XPSNR of all frames, "
+        f"VMAF of 1 frame in {EVERY['vmaf']} and VMAF v1 of 1 in {EVERY['vmaf-v1']}."
+    )
     return _plots(
         (report_plots.promise_svg(ladder), scores), (report_plots.guard_svg(ladder), guard)
     )

@@ -8,6 +8,7 @@ from markupsafe import Markup
 
 from vqaloop.core.text import printable
 from vqaloop.ladder.rd_plot import draw_trials, in_db, metric_words, size_looks
+from vqaloop.quality.guard import FIGURES
 from vqaloop.records import Ladder, RDPoint
 from vqaloop.report.plotting import (
     COLOURS,
@@ -116,13 +117,13 @@ def promise_svg(ladder: Ladder) -> Markup:
 
 
 def guard_svg(ladder: Ladder) -> Markup:
-    """Score, VMAF and PSNR-Y of the rungs over bitrate, the last on its own scale."""
+    """Score and guard of the rungs over bitrate; points and decibels have a scale each."""
     rates = [rung.bitrate_kbps for rung in ladder.rungs]
     guards = {
         name: [rung.guard.get(name, math.nan) for rung in ladder.rungs] for name in GUARD_LOOKS
     }
     # what steers the search is there already
-    same = {"vmaf": "vmaf", "psnr": "psnr_y"}.get(ladder.about["metric"]["name"])
+    same = FIGURES.get(ladder.about["metric"]["name"])
     known = [
         name
         for name, values in guards.items()
@@ -140,10 +141,10 @@ def guard_svg(ladder: Ladder) -> Markup:
         for name in known:
             words, look = GUARD_LOOKS[name]
             # points and decibels have scales of their own
-            own = (name == "psnr_y") == in_db(ladder)
+            own = (name in ("psnr_y", "xpsnr")) == in_db(ladder)
             if not own and other is None:
                 other = axes.twinx()
-                other.set_ylabel(words)
+                other.set_ylabel("VMAF" if in_db(ladder) else "PSNR-Y, XPSNR (dB)")
                 other.spines["top"].set_visible(False)
             (axes if own or other is None else other).plot(rates, guards[name], **look)
             # the legend lists the lines of its own axes only
@@ -153,12 +154,14 @@ def guard_svg(ladder: Ladder) -> Markup:
         if other is not None:
             axes.set_position((0.13, 0.16, 0.74, 0.81))
             other.set_position((0.13, 0.16, 0.74, 0.81))
-        return as_svg(figure, "Score, VMAF and PSNR-Y of the rungs over bitrate", "guard")
+        return as_svg(figure, "Score, VMAF, PSNR-Y and XPSNR of the rungs over bitrate", "guard")
 
 
 GUARD_LOOKS: dict[str, tuple[str, dict[str, Any]]] = {
     "vmaf": ("VMAF", {"color": COLOURS[0], "marker": "D", "linestyle": "--"}),
+    "vmaf_v1": ("VMAF v1", {"color": COLOURS[2], "marker": "d", "linestyle": "--"}),
     "psnr_y": ("PSNR-Y (dB)", {"color": COLOURS[1], "marker": "s", "linestyle": ":"}),
+    "xpsnr": ("XPSNR (dB)", {"color": COLOURS[3], "marker": "^", "linestyle": ":"}),
 }
 
 

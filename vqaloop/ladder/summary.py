@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from vqaloop.core.text import counted, printable, shown, shown_rate
+from vqaloop.quality.guard import WORST_SECOND
 from vqaloop.records import Ladder
 from vqaloop.report.console import WIDTH, console_for, print_line, table
 from vqaloop.report.cost import spent_words
@@ -27,12 +28,12 @@ def ladder_table(ladder: Ladder) -> "Table":
             shown(rung.score),
             *([shown(rung.opinion)] if opinions else []),
             shown(rung.score_predicted),
-            shown(rung.guard.get("vmaf")),
-            shown(rung.guard.get("psnr_y")),
+            *(shown(rung.guard.get(name)) for name in ("vmaf", "vmaf_v1", WORST_SECOND)),
         ]
         for number, rung in enumerate(ladder.rungs, 1)
     ]
-    headings = ["#", "size", "kb/s", "peak", knob, "score", "predicted", "VMAF", "PSNR-Y"]
+    headings = ["#", "size", "kb/s", "peak", knob, "score", "predicted"]
+    headings += ["VMAF", "v1", "worst s"]
     if opinions:
         headings.insert(headings.index("predicted"), "opinion")
     return table(headings, rows)

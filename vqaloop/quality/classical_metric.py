@@ -1,4 +1,4 @@
-"""VMAF, XPSNR, PSNR and SSIM as metrics."""
+"""VMAF of both versions, XPSNR, PSNR and SSIM as metrics."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -50,6 +50,8 @@ CLASSICAL = {
     # VMAF: 6 is about one just noticeable difference and 95 the level
     # above which viewers see none (Kah et al. 2021); dB values are the usual span of streaming
     "vmaf": (100.0, 4.0, 95.0, 30.0),
+    "vmaf-v1": (100.0, 4.0, 95.0, 30.0),
+    "vmaf-neg": (100.0, 4.0, 95.0, 30.0),
     "ssim": (100.0, 0.6, 99.2, 80.0),
     "psnr": (100.0, 1.2, 45.0, 26.0),
     "xpsnr": (100.0, 1.2, 45.0, 26.0),

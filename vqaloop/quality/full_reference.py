@@ -8,7 +8,11 @@ removed from both, and the distorted leg is converted to the source's range.
 
 Definitions (`Score.clips` has one value a frame, `Score.value` is their arithmetic mean):
 
-- vmaf: VMAF v0.6.1, or the 4K model on a canvas larger than 2560x1440; 0..100.
+- vmaf: VMAF v0.6.1, or its 4K model on a canvas larger than 2560x1440; 0..100.
+- vmaf-v1: VMAF v1, or its 4K model likewise; 0..100. Unlike v0.6.1 it sees chroma and banding, and
+  gains nothing by sharpening.
+- vmaf-neg: the v0.6.1 that gains less by enhancement (NEG), or its 4K model likewise; 0..100.
+- vmaf-hd: VMAF v0.6.1 on any canvas, which students imitate; 0..100.
 - psnr: PSNR of luma in dB. The mean is over per-frame dB, as libvmaf and the AOM test conditions
   have it, so that one bad frame does not hide all others. A frame of (almost) no error counts
   as 60 dB (8 bit) or 72 dB (10 bit), libvmaf's own ceiling; nothing is infinite.
@@ -39,6 +43,8 @@ from vqaloop.errors import DecodeFailed, InputError, ToolError
 from vqaloop.media.planes import SCALER
 from vqaloop.quality.libvmaf import (
     VMAF_MODELS,
+    has_filter,
+    has_model,
     read_vmaf,
     require_filter,
     require_model,
@@ -72,6 +78,15 @@ class _Definition:
     """From those numbers and the ceiling in dB."""
 
 
+_VMAF = {
+    "vmaf": ("v0.6.1", "4k"),
+    "vmaf-v1": ("v1", "v1-4k"),
+    "vmaf-neg": ("neg", "neg-4k"),
+    "vmaf-hd": ("v0.6.1", "v0.6.1"),
+}
+"""Metrics of libvmaf: their models up to 2560x1440, and above."""
+
+
 def _xpsnr(planes: Sequence[float], ceiling_db: float) -> float:
     y, u, v = (10 ** (-db / 10) for db in planes)
     error = (4 * y + u + v) / 6
@@ -79,7 +94,6 @@ def _xpsnr(planes: Sequence[float], ceiling_db: float) -> float:
 
 
 _DEFINITIONS = {
-    "vmaf": _Definition("libvmaf", "VMAF v0.6.1", ("vmaf",), lambda v, _: v[0]),
     "psnr": _Definition(
         "psnr", "PSNR-Y in dB", ("lavfi.psnr.psnr.y",), lambda v, top: min(*v, top)
     ),
@@ -92,7 +106,7 @@ _DEFINITIONS = {
     ),
 }
 
-METRICS = tuple(_DEFINITIONS)
+METRICS = (*_VMAF, *_DEFINITIONS)
 """Names of the metrics `measure` knows."""
 
 
@@ -106,6 +120,7 @@ def measure(
     probed: Source | None = None,
     timeout_s: float | None = None,
     threads: int | None = None,
+    every: Mapping[str, int] | None = None,
 ) -> dict[str, Score]:
     """Scores of `distorted` against `source`, by metric name, over all frames.
 
@@ -118,12 +133,15 @@ def measure(
         probed: `distorted` as probed, where it is no encode of ours: its filters are applied.
         timeout_s: By default a minute and a second for every megapixel to decode.
         threads: By default all processors.
+        every: By name of a VMAF, that it takes only every so many-th frame, from the first on; the
+            values between are interpolated.
 
     Raises:
-        InputError: A metric is unknown, a file is not there, or ffmpeg lacks the filter.
+        InputError: A metric is unknown or not for frames of this size, a file is not there, or
+            ffmpeg lacks the filter or the model.
         DecodeFailed: Either file does not decode to exactly `source.frames` frames.
     """
-    wanted = list(dict.fromkeys(metrics))
+    wanted = {name: (every or {}).get(name, 1) for name in metrics}
     _check(wanted, source, distorted, ffmpeg)
     stored = _stored_samples(distorted, dict(distorted_options), source, probed)
     bits = 10 if max(source.bit_depth, stored.bits) > 8 else 8
@@ -135,7 +153,7 @@ def measure(
         pix_fmt = "yuv420p" if bits == 8 else "yuv420p10le"
         leg = _distorted_leg(source, stored, distorted_options, threads, pix_fmt)
         pair = leg, _reference_leg(source, threads, pix_fmt)
-        graph = _graph(pair, wanted, vmaf_options(folder, threads, [_vmaf_model(source)]))
+        graph = _graph(pair, _filters(wanted, source, folder, threads))
         files = {"DISTORTED": distorted, "REFERENCE": source.path}
         done = process.run(compiled(graph, ffmpeg, files), timeout_s=limit_s)
         if done.returncode != 0 or done.timed_out:
@@ -144,8 +162,12 @@ def measure(
                 f"{done.reason()}"
             )
         decoded = _read_frames(done.stdout.decode("utf-8", "replace"))
-        top, model = _CEILING_DB[bits], _vmaf_model(source)
-        values = {name: _frame_values(name, folder, decoded, top, model) for name in wanted}
+        values = {
+            name: _frame_values(name, decoded, _CEILING_DB[bits])
+            if name in _DEFINITIONS
+            else _vmaf_values(_model(name, source), folder, step, source.frames)
+            for name, step in wanted.items()
+        }
     _check_frames(source, distorted, len(decoded), min(map(len, values.values())))
     cpu_s, wall_s = done.cpu_s / len(wanted), done.wall_s / len(wanted)
     return {
@@ -154,7 +176,7 @@ def measure(
             metric=name,
             mode="full-reference",
             clips=frames,
-            label=_label(name, source),
+            label=_label(name, source, wanted[name]),
             cpu_s=cpu_s,
             wall_s=wall_s,
         )
@@ -176,7 +198,7 @@ def measure_clips(
     `measure`. XPSNR weighs a block by its change since the previous frame, so each clip's first
     frame is repeated and the first value dropped: no clip is taken for a continuation of another.
 
-    Raises InputError for other arrays, an unknown metric, vmaf (see `vmaf_of_pairs`) or an ffmpeg
+    Raises InputError for other arrays, an unknown metric, VMAF (see `vmaf_of_pairs`) or an ffmpeg
     without the filter, ToolError when it fails.
     """
     import numpy as np
@@ -186,8 +208,8 @@ def measure_clips(
         raise InputError(f"clips must be two equal (C, T, H * 3/2, W): {shape}, {distorted.shape}")
     if reference.dtype != "uint8" or distorted.dtype != "uint8":
         raise InputError(f"clips must be uint8: {reference.dtype}, {distorted.dtype}")
-    known = [name for name in METRICS if name != "vmaf"]
-    if not metrics or not set(metrics) <= set(known):
+    if not metrics or not set(metrics) <= set(_DEFINITIONS):
+        known = list(_DEFINITIONS)
         raise InputError(f"clips cannot be measured with {metrics}: choose among {known}")
     for name in metrics:
         require_filter(ffmpeg, _DEFINITIONS[name].filter)
@@ -204,9 +226,7 @@ def measure_clips(
         node = node.filter("metadata", mode="print", file="pipe:1").output("-", format="null")
         done = process.run(compiled(node, ffmpeg, files), timeout_s=timeout_s)
         frames = _read_frames(done.stdout.decode("utf-8", "replace"))
-        values = {
-            name: _frame_values(name, Path(folder), frames, _CEILING_DB[8]) for name in metrics
-        }
+        values = {name: _frame_values(name, frames, _CEILING_DB[8]) for name in metrics}
     count = shape[0] * (shape[1] + 1)
     if done.returncode != 0 or any(len(v) != count for v in values.values()):
         raise ToolError(f"ffmpeg could not measure {count} frames in memory: {done.reason()}")
@@ -227,17 +247,27 @@ def _check_frames(source: Source, distorted: Path, decoded: int, matched: int) -
         )
 
 
-def _check(wanted: Sequence[str], source: Source, distorted: Path, ffmpeg: str) -> None:
-    unknown = [name for name in wanted if name not in _DEFINITIONS]
+def _check(wanted: Iterable[str], source: Source, distorted: Path, ffmpeg: str) -> None:
+    unknown = [name for name in wanted if name not in METRICS]
     if unknown or not wanted:
         raise InputError(f"unknown metric {unknown}: choose among {', '.join(METRICS)}")
     for path in (source.path, distorted):
         if not path.is_file():
             raise InputError(f"{quoted(path)} is not a file; nothing to measure")
-    if "vmaf" in wanted:
-        require_model(ffmpeg, _vmaf_model(source), *source.canvas)
     for name in wanted:
-        require_filter(ffmpeg, _DEFINITIONS[name].filter)
+        if name in _VMAF:
+            require_model(ffmpeg, _model(name, source), *source.canvas)
+        else:
+            require_filter(ffmpeg, _DEFINITIONS[name].filter)
+
+
+def can_measure(name: str, source: Source, ffmpeg: str) -> bool:
+    """Whether this ffmpeg can measure renditions of this source by a metric."""
+    if name in _DEFINITIONS:
+        return has_filter(ffmpeg, _DEFINITIONS[name].filter)
+    model = _model(name, source)
+    fits = VMAF_MODELS[model].fits(*source.canvas)
+    return fits and has_filter(ffmpeg, "libvmaf") and has_model(ffmpeg, model)
 
 
 @dataclass(frozen=True)
@@ -340,17 +370,28 @@ def _numbered(source: Source) -> str:
     return f"settb={source.fps.denominator}/{source.fps.numerator},setpts=N"
 
 
-def _graph(pair: tuple[Any, Any], wanted: Sequence[str], vmaf: Mapping[str, Any]) -> Any:
-    """The run of all metrics over both legs, to a report on stdout."""
+def _filters(
+    wanted: Mapping[str, int], source: Source, folder: Path, threads: int
+) -> list[tuple[str, dict[str, Any]]]:
+    """The filters that measure, with their options: one libvmaf for all of one step."""
+    models: dict[int, list[str]] = {}
+    for name, step in wanted.items():
+        if name in _VMAF and _model(name, source) not in models.setdefault(step, []):
+            models[step].append(_model(name, source))
+    return [
+        *(("libvmaf", vmaf_options(folder, threads, models[step], step)) for step in models),
+        *((_DEFINITIONS[name].filter, {}) for name in wanted if name in _DEFINITIONS),
+    ]
+
+
+def _graph(pair: tuple[Any, Any], filters: Sequence[tuple[str, Mapping[str, Any]]]) -> Any:
+    """The run of all filters over both legs, to a report on stdout."""
     node, reference = pair
-    references = reference.filter_multi_output("split", len(wanted))
-    for index, name in enumerate(wanted):
+    references = reference.filter_multi_output("split", len(filters))
+    for index, (name, options) in enumerate(filters):
         # pass, not repeat: a reference frame that is missing must leave a gap in the numbers
-        arguments: dict[str, Any] = {"eof_action": "pass"}
-        if name == "vmaf":
-            arguments |= vmaf
-        filter_name = _DEFINITIONS[name].filter
-        node = ffmpeg_graph.filter([node, references[index]], filter_name, **arguments)
+        arguments = {"eof_action": "pass", **options}
+        node = ffmpeg_graph.filter([node, references[index]], name, **arguments)
     node = node.filter("metadata", mode="print", file="pipe:1")
     return node.output("-", format="null", fps_mode="passthrough")
 
@@ -363,18 +404,22 @@ def _leg(key: str, threads: int, options: Iterable[tuple[str, str]], *filters: s
     return node
 
 
-def _is_4k(source: Source) -> bool:
+def is_4k(source: Source) -> bool:
+    """Whether VMAF has another model for a canvas as large as the source's."""
     return max(source.canvas) > 2560 or min(source.canvas) > 1440
 
 
-def _vmaf_model(source: Source) -> str:
-    """The model of `vmaf`."""
-    return "4k" if _is_4k(source) else "v0.6.1"
+def _model(name: str, source: Source) -> str:
+    """The model of a VMAF."""
+    return _VMAF[name][is_4k(source)]
 
 
-def _label(name: str, source: Source) -> str:
+def _label(name: str, source: Source, every: int) -> str:
     """What the values are, in words."""
-    return VMAF_MODELS[_vmaf_model(source)].label if name == "vmaf" else _DEFINITIONS[name].label
+    if name in _DEFINITIONS:
+        return _DEFINITIONS[name].label
+    part = f", 1 of {every} frames" if every > 1 else ""
+    return VMAF_MODELS[_model(name, source)].label + part
 
 
 def _read_frames(text: str) -> list[dict[str, float]]:
@@ -390,19 +435,29 @@ def _read_frames(text: str) -> list[dict[str, float]]:
 
 
 def _frame_values(
-    name: str,
-    folder: Path,
-    frames: list[dict[str, float]],
-    ceiling_db: float,
-    model: str = "",
+    name: str, frames: list[dict[str, float]], ceiling_db: float
 ) -> tuple[float, ...]:
     """The metric of every frame that had a counterpart in the reference."""
     definition = _DEFINITIONS[name]
-    needs, rows = definition.needs, frames
-    if name == "vmaf":
-        needs, rows = (model,), read_vmaf(folder)
     return tuple(
-        definition.frame_value([row[key] for key in needs], ceiling_db)
-        for row in rows
-        if all(key in row for key in needs)
+        definition.frame_value([frame[key] for key in definition.needs], ceiling_db)
+        for frame in frames
+        if all(key in frame for key in definition.needs)
     )
+
+
+def _vmaf_values(model: str, folder: Path, every: int, frames: int) -> tuple[float, ...]:
+    """VMAF of all frames; of fewer where the reference had fewer.
+
+    What lies between measured frames is interpolated. The first frame stands for itself alone: it
+    has no motion yet, so that VMAF rates its flaws higher than those of all others.
+    """
+    import numpy as np
+
+    values = [row[model] for row in read_vmaf(folder, every) if model in row]
+    at = range(0, frames, every)
+    if every == 1 or len(values) != len(at):
+        return tuple(values)
+    rest = slice(1 if len(at) > 1 else 0, None)
+    between = np.interp(np.arange(1, frames), at[rest], values[rest])
+    return (values[0], *between.tolist())

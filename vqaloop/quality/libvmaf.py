@@ -126,23 +126,26 @@ def vmaf_of_pairs(
 
 
 def vmaf_options(
-    folder: Path, threads: int, models: Sequence[str] = ("v0.6.1",)
+    folder: Path, threads: int, models: Sequence[str] = ("v0.6.1",), every: int = 1
 ) -> dict[str, Any]:
     """Options of the libvmaf filter, which leaves its log in `folder`.
 
-    Several models in one filter share what features they have in common.
+    Several models in one filter share what features they have in common. With `every` k only
+    frames 0, k, 2k ... get a value, which is the same as with all frames: libvmaf still follows
+    the motion through all of them.
     """
     return {
         "model": "|".join(f"version={VMAF_MODELS[name].version}:name={name}" for name in models),
         "n_threads": threads,
         "log_fmt": "json",
-        "log_path": os.fspath(folder / "vmaf.json"),
+        "log_path": os.fspath(folder / f"vmaf{every}.json"),
+        **({"n_subsample": every} if every > 1 else {}),
     }
 
 
-def read_vmaf(folder: Path) -> list[dict[str, float]]:
+def read_vmaf(folder: Path, every: int = 1) -> list[dict[str, float]]:
     """libvmaf's log in `folder`, frame by frame: VMAF by the name of each model, and features."""
-    log = json.loads((folder / "vmaf.json").read_text(encoding="utf-8"))
+    log = json.loads((folder / f"vmaf{every}.json").read_text(encoding="utf-8"))
     frames = sorted(log["frames"], key=lambda frame: int(frame["frameNum"]))
     return [frame["metrics"] for frame in frames]
 
@@ -161,7 +164,7 @@ def require_model(ffmpeg: str, name: str, width: int, height: int) -> None:
             "another metric"
         )
     require_filter(ffmpeg, "libvmaf")
-    if not _knows(ffmpeg, model.version):
+    if not has_model(ffmpeg, name):
         raise InputError(
             f"the libvmaf of {ffmpeg} lacks {model.label} ({model.version}); choose another "
             "metric, or with --ffmpeg an ffmpeg that has it"
@@ -170,19 +173,24 @@ def require_model(ffmpeg: str, name: str, width: int, height: int) -> None:
 
 def require_filter(ffmpeg: str, name: str) -> None:
     """Raise InputError when this ffmpeg lacks a filter."""
-    if name not in _filters(ffmpeg):
+    if not has_filter(ffmpeg, name):
         raise InputError(
             f"{ffmpeg} was built without the {name} filter; choose another metric, or with "
             "--ffmpeg an ffmpeg that has it"
         )
 
 
+def has_filter(ffmpeg: str, name: str) -> bool:
+    """Whether this ffmpeg has a filter."""
+    return name in _filters(ffmpeg)
+
+
 @functools.lru_cache(maxsize=64)
-def _knows(ffmpeg: str, version: str) -> bool:
+def has_model(ffmpeg: str, name: str) -> bool:
     """Whether this ffmpeg's libvmaf has a model, which no option of ffmpeg lists."""
     raw = input_arguments([("f", "rawvideo"), ("pix_fmt", "yuv420p"), ("video_size", "216x160")])
     legs = [ffmpeg_graph.input(key, **raw) for key in ("ONE", "OTHER")]
-    node = ffmpeg_graph.filter(legs, "libvmaf", model=f"version={version}")
+    node = ffmpeg_graph.filter(legs, "libvmaf", model=f"version={VMAF_MODELS[name].version}")
     node = node.output("-", format="null", vframes=1)
     argv = compiled(node, ffmpeg, dict.fromkeys(("ONE", "OTHER"), "/dev/zero"))
     return process.run(argv, timeout_s=60).returncode == 0

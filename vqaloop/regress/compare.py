@@ -25,7 +25,7 @@ from vqaloop.execution.cache import Cache
 from vqaloop.execution.checks import check_metric
 from vqaloop.execution.options import PathName
 from vqaloop.execution.tools import chosen_metric
-from vqaloop.execution.workshop import GUARDS, Cost, Workshop
+from vqaloop.execution.workshop import Cost, Workshop
 from vqaloop.media.probe import probe_source
 from vqaloop.quality.classical_metric import CLASSICAL
 from vqaloop.quality.metric import Metric
@@ -34,7 +34,7 @@ from vqaloop.records import Event, Source, Watcher
 from vqaloop.regress.build_command import Build, Point
 from vqaloop.regress.builds import check_arguments, open_build
 from vqaloop.regress.document import outcome_json
-from vqaloop.regress.interleaved_runs import RunPlan, run_clips
+from vqaloop.regress.interleaved_runs import JUDGES, RunPlan, run_clips
 from vqaloop.regress.options import RegressOptions
 from vqaloop.regress.saved_runs import (
     Journal,
@@ -372,12 +372,12 @@ def _points(
 
 
 def _named(metric: Metric) -> str:
-    return GUARDS.get(metric.name, metric.name)
+    return JUDGES.get(metric.name, metric.name)
 
 
 def _names(plan: RunPlan) -> list[str]:
     """Of all that is measured, the learned one first."""
-    return list(dict.fromkeys([*map(_named, plan.metrics), *GUARDS.values()]))
+    return list(dict.fromkeys([*map(_named, plan.metrics), *JUDGES.values()]))
 
 
 def _gated(gate: Sequence[str], plan: RunPlan, lead: Metric) -> list[str]:
@@ -388,7 +388,7 @@ def _gated(gate: Sequence[str], plan: RunPlan, lead: Metric) -> list[str]:
         raise InputError(
             f"--gate: {', '.join(unknown)} is not measured here; choose from {', '.join(known)}"
         )
-    return wanted or list(dict.fromkeys([_named(lead), *GUARDS.values()]))
+    return wanted or list(dict.fromkeys([_named(lead), *JUDGES.values()]))
 
 
 def _opened(

@@ -14,7 +14,7 @@ from vqaloop.core.files import scratch
 from vqaloop.core.text import quoted
 from vqaloop.encoding.spec import EncoderSpec
 from vqaloop.errors import DecodeFailed, InputError
-from vqaloop.execution.workshop import GUARDS, Workshop
+from vqaloop.execution.workshop import Workshop
 from vqaloop.media.excerpt import excerpt
 from vqaloop.quality.metric import Metric
 from vqaloop.records import Event, Source, Watcher
@@ -31,6 +31,8 @@ from vqaloop.regress.faults import BuildFailed, decode_md5
 from vqaloop.regress.saved_runs import Journal, Saved
 from vqaloop.regress.statistics import BASELINE, CANDIDATE, REPEAT, ClipRuns, Failure, ScoredRun
 
+JUDGES = {"vmaf": "vmaf", "psnr": "psnr_y"}
+"""Metrics of every run besides those asked for, and their names in documents."""
 HANG_TIMES, HANG_LEAST_S = 20.0, 30.0
 """A run is held to hang after so many times what the baseline took, and no sooner than this."""
 
@@ -144,9 +146,11 @@ class ClipRunner:
         """By name: VMAF and PSNR-Y in one run of ffmpeg, and the other metrics."""
         if decoded not in self._scores:
             try:
-                scores = self.shop.guard(self.source, path)
+                # all frames: builds differ by less than sampled ones would tell
+                found = self.shop.measured(self.source, path, dict.fromkeys(JUDGES, 1))
+                scores = {JUDGES[name]: score.value for name, score in found.items()}
                 for metric in self.plan.metrics:
-                    if metric.name not in (*GUARDS, *scores):
+                    if metric.name not in (*JUDGES, *scores):
                         scores[metric.name] = self.shop.score(self.source, path, metric).value
             except DecodeFailed as error:
                 raise BuildFailed("not-scored", str(error)) from error
