@@ -51,7 +51,7 @@ def rows(clip: Path, codec: str, metric: str, sets: Sequence[str]) -> list[dict[
 
         def curve(params: Params) -> list[CurvePoint]:
             return session.shop.map(
-                lambda knob: judge.measure(session.source, params, knob), knobs
+                lambda k: judge.measure(session.source, params, k, confirm=True), knobs
             )
 
         default = curve(())

@@ -43,6 +43,8 @@ WORTH = 0.5
 """Percent of bitrate below which a saving is not worth other parameters."""
 TOO_SLOW = 1.5
 """A trial this many times beyond the time limit is given up, whatever it saves."""
+PART_NOISE = {"vmaf": 1.5, "vmaf_v1": 1.5}
+"""Percent of bitrate by which guards that take some of the frames may be off in a trial."""
 LEAST_TRIALS = 8
 """Trials with a value below which importance is not estimated."""
 
@@ -182,8 +184,10 @@ class ParamSearch:
 
     def _excess(self, gains: Sequence[Gains]) -> tuple[float, str]:
         """The largest loss by a guard beyond its limit, in percent of bitrate, and which guard."""
-        losses = [(-v - self.limits.guard_loss(name), name) for name, v in _guards(gains).items()]
-        return max(losses)
+        return max(
+            (-value - self.limits.guard_loss(name) - PART_NOISE.get(name, 0.0), name)
+            for name, value in _guards(gains).items()
+        )
 
     def candidates(self, trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:
         """Trials within the limits that save something, the best first, each point once."""

@@ -11,7 +11,6 @@ import math
 import uuid
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -20,6 +19,7 @@ from vqaloop.encoding.encode import encode
 from vqaloop.errors import DecodeFailed, EncodeFailed, TargetUnreachable, ToolError
 from vqaloop.execution.workshop import Workshop
 from vqaloop.quality.bdrate import NotComparable, bd_rate, bd_score
+from vqaloop.quality.guard import FIGURES, guard_metrics
 from vqaloop.records import RDPoint, Rendition, Source
 from vqaloop.search.curve_fit import fit_curve
 from vqaloop.tuning.default_curves import (
@@ -31,9 +31,6 @@ from vqaloop.tuning.default_curves import (
 )
 from vqaloop.tuning.options import XPSNR_LOSS
 from vqaloop.tuning.samplers import Params
-
-if TYPE_CHECKING:
-    from vqaloop.quality.metric import Metric
 
 ANCHORS = (0.1, 0.5, 0.9)
 """Parts of the knob's search range at which the defaults are measured, to find the target."""
@@ -125,17 +122,22 @@ class ParamJudge:
         return Rendition(s.width, s.height, name, knob, s.preset, s.bit_depth, params)
 
     def measure(
-        self, source: Source, params: Params, knob: float, metric: "Metric | None" = None
+        self, source: Source, params: Params, knob: float, *, confirm: bool = False
     ) -> CurvePoint:
-        """Encode and score, by another metric than the shop's where one is given.
+        """Encode and score; to confirm by the metric that does, and by guards of all frames.
 
         Raises ParamsFailed with the reason where the encode fails.
         """
         rendition = self.rendition(params, knob)
         try:
             done = self.shop.encode(source, rendition)
-            score = self.shop.score(source, done.path, metric).value
-            guard = self.shop.guard(source, done.path)
+            score = self.shop.score(source, done.path, self.confirming if confirm else None).value
+            if confirm:
+                every = dict.fromkeys(guard_metrics(source, self.shop.ffmpeg), 1)
+                scores = self.shop.measured(source, done.path, every)
+                guard = {FIGURES[name]: each.value for name, each in scores.items()}
+            else:
+                guard = self.shop.guard(source, done.path)
         except (EncodeFailed, DecodeFailed) as error:
             raise ParamsFailed(str(error)) from error
         if not math.isfinite(score):
@@ -317,12 +319,11 @@ class ParamJudge:
     ) -> list[CurvePoint]:
         """Points of the whole title, at knobs in steps from the operating point, ascending.
 
-        Scored by the metric that confirms.
+        Measured to confirm.
         """
         snap = self.shop.spec.knob.snap
         knobs = sorted({snap(self.knob + part * self.step) for part in parts})
-        metric = self.confirming
-        return self.shop.map(lambda knob: self.measure(source, params, knob, metric), knobs)
+        return self.shop.map(lambda k: self.measure(source, params, k, confirm=True), knobs)
 
     def check(
         self, source: Source, default: Sequence[CurvePoint], params: Params, limits: TuneLimits

@@ -429,7 +429,7 @@ def _at_target(
         log_kbps = math.log(target.kbps)
         at = min(near, key=lambda p: abs(math.log(p.bitrate_kbps) - log_kbps)).knob
     try:
-        return judge.measure(source, params, knob.snap(at), judge.confirming)
+        return judge.measure(source, params, knob.snap(at), confirm=True)
     except ParamsFailed:
         # one knob off the curve fails: the nearest that did not
         return min(curve, key=lambda p: abs(p.knob - at))
