@@ -22,12 +22,13 @@ import torch
 
 from vqaloop.core.ffmpeg import ffmpeg_path
 from vqaloop.encoding.encode import encode
+from vqaloop.media.activity import activity_of
 from vqaloop.media.colour import to_clips
 from vqaloop.media.frames import read_encode, read_source
 from vqaloop.media.probe import probe_source
 from vqaloop.models.student import Student
 from vqaloop.models.weights import load_student
-from vqaloop.quality.crop_sampling import choose_crops, read_crops
+from vqaloop.quality.crop_sampling import CropSampling, read_crops
 from vqaloop.quality.inference import joined
 from vqaloop.quality.pooling import pool
 from vqaloop.quality.registry import DEFAULT_STUDENT, open_metric, shipped_weights
@@ -39,7 +40,9 @@ PRECISIONS = (0.5, 1.0, 2.0, 4.0)
 BATCH = 32
 
 
-def network(student: Student, one: Any, other: Any, counts: list[int], half: bool) -> Any:
+def network(
+    student: Student, one: Any, other: Any, counts: list[int], shares: list[float], half: bool
+) -> Any:
     """Score of clips against the source's, and CPU seconds of the network for the encode's."""
     parts = [slice(i, i + BATCH) for i in range(0, len(one), BATCH)]
     with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16, enabled=half):
@@ -51,12 +54,13 @@ def network(student: Student, one: Any, other: Any, counts: list[int], half: boo
     assert len(joined(anchors).weights) == len(one)
     sums, weights = (torch.cat(x).float() for x in zip(*seen, strict=True))
     with torch.inference_mode():
-        return pool(student.anchored_answers, (sums, weights), counts, 0).value, took
+        return pool(student.anchored_answers, (sums, weights), counts, 0, shares).value, took
 
 
 def study(source: Source, rung: Path, students: dict[str, Student], ffmpeg: str) -> dict[str, Any]:
     """Scores and seconds of one encode, each way."""
-    where = choose_crops(source.frames, source.canvas)
+    sampling, activity = CropSampling(), activity_of(source)
+    where, shares = sampling.crops(activity, source.canvas), [*sampling.places(activity).values()]
     counts = [len(places) for places in where.values()]
 
     def read(indices: list[int]) -> Any:
@@ -67,7 +71,7 @@ def study(source: Source, rung: Path, students: dict[str, Student], ffmpeg: str)
     other = read_crops(where, source.frames, read)
     row: dict[str, Any] = {"clip": source.path.stem, "encode": rung.stem}
     for name, student in students.items():
-        row[name], row[f"{name}_s"] = network(student, one, other, counts, name == "bf16")
+        row[name], row[f"{name}_s"] = network(student, one, other, counts, shares, name == "bf16")
     for precision in (None, *PRECISIONS):
         metric = open_metric("internvqa", ffmpeg=ffmpeg, device="cpu", precision=precision)
         metric.measure(source, rung, "pyav")

@@ -1,11 +1,13 @@
 """Exhaustive grids: every size x every knob of a clip encoded and scored, as one small table.
 
     python -m bench.grid CLIP... --out DIR [--codecs h264,hevc,...] [--knobs 12] [--frames 40]
+                         [--reuse CSV_OR_DIR]
 
 Each clip is cut to its first frames (`DIR/NAME.y4m`), and for every codec its grid is written to
 `DIR/points/NAME.CODEC.csv`, point by point: it resumes after an interruption, and several may run
-at a time. Scores are VMAF and PSNR-Y (by ffmpeg) and the default student's; seconds are CPU
-seconds.
+at a time. Scores are VMAF and PSNR-Y (by ffmpeg, over all frames), the default student's and
+sampled VMAF; seconds are CPU seconds. With --reuse, VMAF and PSNR-Y of encodes that have the very
+bitrate they had in an earlier grid are taken from there.
 """
 
 import argparse
@@ -14,6 +16,7 @@ import sys
 import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import filelock
 import numpy as np
@@ -35,7 +38,10 @@ from vqaloop.records import Rendition, Source
 FRACTIONS = (1, 2 / 3, 1 / 2, 1 / 3)
 """Sizes of the grid, as parts of the source's."""
 COLUMNS = ["clip", "fps", "frames", "codec", "encoder", "width", "height", "knob", "kbps"]
-COLUMNS += ["vmaf", "psnr_y", "student", "encode_s", "vmaf_s", "student_s"]
+COLUMNS += ["vmaf", "psnr_y", "student", "vmaf_sampled"]
+COLUMNS += ["encode_s", "vmaf_s", "student_s", "vmaf_sampled_s"]
+FULL = ["vmaf", "psnr_y", "vmaf_s"]
+"""Columns that are measured over all frames."""
 
 
 def grid_sizes(source: Source, spec: EncoderSpec) -> tuple[tuple[int, int], ...]:
@@ -76,44 +82,58 @@ def missing(
                 yield width, height, knob
 
 
-def fill(clip: Path, codec: str, out: Path, count: int) -> None:
+def reusable(earlier: pd.DataFrame | None, clip: str, codec: str) -> dict[Any, list[float]]:
+    """FULL by width, height, knob and bitrate of an earlier grid's encodes of a clip."""
+    if earlier is None:
+        return {}
+    own = earlier[(earlier["clip"].astype(str) == clip) & (earlier.codec == codec)]
+    keys = zip(own.width, own.height, own.knob, own.kbps.round(4), strict=True)
+    return dict(zip(keys, own[FULL].to_numpy().tolist(), strict=True))
+
+
+def fill(
+    clip: Path, codec: str, out: Path, count: int, earlier: pd.DataFrame | None = None
+) -> None:
     """Measure the missing points of a clip's grid for one codec; failures are logged, left out."""
     ffmpeg = ffmpeg_path()
     spec, source = default_encoder(codec), probe_source(clip, ffmpeg=ffmpeg)
     student = open_metric(DEFAULT_METRIC, ffmpeg=ffmpeg, device="cpu")
+    sampled = open_metric("vmaf-sampled", ffmpeg=ffmpeg)
     table = out / "points" / f"{clip.stem}.{codec}.csv"
     known = pd.read_csv(table) if table.exists() else pd.DataFrame(columns=list(COLUMNS))
+    if list(known.columns) != COLUMNS:
+        raise SystemExit(f"{table} has other columns; choose another --out, and --reuse {out}")
+    full = reusable(earlier, clip.stem, codec)
     with tempfile.TemporaryDirectory() as scratch, open(table, "a", newline="") as file:
         rows = csv.writer(file)
         if known.empty and not table.stat().st_size:
             rows.writerow(COLUMNS)
             file.flush()
-        for width, height, knob in missing(source, spec, grid_knobs(spec.knob, count), known):
-            rendition = Rendition(width, height, spec.name, knob, spec.default_preset)
+        for point in missing(source, spec, grid_knobs(spec.knob, count), known):
+            rendition = Rendition(*point[:2], spec.name, point[2], spec.default_preset)
             try:
                 made = encode(source, rendition, Path(scratch, f"x{spec.suffix}"), ffmpeg=ffmpeg)
-                full = full_reference.measure(
-                    source, made.path, ["vmaf", "psnr"], ffmpeg=ffmpeg, threads=1
+                kbps = round(made.bitrate_kbps, 4)
+                vmaf, psnr_y, vmaf_s = full.get((*point, kbps)) or measure_all(source, made.path)
+                learned, estimate = (
+                    metric.measure(source, made.path, spec.decoder)
+                    for metric in (student, sampled)
                 )
-                learned = student.measure(source, made.path, spec.decoder)
             except VqaloopError as error:
                 print(f"{clip.stem}: {rendition}: {error}", file=sys.stderr)
                 continue
-            row = [
-                clip.stem,
-                float(source.fps),
-                source.frames,
-                codec,
-                spec.name,
-                width,
-                height,
-                knob,
-            ]
-            figures = [made.bitrate_kbps, full["vmaf"].value, full["psnr"].value, learned.value]
-            # both metrics came of one run, whose time is split between them
-            seconds = [made.cpu_s, 2 * full["vmaf"].cpu_s, learned.cpu_s]
-            rows.writerow(row + [round(v, 4) for v in figures] + [round(v, 3) for v in seconds])
+            head = [clip.stem, float(source.fps), source.frames, codec, spec.name, *point]
+            figures = [kbps, vmaf, psnr_y, learned.value, estimate.value]
+            seconds = [made.cpu_s, vmaf_s, learned.cpu_s, estimate.cpu_s]
+            rows.writerow(head + [round(v, 4) for v in figures] + [round(v, 3) for v in seconds])
             file.flush()
+
+
+def measure_all(source: Source, path: Path) -> list[float]:
+    """FULL of an encode."""
+    found = full_reference.measure(source, path, ["vmaf", "psnr"], ffmpeg=ffmpeg_path(), threads=1)
+    # both metrics came of one run, whose time is split between them
+    return [found["vmaf"].value, found["psnr"].value, 2 * found["vmaf"].cpu_s]
 
 
 def read_grid(folder: Path) -> pd.DataFrame:
@@ -133,7 +153,9 @@ def main() -> int:
     parser.add_argument("--codecs", default=",".join(codecs()))
     parser.add_argument("--knobs", type=int, default=12)
     parser.add_argument("--frames", type=int, default=40)
+    parser.add_argument("--reuse", type=Path, help="an earlier grid: its CSV, or its folder")
     options = parser.parse_args()
+    earlier = read_grid(options.reuse) if options.reuse else None
     (options.out / "points").mkdir(parents=True, exist_ok=True)
     for clip in options.clips:
         for codec in options.codecs.split(","):
@@ -142,7 +164,7 @@ def main() -> int:
                 # another process is at it: go on with the next
                 with lock.acquire(blocking=False):
                     cut_clip = cut(clip, options.out, options.frames)
-                    fill(cut_clip, codec, options.out, options.knobs)
+                    fill(cut_clip, codec, options.out, options.knobs, earlier)
             except filelock.Timeout:
                 continue
             print(f"{clip.stem} {codec}", file=sys.stderr, flush=True)

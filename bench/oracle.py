@@ -16,6 +16,9 @@ from vqaloop.search.hull import convex_hull
 from vqaloop.search.space import TrialPoint
 
 METRICS = ("vmaf", "student")
+"""Judges of ladders, by which searches are steered too."""
+SAMPLED = "vmaf_sampled"
+"""Steers as well, where the grid has it; it is an estimate of a judge, and none itself."""
 DENSE = 0.25
 """Knob steps at which curves of the exhaustive hull are sampled, whatever the encoder's step."""
 LEAST_KNOBS = 4
@@ -37,6 +40,8 @@ class Encoded:
     """CPU seconds."""
     vmaf_s: float
     student_s: float
+    vmaf_sampled: float = math.nan
+    vmaf_sampled_s: float = math.nan
 
     @property
     def point(self) -> TrialPoint:
@@ -54,6 +59,8 @@ class Encoded:
 
 
 FIGURES = tuple(field.name for field in fields(Encoded))[3:]
+SECONDS = [name.endswith("_s") for name in FIGURES]
+"""Whether each is CPU seconds."""
 
 
 class Oracle:
@@ -83,6 +90,12 @@ class Oracle:
             for size in self.sizes
         }
         self._hulls: dict[tuple[str, float], list[RDPoint]] = {}
+
+    @property
+    def steers(self) -> tuple[str, ...]:
+        """What may steer a search: METRICS, and SAMPLED where all of the grid has it."""
+        known = all(math.isfinite(p.vmaf_sampled) for p in self.known.values())
+        return (*METRICS, SAMPLED) if known else METRICS
 
     def at(self, width: int, height: int, knob: float) -> Encoded:
         """The encode of that size at that knob. Raises KeyError for a size the grid lacks."""
@@ -125,15 +138,18 @@ class _Curve:
         self.knobs = np.array([p.knob for p in points])
         table = np.array([astuple(p)[3:] for p in points])
         table[:, 0] = np.log2(table[:, 0])
-        self.smooth = PchipInterpolator(self.knobs, table[:, :4])
-        self.seconds = table[:, 4:].T
+        self.unknown = ~np.isfinite(table).all(0)
+        table[:, self.unknown] = 0
+        self.table, self.smooth = table, PchipInterpolator(self.knobs, table)
 
     def at(self, knobs: Sequence[float]) -> npt.NDArray[np.float64]:
         inside = np.clip(knobs, self.knobs[0], self.knobs[-1])
-        smooth = self.smooth(inside)
-        smooth[:, 0] = 2 ** smooth[:, 0]
-        seconds = [np.interp(inside, self.knobs, column) for column in self.seconds]
-        return np.column_stack([smooth, *seconds])
+        found: npt.NDArray[np.float64] = self.smooth(inside)
+        for column in np.flatnonzero(SECONDS):
+            found[:, column] = np.interp(inside, self.knobs, self.table[:, column])
+        found[:, 0] = 2 ** found[:, 0]
+        found[:, self.unknown] = np.nan
+        return found
 
 
 class Tally:
@@ -159,6 +175,8 @@ def read_oracle(table: pd.DataFrame, spec: EncoderSpec) -> Oracle:
     table = table.drop_duplicates(["width", "height", "knob"], keep="last")
     clip, codec = str(table["clip"].iloc[0]), str(table["codec"].iloc[0])
     columns = ["width", "height", "knob", *FIGURES]
+    # grids of before sampled VMAF lack it
+    table = table.reindex(columns=list(dict.fromkeys([*table.columns, *columns])))
     points = [
         Encoded(int(w), int(h), *map(float, rest))
         for w, h, *rest in table[columns].itertuples(index=False)

@@ -4,9 +4,9 @@
                            [--clips NAME,...] [--codecs NAME,...]
 
 The grid comes from `python -m bench.grid`. Nothing is encoded: encodes are looked up in the grid.
-Each method is steered by VMAF and by the student, and its ladder is measured by both: the loss, in
-rate at equal score, against the hull of the whole grid (by that metric). Clips whose grid is
-incomplete are left out, and named.
+Each method is steered by VMAF, by the student and, where the grid has it, by sampled VMAF, and its
+ladder is measured by the first two: the loss, in rate at equal score, against the hull of the
+whole grid (by that metric). Clips whose grid is incomplete are left out, and named.
 """
 
 import argparse
@@ -22,7 +22,7 @@ import pandas as pd
 
 from bench import rivals
 from bench.grid import read_grid
-from bench.oracle import METRICS, Encoded, Oracle, Tally, read_oracle
+from bench.oracle import METRICS, SAMPLED, Encoded, Oracle, Tally, read_oracle
 from bench.rivals import Result
 from vqaloop.core.files import renamed_to
 from vqaloop.encoding.registry import default_encoder, get_encoder
@@ -45,7 +45,7 @@ TOP, MOST = 100.0, 40
 
 def vqaloop_ladder(oracle: Oracle, metric: str, rules: Rules = RULES) -> Result:
     """The product's own search with its defaults: every rung is an encode of the search."""
-    name = DEFAULT_STUDENT if metric == "student" else metric
+    name = {"student": DEFAULT_STUDENT, SAMPLED: "vmaf"}.get(metric, metric)
     prior = shipped_prior(default_encoder(oracle.codec).name, name)
     space = Space(oracle.sizes, oracle.knob, oracle.sizes[0], oracle.fps)
     return _explored(
@@ -152,7 +152,7 @@ def compare(oracles: Iterable[Oracle]) -> pd.DataFrame:
     """One row for each clip, codec, method and steering metric."""
     rows = []
     for oracle in oracles:
-        for (name, method), metric in itertools.product(METHODS.items(), METRICS):
+        for (name, method), metric in itertools.product(METHODS.items(), oracle.steers):
             head = {"clip": oracle.clip, "codec": oracle.codec, "method": name, "metric": metric}
             found = method(oracle, metric, RULES)
             rows.append(head | figures(oracle, metric, found))
@@ -212,7 +212,7 @@ def means(table: pd.DataFrame, by: Sequence[str]) -> pd.DataFrame:
 def markdown(table: pd.DataFrame) -> str:
     """Means over all codecs, then of each codec, one table for each steering metric."""
     parts = []
-    for metric in METRICS:
+    for metric in table.metric.unique():
         own = table[table.metric == metric]
         parts.append(f"### Steered by {metric}: all codecs\n\n" + _rows(means(own, ["method"])))
         by_codec = means(own.sort_values("codec", kind="stable"), ["codec", "method"])
@@ -244,8 +244,9 @@ def draw(table: pd.DataFrame, out: Path) -> None:
 
     with style(13, "black"):
         figure = Figure(figsize=(14, 7), dpi=100, layout="constrained")
-        panels = figure.subplots(1, len(METRICS), sharey=True, squeeze=False)[0]
-        for axes, metric in zip(panels, METRICS, strict=True):
+        metrics = table.metric.unique()
+        panels = figure.subplots(1, len(metrics), sharey=True, squeeze=False)[0]
+        for axes, metric in zip(panels, metrics, strict=True):
             own = table[table.metric == metric]
             overall, by_codec = means(own, ["method"]), means(own, ["method", "codec"])
             best = overall.loss_vmaf["exhaustive"]

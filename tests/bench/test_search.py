@@ -3,7 +3,7 @@
 import itertools
 import math
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import astuple, replace
 from functools import cache
 from pathlib import Path
 
@@ -12,8 +12,8 @@ import pandas as pd
 import pytest
 
 from bench import rivals, search
-from bench.grid import COLUMNS
-from bench.oracle import METRICS, Encoded, Oracle, Tally, read_oracle
+from bench.grid import COLUMNS, reusable
+from bench.oracle import FIGURES, METRICS, SAMPLED, Encoded, Oracle, Tally, read_oracle
 from tests.support.titles import CRF, SIZES, Title, random_title
 from vqaloop.encoding.registry import default_encoder
 from vqaloop.search.space import TrialPoint
@@ -26,7 +26,8 @@ def encoded(title: Title, point: TrialPoint) -> Encoded:
     found = title.measure(point)
     student = 100 * (found.score / 100) ** (0.9 + 0.1 * point[0] / SIZES[0][0])
     work = point[0] * point[1] / 1e6
-    return Encoded(*point, found.bitrate_kbps, found.score, found.score / 2, student, work, 1, 0.5)
+    figures = found.bitrate_kbps, found.score, found.score / 2, student
+    return Encoded(*point, *figures, work, 1, 0.5, found.score * 0.99, 0.25)
 
 
 @cache
@@ -43,10 +44,11 @@ def ladder(method: str, seed: int, metric: str) -> rivals.Result:
 def rows(oracle: Oracle, clip: str) -> pd.DataFrame:
     head = [clip, oracle.fps, oracle.frames, "h264", "libx264"]
     figures = [
-        [*e.point, e.kbps, e.vmaf, e.psnr_y, e.student, e.encode_s, e.vmaf_s, e.student_s]
+        dict(zip(("width", "height", "knob", *FIGURES), astuple(e), strict=True))
         for e in oracle.known.values()
     ]
-    return pd.DataFrame([[*head, *row] for row in figures], columns=list(COLUMNS))
+    named = dict(zip(COLUMNS, head, strict=False))
+    return pd.DataFrame([named | row for row in figures])[list(COLUMNS)]
 
 
 def test_the_oracle_is_the_grid_where_it_has_a_point_and_near_the_truth_between() -> None:
@@ -223,7 +225,8 @@ def test_the_command_writes_rows_means_and_plot(
     options = [f"--{k}={v}" for k, v in zip(("csv", "table", "plot"), out.values(), strict=True)]
     assert search.main([f"--grid={grid}", *options]) == 0
     table = pd.read_csv(out["a.csv"])
-    assert len(table) == len(few) * len(METRICS)
+    assert list(table.metric.unique()) == [*METRICS, SAMPLED]
+    assert len(table) == len(few) * 3
     assert set(table["clip"]) == {"one"}
     assert "started h264 is left out" in capsys.readouterr().err
     assert "| AOM 24 | 1 |" in out["a.md"].read_text()
@@ -241,3 +244,24 @@ def test_loss_is_the_rate_that_rungs_take_beyond_the_hull() -> None:
         row = search.figures(made, "vmaf", rivals.delivered(dearer))
         assert row["loss_vmaf"] == pytest.approx(100 * (factor - 1), abs=1e-6)
         assert row["excess_vmaf"] == pytest.approx(100 * (factor - 1), abs=1e-6)
+
+
+def test_a_grid_without_sampled_vmaf_is_read_and_not_steered_by_it() -> None:
+    spec = default_encoder("h264")
+    older = rows(oracle(0), "clip").drop(columns=["vmaf_sampled", "vmaf_sampled_s"])
+    found = read_oracle(older, spec)
+    assert found.steers == METRICS and oracle(0).steers == (*METRICS, SAMPLED)
+    size = found.sizes[0]
+    one, other = found.at(*size, 30.3), oracle(0).at(*size, 30.3)
+    assert astuple(one)[:-2] == astuple(other)[:-2]
+    assert math.isnan(one.vmaf_sampled) and other.vmaf_sampled < other.vmaf
+
+
+def test_what_was_measured_over_all_frames_is_reused_at_the_same_bitrate() -> None:
+    known = rows(oracle(0), "clip")
+    first = known.iloc[0]
+    found = reusable(known, "clip", "h264")
+    key = int(first.width), int(first.height), float(first.knob)
+    assert found[(*key, round(first.kbps, 4))] == [first.vmaf, first.psnr_y, first.vmaf_s]
+    assert (*key, round(first.kbps + 1, 4)) not in found
+    assert reusable(known, "other", "h264") == {} == reusable(None, "clip", "h264")

@@ -267,5 +267,5 @@ def test_squeezed_pictures_are_taken_at_the_size_of_their_file(
 def test_moments_are_in_the_middle_of_their_clips() -> None:
     view = View("squeezed", frames=8, stride=8, size=56, clips=2)
     clips = clips_by_view(view, CropSampling(), 400, (160, 120))
-    assert clips.starts == [86, 257] and clips.times == [86 + 27, 257 + 27]
+    assert clips.shares == [0.5, 0.5] and clips.times == [86 + 27, 257 + 27]
     assert clips.counts == [1, 1] and not clips.places

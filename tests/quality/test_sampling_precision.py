@@ -14,8 +14,9 @@ from tests.support.nets import random_student, student_metric
 from vqaloop.core.ffmpeg import ffmpeg_path
 from vqaloop.errors import InputError
 from vqaloop.media import frames
+from vqaloop.media.activity import activity_of
 from vqaloop.media.probe import probe_source
-from vqaloop.quality.crop_sampling import choose_crops
+from vqaloop.quality.crop_sampling import CropSampling
 from vqaloop.quality.registry import open_metric
 from vqaloop.quality.sampling_precision import FIRST, around, is_enough, reach, rounds, unreached
 from vqaloop.quality.scorer import Scorer
@@ -52,18 +53,18 @@ def test_rounds_look_at_every_place_once(count: int) -> None:
 
 
 def test_rounds_spread() -> None:
-    assert list(rounds(range(8), 1.0)) == [[0, 2, 4, 6], [1, 3, 5, 7]]
-    assert [len(part) for part in rounds(range(32), 1.0)] == [4, 4, 8, 16]
+    assert list(rounds(range(10), 1.0)) == [[0, 2, 4, 6, 8], [1, 3, 5, 7, 9]]
+    assert [len(part) for part in rounds(range(40), 1.0)] == [5, 5, 10, 20]
 
 
 def test_the_interval_over_places_by_hand() -> None:
     # two of eight places, 70 and 74: t = 12.706, s = 2.828, and 6 of 8 are still unknown
-    low, high = reach((1.0, 0.5), [70.0, 74.0], 8)
+    low, high = reach((1.0, 0.5), [70.0, 74.0], [1 / 8] * 2)
     between = 12.7062 * 2.8284 / 2**0.5 * (6 / 8) ** 0.5
     assert low == pytest.approx((between**2 + 1) ** 0.5, rel=1e-3)
     assert high == pytest.approx((between**2 + 0.25) ** 0.5, rel=1e-3)
-    assert reach((1.0, 1.0), [70.0, 74.0], 2) == (1.0, 1.0)
-    assert around(72.0, reach((1.0, 1.0), [72.0], 2)) == (0.0, 100.0)
+    assert reach((1.0, 1.0), [70.0, 74.0], [0.5, 0.5]) == (1.0, 1.0)
+    assert around(72.0, reach((1.0, 1.0), [72.0], [0.5])) == (0.0, 100.0)
     assert around(99.0, (3.0, 3.0)) == (96.0, 100.0)
     assert is_enough((1.0, 0.2), 1.0) and not is_enough((0.2, 1.1), 1.0)
     assert not is_enough((0.0, 0.0), None)
@@ -79,8 +80,9 @@ def test_an_end_that_is_clipped_is_not_taken_for_a_near_one(
 ) -> None:
     """The same distances are enough or not wherever on the scale they are."""
     mean = sum(times) / len(times)
-    apart = reach((crops, crops), times, 8)
-    moved = reach((crops, crops), [time - mean + 99.9 for time in times], 8)
+    shares = [1 / 8] * len(times)
+    apart = reach((crops, crops), times, shares)
+    moved = reach((crops, crops), [time - mean + 99.9 for time in times], shares)
     assert moved == pytest.approx(apart, abs=1e-6)
     low, high = around(99.9, moved)
     assert 0 <= low <= 99.9 <= high <= 100
@@ -132,16 +134,16 @@ def test_a_coarse_precision_looks_at_less_and_a_fine_one_at_all(
         return student_metric(weights, precision=precision).measure(title, rung, decoder)
 
     whole, coarse, fine = score(None), score(90.0), score(1e-6)
-    all_of = choose_crops(title.frames, title.canvas)
+    all_of = CropSampling().crops(activity_of(title), title.canvas)
     count = sum(map(len, all_of.values()))
     assert len(whole.clips) == len(fine.clips) == count
     assert fine.value == pytest.approx(whole.value)
     assert fine.interval == pytest.approx(whole.interval)
     assert fine.clips == pytest.approx(whole.clips, abs=1e-3)
-    assert len(coarse.clips) == count * FIRST // len(all_of)
+    assert len(coarse.clips) == count * FIRST // len(all_of) and len(coarse.moments) == FIRST
     low, high = coarse.interval
     assert low <= coarse.value <= high and high - low <= 180
-    assert [start for start, _ in coarse.moments] == list(all_of)[:: len(all_of) // FIRST]
+    assert {start for start, _ in coarse.moments} < set(all_of)
     assert set(coarse.places) < set(whole.places)
     # a decoder that begins anew each time is asked once, for all
     assert len(score(90.0, "ffmpeg").clips) == count

@@ -106,10 +106,11 @@ def test_all_that_fits_runs_at_once_and_the_signals_stay_ours(nodes: Nodes) -> N
 
 
 @pytest.mark.slow
-def test_a_student_scores_as_it_does_here(
-    cluster: RayCluster, source: Source, tmp_path: Path
+@pytest.mark.parametrize("name", ["internvqa", "vmaf-sampled"])
+def test_a_sampling_metric_scores_as_it_does_here(
+    name: str, cluster: RayCluster, source: Source, tmp_path: Path
 ) -> None:
-    metric = open_metric("internvqa", ffmpeg=ffmpeg_path(), device="cpu", seed=3)
+    metric = open_metric(name, ffmpeg=ffmpeg_path(), device="cpu", seed=3)
     made = [
         encoded(cluster, source, tmp_path / f"{knob}.mp4", knob=knob).path for knob in (25, 35, 45)
     ]

@@ -57,7 +57,8 @@ class Scoring:
 
     metric: str = option(
         "internvqa",
-        "internvqa (default), internvqa-NAME, vmaf, xpsnr, psnr or ssim",
+        "internvqa (default), internvqa-NAME, vmaf-sampled, vmaf-v1-sampled, vmaf, xpsnr, psnr or "
+        "ssim",
         metavar="NAME",
         column=True,
     )

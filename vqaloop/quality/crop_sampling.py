@@ -128,8 +128,9 @@ def _strata(activity: SourceActivity, positions: int) -> list[tuple[int, int]]:
     frames = activity.frames
     most = round(MOST * positions)
     end = max(CLIP_FRAMES, round(ENDS * frames))
-    starts = list(activity.starts) if len(activity.starts) + 2 <= most else [0]
-    count = min(max(positions, EACH_SCENE * len(starts) * positions // POSITIONS), most)
+    scenes = len(activity.starts)
+    starts = list(activity.starts) if scenes + 2 <= most else [0]
+    count = min(max(positions, EACH_SCENE * scenes * positions // POSITIONS), most)
     edges = [*starts, frames]
     if positions >= POSITIONS:
         # of a scene not much longer than that the whole is the end

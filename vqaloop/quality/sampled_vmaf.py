@@ -1,8 +1,8 @@
 """VMAF of a part of a title: libvmaf on the frames that a student looks at.
 
 An estimate of VMAF over all frames by the same models (`--metric vmaf` and `vmaf-v1`). Two
-successive frames are measured at each place: whole up to WHOLE pixels, above that a strip of full
-width, since blocks that hold but one part of a picture differ more from the whole.
+successive frames are measured at each place: whole up to WHOLE pixels, above that a part of their
+own proportions; smaller ones differ more from the whole, and on very wide ones VMAF v1 crashes.
 
 libvmaf's motion feature is the smaller of a frame's differences to the frames before and after it,
 both in the source. Where such a neighbour of a pair is nearer than its two frames are to each
@@ -36,10 +36,9 @@ from vqaloop.records import Score, Source
 
 REVISION = 1
 """Raised whenever the same files would get other values; part of cache keys."""
-WHOLE = 1280 * 720
-"""Pixels up to which a frame is measured whole."""
-STRIP = 216
-"""Least height of the strips of larger frames, in pixels."""
+WHOLE = {"v0.6.1": 1280 * 720, "v1": 1920 * 1080}
+"""By model the pixels up to which a frame is measured whole, and the most of a part. V1 reads
+parts of 960x540 lower by 2.5 points than all of a picture of 1080 lines."""
 SAMPLE_BYTES = 256 << 20
 """Memory for samples of sources; those used longest ago are dropped first."""
 LIMIT_S = 5.0
@@ -100,7 +99,7 @@ class SampledVmaf:
         return {
             "metric": self.name,
             "weights_sha256": None,
-            "preprocessing": f"sampled VMAF {REVISION} {SCALER} {WHOLE} {STRIP}",
+            "preprocessing": f"sampled VMAF {REVISION} {SCALER} {self._whole}",
             "decoder": f"pyav {av.__version__}, ffmpeg {file_sha256(self.ffmpeg)}",
             "sampling": self.sampling.identity(),
         }
@@ -153,6 +152,10 @@ class SampledVmaf:
             wall_s=spent.wall_s,
         )
 
+    @property
+    def _whole(self) -> int:
+        return WHOLE[SAMPLED[self.name]]
+
     def _samples(self, source: Source) -> _Samples:
         """The samples of a source, decoded once."""
 
@@ -161,7 +164,7 @@ class SampledVmaf:
             parts = self.sampling.places(activity)
             places = list(parts)
             scenes = [first for first, _ in self.sampling.scenes] or list(activity.starts)
-            areas = choose_areas(len(places), source.canvas, self.sampling.seed)
+            areas = choose_areas(len(places), source.canvas, self._whole, self.sampling.seed)
             cuts = _cut_source(
                 dict(zip(places, areas, strict=True)),
                 source.frames,
@@ -187,20 +190,24 @@ class SampledVmaf:
             )
 
         key = [source.sha256, source.prep, source.input_options, source.windows]
-        return _SAMPLES.get(repr([*key, self.sampling]), compute)
+        return _SAMPLES.get(repr([*key, self.sampling, self._whole]), compute)
 
 
-def choose_areas(count: int, canvas: tuple[int, int], seed: int) -> list[Area]:
+def choose_areas(count: int, canvas: tuple[int, int], whole: int, seed: int) -> list[Area]:
     """What is measured of each of `count` frames of a canvas, (width, height).
 
-    All of it, or strips of equal height: each of them in turn, in an order drawn anew each time.
+    All of it, or above `whole` pixels one part of a regular grid: each part in turn, in an order
+    drawn anew each time.
     """
     width, height = canvas
-    parts = 1 if width * height <= WHOLE else max(1, height // STRIP)
-    tall = height // parts // 2 * 2
+    side = math.ceil(math.sqrt(width * height / whole))
+    tall, wide = height // side // 2 * 2, width // side // 2 * 2
     rng = np.random.default_rng([seed, count, width, height])
-    order = np.concatenate([rng.permutation(parts) for _ in range(-(-count // parts))])
-    return [(int(part) * tall, 0, tall, width) for part in order[:count]]
+    order = np.concatenate([rng.permutation(side**2) for _ in range(-(-count // side**2))])
+    return [
+        (int(row) * tall, int(column) * wide, tall, wide)
+        for row, column in (divmod(part, side) for part in order[:count])
+    ]
 
 
 def _cut_source(

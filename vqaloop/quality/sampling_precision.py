@@ -20,7 +20,7 @@ from vqaloop.core.text import counted
 from vqaloop.errors import InputError
 from vqaloop.records import Score
 
-FIRST = 4
+FIRST = 5
 """Positions of the first round; part of cache keys of scores that may stop early."""
 
 
