@@ -361,6 +361,11 @@ def _answer(
             f"the search found {predicted:.1f} % near the target, and the whole title "
             f"confirms {saving:.1f} %"
         )
+    if check and "xpsnr" not in check.guards:
+        warnings.append(
+            "XPSNR, which guards adaptive quantisation, was not measured: this ffmpeg lacks its "
+            "filter; give one that has it with --ffmpeg"
+        )
     if found.best and not check:
         warnings.append("nothing that the search found was confirmed: the defaults stand")
     if not found.best:
