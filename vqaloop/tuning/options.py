@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from vqaloop.records import Source
 
 XPSNR_LOSS = 2.0
-"""Percent of bitrate at equal XPSNR. Half of the AQ costs 2.4 at least, none of it 6 to 30, and
-what makes an encoder slower mostly less than 1 (docs/tuning.md)."""
+"""Percent of bitrate at equal XPSNR: less than half of AQ costs, more than a slower search does
+(docs/tuning.md)."""
 LONGEST = 10_000
 """Most trials of a study."""
 

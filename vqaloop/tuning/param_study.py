@@ -43,7 +43,7 @@ WORTH = 0.5
 """Percent of bitrate below which a saving is not worth other parameters."""
 TOO_SLOW = 1.5
 """A trial this many times beyond the time limit is given up, whatever it saves."""
-PART_NOISE = {"vmaf": 1.5, "vmaf_v1": 4.5}
+PART_NOISE = {"vmaf": 1.0, "vmaf_v1": 4.0}
 """Percent of bitrate by which guards may be off in a trial, as they take one of some frames."""
 LEAST_TRIALS = 8
 """Trials with a value below which importance is not estimated."""
