@@ -2,10 +2,10 @@
 
     python -m bench.tune CLIP... --codecs h264,hevc --trials 30 --samplers tpe,gp --csv OUT.csv
 
-Each clip is cut to its first frames and tuned for a VMAF of delivery; the saving is the BD-rate
-(VMAF) on all of it at knobs that the search has not seen, time the least CPU seconds of
-alternating runs. A row is written when a tuning ends; interrupted, the same command resumes from
-the studies beside the CSV.
+Each clip is cut to its first frames and tuned for a score of delivery; the saving is the BD-rate
+by the metric that steers on all of it at knobs that the search has not seen, beside it those of
+the guards, time the least CPU seconds of alternating runs. A row is written when a tuning ends;
+interrupted, the same command resumes from the studies beside the CSV.
 """
 
 import argparse
@@ -19,14 +19,15 @@ import pandas as pd
 
 from bench.grid import cut
 from vqaloop.errors import TargetUnreachable
+from vqaloop.tuning.default_curves import GUARDS
 from vqaloop.tuning.param_trials import TuneLimits
 from vqaloop.tuning.result import Tuning
 from vqaloop.tuning.tune import tune_encoder
 
-COLUMNS = ["clip", "codec", "encoder", "sampler", "seed", "trials", "failed", "pruned"]
-COLUMNS += ["feasible", "predicted", "saving", "psnr_y_gain", "time_ratio", "trusted"]
+COLUMNS = ["clip", "codec", "encoder", "metric", "sampler", "seed", "trials", "failed", "pruned"]
+COLUMNS += ["feasible", "predicted", "saving", *GUARDS, "psnr_y_gain", "time_ratio", "trusted"]
 COLUMNS += ["encodes", "encode_cpu_s", "score_cpu_s", "wall_s", "best_at", "params"]
-KEY = ["clip", "codec", "sampler", "seed", "trials"]
+KEY = ["clip", "codec", "metric", "sampler", "seed", "trials"]
 
 
 def row(clip: Path, codec: str, sampler: str, tuning: Tuning) -> dict[str, Any]:
@@ -41,6 +42,7 @@ def row(clip: Path, codec: str, sampler: str, tuning: Tuning) -> dict[str, Any]:
         "clip": clip.stem,
         "codec": codec,
         "encoder": about["encoder"]["library_version"],
+        "metric": about["metric"]["name"],
         "sampler": sampler,
         "seed": about["study"]["seed"],
         "trials": about["study"]["trials"],
@@ -49,6 +51,7 @@ def row(clip: Path, codec: str, sampler: str, tuning: Tuning) -> dict[str, Any]:
         "feasible": len(allowed),
         "predicted": round(float(allowed.saving_percent.max()), 3) if len(allowed) else 0.0,
         "saving": round(tuning.saving, 3),
+        **about["guard_savings"],
         "psnr_y_gain": round(tuning.psnr_gain, 3),
         "time_ratio": round(tuning.time_ratio, 3),
         "trusted": tuning.trusted,
@@ -62,15 +65,18 @@ def row(clip: Path, codec: str, sampler: str, tuning: Tuning) -> dict[str, Any]:
 
 
 def summary(table: pd.DataFrame) -> str:
-    """Means over clips for each codec and sampler, as Markdown."""
-    lines = ["| codec | sampler | clips | saving % | PSNR-Y dB | time | encodes | CPU s |"]
-    lines.append("| --- | --- | --- | --- | --- | --- | --- | --- |")
-    for (codec, sampler), part in table.groupby(["codec", "sampler"]):
+    """Means over clips for each codec, metric and sampler, as Markdown."""
+    names = ["codec", "metric", "sampler", "clips", "saving %", *GUARDS.values()]
+    names += ["PSNR-Y dB", "time", "encodes", "CPU s"]
+    lines = [f"| {' | '.join(names)} |", "| --- " * len(names) + "|"]
+    for (codec, metric, sampler), part in table.groupby(["codec", "metric", "sampler"]):
         spent = (part.encode_cpu_s + part.score_cpu_s).mean()
         figures = f"{part.saving.mean():.1f} ({part.saving.min():.1f} to {part.saving.max():.1f})"
+        guards = " | ".join(f"{part[name].mean():.1f}" for name in GUARDS)
         lines.append(
-            f"| {codec} | {sampler} | {len(part)} | {figures} | {part.psnr_y_gain.mean():+.2f} | "
-            f"{part.time_ratio.mean():.2f} | {part.encodes.mean():.0f} | {spent:.0f} |"
+            f"| {codec} | {metric} | {sampler} | {len(part)} | {figures} | {guards} | "
+            f"{part.psnr_y_gain.mean():+.2f} | {part.time_ratio.mean():.2f} | "
+            f"{part.encodes.mean():.0f} | {spent:.0f} |"
         )
     return "\n".join(lines)
 
@@ -80,6 +86,7 @@ def main() -> int:
     parser.add_argument("clips", nargs="+", type=Path)
     parser.add_argument("--csv", type=Path, required=True)
     parser.add_argument("--codecs", default="h264,hevc")
+    parser.add_argument("--metric", default="vmaf")
     parser.add_argument("--samplers", default="gp")
     parser.add_argument("--trials", type=int, default=30)
     parser.add_argument("--seed", type=int, default=0)
@@ -95,7 +102,14 @@ def main() -> int:
         for sampler in options.samplers.split(","):
             for clip in options.clips:
                 known = pd.read_csv(options.csv)[KEY].astype(str).to_numpy().tolist()
-                key = [clip.stem, codec, sampler, str(options.seed), str(options.trials)]
+                key = [
+                    clip.stem,
+                    codec,
+                    options.metric,
+                    sampler,
+                    str(options.seed),
+                    str(options.trials),
+                ]
                 if key in known:
                     continue
                 name = ".".join(key)
@@ -107,7 +121,7 @@ def main() -> int:
                         trials=options.trials,
                         sampler=sampler,
                         slowdown=options.slowdown,
-                        metric="vmaf",
+                        metric=options.metric,
                         seed=options.seed,
                         out=work / name,
                         progress=lambda event: print(

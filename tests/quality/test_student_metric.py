@@ -28,9 +28,17 @@ from vqaloop.models import create_student
 from vqaloop.models.student import Anchor
 from vqaloop.models.weights import save_student
 from vqaloop.quality import student_engine
-from vqaloop.quality.crop_sampling import CROPS_EACH, POSITIONS, Crops, CropSampling, read_crops
+from vqaloop.quality.crop_sampling import (
+    CROPS_EACH,
+    FINER,
+    POSITIONS,
+    Crops,
+    CropSampling,
+    read_crops,
+)
 from vqaloop.quality.inference import Network, bytes_of
 from vqaloop.quality.registry import metric_names, open_metric
+from vqaloop.quality.sampled_vmaf import SampledVmaf
 from vqaloop.quality.scorer import Scorer
 from vqaloop.quality.student_engine import StudentEngine
 from vqaloop.quality.student_metric import StudentMetric
@@ -447,6 +455,22 @@ def test_weights_changed_later_change_neither_a_score_nor_its_key(
     metric.weights.unlink()
     assert metric.measure(source, rungs[0], "pyav").value == before.value
     assert metric.finer().identity()["weights_sha256"] == sha256
+
+
+@pytest.mark.parametrize("name", ["internvqa", "vmaf-sampled"])
+def test_what_confirms_looks_at_more_and_elsewhere(name: str) -> None:
+    metric = open_metric(name, ffmpeg=FFMPEG, device="cpu", seed=3)
+    assert isinstance(metric, StudentMetric | SampledVmaf)
+    confirming = metric.confirming()
+    assert confirming.identity() != metric.finer().identity()
+    title = SourceActivity.flat(500)
+    few, many = (one.sampling.crops(title, (640, 360)) for one in (metric, confirming))
+    assert len(many) == FINER * len(few)
+    seen, others = (
+        {(time, *place) for time, places in crops.items() for place in places}
+        for crops in (few, many)
+    )
+    assert not seen & others
 
 
 def test_weights_that_are_not_there_are_refused_by_name(tmp_path: Path) -> None:

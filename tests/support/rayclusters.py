@@ -189,5 +189,8 @@ class NotedMetric:
     def finer(self) -> None:
         return None
 
+    def confirming(self) -> None:
+        return None
+
     def scene_by_scene(self, scenes: Any) -> "NotedMetric":
         return self

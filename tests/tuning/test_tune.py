@@ -1,11 +1,14 @@
 """Tuning: the space, the samplers, how a trial is judged, and the whole with real encoders."""
 
+import contextlib
 import csv
 import json
 import os
+import re
 import statistics
 import subprocess
 import sys
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
@@ -14,23 +17,28 @@ from typing import Any
 
 import optuna
 import pytest
-from optuna.trial import TrialState
+from optuna.trial import FrozenTrial, TrialState
 
 from tests.support.commandline import Room, fake_ffmpeg
 from tests.support.media import REPOSITORY, make_clip, run_ffmpeg
 from vqaloop.encoding.registry import load_encoders
 from vqaloop.encoding.spec import EncoderSpec
 from vqaloop.errors import InputError, TargetUnreachable
+from vqaloop.execution.options import JobOptions
+from vqaloop.execution.session import open_session
+from vqaloop.execution.tools import chosen_tools
 from vqaloop.records import Event, Source
 from vqaloop.search.shared_study import SharedStudy, open_storage, shown
 from vqaloop.tuning import result
-from vqaloop.tuning.default_curves import CurvePoint, DefaultCurves, Gains, time_ratio
-from vqaloop.tuning.param_trials import Setting, Target, TuneLimits
+from vqaloop.tuning.default_curves import GUARDS, CurvePoint, DefaultCurves, Gains, time_ratio
+from vqaloop.tuning.param_study import ParamSearch
+from vqaloop.tuning.param_trials import ParamJudge, Setting, Target, TuneLimits, Verification
 from vqaloop.tuning.result import Tuning
 from vqaloop.tuning.samplers import (
     KNOB,
     SAMPLERS,
     DrawSampler,
+    Params,
     counted_trials,
     default_point,
     distributions,
@@ -86,7 +94,7 @@ def test_every_point_is_taken_by_the_encoders_file(spec: EncoderSpec) -> None:
             assert tunables[name].refusal(value) is None
 
 
-def curve(rate: float = 1.0, seconds: float = 1.0) -> list[CurvePoint]:
+def curve(rate: float = 1.0, seconds: float = 1.0, loss: float = 0.0) -> list[CurvePoint]:
     return [
         CurvePoint(
             knob=knob,
@@ -94,6 +102,7 @@ def curve(rate: float = 1.0, seconds: float = 1.0) -> list[CurvePoint]:
             score=98 - 0.02 * (knob - 12) ** 2,
             vmaf=98 - 0.02 * (knob - 12) ** 2,
             psnr_y=48 - knob / 3,
+            xpsnr=46 - knob / 3 + loss,
             cpu_s=seconds * 2 ** (-knob / 20),
         )
         for knob in (20.0, 24.0, 28.0, 32.0, 36.0)
@@ -109,15 +118,137 @@ def test_a_saving_is_of_the_rate_at_which_the_defaults_reach_the_score(rate: flo
         # a rate 2^(1/6) times lower is one knob, which is a third of a dB
         assert (gains.psnr_y > 0.01) == (rate < 1) or rate == 1
         assert gains.cpu_s / gains.default_cpu_s == pytest.approx(1.5, rel=1e-6)
+        assert gains.guards == pytest.approx(dict.fromkeys(("vmaf", "xpsnr"), gains.saving), abs=1)
+
+
+def test_a_saving_by_one_measure_may_be_a_loss_by_another() -> None:
+    defaults = DefaultCurves(curve(), 100.0)
+    for made in curve(0.9, loss=-1.0)[1:4]:
+        gains = defaults.compare(made)
+        # a dB is three knobs, and so half of the rate's doubling
+        assert gains.saving == pytest.approx(10, abs=0.3)
+        assert gains.guards["xpsnr"] == pytest.approx(100 * (1 - 0.9 * 2**0.5), abs=1)
 
 
 def test_time_is_held_against_the_defaults_of_the_moment() -> None:
     def gains(cpu_s: float, beside: float | None) -> Gains:
-        return Gains(100, 90, 0, 0, 0, cpu_s, default_cpu_s=1.0, beside_cpu_s=beside)
+        return Gains(100, 90, 0, {}, 0, 0, cpu_s, default_cpu_s=1.0, beside_cpu_s=beside)
 
     busy = [gains(1.5, 1.5), gains(1.5, 1.5), gains(1.5, None)]
     assert time_ratio(busy) == pytest.approx(1.0)
     assert time_ratio([gains(1.2, None)]) == pytest.approx(1.2)
+
+
+@pytest.fixture
+def grainy(room: Room) -> Path:
+    """Flat areas and grain: without AQ and psy PSNR and VMAF save bitrate, and XPSNR loses it."""
+    grain = "noise=alls=12:allf=t:all_seed=1"
+    return make_clip(room.folder / "grainy.y4m", size="224x160", frames=12, vf=grain)
+
+
+@contextlib.contextmanager
+def judging(clip: Path, metric: str) -> Iterator[ParamJudge]:
+    """A judge of parameters of x264, at a knob in the middle."""
+    # faster presets of x264 have no psy
+    options = JobOptions(codec="h264", preset="medium", metric=metric)
+    with open_session(clip, options, chosen_tools(options)) as session:
+        setting = Setting(*session.sizes[0], session.preset, session.depth)
+        judge = ParamJudge(session.shop, [session.source], setting)
+        judge.knob = 31.0
+        yield judge
+
+
+FLAT = (("aq-mode", "0"), ("psy-rd", "0"))
+HONEST = (("psy-rd", "0"),)
+
+
+def test_what_the_score_and_vmaf_applaud_and_xpsnr_refuses_is_not_confirmed(grainy: Path) -> None:
+    with judging(grainy, "vmaf") as judge:
+        (source,) = judge.windows
+
+        def confirmed(limits: TuneLimits) -> tuple[Verification, list[str]]:
+            found, _, doubts = judge.confirm(source, [FLAT, HONEST], limits, lambda text: None)
+            assert found
+            return found, doubts
+
+        found, doubts = confirmed(TuneLimits(slowdown=100.0))
+        assert found.params == HONEST and found.saving > 3 and found.guards["xpsnr"] > 3
+        assert len(doubts) == 1
+        assert re.search(r"aq-mode=0 .*was not confirmed: by XPSNR it needs \d", doubts[0])
+        # without that guard it is the better one
+        found, doubts = confirmed(TuneLimits(slowdown=100.0, xpsnr_loss=100.0))
+        assert found.params == FLAT and found.saving > 6 and found.guards["xpsnr"] < -6
+        assert not doubts
+
+
+Guards = Callable[[Params], dict[str, float]]
+
+
+def searched(guards: Guards, trials: int) -> tuple[ParamSearch, list[FrozenTrial]]:
+    """A search in which every parameter saves 1 % of bitrate, and aq-mode 20 % more."""
+
+    def gains(job: object, params: Params, beside: bool) -> Gains:
+        saving = 1.0 * len(params) + 20.0 * has_aq(params)
+        return Gains(100, 90, saving, guards(params), 0, 0, cpu_s=1.0, default_cpu_s=1.0)
+
+    shop = SimpleNamespace(spec=X264, workers=1, map=lambda work, items: list(map(work, items)))
+    judge: Any = SimpleNamespace(
+        shop=shop, windows=[PLAIN], knob=30.0, schedule=lambda: [(0, 30.0)] * 3, gains=gains
+    )
+    search = ParamSearch(judge, TuneLimits(), "tpe", 0)
+    return search, search.run(open_storage(None), "study", trials, lambda event: None)
+
+
+def has_aq(params: Params) -> bool:
+    return "aq-mode" in dict(params)
+
+
+def candidates(guards: Guards) -> list[Params]:
+    search, found = searched(guards, 12)
+    return [encoder_params(X264, trial.params) for trial in search.candidates(found)]
+
+
+@pytest.mark.parametrize("guard", ["vmaf", "vmaf_v1", "xpsnr"])
+def test_what_a_guard_refuses_is_no_candidate(guard: str) -> None:
+    others = dict.fromkeys(GUARDS, 5.0)
+    free = candidates(lambda params: others)
+    assert has_aq(free[0])
+    guarded = candidates(lambda params: others | {guard: -10.0 if has_aq(params) else 5.0})
+    assert guarded and not any(map(has_aq, guarded))
+    # a small loss is none
+    assert candidates(lambda params: others | {guard: -1.5}) == free
+    # of small pictures v1 has no figure
+    assert candidates(lambda params: {"vmaf": 5.0}) == free
+
+
+@pytest.mark.slow
+def test_a_tuning_keeps_aq_where_the_metric_would_drop_it(room: Room, grainy: Path) -> None:
+    def by_xpsnr(loss: float) -> float:
+        about = {"metric": "internvqa", "preset": "medium", "sampler": "tpe", "trials": 16}
+        tuning = tune(grainy, target_score=80.0, xpsnr_loss=loss, out=f"{loss:g}", **about)
+        assert tuning.params and tuning.saving > 2
+        return float(tuning.to_json()["saving_percent"]["xpsnr"])
+
+    assert by_xpsnr(100.0) < -5
+    assert by_xpsnr(2.0) > -2
+
+
+def test_what_a_guard_refuses_prunes_no_other_trial() -> None:
+    _, found = searched(lambda params: {"xpsnr": -10.0 if has_aq(params) else 5.0}, 30)
+    other = [t for t in found if not has_aq(encoder_params(X264, t.params))]
+    assert 5 < len(other) < 28 and not any(trial.user_attrs["pruned"] for trial in other)
+
+
+def test_a_title_is_verified_at_other_places_than_it_was_searched(clip: Path) -> None:
+    with judging(clip, "internvqa") as judge:
+        (source,), shop = judge.windows, judge.shop
+        finer = shop.metric.confirming()
+        assert finer
+        (point,) = judge.title_curve(source, (), [0.0])
+        made = shop.encode(source, judge.rendition((), judge.knob))
+        scores = [shop.score(source, made.path, metric) for metric in (finer, shop.metric)]
+        assert point.score == scores[0].value != scores[1].value
+        assert scores[0].clips != scores[1].clips
 
 
 NAMES = ("bframes", "mbtree", "psy-rd", "ref", "trellis")
@@ -221,7 +352,7 @@ def named(monkeypatch: pytest.MonkeyPatch, source: Source, *, rate_asked: bool =
 
 
 def test_studies_of_plain_titles_keep_their_names(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert named(monkeypatch, PLAIN) == "a h264 6d437dc0a91670aa"
+    assert named(monkeypatch, PLAIN) == "a h264 0ac7658383820c6e"
 
 
 def test_another_view_of_the_same_bytes_is_another_study(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -354,6 +485,7 @@ def test_a_target_out_of_reach_is_told_with_the_nearest(room: Room, clip: Path) 
     [
         ({"trials": 0}, "trials"),
         ({"slowdown": float("nan")}, "slowdown"),
+        ({"xpsnr_loss": -1.0}, "XPSNR loss must lie between 0 and 100"),
         ({"target_score": 30.0, "bitrate": 100.0}, "not both"),
         ({"bitrate": -1.0}, "above 0"),
         ({"target_score": 101.0}, "between 0 and 100"),
@@ -380,9 +512,6 @@ def test_passwords_of_a_storage_are_not_written_down() -> None:
 
 
 def test_ladders_get_parameters_from_the_same_search(room: Room, clip: Path) -> None:
-    from vqaloop.execution.options import JobOptions
-    from vqaloop.execution.session import open_session
-    from vqaloop.execution.tools import chosen_tools
     from vqaloop.tuning.tune import best_params
 
     events: list[Event] = []

@@ -99,6 +99,7 @@ BENCHES = {
     "encoded": "--codecs h264",
     "prior": "-o prior.json",
     "tune": "--codecs h264 --frames 12 --trials 2",
+    "params": "--frames 12 --metric vmaf",
     "cuts": "--titles 2",
     "attacks": "--frames 8 --attacks grey --judges vmaf,psnr",
     "gaming": "--frames 8 --judges vmaf,psnr",

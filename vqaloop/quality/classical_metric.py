@@ -39,6 +39,9 @@ class ClassicalMetric:
     def finer(self) -> None:
         return None
 
+    def confirming(self) -> None:
+        return None
+
     def scene_by_scene(self, scenes: Sequence[tuple[int, int]]) -> "ClassicalMetric":
         return self
 

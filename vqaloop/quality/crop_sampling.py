@@ -69,6 +69,10 @@ class CropSampling:
         """FINER times as many positions in time."""
         return replace(self, positions=self.positions * FINER, scenes=())
 
+    def confirming(self) -> "CropSampling":
+        """FINER times as many positions in time, and other crops, to confirm what these chose."""
+        return replace(self.finer(), seed=self.seed + 1)
+
     def scene_by_scene(self, scenes: Sequence[tuple[int, int]]) -> "CropSampling":
         """Each scene sampled as if it were a title of its own, at fewer positions if many.
 

@@ -65,5 +65,8 @@ class Metric(Protocol):
     def finer(self) -> "Metric | None":
         """The same metric sampling more of the title; None where it takes all frames already."""
 
+    def confirming(self) -> "Metric | None":
+        """As `finer`, and at other places: what was chosen by this metric is confirmed by it."""
+
     def scene_by_scene(self, scenes: Sequence[tuple[int, int]]) -> "Metric":
         """The same metric sampling each scene (first frame, number of frames) of the title."""

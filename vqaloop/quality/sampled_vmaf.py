@@ -109,6 +109,10 @@ class SampledVmaf:
         """The same with more places."""
         return replace(self, sampling=self.sampling.finer())
 
+    def confirming(self) -> "SampledVmaf":
+        """The same with more places, and others."""
+        return replace(self, sampling=self.sampling.confirming())
+
     def scene_by_scene(self, scenes: Sequence[tuple[int, int]]) -> "SampledVmaf":
         """The same sampling each scene (first frame, number of frames) of a title."""
         return replace(self, sampling=self.sampling.scene_by_scene(scenes))

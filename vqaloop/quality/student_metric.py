@@ -164,6 +164,10 @@ class StudentMetric:
         """The same student with FINER times as many positions in time."""
         return replace(self, sampling=self.sampling.finer())
 
+    def confirming(self) -> "StudentMetric":
+        """The same student with FINER times as many positions in time, and other crops at each."""
+        return replace(self, sampling=self.sampling.confirming())
+
     def scene_by_scene(self, scenes: Sequence[tuple[int, int]]) -> "StudentMetric":
         """The same student sampling each scene (first frame, number of frames) of a title.
 

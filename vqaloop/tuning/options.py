@@ -16,6 +16,9 @@ from vqaloop.execution.options import JobOptions, PathName, StorageOptions
 if TYPE_CHECKING:
     from vqaloop.records import Source
 
+XPSNR_LOSS = 2.0
+"""Percent of bitrate at equal XPSNR: less than half of AQ costs, more than a slower search does
+(docs/tuning.md)."""
 LONGEST = 10_000
 """Most trials of a study."""
 
@@ -36,6 +39,9 @@ class TuneOptions(StorageOptions, JobOptions):
     trials: int = option(30, "in all", metavar="N", parse=whole)
     sampler: str = option("gp", metavar="gp|tpe|cmaes|nsga2")
     slowdown: float = option(1.1, "most CPU time, times the defaults'", metavar="F", parse=number)
+    xpsnr_loss: float = option(
+        XPSNR_LOSS, "most percent of bitrate lost at equal XPSNR", metavar="P", parse=number
+    )
     resolution: tuple[int, int] | None = option(
         None, "default: the source's", metavar="WxH", parse=parse_size
     )
@@ -52,6 +58,10 @@ class TuneOptions(StorageOptions, JobOptions):
         check_trials(self.trials)
         if not 0.1 <= self.slowdown <= 100:
             raise InputError(f"the slowdown must lie between 0.1 and 100, not {self.slowdown:g}")
+        if not 0 <= self.xpsnr_loss <= 100:
+            raise InputError(
+                f"the XPSNR loss must lie between 0 and 100 percent, not {self.xpsnr_loss:g}"
+            )
 
     def sizes(self, source: Source) -> Sequence[tuple[int, int]]:
         return [self.resolution or source.canvas]

@@ -2,8 +2,8 @@
 
 The value of a trial is the percent of bitrate that it saves near the operating point, the mean of
 its encodes; the running mean is reported to a pruner after each. A trial that takes too long, or
-loses too much PSNR, breaks a constraint and is never chosen. Several processes may share the
-storage.
+loses too much by a guard or PSNR, breaks a constraint and is never chosen. Several processes may
+share the storage.
 """
 
 import contextlib
@@ -20,7 +20,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from vqaloop.records import Event, Watcher, rounded
 from vqaloop.search.shared_study import POLL_S, SharedStudy
-from vqaloop.tuning.default_curves import Gains, time_ratio
+from vqaloop.tuning.default_curves import GUARDS, Gains, time_ratio
 from vqaloop.tuning.param_trials import ParamJudge, ParamsFailed, TuneLimits
 from vqaloop.tuning.samplers import (
     KNOB,
@@ -43,6 +43,8 @@ WORTH = 0.5
 """Percent of bitrate below which a saving is not worth other parameters."""
 TOO_SLOW = 1.5
 """A trial this many times beyond the time limit is given up, whatever it saves."""
+PART_NOISE = {"vmaf": 1.0, "vmaf_v1": 4.0}
+"""Percent of bitrate by which guards may be off in a trial, as they take one of some frames."""
 LEAST_TRIALS = 8
 """Trials with a value below which importance is not estimated."""
 
@@ -124,7 +126,9 @@ class ParamSearch:
                 gains.append(self.judge.gains(job, params, beside=step < BESIDE))
                 if self.front or step + 1 == len(jobs):
                     continue
-                trial.report(_mean(gains, "saving"), step)
+                # what a guard refuses ranks by its loss: by its saving it would prune the others
+                loss = self._excess(gains)[0]
+                trial.report(-loss if loss > 0 else _mean(gains, "saving"), step)
                 if time_ratio(gains) > TOO_SLOW * self.limits.slowdown or trial.should_prune():
                     pruned = True
                     break
@@ -138,9 +142,10 @@ class ParamSearch:
         self, shared: SharedStudy, trial: optuna.Trial, gains: list[Gains], pruned: bool
     ) -> str:
         ratio, psnr = time_ratio(gains), _mean(gains, "psnr_y")
-        saving = _mean(gains, "saving")
+        guards, saving = _guards(gains), _mean(gains, "saving")
         figures = {
             "saving_percent": saving,
+            **{f"{name}_saving_percent": value for name, value in guards.items()},
             "vmaf_gain": _mean(gains, "vmaf"),
             "psnr_y_gain": psnr,
             "time_ratio": ratio,
@@ -152,6 +157,10 @@ class ParamSearch:
         trial.set_user_attr("pruned", pruned)
         trial.set_constraint("time", ratio - self.limits.slowdown)
         trial.set_constraint("psnr_y", -self.limits.psnr_loss - psnr)
+        # without it a search by a metric that some parameter suits would end where verification
+        # refuses all; one for all guards, since some samplers fit a model to each constraint
+        loss, guard = self._excess(gains)
+        trial.set_constraint("guards", loss)
         if pruned and self.sampler == "tpe":
             with contextlib.suppress(ValueError):
                 shared.study.tell(trial.number, state=TrialState.PRUNED)
@@ -167,8 +176,18 @@ class ParamSearch:
         else:
             # the other samplers ignore trials in Optuna's state "pruned"
             shared.tell(trial, [saving])
+        text = f"{saving:+.1f} % saved"
+        if loss > 0:
+            text += f", {guards[guard]:+.1f} % by {GUARDS[guard]}"
         given_up = f", given up after {len(gains)}" if pruned else ""
-        return f"{saving:+.1f} % saved, {ratio:.2f} times the time{given_up}"
+        return f"{text}, {ratio:.2f} times the time{given_up}"
+
+    def _excess(self, gains: Sequence[Gains]) -> tuple[float, str]:
+        """The largest loss by a guard beyond its limit, in percent of bitrate, and which guard."""
+        return max(
+            (-value - self.limits.guard_loss(name) - PART_NOISE.get(name, 0.0), name)
+            for name, value in _guards(gains).items()
+        )
 
     def candidates(self, trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:
         """Trials within the limits that save something, the best first, each point once."""
@@ -186,6 +205,11 @@ class ParamSearch:
 
 def _mean(gains: Sequence[Gains], what: str) -> float:
     return float(np.mean([getattr(each, what) for each in gains]))
+
+
+def _guards(gains: Sequence[Gains]) -> dict[str, float]:
+    """Mean saving by each guard."""
+    return {name: float(np.mean([g.guards[name] for g in gains])) for name in gains[0].guards}
 
 
 @contextlib.contextmanager
@@ -231,7 +255,8 @@ def trial_json(trial: FrozenTrial, params: dict[str, Any]) -> dict[str, Any]:
     about = trial.user_attrs
     error = about.get("error")
     state = "failed" if error else "pruned" if about.get("pruned") else "complete"
-    names = ("saving_percent", "time_ratio", "psnr_y_gain", "vmaf_gain", "cpu_s")
+    names = ["saving_percent", *(f"{name}_saving_percent" for name in GUARDS)]
+    names += ["time_ratio", "psnr_y_gain", "vmaf_gain", "cpu_s"]
     return {
         "number": trial.number,
         "state": state,

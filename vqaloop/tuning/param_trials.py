@@ -1,25 +1,35 @@
 """Measures sets of encoder parameters: each of their encodes against the curves of the defaults.
 
 The defaults are measured first, on each window at some knobs around the operating point. A single
-encode of other parameters then gives their bitrate saving at equal score, their gain in PSNR-Y at
-equal bitrate, and their CPU time over the defaults' (default_curves.py).
+encode of other parameters then gives their bitrate saving at equal score and at equal value of
+each guard, their gain in PSNR-Y at equal bitrate, and their CPU time over the defaults'
+(default_curves.py). Candidates are confirmed over the whole title, at other knobs, and by the
+metric at other places of the pictures than those by which they were found.
 """
 
 import math
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 
 import numpy as np
 
 from vqaloop.core.files import file_sha256
 from vqaloop.encoding.encode import encode
-from vqaloop.errors import TargetUnreachable, ToolError
+from vqaloop.errors import DecodeFailed, EncodeFailed, TargetUnreachable, ToolError
 from vqaloop.execution.workshop import Workshop
 from vqaloop.quality.bdrate import NotComparable, bd_rate, bd_score
+from vqaloop.quality.guard import FIGURES, guard_metrics
 from vqaloop.records import RDPoint, Rendition, Source
 from vqaloop.search.curve_fit import fit_curve
-from vqaloop.tuning.default_curves import CurvePoint, DefaultCurves, Gains
+from vqaloop.tuning.default_curves import (
+    GUARDS,
+    CurvePoint,
+    DefaultCurves,
+    Gains,
+    measured_guards,
+)
+from vqaloop.tuning.options import XPSNR_LOSS
 from vqaloop.tuning.samplers import Params
 
 ANCHORS = (0.1, 0.5, 0.9)
@@ -38,8 +48,8 @@ REPEATS = 4
 """Runs of which the least time counts: other work on the machine only ever adds."""
 TIMED = 2
 """Windows on which time is verified."""
-GUARD_LOSS = 1.0
-"""Percent of bitrate that may be lost by VMAF where another metric finds a saving."""
+VMAF_LOSS = 1.0
+"""Percent of bitrate that may be lost by VMAF, v0.6.1 or v1, where the metric finds a saving."""
 
 
 @dataclass(frozen=True)
@@ -58,6 +68,12 @@ class TuneLimits:
     """Most CPU time, as a multiple of the defaults' at the same knobs."""
     psnr_loss: float = 0.3
     """Most dB of PSNR-Y lost at equal bitrate."""
+    xpsnr_loss: float = XPSNR_LOSS
+    """Most percent of bitrate lost at equal XPSNR."""
+
+    def guard_loss(self, name: str) -> float:
+        """Most percent of bitrate lost by one of GUARDS."""
+        return self.xpsnr_loss if name == "xpsnr" else VMAF_LOSS
 
 
 @dataclass(frozen=True)
@@ -72,20 +88,18 @@ class Setting:
 
 @dataclass(frozen=True)
 class Verification:
-    """Parameters compared with the defaults on the whole title."""
+    """Parameters that hold against the defaults on the whole title."""
 
     params: Params
     curve: tuple[CurvePoint, ...]
     saving: float
     """Percent of bitrate at equal score."""
-    vmaf_saving: float
-    """The same by VMAF."""
+    guards: Mapping[str, float]
+    """The same by each of GUARDS that was measured."""
     psnr_gain: float
     """dB of PSNR-Y at equal bitrate."""
     time_ratio: float
     """CPU seconds over the defaults' at the same knobs."""
-    doubts: tuple[str, ...]
-    """Why it is not confirmed; empty when it is."""
 
 
 class ParamJudge:
@@ -99,27 +113,44 @@ class ParamJudge:
         knob = shop.spec.knob
         # two steps of the knob at least, so that snapped neighbours differ
         self.step = max(2 * knob.step, (knob.search[1] - knob.search[0]) * STEP)
+        # parameters may suit the very places that the search looked at
+        self.confirming = shop.metric.confirming()
 
     def rendition(self, params: Params, knob: float) -> Rendition:
         s = self.setting
         name = self.shop.spec.name
         return Rendition(s.width, s.height, name, knob, s.preset, s.bit_depth, params)
 
-    def measure(self, source: Source, params: Params, knob: float) -> CurvePoint:
-        """Encode and score; raises ParamsFailed with the reason where the encode fails."""
-        trial = self.shop.try_one(source, self.rendition(params, knob))
-        if trial.error or trial.encode is None:
-            raise ParamsFailed(trial.error or "nothing was encoded")
-        score = self.shop.score(source, trial.encode.path)
-        guard = self.shop.guard(source, trial.encode.path)
-        done = trial.encode
+    def measure(
+        self, source: Source, params: Params, knob: float, *, confirm: bool = False
+    ) -> CurvePoint:
+        """Encode and score; to confirm by the metric that does, and by guards of all frames.
+
+        Raises ParamsFailed with the reason where the encode fails.
+        """
+        rendition = self.rendition(params, knob)
+        try:
+            done = self.shop.encode(source, rendition)
+            score = self.shop.score(source, done.path, self.confirming if confirm else None).value
+            if confirm:
+                every = dict.fromkeys(guard_metrics(source, self.shop.ffmpeg), 1)
+                scores = self.shop.measured(source, done.path, every)
+                guard = {FIGURES[name]: each.value for name, each in scores.items()}
+            else:
+                guard = self.shop.guard(source, done.path)
+        except (EncodeFailed, DecodeFailed) as error:
+            raise ParamsFailed(str(error)) from error
+        if not math.isfinite(score):
+            raise ParamsFailed(f"{rendition}: the score is {score}")
         return CurvePoint(
             knob=knob,
             kbps=done.bitrate_kbps,
-            score=score.value,
+            score=score,
             vmaf=guard["vmaf"],
             psnr_y=guard["psnr_y"],
             cpu_s=done.cpu_s,
+            xpsnr=guard.get("xpsnr"),
+            vmaf_v1=guard.get("vmaf_v1"),
             ffmpeg_args=done.ffmpeg_args,
         )
 
@@ -286,34 +317,48 @@ class ParamJudge:
     def title_curve(
         self, source: Source, params: Params, parts: Sequence[float]
     ) -> list[CurvePoint]:
-        """Points of the whole title, at knobs in steps from the operating point, ascending."""
+        """Points of the whole title, at knobs in steps from the operating point, ascending.
+
+        Measured to confirm.
+        """
         snap = self.shop.spec.knob.snap
         knobs = sorted({snap(self.knob + part * self.step) for part in parts})
-        return self.shop.map(lambda knob: self.measure(source, params, knob), knobs)
+        return self.shop.map(lambda k: self.measure(source, params, k, confirm=True), knobs)
 
     def check(
         self, source: Source, default: Sequence[CurvePoint], params: Params, limits: TuneLimits
-    ) -> Verification:
-        """Compare parameters on the whole title with the defaults' curve (of `title_curve`).
+    ) -> Verification | str:
+        """Parameters on the whole title, against the defaults' curve (of `title_curve`).
 
-        Raises ParamsFailed, and NotComparable for curves without a BD-rate.
+        The comparison, or the reasons why it does not confirm them. Raises ParamsFailed, and
+        NotComparable for curves without a BD-rate.
         """
         curve = self.title_curve(source, params, VERIFY_TUNED)
-        saving = -bd_rate(_curve(default, "score"), _curve(curve, "score"))
-        vmaf_saving = -bd_rate(_curve(default, "vmaf"), _curve(curve, "vmaf"))
+
+        def saving(what: str) -> float:
+            return -bd_rate(_curve(default, what), _curve(curve, what))
+
+        score = saving("score")
+        guards = {name: saving(name) for name in measured_guards([*default, *curve])}
         psnr = bd_score(_curve(default, "psnr_y"), _curve(curve, "psnr_y"))
-        ratio = self.time_ratio(params)
-        # VMAF guards against parameters that suit the metric alone
         doubts = []
-        if saving <= 0:
-            doubts.append(f"it needs {-saving:.1f} % more bitrate at equal score")
-        if vmaf_saving < -GUARD_LOSS:
-            doubts.append(f"by VMAF it needs {-vmaf_saving:.1f} % more bitrate")
-        if ratio > limits.slowdown + TIME_NOISE:
-            doubts.append(f"it takes {ratio:.2f} times the defaults' time")
+        if score <= 0:
+            doubts.append(f"it needs {-score:.1f} % more bitrate at equal score")
+        # they see what suits the metric alone
+        doubts += [
+            f"by {GUARDS[name]} it needs {-guards[name]:.1f} % more bitrate"
+            for name in guards
+            if guards[name] < -limits.guard_loss(name)
+        ]
         if psnr < -limits.psnr_loss:
             doubts.append(f"PSNR-Y is {-psnr:.2f} dB lower at equal bitrate")
-        return Verification(params, tuple(curve), saving, vmaf_saving, psnr, ratio, tuple(doubts))
+        # last, as it takes several encodes
+        ratio = 0.0 if doubts else self.time_ratio(params)
+        if ratio > limits.slowdown + TIME_NOISE:
+            doubts.append(f"it takes {ratio:.2f} times the defaults' time")
+        if doubts:
+            return "; ".join(doubts)
+        return Verification(params, tuple(curve), score, guards, psnr, ratio)
 
     def confirm(
         self,
@@ -336,11 +381,11 @@ class ParamJudge:
             except (ParamsFailed, NotComparable) as error:
                 doubts.append(f"{label} could not be verified: {error}")
             else:
-                if not found.doubts:
+                if isinstance(found, Verification):
                     took = f"{found.time_ratio:.2f} times the time"
                     progress(f"{label}: {found.saving:.1f} % saved, {took}")
                     return found, default, doubts
-                doubts.append(f"{label} was not confirmed: {'; '.join(found.doubts)}")
+                doubts.append(f"{label} was not confirmed: {found}")
             progress(doubts[-1])
         return None, default, doubts
 

@@ -17,12 +17,13 @@ from vqaloop.encoding.survey import encoder_version
 from vqaloop.errors import InputError
 from vqaloop.records import Source, rounded
 from vqaloop.report.cost import spent_words
+from vqaloop.tuning.default_curves import GUARDS
 from vqaloop.tuning.param_trials import ParamJudge, Target, TuneLimits
 
 SCHEMA = "vqaloop.tuning/1"
 REPORTS = ("tuning.csv", "tuning.json")
 """In the order in which they are written."""
-REVISION = 1
+REVISION = 2
 """Raised whenever the same trial would be measured otherwise; part of a study's name."""
 
 
@@ -70,7 +71,7 @@ class Tuning:
             "saving_percent": {
                 "predicted": rounded(self.saving_predicted),
                 "verified": rounded(self.saving),
-                "vmaf": document.pop("vmaf_saving"),
+                **document.pop("guard_savings"),
             },
             "psnr_y_gain": rounded(self.psnr_gain),
             "time_ratio": rounded(self.time_ratio),
@@ -90,9 +91,13 @@ def tuning_lines(tuning: Tuning) -> list[str]:
         f"VMAF {at['vmaf']:.1f}, PSNR-Y {at['psnr_y']:.1f} dB",
     ]
     if tuning.params:
+        savings = about["guard_savings"]
+        guards = [
+            f"{savings[k]:.1f} % by {v}" for k, v in GUARDS.items() if savings[k] is not None
+        ]
         lines.append(
             f"saves {tuning.saving:.1f} % of bitrate at equal score (the search found "
-            f"{tuning.saving_predicted:.1f}), {about['vmaf_saving']:.1f} % by VMAF; PSNR-Y "
+            f"{tuning.saving_predicted:.1f}), {', '.join(guards)}; PSNR-Y "
             f"{tuning.psnr_gain:+.2f} dB at equal bitrate; {tuning.time_ratio:.2f} times the time"
         )
     if about["front"]:

@@ -29,8 +29,8 @@ from vqaloop.quality.registry import DEFAULT_METRIC
 from vqaloop.records import Event, RDPoint, Score, Source, Watcher, rounded
 from vqaloop.search.curve_fit import fit_curve
 from vqaloop.search.shared_study import default_storage, kept_in, open_storage, shown
-from vqaloop.tuning.default_curves import CurvePoint
-from vqaloop.tuning.options import TuneOptions
+from vqaloop.tuning.default_curves import GUARDS, CurvePoint
+from vqaloop.tuning.options import XPSNR_LOSS, TuneOptions
 from vqaloop.tuning.param_study import ParamSearch, trial_json, tuning_json
 from vqaloop.tuning.param_trials import (
     ParamJudge,
@@ -43,7 +43,7 @@ from vqaloop.tuning.param_trials import (
 from vqaloop.tuning.result import SCHEMA, Tuning, study_name, write_tuning
 from vqaloop.tuning.samplers import KNOB, Params, check_sampler, distributions, encoder_params
 
-CANDIDATES = 3
+CANDIDATES = 6
 """Of the best trials, so many are verified until one is confirmed."""
 MISS = 5.0
 """Percent of bitrate by which a verified saving may fall short of what the search found."""
@@ -149,6 +149,7 @@ def tune_encoder(
     storage: str | None = None,
     sampler: str = "gp",
     slowdown: float = 1.1,
+    xpsnr_loss: float = XPSNR_LOSS,
     metric: str = DEFAULT_METRIC,
     resolution: tuple[int, int] | None = None,
     preset: str | None = None,
@@ -184,6 +185,7 @@ def tune_encoder(
             none.
         sampler: gp, tpe, cmaes or nsga2.
         slowdown: Most CPU time of an encode, as a multiple of the defaults', 0.1 to 100.
+        xpsnr_loss: Most percent of bitrate lost at equal XPSNR, 0 to 100.
         metric: By name, see `vqaloop.Scorer`.
         resolution: Width and height in pixels; None: the source's.
         preset: Of the encoder; None: its default one.
@@ -220,6 +222,7 @@ def tune_encoder(
         storage=storage,
         sampler=sampler,
         slowdown=slowdown,
+        xpsnr_loss=xpsnr_loss,
         metric=metric,
         resolution=resolution,
         preset=preset,
@@ -261,7 +264,7 @@ def _tune(input: str | os.PathLike[str], options: TuneOptions) -> Tuning:
     ):
         folder.mkdir(parents=True, exist_ok=True)
         setting = Setting(*session.sizes[0], session.preset, session.depth)
-        limits = TuneLimits(options.slowdown)
+        limits = TuneLimits(options.slowdown, xpsnr_loss=options.xpsnr_loss)
         goal = TuneGoal(setting, options.trials, target, limits, options.sampler, front)
         windows = session.windows()
         parts = _parts(session, windows)
@@ -358,6 +361,11 @@ def _answer(
             f"the search found {predicted:.1f} % near the target, and the whole title "
             f"confirms {saving:.1f} %"
         )
+    if check and "xpsnr" not in check.guards:
+        warnings.append(
+            "XPSNR, which guards adaptive quantisation, was not measured: this ffmpeg lacks its "
+            "filter; give one that has it with --ffmpeg"
+        )
     if found.best and not check:
         warnings.append("nothing that the search found was confirmed: the defaults stand")
     if not found.best:
@@ -365,7 +373,7 @@ def _answer(
     curve = list(check.curve) if check else default
     at = _at_target(found.judge, session.source, params, curve, target)
     made = session.shop.encode(session.source, found.judge.rendition(params, at.knob))
-    score = session.shop.score(session.source, made.path)
+    score = session.shop.score(session.source, made.path, found.judge.confirming)
     trusted = not missed and (check is not None or not found.best)
     return TunedParams(check, params, predicted, default, curve, at, score, warnings, trusted)
 
@@ -377,7 +385,10 @@ def _answer_json(
     return {
         **head_json(SCHEMA, session, answer.score),
         "target": {"score": goal.target.score, "bitrate_kbps": goal.target.kbps},
-        "vmaf_saving": rounded(answer.check.vmaf_saving) if answer.check else 0.0,
+        "guard_savings": {
+            name: rounded(answer.check.guards.get(name)) if answer.check else 0.0
+            for name in GUARDS
+        },
         "size": {"width": goal.setting.width, "height": goal.setting.height},
         "at_target": _point_json(answer.at),
         "limits": asdict(goal.limits),
@@ -423,7 +434,7 @@ def _at_target(
         log_kbps = math.log(target.kbps)
         at = min(near, key=lambda p: abs(math.log(p.bitrate_kbps) - log_kbps)).knob
     try:
-        return judge.measure(source, params, knob.snap(at))
+        return judge.measure(source, params, knob.snap(at), confirm=True)
     except ParamsFailed:
         # one knob off the curve fails: the nearest that did not
         return min(curve, key=lambda p: abs(p.knob - at))
