@@ -9,18 +9,10 @@ import os
 import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from vqaloop.core.frame_progress import QUIET
 from vqaloop.errors import InputError
-
-# two packages of PyPI have a module `ffmpeg`, and whichever is installed last overwrites the other
-if not hasattr(ffmpeg_python, "input"):
-    raise InputError(
-        f"the Python module ffmpeg ({ffmpeg_python.__file__}) is not that of ffmpeg-python: "
-        "another package, such as `ffmpeg` of PyPI, has taken its place; run `pip uninstall "
-        "ffmpeg` and `pip install --force-reinstall --no-deps ffmpeg-python`"
-    )
 
 
 class Node(Protocol):
@@ -42,35 +34,41 @@ class Node(Protocol):
         """The command line after `cmd`."""
 
 
-def input(name: str, **options: object) -> Node:
-    """A file that is read, with its options before -i; names are keys of `compiled`."""
+def _library() -> Any:
+    """The module of ffmpeg-python. Raises InputError where another one has taken its place."""
     import ffmpeg
 
-    node: Node = ffmpeg.input(name, **options)
+    # two packages of PyPI have a module `ffmpeg`: whichever is installed last overwrites the other
+    if not hasattr(ffmpeg, "input"):
+        raise InputError(
+            f"the Python module ffmpeg ({ffmpeg.__file__}) is not that of ffmpeg-python: "
+            "another package, such as `ffmpeg` of PyPI, has taken its place; run `pip uninstall "
+            "ffmpeg` and `pip install --force-reinstall --no-deps ffmpeg-python`"
+        )
+    return ffmpeg
+
+
+def input(name: str, **options: object) -> Node:
+    """A file that is read, with its options before -i; names are keys of `compiled`."""
+    node: Node = _library().input(name, **options)
     return node
 
 
 def filter(nodes: Sequence[Node], name: str, **options: object) -> Node:
     """One filter with several inputs."""
-    import ffmpeg
-
-    node: Node = ffmpeg.filter(nodes, name, **options)
+    node: Node = _library().filter(nodes, name, **options)
     return node
 
 
 def concat(*nodes: Node) -> Node:
     """Streams one after another."""
-    import ffmpeg
-
-    node: Node = ffmpeg.concat(*nodes)
+    node: Node = _library().concat(*nodes)
     return node
 
 
 def merge_outputs(*nodes: Node) -> Node:
     """Outputs of one command."""
-    import ffmpeg
-
-    node: Node = ffmpeg.merge_outputs(*nodes)
+    node: Node = _library().merge_outputs(*nodes)
     return node
 
 
