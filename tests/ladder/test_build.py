@@ -12,7 +12,7 @@ import pytest
 
 import vqaloop
 from tests.support.commandline import Room, children
-from tests.support.media import make_clip, run_ffmpeg
+from tests.support.media import make_clip, run_ffmpeg, shared_clip
 from vqaloop.core.ffmpeg import ffmpeg_path, file_url
 from vqaloop.core.files import file_sha256
 from vqaloop.core.folders import STUDY_FILE, is_study_file
@@ -219,6 +219,38 @@ def test_scores_are_those_of_the_delivered_files(room: Room, clip: Path) -> None
         assert rung.score == pytest.approx(found["psnr"].value, abs=1e-6)
         assert rung.guard["psnr_y"] == pytest.approx(found["psnr"].value, abs=1e-6)
         assert rung.guard["vmaf"] == pytest.approx(found["vmaf"].value, abs=1e-6)
+
+
+def test_a_figure_of_the_guard_that_steers_is_the_score(room: Room, clip: Path) -> None:
+    options = {**SMALL, "metric": "vmaf", "min_step": 2}
+    ladder = vqaloop.build_ladder(clip, codec="h264", out="out", **options)
+    for rung in ladder.rungs:
+        found = full_reference.measure(
+            probe_source(clip), ladder.folder / rung.file, ["vmaf"], ffmpeg=ffmpeg_path()
+        )
+        # of all frames, where the guard of other ladders has a third
+        assert rung.guard["vmaf"] == rung.score == pytest.approx(found["vmaf"].value, abs=1e-6)
+        assert 0 < rung.guard["vmaf_worst_s"] <= rung.score + 1e-6
+
+
+@pytest.mark.slow
+def test_a_ladder_of_4k_is_trusted(room: Room, tmp_path: Path) -> None:
+    still = shared_clip("bedroom_kids.mp4")
+    if still is None:
+        pytest.skip("needs a real clip: the student does not know synthetic ones")
+    clip = tmp_path / "4k.mp4"
+    whole = "scale=3840:2160:flags=lanczos,setsar=1"
+    coded = ("-frames:v", "24", "-c:v", "libx264", "-preset", "ultrafast", "-crf", "14")
+    run_ffmpeg("-i", file_url(still), "-an", "-vf", whole, *coded, file_url(clip))
+    sizes = ("--resolutions", "3840x2160,1920x1080,960x540", "--rungs", "3")
+    words = ("--codec", "h264", "--preset", "veryfast", "--budget", "90", *sizes)
+    said = room.run("ladder", clip, *words, "-o", "out", "--quiet")
+    assert said.status == 0, said.out
+    rungs = room.document()["rungs"]
+    assert len(rungs) == 3
+    # the 4K model alone would have made the lowest rung untrusted
+    low = rungs[0]
+    assert low["guard"]["vmaf"] - low["score"] > low["guard"]["vmaf_hd"] - low["score"]
 
 
 @pytest.mark.parametrize("metric", ["psnr", "vmaf"])

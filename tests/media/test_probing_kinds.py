@@ -17,11 +17,12 @@ from vqaloop.encoding.registry import get_encoder
 from vqaloop.errors import InputError
 from vqaloop.media.container import dolby_vision, opened
 from vqaloop.media.probe import probe_source
-from vqaloop.quality.full_reference import METRICS, measure
+from vqaloop.quality.full_reference import measure
 from vqaloop.quality.scorer import Scorer
 from vqaloop.records import Rendition, Source
 
 FFMPEG = ffmpeg_path()
+METRICS = ("vmaf", "psnr", "ssim", "xpsnr")
 
 # --- interlacing that begins late ----------------------------------------------------------------
 

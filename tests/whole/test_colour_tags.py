@@ -34,6 +34,7 @@ from vqaloop.regress.compare import compare_builds
 from vqaloop.regress.faults import decode_md5
 
 FFMPEG = ffmpeg_path()
+METRICS = ("vmaf", "psnr", "ssim", "xpsnr")
 WIDTH, HEIGHT, FRAMES = 256, 144, 6
 PICTURE = f"testsrc2=s={WIDTH}x{HEIGHT}:r=10,gblur=2"
 BY_CODEC = {s.codec: s for s in load_encoders().values() if s.default and not s.hardware}
@@ -99,7 +100,7 @@ def test_metrics_score_the_same_file_alike_under_each_pair_of_tags(
     worse = PICTURE + f",noise=alls=20:all_seed=1,scale={WIDTH // divide}:{HEIGHT // divide}"
     sources = {m: probe_source(tagged(tmp_path / f"{m}.mkv", m)) for m in MATRICES}
     others = {m: tagged(tmp_path / f"{m}-worse.mkv", m, video=worse) for m in MATRICES[:9]}
-    names = list(full_reference.METRICS)
+    names = METRICS
 
     def scores(one: str, other: str) -> dict[str, tuple[float, ...]]:
         made = full_reference.measure(sources[one], others[other], names, ffmpeg=FFMPEG)
@@ -135,7 +136,7 @@ def test_a_rung_of_a_tagged_source_scores_as_that_of_an_untagged_one(
     for matrix in ("unknown", "bt709", "bt2020nc"):
         source = probe_source(tagged(tmp_path / f"{matrix}.mkv", matrix))
         path = rung(source, spec, tmp_path / f"{matrix}{spec.suffix}", divide=2)
-        made = full_reference.measure(source, path, list(full_reference.METRICS), ffmpeg=FFMPEG)
+        made = full_reference.measure(source, path, METRICS, ffmpeg=FFMPEG)
         size, fps = source.canvas, source.fps
         seen = read_encode(path, [0, 5], size, fps, decoder=spec.decoder, ffmpeg=FFMPEG)
         found.append(({name: score.clips for name, score in made.items()}, seen.tobytes()))
@@ -173,9 +174,7 @@ def test_both_sides_are_compared_in_one_range(kind: str, tmp_path: Path) -> None
         distorted = files[other, "distorted"]
         told = dict(probe_source(distorted).colour).get("color_range")
         assert told == other or (other == "tv" and not told)
-        score = full_reference.measure(
-            source, distorted, list(full_reference.METRICS), ffmpeg=FFMPEG
-        )
+        score = full_reference.measure(source, distorted, METRICS, ffmpeg=FFMPEG)
         assert score["psnr"].value > 48 and score["xpsnr"].value > 40, (one, other)
         assert score["ssim"].value > 99.5 and score["vmaf"].value > 90, (one, other)
 
