@@ -120,8 +120,9 @@ def table(document: dict[str, Any]) -> str:
     if "bf16_peak_tflops" in machine:
         lines = [
             f"{machine['device']}, PyTorch {machine['torch']}, CUDA {machine['cuda'] or 'none'}; "
-            f"matrix peaks measured: {machine['bf16_peak_tflops']:.0f} TFLOP/s in bf16, "
-            f"{machine['fp32_peak_tflops']:.0f} in fp32.",
+            "matrix peaks measured, TFLOP/s: "
+            f"{sections.tflops(machine['bf16_peak_tflops'])} in bf16, "
+            f"{sections.tflops(machine['fp32_peak_tflops'])} in fp32.",
             "",
         ]
     lines += ["| check | outcome | s |", "| --- | --- | ---: |"]
@@ -176,7 +177,7 @@ def _throughput_lines(row: dict[str, Any]) -> list[str]:
             figures = "- | - | - | -"
             if "clips_per_s" in each:
                 rate, speed = each["clips_per_s"], each["tflops"]
-                figures = f"{rate:.0f} | {speed:.1f} | {each['share_of_peak']:.0%} | "
+                figures = f"{rate:.0f} | {sections.tflops(speed)} | {each['share_of_peak']:.0%} | "
                 figures += f"{each['error']:.1e}"
             why = f" ({_cell(each['why'])})" if "why" in each else ""
             lines.append(f"| {name} | {each['way']}{why} | {each.get('batch', '-')} | {figures} |")
