@@ -441,7 +441,7 @@ def test_what_takes_too_long_never_wins(room: Room, clip: Path) -> None:
     tuning = tune(clip, slowdown=0.1)
     assert not any(trial["feasible"] for trial in tuning.about["trials"])
     assert all("time" in trial["broken"] for trial in tuning.about["trials"])
-    rows = list(csv.DictReader((tuning.folder / "tuning.csv").open()))
+    rows = list(csv.DictReader((tuning.folder / "tuning.csv").read_text("utf-8").splitlines()))
     assert [row["broken"].split()[0] for row in rows] == ["time"] * len(rows)
     assert tuning.params == {} and tuning.saving == 0.0 and tuning.trusted
     assert "nothing better than the defaults" in tuning.about["warnings"][-1]
