@@ -193,8 +193,19 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--table", type=Path, metavar="FILE.json", help="print its tables")
     options = parser.parse_args(arguments)
     if options.table:
-        print(table(json.loads(options.table.read_text(encoding="utf-8"))))
+        try:
+            document = json.loads(options.table.read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            print(f"--table {options.table} is not what --out wrote: {error}", file=sys.stderr)
+            return 2
+        print(table(document))
         return 0
+    if not options.minutes * 60 > LEAST_S:
+        print(
+            f"--minutes {options.minutes:g}: no check begins in the last {LEAST_S} s; give more",
+            file=sys.stderr,
+        )
+        return 2
     if not options.small and not torch.cuda.is_available():
         print("this PyTorch sees no CUDA device; --small runs on a CPU", file=sys.stderr)
         return 2
