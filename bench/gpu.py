@@ -120,8 +120,9 @@ def table(document: dict[str, Any]) -> str:
     if "bf16_peak_tflops" in machine:
         lines = [
             f"{machine['device']}, PyTorch {machine['torch']}, CUDA {machine['cuda'] or 'none'}; "
-            f"matrix peaks measured: {machine['bf16_peak_tflops']:.0f} TFLOP/s in bf16, "
-            f"{machine['fp32_peak_tflops']:.0f} in fp32.",
+            "matrix peaks measured, TFLOP/s: "
+            f"{sections.tflops(machine['bf16_peak_tflops'])} in bf16, "
+            f"{sections.tflops(machine['fp32_peak_tflops'])} in fp32.",
             "",
         ]
     lines += ["| check | outcome | s |", "| --- | --- | ---: |"]
@@ -176,7 +177,7 @@ def _throughput_lines(row: dict[str, Any]) -> list[str]:
             figures = "- | - | - | -"
             if "clips_per_s" in each:
                 rate, speed = each["clips_per_s"], each["tflops"]
-                figures = f"{rate:.0f} | {speed:.1f} | {each['share_of_peak']:.0%} | "
+                figures = f"{rate:.0f} | {sections.tflops(speed)} | {each['share_of_peak']:.0%} | "
                 figures += f"{each['error']:.1e}"
             why = f" ({_cell(each['why'])})" if "why" in each else ""
             lines.append(f"| {name} | {each['way']}{why} | {each.get('batch', '-')} | {figures} |")
@@ -192,8 +193,19 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--table", type=Path, metavar="FILE.json", help="print its tables")
     options = parser.parse_args(arguments)
     if options.table:
-        print(table(json.loads(options.table.read_text(encoding="utf-8"))))
+        try:
+            document = json.loads(options.table.read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            print(f"--table {options.table} is not what --out wrote: {error}", file=sys.stderr)
+            return 2
+        print(table(document))
         return 0
+    if not options.minutes * 60 > LEAST_S:
+        print(
+            f"--minutes {options.minutes:g}: no check begins in the last {LEAST_S} s; give more",
+            file=sys.stderr,
+        )
+        return 2
     if not options.small and not torch.cuda.is_available():
         print("this PyTorch sees no CUDA device; --small runs on a CPU", file=sys.stderr)
         return 2

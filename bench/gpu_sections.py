@@ -349,6 +349,11 @@ AS_IT_RUNS = "as it runs"
 """As `quality/inference.py` runs a student: in fp32, or in bf16 by autocast."""
 
 
+def tflops(value: float) -> str:
+    """TFLOP/s for people, a CPU's too."""
+    return f"{value:.0f}" if value >= 100 else f"{value:.3g}"
+
+
 def _fastest(rows: list[dict[str, Any]], way: str) -> str:
     mine = [row for row in rows if row["way"] == way]
     done = [row for row in mine if "clips_per_s" in row]
@@ -357,7 +362,7 @@ def _fastest(rows: list[dict[str, Any]], way: str) -> str:
     best = max(done, key=lambda row: row["clips_per_s"])
     return (
         f"{best['clips_per_s']:.0f} clips/s in batches of {best['batch']}, "
-        f"{best['tflops']:.1f} TFLOP/s, {best['share_of_peak']:.0%} of the peak"
+        f"{tflops(best['tflops'])} TFLOP/s, {best['share_of_peak']:.0%} of the peak"
     )
 
 

@@ -357,7 +357,7 @@ class Ladder:
     about: dict[str, Any]
     """The rest of ladder.json: source, codec, encoder, metric, hull, trials, cost, warnings."""
     trusted: bool = True
-    """False when a delivered file missed its prediction by more than the tolerance."""
+    """False when the score of a delivered file is too far from its prediction, or from VMAF."""
 
     def to_json(self) -> dict[str, Any]:
         """The document `vqaloop.ladder/1`."""

@@ -162,5 +162,8 @@ def test_wrong_places_are_refused_before_anything_runs(
 ) -> None:
     assert gpu.main(["--small", "--out", str(tmp_path / "no" / "gpu.json")]) == 2
     assert gpu.main(["--small", "--data", str(tmp_path / "no")]) == 2
+    assert gpu.main(["--small", "--minutes", "0", "--out", str(tmp_path / "gpu.json")]) == 2
+    assert gpu.main(["--table", str(tmp_path / "no.json")]) == 2
+    assert not (tmp_path / "gpu.json").exists()
     said = capsys.readouterr().err
     assert "there is no such folder" in said and "is no folder" in said

@@ -4,8 +4,9 @@ from dataclasses import dataclass
 
 import pytest
 
+from vqaloop.ladder.steps import _falls
 from vqaloop.ladder.warnings import find_doubts, guard_warnings
-from vqaloop.records import Rung
+from vqaloop.records import RDPoint, Rung
 
 
 @dataclass(frozen=True)
@@ -58,3 +59,13 @@ def test_figures_that_do_not_agree() -> None:
     # a ladder of an earlier version
     assert guard_warnings([rung(50, vmaf=52, psnr_y=30), high]) == []
     assert len(guard_warnings([rung(50, vmaf=62, psnr_y=30), high])) == 1
+
+
+def test_a_slight_fall_of_a_sampled_score_is_no_reason_to_measure_again() -> None:
+    curve = [(100.0, 76.59), (103.0, 76.57), (150.0, 79.8), (160.0, 79.5), (300.0, 90.0)]
+    points = [RDPoint(426, 240, 40.0, kbps, score) for kbps, score in curve]
+    points.append(RDPoint(640, 360, 40.0, 101.0, 70.0))
+    assert [(low.bitrate_kbps, high.bitrate_kbps) for low, high in _falls(points, 0.2)] == [
+        (150.0, 160.0)
+    ]
+    assert len(_falls(points, 0.0)) == 2

@@ -205,12 +205,20 @@ def test_a_recipe_takes_over_what_it_extends(tmp_path: Path) -> None:
     assert found.engine == str(tmp_path / "base" / "zero.json")
 
 
+def test_a_recipe_extends_a_bundled_one_by_its_name(tmp_path: Path) -> None:
+    path = tmp_path / "mine.toml"
+    path.write_text('extends = "waterloo-mini"\ncorpus = ["mine"]\nsteps = 7\n', "utf-8")
+    bundled = read_recipe(Path("waterloo-mini"))
+    assert read_recipe(path) == replace(bundled, corpus=("mine",), steps=7)
+
+
 @pytest.mark.parametrize(
     ("text", "says"),
     [
         ('extends = "r.toml"', "extends itself by way of .*r.toml; break the circle"),
         ('extends = "other.toml"', "extends itself by way of .*other.toml"),
         ('extends = "none.toml"', "none.toml cannot be read"),
+        ('extends = "none"', "no recipe 'none'; give a TOML, or one of .*waterloo-mini"),
         ("extends = 3", "extends should be text"),
     ],
 )

@@ -31,7 +31,7 @@ from vqaloop.records import Event, Source
 from vqaloop.search.shared_study import SharedStudy, open_storage, shown
 from vqaloop.tuning import result
 from vqaloop.tuning.default_curves import GUARDS, CurvePoint, DefaultCurves, Gains, time_ratio
-from vqaloop.tuning.param_study import ParamSearch
+from vqaloop.tuning.param_study import ParamSearch, refused
 from vqaloop.tuning.param_trials import ParamJudge, Setting, Target, TuneLimits, Verification
 from vqaloop.tuning.result import Tuning
 from vqaloop.tuning.samplers import (
@@ -440,8 +440,26 @@ def test_what_takes_too_long_never_wins(room: Room, clip: Path) -> None:
     # nothing encodes in a tenth of the time
     tuning = tune(clip, slowdown=0.1)
     assert not any(trial["feasible"] for trial in tuning.about["trials"])
+    assert all("time" in trial["broken"] for trial in tuning.about["trials"])
+    rows = list(csv.DictReader((tuning.folder / "tuning.csv").read_text("utf-8").splitlines()))
+    assert [row["broken"].split()[0] for row in rows] == ["time"] * len(rows)
     assert tuning.params == {} and tuning.saving == 0.0 and tuning.trusted
     assert "nothing better than the defaults" in tuning.about["warnings"][-1]
+
+
+def test_the_warning_says_how_many_trials_which_limit_refused() -> None:
+    found = [
+        ([], 3.0), (["xpsnr"], 16.84), (["time", "xpsnr"], 5.0), (["time"], -2.0), (["vmaf"], 0.5),
+    ]  # fmt: skip
+    trials = [
+        optuna.trial.create_trial(
+            value=saving, user_attrs={"saving_percent": saving, "broken": broken}
+        )
+        for broken, saving in found
+    ]
+    by = "XPSNR (--xpsnr-loss) 2, time (--slowdown) 1, VMAF 1"
+    assert refused(trials) == f"refused: 3 trials saving up to 16.8 %, by {by}"
+    assert refused([trials[0], trials[3], optuna.trial.create_trial(value=1.0)]) == ""
 
 
 def test_parameters_that_crash_the_encoder_are_failed_trials(room: Room, clip: Path) -> None:

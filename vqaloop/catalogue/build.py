@@ -25,7 +25,7 @@ from vqaloop.errors import VqaloopError
 from vqaloop.execution.executor import Executor, executor_of
 from vqaloop.execution.job import Job
 from vqaloop.ladder.build import build_ladder
-from vqaloop.ladder.warnings import find_doubts
+from vqaloop.ladder.warnings import UNTRUSTED, find_doubts
 from vqaloop.records import Event, Ladder, Watcher, rounded
 from vqaloop.search import prior_store
 
@@ -170,7 +170,7 @@ def _entry_of(task: Task, ladder: Ladder, kept: bool = False) -> Entry:
     source, warnings = about["source"], list(about.get("warnings") or ())
     whole = about.get("windows") == [[0, source["frames"]]]
     doubts = find_doubts(ladder.rungs, task.metric, whole).lines
-    doubt = "; ".join(doubts) or "a score missed its prediction"
+    doubt = "; ".join(doubts) or UNTRUSTED
     rungs = [
         {
             "width": rung.width,

@@ -16,6 +16,7 @@ from vqaloop.core.text import counted, metric_name, printable, quoted
 from vqaloop.core.version import __version__
 from vqaloop.errors import InputError
 from vqaloop.ladder.store import read_ladder
+from vqaloop.ladder.warnings import UNTRUSTED
 from vqaloop.quality.bdrate import (
     LEAST_OVERLAP,
     MIN_POINTS,
@@ -322,7 +323,7 @@ def _or_none(measure: Callable[[], float]) -> float | None:
 
 def _warnings(a: Ladder, b: Ladder, gaps: tuple[MetricGap, ...], shared: bool) -> list[str]:
     found = [
-        f"{name} is not to be trusted: a score of it missed its prediction"
+        f"{name} is not to be trusted: {UNTRUSTED}"
         for name, ladder in (("A", a), ("B", b))
         if not ladder.trusted
     ]

@@ -48,6 +48,9 @@ NEAR_WHOLE = 0.5
 SPARE = 2
 """Encodes of a whole title, beyond one a rung, that may go into correcting an excerpt's
 predictions."""
+SLIGHT_FALL = 0.05
+"""Steps by which a sampled score may fall while the rate rises: less is far below its noise, and
+measuring all again moves the rungs."""
 EXCERPT_SHARE = 0.4
 """Part of a time budget that the search on an excerpt may take."""
 
@@ -229,7 +232,8 @@ class Loop:
         All of them, since scores of one ladder must be of the same crops.
         """
         # which takes time again
-        finer = self._finer if _falls(points) and self.budget.left_s() > 0 else None
+        slight = SLIGHT_FALL * self.shop.metric.step if self._finer else 0.0
+        finer = self._finer if _falls(points, slight) and self.budget.left_s() > 0 else None
         checked = list(points)
         if finer:
             again = "a score falls while bits rise: looking again, closer"
@@ -240,7 +244,7 @@ class Loop:
                 self._closer.add(title.sha256)
             except (EncodeFailed, DecodeFailed) as error:
                 self.warnings.append(f"scores could not be measured again: {error}")
-        for low, high in _falls(checked):
+        for low, high in _falls(checked, slight):
             looked = (
                 "measured again with more crops"
                 if finer
@@ -422,8 +426,8 @@ def _outcome(trial: Trial) -> Measurement:
     return trial.bitrate_kbps, trial.score
 
 
-def _falls(points: Iterable[RDPoint]) -> list[tuple[RDPoint, RDPoint]]:
-    """Neighbours in rate of one size of which the dearer has the lower score."""
+def _falls(points: Iterable[RDPoint], slight: float) -> list[tuple[RDPoint, RDPoint]]:
+    """Neighbours in rate of one size of which the dearer has a score lower by more than that."""
     by_size: dict[tuple[int, int], list[RDPoint]] = {}
     for point in sorted(points, key=lambda p: p.bitrate_kbps):
         by_size.setdefault(point.size, []).append(point)
@@ -431,7 +435,7 @@ def _falls(points: Iterable[RDPoint]) -> list[tuple[RDPoint, RDPoint]]:
         (low, high)
         for group in by_size.values()
         for low, high in zip(group, group[1:], strict=False)
-        if high.score < low.score
+        if high.score < low.score - slight
     ]
 
 

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from vqaloop.core.text import counted, printable, shown, shown_rate
+from vqaloop.ladder.warnings import UNTRUSTED
 from vqaloop.quality.guard import WORST_SECOND
 from vqaloop.records import Ladder
 from vqaloop.report.console import WIDTH, console_for, print_line, table
@@ -100,7 +101,7 @@ def print_ladder(ladder: Ladder) -> None:
     for warning in ladder.about.get("warnings") or ():
         print_line(console, f"warning: {warning}", "yellow")
     if not ladder.trusted:
-        print_line(console, "not to be trusted: a score missed its prediction", "bold red")
+        print_line(console, f"not to be trusted: {UNTRUSTED}", "bold red")
     if ladder.about.get("estimate"):
         print_line(console, estimate_line(ladder.about["estimate"]))
     print_line(console, cost_line(ladder))

@@ -19,6 +19,10 @@ V1_GAP = 8.0
 encodes have 5 at most (35 of nine clips); crushed blacks 11 to 16, swapped chroma 13 to 20."""
 
 
+UNTRUSTED = "a score is far from its prediction, or from VMAF"
+"""Why a ladder is not to be trusted, in general; its warnings name the rungs."""
+
+
 @dataclass(frozen=True)
 class Doubts:
     """Rungs of which prediction, score and guard do not agree."""

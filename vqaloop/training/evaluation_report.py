@@ -88,14 +88,14 @@ def _difference_lines(against: dict[str, Any]) -> list[str]:
     """Figures of two students on the same encodes, and their differences with intervals."""
     lines = [f"against {printable(against['weights'])[:60]}, on the same encodes"]
     for head, figures in against["judges"].items():
-        lines += ["", f"{HEADS[head]:<20}{'this':>8}{'other':>8}{'less':>8}{'from':>8}{'to':>8}"]
+        lines += ["", f"{HEADS[head]:<20}{'this':>8}{'other':>8}{'diff':>8}{'from':>8}{'to':>8}"]
         for key, found in figures.items():
             words = {"within_srcc": "SRCC within titles", "within_krcc": "KRCC within titles"}
             ends = found["interval"] or (None, None)
             values = (found["one"], found["other"], found["difference"], *ends)
             cells = "".join(f"{shown(value, 3):>8}" for value in values)
             lines.append(f"{words.get(key, key.upper()):<20}{cells}")
-    return lines
+    return [*lines, "", "diff: this less other; from, to: its 95 % interval"]
 
 
 def _rows(name: str, figures: dict[str, Any], columns: Sequence[str]) -> list[str]:

@@ -144,22 +144,26 @@ def bundled_recipes() -> dict[str, Path]:
 def read_recipe(path: Path) -> Recipe:
     """A recipe from its TOML, from the recipe.toml of a folder, or a bundled one by its name.
 
-    A recipe may begin with `extends = "../other/recipe.toml"`, whose keys it then takes over but
-    for those that it gives itself. Raises InputError naming the key that is missing, unknown or
-    wrong.
+    A recipe may begin with `extends = "../other/recipe.toml"`, or the name of a bundled one, whose
+    keys it then takes over but for those that it gives itself. Raises InputError naming the key
+    that is missing, unknown or wrong.
     """
-    bundled = bundled_recipes()
-    if not path.exists() and path.suffix != ".toml":
-        if str(path) not in bundled:
-            raise InputError(
-                f"no recipe {str(path)!r}; give a TOML, or one of {', '.join(bundled)}"
-            )
-        path = bundled[str(path)]
-    elif path.is_dir():
-        path = path / "recipe.toml"
+    path = _found(path, str(path))
     recipe = of_toml(_values(path), Recipe, f"recipe {path}")
     _check(recipe, f"recipe {path}: ")
     return recipe
+
+
+def _found(path: Path, name: str) -> Path:
+    """The TOML of a recipe given as such, as its folder, or by the name of a bundled one."""
+    if path.is_dir():
+        return path / "recipe.toml"
+    if path.exists() or path.suffix == ".toml":
+        return path
+    bundled = bundled_recipes()
+    if name not in bundled:
+        raise InputError(f"no recipe {name!r}; give a TOML, or one of {', '.join(bundled)}")
+    return bundled[name]
 
 
 def _values(path: Path, above: tuple[Path, ...] = ()) -> dict[str, Any]:
@@ -173,13 +177,13 @@ def _values(path: Path, above: tuple[Path, ...] = ()) -> dict[str, Any]:
     values = toml_values(path, name)
     base = values.pop("extends", "")
     if not isinstance(base, str):
-        raise InputError(f"{name}: extends should be text, the path of a recipe beside this one")
+        raise InputError(f"{name}: extends should be text, a recipe's name or path")
     if isinstance(values.get("engine"), str) and values["engine"]:
         # beside the recipe that names it, wherever that is
         values["engine"] = os.path.normpath(path.parent / values["engine"])
     if not base:
         return values
-    below = _values(path.parent / base, (*above, path.resolve()))
+    below = _values(_found(path.parent / base, base), (*above, path.resolve()))
     for key, value in values.items():
         # tables are merged key by key, all else is replaced
         both = isinstance(value, dict) and isinstance(below.get(key), dict)

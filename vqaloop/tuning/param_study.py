@@ -8,6 +8,7 @@ share the storage.
 
 import contextlib
 import time
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import Any, Literal
 
@@ -18,6 +19,7 @@ from optuna.pruners import BasePruner, NopPruner, PercentilePruner
 from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial, TrialState
 
+from vqaloop.core.text import counted
 from vqaloop.records import Event, Watcher, rounded
 from vqaloop.search.shared_study import POLL_S, SharedStudy
 from vqaloop.tuning.default_curves import GUARDS, Gains, time_ratio
@@ -45,6 +47,9 @@ TOO_SLOW = 1.5
 """A trial this many times beyond the time limit is given up, whatever it saves."""
 PART_NOISE = {"vmaf": 1.0, "vmaf_v1": 4.0}
 """Percent of bitrate by which guards may be off in a trial, as they take one of some frames."""
+LIMITS = {"time": "time (--slowdown)", "psnr_y": "PSNR-Y", **GUARDS}
+LIMITS["xpsnr"] += " (--xpsnr-loss)"
+"""Limits that a trial may break, by their names in tuning.json; in words, with their options."""
 LEAST_TRIALS = 8
 """Trials with a value below which importance is not estimated."""
 
@@ -155,12 +160,20 @@ class ParamSearch:
             trial.set_user_attr(name, rounded(value, 6))
         trial.set_user_attr("encodes", len(gains))
         trial.set_user_attr("pruned", pruned)
-        trial.set_constraint("time", ratio - self.limits.slowdown)
-        trial.set_constraint("psnr_y", -self.limits.psnr_loss - psnr)
+        slower, worse = ratio - self.limits.slowdown, -self.limits.psnr_loss - psnr
+        trial.set_constraint("time", slower)
+        trial.set_constraint("psnr_y", worse)
         # without it a search by a metric that some parameter suits would end where verification
         # refuses all; one for all guards, since some samplers fit a model to each constraint
         loss, guard = self._excess(gains)
         trial.set_constraint("guards", loss)
+        broken = {
+            "time": f"{ratio:.2f} times the time" if slower > 0 else "",
+            "psnr_y": f"{psnr:+.2f} dB of PSNR-Y" if worse > 0 else "",
+            guard: f"{guards[guard]:+.1f} % by {GUARDS[guard]}" if loss > 0 else "",
+        }
+        refusals = {name: text for name, text in broken.items() if text}
+        trial.set_user_attr("broken", list(refusals))
         if pruned and self.sampler == "tpe":
             with contextlib.suppress(ValueError):
                 shared.study.tell(trial.number, state=TrialState.PRUNED)
@@ -176,11 +189,12 @@ class ParamSearch:
         else:
             # the other samplers ignore trials in Optuna's state "pruned"
             shared.tell(trial, [saving])
-        text = f"{saving:+.1f} % saved"
-        if loss > 0:
-            text += f", {guards[guard]:+.1f} % by {GUARDS[guard]}"
-        given_up = f", given up after {len(gains)}" if pruned else ""
-        return f"{text}, {ratio:.2f} times the time{given_up}"
+        text = f"{saving:+z.1f} % saved"
+        if "time" not in refusals:
+            text += f", {ratio:.2f} times the time"
+        if pruned:
+            text += f", given up after {counted(len(gains), 'encode')}"
+        return text + (f", refused: {', '.join(refusals.values())}" if refusals else "")
 
     def _excess(self, gains: Sequence[Gains]) -> tuple[float, str]:
         """The largest loss by a guard beyond its limit, in percent of bitrate, and which guard."""
@@ -210,6 +224,18 @@ def _mean(gains: Sequence[Gains], what: str) -> float:
 def _guards(gains: Sequence[Gains]) -> dict[str, float]:
     """Mean saving by each guard."""
     return {name: float(np.mean([g.guards[name] for g in gains])) for name in gains[0].guards}
+
+
+def refused(trials: Sequence[FrozenTrial]) -> str:
+    """How many trials would save more but break a limit, and which limits; "" if none."""
+    known = [t.user_attrs for t in trials if t.user_attrs.get("broken")]
+    saving = [about for about in known if about["saving_percent"] >= WORTH]
+    if not saving:
+        return ""
+    limits = Counter(name for about in saving for name in about["broken"])
+    by = ", ".join(f"{LIMITS[name]} {count}" for name, count in limits.most_common())
+    most = max(about["saving_percent"] for about in saving)
+    return f"refused: {counted(len(saving), 'trial')} saving up to {most:.1f} %, by {by}"
 
 
 @contextlib.contextmanager
@@ -261,6 +287,7 @@ def trial_json(trial: FrozenTrial, params: dict[str, Any]) -> dict[str, Any]:
         "number": trial.number,
         "state": state,
         "feasible": state == "complete" and all(v <= 0 for v in trial.constraints.values()),
+        "broken": list(about.get("broken", ())),
         **{name: rounded(about.get(name)) for name in names},
         "encodes": about.get("encodes", 0),
         "params": params,

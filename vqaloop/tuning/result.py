@@ -185,5 +185,6 @@ def _table(trials: Sequence[dict[str, Any]]) -> str:
     rows.writerow([*plain, *names, "error"])
     for trial in trials:
         params = [trial["params"].get(name) for name in names]
-        rows.writerow([*(trial[key] for key in plain), *params, trial["error"]])
+        values = [" ".join(trial[key]) if key == "broken" else trial[key] for key in plain]
+        rows.writerow([*values, *params, trial["error"]])
     return text.getvalue()

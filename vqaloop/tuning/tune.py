@@ -31,7 +31,7 @@ from vqaloop.search.curve_fit import fit_curve
 from vqaloop.search.shared_study import default_storage, kept_in, open_storage, shown
 from vqaloop.tuning.default_curves import GUARDS, CurvePoint
 from vqaloop.tuning.options import XPSNR_LOSS, TuneOptions
-from vqaloop.tuning.param_study import ParamSearch, trial_json, tuning_json
+from vqaloop.tuning.param_study import ParamSearch, refused, trial_json, tuning_json
 from vqaloop.tuning.param_trials import (
     ParamJudge,
     ParamsFailed,
@@ -369,7 +369,8 @@ def _answer(
     if found.best and not check:
         warnings.append("nothing that the search found was confirmed: the defaults stand")
     if not found.best:
-        warnings.append("nothing better than the defaults was found")
+        why = refused(found.trials)
+        warnings.append(f"nothing better than the defaults was found{why and '; '}{why}")
     curve = list(check.curve) if check else default
     at = _at_target(found.judge, session.source, params, curve, target)
     made = session.shop.encode(session.source, found.judge.rendition(params, at.knob))
