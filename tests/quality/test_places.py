@@ -9,6 +9,7 @@ from vqaloop.media.planes import CLIP_FRAMES
 from vqaloop.quality.crop_sampling import (
     ENDS,
     MOST,
+    MOST_POSITIONS,
     POSITIONS,
     CropSampling,
     choose_places,
@@ -90,3 +91,14 @@ def test_scenes_that_are_given_are_each_sampled_as_a_title() -> None:
     assert abs(sum(share for start, share in found.items() if start < 30) - 0.2) < 1e-9
     crops = sampling.crops(SourceActivity.flat(150), (320, 180))
     assert list(crops) == list(found)
+
+
+def test_a_title_of_very_many_scenes_has_no_more_places_than_one_of_many() -> None:
+    for count in (5, 96, 97, 200, 1000):
+        scenes = [(25 * i, 25) for i in range(count)]
+        cut = SourceActivity.flat(25 * count, [first for first, _ in scenes])
+        # read by its packets, it may have as many scenes as it has, or none
+        for activity in (cut, SourceActivity.flat(25 * count)):
+            places = CropSampling().scene_by_scene(scenes).places(activity)
+            assert 40 <= len(places) <= MOST_POSITIONS
+            assert abs(sum(places.values()) - 1) < 1e-9

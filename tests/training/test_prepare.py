@@ -26,7 +26,7 @@ from vqaloop.training import vmaf_labels
 from vqaloop.training.datasets import WATERLOO, read_dataset, read_waterloo
 from vqaloop.training.prepare import prepare
 from vqaloop.training.shards import load_corpus, load_shard, read_about
-from vqaloop.training.vmaf_labels import sampled_vmaf
+from vqaloop.training.vmaf_labels import vmaf_of_encodes
 
 VIEW = View("native", frames=3, stride=2, size=96, clips=2)
 FFMPEG = ffmpeg_path()
@@ -77,13 +77,13 @@ def test_places_of_blocks_are_the_same_for_all_encodes(
     source = mini / "Sources" / "01.y4m"
     files = [mini / "H264" / "01" / f"{size}_1.mp4" for size in ("256x144", "416x234")]
     facts = {file: measure(file) for file in (source, *files)}
-    found = sampled_vmaf(source, facts, (416, 234), [0], FFMPEG)
+    found = vmaf_of_encodes(source, facts, (416, 234), [0], FFMPEG)
     assert set(found) == set(files) and found[files[0]] < found[files[1]]
-    again = sampled_vmaf(
+    again = vmaf_of_encodes(
         source, {f: facts[f] for f in (source, files[1])}, (416, 234), [0], FFMPEG
     )
     assert again[files[1]] == found[files[1]]
-    other = sampled_vmaf(source, facts, (416, 234), [1], FFMPEG)
+    other = vmaf_of_encodes(source, facts, (416, 234), [1], FFMPEG)
     assert other[files[1]] != found[files[1]], "other places"
 
 

@@ -51,6 +51,8 @@ def score_key(source: Source, encode_sha256: str, settings: ScoreSettings) -> di
     return {
         "kind": "score",
         **_source_key(source),
+        # they decide where an excerpt is sampled, and its file may be that of one without
+        **({"windows": list(source.windows)} if source.windows else {}),
         "encode": encode_sha256,
         "encode_options": [list(pair) for pair in settings.encode_options],
         "metric": settings.metric,

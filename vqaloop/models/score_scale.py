@@ -1,8 +1,8 @@
 """The scale of opinion-trained weights: a monotone map from a student's answers to VMAF points.
 
-A ladder thinks in VMAF points: its step, ceiling, floor and guard are of that scale. Weights whose
-label is another one (mean opinion scores) carry such a map in their header, learnt from the VMAF
-of the encodes they were trained on by isotonic regression (Barlow et al. 1972).
+The rules of a ladder are in VMAF points: its step, ceiling, floor and guard are of that scale.
+Weights whose label is another one (mean opinion scores) carry such a map in their header, learnt
+from the VMAF of the encodes they were trained on by isotonic regression (Barlow et al. 1972).
 """
 
 import json

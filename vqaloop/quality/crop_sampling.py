@@ -76,11 +76,12 @@ class CropSampling:
     def scene_by_scene(self, scenes: Sequence[tuple[int, int]]) -> "CropSampling":
         """Each scene sampled as if it were a title of its own, at fewer positions if many.
 
-        With more than MOST_POSITIONS scenes the title is sampled as one, at as many positions.
+        With more than MOST_POSITIONS scenes the title is sampled as one, at as many at most.
         """
         positions = min(self.positions, MOST_POSITIONS // len(scenes))
         if not positions:
-            return replace(self, positions=MOST_POSITIONS, scenes=())
+            # of a title of so many scenes MOST times as many are taken
+            return replace(self, positions=int(MOST_POSITIONS / MOST), scenes=())
         return replace(self, positions=positions, scenes=tuple(scenes))
 
     def places(self, activity: SourceActivity) -> Places:

@@ -32,7 +32,7 @@ from vqaloop.quality.full_reference import vmaf_model
 from vqaloop.quality.libvmaf import VMAF_MODELS, require_model, vmaf_of_pairs
 from vqaloop.quality.metric import GUARD_GAP
 from vqaloop.quality.pooling import RESAMPLES
-from vqaloop.quality.source_cache import SourceCache
+from vqaloop.quality.source_cache import SourceCache, source_key
 from vqaloop.records import Score, Source
 
 REVISION = 1
@@ -191,8 +191,8 @@ class SampledVmaf:
                 scenes=[bisect(scenes, start) for start in places],
             )
 
-        key = [source.sha256, source.prep, source.input_options, source.windows]
-        return _SAMPLES.get(repr([*key, self.sampling, self._whole]), compute)
+        key = f"{source_key(source)} {self.sampling} {self._whole}"
+        return _SAMPLES.get(key, compute)
 
 
 def choose_areas(count: int, canvas: tuple[int, int], whole: int, seed: int) -> list[Area]:

@@ -5,10 +5,17 @@ from collections import OrderedDict
 from collections.abc import Callable
 from typing import Generic, TypeVar
 
+from vqaloop.records import Source
+
 LEAST_KEPT = 2
 """Entries kept however large: of an excerpt and its title."""
 
 Kept = TypeVar("Kept")
+
+
+def source_key(source: Source) -> str:
+    """All of a source that decides its frames, and where it is sampled."""
+    return repr((source.sha256, source.prep, source.input_options, source.windows))
 
 
 class SourceCache(Generic[Kept]):

@@ -25,6 +25,7 @@ from vqaloop.quality.crop_sampling import Crops, CropSampling, Places, read_crop
 from vqaloop.quality.metric import GUARD_GAP
 from vqaloop.quality.pooling import PooledScore, pool, pool_difference
 from vqaloop.quality.sampling_precision import around, is_enough, reach, rounds
+from vqaloop.quality.source_cache import source_key
 from vqaloop.quality.student_engine import AnchorCache, StudentEngine
 from vqaloop.quality.title_clips import Read, TitleClips, clips_by_crops, clips_by_view
 from vqaloop.records import Score, Source
@@ -256,7 +257,7 @@ class StudentMetric:
                 clips, lambda i: each_of_source(source, i, ffmpeg=self.ffmpeg)
             )
 
-        return self.answers.get(_key(source), compute)
+        return self.answers.get(source_key(source), compute)
 
     def _look(self, clips: TitleClips, read: Read) -> "Pair":
         """(B, K) sums and weights of the clips of a video, without a reference."""
@@ -328,7 +329,7 @@ class StudentMetric:
             )
             return crops, self.engine.network.anchor(clips)
 
-        return self.anchors.get(_key(source), compute)
+        return self.anchors.get(source_key(source), compute)
 
     def _crops(self, source: Source) -> Crops:
         """The crops of a source, and so of all its encodes."""
@@ -399,10 +400,6 @@ class StudentMetric:
             cpu_s=spent.cpu_s,
             wall_s=spent.wall_s,
         )
-
-
-def _key(source: Source) -> str:
-    return f"{source.sha256} {source.prep} {source.input_options}"
 
 
 def _part_of(anchor: "Anchor", rows: list[int]) -> "Anchor":

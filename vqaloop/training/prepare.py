@@ -20,7 +20,7 @@ from vqaloop.media.planes import Frames
 from vqaloop.quality.clip_views import PlacedView, View
 from vqaloop.training.datasets import AUTHORS, Available, Dataset, Video, find
 from vqaloop.training.shards import read_about, write_each, write_shard
-from vqaloop.training.vmaf_labels import SAME_LENGTH, sampled_vmaf
+from vqaloop.training.vmaf_labels import SAME_LENGTH, vmaf_of_encodes
 
 MAX_SHARD_BYTES = 4 << 30
 """Largest shard; all of it is in memory while it is written."""
@@ -266,7 +266,7 @@ def _write_content(
     encodes = [_encode_row(dataset, video, usable.facts[video.path].size) for video in decoded]
     if source is not None and reference is not None:
         kept_facts = {file: usable.facts[file] for file in (source, *(v.path for v in decoded))}
-        points = sampled_vmaf(source, kept_facts, usable.canvas, places, ffmpeg)
+        points = vmaf_of_encodes(source, kept_facts, usable.canvas, places, ffmpeg)
         for row, video in zip(encodes, decoded, strict=True):
             if video.path in points:
                 row["vmaf"] = points[video.path]

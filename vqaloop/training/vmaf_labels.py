@@ -1,8 +1,8 @@
 """VMAF of the encodes of a data set against their source, sampled, beside the opinion scores.
 
-From it training learns a map from opinions to VMAF points (`models/score_scale.py`), in which a
-ladder thinks. Frames are read as the data set's other clips are, so raw video and AVS2 streams are
-measured as well.
+From it training learns a map from opinions to VMAF points (`models/score_scale.py`), the scale of
+a ladder's rules. Frames are read as the data set's other clips are, so raw video and AVS2 streams
+are measured as well.
 """
 
 from collections.abc import Sequence
@@ -26,7 +26,7 @@ SAME_LENGTH = 0.1
 """Part by which lengths of encodes of one content may differ; some encoders drop last frames."""
 
 
-def sampled_vmaf(
+def vmaf_of_encodes(
     source: Path,
     facts: dict[Path, VideoFacts],
     canvas: tuple[int, int],
