@@ -108,18 +108,37 @@ def test_a_map_that_does_not_fit_its_weights_is_refused(tmp_path: Path) -> None:
         _ = student_metric(broken).ceiling
 
 
+@pytest.mark.parametrize(
+    ("view", "says"),
+    [
+        ({**NATIVE, "size": 64}, "fit their network, native clips of 4 frames of 64 pixels"),
+        ({**SQUEEZED, "size": 64, "crop": 50}, "squeezed clips of 4 frames of 50 pixels"),
+        ({**SQUEEZED, "kind": "round"}, "has no view that is known: view 'round' is not known"),
+        ({**SQUEEZED, "size": "56"}, "has no view that is known: a value is of another type"),
+        ({"lens": 3}, "has no view that is known: .*'lens'"),
+    ],
+)
+def test_views_that_do_not_fit_are_refused_with_the_file(
+    tmp_path: Path, source: Source, view: dict[str, Any], says: str
+) -> None:
+    weights = weights_of(tmp_path, view, scale())
+    for reference in (None, source.path):
+        with pytest.raises(InputError, match=f"internvqa-mine.safetensors.*{says}.*train them"):
+            Scorer("internvqa-mine", weights=weights, device="cpu").score(source.path, reference)
+
+
 @pytest.mark.parametrize(("view", "fits"), [(SQUEEZED, True), (NATIVE, True), (None, True),
-                                            ({**NATIVE, "size": 128}, False),
-                                            ({**FRAGMENTS, "size": 128}, False)])  # fmt: skip
+                                            ({**NATIVE, "size": 224}, False),
+                                            (FRAGMENTS, False)])  # fmt: skip
 def test_sources_too_small_for_the_clips_are_refused_at_once(
     tmp_path: Path, view: dict[str, Any] | None, fits: bool
 ) -> None:
     metric = student_metric(weights_of(tmp_path, view, scale()))
-    metric.check(anchored=True, canvas=(160, 128))
+    metric.check(anchored=True, canvas=(256, 224))
     if fits:
-        return metric.check(anchored=True, canvas=(160, 120))
-    with pytest.raises(InputError, match="clips of 128 pixels, and the picture is 160x120"):
-        metric.check(anchored=True, canvas=(160, 120))
+        return metric.check(anchored=True, canvas=(256, 216))
+    with pytest.raises(InputError, match="clips of 224 pixels, and the picture is 256x216"):
+        metric.check(anchored=True, canvas=(256, 216))
 
 
 def test_limits_follow_the_map(tmp_path: Path) -> None:
