@@ -9,7 +9,7 @@ import pytest
 
 from tests.support.media import make_clip
 from tests.support.nets import random_student, student_metric
-from vqaloop import build_ladder
+from vqaloop import build_ladder, compare_builds, encode_to_target
 from vqaloop.cli.main import main
 from vqaloop.core.ffmpeg import ffmpeg_path
 from vqaloop.core.resources import WEIGHTS
@@ -344,6 +344,39 @@ def test_a_ladder_by_differences(
     table = (tmp_path / "out" / "ladder.csv").read_text("utf-8").splitlines()
     assert "score,score_predicted,opinion," in table[0]
     assert read_ladder(tmp_path / "out").rungs[0].opinion == pytest.approx(low.opinion, abs=1e-4)
+
+
+@pytest.fixture
+def opinions_on_vmaf(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """The shipped student as one of opinions, with a map; arguments that choose it."""
+    monkeypatch.setenv("VQALOOP_CACHE", str(tmp_path / "cache"))
+    student, _ = load_student(WEIGHTS / "internvqa-mini.safetensors")
+    to_vmaf = scale("anchored", to_vmaf=((0.0, 10.0), (100.0, 95.0)))
+    about = {"view": json.dumps(OWN), "scale": to_vmaf.to_json()}
+    weights = tmp_path / "w.safetensors"
+    save_student(student, weights, "internvqa-mini", "MOS", about)
+    return {"metric": "internvqa-mine", "weights": weights, "device": "cpu", "codec": "h264",
+            "preset": "ultrafast"}  # fmt: skip
+
+
+def test_an_encode_to_a_score_of_opinion_weights(
+    tmp_path: Path, source: Source, opinions_on_vmaf: dict[str, Any]
+) -> None:
+    out = tmp_path / "out.mp4"
+    made = encode_to_target(source.path, out, target_score=80, prior="none", **opinions_on_vmaf)
+    metric = student_metric(opinions_on_vmaf["weights"])
+    found = metric.measure(source, out, "pyav")
+    assert found.value == pytest.approx(80, abs=2), "in VMAF points, not on the label's scale"
+    assert found.opinion == pytest.approx((found.value - 10) / 0.85, abs=0.01)
+    assert made.document["score"] == pytest.approx(found.value, abs=0.01)
+
+
+def test_the_same_build_twice_by_opinion_weights(
+    source: Source, opinions_on_vmaf: dict[str, Any]
+) -> None:
+    compared = compare_builds(FFMPEG, FFMPEG, clips=[source.path], **opinions_on_vmaf)
+    assert (compared.verdict, compared.exit_code) == ("no change", 0), compared.summary
+    assert compared.document["metrics"]["internvqa-mine"]["bd_rate_percent"] == 0
 
 
 def test_weights_that_cannot_steer_are_refused_before_any_work(
