@@ -9,7 +9,7 @@ import pytest
 
 from tests.support.media import make_clip
 from tests.support.nets import random_student, student_metric
-from vqaloop import build_ladder
+from vqaloop import build_ladder, compare_builds, encode_to_target
 from vqaloop.cli.main import main
 from vqaloop.core.ffmpeg import ffmpeg_path
 from vqaloop.core.resources import WEIGHTS
@@ -108,18 +108,37 @@ def test_a_map_that_does_not_fit_its_weights_is_refused(tmp_path: Path) -> None:
         _ = student_metric(broken).ceiling
 
 
+@pytest.mark.parametrize(
+    ("view", "says"),
+    [
+        ({**NATIVE, "size": 64}, "fit their network, native clips of 4 frames of 64 pixels"),
+        ({**SQUEEZED, "size": 64, "crop": 50}, "squeezed clips of 4 frames of 50 pixels"),
+        ({**SQUEEZED, "kind": "round"}, "has no view that is known: view 'round' is not known"),
+        ({**SQUEEZED, "size": "56"}, "has no view that is known: a value is of another type"),
+        ({"lens": 3}, "has no view that is known: .*'lens'"),
+    ],
+)
+def test_views_that_do_not_fit_are_refused_with_the_file(
+    tmp_path: Path, source: Source, view: dict[str, Any], says: str
+) -> None:
+    weights = weights_of(tmp_path, view, scale())
+    for reference in (None, source.path):
+        with pytest.raises(InputError, match=f"internvqa-mine.safetensors.*{says}.*train them"):
+            Scorer("internvqa-mine", weights=weights, device="cpu").score(source.path, reference)
+
+
 @pytest.mark.parametrize(("view", "fits"), [(SQUEEZED, True), (NATIVE, True), (None, True),
-                                            ({**NATIVE, "size": 128}, False),
-                                            ({**FRAGMENTS, "size": 128}, False)])  # fmt: skip
+                                            ({**NATIVE, "size": 224}, False),
+                                            (FRAGMENTS, False)])  # fmt: skip
 def test_sources_too_small_for_the_clips_are_refused_at_once(
     tmp_path: Path, view: dict[str, Any] | None, fits: bool
 ) -> None:
     metric = student_metric(weights_of(tmp_path, view, scale()))
-    metric.check(anchored=True, canvas=(160, 128))
+    metric.check(anchored=True, canvas=(256, 224))
     if fits:
-        return metric.check(anchored=True, canvas=(160, 120))
-    with pytest.raises(InputError, match="clips of 128 pixels, and the picture is 160x120"):
-        metric.check(anchored=True, canvas=(160, 120))
+        return metric.check(anchored=True, canvas=(256, 216))
+    with pytest.raises(InputError, match="clips of 224 pixels, and the picture is 256x216"):
+        metric.check(anchored=True, canvas=(256, 216))
 
 
 def test_limits_follow_the_map(tmp_path: Path) -> None:
@@ -325,6 +344,39 @@ def test_a_ladder_by_differences(
     table = (tmp_path / "out" / "ladder.csv").read_text("utf-8").splitlines()
     assert "score,score_predicted,opinion," in table[0]
     assert read_ladder(tmp_path / "out").rungs[0].opinion == pytest.approx(low.opinion, abs=1e-4)
+
+
+@pytest.fixture
+def opinions_on_vmaf(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """The shipped student as one of opinions, with a map; arguments that choose it."""
+    monkeypatch.setenv("VQALOOP_CACHE", str(tmp_path / "cache"))
+    student, _ = load_student(WEIGHTS / "internvqa-mini.safetensors")
+    to_vmaf = scale("anchored", to_vmaf=((0.0, 10.0), (100.0, 95.0)))
+    about = {"view": json.dumps(OWN), "scale": to_vmaf.to_json()}
+    weights = tmp_path / "w.safetensors"
+    save_student(student, weights, "internvqa-mini", "MOS", about)
+    return {"metric": "internvqa-mine", "weights": weights, "device": "cpu", "codec": "h264",
+            "preset": "ultrafast"}  # fmt: skip
+
+
+def test_an_encode_to_a_score_of_opinion_weights(
+    tmp_path: Path, source: Source, opinions_on_vmaf: dict[str, Any]
+) -> None:
+    out = tmp_path / "out.mp4"
+    made = encode_to_target(source.path, out, target_score=80, prior="none", **opinions_on_vmaf)
+    metric = student_metric(opinions_on_vmaf["weights"])
+    found = metric.measure(source, out, "pyav")
+    assert found.value == pytest.approx(80, abs=2), "in VMAF points, not on the label's scale"
+    assert found.opinion == pytest.approx((found.value - 10) / 0.85, abs=0.01)
+    assert made.document["score"] == pytest.approx(found.value, abs=0.01)
+
+
+def test_the_same_build_twice_by_opinion_weights(
+    source: Source, opinions_on_vmaf: dict[str, Any]
+) -> None:
+    compared = compare_builds(FFMPEG, FFMPEG, clips=[source.path], **opinions_on_vmaf)
+    assert (compared.verdict, compared.exit_code) == ("no change", 0), compared.summary
+    assert compared.document["metrics"]["internvqa-mine"]["bd_rate_percent"] == 0
 
 
 def test_weights_that_cannot_steer_are_refused_before_any_work(

@@ -261,6 +261,24 @@ def test_titles_trained_on_are_left_out_unless_asked_for(
     assert (out / "figures.json").exists()
 
 
+def test_clips_of_another_view_give_a_warning(
+    student: Student, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    weights, found = tmp_path / "w.safetensors", tmp_path / "f.json"
+    argv = ["evaluate", str(weights), str(folder), "--quiet", "--device", "cpu", "--crops", "1"]
+    view = {"kind": "native", "frames": 2, "stride": 4, "size": 112, "clips": 4, "seed": 0}
+    for stride, warned in ((1, 0), (4, 1)):
+        about = {"view": json.dumps({**view, "stride": stride})}
+        save_student(student, weights, "internvqa-mini", "VMAF v0.6.1", about)
+        assert main([*argv, "--json", str(found)]) == 0
+        warnings = json.loads(found.read_text("utf-8")).get("warnings", [])
+        assert len(warnings) == capsys.readouterr().out.count("warning: ") == warned
+    assert "w.safetensors' are weights of native clips of 2 frames, 4 apart" in warnings[0]
+    save_student(student, weights, "internvqa-mini", "VMAF v0.6.1", {"view": "{}"})
+    assert main(argv) == 2
+    assert f"header of weights '{weights}' has no view that is known" in capsys.readouterr().err
+
+
 def test_a_folder_for_figures_is_made_when_there_are_some(
     folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

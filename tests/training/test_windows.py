@@ -18,6 +18,7 @@ from vqaloop.training.step import draw
 from vqaloop.training.windows import (
     Window,
     check_window,
+    differing_view,
     middle_windows,
     view_of,
     window_between,
@@ -108,6 +109,20 @@ def test_the_view_of_weights_is_that_of_their_windows() -> None:
     assert window_between(VIEW, shard()) == window_between(None, shard()) == Window()
     native = {**VIEW, "kind": "native"}
     assert view_of(shard(view=native), Window(0, 28)) == {**native, "size": 28}
+
+
+def test_other_clips_than_those_of_the_weights_are_named() -> None:
+    trained = view_of(shard(), Window(5, 28))
+    assert differing_view(trained, middle_windows(shard(), Window(5, 28))) == ""
+    assert differing_view({**VIEW, "clips": 9}, shard()) == "", "how many do not matter"
+    for view, says in (
+        ({**VIEW, "stride": 3}, "squeezed clips of 12 frames, 3 apart, of 40 pixels, and a has"),
+        (trained, "squeezed clips of 5 frames, 4 apart, of 28 pixels of pictures of 40, and"),
+        (None, "native clips of 2 frames, 1 apart, of 112 pixels, and a has squeezed clips"),
+    ):
+        assert differing_view(view, shard()).startswith(says)
+    crops = differing_view(None, replace(shard(), view=None))
+    assert crops.endswith("and a has native clips of 12 frames, 1 apart, of 40 pixels")
 
 
 def test_windows_that_cannot_be_are_refused() -> None:

@@ -2,6 +2,7 @@
 
 import argparse
 import os
+from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,6 +19,7 @@ from vqaloop.execution.options import Running
 if TYPE_CHECKING:
     from vqaloop.models.student import Student
     from vqaloop.training.evaluate import ShardScores
+    from vqaloop.training.shards import Shard
 
 
 def run_corpus(options: argparse.Namespace) -> int:
@@ -74,7 +76,17 @@ def _scored_set(options: argparse.Namespace) -> int:
     return 0
 
 
+def _wait_passively() -> None:
+    """Let PyTorch's threads sleep while they wait for each other, where it is not loaded yet.
+
+    Those of small networks wait often: spinning, as is the default, they took five times the CPU
+    time of one thread on a machine that other programs shared, and five times as long.
+    """
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+
+
 def run_distill(options: argparse.Namespace) -> int:
+    _wait_passively()
     from vqaloop.models.device import pick_device
     from vqaloop.report.progress import Progress
     from vqaloop.training.recipe import read_recipe
@@ -96,6 +108,7 @@ def run_distill(options: argparse.Namespace) -> int:
 
 
 def run_evaluate(options: argparse.Namespace) -> int:
+    _wait_passively()
     from vqaloop.training.evaluate import METRICS, differences, evaluate
     from vqaloop.training.evaluation_report import figures_text, write_evaluation
     from vqaloop.training.paper import published_row
@@ -119,15 +132,17 @@ def run_evaluate(options: argparse.Namespace) -> int:
     if options.output:
         _check_place(options.output)
     running = Running(**given_options(Running, options))
+    warnings: list[str] = []
     scored = [
-        _scored(options, student, about, paths, [] if i else metrics, running)
-        for i, (student, about, _) in enumerate(loaded)
+        _scored(options, (name, *weights[:2]), paths, [] if i else metrics, running, warnings)
+        for i, (name, weights) in enumerate(zip(names, loaded, strict=True))
     ]
     found, about = scored[0], loaded[0][1]
     figures = {
         "weights": printable(options.weights),
         "weights_sha256": about["sha256"],
         **evaluate(found.table, found.crops, seed=running.seed),
+        **({"warnings": warnings} if warnings else {}),
     }
     paper = published_row(about, figures["label"])
     if paper is not None:
@@ -144,7 +159,7 @@ def run_evaluate(options: argparse.Namespace) -> int:
     if len(paths) < len(there):
         left = counted(len(there) - len(paths), "scene")
         say(options, f"left out {left} of titles it was trained on")
-    for line in figures_text(figures).splitlines():
+    for line in [*(f"warning: {text}" for text in warnings), *figures_text(figures).splitlines()]:
         say(options, line)
     if options.output:
         _make_folder(options.output)
@@ -156,27 +171,48 @@ def run_evaluate(options: argparse.Namespace) -> int:
 
 def _scored(
     options: argparse.Namespace,
-    student: "Student",
-    about: dict[str, str],
+    weights: "tuple[str, Student, dict[str, str]]",
     paths: list[Path],
     metrics: list[str],
     running: Running,
+    warnings: list[str],
 ) -> "ShardScores":
-    """Scores of a student, and other metrics, on the windows of shards that its weights take."""
+    """Scores of a student, and other metrics, on the windows of shards that its weights take.
+
+    `weights` are their name, student and header; shards with clips of another kind add a warning.
+    """
     from vqaloop.models.device import pick_device
     from vqaloop.report.progress import Progress
     from vqaloop.training.evaluate import score_shards
     from vqaloop.training.shards import load_shard
-    from vqaloop.training.windows import middle_windows, view_of_weights, window_between
-
-    view, device = view_of_weights(about), pick_device(running.device)
-    shards = (
-        middle_windows(shard, window_between(view, shard)) for shard in map(load_shard, paths)
+    from vqaloop.training.windows import (
+        differing_view,
+        middle_windows,
+        view_of_weights,
+        window_between,
     )
+
+    name, student, about = weights
+    view, device = view_of_weights(about, name), pick_device(running.device)
+
+    def shards() -> "Iterator[Shard]":
+        warned = False
+        for path in paths:
+            whole = load_shard(path)
+            shard = middle_windows(whole, window_between(view, whole))
+            gap = differing_view(view, shard)
+            if gap and not warned:
+                warnings.append(
+                    f"{quoted(name)} are weights of {gap}: the figures are not of what they score "
+                    "in a ladder; make shards of their view with `vqaloop corpus`"
+                )
+            warned = warned or bool(gap)
+            yield shard
+
     with Progress(quiet=options.quiet) as progress:
         return score_shards(
             student.to(device),
-            shards,
+            shards(),
             device,
             crops=options.crops,
             metrics=metrics,

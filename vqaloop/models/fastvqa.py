@@ -8,6 +8,7 @@ own size, the same places in all frames, put together as one 224 x 224 picture (
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -291,14 +292,18 @@ class FastVQA(nn.Module):
         """Leave out branches of blocks in training, see `drop_path.set_drop_path`."""
         set_drop_path((b for b in self.modules() if isinstance(b, Block)), rate)
 
-    def feature_map(self, clips: Tensor) -> Tensor:
-        """(B, T/2, H/32, W/32, feature_width) features. Raises ValueError for other shapes."""
-        _, channels, frames, height, width = clips.shape
+    def check_shape(self, shape: Sequence[int]) -> None:
+        """Raises ValueError where clips of (B, C, T, H, W) do not fit."""
+        _, channels, frames, height, width = shape
         if channels != 3 or frames % 2 or height % FRAGMENT or width % FRAGMENT:
             raise ValueError(
-                f"clips must be (B, 3, T, H, W), T even, H and W multiples of {FRAGMENT}: "
-                f"{clips.shape = }"
+                f"clips must be (B, 3, T, H, W), T even, H and W multiples of {FRAGMENT}, "
+                f"not {tuple(shape)}"
             )
+
+    def feature_map(self, clips: Tensor) -> Tensor:
+        """(B, T/2, H/32, W/32, feature_width) features. Raises ValueError for other shapes."""
+        self.check_shape(clips.shape)
         return self.fragments_backbone(clips)  # type: ignore[no-any-return]
 
     def forward(self, clips: Tensor) -> Tensor:

@@ -6,6 +6,7 @@ parameters and shapes are those of the released checkpoints, so that their files
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -254,6 +255,15 @@ class InternVideo2(nn.Module):
         """Leave out branches of blocks in training, see `drop_path.set_drop_path`."""
         set_drop_path(self.blocks, rate)  # type: ignore[arg-type]
 
+    def check_shape(self, shape: Sequence[int]) -> None:
+        """Raises ValueError where clips of (B, C, T, H, W) do not fit."""
+        _, channels, _, height, width = shape
+        patch = self.config.patch
+        if channels != 3 or height % patch or width % patch:
+            raise ValueError(
+                f"clips must be (B, 3, T, H, W), H and W multiples of {patch}, not {tuple(shape)}"
+            )
+
     def tokens(self, clips: Tensor, taps: tuple[int, ...] = ()) -> tuple[Tensor, list[Tensor]]:
         """Run the transformer blocks.
 
@@ -270,12 +280,9 @@ class InternVideo2(nn.Module):
         Raises:
             ValueError: H or W is no multiple of the patch.
         """
-        batch, channels, frames, height, width = clips.shape
+        self.check_shape(clips.shape)
+        batch, _, frames, height, width = clips.shape
         patch = self.config.patch
-        if channels != 3 or height % patch or width % patch:
-            raise ValueError(
-                f"clips must be (B, 3, T, H, W), H and W multiples of {patch}: {clips.shape = }"
-            )
         embedded = self.patch_embed(clips)
         kept = [embedded] if 0 in taps else []
         x = torch.cat([self.cls_token.float().expand(batch, -1, -1), embedded], 1)

@@ -20,7 +20,7 @@ from vqaloop.quality.source_cache import SourceCache
 if TYPE_CHECKING:
     import torch
 
-    from vqaloop.models.student import Anchor
+    from vqaloop.models.student import Anchor, Student
     from vqaloop.quality.inference import Network, Pair
 
 ANCHOR_BYTES = 256 << 20
@@ -104,7 +104,7 @@ class StudentEngine:
         except (OSError, SafetensorError) as error:
             raise InputError(f"weights {quoted(self.weights)} cannot be read: {error}") from error
         scale, name = metadata.get(HEADER_KEY), f"weights {quoted(self.weights)}"
-        view = _read_view(metadata.get("view", "null"))
+        view = _read_view(metadata.get("view", "null"), name)
         return WeightsFacts(
             label=metadata.get("label", ""),
             view=view,
@@ -122,6 +122,8 @@ class StudentEngine:
         _ = self.header
         facts = self.facts
         name = f"weights {quoted(self.weights)}"
+        if facts.view:
+            _check_view(self.network.loaded[0], facts.view, name)
         if anchored and facts.scale is None and not facts.label.startswith(VMAF):
             raise InputError(
                 f"{name} predict {facts.label or 'no label they name'}, and a ladder's rules and "
@@ -160,15 +162,29 @@ def _bytes(kept: "tuple[Any, Anchor | Pair]") -> int:
     return bytes_of(kept[1])
 
 
-def _read_view(text: str) -> View | None:
+def _check_view(student: "Student", view: View, name: str) -> None:
+    """Raises InputError for a view whose clips the network does not take."""
+    try:
+        student.backbone.check_shape((1, 3, view.frames, view.side, view.side))
+    except ValueError as error:
+        raise InputError(
+            f"{name} name a view that does not fit their network, {view.kind} clips of "
+            f"{view.frames} frames of {view.side} pixels ({error}); train them again on clips "
+            "that do"
+        ) from error
+
+
+def _read_view(text: str, name: str) -> View | None:
     """The view in the header of weights; None for crops at their own size. Raises InputError."""
     try:
         found = json.loads(text)
         if found is None:
             return None
         given = {key: value for key, value in found.items() if key != "seed"}
-        if all(type(value) is (str if key == "kind" else int) for key, value in given.items()):
-            return View(**given)
-    except (ValueError, TypeError, AttributeError) as error:
-        raise InputError(f"the weights' header has no view that is known: {error}") from error
-    raise InputError("the weights' header has no view that is known")
+        if not all(type(value) is (str if key == "kind" else int) for key, value in given.items()):
+            raise TypeError("a value is of another type")
+        return View(**given)
+    except (ValueError, TypeError, AttributeError, RecursionError) as error:
+        raise InputError(
+            f"the header of {name} has no view that is known: {error}; train them again"
+        ) from error

@@ -13,8 +13,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from vqaloop.core.text import quoted
 from vqaloop.errors import InputError
-from vqaloop.media.planes import cut
+from vqaloop.media.planes import CLIP_FRAMES, CLIP_SIZE, cut
 from vqaloop.training.shards import Shard
 
 
@@ -126,8 +127,8 @@ def view_of(shard: Shard, window: Window) -> dict[str, Any] | None:
     return view
 
 
-def view_of_weights(about: Mapping[str, str]) -> dict[str, Any] | None:
-    """The view in a header of weights; None where they took crops. Raises InputError."""
+def view_of_weights(about: Mapping[str, str], name: str) -> dict[str, Any] | None:
+    """The view in the header of weights `name`; None where they took crops. Raises InputError."""
     try:
         view = json.loads(about.get("view", "null"))
     except (ValueError, RecursionError):
@@ -135,7 +136,9 @@ def view_of_weights(about: Mapping[str, str]) -> dict[str, Any] | None:
     keys = {"kind": str, "frames": int, "stride": int, "size": int, "clips": int}
     whole = isinstance(view, dict) and all(type(view.get(k)) is t for k, t in keys.items())
     if view is not None and not whole:
-        raise InputError("the weights' header has no view that is known; train them anew")
+        raise InputError(
+            f"the header of weights {quoted(name)} has no view that is known; train them again"
+        )
     return view if whole else None
 
 
@@ -148,6 +151,23 @@ def window_between(view: dict[str, Any] | None, shard: Shard) -> Window:
     window = Window(frames if frames < own["frames"] else 0, size if size < own["size"] else 0)
     check_window(shard, window)
     return window
+
+
+def differing_view(view: dict[str, Any] | None, shard: Shard) -> str:
+    """How a shard's middle windows differ from clips of weights with `view`; "" if they do not."""
+    *_, frames, _, size = shard.distorted.shape
+    crops = {"kind": "native", "stride": 1}
+    theirs = _clips(view or {**crops, "frames": CLIP_FRAMES, "size": CLIP_SIZE})
+    ours = _clips(shard.view or {**crops, "frames": frames, "size": size})
+    return "" if theirs == ours else f"{theirs}, and {shard.name} has {ours}"
+
+
+def _clips(view: Mapping[str, Any]) -> str:
+    """A view in words, but for how many clips there are of a video."""
+    side = view.get("crop") or view["size"]
+    part = f" of pictures of {view['size']}" if side != view["size"] else ""
+    apart = f", {view['stride']} apart" if view["frames"] > 1 else ""
+    return f"{view['kind']} clips of {view['frames']} frames{apart}, of {side} pixels{part}"
 
 
 def _stride(shard: Shard) -> int:
