@@ -117,7 +117,8 @@ def figures(table: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def _batches(clips: list[Path], size: int) -> Iterator[tuple[Path, ...]]:
+def batches(clips: list[Path], size: int) -> Iterator[tuple[Path, ...]]:
+    """The clips, so many at a time."""
     for first in range(0, len(clips), size):
         yield tuple(clips[first : first + size])
 
@@ -133,7 +134,7 @@ def main() -> None:
     options = parser.parse_args()
     rows: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory() as folder:
-        for clips in _batches(options.clips, options.join):
+        for clips in batches(options.clips, options.join):
             path = Path(folder, "title.y4m")
             join(clips, options.height, options.frames, path)
             source = probe_source(path, ffmpeg=ffmpeg_path())

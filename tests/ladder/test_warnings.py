@@ -1,5 +1,6 @@
 """Warnings of a ladder's guard."""
 
+import re
 from dataclasses import dataclass
 
 import pytest
@@ -13,9 +14,15 @@ from vqaloop.records import RDPoint, Rung
 class Judge:
     """What of a metric decides about doubts."""
 
+    name: str = "internvqa"
     mode: str = "anchored"
     step: float = 4.0
     guard_gap: float = 10.0
+
+
+VMAF = Judge("vmaf", "full-reference")
+SAMPLED = Judge("vmaf-sampled", "full-reference")
+SAMPLED_V1 = Judge("vmaf-v1-sampled", "full-reference")
 
 
 def rung(score: float, **guard: float) -> Rung:
@@ -31,7 +38,7 @@ def rung(score: float, **guard: float) -> Rung:
         (Judge(), 60.0, {"vmaf": 60.0, "vmaf_hd": 42.0}, False),
         (Judge(), 45.0, {"vmaf": 60.0}, False),
         (Judge(mode="difference", guard_gap=20.0), 45.0, {"vmaf": 60.0}, True),
-        (Judge(mode="full-reference"), 45.0, {"vmaf": 60.0, "vmaf_hd": 42.0}, True),
+        (VMAF, 45.0, {"vmaf": 60.0, "vmaf_hd": 42.0}, True),
     ],
 )
 def test_like_is_compared_with_like(
@@ -41,7 +48,28 @@ def test_like_is_compared_with_like(
     assert doubts.trusted is trusted
     if not trusted:
         value = guard.get("vmaf_hd", guard["vmaf"])
-        assert f"score {score:.1f}, but VMAF {value:.1f}" in doubts.lines[0]
+        assert f"score {score:.1f}, but VMAF {value:.1f}; the student" in doubts.lines[0]
+
+
+@pytest.mark.parametrize(
+    ("judge", "guard", "line"),
+    [
+        # both by the 4K model
+        (SAMPLED, {"vmaf": 69.0, "vmaf_hd": 42.0, "vmaf_v1": 40.0}, ""),
+        (SAMPLED, {"vmaf": 71.0, "vmaf_hd": 60.0}, "VMAF 71.0; other frames .*--metric vmaf$"),
+        (SAMPLED_V1, {"vmaf": 80.0, "vmaf_v1": 51.0}, ""),
+        (SAMPLED_V1, {"vmaf": 60.0, "vmaf_v1": 49.0}, "VMAF v1 49.0; .*--metric vmaf-v1$"),
+        # left out by an ffmpeg that lacks it
+        (SAMPLED_V1, {"vmaf": 80.0}, ""),
+    ],
+)
+def test_a_sampled_metric_is_held_against_all_frames(
+    judge: Judge, guard: dict[str, float], line: str
+) -> None:
+    doubts = find_doubts([rung(60, **guard)], judge, whole=True)  # type: ignore[arg-type]
+    assert doubts.trusted is not bool(line)
+    assert len(doubts.lines) == bool(line)
+    assert all(re.search(f"score 60.0, but {line}", found) for found in doubts.lines)
 
 
 def test_figures_that_do_not_agree() -> None:

@@ -294,6 +294,18 @@ def test_smallest_frames_of_each_model(model: str) -> None:
             vmaf_of_pairs(less, less, ffmpeg=FFMPEG, model=model)
 
 
+@pytest.mark.parametrize("model", ["v1", "v1-4k"])
+def test_longest_frames_of_vmaf_v1(model: str) -> None:
+    """Of 12 to 1 libvmaf's heap is damaged."""
+    for width, height in ((1600, 160), (160, 1600)):
+        longest = frames(2, size=1600)[:, : height * 3 // 2, :width]
+        table = vmaf_of_pairs(longest, longest, ffmpeg=FFMPEG, model=model)
+        assert table["vmaf"].between(80, 100).all()
+    longer = frames(2, size=1920)[:, : 160 * 3 // 2]
+    with pytest.raises(InputError, match="1920x160 is too long and narrow for VMAF .*; choose"):
+        vmaf_of_pairs(longer, longer, ffmpeg=FFMPEG, model=model)
+
+
 def test_models_that_are_not_there(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"v2 is no model of VMAF: choose among v0\.6\.1"):
         vmaf_of_pairs(frames(1), frames(1), ffmpeg=FFMPEG, model="v2")

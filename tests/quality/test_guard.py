@@ -57,7 +57,9 @@ def test_which_figures_there_are(title: tuple[Source, Path], tmp_path: Path) -> 
     large = dataclasses.replace(source, width=3840, height=2160)
     assert guard_metrics(large, FFMPEG) == {**usual, "vmaf-hd": 3}
     small = dataclasses.replace(source, width=214, height=160)
+    wide = dataclasses.replace(source, width=3840, height=216)
     assert guard_metrics(small, FFMPEG) == {"vmaf": 3, "psnr": 1, "xpsnr": 1}
+    assert "vmaf-v1" not in guard_metrics(wide, FFMPEG)
     # two frames would not do
     assert guard_metrics(dataclasses.replace(source, frames=14), FFMPEG)["vmaf-v1"] == 1
     assert guard_metrics(dataclasses.replace(source, frames=6), FFMPEG)["vmaf"] == 1

@@ -2,8 +2,10 @@
 
 import pickle
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from tests.support.commandline import Room
@@ -11,10 +13,12 @@ from tests.support.media import make_clip, run_ffmpeg
 from vqaloop.core.ffmpeg import ffmpeg_path, file_url
 from vqaloop.errors import InputError
 from vqaloop.media.frames import read_encode, read_source
+from vqaloop.media.planes import Frames
 from vqaloop.media.probe import probe_source
+from vqaloop.quality import sampled_vmaf
 from vqaloop.quality.libvmaf import VMAF_MODELS, vmaf_of_pairs
 from vqaloop.quality.registry import kindred, open_metric
-from vqaloop.quality.sampled_vmaf import SAMPLED, WHOLE, SampledVmaf, choose_areas
+from vqaloop.quality.sampled_vmaf import SAMPLED, SampledVmaf
 from vqaloop.quality.scorer import Scorer
 from vqaloop.records import Source
 
@@ -91,27 +95,47 @@ def test_a_drop_at_the_end_is_found(title: Source, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", SAMPLED)
-def test_4k_is_measured_in_parts_by_its_own_model(name: str, tmp_path: Path) -> None:
+def test_4k_is_measured_whole_by_its_own_model(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     clip = make_clip(tmp_path / "a.mp4", size="2880x1620", frames=3, codec="libx264", crf=10)
     source = probe_source(clip, ffmpeg=FFMPEG)
     rung = make_rung(clip, tmp_path / "b.mp4", "-crf", "40", "-vf", "scale=720:404")
     found = open_metric(name, ffmpeg=FFMPEG).measure(source, rung, "pyav")
     model = {"vmaf-sampled": "4k", "vmaf-v1-sampled": "v1-4k"}[name]
     assert found.label == f"{VMAF_MODELS[model].label}, sampled"
+    pair = (
+        read_source(source, [0, 1, 2], ffmpeg=FFMPEG),
+        read_encode(rung, [0, 1, 2], source.canvas, source.fps, decoder="pyav", ffmpeg=FFMPEG),
+    )
+    whole = vmaf_of_pairs(*pair, ffmpeg=FFMPEG, model=model)["vmaf"].to_numpy()
+    ((start, _),) = found.moments
+    assert found.clips == pytest.approx(whole[start : start + 2], abs=0.02)
     assert 0 < found.value < 95
+    # a frame at a time, since no more need be held
+    monkeypatch.setattr(sampled_vmaf, "BATCH_BYTES", 1)
+    parts = open_metric(name, ffmpeg=FFMPEG).measure(source, rung, "pyav")
+    assert parts.clips == found.clips
 
 
-def test_parts_are_taken_in_turn_and_whole_frames_up_to_720p() -> None:
-    whole = WHOLE["vmaf"]
-    assert choose_areas(3, (1280, 720), whole, 0) == [(0, 0, 720, 1280)] * 3
-    assert choose_areas(3, (1920, 1080), WHOLE["vmaf-v1"], 0) == [(0, 0, 1080, 1920)] * 3
-    one, other = (choose_areas(8, (1920, 1080), whole, seed) for seed in (0, 1))
-    assert sorted(one) == sorted([(t, x, 540, 960) for t in (0, 540) for x in (0, 960)] * 2)
-    assert one == choose_areas(8, (1920, 1080), whole, 0) != other
-    for width, height in ((1080, 1920), (3840, 2160), (8192, 130), (1922, 1082)):
-        for top, left, tall, wide in choose_areas(24, (width, height), whole, 3):
-            assert top % 2 == tall % 2 == left % 2 == wide % 2 == 0 and tall * wide <= whole
-            assert top + tall <= height and left + wide <= width
+@pytest.mark.parametrize("samples", [1, 4, 7])
+def test_what_libvmaf_is_given_at_a_time_changes_nothing(
+    samples: int, title: Source, rung: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    metric = open_metric("vmaf-sampled", ffmpeg=FFMPEG)
+    whole = metric.measure(title, rung, "pyav")
+    given: list[int] = []
+
+    def counted(reference: Frames, *words: Any, **more: Any) -> pd.DataFrame:
+        given.append(len(reference))
+        return vmaf_of_pairs(reference, *words, **more)
+
+    monkeypatch.setattr(sampled_vmaf, "vmaf_of_pairs", counted)
+    monkeypatch.setattr(sampled_vmaf, "BATCH_BYTES", samples * 224 * 160 * 3 // 2)
+    parts = metric.measure(title, rung, "pyav")
+    assert parts.clips == whole.clips
+    # two more for the motion of those at either end
+    assert len(given) >= 20 // samples and max(given) <= samples + 2
 
 
 def test_one_frame_is_scored(tmp_path: Path) -> None:
@@ -143,6 +167,9 @@ def test_it_is_a_metric_like_any_other(title: Source, rung: Path, tmp_path: Path
     small = make_clip(tmp_path / "s.y4m", size="96x64")
     with pytest.raises(InputError, match="too small for VMAF v1"):
         Scorer("vmaf-v1-sampled").score(small, reference=small)
+    wide = make_clip(tmp_path / "w.y4m", size="1920x160", frames=2)
+    with pytest.raises(InputError, match="too long and narrow for VMAF v1"):
+        Scorer("vmaf-v1-sampled").score(wide, reference=wide)
 
 
 def test_it_steers_a_ladder(room: Room) -> None:

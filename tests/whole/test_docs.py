@@ -106,6 +106,7 @@ BENCHES = {
     "scenes": "--titles 2",
     "targets": "--titles 1 --codecs h264",
     "sampled": "--height 144 --frames 20 --seeds 1",
+    "places": "--height 144 --frames 20 --seeds 2",
     "students": "--clips",
     "scoring": "--heights 144 --repeats 1 --ladders",
 }

@@ -68,6 +68,7 @@ def metric_name(name: str) -> str:
     """A metric as people know it."""
     return {
         "vmaf": "VMAF",
+        "vmaf_hd": "VMAF",
         "psnr_y": "PSNR-Y",
         "vmaf_v1": "VMAF v1",
         "xpsnr": "XPSNR",

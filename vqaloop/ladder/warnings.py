@@ -7,7 +7,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from vqaloop.core.text import metric_name
+from vqaloop.quality.guard import FIGURES
 from vqaloop.quality.metric import LEARNED, Metric
+from vqaloop.quality.sampled_vmaf import SAMPLED
 from vqaloop.records import RDPoint, Rung
 from vqaloop.search.rungs import Rules
 
@@ -29,8 +31,10 @@ class Doubts:
 
     missed: tuple[Rung, ...]
     """Scored other than predicted from the excerpt."""
-    astray: tuple[Rung, ...]
-    """Scored other than VMAF, on whose scale the metric is."""
+    astray: tuple[tuple[Rung, str], ...]
+    """Scored other than a figure of the guard on the metric's scale, and the figure's name."""
+    advice: str
+    """What to make of the latter."""
 
     @property
     def trusted(self) -> bool:
@@ -45,16 +49,16 @@ class Doubts:
                 for rung in self.missed
             ),
             *(
-                f"{rung.file}: score {rung.score:.1f}, but VMAF {_imitated(rung):.1f}; the "
-                "student does not know such material, use --metric vmaf"
-                for rung in self.astray
+                f"{rung.file}: score {rung.score:.1f}, but {metric_name(figure)} "
+                f"{rung.guard[figure]:.1f}; {self.advice}"
+                for rung, figure in self.astray
             ),
         ]
 
 
-def _imitated(rung: Rung) -> float:
-    """VMAF by the model that students imitate: v0.6.1, whatever the size."""
-    return rung.guard.get("vmaf_hd", rung.guard["vmaf"])
+def _imitated(rung: Rung) -> str:
+    """The figure by the model that students imitate: v0.6.1, whatever the size."""
+    return "vmaf_hd" if "vmaf_hd" in rung.guard else "vmaf"
 
 
 def guard_warnings(rungs: Sequence[Rung]) -> list[str]:
@@ -68,10 +72,11 @@ def guard_warnings(rungs: Sequence[Rung]) -> list[str]:
         if low.guard.get(name, -math.inf) >= high.guard.get(name, math.inf)
     ]
     return found + [
-        f"{rung.file}: VMAF {_imitated(rung):.1f}, but VMAF v1 {rung.guard['vmaf_v1']:.1f}; it "
+        f"{rung.file}: VMAF {rung.guard[_imitated(rung)]:.1f}, but VMAF v1 "
+        f"{rung.guard['vmaf_v1']:.1f}; it "
         "has flaws that VMAF does not see, of colour, banding or dark parts: look at it"
         for rung in rungs
-        if _imitated(rung) - rung.guard.get("vmaf_v1", 100) > V1_GAP
+        if rung.guard[_imitated(rung)] - rung.guard.get("vmaf_v1", 100) > V1_GAP
     ]
 
 
@@ -79,10 +84,20 @@ def find_doubts(rungs: Sequence[Rung], metric: Metric, whole: bool) -> Doubts:
     """`whole`: the search measured the very files, and planned with their scores."""
     tolerance = TOLERANCE_STEPS * metric.step
     missed = [r for r in rungs if not whole and abs(r.score - r.score_predicted) > tolerance]
-    # only a score on VMAF's own scale can be compared with VMAF
-    gap = metric.guard_gap if metric.mode in LEARNED else math.inf
-    astray = [rung for rung in rungs if abs(rung.score - _imitated(rung)) > gap]
-    return Doubts(tuple(missed), tuple(astray))
+    advice = "the student does not know such material, use --metric vmaf"
+    figures: list[str] = []
+    if metric.mode in LEARNED:
+        figures = [_imitated(rung) for rung in rungs]
+    elif metric.name in SAMPLED:
+        whole_metric = SAMPLED[metric.name]
+        figures = [FIGURES[whole_metric]] * len(rungs)
+        advice = f"other frames are unlike those sampled, use --metric {whole_metric}"
+    astray = [
+        (rung, figure)
+        for rung, figure in zip(rungs, figures, strict=False)
+        if abs(rung.score - rung.guard.get(figure, rung.score)) > metric.guard_gap
+    ]
+    return Doubts(tuple(missed), tuple(astray), advice)
 
 
 def budget_warning(seconds: float, trials: int) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
+import math
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -28,7 +29,7 @@ FEATURES = ("vmaf", "adm2", "motion2", "vif_scale0", "vif_scale1", "vif_scale2",
 
 @dataclass(frozen=True)
 class VmafModel:
-    """A model of libvmaf, and the smallest frames that it takes."""
+    """A model of libvmaf, and the frames that it takes."""
 
     version: str
     """As libvmaf's option has it."""
@@ -38,19 +39,40 @@ class VmafModel:
     at its last scale, and v1's SpEED no block of chroma."""
     long_side: int = 18
     """Least of the larger of the two. Below 216 libvmaf computes no CAMBI, and so no VMAF v1."""
+    proportion: float = math.inf
+    """Most of long side to short side. CAMBI's window grows with their sum; from 10.5 on it is
+    taller than the picture at CAMBI's last scale, and libvmaf writes beyond its memory."""
 
     def fits(self, width: int, height: int) -> bool:
         """Whether it can measure frames of this size."""
+        return self._large_enough(width, height) and self._compact(width, height)
+
+    def refusal(self, width: int, height: int) -> str:
+        """Why it cannot measure frames of this size."""
+        if not self._compact(width, height):
+            return (
+                f"{width}x{height} is too long and narrow for {self.label}, whose frames may be "
+                f"{self.proportion:g} times as long as wide"
+            )
+        sides = f"{self.short_side} pixels each way"
+        if self.long_side > self.short_side:
+            sides += f" and {self.long_side} one way"
+        return f"{width}x{height} is too small for {self.label}, which needs {sides}"
+
+    def _large_enough(self, width: int, height: int) -> bool:
         return min(width, height) >= self.short_side and max(width, height) >= self.long_side
+
+    def _compact(self, width: int, height: int) -> bool:
+        return max(width, height) <= self.proportion * min(width, height)
 
 
 VMAF_MODELS = {
     "v0.6.1": VmafModel("vmaf_v0.6.1", "VMAF v0.6.1"),
     "4k": VmafModel("vmaf_4k_v0.6.1", "VMAF 4K v0.6.1"),
     "neg": VmafModel("vmaf_v0.6.1neg", "VMAF NEG v0.6.1"),
-    "v1": VmafModel("vmaf_v1.0.16_3d0h", "VMAF v1", 160, 216),
+    "v1": VmafModel("vmaf_v1.0.16_3d0h", "VMAF v1", 160, 216, 10),
     "neg-4k": VmafModel("vmaf_4k_v0.6.1neg", "VMAF NEG 4K v0.6.1"),
-    "v1-4k": VmafModel("vmaf_v1.0.16_1d5h_2160", "VMAF 4K v1", 160, 216),
+    "v1-4k": VmafModel("vmaf_v1.0.16_1d5h_2160", "VMAF 4K v1", 160, 216, 10),
 }
 """By the names that `vmaf_options` takes. Those of 4K are for a canvas larger than 2560x1440, seen
 from 1.5 picture heights; the others for three heights, as on a television set."""
@@ -150,13 +172,7 @@ def require_model(ffmpeg: str, name: str, width: int, height: int) -> None:
         raise InputError(f"{name} is no model of VMAF: choose among {', '.join(VMAF_MODELS)}")
     model = VMAF_MODELS[name]
     if not model.fits(width, height):
-        sides = f"{model.short_side} pixels each way"
-        if model.long_side > model.short_side:
-            sides += f" and {model.long_side} one way"
-        raise InputError(
-            f"{width}x{height} is too small for {model.label}, which needs {sides}; choose "
-            "another metric"
-        )
+        raise InputError(f"{model.refusal(width, height)}; choose another metric")
     require_filter(ffmpeg, "libvmaf")
     if not has_model(ffmpeg, name):
         raise InputError(

@@ -1,8 +1,10 @@
 """VMAF of a part of a title: libvmaf on the frames that a student looks at.
 
 An estimate of VMAF over all frames by the same models (`--metric vmaf` and `vmaf-v1`). Two
-successive frames are measured at each place: whole up to WHOLE pixels, above that a part of their
-own proportions; smaller ones differ more from the whole, and on very wide ones VMAF v1 crashes.
+successive frames are measured at each place, whole whatever their size: VMAF is made of ratios of
+sums over the picture, so it is neither the mean of its parts' nor that of parts put together to
+one picture, whose seams count. A frame alone would not do, as encoders alternate better and
+worse ones.
 
 libvmaf's motion feature is the smaller of a frame's differences to the frames before and after it,
 both in the source. Where such a neighbour of a pair is nearer than its two frames are to each
@@ -12,7 +14,7 @@ frames have within the whole title.
 
 import math
 from bisect import bisect
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby
 from pathlib import Path
@@ -26,7 +28,7 @@ from vqaloop.core.cpu_time import METER
 from vqaloop.core.files import file_sha256
 from vqaloop.media.activity import activity_of
 from vqaloop.media.frames import each_of_source, encode_reader
-from vqaloop.media.planes import CLIP_FRAMES, SCALER, Frames, cut
+from vqaloop.media.planes import CLIP_FRAMES, SCALER, Frames
 from vqaloop.quality.crop_sampling import CropSampling
 from vqaloop.quality.full_reference import vmaf_model
 from vqaloop.quality.libvmaf import VMAF_MODELS, require_model, vmaf_of_pairs
@@ -35,11 +37,10 @@ from vqaloop.quality.pooling import RESAMPLES
 from vqaloop.quality.source_cache import SourceCache, source_key
 from vqaloop.records import Score, Source
 
-REVISION = 1
+REVISION = 2
 """Raised whenever the same files would get other values; part of cache keys."""
-WHOLE = {"vmaf": 1280 * 720, "vmaf-v1": 1920 * 1080}
-"""By metric over all frames the pixels up to which a frame is measured whole, and the most of a
-part. V1 reads parts of 960x540 lower by 2.5 points than all of a picture of 1080 lines."""
+BATCH_BYTES = 256 << 20
+"""Of samples that libvmaf is given at a time, which lie in memory and in a file meanwhile."""
 SAMPLE_BYTES = 256 << 20
 """Memory for samples of sources; those used longest ago are dropped first."""
 LIMIT_S = 5.0
@@ -49,20 +50,15 @@ twentieth of one."""
 SAMPLED = {"vmaf-sampled": "vmaf", "vmaf-v1-sampled": "vmaf-v1"}
 """Names of the metrics, and of those over all frames that they estimate."""
 
-Area = tuple[int, int, int, int]
-"""Top, left, height and width in luma pixels, all even."""
-
 
 @dataclass(frozen=True, eq=False)
 class _Samples:
     """What is measured of a title, in libvmaf's order."""
 
-    reference: Frames
-    """(N, H·3/2, W) the source's samples."""
+    reference: list[Frames]
+    """(H·3/2, W) the source's samples."""
     frames: list[int]
-    """Of each sample its frame in the title."""
-    areas: list[Area]
-    """Of each sample what is cut out of that frame."""
+    """Of each sample its frame in the title, ascending where they are measured."""
     rows: npt.NDArray[np.int64]
     """(places, frames) the samples that are measured; the others are for their motion."""
     starts: list[int]
@@ -75,7 +71,7 @@ class _Samples:
 
 # of the process, since what is kept depends on the source and the places alone
 _SAMPLES: SourceCache[_Samples] = SourceCache(
-    lambda kept: kept.reference.nbytes, lambda: SAMPLE_BYTES
+    lambda kept: sum(frame.nbytes for frame in kept.reference), lambda: SAMPLE_BYTES
 )
 
 
@@ -100,7 +96,7 @@ class SampledVmaf:
         return {
             "metric": self.name,
             "weights_sha256": None,
-            "preprocessing": f"sampled VMAF {REVISION} {SCALER} {self._whole}",
+            "preprocessing": f"sampled VMAF {REVISION} {SCALER}",
             "decoder": f"pyav {av.__version__}, ffmpeg {file_sha256(self.ffmpeg)}",
             "sampling": self.sampling.identity(),
         }
@@ -132,14 +128,17 @@ class SampledVmaf:
             # before anything is decoded in vain
             require_model(self.ffmpeg, model, *source.canvas)
             samples = self._samples(source)
-            found = vmaf_of_pairs(
-                samples.reference,
-                _cut_out(samples, read),
-                ffmpeg=self.ffmpeg,
-                timeout_s=120 + samples.reference.size / 1e6 * LIMIT_S,
-                model=model,
-            )
-        values = found["vmaf"].to_numpy()[samples.rows]
+            parts = [
+                vmaf_of_pairs(
+                    reference,
+                    distorted,
+                    ffmpeg=self.ffmpeg,
+                    timeout_s=120 + reference.size / 1e6 * LIMIT_S,
+                    model=model,
+                )["vmaf"].to_numpy()[own]
+                for own, reference, distorted in _batches(samples, read)
+            ]
+        values = np.concatenate(parts)[samples.rows]
         each = values.mean(1)
         return Score(
             # shares add up to 1 but for rounding
@@ -154,10 +153,6 @@ class SampledVmaf:
             wall_s=spent.wall_s,
         )
 
-    @property
-    def _whole(self) -> int:
-        return WHOLE[SAMPLED[self.name]]
-
     def _samples(self, source: Source) -> _Samples:
         """The samples of a source, decoded once."""
 
@@ -166,98 +161,93 @@ class SampledVmaf:
             parts = self.sampling.places(activity)
             places = list(parts)
             scenes = [first for first, _ in self.sampling.scenes] or list(activity.starts)
-            areas = choose_areas(len(places), source.canvas, self._whole, self.sampling.seed)
-            area = dict(zip(places, areas, strict=True))
-            cuts = _cut_source(
-                area,
+            samples = _pick(
+                places,
                 source.frames,
                 lambda indices: each_of_source(source, indices, ffmpeg=self.ffmpeg),
             )
-            samples = [
-                (start, frame)
-                for start in places
-                for frame in _in_order(start, cuts[start], start == places[0])
-            ]
             measured = [
-                i for i, (start, at) in enumerate(samples) if 0 <= at - start < CLIP_FRAMES
+                i for i, (start, at, _) in enumerate(samples) if 0 <= at - start < CLIP_FRAMES
             ]
             return _Samples(
-                reference=np.stack([cuts[start][at] for start, at in samples]),
-                frames=[at for _, at in samples],
-                areas=[area[start] for start, _ in samples],
+                reference=[frame for _, _, frame in samples],
+                frames=[at for _, at, _ in samples],
                 rows=np.array(measured).reshape(len(places), -1),
                 starts=places,
                 shares=np.array(list(parts.values())),
                 scenes=[bisect(scenes, start) for start in places],
             )
 
-        key = f"{source_key(source)} {self.sampling} {self._whole}"
-        return _SAMPLES.get(key, compute)
+        return _SAMPLES.get(f"{source_key(source)} {self.sampling}", compute)
 
 
-def choose_areas(count: int, canvas: tuple[int, int], whole: int, seed: int) -> list[Area]:
-    """What is measured of each of `count` frames of a canvas, (width, height).
-
-    All of it, or above `whole` pixels one part of a regular grid: each part in turn, in an order
-    drawn anew each time.
-    """
-    width, height = canvas
-    side = math.ceil(math.sqrt(width * height / whole))
-    tall, wide = height // side // 2 * 2, width // side // 2 * 2
-    rng = np.random.default_rng([seed, count, width, height])
-    order = np.concatenate([rng.permutation(side**2) for _ in range(-(-count // side**2))])
-    return [
-        (int(row) * tall, int(column) * wide, tall, wide)
-        for row, column in (divmod(part, side) for part in order[:count])
-    ]
-
-
-def _cut_source(
-    areas: Mapping[int, Area], frames: int, read: Callable[[list[int]], Iterable[Frames]]
-) -> dict[int, dict[int, Frames]]:
-    """By place and frame, what is cut out of a title's frames: the pair and those beside it."""
-    near = {
-        start: range(max(0, start - 1), min(start + CLIP_FRAMES + 1, frames)) for start in areas
-    }
-    cuts: dict[int, dict[int, Frames]] = {start: {} for start in areas}
-    wanted = sorted({at for group in near.values() for at in group})
+def _pick(
+    starts: Sequence[int], frames: int, read: Callable[[list[int]], Iterable[Frames]]
+) -> list[tuple[int, int, Frames]]:
+    """(place, frame, its samples) of a source of so many frames, in libvmaf's order."""
+    near = [range(max(0, start - 1), min(start + CLIP_FRAMES + 1, frames)) for start in starts]
+    wanted = sorted({at for group in near for at in group})
+    found: list[tuple[int, int, Frames]] = []
+    held: dict[int, Frames] = {}
+    done = 0
     for at, frame in zip(wanted, read(wanted), strict=True):
-        for start, group in near.items():
-            if at in group:
-                cuts[start][at] = cut(frame[None], *areas[start])[0]
-    return cuts
+        held[at] = frame
+        while done < len(near) and near[done][-1] <= at:
+            order = _in_order(starts[done], held, done == 0)
+            found += [(starts[done], index, held[index]) for index in order]
+            done += 1
+        # no more than the place at hand has around it is kept besides
+        held = {i: kept for i, kept in held.items() if done < len(near) and i >= near[done][0]}
+    return found
 
 
-def _in_order(start: int, cuts: Mapping[int, Frames], is_first: bool) -> list[int]:
+def _in_order(start: int, held: Mapping[int, Frames], is_first: bool) -> list[int]:
     """The frames of a place that libvmaf is given: the pair, and neighbours that are nearer."""
 
     def apart(one: int, other: int) -> float:
         """Mean difference of luma."""
-        rows = cuts[one].shape[0] * 2 // 3
-        pair = (cuts[at][:rows].astype(np.int16) for at in (one, other))
+        rows = held[one].shape[0] * 2 // 3
+        pair = (held[at][:rows].astype(np.int16) for at in (one, other))
         return float(np.abs(np.subtract(*pair)).mean())
 
-    pair = [at for at in (start, start + 1) if at in cuts]
+    pair = [at for at in (start, start + 1) if at in held]
     step = apart(pair[0], pair[-1])
     before, after = start - 1, pair[-1] + 1
     # the first sample has none before it, as the title's first frame has none
-    if before in cuts and (is_first or apart(before, start) < step):
+    if before in held and (is_first or apart(before, start) < step):
         pair.insert(0, before)
-    if after in cuts and apart(after - 1, after) < step:
+    if after in held and apart(after - 1, after) < step:
         pair.append(after)
     return pair
 
 
-def _cut_out(samples: _Samples, read: Callable[[list[int]], Iterable[Frames]]) -> Frames:
-    """The samples of a video: its own where they are measured, else those of the source."""
-    rows: dict[int, list[int]] = {}
-    for row in samples.rows.ravel().tolist():
-        rows.setdefault(samples.frames[row], []).append(row)
-    found, wanted = samples.reference.copy(), sorted(rows)
-    for at, frame in zip(wanted, read(wanted), strict=True):
-        for row in rows[at]:
-            found[row] = cut(frame[None], *samples.areas[row])[0]
-    return found
+def _batches(
+    samples: _Samples, read: Callable[[list[int]], Iterable[Frames]]
+) -> Iterator[tuple[slice, Frames, Frames]]:
+    """Samples of source and video, and which of their values count, part by part.
+
+    The video's are its own where they are measured, else those of the source. So are the last
+    sample of the part before and the first of the part after, which lie around for their motion.
+    """
+    count, measured = len(samples.frames), set(samples.rows.ravel().tolist())
+    size = max(1, BATCH_BYTES // samples.reference[0].nbytes)
+    wanted = sorted({samples.frames[row] for row in measured})
+    decoded = zip(wanted, read(wanted), strict=True)
+    at, frame = next(decoded)
+    for first in range(0, count, size):
+        end = min(first + size, count)
+        low = max(0, first - 1)
+        reference = np.stack(samples.reference[low : end + 1])
+        distorted = reference.copy()
+        for row in range(first, end):
+            if row in measured:
+                while at < samples.frames[row]:
+                    at, frame = next(decoded)
+                distorted[row - low] = frame
+        yield slice(first - low, end - low), reference, distorted
+    # all that the decoder has to say about the file
+    for _ in decoded:
+        pass
 
 
 def _interval(each: npt.NDArray[np.float64], samples: _Samples, seed: int) -> tuple[float, float]:
