@@ -291,7 +291,7 @@ def _program(encoder: Mapping[str, Any]) -> str:
     version, digest = encoder.get("ffmpeg_version"), encoder.get("ffmpeg")
     made_by = f"{version} with {encoder['library_version']}" if version else "the same ffmpeg"
     text = f"Each gives its rung again, by {made_by}. "
-    text += "Another may take options otherwise, and without a word"
+    text += "Another may read an option otherwise and give no warning"
     if digest:
         text += f": sha256sum of this one is {digest}"
     return f"{text}."

@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import torch
 
+from vqaloop.errors import InputError
 from vqaloop.models.score_scale import Mode, ScoreScale
 from vqaloop.models.student import Student
 from vqaloop.training.evaluate import clip_scores, score_shards
@@ -30,7 +31,8 @@ def scale_of(
         The map, with its error on titles left out.
 
     Raises:
-        InputError: The encodes are of too few titles, or the answers do not rise with VMAF.
+        InputError: No encode has a VMAF, they are of too few titles, or the answers do not rise
+            with VMAF.
     """
     mode: Mode = "anchored" if anchors else "difference"
     answers: list[float] = []
@@ -55,4 +57,9 @@ def scale_of(
         answers += found[rows].tolist()
         points += [shard.encodes[e]["vmaf"] for e in rows]
         titles += [shard.content] * len(rows)
+    if not points:
+        raise InputError(
+            "no encode of the corpus has a VMAF; make it anew of encodes with their sources, "
+            "by an ffmpeg with libvmaf"
+        )
     return ScoreScale.fit(answers, points, titles, label, mode, TARGET)

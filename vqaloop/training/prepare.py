@@ -275,7 +275,9 @@ def _write_content(
     except OSError as error:
         raise InputError(f"could not write {quoted(path)}: {error.strerror}") from error
     kept = f"{len(encodes)} of {len(videos)} encodes"
-    return kept if "reference" in arrays else f"{kept}, without reference"
+    if "reference" not in arrays:
+        return f"{kept}, without reference"
+    return kept if any("vmaf" in row for row in encodes) else f"{kept}, without VMAF"
 
 
 def _encode_row(dataset: Dataset, video: Video, size: tuple[int, int]) -> dict[str, Any]:

@@ -21,7 +21,7 @@ RUN = 4
 """Successive frames of a moment; the two in the middle count, the outer ones give them motion."""
 BLOCK = (1280, 720)
 """Largest part of a picture that is measured, at another place at each moment: a 4K picture takes
-nine times as long, for a figure that is hardly better."""
+nine times as long. VMAF of a part is not the whole's, but a map is fitted to many encodes."""
 SAME_LENGTH = 0.1
 """Part by which lengths of encodes of one content may differ; some encoders drop last frames."""
 
