@@ -1,6 +1,7 @@
 """Sources whose frames change their properties inside the file."""
 
 import os
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -163,8 +164,10 @@ def test_student_reads_what_is_compared(
     alone = read_encode(view, wanted, (160, 96), source.fps, decoder="pyav", ffmpeg=FFMPEG)
     assert (frames == alone).all()
     metric = student_metric(random_student(tmp_path))
-    assert metric.measure(source, view, "pyav").value == pytest.approx(
-        metric.measure(whole, view, "pyav").value
+    # as one scene each: the packets of the two differ, and so would the places
+    one, other = (replace(title, windows=(0,)) for title in (source, whole))
+    assert metric.measure(one, view, "pyav").value == pytest.approx(
+        metric.measure(other, view, "pyav").value
     )
 
 
