@@ -52,6 +52,9 @@ NOT_RUN = {
     "bash recipes/internvqa-mini/make.sh": "hours; each of its steps is a command run here",
     "bash recipes/waterloo-small/make.sh": "as above; tests/whole/test_waterloo.py runs it",
     "GPUS=2 bash recipes/waterloo-small/make.sh": "as above",
+    "vqaloop ladder title.mp4 --codec hevc -o OUT --weights": "the weights come from a data set; "
+    "tests/whole/test_waterloo.py has them",
+    "vqaloop deliver OUT -o OUT-delivered": "as above",
     "optuna-dashboard": "another program, which serves until it is stopped",
     "ray ": "starts and stops a Ray cluster; tests/whole/test_ray.py has one",
     "vqaloop ladder TITLE...": "as above",
