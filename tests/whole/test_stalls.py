@@ -25,8 +25,9 @@ LADDER = {
     "excerpt": "*ffv1*",
     "trial of the encoder": "*global_header*",
     "encode": "*libx264*scale=112:64:*",
-    "score": "*psnr*-f\\ null*",
+    # before the score, of which it has the metric as well
     "guard": "*libvmaf*-f\\ null*",
+    "score": "*psnr*-f\\ null*",
 }
 """Command lines of a long title's ladder, by what is done."""
 TARGET = {"scenes": "*scdet*", "join": "*-f\\ concat*"}

@@ -209,7 +209,7 @@ def _guard(order: Order, files: Mapping[str, Path], ffmpeg: str) -> dict[str, Sc
     every, processors = order.facts["every"], order.facts["processors"]
     with pinned(processors):
         return full_reference.measure(
-            source, files["encode"], list(every), ffmpeg=ffmpeg, threads=processors, every=every
+            source, files["encode"], every, ffmpeg=ffmpeg, threads=processors
         )
 
 

@@ -207,9 +207,7 @@ class Local:
         from vqaloop.quality import full_reference
 
         with self._taken(whose) as processors:
-            return full_reference.measure(
-                source, path, list(every), ffmpeg=ffmpeg, threads=processors, every=every
-            )
+            return full_reference.measure(source, path, every, ffmpeg=ffmpeg, threads=processors)
 
 
 def executor_of(workers: int | Executor) -> Executor:

@@ -113,35 +113,34 @@ METRICS = (*_VMAF, *_DEFINITIONS)
 def measure(
     source: Source,
     distorted: Path,
-    metrics: Sequence[str],
+    metrics: Sequence[str] | Mapping[str, int],
     *,
     ffmpeg: str,
     distorted_options: tuple[tuple[str, str], ...] = (),
     probed: Source | None = None,
     timeout_s: float | None = None,
     threads: int | None = None,
-    every: Mapping[str, int] | None = None,
 ) -> dict[str, Score]:
     """Scores of `distorted` against `source`, by metric name, over all frames.
 
     Args:
         source: The original.
         distorted: A file with as many frames.
-        metrics: Names among METRICS. One run computes all; its time is split evenly among them.
+        metrics: Names among METRICS, or by name of which frames: 1 for all; a VMAF may take every
+            so many-th, from the first on, and the values between are interpolated. One run
+            computes all; its time is split evenly among them.
         ffmpeg: Path of the ffmpeg binary.
         distorted_options: ffmpeg's options before the -i of `distorted`, as raw video needs.
         probed: `distorted` as probed, where it is no encode of ours: its filters are applied.
         timeout_s: By default a minute and a second for every megapixel to decode.
         threads: By default all processors.
-        every: By name of a VMAF, that it takes only every so many-th frame, from the first on; the
-            values between are interpolated.
 
     Raises:
         InputError: A metric is unknown or not for frames of this size, a file is not there, or
             ffmpeg lacks the filter or the model.
         DecodeFailed: Either file does not decode to exactly `source.frames` frames.
     """
-    wanted = {name: (every or {}).get(name, 1) for name in metrics}
+    wanted = dict(metrics) if isinstance(metrics, Mapping) else dict.fromkeys(metrics, 1)
     _check(wanted, source, distorted, ffmpeg)
     stored = _stored_samples(distorted, dict(distorted_options), source, probed)
     bits = 10 if max(source.bit_depth, stored.bits) > 8 else 8
