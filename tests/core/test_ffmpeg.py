@@ -14,13 +14,13 @@ def test_another_module_called_ffmpeg_is_refused_with_the_remedy(tmp_path: Path)
     module.parent.mkdir()
     module.touch()
     done = subprocess.run(
-        [sys.executable, "-m", "vqaloop", "encoders"],
+        [sys.executable, "-c", "from vqaloop.core.ffmpeg import input; input('INPUT')"],
         capture_output=True,
         text=True,
         timeout=60,
         cwd=REPOSITORY,
         env={**os.environ, "PYTHONPATH": str(tmp_path)},
     )
-    assert done.returncode == 2 and done.stderr.startswith("vqaloop: the Python module ffmpeg (")
+    assert done.returncode == 1 and "InputError: the Python module ffmpeg (" in done.stderr
     assert str(module) in done.stderr and "is not that of ffmpeg-python" in done.stderr
     assert "pip install --force-reinstall --no-deps ffmpeg-python" in done.stderr

@@ -230,3 +230,24 @@ def test_a_log_forgets_steps_that_will_be_taken_again(tmp_path: Path) -> None:
     whole = TrainingLog(tmp_path / "log.csv")
     whole.open(30)
     assert len(whole.rows) == 12
+
+
+def test_enums_of_other_pythons_are_read_and_no_other_attribute(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from deepspeed.runtime.zero.config import ZeroStageEnum
+
+    stage, file = ZeroStageEnum.gradients, tmp_path / "state.pt"
+
+    # as Python 3.11.2 has it
+    def save(name: str) -> None:
+        monkeypatch.setattr(
+            ZeroStageEnum, "__reduce_ex__", lambda self, _: (getattr, (type(self), name))
+        )
+        torch.save({"zero_stage": stage}, file)
+
+    save(stage.name)
+    assert deepspeed_engine.read(str(file)) == {"zero_stage": stage}
+    save("__init__")
+    with pytest.raises(pickle.UnpicklingError, match="not allowed"):
+        deepspeed_engine.read(str(file))
