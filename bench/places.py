@@ -8,7 +8,6 @@ raw title, and from x264 files of it with scene cuts and with a fixed GOP, as so
 tenth is starved, and "unseen" the share of seeds with no place there.
 """
 
-import argparse
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -17,7 +16,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from bench.sampled import GOP, KINDS, batches, encodes, join, run
+from bench.sampled import GOP, KINDS, encodes, judge, run
 from vqaloop.core.ffmpeg import ffmpeg_path, file_url
 from vqaloop.media.activity import SourceActivity, activity_of
 from vqaloop.media.planes import CLIP_FRAMES
@@ -94,26 +93,7 @@ def figures(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("clips", nargs="+", type=Path)
-    parser.add_argument("--join", type=int, default=1, help="clips of a title")
-    parser.add_argument("--height", type=int, default=360)
-    parser.add_argument("--frames", type=int, default=60, help="of each clip, at most")
-    parser.add_argument("--seeds", type=int, default=200)
-    parser.add_argument("--csv", type=Path)
-    options = parser.parse_args()
-    rows: list[dict[str, Any]] = []
-    with tempfile.TemporaryDirectory() as folder:
-        for clips in batches(options.clips, options.join):
-            path = Path(folder, "title.y4m")
-            join(clips, options.height, options.frames, path)
-            title = "+".join(clip.stem for clip in clips)
-            rows += study(probe_source(path, ffmpeg=ffmpeg_path()), title, options.seeds)
-            print(title, flush=True)
-    table = pd.DataFrame(rows)
-    if options.csv:
-        table.to_csv(options.csv, index=False, float_format="%.4f")
-    print(figures(table).to_string(index=False, float_format=lambda v: f"{v:.2f}"))
+    judge(__doc__, 200, study, figures)
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ a title.
 
 import argparse
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -123,13 +123,19 @@ def batches(clips: list[Path], size: int) -> Iterator[tuple[Path, ...]]:
         yield tuple(clips[first : first + size])
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+def judge(
+    words: str | None,
+    seeds: int,
+    study: Callable[[Source, str, int], Iterable[dict[str, Any]]],
+    figures: Callable[[pd.DataFrame], pd.DataFrame],
+) -> None:
+    """A bench of joined titles: its arguments read, each title studied, the figures printed."""
+    parser = argparse.ArgumentParser(description=(words or "").split("\n")[0])
     parser.add_argument("clips", nargs="+", type=Path)
     parser.add_argument("--join", type=int, default=1, help="clips of a title")
     parser.add_argument("--height", type=int, default=360)
     parser.add_argument("--frames", type=int, default=60, help="of each clip, at most")
-    parser.add_argument("--seeds", type=int, default=2)
+    parser.add_argument("--seeds", type=int, default=seeds)
     parser.add_argument("--csv", type=Path)
     options = parser.parse_args()
     rows: list[dict[str, Any]] = []
@@ -145,6 +151,10 @@ def main() -> None:
     if options.csv:
         table.to_csv(options.csv, index=False, float_format="%.4f")
     print(figures(table).to_string(index=False, float_format=lambda v: f"{v:.2f}"))
+
+
+def main() -> None:
+    judge(__doc__, 2, study, figures)
 
 
 if __name__ == "__main__":

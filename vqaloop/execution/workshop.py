@@ -9,7 +9,6 @@ import threading
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, wait
 from dataclasses import asdict, dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -185,11 +184,12 @@ class Workshop:
         """The score of an encode of `source`, by the workshop's metric or another."""
         metric = metric or self.metric
         key = score_key(source, file_sha256(path), ScoreSettings(**metric.identity()))
-        return self._scored(
-            key,
-            lambda: self.executor.measure(metric, source, path, self.spec.decoder, id(self)),
-            "score_s",
-        )
+        found = self._stored(key)
+        if found is None:
+            found = self.executor.measure(metric, source, path, self.spec.decoder, id(self))
+            self._store(key, found)
+            self.count(score_s=found.cpu_s)
+        return found
 
     def guard(self, source: Source, path: Path) -> dict[str, float]:
         """Figures of an encode by other metrics, by their names in ladder.json; see `FIGURES`."""
@@ -215,30 +215,32 @@ class Workshop:
             sampling = {"every": step} if step > 1 else {}
             settings = ScoreSettings(name, decoder, preprocessing=revision, sampling=sampling)
             keys[name] = score_key(source, sha256, settings)
-        missing = {n: every[n] for n, key in keys.items() if self.cache.get_json(key) is None}
-        fresh: dict[str, Score] = {}
+        stored = {name: self._stored(key) for name, key in keys.items()}
+        found = {name: score for name, score in stored.items() if score is not None}
+        missing = {name: step for name, step in every.items() if name not in found}
         if missing:
             fresh = self.executor.guard(source, path, missing, ffmpeg=self.ffmpeg, whose=id(self))
-        return {
-            name: self._scored(key, partial(fresh.__getitem__, name), "guard_s")
-            for name, key in keys.items()
-        }
+            for name, score in fresh.items():
+                self._store(keys[name], score)
+                self.count(guard_s=score.cpu_s)
+            found |= fresh
+        return {name: found[name] for name in every}
 
-    def _scored(self, key: dict[str, Any], work: Callable[[], Score], counter: str) -> Score:
-        """The score under `key`; where there is none that of `work`, its CPU time counted."""
+    def _stored(self, key: dict[str, Any]) -> Score | None:
+        """The score that the cache has under `key`."""
         stored = self.cache.get_json(key)
-        if stored is not None:
-            self.count(cache_hits=1)
-            # JSON has lists where Score has tuples
-            stored["clips"] = tuple(stored["clips"])
-            stored["interval"] = tuple(stored["interval"]) if stored["interval"] else None
-            for name in ("places", "moments"):
-                stored[name] = tuple(map(tuple, stored.get(name, ())))
-            return Score(**stored)
-        score: Score = work()
-        self.count(**{counter: score.cpu_s})
+        if stored is None:
+            return None
+        self.count(cache_hits=1)
+        # JSON has lists where Score has tuples
+        stored["clips"] = tuple(stored["clips"])
+        stored["interval"] = tuple(stored["interval"]) if stored["interval"] else None
+        for name in ("places", "moments"):
+            stored[name] = tuple(map(tuple, stored.get(name, ())))
+        return Score(**stored)
+
+    def _store(self, key: dict[str, Any], score: Score) -> None:
         self.cache.put_json(key, asdict(score))
-        return score
 
     def count(self, **spent: float) -> None:
         """Add to the cost; safe from any thread."""

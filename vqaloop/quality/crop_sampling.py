@@ -88,22 +88,26 @@ class CropSampling:
         """The positions in time of a title, and the part of it that each stands for."""
         if not self.scenes:
             return choose_places(activity, self.seed, self.positions)
-        found: dict[int, float] = {}
-        for first, count in self.scenes:
-            own = choose_places(SourceActivity.flat(count), self.seed, self.positions)
-            found |= {first + start: part * count / activity.frames for start, part in own.items()}
-        return found
+        return {
+            first + start: part * own.frames / activity.frames
+            for first, own in self._parts(activity)
+            for start, part in choose_places(own, self.seed, self.positions).items()
+        }
 
     def crops(self, activity: SourceActivity, size: tuple[int, int]) -> Crops:
         """The crops of a title whose canvas is of that size, (width, height)."""
-        if not self.scenes:
-            return choose_crops(list(self.places(activity)), activity.frames, size, self.seed)
         found: dict[int, list[tuple[int, int]]] = {}
-        for first, count in self.scenes:
-            own = choose_places(SourceActivity.flat(count), self.seed, self.positions)
-            crops = choose_crops(list(own), count, size, self.seed)
+        for first, own in self._parts(activity):
+            starts = list(choose_places(own, self.seed, self.positions))
+            crops = choose_crops(starts, own.frames, size, self.seed)
             found |= {first + start: places for start, places in crops.items()}
         return found
+
+    def _parts(self, activity: SourceActivity) -> list[tuple[int, SourceActivity]]:
+        """What is sampled as one title each, and the first frame of each."""
+        if not self.scenes:
+            return [(0, activity)]
+        return [(first, SourceActivity.flat(count)) for first, count in self.scenes]
 
 
 def choose_places(activity: SourceActivity, seed: int = 0, positions: int = POSITIONS) -> Places:
