@@ -56,6 +56,8 @@ class Correlations:
     within_srcc: float | None = None
     """Mean over titles of the SRCC inside each."""
     within_krcc: float | None = None
+    within_sd: float | None = None
+    """See `noise_within`; None as well for a metric with a scale of its own."""
     intervals: dict[str, tuple[float, float]] = field(default_factory=dict)
     """95 % intervals over the choice of titles, of all figures above that have one."""
     fits: dict[str, tuple[float, ...]] = field(default_factory=dict)
@@ -98,9 +100,10 @@ def correlations(
         **{f"rmse{key}": rmse(values, labels) for key, values in mapped.items()},
         "within_srcc": mean_within(scores, labels, titles),
         "within_krcc": mean_within(scores, labels, titles, krcc),
+        "within_sd": noise_within(scores, labels, titles),
     }
     if not same_scale:
-        row["rmse"] = None
+        row["rmse"] = row["within_sd"] = None
     ranges = _intervals(scores, labels, titles, mapped, draws, seed) if draws else {}
     return Correlations(
         len(scores),
@@ -161,6 +164,18 @@ def mean_within(
     """Mean over titles of the correlation inside each; those under 4 members are left out."""
     values = _by_title(scores, labels, titles, correlation)
     return float(np.nanmean(values)) if np.isfinite(values).any() else None
+
+
+def noise_within(scores: Values, labels: Values, titles: Sequence[str]) -> float | None:
+    """Standard deviation of the error inside a title: each title's mean error is removed.
+
+    A ladder compares encodes of one title, so an offset that all of them share costs it nothing.
+    None where there is no score.
+    """
+    if not len(scores):
+        return None
+    squares, counts = _noise_by_title(scores, labels, np.unique(titles, return_inverse=True)[1])
+    return float(np.sqrt(squares.sum() / counts.sum()))
 
 
 def fit_logistic(scores: Values, labels: Values, parameters: int = 4) -> Logistic | None:
@@ -283,13 +298,15 @@ def paired_differences(
         seed: Of the bootstrap.
 
     Returns:
-        By figure (srcc, krcc, plcc, rmse, within_srcc, within_krcc), where both have it.
+        By figure (srcc, krcc, plcc, rmse, within_srcc, within_krcc, within_sd), where both have
+        it.
     """
     figures = [
         {
             **raw_correlations(values, labels),
             "within_srcc": mean_within(values, labels, titles),
             "within_krcc": mean_within(values, labels, titles, krcc),
+            "within_sd": noise_within(values, labels, titles),
         }
         for values in (scores, other)
     ]
@@ -303,6 +320,16 @@ def paired_differences(
         interval = _central(gaps[0] - gaps[1]) if gaps else None
         found[key] = Difference(one, two, one - two, interval)
     return found
+
+
+def _noise_by_title(
+    scores: Values, labels: Values, member: npt.NDArray[np.intp]
+) -> tuple[Values, Values]:
+    """(titles,) sums of squared errors around each title's mean error, and numbers of encodes."""
+    error = scores - labels
+    counts = _title_sums(member, np.ones_like(error))
+    own = error - (_title_sums(member, error) / counts)[member]
+    return _title_sums(member, own * own), counts
 
 
 def _central(drawn: Values) -> tuple[float, float] | None:
@@ -363,6 +390,8 @@ def _resampled(
             inside = _by_title(scores, labels, titles, correlation)
             known = np.isfinite(inside)  # titles with a correlation of their own
             resampled[key] = (times[:, known] @ inside[known]) / times[:, known].sum(1)
+        squares, counts = _noise_by_title(scores, labels, member)
+        resampled["within_sd"] = np.sqrt((times @ squares) / (times @ counts))
     return resampled
 
 
