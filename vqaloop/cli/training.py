@@ -40,7 +40,7 @@ def run_corpus(options: argparse.Namespace) -> int:
         scenes = corpus_scenes.part_of_titles(scenes, *options.part)
     running = Running(**given_options(Running, options))
     if options.montages:
-        scenes += corpus_scenes.montages(scenes, dict(options.montages), running.seed)
+        scenes = corpus_scenes.with_montages(scenes, dict(options.montages), running.seed)
     scenes += corpus_scenes.synthetic_scenes(options.synthetic)
     plan = CorpusPlan(
         encodes=options.encodes,
@@ -349,7 +349,8 @@ def add_corpus(command: Command) -> None:
         action="append",
         default=[],
         metavar="WxH:N",
-        help="also N scenes of that size, of pictures laid edge to edge; may be repeated",
+        help="instead of the pictures N scenes of that size, of pictures laid edge to edge; may be "
+        "repeated",
     )
     judges = corpus.add_argument_group(
         "judges of the panel besides VMAF v1, NEG, v0.6.1, CAMBI and XPSNR (docs/training.md)"

@@ -103,35 +103,27 @@ def synthetic_scenes(count: int) -> list[CorpusScene]:
     ]
 
 
-def montages(
+def with_montages(
     scenes: Sequence[CorpusScene], sizes: Mapping[tuple[int, int], int], seed: int
 ) -> list[CorpusScene]:
-    """Montages of the pictures among `scenes`: so many of each (width, height).
+    """The scenes, with montages in place of the pictures: so many of each (width, height).
 
-    Each is a title of its own, and shares pictures with others made of the same material: it
-    belongs to the set of that material. Raises InputError when montages are asked of no picture.
+    A montage is a title of its own, and shares pictures with others made of the same material: it
+    stays in the set of that material. Raises InputError where there are no pictures.
     """
     pictures = [scene.path for scene in scenes if scene.path.suffix.lower() in PICTURES]
-    if any(sizes.values()) and not pictures:
+    if not pictures:
         raise InputError("montages are made of pictures, of which there are none")
     rng = np.random.default_rng(seed)
-    found = []
-    for (width, height), count in sizes.items():
+    found = [scene for scene in scenes if scene.path not in pictures]
+    for size, count in sizes.items():
         for i in range(count):
             chosen = rng.permutation(len(pictures))[:MONTAGE_PICTURES]
-            name = f"montage{height}.{i:02}"
+            name = f"montage{size[1]}.{i:02}"
             parts = tuple(pictures[j] for j in chosen)
-            found.append(
-                CorpusScene(
-                    Path(name),
-                    name,
-                    name,
-                    "as its pictures",
-                    MONTAGE,
-                    pictures=parts,
-                    size=(width, height),
-                )  # fmt: skip
-            )
+            licence = "as its pictures"
+            scene = CorpusScene(Path(name), name, name, licence, MONTAGE, (0, 1), parts, size)
+            found.append(scene)
     return found
 
 
