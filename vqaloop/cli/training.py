@@ -349,8 +349,8 @@ def add_corpus(command: Command) -> None:
         action="append",
         default=[],
         metavar="WxH:N",
-        help="instead of the pictures N scenes of that size, of pictures laid edge to edge; may be "
-        "repeated",
+        help="instead of the pictures N scenes of that size, of pictures laid edge to edge; "
+        "may be repeated",
     )
     judges = corpus.add_argument_group(
         "judges of the panel besides VMAF v1, NEG, v0.6.1, CAMBI and XPSNR (docs/training.md)"
