@@ -223,7 +223,7 @@ def _write_scene(scene: CorpusScene, path: Path, plan: CorpusPlan, ffmpeg: str) 
             per_frame = _features(frames, coded, ffmpeg)
             per_crop = _features(pristine, clips, ffmpeg).reshape(plan.crops, -1, len(OUTPUTS))
             labelled["distorted"].append(_without_margin(clips, plan.crops))
-            labelled["crop_labels"].append(per_crop[:, 1:-1].mean(1))
+            labelled["region_labels"].append(per_crop[:, 1:-1].mean(1))
             labelled["frame_labels"].append(
                 np.stack([per_frame[t : t + CLIP_FRAMES].mean(0) for t, _, _ in crops])
             )
@@ -234,7 +234,9 @@ def _write_scene(scene: CorpusScene, path: Path, plan: CorpusPlan, ffmpeg: str) 
     arrays = {name: np.stack(parts) for name, parts in labelled.items()}
     arrays["reference"] = _without_margin(pristine, plan.crops)
     about = {**asdict(scene), "path": scene.path.name, "plan": asdict(plan)}
-    write_shard(path, arrays, about, encodes, LABEL)
+    about |= {"canvas": [width, height], "distances": [1] * plan.crops}
+    about["places"] = [first for first, _, _ in crops]
+    write_shard(path, arrays, about, encodes, LABEL, labels=OUTPUTS)
     if failures:
         wanted = counted(plan.encodes, "encode")
         return f"{len(encodes)} of {wanted}, the others failed: {failures[0]}"
