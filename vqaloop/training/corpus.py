@@ -154,7 +154,7 @@ def _is_current(path: Path, scene: CorpusScene, plan: CorpusPlan, tools: PanelTo
 
 
 def _write_scene(scene: CorpusScene, path: Path, plan: CorpusPlan, tools: PanelTools) -> str:
-    """Write it; how many encodes it holds, in words."""
+    """Write it; how many videos it holds, in words."""
     # everything random depends on the scene alone, so a shard does not depend on the others
     rng = np.random.default_rng([plan.seed, *scene.name.encode("utf-8", "surrogateescape")])
     frames, fps = scene_frames(scene, plan.frames, rng, tools.ffmpeg)
@@ -199,7 +199,7 @@ def _write_scene(scene: CorpusScene, path: Path, plan: CorpusPlan, tools: PanelT
         wanted = counted(plan.encodes, "encode")
         left = plan.encodes - len(failures)
         return f"{left} of {wanted}, the others failed: {failures[0]}"
-    return counted(len(rows_of), "encode")
+    return counted(len(rows_of), "video")
 
 
 def _videos(
