@@ -1,1 +1,1 @@
-"""Measures what each judge of a panel says of an encode, and fuses it to one label."""
+"""Labels of a panel of judges: measured on frames in memory, and fused to one label."""

@@ -8,7 +8,7 @@ pooled are exactly what was measured.
 
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from fractions import Fraction
 from functools import partial
 from pathlib import Path
@@ -27,7 +27,13 @@ from vqaloop.media.frames import read_encode
 from vqaloop.media.planes import CLIP_SIZE, Frames, cut
 from vqaloop.media.probe import probe_source
 from vqaloop.panel.labels import LABELS
-from vqaloop.panel.measure import PanelTools, frame_labels, region_labels
+from vqaloop.panel.measure import (
+    COLUMNS,
+    PanelTools,
+    cvvdp_labels,
+    frame_labels,
+    region_labels,
+)
 from vqaloop.panel.pairs import MARGIN
 from vqaloop.records import Rendition, Source
 from vqaloop.training.attacks import ATTACKS, attack
@@ -47,8 +53,9 @@ DISTANCES = (1, 5)
 """Frames between the two frames of a clip, by turns from place to place: of neighbours, and far
 enough apart to see changes that take their time."""
 LEAST_STRENGTH = 0.1
-CVVDP_SHARE = 0.1
-"""Part of the encodes that ColorVideoVDP judges, which takes more time than all else."""
+CVVDP_SCENES, CVVDP_EVERY = 0.25, 4
+"""ColorVideoVDP judges this part of the scenes, and of these every so many-th encode and all that
+is damaged: about a tenth."""
 
 
 @dataclass(frozen=True)
@@ -170,21 +177,31 @@ def _write_scene(scene: CorpusScene, path: Path, plan: CorpusPlan, tools: PanelT
     rows_of: list[dict[str, Any]] = []
     arrays: dict[str, list[npt.NDArray[Any]]] = defaultdict(list)
     failures: list[str] = []
+    # in few scenes, since its program takes long to start, but many videos of each
+    for_cvvdp = rng.random() < CVVDP_SCENES
+    runs: list[tuple[int, list[Frames]]] = []
     with scratch() as folder:
         source = _raw_source(Path(folder) / "scene.yuv", frames, fps, tools.ffmpeg)
         for row, video in _videos(source, frames, plan, rng, tools.ffmpeg, failures):
-            slow = rng.random() < CVVDP_SHARE
-            judges = tools if slow else replace(tools, cvvdp=None)
-            found = _measured(frames, video, regions, judges, fps, uhd)
+            found = _measured(frames, video, regions, tools, uhd)
             for key, value in found.items():
                 arrays[key].append(value)
             means = zip(LABELS, found["frame_labels"].mean(0).tolist(), strict=True)
             labels = {name: mean for name, mean in means if np.isfinite(mean)}
+            if for_cvvdp and (row["attack"] or len(rows_of) % CVVDP_EVERY == 0):
+                runs.append((len(rows_of), [_region_run(video, region) for region in regions]))
             rows_of.append({**row, "score": labels["v1"], "labels": labels})
     if not rows_of:
         raise InputError(f"{scene.path}: no encode succeeded: {failures[0]}")
     stacked = {name: np.stack(parts) for name, parts in arrays.items()}
     stacked["reference"] = _clips(frames, regions)
+    if for_cvvdp and tools.cvvdp:
+        own = [_region_run(frames, region) for region in regions]
+        jod = cvvdp_labels(
+            own * len(runs), [run for _, parts in runs for run in parts], tools, fps=fps, uhd=uhd
+        )
+        rows = [row for row, _ in runs]
+        stacked["region_labels"][rows, :, COLUMNS["cvvdp"]] = jod.reshape(len(runs), -1)
     about = {
         **scene.about(),
         "plan": asdict(plan),
@@ -252,7 +269,6 @@ def _measured(
     distorted: Frames,
     regions: Sequence[_Region],
     tools: PanelTools,
-    fps: Fraction,
     uhd: bool,
 ) -> dict[str, npt.NDArray[Any]]:
     """Arrays of a shard of one video: its clips, and the labels of its regions and frames."""
@@ -267,7 +283,6 @@ def _measured(
         [_region_run(reference, region) for region in regions],
         [_region_run(distorted, region) for region in regions],
         tools,
-        fps=fps,
         uhd=uhd,
     )
     at = {region.place: i for i, region in enumerate(places)}
