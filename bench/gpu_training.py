@@ -345,7 +345,7 @@ def teacher(run: Run) -> Findings:
     name = SHIPPED[0] if run.small else "internvqa-small"
     anchored = all(shard.reference is not None for shard in shards)
     parts = {"crop": 1.0, "pooled": 1.0, "ordered": 1.0, "features": 0.2} if anchored else {}
-    if any(shard.crop_labels is None for shard in shards):
+    if any(not shard.labels for shard in shards):
         parts.pop("features", None)
     scenes = min(len(train), 2 if run.small else 12)
     recipe = replace(

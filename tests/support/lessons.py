@@ -8,7 +8,7 @@ from torch import Tensor
 
 from tests.support.nets import MINI, shaken
 from vqaloop.models.internvideo2 import InternVideo2
-from vqaloop.models.student import Student
+from vqaloop.models.student import OUTPUTS, Student
 from vqaloop.training.recipe import Losses, Recipe, Teacher
 from vqaloop.training.shards import Shard
 from vqaloop.training.step import FEATURE_SCALES, Batch, draw
@@ -40,13 +40,17 @@ def shard(name: str, seed: int, encodes: int = 3, crops: int = 4, size: int = 28
         [{"score": float(10 * e + 5)} for e in range(encodes)],
         pixels(rng, encodes, crops, size=size),
         reference=pixels(rng, crops, size=size),
-        crop_labels=labels[0],
+        region_labels=labels[0],
         frame_labels=labels[1],
+        labels=OUTPUTS,
+        canvas=(1920, 1080),
+        distances=(1,) * crops,
+        places=tuple(range(crops)),
     )
 
 
 def opinions(whole: Shard) -> Shard:
-    return replace(whole, reference=None, crop_labels=None, frame_labels=None)
+    return replace(whole, reference=None, labels=(), region_labels=None, frame_labels=None)
 
 
 SHARDS = [shard("a", 1), shard("b", 2, encodes=5), shard("c", 3, crops=2)]

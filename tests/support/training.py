@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+from vqaloop.models.student import OUTPUTS
 from vqaloop.models.weights import load_student
 from vqaloop.training import train
 from vqaloop.training.recipe import Losses, Recipe
@@ -39,8 +40,11 @@ def make_shard(
         arrays["reference"] = rng.integers(16, 236, (CROPS, 2, 168, 112), np.uint8)
         labels = rng.random((2, ENCODES, CROPS, 7)).astype(np.float32)
         labels[..., 0] *= 100
-        arrays["crop_labels"], arrays["frame_labels"] = labels
-    write_shard(folder / f"{title}.safetensors", arrays, {"content": title}, rows, label)
+        arrays["region_labels"], arrays["frame_labels"] = labels
+    scene = {"content": title, "canvas": [112, 112], "distances": [1] * CROPS}
+    scene["places"] = [0] * CROPS
+    names = () if opinions else OUTPUTS
+    write_shard(folder / f"{title}.safetensors", arrays, scene, rows, label, labels=names)
 
 
 @pytest.fixture(scope="module")

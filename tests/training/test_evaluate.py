@@ -82,8 +82,8 @@ def test_answers_are_the_student_s_own(
     assert row["alone"] == pytest.approx(100 * alone.item(), abs=1e-3)
     single = judged.crops.query("scene == @shard.name and encode == 1 and crop == 2").iloc[0]
     assert single["anchored"] == pytest.approx(100 * crop.item(), abs=1e-3)
-    assert shard.crop_labels is not None
-    assert single["label"] == pytest.approx(shard.crop_labels[1, 2, 0].item())
+    assert shard.region_labels is not None
+    assert single["label"] == pytest.approx(shard.region_labels[1, 2, 0].item())
 
 
 def test_many_clips_are_judged_as_few(
@@ -99,7 +99,7 @@ def test_without_a_reference_or_heads_there_is_no_anchored_score(
     student: Student, folder: Path
 ) -> None:
     shard = load_corpus([folder])[0]
-    bare = replace(shard, reference=None, crop_labels=None, frame_labels=None)
+    bare = replace(shard, reference=None, labels=(), region_labels=None, frame_labels=None)
     paper = create_student("internvqa-mini", heads=False).eval()
     for judge_, shown in ((student, bare), (paper, shard)):
         table = score_shards(judge_, [shown], CPU, crops=2).table

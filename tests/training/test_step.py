@@ -31,13 +31,13 @@ def test_drawn_clips_belong_together(seed: int) -> None:
         encodes: list[list[int]] = []
         for group in (2 * scene, 2 * scene + 1):
             whole, crop = origin(batch.reference[group])
-            assert whole.crop_labels is not None
+            assert whole.region_labels is not None
             crops.append(crop)
             encodes.append([])
             for i in range(2):
                 clip = batch.distorted[2 * group + i]
                 encodes[-1].append(found_at(clip, whole.distorted[:, crop]))
-                label = whole.crop_labels[encodes[-1][-1], crop]
+                label = whole.region_labels[encodes[-1][-1], crop]
                 torch.testing.assert_close(batch.scores[group, i] * scales, label)
         # the same encodes at each crop, so that crops can be pooled; none twice
         assert encodes[0] == encodes[1] and len(set(encodes[0])) == len(set(crops)) == 2

@@ -174,10 +174,10 @@ def _encode_rows(
 
 def _crop_rows(shard: Shard, heads: Mapping[str, _HeadScores]) -> list[dict[str, Any]]:
     """None where viewers scored whole videos: a crop has no label of its own then."""
-    if shard.crop_labels is None:
+    if shard.region_labels is None:
         return []
     count = heads["alone"].single.shape[1]
-    labels = shard.crop_labels[:, :count, 0].double().numpy()
+    labels = shard.region_labels[:, :count, 0].double().numpy()
     return [
         {
             "scene": shard.name,
@@ -388,8 +388,8 @@ def _largest_error(shard: Shard, rows: list[dict[str, Any]], answers: _HeadScore
     worst = int(errors.argmax())
     labels: Any = rows[worst]["label"]
     count = answers.single.shape[1]
-    if shard.crop_labels is not None:
-        labels = shard.crop_labels[worst, :count, 0].numpy()
+    if shard.region_labels is not None:
+        labels = shard.region_labels[worst, :count, 0].numpy()
     crop = int(np.abs(answers.single[worst] - labels).argmax())
     middle = shard.distorted.shape[2] // 2
     return LargestError(

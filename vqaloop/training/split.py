@@ -46,8 +46,11 @@ def _alike(shards: list[Shard]) -> list[Shard]:
     """The shards with what all of them have, see `split_corpus`."""
     if any(shard.reference is None for shard in shards):
         shards = [replace(shard, reference=None) for shard in shards]
-    if any(shard.crop_labels is None for shard in shards):
-        shards = [replace(shard, crop_labels=None, frame_labels=None) for shard in shards]
+    if any(not shard.labels for shard in shards):
+        shards = [
+            replace(s, labels=(), region_labels=None, frame_labels=None, fdim_features=None)
+            for s in shards
+        ]
     return shards
 
 

@@ -95,9 +95,9 @@ def draw(
             other = teacher_view[i]
             seen = windows(pick(other.distorted), other, wide, places)
             parts["teacher_view"].append(seen.flatten(0, 1))
-        if shard.crop_labels is not None and shard.frame_labels is not None:
+        if shard.region_labels is not None and shard.frame_labels is not None:
             scales = torch.tensor(FEATURE_SCALES)
-            parts["scores"].append(pick(shard.crop_labels) / scales)
+            parts["scores"].append(pick(shard.region_labels) / scales)
             parts["pooled"].append(pick(shard.frame_labels).mean(0) / scales)
         else:
             # the opinion score of the whole video stands for each of its crops
