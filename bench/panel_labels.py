@@ -16,7 +16,6 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 from safetensors import safe_open
-from vqaloop.panel.soft_minimum import Panel
 
 from vqaloop.core import files
 from vqaloop.errors import InputError
@@ -24,6 +23,7 @@ from vqaloop.media.planes import Frames, cut
 from vqaloop.panel import pairs
 from vqaloop.panel.labels import LABELS
 from vqaloop.panel.measure import PanelTools
+from vqaloop.panel.soft_minimum import Panel
 
 Values = npt.NDArray[np.float64]
 
@@ -51,14 +51,10 @@ class Fusion:
 
     def label(self, table: pd.DataFrame, names: Sequence[str]) -> float:
         """The label of an encode, of these judges alone, from its table of frames."""
-        frames = np.full((len(table), len(LABELS)), np.nan)
-        for column, name in enumerate(LABELS):
-            if name in names and name in table:
-                frames[:, column] = nearest(table[name].to_numpy(float))
-        lacking = 100 - self.panel.label(frames)
-        return float(
-            100 - np.mean(np.maximum(lacking, 0) ** self.time_power) ** (1 / self.time_power)
-        )
+        own = [name for name in LABELS if name in names and name in table]
+        frames = np.stack([nearest(table[name].to_numpy(float)) for name in own], -1)
+        lacking, power = 100 - self.panel.fuse(frames, own), self.time_power
+        return float(100 - np.mean(lacking**power) ** (1 / power))
 
 
 def read_fusion(weights: Path) -> Fusion:
@@ -92,7 +88,7 @@ def measure_frames(
 ) -> pd.DataFrame:
     """The columns CHEAP of every frame."""
     limit_s = 120 + 5 * reference.size / 1e6
-    found = pairs.frame_values_of(reference, distorted, ffmpeg, uhd, limit_s)
+    found = pairs.labels_of_frames(reference, distorted, ffmpeg, uhd, limit_s)
     table = pd.DataFrame(found, columns=list(pairs.NAMES))
     return table.assign(**{PSNR: psnr_of_luma(reference, distorted)})
 
