@@ -63,7 +63,7 @@ def measure(
 
 def judges_of(table: pd.DataFrame) -> list[str]:
     """The judges that a table has, in their usual order."""
-    return in_order(name for name in table if name not in KEY)
+    return in_order(str(name) for name in table if name not in KEY)
 
 
 def seen(table: pd.DataFrame) -> pd.DataFrame:

@@ -127,7 +127,7 @@ class Bench:
         return bool(wanted) and not self._seen(table)
 
     def _seen(self, table: pd.DataFrame) -> bool:
-        return self.fusion is not None and self.fusion.label(table, list(table)) < SEEN
+        return self.fusion is not None and self.fusion.label(table, table.columns) < SEEN
 
     def _look_closer(
         self, job: Job, place: Path, table: pd.DataFrame, original: Original, made: Made
@@ -231,7 +231,7 @@ def labelled(bench: Bench, work: Sequence[tuple[Clip, list[Job]]]) -> pd.DataFra
             names = set(table) if job.part == ATTACKED else set.intersection(*same)
             row = dict(zip(KEY, key(clip, job), strict=True)) | panel_labels.means(table)
             if bench.fusion is not None:
-                row[panel_labels.PANEL] = bench.fusion.label(table, sorted(names))
+                row[panel_labels.PANEL] = bench.fusion.label(table, names)
             rows.append(row)
     scored = bench.results.table()
     if scored.empty:

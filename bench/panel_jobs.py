@@ -130,8 +130,9 @@ def _encodes(clip: Clip, knobs: int) -> Iterator[Job]:
     width, height = clip.source.canvas
     for row, (encoder, preset) in enumerate(ENCODERS):
         spec = get_encoder(encoder)
-        ends = np.interp(INNER, (0, 1), spec.knob.search)
-        values = [spec.knob.snap(float(value)) for value in np.linspace(*ends, knobs)]
+        low, high = spec.knob.search
+        parts = np.linspace(*INNER, knobs)
+        values = [spec.knob.snap(float(low + part * (high - low))) for part in parts]
         for column, part in enumerate(FRACTIONS):
             size = round(width * part / 2) * 2, round(height * part / 2) * 2
             if size[0] < spec.min_size[0] or size[1] < spec.min_size[1]:

@@ -7,8 +7,7 @@ at another place of each run; their values stand for the frames around.
 
 from __future__ import annotations
 
-import json
-from collections.abc import Sequence
+from collections.abc import Collection, Hashable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,6 +19,7 @@ from safetensors import safe_open
 from vqaloop.core import files
 from vqaloop.errors import InputError
 from vqaloop.media.planes import Frames, cut
+from vqaloop.models.head_config import HeadConfig
 from vqaloop.panel import pairs
 from vqaloop.panel.labels import LABELS
 from vqaloop.panel.measure import PanelTools
@@ -49,7 +49,7 @@ class Fusion:
     time_power: float
     """Of the mean over time of what frames lack to 100."""
 
-    def label(self, table: pd.DataFrame, names: Sequence[str]) -> float:
+    def label(self, table: pd.DataFrame, names: Collection[Hashable]) -> float:
         """The label of an encode, of these judges alone, from its table of frames."""
         own = [name for name in LABELS if name in names and name in table]
         frames = np.stack([nearest(table[name].to_numpy(float)) for name in own], -1)
@@ -62,15 +62,15 @@ def read_fusion(weights: Path) -> Fusion:
 
     Raises InputError where it has no panel.
     """
-    with safe_open(weights, "np") as file:  # type: ignore[no-untyped-call]
+    with safe_open(weights, "np") as file:
         header = dict(file.metadata() or {})
     if PANEL not in header:
         raise InputError(
             f"{weights.name} was not trained on a panel's label, so its header has no panel; name "
             "weights that were with --panel FILE"
         )
-    heads = json.loads(header.get("heads", "{}"))
-    return Fusion(Panel.from_json(header[PANEL], weights.name), float(heads.get("time_power", 1)))
+    panel = Panel.from_json(header[PANEL], weights.name)
+    return Fusion(panel, HeadConfig.from_header(header, weights.name).time_power)
 
 
 def nearest(values: Values) -> Values:
@@ -101,7 +101,7 @@ def psnr_of_luma(reference: Frames, distorted: Frames) -> Values:
         for one, other in zip(reference, distorted, strict=True)
     ]
     with np.errstate(divide="ignore"):
-        return np.minimum(10 * np.log10(255**2 / np.array(errors)), MOST_DB)
+        return np.asarray(np.minimum(10 * np.log10(255**2 / np.array(errors)), MOST_DB))
 
 
 @dataclass(frozen=True)

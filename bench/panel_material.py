@@ -66,7 +66,8 @@ def laid(pictures: Sequence[torch.Tensor], size: tuple[int, int]) -> torch.Tenso
     """(3, H, W) of `size` (W, H): rows of pictures cut to equal height, edge to edge."""
     width, height = size
     tall = min(picture.shape[1] for picture in pictures)
-    rows, number = [], 0
+    rows: list[torch.Tensor] = []
+    number = 0
     while sum(row.shape[1] for row in rows) < height:
         parts: list[torch.Tensor] = []
         while sum(part.shape[2] for part in parts) < width:

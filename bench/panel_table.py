@@ -111,9 +111,9 @@ def _paired(table: pd.DataFrame, judges: Sequence[str], label: str) -> str:
     first = judges[0]
     for judge in judges[1:]:
         rows = table[table[[judge, first, label]].notna().all(axis=1)]
-        scores = [scores_of(rows, name, label) for name in (judge, first)]
+        one, other = (scores_of(rows, name, label) for name in (judge, first))
         titles, values = rows["title"].tolist(), rows[label].to_numpy(float)
-        found = paired_differences(*scores, values, titles, draws=DRAWS)
+        found = paired_differences(one, other, values, titles, draws=DRAWS)
         cells = []
         for name in PAIRED:
             gap, digits = found.get(name), 3 if name.endswith("srcc") else 2

@@ -101,7 +101,11 @@ def test_noise_inside_a_title_has_an_interval_and_a_paired_difference() -> None:
     found = correlations(scores, labels, titles.tolist())
     assert found.within_sd == noise_within(scores, labels, titles.tolist())
     low, high = found.intervals["within_sd"]
-    assert low < found.within_sd < high and found.within_sd == pytest.approx(3, abs=0.5)
+    assert (
+        found.within_sd is not None
+        and low < found.within_sd < high
+        and found.within_sd == pytest.approx(3, abs=0.5)
+    )
     calmer = (labels + (scores - labels) / 2).round(2)
     gap = paired_differences(scores, calmer, labels, titles.tolist())["within_sd"]
     assert gap.difference == pytest.approx(found.within_sd / 2, rel=0.01)
