@@ -90,14 +90,18 @@ class Bench:
         name = job.name.replace("/", "-")
         return self.out / "frames" / job.part / clip.name / f"{name}.csv"
 
+    def lacks(self, clip: Clip, job: Job, number: int) -> bool:
+        """Whether anything of a job is still to be measured; `number` is its place in the clip."""
+        place = self.place(clip, job)
+        if not place.exists() or self.results.missing(key(clip, job), list(self.judges.scorers)):
+            return True
+        return self._dear(job, number, pd.read_csv(place))
+
     def measure(self, clip: Clip, job: Job, number: int, original: Original) -> None:
         """Add what is missing of a job: labels of its frames, and scores."""
         at, place = key(clip, job), self.place(clip, job)
         missing = self.results.missing(at, list(self.judges.scorers))
         table = pd.read_csv(place) if place.exists() else None
-        dear = self._dear(job, number, table)
-        if table is not None and not missing and not dear:
-            return
         made = job.make(original)
         row = {"kbps": made.kbps} if made.kbps == made.kbps else {}
         if table is None:
@@ -105,8 +109,7 @@ class Bench:
                 original.frames, made.frames, ffmpeg=self.judges.ffmpeg, uhd=clip.uhd
             )
             panel_labels.write(place, table)
-            dear = self._dear(job, number, table)
-        if dear:
+        if self._dear(job, number, table):
             self._look_closer(job, place, table, original, made)
         for name in missing:
             before = cpu_s()
@@ -116,9 +119,9 @@ class Bench:
         if row:
             self.results.add(at, row)
 
-    def _dear(self, job: Job, number: int, table: pd.DataFrame | None) -> bool:
+    def _dear(self, job: Job, number: int, table: pd.DataFrame) -> bool:
         """Whether dear judges are still to label a job's file."""
-        if job.part == GAMED or table is None:
+        if job.part == GAMED:
             return False
         wanted = [n for n in self.tools.names if n not in panel_labels.CHEAP and n not in table]
         if job.part == AGREEMENT:
@@ -158,28 +161,27 @@ def key(clip: Clip, job: Job) -> tuple[str, ...]:
 
 def measure_all(bench: Bench, work: Sequence[tuple[Clip, list[Job]]]) -> int:
     """Every job of every clip, with the time left on stderr; how many failed."""
-    failed = 0
-    costs = [[clip.pixels * clip.frames / 1e6 + OVERHEAD] * len(jobs) for clip, jobs in work]
-    total, done, start = sum(map(sum, costs)), 0.0, time.monotonic()
-    for (clip, jobs), cost in zip(work, costs, strict=True):
+    todo = [
+        (clip, [(n, job) for n, job in enumerate(jobs) if bench.lacks(clip, job, n)])
+        for clip, jobs in work
+    ]
+    shares = [clip.pixels * clip.frames / 1e6 + OVERHEAD for clip, _ in todo]
+    total = sum(share * len(jobs) for share, (_, jobs) in zip(shares, todo, strict=True))
+    failed, done, start = 0, 0.0, time.monotonic()
+    for share, (clip, jobs) in zip(shares, todo, strict=True):
         original = Original(clip, bench.out, bench.judges.ffmpeg)
         try:
-            for number, (job, share) in enumerate(zip(jobs, cost, strict=True)):
+            for number, job in jobs:
                 before = cpu_s()
                 try:
                     bench.measure(clip, job, number, original)
                 except VqaloopError as error:
                     failed += 1
                     print(f"{clip.name}: {job.name} is left out: {error}", file=sys.stderr)
-                spent = cpu_s() - before
-                if spent < 0.5:
-                    # it was there already, and says nothing of the time that others take
-                    total -= share
-                    continue
                 done += share
                 left = (time.monotonic() - start) * (total - done) / done / 60
                 print(
-                    f"{clip.name}, {job.part}: {job.name}: {spent:.1f} CPU s; "
+                    f"{clip.name}, {job.part}: {job.name}: {cpu_s() - before:.1f} CPU s; "
                     f"about {left:.0f} min left",
                     file=sys.stderr,
                     flush=True,
