@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import torch
 
+from tests.support.media import run_ffmpeg
 from tests.support.nets import shaken
 from vqaloop.errors import InputError
-from vqaloop.media.colour import to_pictures
 from vqaloop.models.fdim import FEATURES, Fdim
 from vqaloop.panel import fdim
 
@@ -46,7 +46,7 @@ def test_batches_give_what_the_network_gives_each_pair(
     scores, features = fdim.measure(REFERENCE, DISTORTED, weights)
     assert scores.dtype == np.float32 and features.dtype == np.float16
     network = random_network()
-    pair = [to_pictures(torch.from_numpy(a)).float() / 255 for a in (REFERENCE, DISTORTED)]
+    pair = [fdim.to_rgb(torch.from_numpy(a)) for a in (REFERENCE, DISTORTED)]
     with torch.inference_mode():
         wanted = network.features(*pair)
         assert np.allclose(scores, network.mos(wanted), atol=1e-5)
@@ -65,6 +65,18 @@ def test_network_is_loaded_once_and_again_where_the_file_changes(
     weights.write_bytes(b"22")
     fdim.measure(REFERENCE, DISTORTED, weights)
     assert loads == [weights] * 2
+
+
+def test_pictures_are_those_of_ffmpeg(tmp_path: Path) -> None:
+    raw = tmp_path / "frames.yuv"
+    REFERENCE.tofile(raw)
+    form = ["-f", "rawvideo", "-video_size", "64x32", "-pix_fmt", "yuv420p"]
+    tags = ["-color_range", "tv", "-colorspace", "bt709"]
+    rgb = run_ffmpeg(*form, *tags, "-i", str(raw), "-pix_fmt", "rgb24", "-f", "rawvideo", "pipe:1")
+    wanted = np.frombuffer(rgb, np.uint8).reshape(5, 32, 64, 3).transpose(0, 3, 1, 2)
+    found = fdim.to_rgb(torch.from_numpy(REFERENCE)).numpy() * 255
+    # equal on x86; other processors have other code
+    assert np.abs(found - wanted).max() < 2.5 and np.abs(found - wanted).mean() < 0.6
 
 
 def test_other_arrays_and_absent_weights_are_refused(tmp_path: Path) -> None:

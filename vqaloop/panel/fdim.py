@@ -6,9 +6,10 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import torch
+import torch.nn.functional as F
+from torch import Tensor
 
 from vqaloop.core.files import as_of
-from vqaloop.media.colour import to_pictures
 from vqaloop.media.planes import Frames, require_pair
 from vqaloop.models.device import exact
 from vqaloop.models.fdim import FEATURES, Fdim, load_fdim
@@ -43,13 +44,32 @@ def measure(
         for first in range(0, count, step):
             part = slice(first, first + step)
             pair = [
-                to_pictures(torch.tensor(side[part], device=device)).float() / 255
-                for side in (reference, distorted)
+                to_rgb(torch.tensor(side[part], device=device)) for side in (reference, distorted)
             ]
             found = network.features(*pair)
             scores[part] = network.mos(found).cpu().numpy()
             features[part] = found.cpu().numpy()
     return scores, features
+
+
+def to_rgb(frames: Tensor) -> Tensor:
+    """(B, H * 3/2, W) 4:2:0 to (B, 3, H, W) R'G'B' in 0..1, to the bit as FDIM reads it.
+
+    It has pictures from ffmpeg's default conversion, which rounds each term down and loses a level
+    by that. FDIM's answer moves by some hundredths where they are rounded to the nearest.
+    """
+    batch, rows, width = frames.shape
+    height = rows * 2 // 3
+    x = frames.float()
+    luma = ((x[:, :height] - 16) * (255 / 219)).floor()
+    chroma = (x[:, height:].reshape(batch, 2, height // 2, width // 2) - 128) * (255 / 224)
+    blue, red = F.interpolate(chroma, scale_factor=2, mode="nearest").unbind(1)
+    terms = (
+        (1.5748 * red).floor(),
+        (-0.1873 * blue).floor() + (-0.4681 * red).floor(),
+        (1.8556 * blue).floor(),
+    )
+    return torch.stack([luma + term for term in terms], 1).clamp(0, 255) / 255
 
 
 @functools.lru_cache(maxsize=2)
