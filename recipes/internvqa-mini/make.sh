@@ -23,7 +23,7 @@ fi
 judges=(--ssimulacra2 --fdim "$FDIM" --cvvdp "$CVVDP")
 export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}"
 
-vqaloop corpus "$clips" runs/corpus/clips --basis explicit --encodes 18 --attacks 6 \
+vqaloop corpus "$clips" runs/corpus/clips --basis explicit --encodes 14 --attacks 5 \
   "${judges[@]}" --workers "$workers"
 vqaloop corpus "$pictures" runs/corpus/pictures --basis explicit --synthetic 24 --encodes 3 \
   --attacks 2 "${judges[@]}" --workers "$workers"
