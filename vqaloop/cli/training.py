@@ -182,6 +182,7 @@ def _scored(
     `weights` are their name, student and header; shards with clips of another kind add a warning.
     """
     from vqaloop.models.device import pick_device
+    from vqaloop.quality.clip_views import View
     from vqaloop.report.progress import Progress
     from vqaloop.training.evaluate import score_shards
     from vqaloop.training.shards import load_shard
@@ -189,12 +190,12 @@ def _scored(
     from vqaloop.training.windows import (
         differing_view,
         middle_windows,
-        view_of_weights,
         window_between,
     )
 
     name, student, about = weights
-    view, device = view_of_weights(about, name), pick_device(running.device)
+    own, device = View.of_weights(about, f"weights {quoted(name)}"), pick_device(running.device)
+    view = asdict(own) if own else None
 
     def shards() -> "Iterator[Shard]":
         warned = False
