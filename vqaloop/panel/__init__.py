@@ -1,0 +1,1 @@
+"""Judges that label the material of training: each measured alone, then fused into one score."""
