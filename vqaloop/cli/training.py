@@ -174,7 +174,7 @@ def run_evaluate(options: argparse.Namespace) -> int:
     figures = {
         "weights": printable(options.weights),
         "weights_sha256": about["sha256"],
-        **evaluate(found.table, found.crops, seed=running.seed),
+        **evaluate(found.table, found.regions, seed=running.seed),
         **({"warnings": warnings} if warnings else {}),
     }
     paper = published_row(about, figures["label"])
@@ -215,18 +215,20 @@ def _scored(
     `weights` are their name, student and header; shards with clips of another kind add a warning.
     """
     from vqaloop.models.device import pick_device
+    from vqaloop.quality.clip_views import View
     from vqaloop.report.progress import Progress
     from vqaloop.training.evaluate import score_shards
     from vqaloop.training.shards import load_shard
+    from vqaloop.training.targets import label_of_weights
     from vqaloop.training.windows import (
         differing_view,
         middle_windows,
-        view_of_weights,
         window_between,
     )
 
     name, student, about = weights
-    view, device = view_of_weights(about, name), pick_device(running.device)
+    own, device = View.of_weights(about, f"weights {quoted(name)}"), pick_device(running.device)
+    view = asdict(own) if own else None
 
     def shards() -> "Iterator[Shard]":
         warned = False
@@ -248,6 +250,7 @@ def _scored(
             shards(),
             device,
             crops=options.crops,
+            label=label_of_weights(about, f"weights {quoted(name)}"),
             metrics=metrics,
             ffmpeg=ffmpeg_path(running.ffmpeg),
             seed=running.seed,

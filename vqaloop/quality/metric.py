@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
+from vqaloop.models.score_scale import ScoreScale
 from vqaloop.records import Score, Source
 
 LEARNED = ("anchored", "difference")
@@ -42,6 +43,10 @@ class Metric(Protocol):
     @property
     def floor(self) -> float:
         """Default score below which a rung is not worth delivering."""
+
+    @property
+    def scale(self) -> ScoreScale | None:
+        """The map of its answers to VMAF points; None where they need none."""
 
     @property
     def guard_gap(self) -> float:

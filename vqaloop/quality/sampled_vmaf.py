@@ -91,6 +91,7 @@ class SampledVmaf:
     ceiling: ClassVar[float] = 95.0
     floor: ClassVar[float] = 30.0
     guard_gap: ClassVar[float] = GUARD_GAP
+    scale: ClassVar[None] = None
 
     def identity(self) -> dict[str, Any]:
         return {
