@@ -15,22 +15,12 @@ import torch
 from torch import Tensor
 
 from vqaloop.errors import InputError
+from vqaloop.panel.labels import LABELS
 
 if TYPE_CHECKING:
     from vqaloop.panel.soft_minimum import Panel
     from vqaloop.training.shards import Shard
 
-TEXTS = {
-    "v1": "VMAF v1",
-    "neg": "VMAF v0.6.1 NEG",
-    "v0.6.1": "VMAF v0.6.1",
-    "cambi": "CAMBI",
-    "xpsnr": "XPSNR",
-    "ssimulacra2": "SSIMULACRA 2",
-    "fdim": "FDIM",
-    "cvvdp": "ColorVideoVDP",
-}
-"""What the header of weights calls each measured label."""
 POINTS = ("v1", "v0.6.1", "neg")
 """Labels that are on 0..100 as measured."""
 FUSED = "panel"
@@ -69,9 +59,16 @@ class Label:
     def text(self) -> str:
         """As the header of weights has it."""
         if self.panel is None:
-            return TEXTS[self.name]
-        names = (BASE, *(member.name for member in self.panel.members))
-        return f"{FUSED} of {', '.join(TEXTS[name] for name in names)}"
+            return LABELS[self.name].name
+        others = ", ".join(LABELS[member.name].name for member in self.panel.members)
+        return f"{LABELS[BASE].name}, lowered by {others}" if others else LABELS[BASE].name
+
+    @property
+    def judges(self) -> list[str]:
+        """The measured labels that it is made of."""
+        if self.panel is None:
+            return [self.name]
+        return [BASE, *(member.name for member in self.panel.members)]
 
     def is_in(self, names: Sequence[str]) -> bool:
         """Whether measured labels `names` give it."""
@@ -140,7 +137,7 @@ def label_of_weights(about: Mapping[str, str], name: str) -> Label | None:
         from vqaloop.panel.soft_minimum import Panel
 
         return Label(FUSED, Panel.from_json(about[PANEL_KEY], name))
-    known = {TEXTS[key]: key for key in POINTS}
+    known = {LABELS[key].name: key for key in POINTS}
     text = about.get("label", "")
     return Label(known[text]) if text in known else None
 

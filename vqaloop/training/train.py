@@ -27,6 +27,7 @@ from vqaloop.models.internvideo2 import InternVideo2
 from vqaloop.models.score_scale import HEADER_KEY, ScoreScale
 from vqaloop.models.student import Student
 from vqaloop.models.weights import save_student
+from vqaloop.panel.labels import describe
 from vqaloop.quality.clip_views import View
 from vqaloop.quality.student_engine import VMAF, is_anchored_by
 from vqaloop.training import deepspeed_engine as engines
@@ -265,8 +266,11 @@ class Trainer:
             scale = self._scale()
             if scale is not None:
                 about[HEADER_KEY] = scale.to_json()
-            if self.label is not None and self.label.panel is not None:
-                about[PANEL_KEY] = self.label.panel.to_json()
+            if self.label is not None:
+                used = dict.fromkeys([*self.label.judges, *recipe.auxiliary])
+                about["judges"] = json.dumps(describe(list(used)))
+                if self.label.panel is not None:
+                    about[PANEL_KEY] = self.label.panel.to_json()
             text = shard.label if self.label is None else self.label.text
             save_student(self.average, path, recipe.model, text, about)
             self.log.plot(self.out / "log.png")
