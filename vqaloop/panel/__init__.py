@@ -1,1 +1,1 @@
-"""Judges that label the material of training: each measured alone, then fused into one score."""
+"""Labels of a panel of judges: measured on frames in memory, and fused to one label."""

@@ -62,13 +62,19 @@ def measure(
     pairs = list(zip(reference, distorted, strict=True))
     for pair in pairs:
         require_pair(*pair)
-    path = os.path.abspath(program)
-    if not (os.path.isfile(path) and os.access(path, os.X_OK)):
-        raise InputError(f"ColorVideoVDP: {quoted(path)} is no program; {INSTALL}")
+    path = require_program(program)
     # `env` becomes the program, under the same process id
     argv = ["env", f"OMP_NUM_THREADS={threads}", path, "--quiet", "--fps", f"{fps:g}"]
     argv += ["--display", "standard_4k" if uhd else "standard_fhd"]
     return np.asarray([jod for part in _calls(pairs) for jod in _call(part, argv)], np.float32)
+
+
+def require_program(program: str | os.PathLike[str]) -> str:
+    """Its absolute path. Raises InputError where there is no such program."""
+    path = os.path.abspath(program)
+    if not (os.path.isfile(path) and os.access(path, os.X_OK)):
+        raise InputError(f"ColorVideoVDP: {quoted(path)} is no program; {INSTALL}")
+    return path
 
 
 def _calls(pairs: Sequence[tuple[Frames, Frames]]) -> Iterator[list[tuple[Frames, Frames]]]:

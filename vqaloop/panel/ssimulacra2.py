@@ -1,6 +1,7 @@
 """SSIMULACRA 2 of frames in memory, by PyPI's `ssimulacra2` (BSD-3-Clause)."""
 
 import io
+from collections.abc import Callable
 
 import numpy as np
 import numpy.typing as npt
@@ -29,12 +30,18 @@ def measure(reference: Frames, distorted: Frames) -> npt.NDArray[np.float32]:
     if min(size) < 8:
         # it would return 100 for any frames
         raise InputError(f"SSIMULACRA 2 takes frames of at least 8 pixels each way, not {size}")
+    compute = require_package()
+    pairs = zip(reference, distorted, strict=True)
+    scores = [compute(*(io.BytesIO(bitmap(side)) for side in pair)) for pair in pairs]
+    return np.asarray(scores, np.float32)
+
+
+def require_package() -> Callable[..., float]:
+    """The package's function. Raises InputError where it is not installed."""
     try:
         from ssimulacra2 import compute_ssimulacra2
     except ImportError as error:
         raise InputError(
             f"SSIMULACRA 2 cannot be measured: {error}; run `pip install 'vqaloop[panel]'`"
         ) from error
-    pairs = zip(reference, distorted, strict=True)
-    scores = [compute_ssimulacra2(*(io.BytesIO(bitmap(side)) for side in pair)) for pair in pairs]
-    return np.asarray(scores, np.float32)
+    return compute_ssimulacra2  # type: ignore[no-any-return]
