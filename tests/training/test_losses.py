@@ -149,7 +149,7 @@ def test_losses_against_labels_by_a_plain_loop() -> None:
         for scene in range(2):
             height = float(batch.heights[scene])
             for e in range(2):
-                sums: dict[str, list[Tensor]] = {"alone": [], "anchored": []}
+                means: dict[str, list[Tensor]] = {"alone_pooled": [], "pooled": []}
                 for group in (2 * scene, 2 * scene + 1):
                     pairs: dict[str, list[Tensor]] = {"alone": [], "anchored": []}
                     for crop in range(CROPS * group, CROPS * group + CROPS):
@@ -167,15 +167,10 @@ def test_losses_against_labels_by_a_plain_loop() -> None:
                     square("alone", alone, batch.labels[group, e])
                     square("region", against, batch.labels[group, e])
                     scores[0, group, e], scores[1, group, e] = alone[0], against[0]
-                    for head, some in of.items():
-                        sums[head].append(some)
-                whole = {head: torch.stack(some).sum(0) for head, some in sums.items()}
-                answer = student.alone_answers(whole["alone"][0], whole["alone"][1], height)
-                square("alone_pooled", answer, batch.pooled[scene, e])
-                answer = student.anchored_answers(
-                    whole["anchored"][0], whole["anchored"][1], height
-                )
-                square("pooled", answer, batch.pooled[scene, e])
+                    means["alone_pooled"].append(alone)
+                    means["pooled"].append(against)
+                for name, answers in means.items():
+                    square(name, torch.stack(answers).mean(0), batch.pooled[scene, e])
         for group in range(4):
             label, score = batch.labels[group, :, 0], scores[1, group]
             for e in range(2):

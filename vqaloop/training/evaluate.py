@@ -137,7 +137,7 @@ def score_shards(
         heads = {head: _HeadScores(student, head, sums.get(head), shard, rng) for head in HEADS}
         known = label if label is not None and label.is_in(shard.labels) else None
         metric_values = _other_metrics(shard, metrics, ffmpeg)
-        shard_rows = _encode_rows(shard, known, heads, metric_values)
+        shard_rows = _encode_rows(shard, known, student.config.time_power, heads, metric_values)
         rows += shard_rows
         # (E, R): of regions, or of the whole video for each of its crops
         labels = np.repeat([[row["label"]] for row in shard_rows], _units(shard), 1)
@@ -201,10 +201,14 @@ def _height(shard: Shard) -> float | None:
 def _encode_rows(
     shard: Shard,
     label: Label | None,
+    power: float,
     heads: Mapping[str, _HeadScores],
     metrics: Mapping[str, npt.NDArray[np.float64]],
 ) -> list[dict[str, Any]]:
-    scores = shard.scores if label is None else label.of_frames(shard).nanmean(1)
+    scores = shard.scores.numpy()
+    if label is not None:
+        frames = label.of_frames(shard).double().numpy()
+        scores = _over_time(frames, np.ones(frames.shape[1]), power)
     means = _label_means(shard)
     return [
         {
@@ -437,13 +441,35 @@ class _HeadScores:
         shape = (len(shard.encodes), _units(shard), shard.region, -1)
         sums, weights = (x.reshape(shape).sum(2) for x in pair)
         with torch.inference_mode():
-            self.pooled = _percent(answers(sums.sum(1), weights.sum(1)))
+            if shard.places:
+                # the regions of a moment as one picture, then over time, as of a title
+                moment = torch.tensor([sorted({*shard.places}).index(p) for p in shard.places])
+                count = torch.bincount(moment)
+                groups = (
+                    x.new_zeros(len(x), len(count), x.shape[-1]).index_add_(
+                        1, moment.to(x.device), x
+                    )
+                    for x in (sums, weights)
+                )
+                moments, power = _percent(answers(*groups)), student.config.time_power
+                self.pooled = _over_time(moments, count.numpy(), power)
+            else:
+                self.pooled = _percent(answers(sums.sum(1), weights.sum(1)))
             self.single = _percent(answers(sums, weights))
             self.spread = crop_spread(answers, sums, weights, rng)
         middle = self.single[:, (self.single.shape[1] - 1) // 2]
         self.centre = np.full_like(middle, np.nan) if shard.view is None else middle
         if not np.isfinite(self.pooled).all():
             raise InputError(f"the weights give no number for {shard.name}; train them anew")
+
+
+def _over_time(
+    values: npt.NDArray[np.float64], weights: npt.NDArray[Any], power: float = 1.0
+) -> npt.NDArray[np.float64]:
+    """(E,) power mean of what (E, T) values lack to 100, as a title's score is that of moments."""
+    lacks = 100 - values
+    mean = (np.sign(lacks) * np.abs(lacks) ** power) @ (weights / weights.sum())
+    return np.asarray(100 - np.sign(mean) * np.abs(mean) ** (1 / power))
 
 
 def _percent(answers: Tensor) -> npt.NDArray[np.float64]:

@@ -37,7 +37,7 @@ class Answers:
     regions: Tensor
     """(G, E, 1 + A) of the crops of a region, pooled."""
     pooled: Tensor
-    """(scenes, E, 1 + A) of the regions of a scene, pooled."""
+    """(scenes, E, 1 + A) of a scene: mean over its regions, as of a title over time."""
 
     @property
     def scores(self) -> Tensor:
@@ -150,24 +150,18 @@ def answers_of(
 ) -> Answers:
     """Answers of a head to (clips, ·) sums and weights, of regions and of scenes.
 
-    Pooling adds sums and weights before the last layer, as a title's score does.
+    Sums and weights of the crops of a region are added before the last layer, as of those of a
+    moment of a title.
     """
     groups, encodes = batch.labels.shape[:2]
-    heights = batch.heights
     # fp32: a sum over many clips in bf16 would lose the last ones
-    crops = [x.float().reshape(groups, -1, encodes, x.shape[-1]) for x in sums]
-    regions = [x.sum(1) for x in crops]
-    scenes = len(batch.pooled)
-    pooled = [x.reshape(scenes, -1, *x.shape[1:]).sum(1) for x in regions]
-
-    def answered(values: Tensor, weights: Tensor) -> Tensor:
-        means = (values / weights).to(sums[0].dtype)  # bf16 when an engine has cast the student
-        canvas = heights
-        if heights is not None:
-            canvas = heights.repeat_interleave(len(means) // scenes)[:, None]
-        return answers(means, torch.ones_like(means), canvas).float()
-
-    return Answers(answered(*regions), answered(*pooled))
+    values, weights = (x.float().reshape(groups, -1, encodes, x.shape[-1]).sum(1) for x in sums)
+    means = (values / weights).to(sums[0].dtype)  # bf16 when an engine has cast the student
+    canvas, scenes = batch.heights, len(batch.pooled)
+    if canvas is not None:
+        canvas = canvas.repeat_interleave(groups // scenes)[:, None]
+    regions = answers(means, torch.ones_like(means), canvas).float()
+    return Answers(regions, regions.reshape(scenes, -1, *regions.shape[1:]).mean(1))
 
 
 def masked_mse(values: Tensor, labels: Tensor) -> Tensor:

@@ -37,7 +37,8 @@ class Losses:
     region: Weight = 0.0
     """MSE of anchored s against the label of the region."""
     pooled: Weight = 0.0
-    """MSE of anchored s of the regions of an encode, pooled, against the label of their frames."""
+    """MSE of the mean of anchored s over the regions of an encode, of different places, against
+    the mean label of their whole frames."""
     ordered: Weight = 0.0
     """MSE of anchored s - mean s against y - mean y over the encodes of a region."""
     auxiliary: Weight = 0.0
@@ -45,7 +46,7 @@ class Losses:
     alone: Weight = 0.0
     """MSE of no-reference s against the label, the paper's MSE(student, y)."""
     alone_pooled: Weight = 0.0
-    """The same of the regions of an encode, pooled."""
+    """The same of the mean over the regions of an encode, see `pooled`."""
     pairs: Weight = 0.0
     """Cross-entropy of the order of two regions by s, over all of a step whose labels clearly
     differ, as RankDVQA (arXiv 2202.08595)."""
