@@ -6,8 +6,9 @@ the other judges of its panel agree with it, and lower where one of them sees mo
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -15,15 +16,16 @@ import torch
 from torch import Tensor
 
 from vqaloop.errors import InputError
+from vqaloop.panel.labels import LABELS
 
 if TYPE_CHECKING:
     from vqaloop.panel.soft_minimum import Panel
     from vqaloop.training.shards import Shard
 
+POINTS = ("v1", "v0.6.1", "neg")
+"""Labels that are on 0..100 as measured."""
 TEXTS = {
-    "v1": "VMAF v1",
-    "neg": "VMAF v0.6.1 NEG",
-    "v0.6.1": "VMAF v0.6.1",
+    **{name: LABELS[name].text for name in POINTS},
     "cambi": "CAMBI",
     "xpsnr": "XPSNR",
     "ssimulacra2": "SSIMULACRA 2",
@@ -31,8 +33,6 @@ TEXTS = {
     "cvvdp": "ColorVideoVDP",
 }
 """What the header of weights calls each measured label."""
-POINTS = ("v1", "v0.6.1", "neg")
-"""Labels that are on 0..100 as measured."""
 FUSED = "panel"
 """Name of the fused label."""
 BASE = "v1"
@@ -72,6 +72,14 @@ class Label:
             return TEXTS[self.name]
         names = (BASE, *(member.name for member in self.panel.members))
         return f"{FUSED} of {', '.join(TEXTS[name] for name in names)}"
+
+    def header(self) -> dict[str, str]:
+        """Its part of the header of weights: how it is fused, and by which judges."""
+        if self.panel is None:
+            return {}
+        names = (BASE, *(member.name for member in self.panel.members))
+        judges = {name: asdict(LABELS[name]) for name in names}
+        return {PANEL_KEY: json.dumps({**json.loads(self.panel.to_json()), "judges": judges})}
 
     def is_in(self, names: Sequence[str]) -> bool:
         """Whether measured labels `names` give it."""

@@ -37,7 +37,7 @@ from vqaloop.training.shards import Shard, load_corpus
 from vqaloop.training.split import split_corpus, teacher_shards
 from vqaloop.training.starting_weights import initial_student, initial_teacher, listed
 from vqaloop.training.step import TrainingModel, clips_of_step, draw
-from vqaloop.training.targets import PANEL_KEY, Label, label_of, with_targets
+from vqaloop.training.targets import Label, label_of, with_targets
 from vqaloop.training.training_log import TrainingLog
 from vqaloop.training.windows import Window, check_window, middle_windows, view_of
 
@@ -265,8 +265,8 @@ class Trainer:
             scale = self._scale()
             if scale is not None:
                 about[HEADER_KEY] = scale.to_json()
-            if self.label is not None and self.label.panel is not None:
-                about[PANEL_KEY] = self.label.panel.to_json()
+            if self.label is not None:
+                about |= self.label.header()
             text = shard.label if self.label is None else self.label.text
             save_student(self.average, path, recipe.model, text, about)
             self.log.plot(self.out / "log.png")
