@@ -1,6 +1,5 @@
 """Labels of regions as a student learns them: measured, fused, and of its auxiliary outputs."""
 
-import json
 from dataclasses import replace
 
 import numpy as np
@@ -9,7 +8,6 @@ import torch
 
 from tests.support.lessons import pixels
 from vqaloop.errors import InputError
-from vqaloop.panel.labels import LABELS
 from vqaloop.training.shards import Shard
 from vqaloop.training.targets import Label, label_of, label_of_weights, with_targets
 
@@ -47,7 +45,7 @@ def test_a_measured_label_is_its_column() -> None:
     assert whole.region_labels is not None and whole.frame_labels is not None
     assert torch.equal(label.values(whole.region_labels, NAMES), whole.region_labels[..., 1])
     assert torch.equal(label.of_frames(whole), whole.frame_labels[..., 1])
-    assert label.text == "VMAF v0.6.1" and label.header() == {}
+    assert label.text == "VMAF v0.6.1" and label.judges == ["v0.6.1"]
     with pytest.raises(InputError, match="no label 'neg', only v1, v0.6.1, xpsnr, fdim; make"):
         Label("neg").of_frames(whole)
     with pytest.raises(InputError, match="no label 'cvvdp'"):
@@ -93,14 +91,10 @@ def test_targets_are_of_about_one_unit() -> None:
 
 
 def test_weights_say_what_their_label_is() -> None:
-    header = FUSED.header()
-    assert FUSED.text == "panel of VMAF v1.0.16, XPSNR, FDIM"
-    found = label_of_weights({"label": FUSED.text, **header}, "w")
-    assert found == FUSED
-    judges = json.loads(header["panel"])["judges"]
-    assert list(judges) == ["v1", "xpsnr", "fdim"]
-    assert judges["fdim"]["licence"] == LABELS["fdim"].licence
-    assert judges["xpsnr"]["text"] == LABELS["xpsnr"].text
+    assert FUSED.text == "VMAF v1, lowered by XPSNR, FDIM"
+    assert FUSED.judges == ["v1", "xpsnr", "fdim"] and FUSED.panel is not None
+    about = {"label": FUSED.text, "panel": FUSED.panel.to_json()}
+    assert label_of_weights(about, "w") == FUSED
     assert label_of_weights({"label": "VMAF v0.6.1"}, "w") == Label("v0.6.1")
     assert label_of_weights({"label": "MOS of people"}, "w") is None
     with pytest.raises(InputError, match="the panel of w is no JSON"):

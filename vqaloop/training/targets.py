@@ -6,9 +6,8 @@ the other judges of its panel agree with it, and lower where one of them sees mo
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -24,15 +23,6 @@ if TYPE_CHECKING:
 
 POINTS = ("v1", "v0.6.1", "neg")
 """Labels that are on 0..100 as measured."""
-TEXTS = {
-    **{name: LABELS[name].text for name in POINTS},
-    "cambi": "CAMBI",
-    "xpsnr": "XPSNR",
-    "ssimulacra2": "SSIMULACRA 2",
-    "fdim": "FDIM",
-    "cvvdp": "ColorVideoVDP",
-}
-"""What the header of weights calls each measured label."""
 FUSED = "panel"
 """Name of the fused label."""
 BASE = "v1"
@@ -69,17 +59,16 @@ class Label:
     def text(self) -> str:
         """As the header of weights has it."""
         if self.panel is None:
-            return TEXTS[self.name]
-        names = (BASE, *(member.name for member in self.panel.members))
-        return f"{FUSED} of {', '.join(TEXTS[name] for name in names)}"
+            return LABELS[self.name].name
+        others = ", ".join(LABELS[member.name].name for member in self.panel.members)
+        return f"{LABELS[BASE].name}, lowered by {others}" if others else LABELS[BASE].name
 
-    def header(self) -> dict[str, str]:
-        """Its part of the header of weights: how it is fused, and by which judges."""
+    @property
+    def judges(self) -> list[str]:
+        """The measured labels that it is made of."""
         if self.panel is None:
-            return {}
-        names = (BASE, *(member.name for member in self.panel.members))
-        judges = {name: asdict(LABELS[name]) for name in names}
-        return {PANEL_KEY: json.dumps({**json.loads(self.panel.to_json()), "judges": judges})}
+            return [self.name]
+        return [BASE, *(member.name for member in self.panel.members)]
 
     def is_in(self, names: Sequence[str]) -> bool:
         """Whether measured labels `names` give it."""
@@ -148,7 +137,7 @@ def label_of_weights(about: Mapping[str, str], name: str) -> Label | None:
         from vqaloop.panel.soft_minimum import Panel
 
         return Label(FUSED, Panel.from_json(about[PANEL_KEY], name))
-    known = {TEXTS[key]: key for key in POINTS}
+    known = {LABELS[key].name: key for key in POINTS}
     text = about.get("label", "")
     return Label(known[text]) if text in known else None
 

@@ -27,6 +27,7 @@ from vqaloop.models.internvideo2 import InternVideo2
 from vqaloop.models.score_scale import HEADER_KEY, ScoreScale
 from vqaloop.models.student import Student
 from vqaloop.models.weights import save_student
+from vqaloop.panel.labels import describe
 from vqaloop.quality.clip_views import View
 from vqaloop.quality.student_engine import VMAF, is_anchored_by
 from vqaloop.training import deepspeed_engine as engines
@@ -37,7 +38,7 @@ from vqaloop.training.shards import Shard, load_corpus
 from vqaloop.training.split import split_corpus, teacher_shards
 from vqaloop.training.starting_weights import initial_student, initial_teacher, listed
 from vqaloop.training.step import TrainingModel, clips_of_step, draw
-from vqaloop.training.targets import Label, label_of, with_targets
+from vqaloop.training.targets import PANEL_KEY, Label, label_of, with_targets
 from vqaloop.training.training_log import TrainingLog
 from vqaloop.training.windows import Window, check_window, middle_windows, view_of
 
@@ -266,7 +267,10 @@ class Trainer:
             if scale is not None:
                 about[HEADER_KEY] = scale.to_json()
             if self.label is not None:
-                about |= self.label.header()
+                used = dict.fromkeys([*self.label.judges, *recipe.auxiliary])
+                about["judges"] = json.dumps(describe(list(used)))
+                if self.label.panel is not None:
+                    about[PANEL_KEY] = self.label.panel.to_json()
             text = shard.label if self.label is None else self.label.text
             save_student(self.average, path, recipe.model, text, about)
             self.log.plot(self.out / "log.png")
