@@ -36,22 +36,26 @@ def make_shard(
     opinions: bool = False,
     label: str = "VMAF v1",
     source: bool = False,
+    encodes: int = ENCODES,
+    size: int = 112,
 ) -> None:
     """A scene of regions, the last encode of which is damaged; or one of `opinions`."""
     rng = np.random.default_rng(seed)
     rows: list[dict[str, Any]] = [
-        {"score": 20.0 + 25 * e + seed % 5, "encoder": "x264", "width": 112, "height": 112}
-        for e in range(ENCODES)
+        {"score": (20.0 + 25 * e + seed % 5) % 100, "encoder": "x264", "width": 112, "height": 112}
+        for e in range(encodes)
     ]
     crops = CROPS if opinions else REGIONS * CROPS
-    arrays = {"distorted": rng.integers(16, 236, (ENCODES, crops, 2, 168, 112), np.uint8)}
+    arrays = {
+        "distorted": rng.integers(16, 236, (encodes, crops, 2, size * 3 // 2, size), np.uint8)
+    }
     if source or not opinions:
-        arrays["reference"] = rng.integers(16, 236, (crops, 2, 168, 112), np.uint8)
+        arrays["reference"] = rng.integers(16, 236, (crops, 2, size * 3 // 2, size), np.uint8)
     path, scene = folder / f"{title}.safetensors", {"content": title, "canvas": [224, 112]}
     if opinions:
         write_shard(path, arrays, scene, rows, label)
         return
-    labels = rng.random((2, ENCODES, REGIONS, len(NAMES)), np.float32) * (100, 20, 50)
+    labels = rng.random((2, encodes, REGIONS, len(NAMES)), np.float32) * (100, 20, 50)
     labels[1, ..., 2] = np.nan
     arrays["region_labels"], arrays["frame_labels"] = labels.astype(np.float32)
     scene |= {"distances": [1, 5], "places": [0, 20]}

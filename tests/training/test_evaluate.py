@@ -27,6 +27,7 @@ from vqaloop.training.evaluate import ShardScores, crop_spread, evaluate, score_
 from vqaloop.training.evaluation_report import figures_text, worst_titles, write_evaluation
 from vqaloop.training.paper import PublishedRow, published_row
 from vqaloop.training.shards import load_corpus, shard_paths, write_shard
+from vqaloop.training.targets import Label
 
 CPU = torch.device("cpu")
 NAMES = ("v1", "xpsnr", "fdim")
@@ -220,6 +221,58 @@ def test_the_notes_explain_what_the_table_has_and_no_more(judged: ShardScores) -
     assert "RMSE" in few and "no reference" in few
     for word in ("SRCC", "PLCC", "RMSE4", "within", "from", "mapping", " -\n"):
         assert word not in few, few
+
+
+def test_each_label_is_compared_with_and_attacks_stand_apart(
+    judged: ShardScores, tmp_path: Path
+) -> None:
+    found = evaluate(judged.table, judged.regions, draws=0)
+    assert found["encodes"] == 20 and len(judged.table) == 28
+    plain = judged.table[judged.table["attack"].isna()]
+    for head in ("anchored", "alone"):
+        labels = found["judges"][head]["labels"]
+        assert set(labels) == set(NAMES)
+        for name in NAMES:
+            x, y = plain[head], plain[f"label_{name}"]
+            assert labels[name]["srcc"] == pytest.approx(stats.spearmanr(x, y).statistic)
+            assert labels[name]["plcc"] == pytest.approx(stats.pearsonr(x, y).statistic)
+        assert labels["xpsnr"]["rmse"] is labels["fdim"]["within_sd"] is None
+        gap = plain[head] - plain["label_v1"]
+        assert labels["v1"]["rmse"] == pytest.approx(math.sqrt((gap**2).mean()))
+        inside = gap - gap.groupby(plain["content"]).transform("mean")
+        sd = math.sqrt((inside**2).sum() / (20 - 4))
+        assert labels["v1"]["within_sd"] == pytest.approx(sd)
+        assert found["judges"][head]["overall"]["within_sd"] == pytest.approx(sd, rel=0.01)
+    # of regions alone: their own mean
+    assert judged.table["label_fdim"].notna().all()
+    seen = judged.table.assign(
+        anchored=judged.table["attack"].map({"flicker": 95.0, "blur": 91.0}).fillna(50.0)
+    )
+    attacks = evaluate(seen, draws=0)["judges"]["anchored"]["attacks"]
+    assert {name: row["noticed"] for name, row in attacks.items()} == {
+        "all": 0.5, "blur": 1.0, "flicker": 0.0,
+    }  # fmt: skip
+    assert attacks["all"]["count"] == 8 and attacks["flicker"]["label"] == 90
+    assert summary(seen)["noticed"] == 0.5 and summary(seen)["within_sd"] is not None
+    text = figures_text(evaluate(seen, draws=0))
+    assert ["flicker", "4", "90.0", "95.0", "0.00"] in [line.split() for line in text.splitlines()]
+    assert all(len(line) <= 80 for line in text.splitlines())
+
+
+def test_the_label_is_that_of_the_student(student: Student, folder: Path) -> None:
+    shards = load_corpus([folder])
+    scored = replace(shards[0], label="of scores")
+    for label, kind in (
+        (Label("v1"), "VMAF v1"),
+        (Label("neg"), "of scores"),
+        (None, "of scores"),
+    ):
+        table = score_shards(student, [scored], CPU, crops=4, label=label).table
+        assert set(table["label_kind"]) == {kind}
+        assert shards[0].frame_labels is not None
+        # the region that is left is of the first place; a score is of the whole video
+        whole = scored.scores if kind == "of scores" else shards[0].frame_labels[:, 0, 0]
+        assert table["label"].to_numpy() == pytest.approx(whole.numpy(), abs=1e-4)
 
 
 def test_labels_of_two_kinds_are_refused(judged: ShardScores) -> None:

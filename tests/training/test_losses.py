@@ -183,6 +183,32 @@ def test_losses_against_labels_by_a_plain_loop() -> None:
     assert {k: v.item() for k, v in found.items()} == pytest.approx(expected, rel=2e-3)
 
 
+def test_the_anchored_head_teaches_the_other_token_by_token() -> None:
+    model, batch = TrainingModel(made(0), None, with_losses(dense=1.0)), batch_of()
+    found = model(batch, 0)["dense"]
+    student = model.student
+    assert batch.heights is not None and batch.reference is not None
+    squares = weights = 0.0
+    with torch.no_grad():
+        for clip in range(16):
+            height = float(batch.heights[clip // 8])
+            source = to_clips(batch.reference[clip // 2, None])
+            anchor = student.anchor(source, height)
+            look = student.look(to_clips(batch.distorted[clip, None]), anchor, height)
+            assert look.values is not None
+            alone, anchored, weight = (x.double() for x in look.values)
+            assert alone.shape == anchored.shape == (1, 8, STATISTICS + 2)
+            assert torch.equal(weight, anchor.weights.double())
+            squares += float((weight * (alone - anchored) ** 2).sum())
+            weights += float(weight.sum())
+    assert found.item() == pytest.approx(squares / weights, rel=1e-3)
+    found.backward()
+    assert student.alone is not None and student.anchored is not None
+    assert student.alone.value.weight.grad is not None
+    parts = [p.grad for n, p in student.anchored.named_parameters() if not n.startswith("project")]
+    assert not any(g is not None and g.any() for g in parts)
+
+
 def test_a_projection_learns_what_fdim_sees_of_a_region() -> None:
     torch.manual_seed(0)
     model, batch = TrainingModel(made(0), None, with_losses(fdim=1.0)), batch_of()
@@ -229,6 +255,7 @@ def test_a_part_that_cannot_be_computed_is_named() -> None:
         ({"alone": 1.0, "auxiliary": 0.5}, "^auxiliary of the loss"),
         ({"alone": 1.0, "fdim": 0.5}, "^fdim of the loss"),
         ({"alone": 1.0, "ordered": 0.5, "pooled": 1.0}, "^pooled, ordered of the loss"),
+        ({"alone": 1.0, "dense": 0.5}, "^dense of the loss"),
     ):
         with pytest.raises(InputError, match=says):
             TrainingModel(made(0), None, with_losses(**weights))(batch, 0)

@@ -26,6 +26,7 @@ from tests.support.training import (
     same_weights,
     stop_at,
 )
+from vqaloop.cli.main import main
 from vqaloop.core.resources import WEIGHTS
 from vqaloop.errors import InputError
 from vqaloop.media.colour import to_clips
@@ -82,7 +83,11 @@ def test_a_run_is_logged_and_goes_on_where_it_was_stopped(
     rmse = float(rows[-1]["rmse"])
     assert math.isfinite(rmse) and f"RMSE {rmse:.3f}" in told[0] and "{" not in told[0]
     student, about = load_student(whole)
-    assert about["model"] == "internvqa-mini" and about["label"] == "VMAF v1"
+    assert (
+        about["model"] == "internvqa-mini"
+        and about["label"] == "VMAF v1.0.16"
+        and "panel" not in about
+    )
     assert student.config.outputs == ("v1", "cambi", "xpsnr")
     assert json.loads(about["recipe"]) == json.loads(json.dumps(asdict(recipe)))
     assert student.anchored is not None
@@ -213,6 +218,51 @@ def test_a_teacher_teaches_on_opinion_scores(
     moved = {k for k, v in model.teacher.state_dict().items() if not torch.equal(v, kept[k])}
     assert {"backbone.head.weight", "backbone.blocks.3.mlp.fc2.weight"} <= moved
     assert all(k.startswith(("backbone.head.", "backbone.blocks.3.")) for k in moved)
+
+
+def test_a_fused_label_is_learnt_and_judged_by(
+    recipe: Recipe, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Fitted to the plain encodes, kept in the header, and what `evaluate` compares with."""
+    for side, titles in (("many", "xyz"), ("apart", "pq")):
+        (tmp_path / side).mkdir()
+        for title in titles:
+            count = 26 if side == "many" else 6
+            make_shard(tmp_path / side, title, ord(title), encodes=count, size=28)
+    fused = replace(
+        recipe,
+        corpus=(str(tmp_path / "many"),),
+        held_out=(str(tmp_path / "apart"),),
+        label="panel",
+        panel=("xpsnr", "cambi"),
+        auxiliary=("v1", "xpsnr"),
+        heads=HeadConfig(change=True, worst=2, canvas=True, two_distances=True),
+        loss=replace(recipe.loss, pairs=0.1, fidelity=0.1),
+        steps=2,
+    )
+    said: list[str] = []
+    weights = train(fused, device=CPU, report=said.append)
+    student, about = load_student(weights)
+    assert student.config.outputs == ("panel", "v1", "xpsnr") and student.config.worst == 2
+    assert about["label"] == "VMAF v1, lowered by XPSNR, CAMBI"
+    members = json.loads(about["panel"])["members"]
+    assert [member["name"] for member in members] == ["xpsnr", "cambi"]
+    judges = json.loads(about["judges"])
+    assert list(judges) == ["v1", "xpsnr", "cambi"] and judges["cambi"]["licence"]
+    assert any("share of attacks below 92" in line for line in said)
+    found = tmp_path / "f.json"
+    argv = ["evaluate", str(weights), str(tmp_path / "apart"), "--quiet", "--device", "cpu"]
+    assert main([*argv, "--json", str(found)]) == 0
+    document = json.loads(found.read_text("utf-8"))
+    assert document["label"] == about["label"]
+    assert (document["encodes"], document["titles"]) == (10, 2), "without what is damaged"
+    assert set(document["judges"]["anchored"]["labels"]) == {"v1", "cambi", "xpsnr"}
+    assert document["judges"]["alone"]["attacks"]["flicker"]["count"] == 2
+    rows = [row for row in logged(Path(fused.out)) if not row["seconds"]]
+    assert float(rows[-1]["rmse"]) == pytest.approx(
+        document["judges"]["anchored"]["overall"]["rmse"], abs=0.02
+    )
+    assert "attack" in capsys.readouterr().out
 
 
 def test_an_engine_in_bf16_trains_and_goes_on(recipe: Recipe, tmp_path: Path) -> None:

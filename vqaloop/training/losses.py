@@ -83,6 +83,8 @@ def label_losses(
         pairs += [(x.pooled, batch.pooled) for x in heads]
         errors = (masked_mse(x[..., 1:], y[..., 1:]) for x, y in pairs)
         losses["auxiliary"] = sum(errors, zero)
+    if look.values is not None:
+        losses["dense"] = dense_loss(*look.values)
     if weights.pairs:
         losses["pairs"] = sum((pair_loss(x.scores, label) for x in heads), zero)
     if weights.fidelity:
@@ -243,6 +245,16 @@ def preference_losses(scores: Tensor, known: Tensor) -> Tensor:
     own, other, both = p @ p, q @ q, p @ q
     batch = (own.square() - 2 * both.square() + other.square()) / len(p)
     return instance + batch + (own - other).square()
+
+
+def dense_loss(alone: Tensor, anchored: Tensor, weights: Tensor) -> Tensor:
+    """Mean square difference of (B, N, S) values of two heads, by `weights`.
+
+    Self-distillation: the anchored head, which sees the source, teaches the other what is damaged
+    where. Nothing of it is trained by this.
+    """
+    known, part = anchored.detach().float(), weights.detach().float()
+    return ((alone.float() - known).square() * part).sum() / part.sum()
 
 
 def fdim_loss(projected: Tensor, features: Tensor) -> Tensor:

@@ -52,6 +52,9 @@ class Losses:
     differ, as RankDVQA (arXiv 2202.08595)."""
     fidelity: Weight = 0.0
     """Fidelity loss (Tsai et al. 2007) between preferences by s and by y, over all pairs."""
+    dense: Weight = 0.0
+    """MSE of the no-reference head's values of each token against the anchored head's, weighted as
+    that head weighs them and not trained by this: a target for each token."""
     fdim: Weight = 0.0
     """SmoothL1 between a projection of what is pooled of a region and the features of FDIM."""
     teacher: Weight = 0.0

@@ -37,7 +37,7 @@ def initial_student(
         InputError: The weights do not fit, or were trained on a title held out.
     """
     loss = recipe.loss
-    heads = any((loss.region, loss.pooled, loss.ordered, loss.auxiliary, loss.levels))
+    heads = any((loss.region, loss.pooled, loss.ordered, loss.auxiliary, loss.dense, loss.levels))
     config = head_config(recipe, opinions) if heads or recipe.heads is not None else None
     if not recipe.start:
         student = create_student(recipe.model, heads, config)

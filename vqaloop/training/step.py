@@ -284,8 +284,8 @@ class TrainingModel(nn.Module):
         if lacking:
             raise InputError(
                 f"{', '.join(lacking)} of the loss cannot be computed from this corpus: region, "
-                "pooled and ordered need the source of every scene, auxiliary measured labels and "
-                "token heads, fdim the features of FDIM, levels a teacher with token heads"
+                "pooled, ordered and dense need the source of every scene, auxiliary measured labels "
+                "and token heads, fdim the features of FDIM, levels a teacher with token heads"
             )
         return losses
 
@@ -356,5 +356,5 @@ class TrainingModel(nn.Module):
 
 def anchored_losses(loss: Losses) -> bool:
     """Whether any part needs the anchored head."""
-    names = ("region", "pooled", "ordered", "auxiliary", "fdim", "answers", "preferences")
+    names = ("region", "pooled", "ordered", "auxiliary", "dense", "fdim", "answers", "preferences")
     return any(getattr(loss, name) for name in names)
