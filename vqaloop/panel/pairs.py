@@ -54,7 +54,7 @@ def measure_runs(
     lengths = [len(run) for run in reference]
     if lengths != [len(run) for run in distorted] or min(lengths, default=0) <= 2 * MARGIN:
         raise InputError(f"runs of frames do not fit each other or are too short: {lengths}")
-    values = _frame_labels(np.concatenate(reference), np.concatenate(distorted), ffmpeg, uhd,
+    values = labels_of_frames(np.concatenate(reference), np.concatenate(distorted), ffmpeg, uhd,
                            timeout_s)  # fmt: skip
     ends = np.cumsum(lengths)
     parts = [
@@ -64,10 +64,10 @@ def measure_runs(
     return np.stack(parts).astype(np.float32)
 
 
-def _frame_labels(
+def labels_of_frames(
     reference: Frames, distorted: Frames, ffmpeg: str, uhd: bool, timeout_s: float
 ) -> npt.NDArray[np.float64]:
-    """(N, len(NAMES)) of each frame."""
+    """(N, len(NAMES)) labels of each of N successive frames, see `measure_runs`."""
     count, rows, width = reference.shape
     if distorted.shape != reference.shape:
         raise InputError(f"frames do not fit: {reference.shape}, {distorted.shape}")
