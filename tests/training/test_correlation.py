@@ -15,10 +15,10 @@ from vqaloop.training.correlation import (
     correlations,
     fit_logistic,
     mean_within,
-    within_sd,
     paired_differences,
     raw_correlations,
     rmse,
+    within_sd,
 )
 
 

@@ -1,6 +1,8 @@
 """The judges of the panel: names, units, versions and licences of the labels they give."""
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from typing import Any
 
 
 @dataclass(frozen=True)
@@ -14,6 +16,7 @@ class Label:
     unit: str
     licence: str
     """Of the program or the weights that compute it."""
+    higher_is_better: bool = True
 
 
 _NETFLIX = "BSD-2-Clause-Patent, Netflix"
@@ -22,7 +25,9 @@ LABELS = {
     "v1": Label("VMAF v1", "vmaf_v1.0.16 of libvmaf", "0..100", _NETFLIX),
     "neg": Label("VMAF NEG", "vmaf_v0.6.1neg of libvmaf", "0..100", _NETFLIX),
     "v0.6.1": Label("VMAF v0.6.1", "vmaf_v0.6.1 of libvmaf", "0..100", _NETFLIX),
-    "cambi": Label("CAMBI", "as in vmaf_v1.0.16 of libvmaf", "0 and more, 0 is best", _NETFLIX),
+    "cambi": Label(
+        "CAMBI", "as in vmaf_v1.0.16 of libvmaf", "0 and more", _NETFLIX, higher_is_better=False
+    ),
     "xpsnr": Label(
         "XPSNR", "filter of FFmpeg, planes 4:1:1", "dB, at most 60", "LGPL-2.1-or-later, FFmpeg"
     ),
@@ -39,6 +44,6 @@ LABELS = {
 """By the names of their columns. Of a canvas above 2560x1440 the VMAFs are of their 4K models."""
 
 
-def describe(names: list[str]) -> dict[str, dict[str, str]]:
+def describe(names: Sequence[str]) -> dict[str, dict[str, Any]]:
     """Versions, units and licences of some labels, as headers of weights have them."""
     return {name: asdict(LABELS[name]) for name in names}
