@@ -67,8 +67,11 @@ def study(source: Source, rung: Path, students: dict[str, Student], ffmpeg: str)
         canvas, fps = source.canvas, source.fps
         return read_encode(rung, indices, canvas, fps, decoder="pyav", ffmpeg=ffmpeg)
 
-    one = read_crops(where, source.frames, lambda i: read_source(source, i, ffmpeg=ffmpeg))
-    other = read_crops(where, source.frames, read)
+    distances = sampling.distances_at(activity)
+    one = read_crops(
+        where, distances, source.frames, lambda i: read_source(source, i, ffmpeg=ffmpeg)
+    )
+    other = read_crops(where, distances, source.frames, read)
     row: dict[str, Any] = {"clip": source.path.stem, "encode": rung.stem}
     for name, student in students.items():
         row[name], row[f"{name}_s"] = network(student, one, other, counts, shares, name == "bf16")

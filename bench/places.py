@@ -1,4 +1,4 @@
-"""Places of a title by `choose_places` and eight even ones: their mean VMAF against all frames'.
+"""Places of a title by `CropSampling` and eight even ones: their mean VMAF against all frames'.
 
     python -m bench.places CLIP... [--join 7] [--frames 40] [--seeds 200] [--csv FILE]
 
@@ -22,7 +22,7 @@ from vqaloop.media.activity import SourceActivity, activity_of
 from vqaloop.media.planes import CLIP_FRAMES
 from vqaloop.media.probe import probe_source
 from vqaloop.quality import full_reference
-from vqaloop.quality.crop_sampling import Places, choose_places
+from vqaloop.quality.crop_sampling import CropSampling, Places
 from vqaloop.records import Source
 
 EVEN = 8
@@ -48,7 +48,7 @@ def choices(source: Source, folder: Path) -> dict[str, Callable[[int], Places]]:
         activities[name] = activity_of(probe_source(path, ffmpeg=ffmpeg_path()))
 
     def chosen(activity: SourceActivity) -> Callable[[int], Places]:
-        return lambda seed: choose_places(activity, seed)
+        return lambda seed: CropSampling(seed=seed).places(activity)
 
     found = {name: chosen(activity) for name, activity in activities.items()}
     return {"eight even": lambda seed: even_places(source.frames, seed), **found}

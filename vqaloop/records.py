@@ -156,8 +156,9 @@ class Score:
     places: tuple[tuple[int, int, int], ...] = ()
     """First frame, top and left of each clip, where clips are crops."""
     moments: tuple[tuple[int, float], ...] = ()
-    """First frame and score of each time that was looked at; the value is their mean, weighted by
-    the part of the title each stands for, then mapped from the scale of `label` if another."""
+    """Frame and score of each time that was looked at, the first of the frames in its middle; the
+    value is their mean (of some students a power mean of what they lack to 100), weighted by the
+    part of the title each stands for, then mapped from the scale of `label` if another."""
     weights_sha256: str | None = None
     """SHA-256 of the weights file, for learned metrics."""
     label: str | None = None

@@ -1,5 +1,6 @@
 """A smaller student is cut out of a larger one."""
 
+import itertools
 from dataclasses import replace
 from typing import Any
 
@@ -9,6 +10,7 @@ import torch
 from tests.support.nets import MINI, noise, shaken
 from vqaloop.errors import InputError
 from vqaloop.models import create_student
+from vqaloop.models.head_config import HeadConfig
 from vqaloop.models.internvideo2 import Config, InternVideo2
 from vqaloop.models.prune import prune
 from vqaloop.models.student import Student
@@ -16,9 +18,14 @@ from vqaloop.models.student import Student
 THIN = replace(MINI, width=32, depth=1, heads=1, mlp_width=40)
 
 
-def student(config: Config = MINI, seed: int = 0, heads: bool = True) -> Student:
+SECOND = HeadConfig(("panel", "dark"), change=True, worst=3, canvas=True)
+
+
+def student(
+    config: Config = MINI, seed: int = 0, heads: bool = True, of_heads: HeadConfig | None = None
+) -> Student:
     torch.manual_seed(seed)
-    made = Student(InternVideo2(config), heads)
+    made = Student(InternVideo2(config), heads, of_heads)
     shaken(made, seed)
     return made.eval()
 
@@ -123,6 +130,34 @@ def test_a_student_of_the_same_shape_answers_the_same(heads: bool) -> None:
         assert torch.equal(cut(clips), larger(clips))
         if heads:
             assert torch.equal(cut(clips, reference), larger(clips, reference))
+
+
+def test_heads_of_another_generation_are_cut_alike() -> None:
+    larger, smaller = student(of_heads=SECOND), student(THIN, 1, of_heads=SECOND)
+    channels = torch.arange(0, 64, 2)
+    assert larger.anchored is not None and smaller.anchored is not None
+    with torch.no_grad():
+        for one, other in itertools.product(range(5), channels.tolist()):
+            larger.anchored.compare_energy.weight[:, 64 * one + other] *= 50
+    cut = prune(larger, smaller)
+    stacked = torch.cat([channels + 64 * i for i in range(5)])
+    expected = larger.anchored.compare_energy.weight[:, stacked]
+    assert torch.equal(smaller.anchored.compare_energy.weight, expected)
+    assert cut.config == SECOND
+    same = prune(larger, student(seed=9, of_heads=SECOND))
+    clips, reference = noise(2, 3, 2, 28, 28), noise(2, 3, 2, 28, 28, seed=2)
+    with torch.inference_mode():
+        assert torch.equal(same(clips, reference, 720.0), larger(clips, reference, 720.0))
+
+
+@pytest.mark.parametrize(
+    "other", [None, replace(SECOND, outputs=("panel", "flicker")), replace(SECOND, worst=2)]
+)
+def test_other_heads_are_refused(other: HeadConfig | None) -> None:
+    with pytest.raises(InputError, match="other token heads cannot be cut"):
+        prune(student(of_heads=SECOND), student(THIN, of_heads=other))
+    sampled = replace(SECOND, two_distances=True, time_power=2.0)
+    assert prune(student(of_heads=SECOND), student(THIN, of_heads=sampled)).config == sampled
 
 
 def test_the_cut_one_shares_no_memory_with_the_larger() -> None:

@@ -17,17 +17,21 @@ from tests.support.nets import (
     shaken,
     values,
 )
+from vqaloop.errors import InputError
 from vqaloop.models import create_student
 from vqaloop.models.fastvqa import FastVQA
+from vqaloop.models.head_config import HeadConfig
 from vqaloop.models.internvideo2 import TINY, InternVideo2
 from vqaloop.models.student import (
     ENERGY_FLOOR,
-    OUTPUTS,
+    LEAST_WORST,
     STATISTICS,
     Anchor,
     Student,
     StudentOutput,
-    change,
+    _rooted,
+    _summed,
+    change_energy,
     log_energy,
     start_from_cosines,
 )
@@ -70,12 +74,25 @@ def test_colour_channels_answer_to_colour_alone(tiny: InternVideo2) -> None:
     assert found[first_blue] > 0 > found[first_red]
 
 
+SECOND = HeadConfig(("panel", "flicker", "dark"), change=True, worst=5, canvas=True)
+HEIGHT = 432.0
+
+
+def made(config: HeadConfig | None = None) -> Student:
+    torch.manual_seed(0)
+    student = Student(InternVideo2(MINI), config=config)
+    shaken(student)
+    return student
+
+
 @pytest.fixture(scope="module")
 def student() -> Student:
-    torch.manual_seed(0)
-    made = Student(InternVideo2(MINI))
-    shaken(made)
-    return made
+    return made()
+
+
+@pytest.fixture(scope="module")
+def second() -> Student:
+    return made(SECOND)
 
 
 def test_log_energy_by_hand() -> None:
@@ -88,9 +105,9 @@ def test_log_energy_by_hand() -> None:
 def test_change_by_hand() -> None:
     # three frames of two tokens
     x = torch.tensor([1.0, 10.0, 4.0, 40.0, 9.0, 0.0])[None, :, None]
-    found = change(x, 3)[0, :, 0].tolist()
-    assert found == [3.0, 30.0, 3.0, 30.0, 5.0, -40.0]
-    assert not change(x, 1).any()
+    expected = log_energy(torch.tensor([3.0, 30.0, 3.0, 30.0, 5.0, -40.0]))
+    assert torch.equal(change_energy(x, 3)[0, :, 0], expected)
+    assert not change_energy(x, 1).any()
 
 
 def clips_and_anchor(student: Student, count: int = 3) -> tuple[Tensor, Anchor]:
@@ -127,9 +144,22 @@ def stepped(x: Values, frames: int) -> Values:
     return out
 
 
-def fused(fuse: nn.Module, means: Values) -> Values:
+def canvas(config: HeadConfig) -> list[float]:
+    return [math.log2(HEIGHT / 1080)] * config.canvas
+
+
+def pooled_means(values: Values, weight: Values) -> Values:
+    """(N, S) values and weights to S statistics."""
+    worst = np.log1p(np.exp(values[:, STATISTICS:])) ** 4
+    sums = (np.concatenate([values[:, :STATISTICS], worst], 1) * weight).sum(0)
+    means = sums / weight.sum(0)
+    means[STATISTICS:] = (means[STATISTICS:] + LEAST_WORST) ** (1 / 4)
+    return np.asarray(means)
+
+
+def fused(fuse: nn.Module, means: Values, config: HeadConfig) -> Values:
     assert isinstance(fuse, nn.Sequential)
-    return linear(fuse[2], gelu(linear(fuse[0], means)))
+    return linear(fuse[2], gelu(linear(fuse[0], np.concatenate([means, canvas(config)]))))
 
 
 class Plain:
@@ -138,7 +168,7 @@ class Plain:
     def __init__(self, student: Student, clip: Tensor) -> None:
         assert student.anchored is not None and student.alone is not None
         assert isinstance(student.backbone, InternVideo2)
-        self.head, self.alone = student.anchored, student.alone
+        self.head, self.alone, self.config = student.anchored, student.alone, student.config
         with torch.no_grad():
             tokens, taps = student.backbone.tokens(clip[None], (0, 1, 2))
             feature = student.backbone.fc_norm(student.backbone.clip_projector(tokens))
@@ -154,42 +184,52 @@ class Plain:
     def moving(self) -> Values:
         return np.concatenate([energy(self.embedding), energy(stepped(self.embedding, 2))], -1)
 
+    def with_canvas(self, seen: list[Values]) -> Values:
+        columns = [np.full((len(seen[0]), 1), value) for value in canvas(self.config)]
+        return np.concatenate([*seen, *columns], 1)
+
     def judged_alone(self) -> Values:
-        seen = np.concatenate([gelu(linear(self.alone.energy, self.moving())), *self.projected], 1)
-        context = gelu(linear(self.alone.context, seen))
+        seen = [gelu(linear(self.alone.energy, self.moving())), *self.projected]
+        context = gelu(linear(self.alone.context, self.with_canvas(seen)))
         weight = np.log1p(np.exp(linear(self.alone.weight, context))) + 1e-4
-        means = (linear(self.alone.value, context) * weight).sum(0) / weight.sum(0)
-        out = fused(self.alone.fuse, means)
+        means = pooled_means(linear(self.alone.value, context), weight)
+        out = fused(self.alone.fuse, means, self.config)
         out[0] = 1 / (1 + np.exp(-(out[0] + self.answer)))
         return out
 
     def judged_against(self, source: "Plain") -> Values:
         head = self.head
         first = gelu(linear(head.source_energy, source.moving()))
-        context = gelu(linear(head.source_context, np.concatenate([first, *source.projected], 1)))
+        seen = self.with_canvas([first, *source.projected])
+        context = gelu(linear(head.source_context, seen))
         weight = np.log1p(np.exp(linear(head.weight, context))) + 1e-4
         energies = [energy(x.embedding) for x in (self, source)]
         energies.append(energy(self.embedding - source.embedding))
+        if self.config.change:
+            mine, theirs = (stepped(x.embedding, 2) for x in (self, source))
+            energies += [energy(mine), energy(mine - theirs)]
         parts = [gelu(linear(head.compare_energy, np.concatenate(energies, 1))), context]
         for mine, theirs in zip(self.projected, source.projected, strict=True):
             parts += [abs(mine - theirs), mine * theirs]
         value = linear(head.value, gelu(linear(head.compare, np.concatenate(parts, 1))))
-        out = fused(head.fuse, (value * weight).sum(0) / weight.sum(0))
+        out = fused(head.fuse, pooled_means(value, weight), self.config)
         out[0] = 1 / (1 + np.exp(-out[0]))
         return out
 
 
-def test_both_heads_follow_the_formulas(student: Student) -> None:
+@pytest.mark.parametrize("config", [HeadConfig(), SECOND])
+def test_both_heads_follow_the_formulas(config: HeadConfig) -> None:
+    student = made(config)
     reference, clip = noise(1, 3, 2, 28, 28), noise(1, 3, 2, 28, 28, seed=2)
     with torch.no_grad():
-        look = student.look(clip, student.anchor(reference))
-        alone = student.alone_answers(*look.alone)[0]
-        against = student.anchored_answers(*anchored(look))[0]
-        assert torch.equal(student(clip), alone[:1])
-        assert torch.equal(student(clip, reference), against[:1])
+        look = student.look(clip, student.anchor(reference, HEIGHT), HEIGHT)
+        alone = student.alone_answers(*look.alone, HEIGHT)[0]
+        against = student.anchored_answers(*anchored(look), HEIGHT)[0]
+        assert torch.equal(student(clip, canvas_height=HEIGHT), alone[:1])
+        assert torch.equal(student(clip, reference, HEIGHT), against[:1])
     assert look.feature.shape == (1, MINI.pooled_width)
     plain = Plain(student, clip[0])
-    assert alone.shape == against.shape == (len(OUTPUTS),)
+    assert alone.shape == against.shape == (len(config.outputs),)
     np.testing.assert_allclose(alone.numpy(), plain.judged_alone(), rtol=1e-4, atol=1e-4)
     found = plain.judged_against(Plain(student, reference[0]))
     np.testing.assert_allclose(against.numpy(), found, rtol=1e-4, atol=1e-4)
@@ -206,20 +246,29 @@ def test_a_clip_against_itself_scores_the_same_in_any_batch(student: Student) ->
     torch.testing.assert_close(student(same, same), single.expand(4))
 
 
-def test_sums_of_two_halves_are_those_of_the_whole(student: Student) -> None:
+@pytest.mark.parametrize("config", [HeadConfig(), SECOND])
+def test_sums_of_two_halves_are_those_of_the_whole(config: HeadConfig) -> None:
+    student, columns = made(config), STATISTICS + config.worst
     reference, clips = noise(3, 3, 2, 28, 28), noise(3, 3, 2, 28, 28, seed=2)
     with torch.no_grad():
         whole, one, rest = (
-            student.look(clips[part], student.anchor(reference[part]))
+            student.look(clips[part], student.anchor(reference[part], HEIGHT), HEIGHT)
             for part in (slice(None), slice(1), slice(1, None))
         )
-    assert whole.alone[0].shape == whole.alone[1].shape == (3, STATISTICS + 1)
-    assert anchored(whole)[0].shape == anchored(whole)[1].shape == (3, STATISTICS)
+    assert whole.alone[0].shape == whole.alone[1].shape == (3, columns + 1)
+    assert anchored(whole)[0].shape == anchored(whole)[1].shape == (3, columns)
     pooled = []
     for looks in ((whole,), (one, rest)):
-        alone = [torch.cat([look.alone[i] for look in looks]).sum(0) for i in (0, 1)]
-        against = [torch.cat([anchored(look)[i] for look in looks]).sum(0) for i in (0, 1)]
-        pooled.append((student.alone_answers(*alone), student.anchored_answers(*against)))
+        alone, against = (
+            [torch.cat([pair[i] for pair in pairs]).sum(0) for i in (0, 1)]
+            for pairs in ([look.alone for look in looks], [anchored(look) for look in looks])
+        )
+        pooled.append(
+            (
+                student.alone_answers(alone[0], alone[1], HEIGHT),
+                student.anchored_answers(against[0], against[1], HEIGHT),
+            )
+        )
     for at_once, in_parts in zip(*pooled, strict=True):
         torch.testing.assert_close(in_parts, at_once, rtol=1e-4, atol=1e-4)
     assert whole.alone[1][:, -1].sum() == 3  # the paper's answers are averaged over clips
@@ -312,14 +361,14 @@ def test_another_family_judges_without_heads() -> None:
         Student(FastVQA(MINI_SWIN))
 
 
-def test_gradient_reaches_every_parameter() -> None:
-    torch.manual_seed(0)
-    student = Student(InternVideo2(MINI))
-    shaken(student)
-    clips, anchor = clips_and_anchor(student, 2)
-    look = student.look(clips, anchor)
+@pytest.mark.parametrize("config", [HeadConfig(), SECOND])
+def test_gradient_reaches_every_parameter(config: HeadConfig) -> None:
+    student = made(config)
+    anchor = student.anchor(noise(2, 3, 2, 28, 28), HEIGHT)
+    look = student.look(noise(2, 3, 2, 28, 28, seed=2), anchor, HEIGHT)
     torch.autograd.backward(
-        student.anchored_answers(*anchored(look)).sum() + student.alone_answers(*look.alone).sum()
+        student.anchored_answers(*anchored(look), HEIGHT).sum()
+        + student.alone_answers(*look.alone, HEIGHT).sum()
     )
     without = [
         name for name, p in student.named_parameters() if p.grad is None or not p.grad.any()
@@ -334,3 +383,99 @@ def test_a_student_adds_only_its_heads_to_the_backbone() -> None:
         384, 1536, 12, 2049
     ).keys()
     assert all(n.startswith(("backbone.", "anchored.", "alone.")) for n in names)
+
+
+def test_more_statistics_leave_the_first_ones_as_they_are(student: Student) -> None:
+    larger = made(HeadConfig(worst=5))
+    with torch.no_grad():
+        for name, value in student.state_dict().items():
+            own = larger.state_dict()[name]
+            own[tuple(map(slice, value.shape))] = value
+        clips, references = noise(2, 3, 2, 28, 28), noise(2, 3, 2, 28, 28, seed=2)
+        few, many = (x.compare(clips, x.anchor(references)) for x in (student, larger))
+    for one, other in zip(few, many, strict=True):
+        torch.testing.assert_close(other[:, :STATISTICS], one, rtol=1e-4, atol=1e-4)
+
+
+def test_the_worst_tokens_dominate_a_generalised_mean() -> None:
+    """One token in 64 moves a statistic by its root, where a mean moves by a 64th."""
+    student = made(HeadConfig(worst=1))
+    head = student.anchored
+    assert head is not None
+    values = torch.full((1, 64, STATISTICS + 1), -20.0)
+    values[0, 0] = 10.0
+    sums, weights = _summed(values, torch.ones_like(values))
+    statistics = _rooted(sums / weights)[0]
+    assert statistics[0] == pytest.approx(-20 + 30 / 64)
+    assert statistics[-1] == pytest.approx(10 / 64**0.25, rel=1e-3)
+
+
+@pytest.mark.parametrize("value", [-1e4, -100.0, 0.0, 100.0, 1e4])
+def test_generalised_means_stay_finite(value: float) -> None:
+    values = torch.full((1, 8, STATISTICS + 2), value, requires_grad=True)
+    sums, weights = _summed(values, torch.full_like(values, 1e-4))
+    found = _rooted(sums / weights)
+    torch.autograd.backward(found.sum())
+    assert values.grad is not None
+    assert found.isfinite().all() and values.grad.isfinite().all()
+
+
+def test_the_canvas_cannot_be_left_out(second: Student) -> None:
+    clips = noise(2, 3, 2, 28, 28)
+    anchor = second.anchor(clips, HEIGHT)
+    look = second.look(clips, anchor, HEIGHT)
+    for call in (
+        lambda: second.anchor(clips),
+        lambda: second.look(clips, anchor),
+        lambda: second.anchored_answers(*anchored(look)),
+        lambda: second.alone_answers(*look.alone),
+        lambda: second(clips),
+        lambda: second(clips, clips),
+    ):
+        with pytest.raises(ValueError, match="take the height of the canvas"):
+            call()
+
+
+def test_each_clip_has_the_canvas_it_is_cut_from(second: Student) -> None:
+    clips, references = noise(2, 3, 2, 28, 28), noise(2, 3, 2, 28, 28, seed=2)
+    heights = torch.tensor([270.0, 2160.0])
+    with torch.no_grad():
+        for reference in (None, references):
+            own = None if reference is None else reference[1:]
+            together = second(clips, reference, heights)
+            torch.testing.assert_close(second(clips[1:], own, 2160.0), together[1:])
+            assert not torch.allclose(second(clips[1:], own, 270.0), together[1:])
+        sums, weights = second.compare(clips, second.anchor(references, heights))
+        # of several encodes of each scene
+        answers = second.anchored_answers(
+            sums[:, None].expand(2, 3, -1), weights[:, None].expand(2, 3, -1), heights[:, None]
+        )
+        torch.testing.assert_close(
+            answers[1, 2], second.anchored_answers(sums[1], weights[1], 2160.0)
+        )
+
+
+def test_flicker_that_leaves_each_frame_as_good_is_seen_as_change() -> None:
+    """Errors of one size in every frame, of one sign or of alternating ones."""
+    student = made(HeadConfig(change=True))
+    frame, error = noise(1, 3, 1, 28, 28), 0.1 * noise(1, 3, 1, 28, 28, seed=2)
+    source = frame.expand(-1, -1, 2, -1, -1)
+    steady = source + error
+    flicker = torch.cat([frame + error, frame - error], 2)
+    head, energies = student.anchored, []
+    assert head is not None
+    head.compare_energy.register_forward_pre_hook(lambda _, args: energies.append(args[0]))
+    with torch.no_grad():
+        for clip in (steady, flicker):
+            student.compare(clip, student.anchor(source))
+    (_, _, error_of_still, *changes), (_, _, error_of_moving, *others) = (
+        found.split(MINI.width, -1) for found in energies
+    )
+    torch.testing.assert_close(error_of_still, error_of_moving, rtol=1e-2, atol=1e-3)
+    assert len(changes) == 2 and not any(found.any() for found in changes)
+    assert all(found.median() > 0.1 for found in others)
+
+
+def test_a_configuration_of_heads_needs_heads() -> None:
+    with pytest.raises(InputError, match="without them"):
+        Student(InternVideo2(MINI), heads=False, config=SECOND)

@@ -1,6 +1,7 @@
 """Weights on disk: what is saved comes back, and nothing else is let in."""
 
 import hashlib
+import json
 import pickle
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from safetensors.torch import load_file, save_file
 from vqaloop.core.resources import WEIGHTS
 from vqaloop.errors import InputError
 from vqaloop.models import create_student, weights
+from vqaloop.models.head_config import HEADER_KEY, HeadConfig
 from vqaloop.models.student import Student
 from vqaloop.models.weights import load_student, save_student
 from vqaloop.quality.registry import shipped_weights
@@ -202,3 +204,70 @@ def test_shipped_weights_are_those_of_the_list(
     save_student(student, tmp_path / "internvqa-mini.safetensors", "internvqa-mini", "x", {})
     with pytest.raises(InputError, match="are not those that came with vqaloop .*; reinstall"):
         load_student(tmp_path / "internvqa-mini.safetensors")
+
+
+CONFIG = HeadConfig(("panel", "cambi"), True, 3, True, two_distances=True, time_power=2.5)
+
+
+@pytest.fixture(scope="module")
+def second(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    torch.manual_seed(3)
+    path = tmp_path_factory.mktemp("second") / "second.safetensors"
+    student = create_student("internvqa-mini", config=CONFIG)
+    save_student(student, path, "internvqa-mini", "panel", {})
+    return path
+
+
+def test_the_configuration_of_heads_comes_back(second: Path) -> None:
+    loaded, about = load_student(second)
+    assert loaded.config == CONFIG
+    assert json.loads(about[HEADER_KEY])["outputs"] == ["panel", "cambi"]
+    clip = torch.randn(1, 3, 2, 112, 112, generator=torch.Generator().manual_seed(0))
+    with torch.inference_mode():
+        assert 0 < loaded(clip, clip + 0.1, 1080.0).item() < 1
+
+
+def test_weights_of_the_first_generation_name_no_configuration(saved: Path) -> None:
+    loaded, about = load_student(saved)
+    assert loaded.config == HeadConfig() and HEADER_KEY not in about
+
+
+@pytest.mark.parametrize(
+    ("heads", "fault"),
+    [
+        ("{", "are no JSON"),
+        ("[" * 100_000, "are no JSON"),
+        ("[]", "should be an object"),
+        ("null", "should be an object"),
+        ('{"worst": 65}', "worst"),
+        ('{"worst": -1}', "worst"),
+        ('{"worst": 2.5}', "worst should be a whole number"),
+        ('{"change": 1}', "change should be true or false"),
+        ('{"time_power": 0.5}', "time_power"),
+        ('{"time_power": NaN}', "time_power"),
+        ('{"time_power": Infinity}', "time_power"),
+        ('{"outputs": []}', "outputs"),
+        ('{"outputs": "panel"}', "outputs should be a list"),
+        ('{"outputs": ["panel", "a\\nb"]}', "outputs"),
+        ('{"outputs": ["panel", "panel"]}', "name an output twice"),
+        (json.dumps({"outputs": [f"o{i}" for i in range(33)]}), "outputs"),
+        ('{"sharpness": 3}', "have a field 'sharpness'"),
+        ('{"worst": 4}', "do not fit internvqa-mini: "),
+        ('{"canvas": true}', "do not fit internvqa-mini: "),
+    ],
+)
+def test_a_damaged_configuration_of_heads_is_refused(
+    second: Path, tmp_path: Path, heads: str, fault: str
+) -> None:
+    path = tmp_path / "odd.safetensors"
+    save_file(load_file(second), path, {"model": "internvqa-mini", HEADER_KEY: heads})
+    with pytest.raises(InputError, match=fault):
+        load_student(path)
+
+
+def test_a_configuration_without_heads_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "bare.safetensors"
+    bare = create_student("internvqa-mini", heads=False)
+    save_student(bare, path, "internvqa-mini", "MOS", {HEADER_KEY: '{"canvas": true}'})
+    with pytest.raises(InputError, match="heads that they do not have"):
+        load_student(path)

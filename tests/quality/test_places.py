@@ -1,5 +1,7 @@
 """Where in time a title is sampled."""
 
+from bisect import bisect
+
 import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -12,7 +14,6 @@ from vqaloop.quality.crop_sampling import (
     MOST_POSITIONS,
     POSITIONS,
     CropSampling,
-    choose_places,
 )
 
 
@@ -29,8 +30,8 @@ def activities(draw: st.DrawFn) -> SourceActivity:
 def test_places_cover_scenes_and_ends_and_weigh_the_whole_title(
     activity: SourceActivity, seed: int, positions: int
 ) -> None:
-    found = choose_places(activity, seed, positions)
-    assert found == choose_places(activity, seed, positions)
+    found = CropSampling(positions, seed=seed).places(activity)
+    assert found == CropSampling(positions, seed=seed).places(activity)
     starts, frames = list(found), activity.frames
     assert starts == sorted(starts) and starts[0] >= 0 and starts[-1] + CLIP_FRAMES <= frames
     assert abs(sum(found.values()) - 1) < 1e-9 and min(found.values()) > 0
@@ -54,7 +55,7 @@ def test_a_late_drop_always_has_a_place() -> None:
     for frames in (90, 250, 3000):
         flat = SourceActivity.flat(frames)
         for seed in range(50):
-            places = choose_places(flat, seed)
+            places = CropSampling(seed=seed).places(flat)
             assert any(start >= 0.9 * frames for start in places)
 
 
@@ -65,7 +66,7 @@ def test_the_mean_over_places_is_that_of_the_title() -> None:
     activity = SourceActivity((0, 90, 300), rng.uniform(0.5, 2.0, frames))
     means = [
         sum(share * values[start : start + 2].mean() for start, share in places.items())
-        for places in (choose_places(activity, seed) for seed in range(400))
+        for places in (CropSampling(seed=seed).places(activity) for seed in range(400))
     ]
     assert abs(np.mean(means) - values.mean()) < 0.1
     assert np.std(means) < 1.5
@@ -102,3 +103,54 @@ def test_a_title_of_very_many_scenes_has_no_more_places_than_one_of_many() -> No
             places = CropSampling().scene_by_scene(scenes).places(activity)
             assert 40 <= len(places) <= MOST_POSITIONS
             assert abs(sum(places.values()) - 1) < 1e-9
+
+
+DISTANCES = (1, 5)
+
+
+@settings(max_examples=60)
+@given(activities(), st.integers(0, 9), st.sampled_from([1, 4, POSITIONS, 4 * POSITIONS]))
+def test_distances_alternate_and_clips_stay_within_their_scene(
+    activity: SourceActivity, seed: int, positions: int
+) -> None:
+    sampling = CropSampling(positions, seed=seed, distances=DISTANCES)
+    places, distances = sampling.places(activity), sampling.distances_at(activity)
+    usual = CropSampling(positions, seed=seed).places(activity)
+    assert list(places) == list(distances) == sorted(places)
+    assert list(sampling.crops(activity, (320, 180))) == list(places)
+    assert abs(sum(places.values()) - 1) < 1e-9
+    edges = [*activity.starts, activity.frames]
+    for i, (start, distance) in enumerate(distances.items()):
+        end = edges[bisect(activity.starts, start)]
+        if i % 2 == 0:
+            assert distance == 1
+        elif distance == 5:
+            assert start + 5 < end
+        else:
+            # where the scene had no room: it begins in this stratum, or is short
+            assert distance == 1 and start + 5 >= end
+    if len(places) == len(usual):
+        # a clip is moved back by four frames at most, and only those of the larger distance
+        moves = [one - other for one, other in zip(usual, places, strict=True)]
+        assert all(0 <= move <= 4 for move in moves) and not any(moves[::2])
+    else:
+        assert len(places) < len(usual)
+
+
+def test_turns_of_distances_go_on_from_scene_to_scene() -> None:
+    scenes = [(30 * i, 30) for i in range(8)]
+    sampling = CropSampling(positions=1, scenes=tuple(scenes), distances=DISTANCES)
+    assert list(sampling.distances_at(SourceActivity.flat(240)).values()) == [1, 5] * 4
+
+
+def test_a_title_shorter_than_the_distance_has_successive_frames() -> None:
+    for frames in (1, 2, 5):
+        found = CropSampling(distances=DISTANCES).distances_at(SourceActivity.flat(frames))
+        assert set(found.values()) == {1}
+
+
+def test_the_identity_names_distances_other_than_successive_frames() -> None:
+    usual, other = CropSampling(), CropSampling(distances=DISTANCES)
+    assert other.identity() == {**usual.identity(), "distances": [1, 5]}
+    assert other.finer().distances == other.confirming().distances == DISTANCES
+    assert other.scene_by_scene([(0, 9)]).distances == DISTANCES

@@ -111,7 +111,7 @@ def test_read_crops_pads_what_is_small(size: tuple[int, int]) -> None:
         asked.extend(indices)
         return counted(indices, *size)
 
-    clips = read_crops(where, 12, read)
+    clips = read_crops(where, dict.fromkeys(where, 1), 12, read)
     count = sum(map(len, where.values()))
     assert clips.shape == (count, CLIP_FRAMES, CLIP_SIZE * 3 // 2, CLIP_SIZE)
     assert asked == sorted(set(asked)) and max(asked) < 12
@@ -125,7 +125,7 @@ def test_read_crops_pads_what_is_small(size: tuple[int, int]) -> None:
 def test_padding_repeats_the_edges_of_every_plane() -> None:
     rng = np.random.default_rng(0)
     frame = rng.integers(0, 256, (2, 96, 64), np.uint8)
-    clip = read_crops({0: [(0, 0)]}, 2, lambda indices: frame)[0, 0]
+    clip = read_crops({0: [(0, 0)]}, {0: 1}, 2, lambda indices: frame)[0, 0]
     luma, chroma = clip[:112], clip[112:].reshape(2, 56, 56)
     assert np.array_equal(luma[:64, :64], frame[0, :64])
     assert (luma[64:, :64] == frame[0, 63]).all()
@@ -137,7 +137,8 @@ def test_padding_repeats_the_edges_of_every_plane() -> None:
 
 
 def test_a_title_of_one_frame_is_repeated() -> None:
-    clips = read_crops(crops_of(1, (128, 128)), 1, lambda indices: counted(indices, 128, 128))
+    where = crops_of(1, (128, 128))
+    clips = read_crops(where, {0: 1}, 1, lambda indices: counted(indices, 128, 128))
     assert np.array_equal(clips[:, 0], clips[:, 1])
 
 
@@ -258,9 +259,9 @@ def anchored(metric: StudentMetric, monkeypatch: pytest.MonkeyPatch) -> list[int
     made: list[int] = []
     anchor = Network.anchor
 
-    def noted(network: Network, clips: Frames) -> Anchor:
+    def noted(network: Network, clips: Frames, canvas_height: int) -> Anchor:
         made.append(len(clips))
-        return anchor(network, clips)
+        return anchor(network, clips, canvas_height)
 
     monkeypatch.setattr(Network, "anchor", noted)
     return made
@@ -497,5 +498,6 @@ def test_long_titles_are_read_in_order(metric: StudentMetric) -> None:
         asked.extend(indices)
         return counted([i % 200 for i in indices], 640, 360)
 
-    read_crops(crops_of(title.frames, title.canvas), title.frames, read)
+    where = crops_of(title.frames, title.canvas)
+    read_crops(where, dict.fromkeys(where, 1), title.frames, read)
     assert asked == sorted(asked) and len(asked) <= POSITIONS * CLIP_FRAMES

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from vqaloop.core.ffmpeg import ffmpeg_path
 from vqaloop.models import create_student, fastvqa
+from vqaloop.models.head_config import HeadConfig
 from vqaloop.models.internvideo2 import Config, InternVideo2
 from vqaloop.models.student import start_from_cosines
 from vqaloop.models.weights import save_student
@@ -118,14 +119,15 @@ def random_student(
     folder: Path,
     name: str = "internvqa-tiny",
     label: str = "VMAF of nothing: random",
+    config: HeadConfig | None = None,
     **about: str,
 ) -> Path:
     """Weights of a student that has learnt nothing, but answers differently to different clips.
 
-    `about` is further metadata of their header, such as a view.
+    `config` is of its heads, `about` further metadata of the header, such as a view.
     """
     torch.manual_seed(0)
-    student = create_student(name)
+    student = create_student(name, config=config)
     assert isinstance(student.backbone, InternVideo2) and student.anchored is not None
     assert student.alone is not None
     start_from_cosines(student.backbone)

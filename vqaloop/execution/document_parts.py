@@ -11,7 +11,6 @@ from vqaloop.core.version import __version__
 from vqaloop.encoding.spec import EncoderSpec
 from vqaloop.encoding.survey import encoder_version, ffmpeg_version
 from vqaloop.quality.metric import Metric
-from vqaloop.quality.student_metric import StudentMetric
 from vqaloop.records import Score, Source
 
 if TYPE_CHECKING:
@@ -69,11 +68,10 @@ def cost_json(cost: Cost, wall_s: float) -> dict[str, Any]:
 
 def metric_json(score: Score, metric: Metric) -> dict[str, Any]:
     """Which metric, what its weights were fitted to, and how that became VMAF points."""
-    scale = metric.scale if isinstance(metric, StudentMetric) else None
     return {
         "name": score.metric,
         "mode": score.mode,
         "weights_sha256": score.weights_sha256,
         "label": score.label,
-        **({"scale": asdict(scale)} if scale else {}),
+        **({"scale": asdict(metric.scale)} if metric.scale else {}),
     }

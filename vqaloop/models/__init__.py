@@ -3,6 +3,7 @@
 from vqaloop.errors import InputError
 from vqaloop.models import fastvqa
 from vqaloop.models.fastvqa import FastVQA
+from vqaloop.models.head_config import HeadConfig
 from vqaloop.models.internvideo2 import BASE, MINI, ONE_B, SMALL, TINY, Config, InternVideo2
 from vqaloop.models.student import Student
 
@@ -49,20 +50,23 @@ def create_model(name: str) -> InternVideo2 | FastVQA:
     return InternVideo2(CONFIGS[name])
 
 
-def create_student(name: str, heads: bool = True) -> Student:
+def create_student(name: str, heads: bool = True, config: HeadConfig | None = None) -> Student:
     """Create a model as a student, with initial weights.
 
     Args:
         name: One of MODELS.
         heads: With the token heads (anchored and no-reference) beside the paper's linear one.
+        config: Of the token heads; None: the first generation's.
 
     Returns:
         The student in training mode, fp32.
 
     Raises:
-        InputError: The name is unknown, or `heads` are wanted on another family than InternVideo2.
+        InputError: The name is unknown, `heads` are wanted on another family than InternVideo2,
+            or a configuration of other heads is given without them.
     """
-    return Student(InternVideo2(config_of(name)) if heads else create_model(name), heads)
+    backbone = InternVideo2(config_of(name)) if heads else create_model(name)
+    return Student(backbone, heads, config)
 
 
 def config_of(name: str) -> Config:

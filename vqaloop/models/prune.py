@@ -8,15 +8,23 @@ import torch
 from torch import Tensor
 
 from vqaloop.errors import InputError
+from vqaloop.models.head_config import HeadConfig
 from vqaloop.models.internvideo2 import Config, InternVideo2
 from vqaloop.models.student import Student
+
+STACKED = (
+    "anchored.source_energy.weight",
+    "anchored.compare_energy.weight",
+    "alone.energy.weight",
+)
+"""Layers whose input is several energies of each channel, one after the other."""
 
 
 def prune(larger: Student, smaller: Student) -> Student:
     """Fill `smaller` with the weights of `larger` that have the largest norms.
 
     Args:
-        larger: The trained student; with token heads if `smaller` has them.
+        larger: The trained student; with token heads of the same kind if `smaller` has them.
         smaller: Its weights are overwritten.
 
     Returns:
@@ -34,6 +42,11 @@ def prune(larger: Student, smaller: Student) -> Student:
         raise InputError(f"a model of {other} cannot be cut out of one of {one}")
     if smaller.alone is not None and larger.alone is None:
         raise InputError("a student with token heads cannot be cut out of one without")
+    if smaller.alone is not None and _of_heads(larger.config) != _of_heads(smaller.config):
+        raise InputError(
+            "a student with other token heads cannot be cut out of this one: their outputs or "
+            "inputs differ; give it the same configuration of heads"
+        )
     taken = larger.state_dict()
     keep = _Keep(taken, one, other)
     result = {}
@@ -60,11 +73,16 @@ def _fixed(config: Config) -> tuple[int, ...]:
     )  # fmt: skip
 
 
+def _of_heads(config: HeadConfig) -> tuple[object, ...]:
+    """What the heads' weights depend on."""
+    return config.outputs, config.change, config.worst, config.canvas
+
+
 class _Keep:
     """Which channels, heads and units of the larger model are kept."""
 
     def __init__(self, values: dict[str, Tensor], one: Config, other: Config) -> None:
-        self.one, self.other = one, other
+        self.one, self.other, self.values = one, other, values
         self.blocks = torch.linspace(0, one.depth - 1, other.depth).round().int().tolist()
         self.width = _best(_channel_weight(values, one), other.width)
         self.heads, self.hidden = {}, {}
@@ -126,10 +144,9 @@ class _Keep:
             return [self.width]
         if part.startswith("anchored.project.") and part.endswith("weight"):
             return [None, self.width]
-        stacked = {"anchored.source_energy": 2, "anchored.compare_energy": 3, "alone.energy": 2}
-        for layer, count in stacked.items():
-            if part == f"{layer}.weight":
-                return [None, torch.cat([self.width + i * self.one.width for i in range(count)])]
+        if part in STACKED:
+            inputs = range(0, self.values[part].shape[1], self.one.width)
+            return [None, torch.cat([self.width + first for first in inputs])]
         return []
 
 

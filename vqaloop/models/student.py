@@ -7,6 +7,9 @@ patch embedding and at two depths. Each token gives K values and, from the sourc
 a crop's, frame's or title's statistics are the K weighted means, and a small MLP turns them into
 the score. Weighted means of local ratios are the form VIF (Sheikh & Bovik 2006) has, and they pool
 over any number of crops without a change of scale, so a title is scored as one large frame.
+
+`HeadConfig` says what the heads take in besides. Statistics beyond the K are generalised means,
+which the worst tokens dominate; their powers are what is summed, and the root is taken last.
 """
 
 import math
@@ -17,16 +20,25 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from vqaloop.errors import InputError
 from vqaloop.models.fastvqa import FastVQA
+from vqaloop.models.head_config import OUTPUTS as OUTPUTS
+from vqaloop.models.head_config import HeadConfig
 from vqaloop.models.internvideo2 import InternVideo2
 
 STATISTICS = 24
 """K: pooled statistics (weighted means over tokens) of a crop."""
-OUTPUTS = ("vmaf", "adm2", "vif_scale0", "vif_scale1", "vif_scale2", "vif_scale3", "motion2")
-"""Outputs of the heads: the score / 100, and the elementary features of VMAF as auxiliary
-targets of training."""
 ENERGY_FLOOR = 1e-4
 """Energy below which a patch coefficient counts as nothing: about half a code value of 8 bits."""
+LARGEST_WORST = 1000.0
+"""Bound on what is raised to the fourth power: sums of any title stay finite in fp32 and bf16."""
+LEAST_WORST = 1e-8
+"""Added before the fourth root, whose slope at 0 is infinite."""
+CANVAS_HEIGHT = 1080
+"""Height in pixels at which the heads' input of the canvas is 0."""
+
+Height = float | Tensor | None
+"""Height in pixels of the canvas that clips are cut from: one for all, or of each."""
 
 
 @dataclass(frozen=True)
@@ -40,48 +52,52 @@ class Anchor:
     context: Tensor
     """(B, N, C) features of the reference in the head's hidden layer."""
     weights: Tensor
-    """(B, N, K) positive weight of each token in each statistic."""
+    """(B, N, S) positive weight of each token in each statistic."""
 
 
 class AnchoredHead(nn.Module):
     """Compares tokens of a rendition with those of its source; see the module's docstring."""
 
-    def __init__(self, width: int, taps: int, hidden: int = 128, projected: int = 64) -> None:
+    def __init__(
+        self, width: int, taps: int, config: HeadConfig, hidden: int = 128, projected: int = 64
+    ) -> None:
         super().__init__()
+        self.config = config
         self.project = nn.ModuleList(
             nn.Sequential(nn.LayerNorm(width), nn.Linear(width, projected)) for _ in range(taps)
         )
         self.source_energy = nn.Linear(2 * width, hidden)
-        self.source_context = nn.Linear(hidden + taps * projected, hidden)
-        self.weight = nn.Linear(hidden, STATISTICS)
-        self.compare_energy = nn.Linear(3 * width, hidden)
+        statistics, energies = STATISTICS + config.worst, 5 if config.change else 3
+        self.source_context = nn.Linear(hidden + taps * projected + config.canvas, hidden)
+        self.weight = nn.Linear(hidden, statistics)
+        self.compare_energy = nn.Linear(energies * width, hidden)
         self.compare = nn.Linear(2 * hidden + 2 * taps * projected, hidden)
-        self.value = nn.Linear(hidden, STATISTICS)
-        self.fuse = nn.Sequential(
-            nn.Linear(STATISTICS, 64), nn.GELU(), nn.Linear(64, len(OUTPUTS))
-        )
+        self.value = nn.Linear(hidden, statistics)
+        self.fuse = _fuse(config)
 
-    def anchor(self, embedding: Tensor, deep: list[Tensor], frames: int) -> Anchor:
+    def anchor(
+        self, embedding: Tensor, deep: list[Tensor], frames: int, canvas_height: Height
+    ) -> Anchor:
         """Reference side: (B, N, D) embedding and deeper taps of clips of `frames` frames."""
-        energies = torch.cat([log_energy(embedding), log_energy(change(embedding, frames))], -1)
+        energies = torch.cat([log_energy(embedding), change_energy(embedding, frames)], -1)
         energies = energies.to(self.weight.weight.dtype)
         projected = tuple(p(x) for p, x in zip(self.project, deep, strict=True))
-        context = F.gelu(
-            self.source_context(torch.cat([F.gelu(self.source_energy(energies)), *projected], -1))
-        )
+        seen = [F.gelu(self.source_energy(energies)), *projected]
+        if self.config.canvas:
+            seen.append(_of_tokens(canvas_height, seen[0]))
+        context = F.gelu(self.source_context(torch.cat(seen, -1)))
         return Anchor(embedding, projected, context, F.softplus(self.weight(context)) + 1e-4)
 
-    def statistics(self, anchor: Anchor, embedding: Tensor, projected: Sequence[Tensor]) -> Tensor:
-        """(B, N, K) values of the rendition's tokens, against `anchor`."""
-        energies = torch.cat(
-            [
-                log_energy(embedding),
-                log_energy(anchor.embedding),
-                log_energy(embedding - anchor.embedding),
-            ],
-            -1,
-        )
-        energies = energies.to(self.value.weight.dtype)
+    def values(
+        self, anchor: Anchor, embedding: Tensor, projected: Sequence[Tensor], frames: int
+    ) -> Tensor:
+        """(B, N, S) values of the rendition's tokens, against `anchor`."""
+        error = embedding - anchor.embedding
+        seen = [log_energy(embedding), log_energy(anchor.embedding), log_energy(error)]
+        if self.config.change:
+            # the difference of two changes is the change of the difference
+            seen += [change_energy(embedding, frames), change_energy(error, frames)]
+        energies = torch.cat(seen, -1).to(self.value.weight.dtype)
         parts = [F.gelu(self.compare_energy(energies)), anchor.context]
         for tokens, source in zip(projected, anchor.deep, strict=True):
             parts += [(tokens - source).abs(), tokens * source]
@@ -95,21 +111,62 @@ class AloneHead(nn.Module):
     tokens hold what the patch depicts. The output of the paper's linear head is added.
     """
 
-    def __init__(self, width: int, taps: int, hidden: int = 128, projected: int = 64) -> None:
+    def __init__(
+        self, width: int, taps: int, config: HeadConfig, hidden: int = 128, projected: int = 64
+    ) -> None:
         super().__init__()
+        self.config = config
         self.energy = nn.Linear(2 * width, hidden)
-        self.context = nn.Linear(hidden + taps * projected, hidden)
-        self.weight = nn.Linear(hidden, STATISTICS)
-        self.value = nn.Linear(hidden, STATISTICS)
-        self.fuse = nn.Sequential(
-            nn.Linear(STATISTICS, 64), nn.GELU(), nn.Linear(64, len(OUTPUTS))
-        )
+        statistics = STATISTICS + config.worst
+        self.context = nn.Linear(hidden + taps * projected + config.canvas, hidden)
+        self.weight = nn.Linear(hidden, statistics)
+        self.value = nn.Linear(hidden, statistics)
+        self.fuse = _fuse(config)
 
-    def forward(self, energies: Tensor, projected: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
-        """(B, N, K) values and weights of tokens with (B, N, 2·D) energies."""
-        seen = torch.cat([F.gelu(self.energy(energies)), *projected], -1)
-        context = F.gelu(self.context(seen))
+    def forward(
+        self, energies: Tensor, projected: Sequence[Tensor], canvas_height: Height
+    ) -> tuple[Tensor, Tensor]:
+        """(B, N, S) values and weights of tokens with (B, N, 2·D) energies."""
+        seen = [F.gelu(self.energy(energies)), *projected]
+        if self.config.canvas:
+            seen.append(_of_tokens(canvas_height, seen[0]))
+        context = F.gelu(self.context(torch.cat(seen, -1)))
         return self.value(context), F.softplus(self.weight(context)) + 1e-4
+
+
+def _fuse(config: HeadConfig) -> nn.Sequential:
+    """The MLP that turns pooled statistics into answers."""
+    inputs = STATISTICS + config.worst + config.canvas
+    return nn.Sequential(nn.Linear(inputs, 64), nn.GELU(), nn.Linear(64, len(config.outputs)))
+
+
+def _summed(values: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
+    """(B, S) sums over tokens: of the first K values as they are, of the others' fourth powers."""
+    if values.shape[-1] > STATISTICS:
+        worst = F.softplus(values[..., STATISTICS:]).clamp(max=LARGEST_WORST)
+        values = torch.cat([values[..., :STATISTICS], worst.square().square()], -1)
+    return (values * weights).sum(1), weights.sum(1)
+
+
+def _rooted(means: Tensor) -> Tensor:
+    """(..., S) means of `_summed` as statistics: those of fourth powers as generalised means."""
+    if means.shape[-1] == STATISTICS:
+        return means
+    worst = (means[..., STATISTICS:] + LEAST_WORST).sqrt().sqrt()
+    return torch.cat([means[..., :STATISTICS], worst], -1)
+
+
+def _canvas_input(height: Height, like: Tensor) -> Tensor:
+    """log2 of heights over CANVAS_HEIGHT, in the type and on the device of `like`."""
+    if height is None:
+        raise ValueError("these heads take the height of the canvas, and none was given")
+    heights = torch.as_tensor(height, dtype=torch.float32, device=like.device)
+    return (heights / CANVAS_HEIGHT).log2().to(like.dtype)
+
+
+def _of_tokens(height: Height, tokens: Tensor) -> Tensor:
+    """(B, N, 1) input of the canvas beside (B, N, C) tokens."""
+    return _canvas_input(height, tokens).reshape(-1, 1, 1).expand(*tokens.shape[:2], 1)
 
 
 @dataclass(frozen=True)
@@ -117,18 +174,21 @@ class StudentOutput:
     """What a student computes of B clips.
 
     Sums and weights of several clips may be added before the last layer, which then scores them
-    as one large picture.
+    as one large picture. S is STATISTICS and `HeadConfig.worst` together.
     """
 
     alone: tuple[Tensor, Tensor]
-    """(B, K + 1) sums and weights without reference; the last column is the output of the
+    """(B, S + 1) sums and weights without reference; the last column is the output of the
     paper's linear head."""
     anchored: tuple[Tensor, Tensor] | None
-    """(B, K) sums and weights against the anchor; None without one."""
+    """(B, S) sums and weights against the anchor; None without one."""
     feature: Tensor
     """(B, 768) pooled feature, which distillation compares."""
     projected: tuple[Tensor, ...]
     """(B, N, P) tokens at the deeper taps, as the heads see them; they compare across students."""
+    values: tuple[Tensor, Tensor, Tensor] | None = None
+    """(B, N, S) values of tokens without reference, against the anchor, and the weights of the
+    latter; None without an anchor."""
 
 
 class Student(nn.Module):
@@ -138,34 +198,63 @@ class Student(nn.Module):
         backbone: The network that gives tokens and a pooled feature.
         heads: With the token heads, which need the tokens of an InternVideo2. Without them it is
             the paper's model alone: no-reference, one linear layer on the pooled feature.
+        config: Of the token heads; None: the first generation's.
+
+    Raises:
+        InputError: A configuration of other heads is given without `heads`.
     """
 
-    def __init__(self, backbone: InternVideo2 | FastVQA, heads: bool = True) -> None:
+    def __init__(
+        self,
+        backbone: InternVideo2 | FastVQA,
+        heads: bool = True,
+        config: HeadConfig | None = None,
+    ) -> None:
         super().__init__()
         self.backbone = backbone
+        self.config = config or HeadConfig()
         self.anchored: AnchoredHead | None = None
         self.alone: AloneHead | None = None
         if heads:
             assert isinstance(backbone, InternVideo2), "heads need an InternVideo2's tokens"
             depth, width = backbone.config.depth, backbone.config.width
             self.taps = (0, depth // 2, depth)
-            self.anchored = AnchoredHead(width, taps=len(self.taps) - 1)
-            self.alone = AloneHead(width, taps=len(self.taps) - 1)
+            self.anchored = AnchoredHead(width, len(self.taps) - 1, self.config)
+            self.alone = AloneHead(width, len(self.taps) - 1, self.config)
+        elif self.config != HeadConfig():
+            raise InputError(
+                "a configuration of token heads is given for a student without them; leave it "
+                "out, or give it losses that need the heads"
+            )
 
-    def anchor(self, reference: Tensor) -> Anchor:
-        """What comparisons need of (B, 3, T, H, W) reference clips, computed once."""
+    def anchor(self, reference: Tensor, canvas_height: Height = None) -> Anchor:
+        """What comparisons need of (B, 3, T, H, W) reference clips, computed once.
+
+        Args:
+            reference: The clips.
+            canvas_height: In pixels, of the pictures that they are cut from: a number, or (B,).
+
+        Raises:
+            ValueError: The heads take the height of the canvas, and none is given.
+        """
         assert self.anchored is not None and isinstance(self.backbone, InternVideo2)
         _, (embedding, *deep) = self.backbone.tokens(reference, self.taps)
         with torch.autocast(reference.device.type, enabled=False):
             deep = [x.to(self._head_type) for x in deep]
-            return self.anchored.anchor(embedding, deep, reference.shape[2])
+            return self.anchored.anchor(embedding, deep, reference.shape[2], canvas_height)
 
-    def look(self, clips: Tensor, anchor: Anchor | None = None) -> StudentOutput:
+    def look(
+        self, clips: Tensor, anchor: Anchor | None = None, canvas_height: Height = None
+    ) -> StudentOutput:
         """Run the network on (B, 3, T, H, W) clips.
 
         Args:
             clips: Of renditions.
             anchor: Of the same clips of their sources; None: no-reference only.
+            canvas_height: As of `anchor`, for the head without reference.
+
+        Raises:
+            ValueError: The heads take the height of the canvas, and none is given.
         """
         if self.alone is None or self.anchored is None:
             score, feature = self.backbone.judge(clips)
@@ -180,19 +269,21 @@ class Student(nn.Module):
             # the embedding stays fp32: bf16 would round away the differences that energies are of
             deep = [x.to(self._head_type) for x in deep]
             projected = tuple(p(x) for p, x in zip(self.anchored.project, deep, strict=True))
-            energies = log_energy(embedding)
-            moving = torch.cat([energies, log_energy(change(embedding, clips.shape[2]))], -1)
-            values, weights = self.alone(moving.to(self._head_type), projected)
+            frames = clips.shape[2]
+            moving = torch.cat([log_energy(embedding), change_energy(embedding, frames)], -1)
+            values, weights = self.alone(moving.to(self._head_type), projected, canvas_height)
+            sums, weights = _summed(values, weights)
             ones = torch.ones_like(answer)
             alone = (
-                torch.cat([(values * weights).sum(1), answer.to(values.dtype)], 1),
-                torch.cat([weights.sum(1), ones.to(values.dtype)], 1),
+                torch.cat([sums, answer.to(sums.dtype)], 1),
+                torch.cat([weights, ones.to(sums.dtype)], 1),
             )
-            anchored = None
-            if anchor is not None:
-                values = self.anchored.statistics(anchor, embedding, projected)
-                anchored = (values * anchor.weights).sum(1), anchor.weights.sum(1)
-        return StudentOutput(alone, anchored, feature, projected)
+            if anchor is None:
+                return StudentOutput(alone, None, feature, projected)
+            against = self.anchored.values(anchor, embedding, projected, frames)
+            anchored = _summed(against, anchor.weights)
+        of_tokens = values, against, anchor.weights
+        return StudentOutput(alone, anchored, feature, projected, of_tokens)
 
     def compare(self, clips: Tensor, anchor: Anchor) -> tuple[Tensor, Tensor]:
         """`look(clips, anchor).anchored` alone, which takes less time."""
@@ -201,8 +292,8 @@ class Student(nn.Module):
         with torch.autocast(clips.device.type, enabled=False):
             deep = [x.to(self._head_type) for x in deep]
             projected = [p(x) for p, x in zip(self.anchored.project, deep, strict=True)]
-            values = self.anchored.statistics(anchor, embedding, projected)
-            return (values * anchor.weights).sum(1), anchor.weights.sum(1)
+            values = self.anchored.values(anchor, embedding, projected, clips.shape[2])
+            return _summed(values, anchor.weights)
 
     @property
     def _head_type(self) -> torch.dtype:
@@ -210,33 +301,57 @@ class Student(nn.Module):
         assert self.alone is not None
         return self.alone.energy.weight.dtype
 
-    def anchored_answers(self, sums: Tensor, weights: Tensor) -> Tensor:
-        """(..., len(OUTPUTS)) answers of (..., K) pooled sums of `StudentOutput.anchored`."""
-        assert self.anchored is not None
-        return _answers(self.anchored.fuse(sums / weights))
+    def anchored_answers(
+        self, sums: Tensor, weights: Tensor, canvas_height: Height = None
+    ) -> Tensor:
+        """Answers of pooled sums of `StudentOutput.anchored`.
 
-    def alone_answers(self, sums: Tensor, weights: Tensor) -> Tensor:
-        """(..., len(OUTPUTS)) answers of (..., K + 1) pooled sums of `StudentOutput.alone`.
+        Args:
+            sums: (..., S).
+            weights: (..., S).
+            canvas_height: As of `anchor`: a number, or what broadcasts to the leading dimensions.
+
+        Returns:
+            (..., len(config.outputs)).
+
+        Raises:
+            ValueError: The heads take the height of the canvas, and none is given.
+        """
+        assert self.anchored is not None
+        return _answers(self._fused(self.anchored.fuse, sums / weights, canvas_height))
+
+    def alone_answers(self, sums: Tensor, weights: Tensor, canvas_height: Height = None) -> Tensor:
+        """Answers of (..., S + 1) pooled sums of `StudentOutput.alone`, see `anchored_answers`.
 
         Without heads (..., 1): the output of the paper's linear head, unbounded.
         """
         means = sums / weights
         if self.alone is None:
             return means
-        out = self.alone.fuse(means[..., :-1])
+        out = self._fused(self.alone.fuse, means[..., :-1], canvas_height)
         return _answers(torch.cat([out[..., :1] + means[..., -1:], out[..., 1:]], -1))
 
-    def forward(self, clips: Tensor, reference: Tensor | None = None) -> Tensor:
+    def _fused(self, fuse: nn.Module, means: Tensor, canvas_height: Height) -> Tensor:
+        """What a head's last layers make of (..., S) pooled means."""
+        means = _rooted(means)
+        if self.config.canvas:
+            canvas = _canvas_input(canvas_height, means).expand(means.shape[:-1])
+            means = torch.cat([means, canvas[..., None]], -1)
+        return fuse(means)  # type: ignore[no-any-return]
+
+    def forward(
+        self, clips: Tensor, reference: Tensor | None = None, canvas_height: Height = None
+    ) -> Tensor:
         """(B,) score 0..1 of each clip: anchored when `reference` is given, else without."""
         if reference is None:
-            return self.alone_answers(*self.look(clips).alone)[:, 0]
-        seen = self.look(clips, self.anchor(reference)).anchored
-        assert seen is not None
-        return self.anchored_answers(*seen)[:, 0]
+            alone = self.look(clips, canvas_height=canvas_height).alone
+            return self.alone_answers(*alone, canvas_height)[:, 0]
+        anchored = self.compare(clips, self.anchor(reference, canvas_height))
+        return self.anchored_answers(*anchored, canvas_height)[:, 0]
 
 
 def _answers(out: Tensor) -> Tensor:
-    """The score through a sigmoid to 0..1; the elementary features as they are."""
+    """The score through a sigmoid to 0..1; the auxiliary outputs as they are."""
     return torch.cat([out[..., :1].sigmoid(), out[..., 1:]], -1)
 
 
@@ -245,12 +360,16 @@ def log_energy(coefficients: Tensor) -> Tensor:
     return torch.log(coefficients.square() / ENERGY_FLOOR + 1) / 4
 
 
-def change(embedding: Tensor, frames: int) -> Tensor:
-    """(B, T·n, D) difference of each token to the frame before (the first: to the one after)."""
+def change_energy(embedding: Tensor, frames: int) -> Tensor:
+    """(B, T·n, D) log energy of each token's difference to the frame before.
+
+    Of the first frame to the one after, and 0 where there is but one.
+    """
     if frames == 1:
         return torch.zeros_like(embedding)
     x = torch.unflatten(embedding, 1, (frames, -1))
-    steps = x[:, 1:] - x[:, :-1]
+    # one logarithm of what the first two frames share
+    steps = log_energy(x[:, 1:] - x[:, :-1])
     return torch.cat([steps[:, :1], steps], 1).flatten(1, 2)
 
 

@@ -17,6 +17,7 @@ from vqaloop.core.files import check_regular, file_sha256, renamed_to
 from vqaloop.core.resources import WEIGHTS
 from vqaloop.errors import InputError
 from vqaloop.models import MODELS, create_student
+from vqaloop.models.head_config import HeadConfig
 from vqaloop.models.student import Student
 
 CONTENT = "content_sha256"
@@ -34,7 +35,7 @@ def save_student(
     """Write weights: matrices in fp16, which loses nothing that matters, the rest in fp32.
 
     Args:
-        student: Whose weights.
+        student: Whose weights; the configuration of its heads goes into the header.
         path: Of the safetensors file, written whole or not at all.
         model: Name of the model, one of MODELS.
         label: What its scores predict, such as "VMAF v0.6.1".
@@ -50,7 +51,8 @@ def save_student(
         name: stored(name, value).cpu().contiguous()
         for name, value in student.state_dict().items()
     }
-    header = {"model": model, "label": label, **about, CONTENT: content_sha256(tensors)}
+    header = {"model": model, "label": label, **about, **student.config.header()}
+    header[CONTENT] = content_sha256(tensors)
     with renamed_to(path) as part:
         part.write_bytes(save(tensors, header))
 
@@ -92,7 +94,7 @@ def load_student(path: Path) -> tuple[Student, dict[str, str]]:
 
     Raises:
         InputError: The file is missing, damaged, not what was saved or shipped, or of an unknown
-            model.
+            model or of heads that are not known.
     """
     try:
         check_regular(path)
@@ -106,6 +108,12 @@ def load_student(path: Path) -> tuple[Student, dict[str, str]]:
     sha256 = file_sha256(path)
     _check_hashes(path, about, data, sha256)
     heads = any(name.startswith("anchored.") for name in data)
+    config = HeadConfig.from_header(about, f"weights {os.fspath(path)!r}")
+    if config != HeadConfig() and not heads:
+        raise InputError(
+            f"weights {os.fspath(path)!r} name a configuration of heads that they do not have; "
+            "fetch or train them again"
+        )
     # meta tensors cost no memory but a second of imports, which small models do without; a large
     # model's memory is not allocated for a file too small to hold it
     small = about["model"] in _SMALL
@@ -114,7 +122,7 @@ def load_student(path: Path) -> tuple[Student, dict[str, str]]:
             f"weights {os.fspath(path)!r} do not fit {about['model']}: too few values"
         )
     with torch.device("cpu" if small else "meta"):
-        student = create_student(about["model"], heads)
+        student = create_student(about["model"], heads, config)
     expected = {name: value.shape for name, value in student.state_dict().items()}
     shapes = {name: value.shape for name, value in data.items()}
     if expected != shapes:

@@ -4,7 +4,8 @@ A view says how clips are cut out of a video; `PlacedView` fixes the places for 
 views of one video take the same number of clips and, where its length allows, at the same times.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+import json
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -42,6 +43,28 @@ class View:
     """Clips of each video, spread over its time."""
     crop: int = 0
     """Pixels a side that are cut out of the middle of a squeezed clip; 0: all of it."""
+
+    @classmethod
+    def of_weights(cls, about: Mapping[str, str], name: str) -> "View | None":
+        """The view in the metadata of weights `name`; None where they take a ladder's crops.
+
+        Raises InputError for one that is damaged.
+        """
+        try:
+            found = json.loads(about.get("view", "null"))
+            if found is None:
+                return None
+            given = {key: value for key, value in found.items() if key != "seed"}
+            if not all(type(v) is (str if key == "kind" else int) for key, v in given.items()):
+                raise TypeError("a value is of another type")
+            view = cls(**given)
+            if not given.keys() >= {"kind", "frames", "stride", "size", "clips"}:
+                raise TypeError("a part of it is missing")
+            return view
+        except (ValueError, TypeError, AttributeError, RecursionError) as error:
+            raise InputError(
+                f"the header of {name} has no view that is known: {error}; train them again"
+            ) from error
 
     def __post_init__(self) -> None:
         if self.kind not in VIEWS:

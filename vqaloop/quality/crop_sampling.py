@@ -1,12 +1,14 @@
 """Which crops of a title a student scores, and how they are cut out of its frames.
 
-A crop is CLIP_SIZE pixels square and CLIP_FRAMES frames long: one clip of the network's input.
+A crop is CLIP_SIZE pixels square and has CLIP_FRAMES frames: one clip of the network's input. Its
+frames are successive ones or, by `CropSampling.distances`, some frames of the title apart.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from bisect import bisect
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -36,6 +38,17 @@ Crops = Mapping[int, list[tuple[int, int]]]
 """{first frame: [(top, left), ...]}, in luma pixels."""
 Places = Mapping[int, float]
 """{first frame: the part of the title that it stands for}, ascending; the parts add up to 1."""
+Distances = Mapping[int, int]
+"""{first frame: frames of the title from one of a clip there to the next}."""
+
+
+class _Position(NamedTuple):
+    """What is known of a position in time besides its first frame."""
+
+    share: float
+    """The part of the title that it stands for."""
+    distance: int
+    """Frames from one of a clip to the next."""
 
 
 @dataclass(frozen=True)
@@ -50,6 +63,9 @@ class CropSampling:
     """Of the jitter in time and in the picture."""
     precision: float | None = None
     """Half-width of the score's interval at which no further positions are scored; None: all."""
+    distances: tuple[int, ...] = (1,)
+    """Frames from one of a clip to the next, in turns from position to position. Where a clip of
+    such a distance would leave its scene, its frames are successive."""
 
     def identity(self) -> dict[str, Any]:
         """The part of cache keys that names the crops; JSON values only."""
@@ -63,6 +79,8 @@ class CropSampling:
             found |= {"precision": self.precision, "first": FIRST}
         if self.scenes:
             found["scenes"] = [list(scene) for scene in self.scenes]
+        if self.distances != (1,):
+            found["distances"] = list(self.distances)
         return found
 
     def finer(self) -> "CropSampling":
@@ -86,22 +104,37 @@ class CropSampling:
 
     def places(self, activity: SourceActivity) -> Places:
         """The positions in time of a title, and the part of it that each stands for."""
-        if not self.scenes:
-            return choose_places(activity, self.seed, self.positions)
         return {
-            first + start: part * own.frames / activity.frames
-            for first, own in self._parts(activity)
-            for start, part in choose_places(own, self.seed, self.positions).items()
+            first + start: each.share * own.frames / activity.frames if self.scenes else each.share
+            for first, own, chosen in self._chosen(activity)
+            for start, each in chosen.items()
+        }
+
+    def distances_at(self, activity: SourceActivity) -> Distances:
+        """The distance in time of the frames of clips at each of `places`."""
+        return {
+            first + start: each.distance
+            for first, _, chosen in self._chosen(activity)
+            for start, each in chosen.items()
         }
 
     def crops(self, activity: SourceActivity, size: tuple[int, int]) -> Crops:
         """The crops of a title whose canvas is of that size, (width, height)."""
         found: dict[int, list[tuple[int, int]]] = {}
-        for first, own in self._parts(activity):
-            starts = list(choose_places(own, self.seed, self.positions))
-            crops = choose_crops(starts, own.frames, size, self.seed)
+        for first, own, chosen in self._chosen(activity):
+            crops = choose_crops(list(chosen), own.frames, size, self.seed)
             found |= {first + start: places for start, places in crops.items()}
         return found
+
+    def _chosen(
+        self, activity: SourceActivity
+    ) -> Iterator[tuple[int, SourceActivity, dict[int, _Position]]]:
+        """The first frame of each of `_parts`, the part, and the positions in it."""
+        count = 0
+        for first, own in self._parts(activity):
+            chosen = _choose_positions(own, self.seed, self.positions, self.distances, count)
+            count += len(chosen)
+            yield first, own, chosen
 
     def _parts(self, activity: SourceActivity) -> list[tuple[int, SourceActivity]]:
         """What is sampled as one title each, and the first frame of each."""
@@ -110,22 +143,47 @@ class CropSampling:
         return [(first, SourceActivity.flat(count)) for first, count in self.scenes]
 
 
-def choose_places(activity: SourceActivity, seed: int = 0, positions: int = POSITIONS) -> Places:
-    """Positions in time of a title, each the first of CLIP_FRAMES frames.
+def _choose_positions(
+    activity: SourceActivity, seed: int, positions: int, distances: Sequence[int], before: int
+) -> dict[int, _Position]:
+    """Positions in time of a title, by the first frame of each.
 
     Stratified: scenes are parted into strata in proportion to duration and density, each scene
     and either end of the title having one at least, and a position drawn in each. It stands for
     its stratum, so that the weighted mean is that of the title whatever the density. The same
     title and seed always give the same positions, and so every rung is scored on the same ones.
+    There are `before` other ones earlier, which have had their turns of `distances`.
     """
     rng = np.random.default_rng([seed, activity.frames])
-    found: dict[int, float] = {}
+    found: dict[int, _Position] = {}
     for first, end in _strata(activity, positions):
         # both frames in the stratum, and so in one scene
         room = max(1, end - first - CLIP_FRAMES + 1)
         start = min(first + int(rng.random() * room), max(0, activity.frames - CLIP_FRAMES))
-        found[start] = found.get(start, 0.0) + (end - first) / activity.frames
+        distance = distances[(before + len(found)) % len(distances)]
+        if distance > 1:
+            start, distance = _within_scene(start, distance, first, activity)
+        share = (end - first) / activity.frames
+        if start in found:
+            found[start] = found[start]._replace(share=found[start].share + share)
+        else:
+            found[start] = _Position(share, distance)
     return found
+
+
+def _within_scene(
+    start: int, distance: int, first: int, activity: SourceActivity
+) -> tuple[int, int]:
+    """Start and distance of a clip of a stratum, which begins at `first`, within its scene.
+
+    It is moved back as far as it has to; where that is too far, its frames are successive.
+    """
+    scene = bisect(activity.starts, start)
+    end = [*activity.starts, activity.frames][scene]
+    moved = min(start, end - 1 - distance * (CLIP_FRAMES - 1))
+    if moved < max(first, activity.starts[scene - 1]):
+        return start, 1
+    return moved, distance
 
 
 def _strata(activity: SourceActivity, positions: int) -> list[tuple[int, int]]:
@@ -193,13 +251,24 @@ def choose_crops(
     return {start: places[i * each : (i + 1) * each] for i, start in enumerate(starts)}
 
 
-def read_crops(crops: Crops, count: int, read: Callable[[list[int]], Iterable[Frames]]) -> Frames:
+def middle_of(start: int, distance: int) -> int:
+    """The first of the CLIP_FRAMES frames in the middle of a clip, where its score is shown."""
+    return start + (distance - 1) * (CLIP_FRAMES - 1) // 2
+
+
+def read_crops(
+    crops: Crops,
+    distances: Distances,
+    count: int,
+    read: Callable[[list[int]], Iterable[Frames]],
+) -> Frames:
     """Cut crops out of a video of `count` frames.
 
     No more than one frame is held at a time, unless `read` holds them.
 
     Args:
         crops: Where.
+        distances: Of the frames of clips at each time of `crops`.
         count: Frames of the video; times after the last frame repeat it.
         read: Gives (H·3/2, W) frames of planar 4:2:0 by ascending index.
 
@@ -210,7 +279,7 @@ def read_crops(crops: Crops, count: int, read: Callable[[list[int]], Iterable[Fr
     places = [(start, *place) for start, group in crops.items() for place in group]
     for clip, (start, top, left) in enumerate(places):
         for step in range(CLIP_FRAMES):
-            row = wanted.setdefault(min(start + step, count - 1), [])
+            row = wanted.setdefault(min(start + step * distances[start], count - 1), [])
             row.append((clip, step, top, left))
     clips = np.empty((len(places), CLIP_FRAMES, CLIP_SIZE * 3 // 2, CLIP_SIZE), np.uint8)
     indices = sorted(wanted)

@@ -145,31 +145,38 @@ class Network:
                 if one_thread:
                     torch.set_num_threads(threads)
 
-    def anchor(self, clips: Frames) -> Anchor:
-        """The anchor of (B, T, H·3/2, W) reference clips."""
+    def anchor(self, clips: Frames, canvas_height: int | None = None) -> Anchor:
+        """The anchor of (B, T, H·3/2, W) reference clips.
+
+        `canvas_height` is that of the pictures they are cut from, which not all heads take.
+        """
         pixels = self._upload(clips)
         with self.exclusive() as student:
 
             def work(part: slice) -> Anchor:
                 with self._autocast():
-                    return student.anchor(to_clips(self._uploaded(pixels[part])))
+                    return student.anchor(to_clips(self._uploaded(pixels[part])), canvas_height)
 
             return joined(self._in_batches(work, len(pixels)))
 
-    def alone(self, clips: Frames) -> Pair:
-        """(B, K + 1) sums and weights of (B, T, H·3/2, W) clips without a reference."""
+    def alone(self, clips: Frames, canvas_height: int | None = None) -> Pair:
+        """(B, S + 1) sums and weights of (B, T, H·3/2, W) clips without a reference.
+
+        `canvas_height`: as of `anchor`.
+        """
         pixels = self._upload(clips)
         with self.exclusive() as student:
 
             def work(part: slice) -> Pair:
                 with self._autocast():
-                    return student.look(to_clips(self._uploaded(pixels[part]))).alone
+                    seen = to_clips(self._uploaded(pixels[part]))
+                    return student.look(seen, canvas_height=canvas_height).alone
 
             sums, weights = zip(*self._in_batches(work, len(pixels)), strict=True)
             return torch.cat(sums), torch.cat(weights)
 
     def compare(self, clips: Frames, anchor: Anchor) -> Pair:
-        """(B, K) sums and weights of (B, T, H·3/2, W) clips against the anchor of the same crops.
+        """(B, S) sums and weights of (B, T, H·3/2, W) clips against the anchor of the same crops.
 
         Runs in common batches with the clips of other threads.
         """

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
+from vqaloop.models.score_scale import ScoreScale
 from vqaloop.records import Score, Source
 
 LEARNED = ("anchored", "difference")
@@ -44,8 +45,16 @@ class Metric(Protocol):
         """Default score below which a rung is not worth delivering."""
 
     @property
+    def scale(self) -> ScoreScale | None:
+        """The map of its answers to VMAF points; None where they need none."""
+
+    @property
+    def guarded_by(self) -> str | None:
+        """The metric of the guard that is on the scale of its scores; None where it is none."""
+
+    @property
     def guard_gap(self) -> float:
-        """Points by which its score may differ from the VMAF of a delivered file."""
+        """Points by which its score may differ from that metric of a delivered file."""
 
     def identity(self) -> dict[str, Any]:
         """All that decides a score apart from the two files, for cache keys; JSON values only."""

@@ -1,7 +1,8 @@
 """Pools the network's per-crop sums into the score of a title, with a bootstrap interval.
 
 The crops of one moment are pooled as one picture: the network's sums and weights are added before
-its last layer. Scores of moments are averaged over time.
+its last layer. Scores of moments are averaged over time, by the mean or, for students whose
+header says so, by a power mean of what they lack to 100.
 """
 
 from collections.abc import Callable, Sequence
@@ -62,6 +63,7 @@ def pool(
     counts: list[int],
     seed: int,
     shares: Sequence[float] | None = None,
+    time_power: float = 1.0,
 ) -> PooledScore:
     """Score of a title from its crops, with a 95 % bootstrap interval.
 
@@ -74,6 +76,7 @@ def pool(
         counts: Crops of each moment.
         seed: Of the bootstrap.
         shares: The part of the title that each moment stands for; None: equal parts.
+        time_power: Exponent of the power mean over time; 1: the mean.
     """
     import torch
 
@@ -92,9 +95,10 @@ def pool(
     drawn_rows = torch.from_numpy(draw).to(sums.device)
     of_moments = _moment_scores(answers, sums, weights, counts)
     share = of_moments.new_tensor(shares or [1.0] * len(counts))
-    mean = _mean(of_moments, share)
+    mean = _mean(of_moments, share, time_power)
     # clipped after the mean: clipped draws would narrow the half-widths near 0 and 100
-    drawn = _mean(_moment_scores(answers, sums[drawn_rows], weights[drawn_rows], counts), share)
+    of_draws = _moment_scores(answers, sums[drawn_rows], weights[drawn_rows], counts)
+    drawn = _mean(of_draws, share, time_power)
     low, high = _central(drawn.clamp(0, 100))
     lowest, highest = _central(drawn)
     return PooledScore(
@@ -113,6 +117,7 @@ def pool_difference(
     counts: list[int],
     seed: int,
     shares: Sequence[float] | None = None,
+    time_power: float = 1.0,
 ) -> tuple[PooledScore, float]:
     """100 less by how much the answer on a source exceeds that on an encode of it.
 
@@ -126,6 +131,7 @@ def pool_difference(
         counts: As of `pool`.
         seed: As of `pool`.
         shares: As of `pool`.
+        time_power: As of `pool`.
 
     Returns:
         The difference, and the encode's own score.
@@ -140,8 +146,27 @@ def pool_difference(
         return 1 - (original - own)[..., :1]
 
     sums, weights = (torch.cat(parts, -1) for parts in zip(ours, of_source, strict=True))
-    found = pool(compared, (sums, weights), counts, seed, shares)
-    return found, pool(answers, ours, counts, seed, shares).value
+    found = pool(compared, (sums, weights), counts, seed, shares, time_power)
+    return found, pool(answers, ours, counts, seed, shares, time_power).value
+
+
+def linearised(times: Sequence[float], shares: Sequence[float], time_power: float) -> list[float]:
+    """Scores whose weighted mean is the power mean of `times` and varies as it does.
+
+    To first order (delta method), so that what holds of the error of a mean holds of theirs.
+    """
+    if time_power == 1:
+        return list(times)
+    weights = np.array(shares) / np.sum(shares)
+    lacks = 100 - np.array(times)
+    powers = np.sign(lacks) * np.abs(lacks) ** time_power
+    mean = weights @ powers
+    whole = np.sign(mean) * np.abs(mean) ** (1 / time_power)
+    if whole == 0:
+        return list(times)
+    slope = time_power * np.abs(whole) ** (time_power - 1)
+    found: list[float] = (100 - whole - (powers - mean) / slope).tolist()
+    return found
 
 
 def _central(drawn: "torch.Tensor") -> tuple[float, float]:
@@ -150,13 +175,19 @@ def _central(drawn: "torch.Tensor") -> tuple[float, float]:
     return float(low), float(high)
 
 
-def _mean(scores: "torch.Tensor", shares: "torch.Tensor") -> "torch.Tensor":
+def _mean(scores: "torch.Tensor", shares: "torch.Tensor", power: float) -> "torch.Tensor":
     """(...) weighted mean over time of (T, ...) scores with (T,) shares of the title.
 
     Averaging over time, as VMAF does, keeps a scene of strong contrasts from outweighing the rest.
+    A power above 1 is that of the mean of what scores lack to 100: bad moments count for more.
     """
     weight = (shares / shares.sum()).reshape(-1, *[1] * (scores.dim() - 1))
-    return (scores * weight).sum(0)
+    if power == 1:
+        return (scores * weight).sum(0)
+    # signed, since differences exceed 100 at times, and are not clipped before the mean
+    lacks = 100 - scores
+    mean = (lacks.sign() * lacks.abs() ** power * weight).sum(0)
+    return 100 - mean.sign() * mean.abs() ** (1 / power)
 
 
 def _moment_scores(

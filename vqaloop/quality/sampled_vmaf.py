@@ -92,6 +92,13 @@ class SampledVmaf:
     floor: ClassVar[float] = 30.0
     guard_gap: ClassVar[float] = GUARD_GAP
 
+    @property
+    def guarded_by(self) -> str:
+        """The same over all frames."""
+        return SAMPLED[self.name]
+
+    scale: ClassVar[None] = None
+
     def identity(self) -> dict[str, Any]:
         return {
             "metric": self.name,

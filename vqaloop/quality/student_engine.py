@@ -1,6 +1,5 @@
 """A student's weights on a device, what their header says, and what is kept of sources."""
 
-import json
 import threading
 from dataclasses import dataclass
 from functools import cached_property
@@ -13,6 +12,7 @@ from vqaloop.core.files import check_regular
 from vqaloop.core.text import quoted
 from vqaloop.errors import InputError
 from vqaloop.media.planes import CLIP_FRAMES, CLIP_SIZE
+from vqaloop.models.head_config import HeadConfig
 from vqaloop.models.score_scale import HEADER_KEY, Mode, ScoreScale
 from vqaloop.quality.clip_views import View
 from vqaloop.quality.source_cache import SourceCache
@@ -27,6 +27,8 @@ ANCHOR_BYTES = 256 << 20
 """Memory for anchors, the features of sources; those used longest ago are dropped first."""
 VMAF = "VMAF"
 """How the label of weights begins that need no map to VMAF points."""
+V1 = "VMAF v1"
+"""How that of weights begins that were fitted to the scale of VMAF v1."""
 
 
 @dataclass(frozen=True)
@@ -39,6 +41,8 @@ class WeightsFacts:
     """How they sample a video; None: by crops at the display size."""
     scale: ScoreScale | None
     """The map from their answers to VMAF points, where they have one."""
+    heads: HeadConfig
+    """What their heads take in, and how their scores are pooled over time."""
     anchors: bool
     """Whether they can compare a ladder's crops with those of a source."""
     metadata: dict[str, str]
@@ -104,11 +108,12 @@ class StudentEngine:
         except (OSError, SafetensorError) as error:
             raise InputError(f"weights {quoted(self.weights)} cannot be read: {error}") from error
         scale, name = metadata.get(HEADER_KEY), f"weights {quoted(self.weights)}"
-        view = _read_view(metadata.get("view", "null"), name)
+        view = View.of_weights(metadata, name)
         return WeightsFacts(
             label=metadata.get("label", ""),
             view=view,
             scale=None if scale is None else ScoreScale.from_json(scale, name),
+            heads=HeadConfig.from_header(metadata, name),
             anchors=heads and is_anchored_by(view),
             metadata=metadata,
         )
@@ -171,20 +176,4 @@ def _check_view(student: "Student", view: View, name: str) -> None:
             f"{name} name a view that does not fit their network, {view.kind} clips of "
             f"{view.frames} frames of {view.side} pixels ({error}); train them again on clips "
             "that do"
-        ) from error
-
-
-def _read_view(text: str, name: str) -> View | None:
-    """The view in the header of weights; None for crops at their own size. Raises InputError."""
-    try:
-        found = json.loads(text)
-        if found is None:
-            return None
-        given = {key: value for key, value in found.items() if key != "seed"}
-        if not all(type(value) is (str if key == "kind" else int) for key, value in given.items()):
-            raise TypeError("a value is of another type")
-        return View(**given)
-    except (ValueError, TypeError, AttributeError, RecursionError) as error:
-        raise InputError(
-            f"the header of {name} has no view that is known: {error}; train them again"
         ) from error

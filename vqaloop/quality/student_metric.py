@@ -6,6 +6,7 @@ between their answers on the two.
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from itertools import accumulate
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -19,14 +20,15 @@ from vqaloop.errors import InputError
 from vqaloop.media.activity import SourceActivity, activity_of
 from vqaloop.media.frames import each_of_source, encode_reader, encode_size, picks_from
 from vqaloop.media.planes import SCALER, Frames
+from vqaloop.models.head_config import HeadConfig
 from vqaloop.models.score_scale import ScoreScale
 from vqaloop.quality.clip_views import PlacedView, View
-from vqaloop.quality.crop_sampling import Crops, CropSampling, Places, read_crops
+from vqaloop.quality.crop_sampling import Crops, CropSampling, middle_of, read_crops
 from vqaloop.quality.metric import GUARD_GAP
-from vqaloop.quality.pooling import PooledScore, pool, pool_difference
+from vqaloop.quality.pooling import PooledScore, linearised, pool, pool_difference
 from vqaloop.quality.sampling_precision import around, is_enough, reach, rounds
 from vqaloop.quality.source_cache import source_key
-from vqaloop.quality.student_engine import AnchorCache, StudentEngine
+from vqaloop.quality.student_engine import V1, AnchorCache, StudentEngine
 from vqaloop.quality.title_clips import Read, TitleClips, clips_by_crops, clips_by_view
 from vqaloop.records import Score, Source
 
@@ -90,6 +92,11 @@ class StudentMetric:
         return min(FLOOR, self.ceiling / 2)
 
     @property
+    def guarded_by(self) -> str:
+        """The VMAF that the weights were fitted to: v1, or v0.6.1 whatever the size."""
+        return "vmaf-v1" if self.engine.facts.label.startswith(V1) else "vmaf-hd"
+
+    @property
     def guard_gap(self) -> float:
         """More than usual where the map to VMAF points is coarse."""
         return GUARD_GAP if self.scale is None else max(GUARD_GAP, GAP_RMSE * self.scale.rmse)
@@ -118,6 +125,16 @@ class StudentMetric:
     def view(self) -> View | None:
         """How the weights sample a video; None: by crops at the display size."""
         return self.engine.facts.view
+
+    @property
+    def heads(self) -> HeadConfig:
+        """What the heads of the weights take in, and how scores are pooled over time."""
+        return self.engine.facts.heads
+
+    @property
+    def cropping(self) -> CropSampling:
+        """`sampling` with the distances in time that the weights take."""
+        return replace(self.sampling, distances=self.heads.distances)
 
     @property
     def squeezes(self) -> bool:
@@ -149,7 +166,7 @@ class StudentMetric:
             "preprocessing": f"student {REVISION} {SCALER}{bf16}",
             "decoder": f"pyav {av.__version__}, ffmpeg {file_sha256(self.ffmpeg)}",
             "device": self.device.type,
-            "sampling": {**self.sampling.identity(), **self._manner()},
+            "sampling": {**self.cropping.identity(), **self._manner()},
         }
 
     def _manner(self) -> dict[str, Any]:
@@ -217,30 +234,31 @@ class StudentMetric:
 
     def _anchored(self, source: Source, read: Read, in_rounds: bool) -> PooledScore:
         crops, anchor = self._anchor(source)
+        sampling, activity = self.cropping, activity_of(source)
+        distances = sampling.distances_at(activity)
 
         def compare(some: Crops, rows: list[int]) -> "Pair":
-            clips = read_crops(some, source.frames, read)
+            clips = read_crops(some, distances, source.frames, read)
             return self.engine.network.compare(clips, _part_of(anchor, rows))
 
-        sampling = self.sampling
         if self.scale or not in_rounds:  # a precision in VMAF points says nothing of answers
             sampling = replace(sampling, precision=None)
-        places = sampling.places(activity_of(source))
-        return self._pooled(sampling, places, crops, compare, anchored=True)
+        height = source.canvas[1]
+        return self._pooled(sampling, activity, crops, compare, height, anchored=True)
 
     def _difference(self, source: Source, read: Read) -> tuple[PooledScore, float]:
         """The difference to the answer on the source, and the answer on the video."""
         clips, of_source = self._source_answers(source)
-        ours = self._look(clips, read)
-        sampling = self.sampling
+        ours = self._look(clips, read, source.canvas[1])
         with self.engine.network.exclusive() as student:
             found, opinion = pool_difference(
-                student.alone_answers,
+                partial(student.alone_answers, canvas_height=source.canvas[1]),
                 ours,
                 of_source,
                 clips.counts,
-                sampling.seed,
+                self.sampling.seed,
                 clips.shares,
+                self.heads.time_power,
             )
         return found.placed(clips.times, clips.places), opinion
 
@@ -249,22 +267,24 @@ class StudentMetric:
 
         def compute() -> "tuple[TitleClips, Pair]":
             if self.view is None:
-                places = self.sampling.places(activity_of(source))
-                clips = clips_by_crops(self._crops(source), places, source.frames)
+                activity = activity_of(source)
+                places = self.cropping.places(activity)
+                distances = self.cropping.distances_at(activity)
+                clips = clips_by_crops(self._crops(source), places, distances, source.frames)
             else:
                 clips = clips_by_view(self.view, self.sampling, source.frames, source.canvas)
             return clips, self._look(
-                clips, lambda i: each_of_source(source, i, ffmpeg=self.ffmpeg)
+                clips, lambda i: each_of_source(source, i, ffmpeg=self.ffmpeg), source.canvas[1]
             )
 
         return self.answers.get(source_key(source), compute)
 
-    def _look(self, clips: TitleClips, read: Read) -> "Pair":
-        """(B, K) sums and weights of the clips of a video, without a reference."""
+    def _look(self, clips: TitleClips, read: Read, canvas_height: int) -> "Pair":
+        """(B, S + 1) sums and weights of the clips of a video, without a reference."""
         import torch
 
         network = self.engine.network
-        seen = [network.alone(part) for part in clips.each(read)]
+        seen = [network.alone(part, canvas_height) for part in clips.each(read)]
         sums, weights = (torch.cat(parts) for parts in zip(*seen, strict=True))
         return sums, weights
 
@@ -292,31 +312,37 @@ class StudentMetric:
         return self._score("no-reference", found, spent)
 
     def _alone_by_crops(self, source: Source, size: tuple[int, int]) -> PooledScore:
-        def look(some: Crops, _: list[int]) -> "tuple[torch.Tensor, torch.Tensor]":
-            clips = read_crops(
-                some,
-                source.frames,
-                lambda i: each_of_source(source, i, ffmpeg=self.ffmpeg, size=size),
-            )
-            return self.engine.network.alone(clips)
-
         precision = self.precision
         if precision is not None and not picks_from(source):
             precision = None  # each round would decode the video from its beginning
-        sampling = CropSampling(seed=self.sampling.seed, precision=precision)
+        sampling = CropSampling(
+            seed=self.sampling.seed, precision=precision, distances=self.heads.distances
+        )
         # not those of the video's activity, which differs from rung to rung
         flat = SourceActivity.flat(source.frames)
-        places, crops = sampling.places(flat), sampling.crops(flat, size)
-        return self._pooled(sampling, places, crops, look, anchored=False)
+        distances, crops = sampling.distances_at(flat), sampling.crops(flat, size)
+
+        def look(some: Crops, _: list[int]) -> "Pair":
+            clips = read_crops(
+                some,
+                distances,
+                source.frames,
+                lambda i: each_of_source(source, i, ffmpeg=self.ffmpeg, size=size),
+            )
+            return self.engine.network.alone(clips, size[1])
+
+        return self._pooled(sampling, flat, crops, look, size[1], anchored=False)
 
     def _alone_by_view(self, view: View, source: Source, size: tuple[int, int]) -> PooledScore:
         seed = self.sampling.seed
         clips = clips_by_view(view, CropSampling(seed=seed), source.frames, size)
         seen = self._look(
-            clips, lambda i: each_of_source(source, i, ffmpeg=self.ffmpeg, size=size)
+            clips, lambda i: each_of_source(source, i, ffmpeg=self.ffmpeg, size=size), size[1]
         )
         with self.engine.network.exclusive() as student:
-            found = pool(student.alone_answers, seen, clips.counts, seed)
+            answers = partial(student.alone_answers, canvas_height=size[1])
+            power = self.heads.time_power
+            found = pool(answers, seen, clips.counts, seed, time_power=power)
         return found.placed(clips.times, clips.places)
 
     def _anchor(self, source: Source) -> "tuple[Crops, Anchor]":
@@ -325,33 +351,39 @@ class StudentMetric:
         def compute() -> "tuple[Crops, Anchor]":
             crops = self._crops(source)
             clips = read_crops(
-                crops, source.frames, lambda i: each_of_source(source, i, ffmpeg=self.ffmpeg)
+                crops,
+                self.cropping.distances_at(activity_of(source)),
+                source.frames,
+                lambda i: each_of_source(source, i, ffmpeg=self.ffmpeg),
             )
-            return crops, self.engine.network.anchor(clips)
+            return crops, self.engine.network.anchor(clips, source.canvas[1])
 
         return self.anchors.get(source_key(source), compute)
 
     def _crops(self, source: Source) -> Crops:
         """The crops of a source, and so of all its encodes."""
-        return self.sampling.crops(activity_of(source), source.canvas)
+        return self.cropping.crops(activity_of(source), source.canvas)
 
     def _pooled(
         self,
         sampling: CropSampling,
-        share: Places,
+        activity: SourceActivity,
         crops: Crops,
-        look: "Callable[[Crops, list[int]], tuple[torch.Tensor, torch.Tensor]]",
+        look: "Callable[[Crops, list[int]], Pair]",
+        canvas_height: int,
         *,
         anchored: bool,
     ) -> PooledScore:
         """Score crops in rounds until the score is as precise as was asked, or all of them.
 
-        `look` gives (B, K) sums and weights of some of the crops, and of their rows among all.
+        `look` gives (B, S) sums and weights of some of the crops, and of their rows among all.
         """
         import torch
 
         # a title is sampled scene by scene for the score of each: none is left out
         precision = None if sampling.scenes else sampling.precision
+        share, distances = sampling.places(activity), sampling.distances_at(activity)
+        power = self.heads.time_power
         firsts = dict(zip(crops, accumulate(map(len, crops.values()), initial=0), strict=False))
         seen: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
         for times in rounds(list(crops), precision):
@@ -367,16 +399,17 @@ class StudentMetric:
             sums, weights = (torch.cat(x) for x in zip(*seen.values(), strict=True))
             counts = [len(crops[time]) for time in seen]
             with self.engine.network.exclusive() as student:
-                answers = student.anchored_answers if anchored else student.alone_answers
+                head = student.anchored_answers if anchored else student.alone_answers
+                answers = partial(head, canvas_height=canvas_height)
                 shares = [share[time] for time in seen]
-                found = pool(answers, (sums, weights), counts, sampling.seed, shares)
-            apart = reach(found.apart, found.times, shares)
+                found = pool(answers, (sums, weights), counts, sampling.seed, shares, power)
+            apart = reach(found.apart, linearised(found.times, shares, power), shares)
             if is_enough(apart, precision):
                 break
         if len(seen) < len(crops):
             found = replace(found, interval=around(found.value, apart))
         places = [(time, *place) for time in seen for place in crops[time]]
-        return found.placed(list(seen), places)
+        return found.placed([middle_of(time, distances[time]) for time in seen], places)
 
     def _score(
         self, mode: str, found: PooledScore, spent: Spent, opinion: float | None = None

@@ -9,7 +9,15 @@ from dataclasses import dataclass, replace
 
 from vqaloop.media.planes import CLIP_FRAMES, Frames
 from vqaloop.quality.clip_views import MOST_CLIPS, PlacedView, View, clips_of
-from vqaloop.quality.crop_sampling import POSITIONS, Crops, CropSampling, Places, read_crops
+from vqaloop.quality.crop_sampling import (
+    POSITIONS,
+    Crops,
+    CropSampling,
+    Distances,
+    Places,
+    middle_of,
+    read_crops,
+)
 
 Read = Callable[[list[int]], Iterable[Frames]]
 """Gives (H·3/2, W) frames of a video by ascending index."""
@@ -31,14 +39,14 @@ class TitleClips:
     """Cuts the clips out of a video, some (C, T, S·3/2, S) at a time."""
 
 
-def clips_by_crops(crops: Crops, shares: Places, frames: int) -> TitleClips:
+def clips_by_crops(crops: Crops, shares: Places, distances: Distances, frames: int) -> TitleClips:
     """The clips of a title of so many frames by crops at the display size."""
     return TitleClips(
         counts=[len(places) for places in crops.values()],
-        times=list(crops),
+        times=[middle_of(start, distances[start]) for start in crops],
         shares=[shares[time] for time in crops],
         places=tuple((time, *place) for time, places in crops.items() for place in places),
-        each=lambda read: iter([read_crops(crops, frames, read)]),
+        each=lambda read: iter([read_crops(crops, distances, frames, read)]),
     )
 
 

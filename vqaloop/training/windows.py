@@ -4,7 +4,6 @@ A step of training draws a window anew for each clip, the same for all encodes, 
 the teacher's view; evaluation takes the middle ones.
 """
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
@@ -13,7 +12,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from vqaloop.core.text import quoted
 from vqaloop.errors import InputError
 from vqaloop.media.planes import CLIP_FRAMES, CLIP_SIZE, cut
 from vqaloop.training.shards import Shard
@@ -51,7 +49,7 @@ def check_window(shard: Shard, window: Window) -> None:
             f"and {shard.name} has clips of {frames} frames of {size}; prepare it with larger "
             "--frames and --size, or lower `frames` and `crop`"
         )
-    if shard.crop_labels is not None:
+    if shard.region_labels is not None:
         raise InputError(
             f"{shard.name} has labels of single crops, which are not those of their parts; leave "
             "out `frames` and `crop`"
@@ -125,21 +123,6 @@ def view_of(shard: Shard, window: Window) -> dict[str, Any] | None:
     if window.crop and window.crop != view["size"]:
         view["size" if view["kind"] == "native" else "crop"] = window.crop
     return view
-
-
-def view_of_weights(about: Mapping[str, str], name: str) -> dict[str, Any] | None:
-    """The view in the header of weights `name`; None where they took crops. Raises InputError."""
-    try:
-        view = json.loads(about.get("view", "null"))
-    except (ValueError, RecursionError):
-        view = 0
-    keys = {"kind": str, "frames": int, "stride": int, "size": int, "clips": int}
-    whole = isinstance(view, dict) and all(type(view.get(k)) is t for k, t in keys.items())
-    if view is not None and not whole:
-        raise InputError(
-            f"the header of weights {quoted(name)} has no view that is known; train them again"
-        )
-    return view if whole else None
 
 
 def window_between(view: dict[str, Any] | None, shard: Shard) -> Window:
