@@ -4,8 +4,8 @@
 # MANIFEST.csv in both has each file's title (`group`) and `licence_basis`: material whose licence
 # names the file itself ("explicit") is trained on. Of the rest ("repo") every second title is for
 # validation, where choices are made, and the others are the third set, which no choice is made on.
-# WORKERS: scenes at a time (2); FDIM and CVVDP: the wheel and
-# the program of these two judges, which are fetched from PyPI where they are not given.
+# WORKERS: scenes at a time (2); FDIM and CVVDP: the wheel and the program of these two judges,
+# which are fetched from PyPI where they are not given.
 set -euo pipefail
 here="$(dirname "$0")"
 clips="$1" pictures="$2" workers="${WORKERS:-2}"
@@ -23,11 +23,11 @@ fi
 judges=(--ssimulacra2 --fdim "$FDIM" --cvvdp "$CVVDP")
 export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}"
 
-vqaloop corpus "$clips" runs/corpus/clips --basis explicit --encodes 18 --attacks 6 \
+vqaloop corpus "$clips" runs/corpus/clips --basis explicit --encodes 14 --attacks 5 \
   "${judges[@]}" --workers "$workers"
 vqaloop corpus "$pictures" runs/corpus/pictures --basis explicit --synthetic 24 --encodes 3 \
-  --attacks 2 "${judges[@]}" --workers "$workers"
+  --attacks 2 --places 2 --length 24 "${judges[@]}" --workers "$workers"
 vqaloop corpus "$pictures" runs/corpus/montages --basis explicit --encodes 8 --attacks 2 \
-  --montages 1920x1080:8 --montages 3840x2160:4 "${judges[@]}" --workers "$workers"
+  --places 2 --montages 1920x1080:8 --montages 3840x2160:4 "${judges[@]}" --workers "$workers"
 vqaloop corpus "$clips" runs/corpus/validation --basis repo --part 1/2 --encodes 12 --attacks 4 \
   "${judges[@]}" --workers "$workers"

@@ -46,7 +46,7 @@ def weights_of(
     folder: Path, view: dict[str, Any] | None, to_vmaf: ScoreScale | None, label: str = "MOS"
 ) -> Path:
     about = {"view": json.dumps(view), **({"scale": to_vmaf.to_json()} if to_vmaf else {})}
-    return random_student(folder, "internvqa-mini", label, **about)
+    return random_student(folder, "internvqa-mini", label, None, **about)
 
 
 @pytest.fixture(scope="module")

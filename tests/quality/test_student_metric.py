@@ -259,9 +259,9 @@ def anchored(metric: StudentMetric, monkeypatch: pytest.MonkeyPatch) -> list[int
     made: list[int] = []
     anchor = Network.anchor
 
-    def noted(network: Network, clips: Frames) -> Anchor:
+    def noted(network: Network, clips: Frames, canvas_height: int) -> Anchor:
         made.append(len(clips))
-        return anchor(network, clips)
+        return anchor(network, clips, canvas_height)
 
     monkeypatch.setattr(Network, "anchor", noted)
     return made

@@ -15,10 +15,10 @@ from vqaloop.training.correlation import (
     correlations,
     fit_logistic,
     mean_within,
-    noise_within,
     paired_differences,
     raw_correlations,
     rmse,
+    within_sd,
 )
 
 
@@ -88,18 +88,18 @@ def test_within_leaves_out_small_and_constant_titles() -> None:
 def test_noise_inside_a_title_is_free_of_its_offset() -> None:
     labels, titles = np.array([10.0, 20, 30, 40, 50, 60]), ["a", "a", "a", "b", "b", "b"]
     scores = labels + np.array([5.0, 5, 5, -9, -9, -9])
-    assert noise_within(scores, labels, titles) == pytest.approx(0)
+    assert within_sd(scores, labels, titles) == pytest.approx(0)
     scores[:2] += [2, -2]
     # deviations 2, -2, 0 and three of 0
-    assert noise_within(scores, labels, titles) == pytest.approx(math.sqrt(8 / 6))
-    assert noise_within(scores[:0], labels[:0], []) is None
+    assert within_sd(scores, labels, titles) == pytest.approx(math.sqrt(8 / (6 - 2)))
+    assert within_sd(scores[:0], labels[:0], []) is None
 
 
 def test_noise_inside_a_title_has_an_interval_and_a_paired_difference() -> None:
     rng = np.random.default_rng(4)
     scores, labels, titles = corpus(rng)
     found = correlations(scores, labels, titles.tolist())
-    assert found.within_sd == noise_within(scores, labels, titles.tolist())
+    assert found.within_sd == within_sd(scores, labels, titles.tolist())
     low, high = found.intervals["within_sd"]
     assert (
         found.within_sd is not None

@@ -174,7 +174,7 @@ def run_evaluate(options: argparse.Namespace) -> int:
     figures = {
         "weights": printable(options.weights),
         "weights_sha256": about["sha256"],
-        **evaluate(found.table, found.crops, seed=running.seed),
+        **evaluate(found.table, found.regions, seed=running.seed),
         **({"warnings": warnings} if warnings else {}),
     }
     paper = published_row(about, figures["label"])
@@ -219,6 +219,7 @@ def _scored(
     from vqaloop.report.progress import Progress
     from vqaloop.training.evaluate import score_shards
     from vqaloop.training.shards import load_shard
+    from vqaloop.training.targets import label_of_weights
     from vqaloop.training.windows import (
         differing_view,
         middle_windows,
@@ -249,6 +250,7 @@ def _scored(
             shards(),
             device,
             crops=options.crops,
+            label=label_of_weights(about, f"weights {quoted(name)}"),
             metrics=metrics,
             ffmpeg=ffmpeg_path(running.ffmpeg),
             seed=running.seed,

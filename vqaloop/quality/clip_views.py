@@ -55,11 +55,12 @@ class View:
             if found is None:
                 return None
             given = {key: value for key, value in found.items() if key != "seed"}
-            if not given.keys() >= {"kind", "frames", "stride", "size", "clips"}:
-                raise TypeError("a part of it is missing")
             if not all(type(v) is (str if key == "kind" else int) for key, v in given.items()):
                 raise TypeError("a value is of another type")
-            return cls(**given)
+            view = cls(**given)
+            if not given.keys() >= {"kind", "frames", "stride", "size", "clips"}:
+                raise TypeError("a part of it is missing")
+            return view
         except (ValueError, TypeError, AttributeError, RecursionError) as error:
             raise InputError(
                 f"the header of {name} has no view that is known: {error}; train them again"

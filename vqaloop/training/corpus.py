@@ -40,7 +40,7 @@ from vqaloop.training.attacks import ATTACKS, attack
 from vqaloop.training.corpus_scenes import CorpusScene, scene_frames
 from vqaloop.training.shards import read_about, write_each, write_shard
 
-LABEL = LABELS["v1"].text
+LABEL = LABELS["v1"].name
 """What the scores of such a corpus are; its shards hold the labels of the panel beside."""
 SCALES = ((1.0,), (0.75, 2 / 3), (0.5, 0.375, 0.25))
 """Three bands of resolution, as parts of the source's height."""

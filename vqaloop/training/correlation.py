@@ -57,7 +57,7 @@ class Correlations:
     """Mean over titles of the SRCC inside each."""
     within_krcc: float | None = None
     within_sd: float | None = None
-    """See `noise_within`; None as well for a metric with a scale of its own."""
+    """Standard deviation of score less label inside a title; see `within_sd`."""
     intervals: dict[str, tuple[float, float]] = field(default_factory=dict)
     """95 % intervals over the choice of titles, of all figures above that have one."""
     fits: dict[str, tuple[float, ...]] = field(default_factory=dict)
@@ -100,10 +100,10 @@ def correlations(
         **{f"rmse{key}": rmse(values, labels) for key, values in mapped.items()},
         "within_srcc": mean_within(scores, labels, titles),
         "within_krcc": mean_within(scores, labels, titles, krcc),
-        "within_sd": noise_within(scores, labels, titles),
+        "within_sd": within_sd(scores, labels, titles),
     }
     if not same_scale:
-        row["rmse"] = row["within_sd"] = None
+        row |= {"rmse": None, "within_sd": None}
     ranges = _intervals(scores, labels, titles, mapped, draws, seed) if draws else {}
     return Correlations(
         len(scores),
@@ -166,16 +166,22 @@ def mean_within(
     return float(np.nanmean(values)) if np.isfinite(values).any() else None
 
 
-def noise_within(scores: Values, labels: Values, titles: Sequence[str]) -> float | None:
-    """Standard deviation of the error inside a title: each title's mean error is removed.
+def within_sd(scores: Values, labels: Values, titles: Sequence[str]) -> float | None:
+    """Standard deviation of score less label, less its mean of each title.
 
-    A ladder compares encodes of one title, so an offset that all of them share costs it nothing.
-    None where there is no score.
+    What remains of the error where encodes of one title are compared, as a ladder does. Pooled
+    over titles; None where no title has two members.
     """
-    if not len(scores):
+    names, member = np.unique(np.asarray(titles), return_inverse=True)
+    if len(scores) <= len(names):
         return None
-    squares, counts = _noise_by_title(scores, labels, np.unique(titles, return_inverse=True)[1])
-    return float(np.sqrt(squares.sum() / counts.sum()))
+    inside = _inside(scores - labels, member)
+    return float(np.sqrt(np.square(inside).sum() / (len(scores) - len(names))))
+
+
+def _inside(values: Values, member: npt.NDArray[np.intp]) -> Values:
+    """Values less the mean of those of the same title."""
+    return np.asarray(values - (_title_sums(member, values) / np.bincount(member))[member])
 
 
 def fit_logistic(scores: Values, labels: Values, parameters: int = 4) -> Logistic | None:
@@ -306,7 +312,7 @@ def paired_differences(
             **raw_correlations(values, labels),
             "within_srcc": mean_within(values, labels, titles),
             "within_krcc": mean_within(values, labels, titles, krcc),
-            "within_sd": noise_within(values, labels, titles),
+            "within_sd": within_sd(values, labels, titles),
         }
         for values in (scores, other)
     ]
@@ -320,16 +326,6 @@ def paired_differences(
         interval = _central(gaps[0] - gaps[1]) if gaps else None
         found[key] = Difference(one, two, one - two, interval)
     return found
-
-
-def _noise_by_title(
-    scores: Values, labels: Values, member: npt.NDArray[np.intp]
-) -> tuple[Values, Values]:
-    """(titles,) sums of squared errors around each title's mean error, and numbers of encodes."""
-    error = scores - labels
-    counts = _title_sums(member, np.ones_like(error))
-    own = error - (_title_sums(member, error) / counts)[member]
-    return _title_sums(member, own * own), counts
 
 
 def _central(drawn: Values) -> tuple[float, float] | None:
@@ -382,6 +378,7 @@ def _resampled(
             "rmse": _bootstrap_rmse(times, member, scores, labels),
             "srcc": _bootstrap_srcc(times, member, scores, labels),
             "krcc": _bootstrap_krcc(times, member, scores, labels),
+            "within_sd": _bootstrap_within_sd(times, member, scores - labels),
         }
         for key, values in mapped.items():
             resampled[f"plcc{key}"] = _bootstrap_plcc(times, member, values, labels)
@@ -390,8 +387,6 @@ def _resampled(
             inside = _by_title(scores, labels, titles, correlation)
             known = np.isfinite(inside)  # titles with a correlation of their own
             resampled[key] = (times[:, known] @ inside[known]) / times[:, known].sum(1)
-        squares, counts = _noise_by_title(scores, labels, member)
-        resampled["within_sd"] = np.sqrt((times @ squares) / (times @ counts))
     return resampled
 
 
@@ -411,6 +406,11 @@ def _bootstrap_plcc(times: Values, member: npt.NDArray[np.intp], x: Values, y: V
 def _bootstrap_rmse(times: Values, member: npt.NDArray[np.intp], x: Values, y: Values) -> Values:
     squares = times @ _title_sums(member, (x - y) ** 2)
     return np.asarray(np.sqrt(squares / (times @ _title_sums(member, np.ones_like(x)))))
+
+
+def _bootstrap_within_sd(times: Values, member: npt.NDArray[np.intp], gaps: Values) -> Values:
+    squares = times @ _title_sums(member, np.square(_inside(gaps, member)))
+    return np.asarray(np.sqrt(squares / (times @ (np.bincount(member) - 1.0))))
 
 
 def _bootstrap_srcc(times: Values, member: npt.NDArray[np.intp], x: Values, y: Values) -> Values:

@@ -65,7 +65,7 @@ class Shard:
     region: int = 1
     """Crops of a region."""
     canvas: tuple[int, int] | None = None
-    """(width, height) of the frames that the regions are parts of."""
+    """(width, height) of the frames that clips are cut out of, where it is known."""
     distances: tuple[int, ...] = ()
     """Of each region, how many frames of the video its T frames are apart."""
     places: tuple[int, ...] = ()
@@ -138,8 +138,10 @@ def load_shard(path: Path) -> Shard:
             )
         parts: dict[str, Any] = {**arrays}
         if about.get("labels"):
-            parts |= {key: tuple(scene[key]) for key in ("canvas", "distances", "places")}
+            parts |= {key: tuple(scene[key]) for key in ("distances", "places")}
             parts |= {"labels": tuple(about["labels"]), "region": about["region"]}
+        if about.get("labels") or "canvas" in scene:
+            parts["canvas"] = tuple(scene["canvas"])
         shard = Shard(
             path.stem,
             scene["content"],
@@ -170,6 +172,8 @@ def _fits(shard: Shard) -> bool:
         return False
     if len(clips) != len(rows) or clips.shape[-2] * 2 != clips.shape[-1] * 3:
         return False
+    if shard.canvas is not None and not _whole(shard.canvas, 2, 1, 1 << 16):
+        return False
     source = shard.reference
     return source is None or (source.dtype, source.shape) == (torch.uint8, clips.shape[1:])
 
@@ -197,16 +201,18 @@ def _regions_fit(shard: Shard) -> bool:
     features, wide = shard.fdim_features, (*shape[:2], FDIM_FEATURES)
     if features is not None and not _labels_fit(features, torch.float16, wide):
         return False
-    for values, count, low, high in (
-        (shard.canvas, 2, 1, 1 << 16),
-        (shard.distances, shape[1], 1, 1000),
-        (shard.places, shape[1], 0, 1 << 31),
-    ):
-        if values is None or len(values) != count:
-            return False
-        if not all(type(value) is int and low <= value <= high for value in values):
-            return False
+    if not _whole(shard.distances, shape[1], 1, 1000):
+        return False
+    if not _whole(shard.places, shape[1], 0, 1 << 31):
+        return False
     return all(_row_fits(row, shard.labels) for row in shard.encodes)
+
+
+def _whole(values: Sequence[object], count: int, low: int, high: int) -> bool:
+    """Whether there are so many whole numbers, all between the two."""
+    return len(values) == count and all(
+        type(value) is int and low <= value <= high for value in values
+    )
 
 
 def _labels_fit(labels: Tensor, dtype: torch.dtype, shape: tuple[int, ...]) -> bool:
