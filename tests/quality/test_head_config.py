@@ -114,7 +114,7 @@ def test_only_frames_of_clips_are_decoded(
         asked.extend(indices)
         return coded[indices]
 
-    found = metric.compare(source, read)
+    found = metric.compare(source, read, None)
     assert found.value == pytest.approx(metric.measure(source, rung, "pyav").value, abs=1e-6)
     distances = metric.cropping.distances_at(activity_of(source))
     assert asked == sorted({at for start, d in distances.items() for at in (start, start + d)})

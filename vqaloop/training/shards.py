@@ -51,8 +51,8 @@ class Shard:
     """What the scores are: "VMAF v1", "MOS of Waterloo IVC 4K"."""
     encodes: list[dict[str, Any]]
     """Of each encode `score` (0..100, higher is better) and, where known, `encoder`, `width`,
-    `height`, `kbps`, `level` or `knob`; of a corpus `labels` (means by name) and `attack`, None or the
-    damage done to the decoded frames: its `name` and `strength`."""
+    `height`, `kbps`, `level` or `knob`; of a corpus `labels` (means by name) and `attack`, None or
+    the damage done to the decoded frames: its `name` and `strength`."""
     distorted: Tensor
     """(E, C, T, S·3/2, S) uint8."""
     reference: Tensor | None = None

@@ -25,7 +25,6 @@ from vqaloop.training.recipe import Losses, Recipe
 from vqaloop.training.shards import FDIM_FEATURES, Shard
 from vqaloop.training.windows import Place, Window, cut_window, draw_place
 
-
 UNKNOWN_STREAMS = 0.2
 """Chance that what is known of an encode's bitstream is left out, so that heads learn to do
 without: of raw video, say, nothing is known."""
