@@ -2,6 +2,7 @@
 
 import os
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -20,7 +21,7 @@ from vqaloop.bitstream.packets import packet_sizes
     ],
 )
 def test_frames_of_a_lossy_codec(
-    tmp_path: Path, name: str, codec: str, options: dict[str, object]
+    tmp_path: Path, name: str, codec: str, options: dict[str, Any]
 ) -> None:
     path = make_clip(tmp_path / name, codec=codec, **{"pix_fmt": "yuv420p", **options})
     found = packet_sizes(path)

@@ -205,9 +205,9 @@ def scored_alone(
     student, _ = metric.engine.network.loaded
     head = student.alone_answers
 
-    def noted(*args: Any, stream: Any = None, **options: Any) -> torch.Tensor:
-        seen.append(stream)
-        return head(*args, stream=stream, **options)
+    def noted(*args: Any, **options: Any) -> torch.Tensor:
+        seen.append(options["stream"])
+        return head(*args, **options)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(student, "alone_answers", noted)
@@ -244,7 +244,7 @@ def test_of_a_video_without_loss_nothing_is_known(
     informed: StudentMetric, source: Source, tmp_path: Path
 ) -> None:
     raw = make_clip(tmp_path / "a.yuv", size="160x120", frames=60)
-    options = {"video_size": "160x120", "pix_fmt": "yuv420p", "framerate": "25"}
+    options: dict[str, Any] = {"video_size": "160x120", "pix_fmt": "yuv420p", "framerate": "25"}
     lossless = make_clip(tmp_path / "a.mkv", size="160x120", frames=60, codec="ffv1")
     for video in (
         source,
