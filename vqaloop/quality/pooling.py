@@ -112,6 +112,7 @@ def pool(
 
 def pool_difference(
     answers: "Callable[..., torch.Tensor]",
+    source_answers: "Callable[..., torch.Tensor]",
     ours: "tuple[torch.Tensor, torch.Tensor]",
     of_source: "tuple[torch.Tensor, torch.Tensor]",
     counts: list[int],
@@ -125,7 +126,8 @@ def pool_difference(
     same clips of both.
 
     Args:
-        answers: As of `pool`, without a reference.
+        answers: As of `pool`, without a reference, of the encode.
+        source_answers: The same of the source.
         ours: (B, K) sums and (B, K) weights of the encode's clips.
         of_source: The same of the same clips of the source.
         counts: As of `pool`.
@@ -142,7 +144,7 @@ def pool_difference(
 
     def compared(sums: "torch.Tensor", weights: "torch.Tensor") -> "torch.Tensor":
         own = answers(sums[..., :width], weights[..., :width])
-        original = answers(sums[..., width:], weights[..., width:])
+        original = source_answers(sums[..., width:], weights[..., width:])
         return 1 - (original - own)[..., :1]
 
     sums, weights = (torch.cat(parts, -1) for parts in zip(ours, of_source, strict=True))

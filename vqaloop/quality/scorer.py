@@ -177,7 +177,10 @@ class Scorer:
             return metric.compare(source, read)
         # a video that is decoded from its first frame each time is read in one pass
         return metric.compare(
-            source, read, in_rounds=metric.precision is not None and picks_from(other)
+            source,
+            read,
+            None if other.is_raw else other.path,
+            in_rounds=metric.precision is not None and picks_from(other),
         )
 
     def _probe(self, path: Path) -> Source:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 import torch
@@ -71,7 +72,7 @@ def label_losses(
             "ordered": ordered_loss(found.scores, label),
         }
     if not heads or weights.alone or weights.alone_pooled:
-        found = answers_of(student.alone_answers, look.alone, batch)
+        found = alone_answers_of(student, look, batch)
         heads.append(found)
         losses |= {
             "alone": masked_mse(found.scores, label),
@@ -121,7 +122,7 @@ def distillation_losses(
         Losses by name, unweighted.
     """
     losses = {}
-    theirs = answers_of(teacher.alone_answers, target.alone, batch)
+    theirs = alone_answers_of(teacher, target, batch)
     if weights.teacher:
         losses["teacher"] = masked_mse(theirs.scores, batch.labels[..., 0])
     if weights.feature:
@@ -132,7 +133,7 @@ def distillation_losses(
         taps = zip(look.projected, target.projected, strict=True)
         losses["levels"] = torch.stack([F.mse_loss(x.float(), y.float()) for x, y in taps]).mean()
     if weights.answers or weights.preferences:
-        heads = [(answers_of(student.alone_answers, look.alone, batch).regions, theirs.regions)]
+        heads = [(alone_answers_of(student, look, batch).regions, theirs.regions)]
         if look.anchored is not None and target.anchored is not None:
             mine = answers_of(student.anchored_answers, look.anchored, batch).regions
             known = answers_of(teacher.anchored_answers, target.anchored, batch).regions
@@ -145,6 +146,14 @@ def distillation_losses(
             parts = [preference_losses(x[..., 0], y[..., 0]) for x, y in heads]
             losses["preferences"] = torch.stack(parts).sum()
     return losses
+
+
+def alone_answers_of(student: Student, look: StudentOutput, batch: Batch) -> Answers:
+    """`answers_of` the head without reference, which may take what bitstreams say."""
+    stream = batch.stream
+    if stream is not None:
+        stream = stream.repeat_interleave(len(batch.labels) // len(stream), 0)
+    return answers_of(partial(student.alone_answers, stream=stream), look.alone, batch)
 
 
 def answers_of(

@@ -25,6 +25,10 @@ from vqaloop.training.recipe import Losses, Recipe
 from vqaloop.training.shards import FDIM_FEATURES, Shard
 from vqaloop.training.windows import Place, Window, cut_window, draw_place
 
+UNKNOWN_STREAMS = 0.4
+"""Chance that what is known of an encode's bitstream is left out, so that heads learn to do
+without: of raw video, say, nothing is known."""
+
 
 @dataclass(frozen=True)
 class Batch:
@@ -46,6 +50,8 @@ class Batch:
     """(G·P·E, T', rows', S') uint8: `distorted` in the teacher's view, where that is another."""
     heights: Tensor | None = None
     """(scenes,) height of the canvas in pixels."""
+    stream: Tensor | None = None
+    """(scenes, E, 3) what the bitstreams say, `StreamFacts.inputs`."""
     fdim: Tensor | None = None
     """(G, E, FDIM_FEATURES)."""
 
@@ -90,6 +96,8 @@ def draw(
     wide = Window(taught.frames, taught.crop) if taught is not None else Window()
     with_fdim = any(shard.fdim_features is not None for shard in shards)
     parts: dict[str, list[Tensor]] = {field.name: [] for field in fields(Batch)}
+    # of its own, so that all else is drawn as without
+    left_out = rng.spawn(1)[0]
     for i in chosen:
         shard = shards[i]
         groups = _drawn_groups(shard, groups_of(shard, recipe), rng)
@@ -112,6 +120,8 @@ def draw(
             other = teacher_view[i]
             seen = windows(pick(other.distorted, crops), other, wide, places)
             parts["teacher_view"].append(seen.flatten(0, 1))
+        kept = torch.from_numpy(left_out.random(len(encodes)) >= UNKNOWN_STREAMS)
+        parts["stream"].append((shard.stream[encodes] * kept[:, None])[None])
         if shard.canvas is not None:
             parts["heights"].append(torch.tensor([float(shard.canvas[1])]))
         if shard.region_labels is not None and shard.frame_labels is not None:
