@@ -136,7 +136,7 @@ def changed(options: Any) -> dict[str, Any]:
         if isinstance(value, str):
             value = utf8(value)
         if isinstance(value, list | tuple):
-            value = [list(size) for size in value]
+            value = [list(v) if isinstance(v, list | tuple) else v for v in value]
         if value not in (each.default, []) and value != math.inf:
             found[each.name] = value
     return found
@@ -150,6 +150,8 @@ def to_argv(cls: type, values: Mapping[str, Any]) -> list[str]:
     words: list[str] = []
     for name, value in values.items():
         made = options_of(cls).get(name)
+        if isinstance(value, list) and value and all(isinstance(side, int) for side in value):
+            value = [value]
         sizes = isinstance(value, list) and all(isinstance(size, list) for size in value)
         if not made or not made.recorded or not (sizes or isinstance(value, str | int | float)):
             continue
