@@ -21,10 +21,10 @@ import pandas as pd
 
 from bench.judges import (
     ALONE,
-    WANTED,
     Judges,
     Results,
     check_names,
+    in_order,
     make_parser,
     pipes,
     run,
@@ -63,7 +63,7 @@ def measure(
 
 def judges_of(table: pd.DataFrame) -> list[str]:
     """The judges that a table has, in their usual order."""
-    return [name for name in WANTED if name in table]
+    return in_order(str(name) for name in table if name not in KEY)
 
 
 def seen(table: pd.DataFrame) -> pd.DataFrame:

@@ -17,9 +17,9 @@ import pandas as pd
 
 from bench.judges import (
     ALONE,
-    WANTED,
     Judges,
     Results,
+    in_order,
     known_judges,
     make_parser,
     pipes,
@@ -87,7 +87,7 @@ def bd_rates(table: pd.DataFrame) -> pd.DataFrame:
             continue
         plain = table[(table["clip"] == clip) & (table["trick"] == PLAIN)]
         row: dict[str, object] = {"clip": clip, "trick": trick}
-        for judge in (name for name in WANTED if name in table):
+        for judge in in_order(str(name) for name in table if name not in (*KEY, RATE)):
             one, other = (list(zip(c[RATE], c[judge], strict=True)) for c in (plain, curve))
             try:
                 row[judge] = bd_rate(one, other)
@@ -100,7 +100,7 @@ def bd_rates(table: pd.DataFrame) -> pd.DataFrame:
 def markdown(table: pd.DataFrame) -> str:
     """Trick by judge: the BD-rate on each clip."""
     found = bd_rates(table)
-    judges = [name for name in WANTED if name in found]
+    judges = [str(name) for name in found if name not in KEY]
     lines = [["trick", *judges]]
     for trick, rows in found.groupby("trick", sort=False):
         cells = [

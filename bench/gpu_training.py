@@ -271,7 +271,7 @@ def _launch_bound(run: Run) -> dict[str, Any]:
     from vqaloop.training.recipe import Losses
     from vqaloop.training.step import Batch, TrainingModel
 
-    loss = Losses(crop=1.0, pooled=1.0, ordered=1.0, alone=1.0)
+    loss = Losses(region=1.0, pooled=1.0, ordered=1.0, alone=1.0)
     rates = {}
     for scenes in (1, 2) if run.small else (3, 30):
         crops, encodes = (1, 2) if run.small else (4, 4)
@@ -334,26 +334,27 @@ def teacher(run: Run) -> Findings:
     from vqaloop.models import create_student
     from vqaloop.models.student import start_from_cosines
     from vqaloop.models.weights import save_student
-    from vqaloop.training.recipe import Losses
+    from vqaloop.training.recipe import Losses, head_config
     from vqaloop.training.shards import load_corpus
     from vqaloop.training.step import TrainingModel, draw
+    from vqaloop.training.targets import Label, with_targets
 
     if run.data is None or not any(run.data.glob("*.safetensors")):
         raise Untestable("no labelled shards in --data; labels take libvmaf, so they are carried")
     shards = load_corpus([run.data])
     train, unseen = _split(shards)
+    if shards[0].labels:
+        train = [with_targets(shard, Label("v1"), ()) for shard in train]
     name = SHIPPED[0] if run.small else "internvqa-small"
     anchored = all(shard.reference is not None for shard in shards)
-    parts = {"crop": 1.0, "pooled": 1.0, "ordered": 1.0, "features": 0.2} if anchored else {}
-    if any(shard.crop_labels is None for shard in shards):
-        parts.pop("features", None)
+    parts = {"region": 1.0, "pooled": 1.0, "ordered": 1.0} if anchored else {}
     scenes = min(len(train), 2 if run.small else 12)
     recipe = replace(
         _recipe(name, Losses(**parts, alone=1.0, alone_pooled=1.0)), scenes=scenes, augment="turns"
     )
     torch.manual_seed(0)
     with run.device:
-        student = create_student(name, heads=anchored)
+        student = create_student(name, anchored, head_config(recipe) if anchored else None)
         if anchored:
             start_from_cosines(student.backbone)  # type: ignore[arg-type]
             student.backbone.patch_embed.requires_grad_(False)

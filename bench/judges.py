@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 import pandas as pd
@@ -15,7 +15,7 @@ from vqaloop.errors import VqaloopError
 from vqaloop.media.planes import Frames
 from vqaloop.media.probe import probe_source
 from vqaloop.quality import full_reference
-from vqaloop.quality.registry import metric_names
+from vqaloop.quality.registry import DEFAULT_METRIC, STUDENT_PREFIX, metric_names
 from vqaloop.quality.scorer import Scorer
 from vqaloop.records import Source
 
@@ -23,7 +23,10 @@ Row = tuple[str | float, ...]
 """What a row is of: the values of its key's columns."""
 ALONE = "no reference"
 """The default student without the original."""
-WANTED = ("internvqa", ALONE, "vmaf-sampled", "vmaf", "vmaf-v1", "vmaf-neg", "xpsnr", "psnr")
+WANTED = (
+    *("internvqa", ALONE, "vmaf-sampled", "vmaf-v1-sampled"),
+    *("vmaf", "vmaf-v1", "vmaf-neg", "xpsnr", "psnr"),
+)
 """All judges, in the order of the tables."""
 
 
@@ -32,7 +35,18 @@ def known_judges() -> list[str]:
     return [name for name in WANTED if name in (ALONE, *metric_names())]
 
 
-def write_y4m(path: Path, frames: Frames, source: Source) -> None:
+def split_judge(text: str) -> tuple[str, Path | None]:
+    """Name and weights of a judge that may be given as NAME=FILE: a student not yet shipped."""
+    name, found, file = text.partition("=")
+    return name, Path(file) if found else None
+
+
+def in_order(names: Iterable[str]) -> list[str]:
+    """Judges in their usual order: students of files first, then those of WANTED."""
+    return sorted(names, key=lambda name: WANTED.index(name) if name in WANTED else -1)
+
+
+def write_y4m(path: Path, frames: Iterable[Frames], source: Source) -> None:
     """Frames as an uncompressed file, which loses nothing and has the source's range and rate."""
     width, height = source.canvas
     rate = f"{source.fps.numerator}:{source.fps.denominator}"
@@ -46,16 +60,19 @@ def write_y4m(path: Path, frames: Frames, source: Source) -> None:
 
 
 class Judges:
-    """Judges by name, each opened once."""
+    """Judges by name, or a student by NAME=FILE, each opened once."""
 
     def __init__(self, names: Sequence[str], ffmpeg: str) -> None:
-        self.names, self.ffmpeg = list(names), ffmpeg
-        self.full = [n for n in names if n in full_reference.METRICS]
+        files = dict(split_judge(name) for name in names)
+        self.names, self.ffmpeg = list(files), ffmpeg
+        self.full = [n for n in files if n in full_reference.METRICS]
         """Those that ffmpeg measures in one run."""
-        others = [n for n in names if n not in self.full]
-        students = {n: "internvqa" if n == ALONE else n for n in others}
-        opened = {metric: Scorer(metric, ffmpeg=ffmpeg) for metric in set(students.values())}
-        self.scorers = {name: opened[metric] for name, metric in students.items()}
+        others = {n: file for n, file in files.items() if n not in self.full}
+        metrics = {n: _metric(n, file) for n, file in others.items()}
+        opened = {
+            key: Scorer(key[0], weights=key[1], ffmpeg=ffmpeg) for key in set(metrics.values())
+        }
+        self.scorers = {name: opened[key] for name, key in metrics.items()}
 
     def scores(self, original: Path, video: Path, names: Sequence[str]) -> dict[str, float]:
         """The scores of a video against its original by some of the judges."""
@@ -73,6 +90,13 @@ class Judges:
                 reference = None if name == ALONE else original
                 found[name] = scorer.score(video, reference).value
         return found
+
+
+def _metric(name: str, weights: Path | None) -> tuple[str, Path | None]:
+    """The metric behind a judge, and its weights."""
+    if weights is not None:
+        return f"{STUDENT_PREFIX}{name.removeprefix(STUDENT_PREFIX)}", weights
+    return DEFAULT_METRIC if name == ALONE else name, None
 
 
 class Results:
@@ -122,7 +146,11 @@ def make_parser(name: str, doc: str | None) -> argparse.ArgumentParser:
 def check_names(
     parser: argparse.ArgumentParser, names: Sequence[str], known: Sequence[str]
 ) -> None:
-    """Exit with status 2 where a name is unknown."""
+    """Exit with status 2 where a name is unknown, or a judge's file is not there."""
+    files = dict(map(split_judge, names))
+    if missing := [str(file) for file in files.values() if file and not file.is_file()]:
+        parser.error(f"no such file: {', '.join(missing)}; give weights as NAME=FILE")
+    names = [name for name, file in files.items() if file is None]
     if unknown := [name for name in names if name not in known]:
         parser.error(f"unknown: {', '.join(unknown)}; choose from {', '.join(known)}")
 

@@ -39,11 +39,13 @@ ENCODES = (("libx264", "veryfast", 26.0), ("libsvtav1", "10", 35.0))
 JUDGES = ("internvqa", "vmaf", "xpsnr", "psnr")
 
 
-def make_title(clips: list[Path], height: int, folder: Path, ffmpeg: str) -> Source:
-    """A title of 10 s of that height, 16:9, from equal parts of the clips."""
-    path = folder / f"title-{height}.mp4"
+def make_title(
+    clips: list[Path], height: int, folder: Path, ffmpeg: str, seconds: int = SECONDS
+) -> Source:
+    """A title of that height, 16:9, from equal parts of the clips."""
+    path = folder / f"title-{height}-{seconds}s.mp4"
     if not path.exists():
-        width, frames = height * 16 // 9, SECONDS * FPS // len(clips)
+        width, frames = height * 16 // 9, seconds * FPS // len(clips)
         parts = [
             f"[{i}:v]fps={FPS},scale={width}:{height}:force_original_aspect_ratio=increase:"
             f"flags=lanczos,crop={width}:{height},setsar=1,tpad=stop=-1:stop_mode=clone,"

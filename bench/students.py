@@ -98,7 +98,7 @@ def main() -> None:
         student, _ = load_student(weights)
         shards = map(load_shard, shard_paths(options.held_out))
         judged = score_shards(student, shards, torch.device("cpu"))
-        found = evaluate(judged.table, judged.crops)
+        found = evaluate(judged.table, judged.regions)
         for head in ("anchored", "alone"):
             figures = found["judges"][head]["overall"]
             row |= {f"{head}_{k}": figures[k] for k in ("srcc", "plcc", "rmse", "within_srcc")}

@@ -36,10 +36,12 @@ def test_the_miniature_passes_on_a_cpu(
     for number, name in enumerate("abcde"):
         made = shard(name, number)
         parts = {"distorted": made.distorted, "reference": made.reference}
-        parts |= {"crop_labels": made.crop_labels, "frame_labels": made.frame_labels}
+        parts |= {"region_labels": made.region_labels, "frame_labels": made.frame_labels}
         arrays = {key: value.numpy() for key, value in parts.items() if value is not None}
         path = tmp_path / f"{name}.safetensors"
-        write_shard(path, arrays, {"content": name}, made.encodes, made.label)
+        scene: dict[str, object] = {"content": name, "canvas": made.canvas}
+        scene |= {"distances": made.distances, "places": made.places}
+        write_shard(path, arrays, scene, made.encodes, made.label, labels=made.labels)
     out = tmp_path / "gpu.json"
     status = gpu.main(["--small", "--out", str(out), "--data", str(tmp_path), "--minutes", "5"])
     done = json.loads(out.read_text())["sections"]

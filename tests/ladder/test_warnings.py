@@ -18,11 +18,12 @@ class Judge:
     mode: str = "anchored"
     step: float = 4.0
     guard_gap: float = 10.0
+    guarded_by: str | None = "vmaf-hd"
 
 
-VMAF = Judge("vmaf", "full-reference")
-SAMPLED = Judge("vmaf-sampled", "full-reference")
-SAMPLED_V1 = Judge("vmaf-v1-sampled", "full-reference")
+VMAF = Judge("vmaf", "full-reference", guarded_by=None)
+SAMPLED = Judge("vmaf-sampled", "full-reference", guarded_by="vmaf")
+SAMPLED_V1 = Judge("vmaf-v1-sampled", "full-reference", guarded_by="vmaf-v1")
 
 
 def rung(score: float, **guard: float) -> Rung:
@@ -39,6 +40,8 @@ def rung(score: float, **guard: float) -> Rung:
         (Judge(), 45.0, {"vmaf": 60.0}, False),
         (Judge(mode="difference", guard_gap=20.0), 45.0, {"vmaf": 60.0}, True),
         (VMAF, 45.0, {"vmaf": 60.0, "vmaf_hd": 42.0}, True),
+        # of a student on the scale of v1
+        (Judge(guarded_by="vmaf-v1"), 60.0, {"vmaf": 45.0, "vmaf_v1": 58.0}, True),
     ],
 )
 def test_like_is_compared_with_like(

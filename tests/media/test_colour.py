@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from vqaloop.media.colour import MEAN, STD, to_clips, to_planes
+from vqaloop.media.colour import MEAN, STD, to_clips, to_pictures, to_planes
 
 
 def planes(y: int, u: int, v: int, size: int = 4) -> Tensor:
@@ -40,6 +40,9 @@ def test_known_values_of_bt709(
 ) -> None:
     found = rgb(to_clips(planes(*yuv)))[0, :, 0, 0, 0]
     np.testing.assert_allclose(found.numpy(), expected, atol=0.008)
+    pictures = to_pictures(planes(*yuv)[0])
+    assert pictures.shape == (1, 3, 4, 4) and pictures.dtype == torch.uint8
+    np.testing.assert_allclose(pictures[0, :, 0, 0] / 255, expected, atol=0.008)
 
 
 @pytest.mark.parametrize(

@@ -173,6 +173,7 @@ class NotedMetric:
     floor: float = 30.0
     guard_gap: float = 10.0
     scale: None = None
+    guarded_by: None = None
 
     def identity(self) -> dict[str, Any]:
         return {"metric": self.name}

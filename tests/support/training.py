@@ -4,6 +4,7 @@ A test module takes the fixtures over by `data, recipe = training.data, training
 """
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -18,7 +19,9 @@ from vqaloop.training.step import draw
 pytest.importorskip("deepspeed", reason="training needs DeepSpeed")
 
 CPU = torch.device("cpu")
-ENCODES, CROPS = 3, 2
+ENCODES, REGIONS, CROPS = 3, 2, 2
+"""Of a scene; crops of a region, or of a scene of opinion scores."""
+NAMES = ("v1", "cambi", "xpsnr")
 QUIET = [
     pytest.mark.filterwarnings("ignore::DeprecationWarning"),
     pytest.mark.filterwarnings("ignore::FutureWarning"),
@@ -27,20 +30,37 @@ QUIET = [
 
 
 def make_shard(
-    folder: Path, title: str, seed: int, opinions: bool = False, label: str = "VMAF v0.6.1"
+    folder: Path,
+    title: str,
+    seed: int,
+    opinions: bool = False,
+    label: str = "VMAF v1",
+    source: bool = False,
+    encodes: int = ENCODES,
+    size: int = 112,
 ) -> None:
+    """A scene of regions, the last encode of which is damaged; or one of `opinions`."""
     rng = np.random.default_rng(seed)
-    rows = [
-        {"score": 20.0 + 25 * e + seed % 5, "encoder": "x264", "width": 112, "height": 112}
-        for e in range(ENCODES)
+    rows: list[dict[str, Any]] = [
+        {"score": (20.0 + 25 * e + seed % 5) % 100, "encoder": "x264", "width": 112, "height": 112}
+        for e in range(encodes)
     ]
-    arrays = {"distorted": rng.integers(16, 236, (ENCODES, CROPS, 2, 168, 112), np.uint8)}
-    if not opinions:
-        arrays["reference"] = rng.integers(16, 236, (CROPS, 2, 168, 112), np.uint8)
-        labels = rng.random((2, ENCODES, CROPS, 7)).astype(np.float32)
-        labels[..., 0] *= 100
-        arrays["crop_labels"], arrays["frame_labels"] = labels
-    write_shard(folder / f"{title}.safetensors", arrays, {"content": title}, rows, label)
+    crops = CROPS if opinions else REGIONS * CROPS
+    arrays = {
+        "distorted": rng.integers(16, 236, (encodes, crops, 2, size * 3 // 2, size), np.uint8)
+    }
+    if source or not opinions:
+        arrays["reference"] = rng.integers(16, 236, (crops, 2, size * 3 // 2, size), np.uint8)
+    path, scene = folder / f"{title}.safetensors", {"content": title, "canvas": [224, 112]}
+    if opinions:
+        write_shard(path, arrays, scene, rows, label)
+        return
+    labels = rng.random((2, encodes, REGIONS, len(NAMES)), np.float32) * (100, 20, 50)
+    labels[1, ..., 2] = np.nan
+    arrays["region_labels"], arrays["frame_labels"] = labels.astype(np.float32)
+    scene |= {"distances": [1, 5], "places": [0, 20]}
+    rows[-1]["attack"] = {"name": "flicker", "strength": 0.5}
+    write_shard(path, arrays, scene, rows, label, labels=NAMES, region=CROPS)
 
 
 @pytest.fixture(scope="module")
@@ -50,7 +70,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for side, titles in (("train", "abc"), ("held", "de"), ("mos", "fghi")):
         (base / side).mkdir()
         for title in titles:
-            label = "MOS of people" if side == "mos" else "VMAF v0.6.1"
+            label = "MOS of people" if side == "mos" else "VMAF v1"
             make_shard(base / side, title, ord(title), opinions=side == "mos", label=label)
     return base
 
@@ -64,7 +84,8 @@ def recipe(data: Path, tmp_path: Path) -> Recipe:
         out=str(tmp_path / "out"),
         steps=4,
         learning_rate=1e-3,
-        loss=Losses(crop=1.0, pooled=1.0, ordered=1.0, features=0.5, alone=0.2),
+        loss=Losses(region=1.0, pooled=1.0, ordered=1.0, auxiliary=0.5, alone=0.2),
+        auxiliary=("cambi", "xpsnr"),
         seed=1,
         accumulate=2,
         warm_up=1,

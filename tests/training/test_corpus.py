@@ -13,19 +13,28 @@ from vqaloop.core.ffmpeg import ffmpeg_path, file_url
 from vqaloop.encoding.encode import encode
 from vqaloop.encoding.registry import get_encoder
 from vqaloop.errors import EncodeFailed, InputError
-from vqaloop.models.student import OUTPUTS
+from vqaloop.panel.labels import LABELS
+from vqaloop.panel.measure import PanelTools
 from vqaloop.records import Encode
-from vqaloop.training.corpus import CorpusPlan, _renditions, build_corpus, list_scenes
-from vqaloop.training.shards import load_corpus, load_shard, read_about, title_of, write_shard
+from vqaloop.training.corpus import CorpusPlan, _renditions, build_corpus
+from vqaloop.training.corpus_scenes import (
+    CorpusScene,
+    list_scenes,
+    part_of_titles,
+    scene_frames,
+    with_montages,
+)
+from vqaloop.training.shards import load_corpus, read_about, write_shard
 from vqaloop.training.synthetic_motion import PICTURE_PIXELS, picture_in_motion
 
-PLAN = CorpusPlan(encodes=2, crops=3, frames=6)
+PLAN = CorpusPlan(encodes=2, attacks=1, places=2, regions=1, frames=10)
+TOOLS = PanelTools(ffmpeg_path())
 
 
 @pytest.fixture(scope="module")
 def material(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("material")
-    make_clip(folder / "one.mp4", size="288x256", frames=8)
+    make_clip(folder / "one.mp4", size="288x256", frames=12)
     # a quarter of it is still large enough for every encoder
     run_ffmpeg(
         "-f", "lavfi", "-i", "mandelbrot=s=640x560", "-frames:v", "1",
@@ -42,10 +51,9 @@ def material(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def corpus(material: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("corpus")
     said: list[str] = []
-    ffmpeg = ffmpeg_path()
-    made = build_corpus(list_scenes([material]), out, PLAN, ffmpeg=ffmpeg, report=said.append)
+    made = build_corpus(list_scenes([material]), out, PLAN, TOOLS, report=said.append)
     assert [path.name for path in made] == ["one.safetensors", "two.safetensors"]
-    assert len(said) == 2 and all("2 encodes" in line for line in said)
+    assert len(said) == 2 and all("3 videos" in line for line in said)
     return out
 
 
@@ -73,7 +81,7 @@ def test_encodes_that_fail_are_counted_and_said(
     monkeypatch.setattr("vqaloop.training.corpus.encode", fails_once)
     said: list[str] = []
     scenes = list_scenes([material / "one.mp4"])
-    build_corpus(scenes, tmp_path, PLAN, ffmpeg=ffmpeg_path(), report=said.append)
+    build_corpus(scenes, tmp_path, PLAN, TOOLS, report=said.append)
     assert said == ["1/1 one: 1 of 2 encodes, the others failed: it crashed"]
 
 
@@ -87,53 +95,97 @@ def test_scenes_and_their_titles(material: Path) -> None:
 def test_shards_hold_what_they_say(corpus: Path) -> None:
     shards = load_corpus([corpus])
     assert [(s.name, s.content) for s in shards] == [("one", "film"), ("two", "two")]
+    measured = [list(LABELS).index(name) for name in ("v1", "neg", "v0.6.1", "cambi", "xpsnr")]
     for shard in shards:
         assert shard.reference is not None
-        assert shard.crop_labels is not None and shard.frame_labels is not None
-        assert shard.label == "VMAF v0.6.1"
-        assert shard.reference.shape == (3, 2, 168, 112)
-        assert shard.distorted.shape == (2, 3, 2, 168, 112)
-        assert shard.reference.dtype == shard.distorted.dtype == torch.uint8
-        assert shard.crop_labels.shape == shard.frame_labels.shape == (2, 3, len(OUTPUTS))
-        for labels in (shard.crop_labels, shard.frame_labels):
-            assert labels.dtype == torch.float32
-            assert labels.isfinite().all()
+        assert shard.region_labels is not None and shard.frame_labels is not None
+        assert shard.label == "VMAF v1" and shard.labels == tuple(LABELS)
+        # two places of one region each, of four crops
+        assert (shard.region, shard.distances) == (4, (1, 5))
+        assert shard.reference.shape == (8, 2, 168, 112)
+        assert shard.distorted.shape == (3, 8, 2, 168, 112)
+        assert shard.region_labels.shape == shard.frame_labels.shape == (3, 2, len(LABELS))
+        for labels in (shard.region_labels, shard.frame_labels):
+            assert labels[..., measured].isfinite().all()
+            assert labels.isfinite().sum() == labels[..., measured].numel()
             assert ((labels[..., 0] >= 0) & (labels[..., 0] <= 100)).all()
         assert (shard.distorted.float() - shard.reference.float()).abs().mean() > 0
-        assert len(shard.encodes) == 2
-        assert all(0 <= e["score"] <= 100 and e["kbps"] > 0 for e in shard.encodes)
+        assert shard.attacked.sum() == 1
+        coded = [e for e in shard.encodes if e["attack"] is None]
+        assert len(coded) == 2 and all(0 <= e["score"] <= 100 and e["kbps"] > 0 for e in coded)
         assert shard.scores.tolist() == pytest.approx([e["score"] for e in shard.encodes])
     about = read_about(corpus / "one.safetensors")
-    assert about["outputs"] == list(OUTPUTS)
+    assert about["labels"] == list(LABELS) and about["scene"]["canvas"] == [288, 256]
     assert about["scene"]["path"] == "one.mp4"
+
+
+def test_regions_are_the_quarters_of_what_was_measured(corpus: Path, material: Path) -> None:
+    """The crops of a region, put together, are its picture at both ends of the run."""
+    (shard, _), (scene, _) = load_corpus([corpus]), list_scenes([material])
+    rng = np.random.default_rng([0, *b"one"])
+    frames, _ = scene_frames(scene, PLAN.frames, rng, ffmpeg_path())
+    luma = frames[:, :256]
+    assert shard.reference is not None
+    crops = shard.reference[:, :, :112].numpy()
+    for r, (first, apart) in enumerate(zip(shard.places, shard.distances, strict=True)):
+        own = crops[4 * r : 4 * r + 4]
+        rows = [np.concatenate(own[i : i + 2], 2) for i in (0, 2)]
+        whole = np.concatenate(rows, 1)
+        pair = luma[[first, first + apart]]
+        found = [
+            (y, x)
+            for y in range(0, 256 - 224 + 1, 2)
+            for x in range(0, 288 - 224 + 1, 2)
+            if np.array_equal(pair[:, y : y + 224, x : x + 224], whole)
+        ]
+        assert found
 
 
 def test_what_is_there_is_not_made_again(material: Path, corpus: Path) -> None:
     before = {path: path.stat().st_mtime_ns for path in corpus.iterdir()}
-    ffmpeg = ffmpeg_path()
     said: list[str] = []
-    build_corpus(list_scenes([material]), corpus, PLAN, ffmpeg=ffmpeg, report=said.append)
+    build_corpus(list_scenes([material]), corpus, PLAN, TOOLS, report=said.append)
     assert said == []
     assert {path: path.stat().st_mtime_ns for path in corpus.iterdir()} == before
 
 
 def test_a_folder_of_another_plan_is_refused(material: Path, corpus: Path, tmp_path: Path) -> None:
-    ffmpeg = ffmpeg_path()
     scenes = list_scenes([material])
-    for other in (replace(PLAN, crops=4), replace(PLAN, seed=1)):
+    for other in (replace(PLAN, regions=4), replace(PLAN, seed=1)):
         with pytest.raises(InputError, match="made with other options"):
-            build_corpus(scenes, corpus, other, ffmpeg=ffmpeg)
+            build_corpus(scenes, corpus, other, TOOLS)
     with pytest.raises(InputError, match="made with other options"):
-        build_corpus([replace(scenes[0], window=(0, 2))], corpus, PLAN, ffmpeg=ffmpeg)
-    # an earlier release did not say
+        build_corpus([replace(scenes[0], window=(0, 2))], corpus, PLAN, TOOLS)
     arrays: dict[str, Any] = {"distorted": np.zeros((1, 1, 2, 168, 112), np.uint8)}
-    old = tmp_path / "one.safetensors"
-    write_shard(old, arrays, {"content": "film"}, [{"score": 1.0}], "VMAF")
-    assert build_corpus(scenes[:1], tmp_path, replace(PLAN, crops=4), ffmpeg=ffmpeg) == [old]
+    write_shard(tmp_path / "one.safetensors", arrays, {"content": "film"}, [{"score": 1.0}], "V")
+    with pytest.raises(InputError, match="by an earlier release"):
+        build_corpus(scenes[:1], tmp_path, PLAN, TOOLS)
+
+
+def test_parts_share_no_title() -> None:
+    titles = ["b", "a", "c", "a", "d"]
+    scenes = [CorpusScene(Path(f"{i}"), f"{i}", t, "", "") for i, t in enumerate(titles)]
+    parts = [part_of_titles(scenes, part, 2) for part in (1, 2)]
+    assert [[s.content for s in part] for part in parts] == [["a", "c", "a"], ["b", "d"]]
+    for part in (0, 3):
+        with pytest.raises(InputError, match=f"no part {part} of 2"):
+            part_of_titles(scenes, part, 2)
+
+
+def test_montages_are_of_the_pictures_own_pixels(material: Path) -> None:
+    scenes = list_scenes([material])
+    one, montage = with_montages(scenes, {(900, 700): 1}, 0)
+    assert one is scenes[0] and montage.about()["pictures"] == ("two.png",)
+    frames, _ = scene_frames(montage, 60, np.random.default_rng(0), ffmpeg_path())
+    # larger pictures have fewer frames
+    assert frames.shape == (int(32e6 / (900 * 700)), 700 * 3 // 2, 900)
+    assert frames[0, :700].std() > 20
+    with pytest.raises(InputError, match="no"):
+        with_montages([one], {(900, 700): 1}, 0)
 
 
 def test_plans_and_windows_that_cannot_be_are_refused(material: Path, tmp_path: Path) -> None:
-    for wrong in ({"encodes": 0}, {"crops": -1}, {"crops": 1001}, {"frames": 3}):
+    for wrong in ({"encodes": 0}, {"attacks": -1}, {"regions": 1001}, {"frames": 3}):
         with pytest.raises(InputError, match=f"{next(iter(wrong))} must be"):
             CorpusPlan(**wrong)
     with pytest.raises(InputError, match="at least one scene"):
@@ -145,7 +197,7 @@ def test_an_ffmpeg_without_encoders_is_refused(
 ) -> None:
     monkeypatch.setattr("vqaloop.training.corpus.available", lambda spec, ffmpeg: False)
     with pytest.raises(InputError, match="none of the encoders"):
-        build_corpus(list_scenes([material]), tmp_path / "out", PLAN, ffmpeg="ffmpeg")
+        build_corpus(list_scenes([material]), tmp_path / "out", PLAN, PanelTools("ffmpeg"))
     assert not (tmp_path / "out").exists()
 
 
@@ -158,7 +210,7 @@ def test_an_unusable_scene_is_reported_and_left_out(material: Path, tmp_path: Pa
     said: list[str] = []
     out = tmp_path / "out"
     with pytest.raises(InputError, match="no scene could be labelled: .*"):
-        build_corpus(list_scenes([tmp_path]), out, PLAN, ffmpeg=ffmpeg_path(), report=said.append)
+        build_corpus(list_scenes([tmp_path]), out, PLAN, TOOLS, report=said.append)
     assert list(out.iterdir()) == []
     assert len(said) == 4 and all("left out" in line for line in said)
     assert any("dot.png is too small" in line for line in said)
@@ -181,82 +233,6 @@ def test_a_bad_manifest_is_refused(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "MANIFEST.csv").write_bytes(content)
     with pytest.raises(InputError, match=r"MANIFEST\.csv"):
         list_scenes([tmp_path])
-
-
-def test_bad_shards_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="no labelled set in"):
-        load_corpus([tmp_path])
-    bad = tmp_path / "bad.safetensors"
-    bad.write_bytes(b"nothing")
-    with pytest.raises(InputError, match="not a shard"):
-        load_corpus([tmp_path])
-    clip = np.zeros((1, 1, 2, 168, 112), np.uint8)
-    for arrays, scene in (
-        ({"reference": clip[0]}, {"content": "x"}),
-        ({"distorted": clip, "more": clip}, {"content": "x"}),
-        ({"distorted": clip}, {"title": "x"}),
-    ):
-        write_shard(bad, arrays, scene, [{"score": 1.0}], "VMAF")
-        with pytest.raises(InputError, match="not a shard"):
-            load_corpus([tmp_path])
-
-
-def test_shards_whose_parts_do_not_fit_are_refused(tmp_path: Path) -> None:
-    path = tmp_path / "bad.safetensors"
-    clip = np.zeros((2, 3, 2, 168, 112), np.uint8)
-    labels = np.zeros((2, 3, len(OUTPUTS)), np.float32)
-    whole: dict[str, Any] = {
-        "distorted": clip, "reference": clip[0], "crop_labels": labels, "frame_labels": labels,
-    }  # fmt: skip
-    rows: list[dict[str, Any]] = [{"score": 1}, {"score": 2.5}]
-    write_shard(path, whole, {"content": "x"}, rows, "VMAF")
-    assert load_shard(path).scores.tolist() == [1.0, 2.5] and title_of(path) == "x"
-    changes: list[dict[str, Any]] = [
-        {"distorted": clip.astype(np.float32)},
-        {"distorted": clip[:, :2]},
-        {"distorted": clip[..., :100]},
-        {"distorted": clip[0]},
-        {"distorted": clip[:, :0]},
-        {"reference": clip[0, :2]},
-        {"reference": clip[0].astype(np.int16)},
-        {"crop_labels": labels[..., :6]},
-        {"crop_labels": labels.astype(np.float64)},
-        {"frame_labels": labels[:1]},
-        {"frame_labels": labels * np.nan},
-    ]
-    odd_rows: list[list[dict[str, Any]]] = [rows[:1], [*rows, {"score": 3.0}], [{}, {}]]
-    odd_rows += [[{"score": "1"}, {"score": 2}], [{"score": float("nan")}, {"score": 2}]]
-    cases = [({**whole, **change}, rows) for change in changes] + [(whole, r) for r in odd_rows]
-    cases.append(({k: v for k, v in whole.items() if k != "frame_labels"}, rows))
-    for arrays, encodes in cases:
-        write_shard(path, arrays, {"content": "x"}, encodes, "VMAF")
-        with pytest.raises(InputError, match="arrays and header do not fit each other"):
-            load_shard(path)
-
-
-def test_labels_in_another_order_are_refused(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    path = tmp_path / "old.safetensors"
-    arrays = {"distorted": np.zeros((1, 1, 2, 168, 112), np.uint8)}
-    with monkeypatch.context() as patch:
-        patch.setattr("vqaloop.training.shards.OUTPUTS", OUTPUTS[::-1])
-        write_shard(path, arrays, {"content": "x"}, [{"score": 1.0}], "VMAF")
-    with pytest.raises(InputError, match="do not fit each other"):
-        load_shard(path)
-
-
-def test_a_shard_of_opinion_scores_needs_no_source(tmp_path: Path) -> None:
-    clip = np.random.default_rng(0).integers(0, 256, (2, 3, 2, 168, 112), np.uint8)
-    encodes = [{"score": 12.5, "encoder": "x"}, {"score": 90.0, "encoder": "x"}]
-    path = tmp_path / "video.safetensors"
-    write_shard(path, {"distorted": clip[:, ::-1]}, {"content": "title"}, encodes, "MOS")
-    (shard,) = load_corpus([tmp_path])
-    assert (shard.name, shard.content, shard.label) == ("video", "title", "MOS")
-    assert shard.reference is None and shard.crop_labels is None and shard.frame_labels is None
-    assert np.array_equal(shard.distorted.numpy(), clip[:, ::-1])
-    assert shard.scores.tolist() == [12.5, 90.0] and shard.encodes == encodes
-    assert [p.name for p in tmp_path.iterdir()] == [path.name]
 
 
 @pytest.mark.parametrize("seed", range(6))

@@ -18,6 +18,7 @@ from vqaloop.training.correlation import (
     paired_differences,
     raw_correlations,
     rmse,
+    within_sd,
 )
 
 
@@ -82,6 +83,34 @@ def test_within_leaves_out_small_and_constant_titles() -> None:
     groups = ["a"] * 4 + ["small"] * 3 + ["constant"] * 4
     assert mean_within(scores, labels, groups) == pytest.approx(1.0)
     assert mean_within(scores[4:], labels[4:], groups[4:]) is None
+
+
+def test_noise_inside_a_title_is_free_of_its_offset() -> None:
+    labels, titles = np.array([10.0, 20, 30, 40, 50, 60]), ["a", "a", "a", "b", "b", "b"]
+    scores = labels + np.array([5.0, 5, 5, -9, -9, -9])
+    assert within_sd(scores, labels, titles) == pytest.approx(0)
+    scores[:2] += [2, -2]
+    # deviations 2, -2, 0 and three of 0
+    assert within_sd(scores, labels, titles) == pytest.approx(math.sqrt(8 / (6 - 2)))
+    assert within_sd(scores[:0], labels[:0], []) is None
+
+
+def test_noise_inside_a_title_has_an_interval_and_a_paired_difference() -> None:
+    rng = np.random.default_rng(4)
+    scores, labels, titles = corpus(rng)
+    found = correlations(scores, labels, titles.tolist())
+    assert found.within_sd == within_sd(scores, labels, titles.tolist())
+    low, high = found.intervals["within_sd"]
+    assert (
+        found.within_sd is not None
+        and low < found.within_sd < high
+        and found.within_sd == pytest.approx(3, abs=0.5)
+    )
+    calmer = (labels + (scores - labels) / 2).round(2)
+    gap = paired_differences(scores, calmer, labels, titles.tolist())["within_sd"]
+    assert gap.difference == pytest.approx(found.within_sd / 2, rel=0.01)
+    assert gap.interval is not None and gap.interval[0] > 0.5
+    assert correlations(scores, labels, titles.tolist(), same_scale=False).within_sd is None
 
 
 @pytest.mark.parametrize("parameters", [(95.0, 5.0, 50.0, 8.0), (90.0, 20.0, 30.0, 20.0)])

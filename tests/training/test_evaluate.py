@@ -4,6 +4,7 @@ import json
 import math
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -11,7 +12,8 @@ import pytest
 import torch
 from scipy import stats
 
-from tests.support.media import make_clip
+from tests.support.lessons import opinions
+from tests.support.nets import shaken
 from vqaloop.cli.main import main
 from vqaloop.core.ffmpeg import ffmpeg_path
 from vqaloop.errors import InputError
@@ -20,31 +22,63 @@ from vqaloop.models import create_student
 from vqaloop.models.student import Student
 from vqaloop.models.weights import save_student
 from vqaloop.quality.full_reference import measure_clips
-from vqaloop.training.corpus import CorpusPlan, build_corpus, list_scenes
 from vqaloop.training.datasets import BVI_HD, WATERLOO
 from vqaloop.training.evaluate import ShardScores, crop_spread, evaluate, score_shards, summary
 from vqaloop.training.evaluation_report import figures_text, worst_titles, write_evaluation
 from vqaloop.training.paper import PublishedRow, published_row
-from vqaloop.training.shards import load_corpus, shard_paths
+from vqaloop.training.shards import load_corpus, shard_paths, write_shard
+from vqaloop.training.targets import Label
 
 CPU = torch.device("cpu")
+NAMES = ("v1", "xpsnr", "fdim")
 
 
 @pytest.fixture(scope="module")
 def student() -> Student:
     torch.manual_seed(0)
-    return create_student("internvqa-mini").eval()
+    student = create_student("internvqa-mini")
+    shaken(student, scale=0.05)
+    return student.eval()
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Shards of four titles."""
+    """Shards of four titles: five encodes, of more and more noise, and two that are damaged."""
     base = tmp_path_factory.mktemp("data")
-    for hue, name in enumerate("abcd"):
-        make_clip(base / f"{name}.mp4", size="144x128", frames=8, vf=f"hue=h={70 * hue}")
-    plan = CorpusPlan(encodes=5, crops=3, frames=6)
-    build_corpus(list_scenes([base]), base / "shards", plan, ffmpeg=ffmpeg_path())
-    return base / "shards"
+    encodes = [
+        {"encoder": ("x264", "x265")[e % 2], "width": 224, "height": (224, 112, 80)[e % 3]}
+        for e in range(5)
+    ]
+    for seed, name in enumerate("abcd"):
+        rng = np.random.default_rng(seed)
+        rows: list[dict[str, Any]] = [
+            {**row, "score": 95.0 - 15 * e + seed} for e, row in enumerate(encodes)
+        ]
+        for kind, score in (("flicker", 90.0), ("blur", 60.0)):
+            damage = {"name": kind, "strength": 0.5}
+            rows.append({"encoder": "x264", "score": score, "attack": damage})
+        source = rng.integers(60, 180, (8, 2, 168, 112), np.int16)
+        noise = (
+            rng.normal(0, 1, (7, *source.shape)) * (np.arange(7) + 1)[:, None, None, None, None]
+        )
+        labels = np.empty((2, 7, 2, len(NAMES)), np.float32)
+        labels[..., 0] = np.array([row["score"] for row in rows])[:, None]
+        labels[..., 0] += [-2, 2]  # of the two places
+        labels[0, ..., 0] += rng.normal(0, 2, (7, 2))
+        labels[..., 1] = labels[..., 0] / 3 + 10
+        labels[..., 2] = labels[..., 0] / 25 + 1
+        labels[:, 5:, :, 2] = 1.5
+        labels[1, ..., 2] = np.nan  # of regions alone
+        arrays = {
+            "distorted": (source + noise).clip(16, 235).astype(np.uint8),
+            "reference": source.astype(np.uint8),
+            "region_labels": labels[0],
+            "frame_labels": labels[1],
+        }
+        scene = {"content": name, "canvas": [224, 224], "distances": [1, 5], "places": [0, 9]}
+        path = base / f"{name}.safetensors"
+        write_shard(path, arrays, scene, rows, "VMAF v1", labels=NAMES, region=4)
+    return base
 
 
 @pytest.fixture(scope="module")
@@ -68,9 +102,14 @@ def test_answers_are_the_student_s_own(
             to_clips(shard.distorted[1]), student.anchor(to_clips(shard.reference))
         )
         assert look.anchored is not None
-        anchored = student.anchored_answers(*(x.sum(0) for x in look.anchored))[0]
-        alone = student.alone_answers(*(x.sum(0) for x in look.alone))[0]
-        crop = student.anchored_answers(*look.anchored)[2, 0]
+        regions = [
+            student.anchored_answers(*(x[4 * r : 4 * r + 4].sum(0) for x in look.anchored))[0]
+            for r in range(2)
+        ]
+        whole = [
+            student.alone_answers(*(x[4 * r : 4 * r + 4].sum(0) for x in look.alone))[0]
+            for r in range(2)
+        ]
     row = judged.table.iloc[1]
     assert (row["scene"], row["content"], row["encoder"]) == (
         shard.name,
@@ -78,12 +117,13 @@ def test_answers_are_the_student_s_own(
         shard.encodes[1]["encoder"],
     )
     assert row["label"] == shard.encodes[1]["score"]
-    assert row["anchored"] == pytest.approx(100 * anchored.item(), abs=1e-3)
-    assert row["alone"] == pytest.approx(100 * alone.item(), abs=1e-3)
-    single = judged.crops.query("scene == @shard.name and encode == 1 and crop == 2").iloc[0]
-    assert single["anchored"] == pytest.approx(100 * crop.item(), abs=1e-3)
-    assert shard.crop_labels is not None
-    assert single["label"] == pytest.approx(shard.crop_labels[1, 2, 0].item())
+    assert row["anchored"] == pytest.approx(100 * torch.stack(regions).mean().item(), abs=1e-3)
+    assert row["alone"] == pytest.approx(100 * torch.stack(whole).mean().item(), abs=1e-3)
+    assert abs(regions[0][0] - regions[1][0]) > 5e-5
+    single = judged.regions.query("scene == @shard.name and encode == 1 and region == 1").iloc[0]
+    assert single["anchored"] == pytest.approx(100 * regions[1].item(), abs=1e-3)
+    assert shard.region_labels is not None
+    assert single["label"] == pytest.approx(shard.region_labels[1, 1, 0].item())
 
 
 def test_many_clips_are_judged_as_few(
@@ -99,7 +139,7 @@ def test_without_a_reference_or_heads_there_is_no_anchored_score(
     student: Student, folder: Path
 ) -> None:
     shard = load_corpus([folder])[0]
-    bare = replace(shard, reference=None, crop_labels=None, frame_labels=None)
+    bare = opinions(shard)
     paper = create_student("internvqa-mini", heads=False).eval()
     for judge_, shown in ((student, bare), (paper, shard)):
         table = score_shards(judge_, [shown], CPU, crops=2).table
@@ -111,7 +151,7 @@ def test_without_a_reference_or_heads_there_is_no_anchored_score(
 def test_figures_are_scipy_s_on_the_predictions_written(
     judged: ShardScores, tmp_path: Path
 ) -> None:
-    found = evaluate(judged.table, judged.crops, draws=100)
+    found = evaluate(judged.table, judged.regions, draws=100)
     names = {path.name for path in write_evaluation(tmp_path, judged, found)}
     assert names == {path.name for path in tmp_path.iterdir()}
     assert names == {
@@ -126,6 +166,8 @@ def test_figures_are_scipy_s_on_the_predictions_written(
         if name.endswith("png"):
             assert (tmp_path / name).read_bytes().startswith(b"\x89PNG")
     table = pd.read_csv(tmp_path / "predictions.csv")
+    assert len(table) == 28
+    table = table[table["attack"].isna()]
     written = json.loads((tmp_path / "figures.json").read_text())
     assert (written["encodes"], written["titles"]) == (len(table), 4)
     assert set(written["judges"]) == {"anchored", "alone", "psnr", "ssim", "xpsnr"}
@@ -147,13 +189,14 @@ def test_figures_are_scipy_s_on_the_predictions_written(
     rows = table[table["encoder"] == one]
     group = written["judges"]["anchored"]["by_encoder"][one]
     assert group["srcc"] == pytest.approx(stats.spearmanr(rows["anchored"], rows["label"])[0])
-    assert written["judges"]["anchored"]["single_crops"]["count"] == 3 * len(table)
+    assert written["judges"]["anchored"]["single_regions"]["count"] == 2 * len(table)
 
 
 def test_the_worst_are_one_a_title_and_largest_first(judged: ShardScores, tmp_path: Path) -> None:
     write_evaluation(tmp_path, judged, evaluate(judged.table, draws=0))
     worst = pd.read_csv(tmp_path / "worst.csv")
     errors = (judged.table["anchored"] - judged.table["label"]).abs()
+    assert worst_titles(judged.largest_errors)[0].distorted.shape == (336, 224)
     largest = errors.groupby(judged.table["content"]).max().sort_values(ascending=False)
     assert list(worst["content"]) == list(largest.index)
     assert worst["error"].to_numpy() == pytest.approx(largest.to_numpy())
@@ -163,20 +206,73 @@ def test_the_worst_are_one_a_title_and_largest_first(judged: ShardScores, tmp_pa
 
 def test_the_table_keeps_to_eighty_columns(judged: ShardScores) -> None:
     table = judged.table.assign(encoder="an encoder of a very long name\x1b[31m")
-    text = figures_text(evaluate(table, judged.crops, draws=50))
+    text = figures_text(evaluate(table, judged.regions, draws=50))
     assert all(len(line) <= 80 and "\x1b" not in line for line in text.splitlines())
-    assert "no reference" in text and "single crops" in text
+    assert "no reference" in text and "regions" in text
 
 
 def test_the_notes_explain_what_the_table_has_and_no_more(judged: ShardScores) -> None:
-    full = figures_text(evaluate(judged.table, judged.crops, draws=50))
+    full = figures_text(evaluate(judged.table, judged.regions, draws=50))
     for word in ("SRCC", "PLCC4", "RMSE5", "within:", "from, to:"):
         assert word in full
     # two encodes: no fit, no correlation, no interval
-    few = figures_text(evaluate(judged.table.iloc[:2], draws=0))
+    some = judged.table.iloc[:2].drop(columns=["label_xpsnr", "label_v1", "label_fdim"])
+    few = figures_text(evaluate(some, draws=0))
     assert "RMSE" in few and "no reference" in few
     for word in ("SRCC", "PLCC", "RMSE4", "within", "from", "mapping", " -\n"):
         assert word not in few, few
+
+
+def test_each_label_is_compared_with_and_attacks_stand_apart(
+    judged: ShardScores, tmp_path: Path
+) -> None:
+    found = evaluate(judged.table, judged.regions, draws=0)
+    assert found["encodes"] == 20 and len(judged.table) == 28
+    plain = judged.table[judged.table["attack"].isna()]
+    for head in ("anchored", "alone"):
+        labels = found["judges"][head]["labels"]
+        assert set(labels) == set(NAMES)
+        for name in NAMES:
+            x, y = plain[head], plain[f"label_{name}"]
+            assert labels[name]["srcc"] == pytest.approx(stats.spearmanr(x, y).statistic)
+            assert labels[name]["plcc"] == pytest.approx(stats.pearsonr(x, y).statistic)
+        assert labels["xpsnr"]["rmse"] is labels["fdim"]["within_sd"] is None
+        gap = plain[head] - plain["label_v1"]
+        assert labels["v1"]["rmse"] == pytest.approx(math.sqrt((gap**2).mean()))
+        inside = gap - gap.groupby(plain["content"]).transform("mean")
+        sd = math.sqrt((inside**2).sum() / (20 - 4))
+        assert labels["v1"]["within_sd"] == pytest.approx(sd)
+        assert found["judges"][head]["overall"]["within_sd"] == pytest.approx(sd, rel=0.01)
+    # of regions alone: their own mean
+    assert judged.table["label_fdim"].notna().all()
+    seen = judged.table.assign(
+        anchored=judged.table["attack"].map({"flicker": 95.0, "blur": 91.0}).fillna(50.0)
+    )
+    attacks = evaluate(seen, draws=0)["judges"]["anchored"]["attacks"]
+    assert {name: row["noticed"] for name, row in attacks.items()} == {
+        "all": 0.5, "blur": 1.0, "flicker": 0.0,
+    }  # fmt: skip
+    assert attacks["all"]["count"] == 8 and attacks["flicker"]["label"] == 90
+    assert summary(seen)["noticed"] == 0.5 and summary(seen)["within_sd"] is not None
+    text = figures_text(evaluate(seen, draws=0))
+    assert ["flicker", "4", "90.0", "95.0", "0.00"] in [line.split() for line in text.splitlines()]
+    assert all(len(line) <= 80 for line in text.splitlines())
+
+
+def test_the_label_is_that_of_the_student(student: Student, folder: Path) -> None:
+    shards = load_corpus([folder])
+    scored = replace(shards[0], label="of scores")
+    for label, kind in (
+        (Label("v1"), "VMAF v1"),
+        (Label("neg"), "of scores"),
+        (None, "of scores"),
+    ):
+        table = score_shards(student, [scored], CPU, crops=4, label=label).table
+        assert set(table["label_kind"]) == {kind}
+        assert shards[0].frame_labels is not None
+        # the region that is left is of the first place; a score is of the whole video
+        whole = scored.scores if kind == "of scores" else shards[0].frame_labels[:, 0, 0]
+        assert table["label"].to_numpy() == pytest.approx(whole.numpy(), abs=1e-4)
 
 
 def test_labels_of_two_kinds_are_refused(judged: ShardScores) -> None:
@@ -322,7 +418,13 @@ VIEW = {"kind": "native", "frames": 2, "stride": 1, "size": 112, "clips": 3, "se
 
 
 def test_one_clip_a_video_is_judged_beside_all(student: Student, folder: Path) -> None:
-    shards = [replace(shard, view=VIEW) for shard in load_corpus([folder])]
+    shards = [replace(opinions(s), view=VIEW) for s in load_corpus([folder])]
+    shards = [
+        replace(
+            s, distorted=s.distorted[:, :3], encodes=[{"score": e["score"]} for e in s.encodes]
+        )
+        for s in shards
+    ]
     table = score_shards(student, shards, CPU).table
     one = score_shards(student, shards, CPU, crops=1).table
     # of three clips the one in the middle, also where a single clip is asked for

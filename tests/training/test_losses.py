@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from tests.support.lessons import (
+    CROPS,
     RECIPE,
     SHARDS,
     batch_of,
@@ -21,12 +22,21 @@ from tests.support.lessons import (
     shard,
     with_losses,
 )
-from tests.support.nets import MINI_SWIN, noise
+from tests.support.nets import MINI_SWIN, Values, noise
 from vqaloop.errors import InputError
 from vqaloop.media.colour import to_clips
 from vqaloop.models.fastvqa import FastVQA
-from vqaloop.models.student import Student
-from vqaloop.training.losses import RANK_MARGIN, rank_loss
+from vqaloop.models.student import STATISTICS, Student, StudentOutput
+from vqaloop.training.losses import (
+    FIDELITY_SCALE,
+    PAIR_TIE,
+    PREFERENCE_SCALE,
+    fidelity_loss,
+    masked_mse,
+    ordered_loss,
+    pair_loss,
+    preference_losses,
+)
 from vqaloop.training.recipe import Losses, Teacher
 from vqaloop.training.step import Batch, TrainingModel, draw, freeze
 
@@ -37,88 +47,215 @@ def whole_fp32(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("vqaloop.training.step.autocast", lambda device: contextlib.nullcontext())
 
 
-def test_rank_loss_by_hand() -> None:
-    scores = noise(3, 4) / 10
+def labels_and_scores() -> tuple[Tensor, Tensor]:
     labels = torch.rand(3, 4, generator=torch.Generator().manual_seed(5))
-    labels[0, 1] = labels[0, 0] + 0.005  # as good as equal
+    labels[0, 1] = labels[0, 0] + 0.05  # as good as equal
+    labels[2, 3] = torch.nan
+    return labels, noise(3, 4).abs() / 4
+
+
+def test_pairs_of_one_scene_and_of_two_by_hand() -> None:
+    labels, scores = labels_and_scores()
     total, count = 0.0, 0
-    for g in range(3):
-        for i in range(4):
-            for j in range(4):
-                gap = float(labels[g, i] - labels[g, j])
-                if abs(gap) > 0.01:
-                    right = float(scores[g, i] - scores[g, j]) * math.copysign(1, gap)
-                    total += math.log1p(math.exp(-right / RANK_MARGIN))
-                    count += 1
-    assert rank_loss(scores, labels).item() == pytest.approx(total / count, rel=1e-5)
-    assert rank_loss(scores, torch.full((3, 4), 0.5)).item() == 0
+    for i, y in enumerate(labels.flatten().tolist()):
+        for j, z in enumerate(labels.flatten().tolist()):
+            if abs(y - z) > PAIR_TIE:
+                right = float(scores.flatten()[i] - scores.flatten()[j]) * math.copysign(1, y - z)
+                total += math.log1p(math.exp(-right / PREFERENCE_SCALE))
+                count += 1
+    assert count < 12 * 11 - 22
+    assert pair_loss(scores, labels).item() == pytest.approx(total / count, rel=1e-5)
+    assert pair_loss(scores, torch.full((3, 4), 0.5)).item() == 0
+    clear = torch.tensor([[0.1, 0.5, 0.9]])
+    assert pair_loss(clear, clear) < 0.1 < 3 < pair_loss(clear.flip(1), clear)
 
 
-def test_rank_loss_prefers_the_right_order() -> None:
-    labels = torch.tensor([[0.1, 0.5, 0.9]])
-    assert rank_loss(labels, labels) < 0.1 < 3 < rank_loss(labels.flip(1), labels)
+def test_fidelity_of_preferences_by_hand() -> None:
+    labels, scores = labels_and_scores()
+
+    def preference(x: float, y: float) -> float:
+        return 1 / (1 + math.exp(-FIDELITY_SCALE * (x - y)))
+
+    known = [i for i in range(12) if i != 11]
+    flat = [x.flatten().tolist() for x in (scores, labels)]
+    alike = []
+    for i in known:
+        for j in known:
+            if i < j:
+                p, q = (preference(x[i], x[j]) for x in flat)
+                alike.append(math.sqrt(p * q) + math.sqrt((1 - p) * (1 - q)))
+    expected = 1 - fmean(alike)
+    assert fidelity_loss(scores, labels).item() == pytest.approx(expected, rel=1e-4)
+    known_labels = labels.nan_to_num(0.3)
+    assert fidelity_loss(known_labels, known_labels).item() == pytest.approx(0, abs=1e-6)
+    far = torch.tensor([[0.0, 1.0]], requires_grad=True)
+    fidelity_loss(far, torch.tensor([[1.0, 0.0]])).backward()  # type: ignore[no-untyped-call]
+    assert far.grad is not None and far.grad.isfinite().all()
+
+
+def test_preferences_of_student_and_teacher_by_hand() -> None:
+    _, scores = labels_and_scores()
+    known = scores.flip(0) * 0.7
+
+    def preferences(x: Tensor) -> Values:
+        flat = x.flatten().double().numpy()
+        return np.asarray(1 / (1 + np.exp(-(flat - np.roll(flat, -1)) / PREFERENCE_SCALE)))
+
+    p, q = preferences(scores), preferences(known)
+    instance = -np.mean(q * np.log(p) + (1 - q) * np.log(1 - p))
+    batch = np.square(np.outer(q, q) - np.outer(p, p)).sum() / 12
+    expected = instance + batch + (q @ q - p @ p) ** 2
+    assert preference_losses(scores, known).item() == pytest.approx(expected, rel=1e-4)
+    entropy = -np.mean(p * np.log(p) + (1 - p) * np.log(1 - p))
+    assert preference_losses(scores, scores).item() == pytest.approx(entropy, rel=1e-4)
+
+
+def test_labels_that_were_not_measured_have_no_part() -> None:
+    labels, scores = labels_and_scores()
+    without = [x.flatten()[:11] for x in (scores, labels)]
+    assert masked_mse(scores, labels).item() == pytest.approx(
+        float((without[0] - without[1]).square().mean())
+    )
+    assert masked_mse(scores, labels * torch.nan).item() == 0
+    expected = []
+    for group, count in ((0, 4), (1, 4), (2, 3)):
+        gap = (scores - labels)[group, :count]
+        expected += (gap - gap.mean()).square().tolist()
+    assert ordered_loss(scores, labels).item() == pytest.approx(fmean(expected), rel=1e-5)
 
 
 def test_losses_against_labels_by_a_plain_loop() -> None:
     student = made(0)
-    parts = Losses(crop=1, pooled=1, ordered=1, features=1, alone=1, alone_pooled=1, rank=1)
+    parts = Losses(
+        region=1, pooled=1, ordered=1, auxiliary=1, alone=1, alone_pooled=1, pairs=1, fidelity=1
+    )
     recipe = replace(RECIPE, loss=parts)
     batch = batch_of()
     found = TrainingModel(student, None, recipe)(batch, 0)
     assert set(found) == {name for name, weight in vars(parts).items() if weight}
     assert all(value.dtype == torch.float32 and value.ndim == 0 for value in found.values())
 
-    assert batch.reference is not None
+    assert batch.reference is not None and batch.heights is not None
     squares: dict[str, list[float]] = {name: [] for name in found}
-    features: dict[str, list[float]] = {"crop": [], "pooled": [], "alone": [], "alone_pooled": []}
+    others: dict[str, list[float]] = {"region": [], "pooled": [], "alone": [], "alone_pooled": []}
 
     def square(name: str, answer: Tensor, label: Tensor) -> None:
         squares[name].append(float((answer[0] - label[0]) ** 2))
-        features[name] += [float((a - b) ** 2) for a, b in zip(answer[1:], label[1:], strict=True)]
+        pairs = zip(answer[1:], label[1:], strict=True)
+        others[name] += [float((a - b) ** 2) for a, b in pairs if not b.isnan()]
 
     with torch.no_grad():
-        crops = torch.zeros(2, 4, 2)  # scores alone and anchored
+        scores = torch.zeros(2, 4, 2)  # alone and anchored
         for scene in range(2):
+            height = float(batch.heights[scene])
             for e in range(2):
-                looks = []
+                means: dict[str, list[Tensor]] = {"alone_pooled": [], "pooled": []}
                 for group in (2 * scene, 2 * scene + 1):
-                    clip = to_clips(batch.distorted[2 * group + e][None])
-                    anchor = student.anchor(to_clips(batch.reference[group][None]))
-                    look = student.look(clip, anchor)
-                    assert look.anchored is not None
-                    looks.append(look)
-                    alone = student.alone_answers(*look.alone)[0]
-                    against = student.anchored_answers(*look.anchored)[0]
-                    square("alone", alone, batch.scores[group, e])
-                    square("crop", against, batch.scores[group, e])
-                    crops[0, group, e], crops[1, group, e] = alone[0], against[0]
-                sums = [torch.cat([x.alone[i] for x in looks]).sum(0) for i in (0, 1)]
-                square("alone_pooled", student.alone_answers(*sums), batch.pooled[scene, e])
-                sums = [torch.cat([x.anchored[i] for x in looks if x.anchored]) for i in (0, 1)]
-                sums = [x.sum(0) for x in sums]
-                square("pooled", student.anchored_answers(*sums), batch.pooled[scene, e])
+                    pairs: dict[str, list[Tensor]] = {"alone": [], "anchored": []}
+                    for crop in range(CROPS * group, CROPS * group + CROPS):
+                        clip = to_clips(batch.distorted[2 * crop + e][None])
+                        anchor = student.anchor(to_clips(batch.reference[crop][None]), height)
+                        look = student.look(clip, anchor, height)
+                        assert look.anchored is not None
+                        pairs["alone"].append(torch.stack(look.alone))
+                        pairs["anchored"].append(torch.stack(look.anchored))
+                    of = {head: torch.stack(some).sum(0)[:, 0] for head, some in pairs.items()}
+                    alone = student.alone_answers(of["alone"][0], of["alone"][1], height)
+                    against = student.anchored_answers(
+                        of["anchored"][0], of["anchored"][1], height
+                    )
+                    square("alone", alone, batch.labels[group, e])
+                    square("region", against, batch.labels[group, e])
+                    scores[0, group, e], scores[1, group, e] = alone[0], against[0]
+                    means["alone_pooled"].append(alone)
+                    means["pooled"].append(against)
+                for name, answers in means.items():
+                    square(name, torch.stack(answers).mean(0), batch.pooled[scene, e])
         for group in range(4):
-            label, score = batch.scores[group, :, 0], crops[1, group]
+            label, score = batch.labels[group, :, 0], scores[1, group]
             for e in range(2):
                 gap = (score[e] - score.mean()) - (label[e] - label.mean())
                 squares["ordered"].append(float(gap**2))
         expected = {name: fmean(errors) for name, errors in squares.items() if errors}
-        expected["features"] = sum(fmean(errors) for errors in features.values())
-        expected["rank"] = sum(rank_loss(x, batch.scores[..., 0]).item() for x in crops)
+        expected["auxiliary"] = sum(fmean(errors) for errors in others.values())
+        expected["pairs"] = sum(pair_loss(x, batch.labels[..., 0]).item() for x in scores)
+        expected["fidelity"] = sum(fidelity_loss(x, batch.labels[..., 0]).item() for x in scores)
     assert {k: v.item() for k, v in found.items()} == pytest.approx(expected, rel=2e-3)
 
 
+def test_the_anchored_head_teaches_the_other_token_by_token() -> None:
+    model, batch = TrainingModel(made(0), None, with_losses(dense=1.0)), batch_of()
+    found = model(batch, 0)["dense"]
+    student = model.student
+    assert batch.heights is not None and batch.reference is not None
+    squares = weights = 0.0
+    with torch.no_grad():
+        for clip in range(16):
+            height = float(batch.heights[clip // 8])
+            source = to_clips(batch.reference[clip // 2, None])
+            anchor = student.anchor(source, height)
+            look = student.look(to_clips(batch.distorted[clip, None]), anchor, height)
+            assert look.values is not None
+            alone, anchored, weight = (x.double() for x in look.values)
+            assert alone.shape == anchored.shape == (1, 8, STATISTICS + 2)
+            assert torch.equal(weight, anchor.weights.double())
+            squares += float((weight * (alone - anchored) ** 2).sum())
+            weights += float(weight.sum())
+    assert found.item() == pytest.approx(squares / weights, rel=1e-3)
+    found.backward()
+    assert student.alone is not None and student.anchored is not None
+    assert student.alone.value.weight.grad is not None
+    parts = [p.grad for n, p in student.anchored.named_parameters() if not n.startswith("project")]
+    assert not any(g is not None and g.any() for g in parts)
+
+
+def test_a_projection_learns_what_fdim_sees_of_a_region() -> None:
+    torch.manual_seed(0)
+    model, batch = TrainingModel(made(0), None, with_losses(fdim=1.0)), batch_of()
+    found = model(batch, 0)["fdim"]
+    assert batch.reference is not None and batch.fdim is not None
+    errors = []
+    with torch.no_grad():
+        height = float(batch.heights[0]) if batch.heights is not None else None
+        for group in (0, 1):
+            for e in range(2):
+                crops = range(CROPS * group, CROPS * group + CROPS)
+                clips = to_clips(torch.stack([batch.distorted[2 * c + e] for c in crops]))
+                source = to_clips(batch.reference[crops.start : crops.stop])
+                look = model.student.look(clips, model.student.anchor(source, height), height)
+                assert look.anchored is not None
+                sums, weights = (x.sum(0)[:STATISTICS] for x in look.anchored)
+                seen = model.fdim(torch.cat([look.feature.mean(0), sums / weights]))
+                gap = (plain_norm(seen) - plain_norm(batch.fdim[group, e])).abs()
+                if not gap.isnan().any():
+                    errors.append(torch.where(gap < 1, gap**2 / 2, gap - 0.5).mean().item())
+    assert 0 < len(errors) < 4 or not batch.fdim[:2].isnan().any()
+    one = replace(batch, fdim=torch.cat([batch.fdim[:2], batch.fdim[2:] * torch.nan]))
+    assert model(one, 0)["fdim"].item() == pytest.approx(fmean(errors), rel=2e-3)
+    found.backward()
+    assert {"patch_embed.proj.weight"} <= reached(model.student)
+    anchored = model.student.anchored
+    assert anchored is not None and anchored.value.weight.grad is not None
+    assert all(p.grad is not None and p.grad.any() for p in model.fdim.parameters())
+    assert not any("fdim" in name for name in model.student.state_dict())
+
+
 def test_only_parts_with_a_weight_are_computed() -> None:
-    found = TrainingModel(made(0), None, with_losses(alone=0.5, rank=2.0))(batch_of(), 0)
-    assert set(found) == {"alone", "rank"}
+    found = TrainingModel(made(0), None, with_losses(alone=0.5, pairs=2.0))(batch_of(), 0)
+    assert set(found) == {"alone", "pairs"}
 
 
 def test_a_part_that_cannot_be_computed_is_named() -> None:
     batch = draw([opinions(s) for s in SHARDS], RECIPE, np.random.default_rng(0))
     for weights, says in (
-        ({"crop": 1.0, "features": 1.0, "alone": 1.0}, "crop, features of the loss cannot be"),
-        ({"alone": 1.0, "features": 0.5}, "^features of the loss"),
+        (
+            {"region": 1.0, "auxiliary": 1.0, "alone": 1.0},
+            "region, auxiliary of the loss cannot be",
+        ),
+        ({"alone": 1.0, "auxiliary": 0.5}, "^auxiliary of the loss"),
+        ({"alone": 1.0, "fdim": 0.5}, "^fdim of the loss"),
         ({"alone": 1.0, "ordered": 0.5, "pooled": 1.0}, "^pooled, ordered of the loss"),
+        ({"alone": 1.0, "dense": 0.5}, "^dense of the loss"),
     ):
         with pytest.raises(InputError, match=says):
             TrainingModel(made(0), None, with_losses(**weights))(batch, 0)
@@ -129,7 +266,7 @@ def test_a_part_that_cannot_be_computed_is_named() -> None:
 
 
 def test_clips_that_fit_no_patches_are_refused() -> None:
-    batch = replace(batch_of(), distorted=pixels(np.random.default_rng(0), 8, size=30))
+    batch = replace(batch_of(), distorted=pixels(np.random.default_rng(0), 16, size=30))
     with pytest.raises(InputError, match="the corpus does not fit internvqa-mini"):
         TrainingModel(made(0), None, with_losses(alone=1.0))(batch, 0)
 
@@ -137,7 +274,7 @@ def test_clips_that_fit_no_patches_are_refused() -> None:
 @pytest.mark.parametrize("cast", [False, True])
 def test_precision_is_the_models_own(cast: bool) -> None:
     """An engine may switch autocast on or off around it."""
-    parts = Losses(crop=1, pooled=1, alone=1, levels=1, answers=1)
+    parts = Losses(region=1, pooled=1, alone=1, levels=1, answers=1)
     recipe = replace(RECIPE, loss=parts, teacher=Teacher("internvqa-tiny"))
     model = TrainingModel(made(0), made(1), recipe)
     if cast:
@@ -159,7 +296,7 @@ def test_the_papers_three_terms() -> None:
     batch = draw([opinions(s) for s in SHARDS], recipe, np.random.default_rng(0))
     found = TrainingModel(student, teacher, recipe)(batch, 0)
     clips = to_clips(batch.distorted)
-    label = batch.scores.flatten().double()
+    label = batch.labels.flatten().double()
     with torch.no_grad():
         mine, feature = student.backbone.judge(clips)
         theirs, known = teacher.backbone.judge(clips)
@@ -204,32 +341,49 @@ def test_the_teacher_learns_from_labels_through_its_own_term() -> None:
     assert {"head.weight", "head.bias"} <= reached(teacher)
 
 
-def test_levels_and_answers_by_hand() -> None:
+def of_regions(student: Student, batch: Batch) -> tuple[list[StudentOutput], list[Tensor]]:
+    """What a student computes of each clip; its answers to each region, alone then anchored."""
+    assert batch.reference is not None and batch.heights is not None
+    clips, source = to_clips(batch.distorted), to_clips(batch.reference)
+    looks: list[StudentOutput] = []
+    answers: list[Tensor] = []
+    for group in range(4):
+        height = float(batch.heights[group // 2])
+        for e in range(2):
+            pooled: dict[str, list[Tensor]] = {"alone": [], "anchored": []}
+            for crop in range(CROPS * group, CROPS * group + CROPS):
+                anchor = student.anchor(source[crop, None], height) if student.anchored else None
+                looks.append(student.look(clips[2 * crop + e, None], anchor, height))
+                pooled["alone"].append(torch.stack(looks[-1].alone))
+                if looks[-1].anchored is not None:
+                    pooled["anchored"].append(torch.stack(looks[-1].anchored))
+            of = torch.stack(pooled["alone"]).sum(0)
+            answers.append(student.alone_answers(of[0], of[1], height)[0])
+            if pooled["anchored"]:
+                of = torch.stack(pooled["anchored"]).sum(0)
+                answers.append(student.anchored_answers(of[0], of[1], height)[0])
+    return looks, answers
+
+
+def test_what_a_teacher_answers_by_hand() -> None:
     student, teacher = made(0), made(1)
     batch = batch_of()
-    recipe = with_losses(levels=1.0, answers=1.0)
+    recipe = with_losses(levels=1.0, answers=1.0, preferences=1.0)
     found = TrainingModel(student, teacher, recipe)(batch, 0)
-    assert batch.reference is not None
-    clips, source = to_clips(batch.distorted), to_clips(batch.reference)
     with torch.no_grad():
-        looks = []
-        for one in (student, teacher):
-            every = [one.look(clips[i, None], one.anchor(source[i // 2, None])) for i in range(8)]
-            looks.append(every)
+        (looks, mine), (others, theirs) = (of_regions(one, batch) for one in (student, teacher))
         levels = [
             (a - b).square().mean().item()
-            for x, y in zip(*looks, strict=True)
+            for x, y in zip(looks, others, strict=True)
             for a, b in zip(x.projected, y.projected, strict=True)
         ]
-        answers = 0.0
-        for x, y in zip(*looks, strict=True):
-            assert x.anchored is not None and y.anchored is not None
-            gap = student.alone_answers(*x.alone) - teacher.alone_answers(*y.alone)
-            answers += gap.square().mean().item() / 8
-            gap = student.anchored_answers(*x.anchored) - teacher.anchored_answers(*y.anchored)
-            answers += gap.square().mean().item() / 8
+        gaps = (torch.stack(mine) - torch.stack(theirs)).square()
+        scores = [torch.stack(x)[:, 0].reshape(8, 2).T for x in (mine, theirs)]
+        preferences = sum(preference_losses(x, y) for x, y in zip(*scores, strict=True))
     assert found["levels"].item() == pytest.approx(np.mean(levels), rel=1e-3)
-    assert found["answers"].item() == pytest.approx(answers, rel=1e-3)
+    answers = gaps[::2].mean() + gaps[1::2].mean()
+    assert found["answers"].item() == pytest.approx(answers.item(), rel=1e-3)
+    assert found["preferences"].item() == pytest.approx(float(preferences), rel=1e-3)
 
 
 @pytest.mark.parametrize("heads", [(True, False), (False, True)])
@@ -238,18 +392,19 @@ def test_answers_compare_what_both_can_say(heads: tuple[bool, bool]) -> None:
     student, teacher = made(0, heads[0]), made(1, heads[1])
     batch = batch_of()
     found = TrainingModel(student, teacher, with_losses(answers=1.0))(batch, 0)
-    clips = to_clips(batch.distorted)
     with torch.no_grad():
-        expected = (student(clips) - teacher(clips)).square().mean()
+        of = [of_regions(one, batch)[1] for one in (student, teacher)]
+        mine, theirs = (torch.stack(x[:: len(x) // 8])[:, 0] for x in of)
+    expected = (mine - theirs).square().mean()
     torch.testing.assert_close(found["answers"], expected, rtol=1e-3, atol=1e-6)
 
 
 def test_the_teacher_looks_at_its_own_view() -> None:
     student, teacher = made(0, heads=False), made(1, heads=False)
     recipe = with_losses(feature=1.0)
-    wide = [shard(s.name, 9, len(s.encodes), s.distorted.shape[1], size=42) for s in SHARDS]
+    wide = [shard(s.name, 9, len(s.encodes), len(s.places), size=42) for s in SHARDS]
     batch = draw(SHARDS, recipe, np.random.default_rng(0), wide)
-    assert batch.teacher_view is not None and batch.teacher_view.shape == (8, 2, 63, 42)
+    assert batch.teacher_view is not None and batch.teacher_view.shape == (16, 2, 63, 42)
     found = TrainingModel(student, teacher, recipe)(batch, 0)["feature"]
     with torch.no_grad():
         mine = student.look(to_clips(batch.distorted)).feature
@@ -280,13 +435,16 @@ def test_labels_and_losses_stay_fp32_whatever_the_engine(
     if heads:
         loss = Losses(**{name: 1.0 for name in vars(Losses())})
     else:
-        loss = Losses(alone=1, alone_pooled=1, rank=1, teacher=1, feature=1, answers=1)
+        loss = Losses(
+            alone=1, alone_pooled=1, pairs=1, fidelity=1, fdim=1, teacher=1, feature=1, answers=1,
+            preferences=1,
+        )  # fmt: skip
     recipe = replace(RECIPE, loss=loss, teacher=Teacher("internvqa-tiny"))
     batch = batch_of()
     whole = TrainingModel(made(0, heads), made(1, heads), recipe)(batch, 1)
     found = half(TrainingModel(made(0, heads), made(1, heads), recipe), batch)
     assert set(found) == {name for name, weight in vars(loss).items() if weight}
-    assert batch.scores.dtype == torch.float32
+    assert batch.labels.dtype == torch.float32
     for name, value in found.items():
         assert value.dtype == torch.float32, name
         assert value.item() == pytest.approx(whole[name].item(), rel=0.15, abs=0.02), name

@@ -267,7 +267,7 @@ def test_shards_of_five_codecs_hold_what_they_say(mini: Path, prepared: Path) ->
     for number, shard in enumerate((first, second), 1):
         assert shard.distorted.shape == (10, 2, 3, 144, 96)
         assert shard.reference is not None and shard.reference.shape == (2, 3, 144, 96)
-        assert shard.crop_labels is None and shard.frame_labels is None
+        assert shard.region_labels is None and shard.frame_labels is None
         assert {e["encoder"] for e in shard.encodes} == {"av1", "avs2", "h264", "hevc", "vp9"}
         for row, encode in enumerate(shard.encodes):
             size = encode["width"], encode["height"]

@@ -84,6 +84,18 @@ def test_a_recipe_is_read_with_its_types_and_defaults(tmp_path: Path) -> None:
         ({"betas": "[0.9]"}, "betas should be "),
         ({"betas": "[0.9, 1.0]"}, r"betas\[1\] should be a number < 1"),
         ({"drop_path": "1"}, "drop_path should be a number < 1"),
+        ({"label": '"mos"'}, "label is one of panel, v1, v0.6.1, neg, not 'mos'"),
+        ({"panel": '["xpsnr", "psnr"]'}, "panel is one of neg, .*, cvvdp, not 'psnr'"),
+        ({"panel": '["v1"]'}, "panel is one of neg, .*not 'v1'"),
+        ({"panel": '["xpsnr", "xpsnr"]'}, "panel names a label twice"),
+        ({"label": '"panel"', "panel": "[]"}, 'panel is empty; name .* or take label = "v1"'),
+        ({"auxiliary": '["cambi", "v1"]'}, "auxiliary names a label twice, or that of `label`"),
+        ({"auxiliary": '["psnr"]'}, "auxiliary is one of v1, .* not 'psnr'"),
+        ({"heads": '{outputs = ["a"]}'}, "heads.outputs are `label` and `auxiliary`; leave it"),
+        ({"heads": "{best = 1}"}, "heads.best is no key that vqaloop knows; known are canvas"),
+        ({"heads": "{worst = -1}"}, "heads.worst should be a whole number >= 0"),
+        ({"attacks": "1.5"}, "attacks should be a number <= 1"),
+        ({"regions": "0"}, "regions should be a whole number >= 1"),
         ({"model": '"fastvqa-tiny"', "recompute": "true"}, "recompute is for the internvqa model"),
     ],
 )
@@ -117,12 +129,14 @@ def test_titles_are_held_out_in_one_way(tmp_path: Path) -> None:
         ('alone = "much"', "loss.alone should be a number and is "),
         ("alone = 0", r"\[loss\] gives no part a weight"),
         ("", r"\[loss\] gives no part a weight"),
-        ("alone = 1\nteacher = 1", r"need a \[teacher\]"),
-        ("feature = 1", r"need a \[teacher\]"),
-        ("levels = 0.1", r"need a \[teacher\]"),
+        ("alone = 1\nteacher = 1", r"need a \[teacher\]: teacher; give one"),
+        ("feature = 1\nlevels = 1", r"need a \[teacher\]: feature, levels"),
         ("answers = 1", r"need a \[teacher\]"),
+        ("preferences = 1", r"need a \[teacher\]"),
+        ("auxiliary = 1", "loss auxiliary has no outputs; name them in `auxiliary`"),
+        ("crop = 1", "loss.crop is no key that vqaloop knows"),
         ("alone = -1", "loss.alone should be a number >= 0"),
-        ("alone = 1\ncrop = nan", "loss.crop should be a number >= 0"),
+        ("alone = 1\nregion = nan", "loss.region should be a number >= 0"),
         ("alone = inf", "loss.alone should be a number < 1000000"),
     ],
 )
@@ -193,14 +207,14 @@ def test_the_engines_file_lies_beside_the_recipe(
 def test_a_recipe_takes_over_what_it_extends(tmp_path: Path) -> None:
     (tmp_path / "base").mkdir()
     changes = {"engine": '"zero.json"', "warm_up": "5"}
-    written(tmp_path / "base" / "r.toml", changes, "alone = 1\nrank = 0.5", TEACHER)
+    written(tmp_path / "base" / "r.toml", changes, "alone = 1\npairs = 0.5", TEACHER)
     near = tmp_path / "near.toml"
     near.write_text('extends = "base/r.toml"\nsteps = 7\n[loss]\nteacher = 1\n', "utf-8")
     path = tmp_path / "r.toml"
-    path.write_text('extends = "near.toml"\nout = "mine"\n[loss]\nrank = 0.25\n', "utf-8")
+    path.write_text('extends = "near.toml"\nout = "mine"\n[loss]\npairs = 0.25\n', "utf-8")
     found = read_recipe(path)
     assert (found.steps, found.out, found.warm_up) == (7, "mine", 5)
-    assert found.loss == Losses(alone=1.0, teacher=1.0, rank=0.25)
+    assert found.loss == Losses(alone=1.0, teacher=1.0, pairs=0.25)
     assert found.teacher == Teacher("internvqa-1b", freeze="paper", corpus=("wide",))
     assert found.engine == str(tmp_path / "base" / "zero.json")
 

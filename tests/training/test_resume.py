@@ -111,7 +111,7 @@ def finished(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def one_step(data: Path, out: Path) -> Recipe:
     return Recipe(
-        "internvqa-mini", (str(data / "train"),), str(out), 1, 1e-3, Losses(crop=1.0),
+        "internvqa-mini", (str(data / "train"),), str(out), 1, 1e-3, Losses(region=1.0),
         (str(data / "held"),), scenes=1, crops=1, encodes=1,
     )  # fmt: skip
 

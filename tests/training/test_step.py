@@ -1,17 +1,20 @@
 """One step of training: what is drawn, how it is changed, what of a teacher trains."""
 
+from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
-from tests.support.lessons import RECIPE, SHARDS, found_at, made, opinions, origin
+from tests.support.lessons import CROPS, RECIPE, SHARDS, found_at, made, opinions, origin
 from tests.support.nets import MINI_SWIN, noise
 from vqaloop.models import create_student
 from vqaloop.models.fastvqa import FastVQA
-from vqaloop.models.student import OUTPUTS, Student
-from vqaloop.training.step import FEATURE_SCALES, TrainingModel, augmented, draw, freeze
+from vqaloop.models.student import Student
+from vqaloop.training.shards import FDIM_FEATURES
+from vqaloop.training.step import TrainingModel, augmented, draw, freeze
 
 # --- drawing -------------------------------------------------------------------------------------
 
@@ -20,76 +23,131 @@ from vqaloop.training.step import FEATURE_SCALES, TrainingModel, augmented, draw
 def test_drawn_clips_belong_together(seed: int) -> None:
     batch = draw(SHARDS, RECIPE, np.random.default_rng(seed))
     assert batch.reference is not None and batch.teacher_view is None
-    assert batch.reference.shape == (4, 2, 42, 28)
-    assert batch.distorted.shape == (8, 2, 42, 28)
-    assert batch.scores.shape == (4, 2, len(OUTPUTS)) and batch.pooled.shape == (2, 2, 7)
-    assert batch.scores.dtype == batch.pooled.dtype == torch.float32
-    scales = torch.tensor(FEATURE_SCALES)
+    assert batch.heights is not None and batch.fdim is not None
+    # 2 scenes of 2 regions of 2 crops, of 2 encodes
+    assert batch.reference.shape == (8, 2, 42, 28) and batch.distorted.shape == (16, 2, 42, 28)
+    assert batch.labels.shape == (4, 2, 3) and batch.pooled.shape == (2, 2, 3)
+    assert batch.fdim.shape == (4, 2, FDIM_FEATURES)
+    assert batch.labels.dtype == batch.pooled.dtype == torch.float32
     names = []
     for scene in range(2):
-        crops: list[int] = []
+        regions: list[int] = []
         encodes: list[list[int]] = []
         for group in (2 * scene, 2 * scene + 1):
-            whole, crop = origin(batch.reference[group])
-            assert whole.crop_labels is not None
-            crops.append(crop)
-            encodes.append([])
-            for i in range(2):
-                clip = batch.distorted[2 * group + i]
-                encodes[-1].append(found_at(clip, whole.distorted[:, crop]))
-                label = whole.crop_labels[encodes[-1][-1], crop]
-                torch.testing.assert_close(batch.scores[group, i] * scales, label)
+            whole, first = origin(batch.reference[CROPS * group])
+            assert whole.region_labels is not None and whole.fdim_features is not None
+            regions.append(first // CROPS)
+            for crop in range(CROPS):
+                at = CROPS * group + crop
+                assert origin(batch.reference[at]) == (whole, first + crop)
+                clips = batch.distorted[2 * at : 2 * at + 2]
+                encodes.append([found_at(c, whole.distorted[:, first + crop]) for c in clips])
+            for i, encode in enumerate(encodes[-1]):
+                same: dict[str, Any] = {"rtol": 0, "atol": 0, "equal_nan": True}
+                label = whole.region_labels[encode, regions[-1]]
+                torch.testing.assert_close(batch.labels[group, i], label, **same)
+                feature = whole.fdim_features[encode, regions[-1]].float()
+                torch.testing.assert_close(batch.fdim[group, i], feature, **same)
         # the same encodes at each crop, so that crops can be pooled; none twice
-        assert encodes[0] == encodes[1] and len(set(encodes[0])) == len(set(crops)) == 2
-        assert whole.frame_labels is not None
+        assert all(chosen == encodes[0] for chosen in encodes)
+        assert len(set(encodes[0])) == len(set(regions)) == 2
+        places = {whole.places[region] for region in regions}
+        assert len(places) == min(2, len(set(whole.places))), "of different places"
+        assert whole.frame_labels is not None and whole.canvas is not None
         for i, encode in enumerate(encodes[0]):
-            mean = (
-                whole.frame_labels[encode, crops[0]] + whole.frame_labels[encode, crops[1]]
-            ) / 2
-            torch.testing.assert_close(batch.pooled[scene, i] * scales, mean)
+            mean = whole.frame_labels[encode, regions].mean(0)
+            torch.testing.assert_close(batch.pooled[scene, i], mean, equal_nan=True)
+        assert batch.heights[scene] == whole.canvas[1]
         names.append(whole.name)
     assert len(set(names)) == 2
 
 
 def test_the_same_draw_for_the_same_step() -> None:
     one, same, other = (draw(SHARDS, RECIPE, np.random.default_rng([0, s])) for s in (5, 5, 6))
-    assert torch.equal(one.distorted, same.distorted) and torch.equal(one.scores, same.scores)
+    assert torch.equal(one.distorted, same.distorted)
+    assert torch.equal(one.labels[..., 0], same.labels[..., 0])
     assert not torch.equal(one.distorted, other.distorted)
 
 
 def test_what_is_scarce_comes_twice() -> None:
-    many = replace(RECIPE, crops=7, encodes=6)
+    many = replace(RECIPE, regions=7, encodes=6)
     batch = draw(SHARDS, many, np.random.default_rng(0))
-    assert batch.distorted.shape[0] == 2 * 7 * 6
-    assert batch.scores.shape == (14, 6, 7)
+    assert batch.distorted.shape[0] == 2 * 7 * CROPS * 6
+    assert batch.labels.shape == (14, 6, 3)
 
 
 def test_scenes_with_more_come_up_more_often() -> None:
-    one = replace(RECIPE, scenes=1, crops=1, encodes=1)
+    one = replace(RECIPE, scenes=1, regions=1, encodes=1)
     rng = np.random.default_rng(0)
     names = []
     for _ in range(400):
         reference = draw(SHARDS, one, rng).reference
         assert reference is not None
         names.append(origin(reference[0])[0].name)
-    # 3 x 4, 5 x 4 and 3 x 2 clips
+    # 3 x 8, 5 x 8 and 3 x 4 clips
     for name, part in (("a", 12 / 38), ("b", 20 / 38), ("c", 6 / 38)):
         assert names.count(name) / 400 == pytest.approx(part, abs=0.08)
 
 
+@pytest.mark.parametrize(
+    ("attacks", "there", "share"),
+    [
+        (0.0, (3, 4), 0.0),
+        (0.25, (3, 4), 0.25),
+        (1.0, (3, 4), 1.0),
+        (0.5, (), 0.0),
+        (0.0, range(5), 1.0),
+    ],
+)
+def test_a_share_of_the_encodes_is_damaged(
+    attacks: float, there: Sequence[int], share: float
+) -> None:
+    whole = SHARDS[1]
+    damage = {"name": "flicker", "strength": 0.5}
+    rows = [
+        {**row, "attack": damage if e in there else None} for e, row in enumerate(whole.encodes)
+    ]
+    recipe = replace(RECIPE, scenes=1, regions=1, encodes=4, attacks=attacks)
+    rng, found = np.random.default_rng(0), []
+    for _ in range(60):
+        batch = draw([replace(whole, encodes=rows)], recipe, rng)
+        assert batch.reference is not None
+        crop = origin(batch.reference[0])[1]
+        found += [
+            found_at(clip, whole.distorted[:, crop]) in there for clip in batch.distorted[:4]
+        ]
+    assert np.mean(found) == pytest.approx(share, abs=0.08 if 0 < share < 1 else 0)
+
+
+def test_scenes_without_features_have_none_in_the_batch() -> None:
+    some = [replace(SHARDS[0], fdim_features=None), *SHARDS[1:]]
+    for seed in range(4):
+        batch = draw(some, RECIPE, np.random.default_rng(seed))
+        assert batch.reference is not None and batch.fdim is not None
+        for group in range(4):
+            name = origin(batch.reference[CROPS * group])[0].name
+            if name == "a":
+                assert batch.fdim[group].isnan().all()
+    none = [replace(shard, fdim_features=None) for shard in SHARDS]
+    assert draw(none, RECIPE, np.random.default_rng(0)).fdim is None
+
+
 def test_opinion_scores_are_labels_of_every_crop() -> None:
-    batch = draw([opinions(s) for s in SHARDS], RECIPE, np.random.default_rng(0))
-    whole = draw(SHARDS, RECIPE, np.random.default_rng(0))
-    assert batch.reference is None
-    assert torch.equal(batch.distorted, whole.distorted)
-    assert batch.scores.shape == (4, 2, 1) and batch.pooled.shape == (2, 2, 1)
-    assert whole.reference is not None
+    scored = [opinions(s) for s in SHARDS]
+    batch = draw(
+        [replace(s, reference=w.reference) for s, w in zip(scored, SHARDS, strict=True)],
+        RECIPE,
+        np.random.default_rng(0),
+    )
+    assert draw(scored, RECIPE, np.random.default_rng(0)).reference is None
+    assert batch.reference is not None and batch.distorted.shape[0] == 8
+    assert batch.labels.shape == (4, 2, 1) and batch.pooled.shape == (2, 2, 1)
     for group in range(4):
-        source, crop = origin(whole.reference[group])
+        source, crop = origin(batch.reference[group])
         for i in range(2):
             encode = found_at(batch.distorted[2 * group + i], source.distorted[:, crop])
             expected = source.encodes[encode]["score"] / 100
-            assert batch.scores[group, i].item() == pytest.approx(expected)
+            assert batch.labels[group, i].item() == pytest.approx(expected)
             assert batch.pooled[group // 2, i].item() == pytest.approx(expected)
 
 

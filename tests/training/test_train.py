@@ -26,10 +26,12 @@ from tests.support.training import (
     same_weights,
     stop_at,
 )
+from vqaloop.cli.main import main
 from vqaloop.core.resources import WEIGHTS
 from vqaloop.errors import InputError
 from vqaloop.media.colour import to_clips
 from vqaloop.models import create_student
+from vqaloop.models.head_config import HeadConfig
 from vqaloop.models.internvideo2 import InternVideo2
 from vqaloop.models.weights import load_student, save_student
 from vqaloop.training import deepspeed_engine, starting_weights
@@ -40,6 +42,7 @@ from vqaloop.training.shards import load_corpus
 from vqaloop.training.split import split_corpus
 from vqaloop.training.starting_weights import initial_student, initial_teacher
 from vqaloop.training.step import TrainingModel, draw
+from vqaloop.training.targets import Label, with_targets
 from vqaloop.training.train import parameter_groups, train
 
 data, recipe, pytestmark = training.data, training.recipe, training.QUIET
@@ -68,7 +71,9 @@ def test_a_run_is_logged_and_goes_on_where_it_was_stopped(
     assert [float(row["step"]) for row in steps] == [1, 2, 3, 4]
     for row in steps:
         assert float(row["lr"]) > 0
-        assert all(float(row[k]) >= 0 for k in ("crop", "pooled", "ordered", "features", "alone"))
+        assert all(
+            float(row[k]) >= 0 for k in ("region", "pooled", "ordered", "auxiliary", "alone")
+        )
     assert said[0] == "3 scenes, 2 held out; 4 steps"
     told = [line for line in said if "held out, " in line]
     assert [re.match(r"step 4 held out, ([a-z ]+): ", line)[1] for line in told] == [  # type: ignore[index]
@@ -78,7 +83,12 @@ def test_a_run_is_logged_and_goes_on_where_it_was_stopped(
     rmse = float(rows[-1]["rmse"])
     assert math.isfinite(rmse) and f"RMSE {rmse:.3f}" in told[0] and "{" not in told[0]
     student, about = load_student(whole)
-    assert about["model"] == "internvqa-mini" and about["label"] == "VMAF v0.6.1"
+    assert (
+        about["model"] == "internvqa-mini"
+        and about["label"] == "VMAF v1.0.16"
+        and "panel" not in about
+    )
+    assert student.config.outputs == ("v1", "cambi", "xpsnr")
     assert json.loads(about["recipe"]) == json.loads(json.dumps(asdict(recipe)))
     assert student.anchored is not None
 
@@ -114,7 +124,7 @@ def test_the_engine_does_what_a_plain_loop_does(recipe: Recipe) -> None:
     optimizer = torch.optim.AdamW(
         parameter_groups(model, recipe), lr=recipe.learning_rate, betas=(0.9, 0.99)
     )
-    shards = load_corpus(recipe.corpus)
+    shards = [with_targets(s, Label("v1"), recipe.auxiliary) for s in load_corpus(recipe.corpus)]
     for step in range(4):
         done = (step - 1) / 3
         rate = 1e-3 if step == 0 else 1e-3 * (0.01 + 0.99 * (1 + math.cos(math.pi * done)) / 2)
@@ -210,6 +220,51 @@ def test_a_teacher_teaches_on_opinion_scores(
     assert all(k.startswith(("backbone.head.", "backbone.blocks.3.")) for k in moved)
 
 
+def test_a_fused_label_is_learnt_and_judged_by(
+    recipe: Recipe, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Fitted to the plain encodes, kept in the header, and what `evaluate` compares with."""
+    for side, titles in (("many", "xyz"), ("apart", "pq")):
+        (tmp_path / side).mkdir()
+        for title in titles:
+            count = 26 if side == "many" else 6
+            make_shard(tmp_path / side, title, ord(title), encodes=count, size=28)
+    fused = replace(
+        recipe,
+        corpus=(str(tmp_path / "many"),),
+        held_out=(str(tmp_path / "apart"),),
+        label="panel",
+        panel=("xpsnr", "cambi"),
+        auxiliary=("v1", "xpsnr"),
+        heads=HeadConfig(change=True, worst=2, canvas=True, two_distances=True),
+        loss=replace(recipe.loss, pairs=0.1, fidelity=0.1),
+        steps=2,
+    )
+    said: list[str] = []
+    weights = train(fused, device=CPU, report=said.append)
+    student, about = load_student(weights)
+    assert student.config.outputs == ("panel", "v1", "xpsnr") and student.config.worst == 2
+    assert about["label"] == "VMAF v1, lowered by XPSNR, CAMBI"
+    members = json.loads(about["panel"])["members"]
+    assert [member["name"] for member in members] == ["xpsnr", "cambi"]
+    judges = json.loads(about["judges"])
+    assert list(judges) == ["v1", "xpsnr", "cambi"] and judges["cambi"]["licence"]
+    assert any("share of attacks below 92" in line for line in said)
+    found = tmp_path / "f.json"
+    argv = ["evaluate", str(weights), str(tmp_path / "apart"), "--quiet", "--device", "cpu"]
+    assert main([*argv, "--json", str(found)]) == 0
+    document = json.loads(found.read_text("utf-8"))
+    assert document["label"] == about["label"]
+    assert (document["encodes"], document["titles"]) == (10, 2), "without what is damaged"
+    assert set(document["judges"]["anchored"]["labels"]) == {"v1", "cambi", "xpsnr"}
+    assert document["judges"]["alone"]["attacks"]["flicker"]["count"] == 2
+    rows = [row for row in logged(Path(fused.out)) if not row["seconds"]]
+    assert float(rows[-1]["rmse"]) == pytest.approx(
+        document["judges"]["anchored"]["overall"]["rmse"], abs=0.02
+    )
+    assert "attack" in capsys.readouterr().out
+
+
 def test_an_engine_in_bf16_trains_and_goes_on(recipe: Recipe, tmp_path: Path) -> None:
     path = tmp_path / "engine.json"
     config = {"bf16": {"enabled": True}, "zero_optimization": {"stage": 1}}
@@ -230,7 +285,7 @@ def test_an_engine_in_bf16_trains_and_goes_on(recipe: Recipe, tmp_path: Path) ->
     assert torch.equal(student.state_dict()[embedding], start[embedding])
     first, last = (row for row in logged(Path(half.out)) if row["seconds"])
     assert all(float(first[k]) > 0 for k in vars(recipe.loss) if getattr(recipe.loss, k))
-    assert first["crop"] != last["crop"]
+    assert first["region"] != last["region"]
 
 
 def test_an_embedding_may_stay_as_it_began(recipe: Recipe) -> None:
@@ -353,12 +408,12 @@ def test_an_engines_file_that_cannot_be_read_is_refused(recipe: Recipe, tmp_path
 def test_the_recipe_overrules_the_engines_file(recipe: Recipe, tmp_path: Path) -> None:
     path = tmp_path / "zero.json"
     path.write_text('{"bf16": {"enabled": true}, "gradient_clipping": 9}', encoding="utf-8")
-    config = engine_config(replace(recipe, engine=str(path), clip_norm=0.5))
+    config = engine_config(replace(recipe, engine=str(path), clip_norm=0.5), 8)
     assert config["bf16"] == {"enabled": True} and config["gradient_clipping"] == 0.5
     assert config["train_micro_batch_size_per_gpu"] == 8
     assert config["gradient_accumulation_steps"] == 2
     assert "zero_optimization" not in config
-    assert engine_config(recipe)["zero_optimization"] == {"stage": 1}
+    assert engine_config(recipe, 8)["zero_optimization"] == {"stage": 1}
 
 
 def test_learning_rate_warms_up_and_falls(recipe: Recipe) -> None:
@@ -410,14 +465,39 @@ def test_students_begin_from_nothing_from_weights_or_pruned(
     }
     for name, path in paths.items():
         save_student(create_student(name), path, name, "", {})
-        started, _ = initial_student(replace(recipe, start=str(path)))
+        started, _ = initial_student(replace(recipe, start=str(path), loss=Losses(region=1.0)))
+        assert started.config == HeadConfig()
         assert isinstance(started.backbone, InternVideo2) and started.backbone.config.depth == 3
         kept = load_student(path)[0].state_dict()
         wanted = {name: v for name, v in kept.items() if not name.startswith("backbone.blocks.")}
         bias = started.state_dict()["alone.context.bias"]
         assert torch.equal(bias, wanted["alone.context.bias"])
+        with pytest.raises(
+            InputError, match="has the auxiliary outputs adm2, .* cambi, xpsnr; name"
+        ):
+            initial_student(replace(recipe, start=str(path)))
     with pytest.raises(InputError):
         initial_student(replace(recipe, start=str(tmp_path / "none.safetensors")))
+
+
+def test_heads_are_those_of_the_recipe(recipe: Recipe, tmp_path: Path) -> None:
+    wide = HeadConfig(change=True, worst=3, canvas=True, two_distances=True)
+    fresh, _ = initial_student(replace(recipe, heads=wide))
+    outputs = ("v1", "cambi", "xpsnr")
+    assert fresh.config == replace(wide, outputs=outputs)
+    scored, _ = initial_student(replace(recipe, heads=wide), opinions=True)
+    assert scored.config == replace(wide, outputs=("score",))
+    path = tmp_path / "w.safetensors"
+    save_student(fresh, path, recipe.model, "VMAF v1", {})
+    started = replace(recipe, start=str(path))
+    assert initial_student(started)[0].config == fresh.config, "those of what it begins with"
+    timed = replace(wide, time_power=2.0)
+    found, _ = initial_student(replace(started, heads=timed))
+    assert found.config == replace(timed, outputs=outputs)
+    for key, value in load_student(path)[0].state_dict().items():
+        assert torch.equal(found.state_dict()[key], value)
+    with pytest.raises(InputError, match="other token heads"):
+        initial_student(replace(started, heads=replace(wide, worst=2)))
 
 
 def test_teachers_are_what_their_file_holds(tmp_path: Path) -> None:
@@ -468,7 +548,8 @@ def test_a_released_file_is_the_only_copy_in_memory(
 
 
 def test_a_shipped_student_is_named(recipe: Recipe) -> None:
-    found, known = initial_student(replace(recipe, start="internvqa-mini"))
+    bare = replace(recipe, loss=Losses(region=1.0), start="internvqa-mini")
+    found, known = initial_student(bare)
     shipped, about = load_student(WEIGHTS / "internvqa-mini.safetensors")
     assert known == frozenset(json.loads(about["titles"])) and known
     for key, value in shipped.state_dict().items():

@@ -40,7 +40,7 @@ def test_weights_know_what_they_were_trained_on(
     )
     for how in (
         {"start": str(weights)},
-        {"teacher": Teacher(recipe.model, str(weights)), "loss": Losses(crop=1.0, answers=1.0)},
+        {"teacher": Teacher(recipe.model, str(weights)), "loss": Losses(region=1.0, answers=1.0)},
     ):
         _, about = load_student(train(replace(other, **how), device=CPU, resume=False))
         assert json.loads(about["titles"]) == ["a", "b", "c", "z"]
@@ -60,12 +60,12 @@ def test_another_split_needs_another_folder(recipe: Recipe, data: Path, tmp_path
 
 
 def test_sources_of_some_are_sources_of_none(recipe: Recipe, tmp_path: Path) -> None:
-    make_shard(tmp_path, "s", 3, opinions=True)
-    mixed = replace(recipe, corpus=(*recipe.corpus, str(tmp_path)))
+    for title, source in (("s", True), ("t", False), ("u", True)):
+        make_shard(tmp_path, title, 3, opinions=True, label="MOS", source=source)
+    mixed = replace(recipe, corpus=(str(tmp_path),), held_out=(), split="fold 1/3", scenes=1)
     shards, unseen = split_corpus(mixed)
-    assert all(s.reference is None and s.crop_labels is None for s in shards) and len(shards) == 4
-    assert all(s.reference is not None for s in unseen)
-    with pytest.raises(InputError, match="crop, pooled, ordered, features of the loss cannot be"):
+    assert len(shards) == 2 and all(s.reference is None for s in shards)
+    with pytest.raises(InputError, match="region, pooled, ordered, auxiliary of the loss cannot"):
         train(mixed, device=CPU)
 
 

@@ -127,7 +127,7 @@ def test_other_clips_than_those_of_the_weights_are_named() -> None:
 
 def test_windows_that_cannot_be_are_refused() -> None:
     labels = torch.zeros(2, 1, 7)
-    whole = replace(shard(), crop_labels=labels, frame_labels=labels)
+    whole = replace(shard(), region_labels=labels, frame_labels=labels)
     cases = [
         (shard(), Window(13), "draws 13 frames of 40 pixels and a has clips of 12 frames of 40"),
         (shard(), Window(0, 42), "prepare it with larger --frames and --size"),

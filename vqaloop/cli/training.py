@@ -15,6 +15,7 @@ from vqaloop.core.option_fields import given_options, whole
 from vqaloop.core.text import counted, printable, quoted
 from vqaloop.errors import InputError
 from vqaloop.execution.options import Running
+from vqaloop.media.limits import MAX_PIXELS
 
 if TYPE_CHECKING:
     from vqaloop.models.student import Student
@@ -23,31 +24,63 @@ if TYPE_CHECKING:
 
 
 def run_corpus(options: argparse.Namespace) -> int:
+    from vqaloop.panel.measure import PanelTools
     from vqaloop.report.progress import Progress
-    from vqaloop.training.corpus import CorpusPlan, build_corpus, list_scenes, synthetic_scenes
+    from vqaloop.training import corpus_scenes
+    from vqaloop.training.corpus import CorpusPlan, build_corpus
 
     if options.dataset:
         return _scored_set(options)
-    scenes = list_scenes(options.sources, options.windows)
+    scenes = corpus_scenes.list_scenes(options.sources, options.windows)
     if options.basis:
         scenes = [scene for scene in scenes if scene.basis == options.basis]
         if not scenes:
             raise InputError(f"no material with licence_basis {options.basis!r}")
-    scenes += synthetic_scenes(options.synthetic)
+    if options.part:
+        scenes = corpus_scenes.part_of_titles(scenes, *options.part)
     running = Running(**given_options(Running, options))
-    plan = CorpusPlan(encodes=options.encodes, crops=options.crops, seed=running.seed)
+    if options.montages:
+        scenes = corpus_scenes.with_montages(scenes, dict(options.montages), running.seed)
+    scenes += corpus_scenes.synthetic_scenes(options.synthetic)
+    plan = CorpusPlan(
+        encodes=options.encodes,
+        attacks=options.attacks,
+        places=options.places,
+        regions=options.regions,
+        frames=options.length,
+        seed=running.seed,
+    )
+    tools = PanelTools(
+        ffmpeg_path(running.ffmpeg), options.fdim, options.cvvdp, options.ssimulacra2
+    )
     with Progress(quiet=options.quiet) as progress:
         shards = build_corpus(
-            scenes,
-            options.out,
-            plan,
-            ffmpeg=ffmpeg_path(running.ffmpeg),
-            workers=workers_of(options),
-            report=progress.log,
+            scenes, options.out, plan, tools, workers=workers_of(options), report=progress.log
         )
     say(options, f"{len(shards)} of {counted(len(scenes), 'scene')} in {options.out}")
     emit(options, {"scenes": len(scenes), "shards": [path.name for path in shards]})
     return 0
+
+
+def _part(text: str) -> tuple[int, int]:
+    """Of --part: "1/2"."""
+    part, slash, parts = text.partition("/")
+    if not (slash and part.isdecimal() and parts.isdecimal()):
+        raise argparse.ArgumentTypeError(f"{text!r} is no part such as 1/2")
+    return int(part), int(parts)
+
+
+def _montage(text: str) -> tuple[tuple[int, int], int]:
+    """Of --montages: "1920x1080:12"."""
+    size, colon, count = text.partition(":")
+    width, cross, height = size.partition("x")
+    if not (colon and cross and width.isdecimal() and height.isdecimal() and count.isdecimal()):
+        raise argparse.ArgumentTypeError(f"{text!r} is not WxH:N, such as 1920x1080:12")
+    if int(width) % 2 or int(height) % 2 or not 224 <= int(width) * int(height) <= MAX_PIXELS:
+        raise argparse.ArgumentTypeError(
+            f"{size} is no size of a montage: even, and not too large"
+        )
+    return (int(width), int(height)), int(count)
 
 
 def _scored_set(options: argparse.Namespace) -> int:
@@ -141,7 +174,7 @@ def run_evaluate(options: argparse.Namespace) -> int:
     figures = {
         "weights": printable(options.weights),
         "weights_sha256": about["sha256"],
-        **evaluate(found.table, found.crops, seed=running.seed),
+        **evaluate(found.table, found.regions, seed=running.seed),
         **({"warnings": warnings} if warnings else {}),
     }
     paper = published_row(about, figures["label"])
@@ -186,6 +219,7 @@ def _scored(
     from vqaloop.report.progress import Progress
     from vqaloop.training.evaluate import score_shards
     from vqaloop.training.shards import load_shard
+    from vqaloop.training.targets import label_of_weights
     from vqaloop.training.windows import (
         differing_view,
         middle_windows,
@@ -216,6 +250,7 @@ def _scored(
             shards(),
             device,
             crops=options.crops,
+            label=label_of_weights(about, f"weights {quoted(name)}"),
             metrics=metrics,
             ffmpeg=ffmpeg_path(running.ffmpeg),
             seed=running.seed,
@@ -270,10 +305,31 @@ def add_corpus(command: Command) -> None:
     )
     corpus.add_argument("out", metavar="OUT", type=Path, help="folder for the shards")
     corpus.add_argument(
-        "--encodes", type=whole, default=30, metavar="N", help="encodes a scene (default: 30)"
+        "--encodes", type=whole, default=20, metavar="N", help="encodes a scene (default: 20)"
     )
     corpus.add_argument(
-        "--crops", type=whole, default=24, metavar="N", help="crops an encode (default: 24)"
+        "--attacks",
+        type=whole,
+        default=5,
+        metavar="N",
+        help="damaged videos a scene besides: flicker, blur, posterising ... (default: 5)",
+    )
+    corpus.add_argument(
+        "--places",
+        type=whole,
+        default=4,
+        metavar="N",
+        help="places in time that are labelled (default: 4)",
+    )
+    corpus.add_argument(
+        "--regions",
+        type=whole,
+        default=2,
+        metavar="N",
+        help="regions of 224 x 224 pixels at each place (default: 2)",
+    )
+    corpus.add_argument(
+        "--length", type=whole, default=60, metavar="N", help="frames of a scene (default: 60)"
     )
     corpus.add_argument(
         "--windows", type=whole, default=1, metavar="N", help="scenes of each video (default: 1)"
@@ -283,6 +339,35 @@ def add_corpus(command: Command) -> None:
     )
     corpus.add_argument(
         "--basis", metavar="B", help="only material whose MANIFEST.csv row has this licence_basis"
+    )
+    corpus.add_argument(
+        "--part",
+        type=_part,
+        metavar="I/N",
+        help="only every Nth title, from the Ith on: parts that share no title",
+    )
+    corpus.add_argument(
+        "--montages",
+        type=_montage,
+        action="append",
+        default=[],
+        metavar="WxH:N",
+        help="instead of the pictures N scenes of that size, of pictures laid edge to edge; "
+        "may be repeated",
+    )
+    judges = corpus.add_argument_group(
+        "judges of the panel besides VMAF v1, NEG, v0.6.1, CAMBI and XPSNR (docs/training.md)"
+    )
+    judges.add_argument(
+        "--ssimulacra2", action="store_true", help="SSIMULACRA 2 of PyPI's ssimulacra2"
+    )
+    judges.add_argument(
+        "--fdim", type=Path, metavar="FILE", help="FDIM: the wheel of PyPI's fdim 0.2.1"
+    )
+    judges.add_argument(
+        "--cvvdp",
+        metavar="PROGRAM",
+        help="ColorVideoVDP, for a tenth: the program cvvdp, in an environment of its own",
     )
     scored = corpus.add_argument_group("a published set of opinion scores (docs/datasets.md)")
     scored.add_argument(

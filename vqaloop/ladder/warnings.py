@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from vqaloop.core.text import metric_name
 from vqaloop.quality.guard import FIGURES
-from vqaloop.quality.metric import LEARNED, Metric
+from vqaloop.quality.metric import Metric
 from vqaloop.quality.sampled_vmaf import SAMPLED
 from vqaloop.records import RDPoint, Rung
 from vqaloop.search.rungs import Rules
@@ -61,9 +61,11 @@ def _mean(rung: Rung) -> float:
     return rung.score if rung.score_mean is None else rung.score_mean
 
 
-def _imitated(rung: Rung) -> str:
-    """The figure by the model that students imitate: v0.6.1, whatever the size."""
-    return "vmaf_hd" if "vmaf_hd" in rung.guard else "vmaf"
+def _figure(rung: Rung, metric: str) -> str:
+    """The guard's figure by a metric. VMAF v0.6.1 of any size has one of its own where it is not
+    that of `vmaf`."""
+    name = FIGURES[metric]
+    return FIGURES["vmaf"] if metric == "vmaf-hd" and name not in rung.guard else name
 
 
 def guard_warnings(rungs: Sequence[Rung]) -> list[str]:
@@ -77,11 +79,11 @@ def guard_warnings(rungs: Sequence[Rung]) -> list[str]:
         if low.guard.get(name, -math.inf) >= high.guard.get(name, math.inf)
     ]
     return found + [
-        f"{rung.file}: VMAF {rung.guard[_imitated(rung)]:.1f}, but VMAF v1 "
+        f"{rung.file}: VMAF {rung.guard[_figure(rung, 'vmaf-hd')]:.1f}, but VMAF v1 "
         f"{rung.guard['vmaf_v1']:.1f}; it "
         "has flaws that VMAF does not see, of colour, banding or dark parts: look at it"
         for rung in rungs
-        if rung.guard[_imitated(rung)] - rung.guard.get("vmaf_v1", 100) > V1_GAP
+        if rung.guard[_figure(rung, "vmaf-hd")] - rung.guard.get("vmaf_v1", 100) > V1_GAP
     ]
 
 
@@ -89,14 +91,13 @@ def find_doubts(rungs: Sequence[Rung], metric: Metric, whole: bool) -> Doubts:
     """`whole`: the search measured the very files, and planned with their scores."""
     tolerance = TOLERANCE_STEPS * metric.step
     missed = [r for r in rungs if not whole and abs(r.score - r.score_predicted) > tolerance]
-    advice = "the student does not know such material, use --metric vmaf"
-    figures: list[str] = []
-    if metric.mode in LEARNED:
-        figures = [_imitated(rung) for rung in rungs]
-    elif metric.name in SAMPLED:
-        whole_metric = SAMPLED[metric.name]
-        figures = [FIGURES[whole_metric]] * len(rungs)
-        advice = f"other frames are unlike those sampled, use --metric {whole_metric}"
+    judge, advice = metric.guarded_by, ""
+    if judge is not None:
+        known = judge.removesuffix("-hd")
+        advice = f"the student does not know such material, use --metric {known}"
+        if metric.name in SAMPLED:
+            advice = f"other frames are unlike those sampled, use --metric {known}"
+    figures = [] if judge is None else [_figure(rung, judge) for rung in rungs]
     astray = [
         (rung, figure)
         for rung, figure in zip(rungs, figures, strict=False)

@@ -6,6 +6,8 @@ A frame is (H·3/2, W) of uint8: the U and V planes (half size each) stacked as 
 import numpy as np
 import numpy.typing as npt
 
+from vqaloop.errors import InputError
+
 SCALER = "bicubic+accurate_rnd+full_chroma_int"
 """swscale flags with which every rung is scaled to the source's canvas."""
 
@@ -16,6 +18,16 @@ CLIP_FRAMES = 2
 """Consecutive frames of a clip."""
 CLIP_SIZE = 112
 """Height and width of a clip in luma pixels."""
+
+
+def require_pair(reference: Frames, distorted: Frames) -> tuple[int, int]:
+    """Luma height and width of two equal (N, H·3/2, W) of uint8. Raises InputError for others."""
+    shape = reference.shape
+    if distorted.shape != shape or len(shape) != 3 or 0 in shape or shape[1] % 3 or shape[2] % 2:
+        raise InputError(f"frames must be two equal (N, H * 3/2, W): {shape}, {distorted.shape}")
+    if reference.dtype != "uint8" or distorted.dtype != "uint8":
+        raise InputError(f"frames must be uint8: {reference.dtype}, {distorted.dtype}")
+    return shape[1] // 3 * 2, shape[2]
 
 
 def cut(frames: Frames, top: int, left: int, height: int, width: int) -> Frames:

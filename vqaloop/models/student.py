@@ -88,10 +88,10 @@ class AnchoredHead(nn.Module):
         context = F.gelu(self.source_context(torch.cat(seen, -1)))
         return Anchor(embedding, projected, context, F.softplus(self.weight(context)) + 1e-4)
 
-    def statistics(
+    def values(
         self, anchor: Anchor, embedding: Tensor, projected: Sequence[Tensor], frames: int
-    ) -> tuple[Tensor, Tensor]:
-        """(B, S) sums and weights of the rendition's tokens, against `anchor`."""
+    ) -> Tensor:
+        """(B, N, S) values of the rendition's tokens, against `anchor`."""
         error = embedding - anchor.embedding
         seen = [log_energy(embedding), log_energy(anchor.embedding), log_energy(error)]
         if self.config.change:
@@ -101,8 +101,7 @@ class AnchoredHead(nn.Module):
         parts = [F.gelu(self.compare_energy(energies)), anchor.context]
         for tokens, source in zip(projected, anchor.deep, strict=True):
             parts += [(tokens - source).abs(), tokens * source]
-        values = self.value(F.gelu(self.compare(torch.cat(parts, -1))))
-        return _summed(values, anchor.weights)
+        return self.value(F.gelu(self.compare(torch.cat(parts, -1))))  # type: ignore[no-any-return]
 
 
 class AloneHead(nn.Module):
@@ -127,12 +126,12 @@ class AloneHead(nn.Module):
     def forward(
         self, energies: Tensor, projected: Sequence[Tensor], canvas_height: Height
     ) -> tuple[Tensor, Tensor]:
-        """(B, S) sums and weights of tokens with (B, N, 2·D) energies."""
+        """(B, N, S) values and weights of tokens with (B, N, 2·D) energies."""
         seen = [F.gelu(self.energy(energies)), *projected]
         if self.config.canvas:
             seen.append(_of_tokens(canvas_height, seen[0]))
         context = F.gelu(self.context(torch.cat(seen, -1)))
-        return _summed(self.value(context), F.softplus(self.weight(context)) + 1e-4)
+        return self.value(context), F.softplus(self.weight(context)) + 1e-4
 
 
 def _fuse(config: HeadConfig) -> nn.Sequential:
@@ -187,6 +186,9 @@ class StudentOutput:
     """(B, 768) pooled feature, which distillation compares."""
     projected: tuple[Tensor, ...]
     """(B, N, P) tokens at the deeper taps, as the heads see them; they compare across students."""
+    values: tuple[Tensor, Tensor, Tensor] | None = None
+    """(B, N, S) values of tokens without reference, against the anchor, and the weights of the
+    latter; None without an anchor."""
 
 
 class Student(nn.Module):
@@ -269,16 +271,19 @@ class Student(nn.Module):
             projected = tuple(p(x) for p, x in zip(self.anchored.project, deep, strict=True))
             frames = clips.shape[2]
             moving = torch.cat([log_energy(embedding), change_energy(embedding, frames)], -1)
-            sums, weights = self.alone(moving.to(self._head_type), projected, canvas_height)
+            values, weights = self.alone(moving.to(self._head_type), projected, canvas_height)
+            sums, weights = _summed(values, weights)
             ones = torch.ones_like(answer)
             alone = (
                 torch.cat([sums, answer.to(sums.dtype)], 1),
                 torch.cat([weights, ones.to(sums.dtype)], 1),
             )
-            anchored = None
-            if anchor is not None:
-                anchored = self.anchored.statistics(anchor, embedding, projected, frames)
-        return StudentOutput(alone, anchored, feature, projected)
+            if anchor is None:
+                return StudentOutput(alone, None, feature, projected)
+            against = self.anchored.values(anchor, embedding, projected, frames)
+            anchored = _summed(against, anchor.weights)
+        of_tokens = values, against, anchor.weights
+        return StudentOutput(alone, anchored, feature, projected, of_tokens)
 
     def compare(self, clips: Tensor, anchor: Anchor) -> tuple[Tensor, Tensor]:
         """`look(clips, anchor).anchored` alone, which takes less time."""
@@ -287,7 +292,8 @@ class Student(nn.Module):
         with torch.autocast(clips.device.type, enabled=False):
             deep = [x.to(self._head_type) for x in deep]
             projected = [p(x) for p, x in zip(self.anchored.project, deep, strict=True)]
-            return self.anchored.statistics(anchor, embedding, projected, clips.shape[2])
+            values = self.anchored.values(anchor, embedding, projected, clips.shape[2])
+            return _summed(values, anchor.weights)
 
     @property
     def _head_type(self) -> torch.dtype:

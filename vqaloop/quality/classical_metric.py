@@ -24,6 +24,7 @@ class ClassicalMetric:
     mode: str = "full-reference"
     guard_gap: ClassVar[float] = GUARD_GAP
     scale: ClassVar[None] = None
+    guarded_by: ClassVar[None] = None
 
     def identity(self) -> dict[str, Any]:
         return {

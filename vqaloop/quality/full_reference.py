@@ -160,9 +160,9 @@ def measure(
                 f"{quoted(distorted)} could not be measured against {quoted(source.path)}: "
                 f"{done.reason()}"
             )
-        decoded = _read_frames(done.stdout.decode("utf-8", "replace"))
+        decoded = read_frames(done.stdout.decode("utf-8", "replace"))
         values = {
-            name: _frame_values(name, decoded, _CEILING_DB[bits])
+            name: frame_values(name, decoded, _CEILING_DB[bits])
             if name in _DEFINITIONS
             else _vmaf_values(vmaf_model(name, source), folder, step, source.frames)
             for name, step in wanted.items()
@@ -224,8 +224,8 @@ def measure_clips(
             node = ffmpeg_graph.filter([node, source[index]], _DEFINITIONS[name].filter)
         node = node.filter("metadata", mode="print", file="pipe:1").output("-", format="null")
         done = process.run(compiled(node, ffmpeg, files), timeout_s=timeout_s)
-        frames = _read_frames(done.stdout.decode("utf-8", "replace"))
-        values = {name: _frame_values(name, frames, _CEILING_DB[8]) for name in metrics}
+        frames = read_frames(done.stdout.decode("utf-8", "replace"))
+        values = {name: frame_values(name, frames, _CEILING_DB[8]) for name in metrics}
     count = shape[0] * (shape[1] + 1)
     if done.returncode != 0 or any(len(v) != count for v in values.values()):
         raise ToolError(f"ffmpeg could not measure {count} frames in memory: {done.reason()}")
@@ -421,7 +421,7 @@ def _label(name: str, source: Source, every: int) -> str:
     return VMAF_MODELS[vmaf_model(name, source)].label + part
 
 
-def _read_frames(text: str) -> list[dict[str, float]]:
+def read_frames(text: str) -> list[dict[str, float]]:
     """The filters' output on each frame of the distorted leg, in order."""
     frames: list[dict[str, float]] = []
     for line in text.splitlines():
@@ -433,7 +433,7 @@ def _read_frames(text: str) -> list[dict[str, float]]:
     return frames
 
 
-def _frame_values(
+def frame_values(
     name: str, frames: list[dict[str, float]], ceiling_db: float
 ) -> tuple[float, ...]:
     """The metric of every frame that had a counterpart in the reference."""

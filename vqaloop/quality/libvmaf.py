@@ -16,6 +16,7 @@ from vqaloop.core import process
 from vqaloop.core.ffmpeg import compiled, input_arguments
 from vqaloop.core.files import scratch
 from vqaloop.errors import InputError, ToolError
+from vqaloop.media.planes import require_pair
 
 if TYPE_CHECKING:
     import numpy as np
@@ -109,12 +110,8 @@ def vmaf_of_pairs(
     """
     import pandas as pd
 
-    shape = reference.shape
-    if distorted.shape != shape or len(shape) != 3 or 0 in shape or shape[1] % 3 or shape[2] % 2:
-        raise InputError(f"frames must be two equal (N, H * 3/2, W): {shape}, {distorted.shape}")
-    if reference.dtype != "uint8" or distorted.dtype != "uint8":
-        raise InputError(f"frames must be uint8: {reference.dtype}, {distorted.dtype}")
-    count, width, height = shape[0], shape[2], shape[1] // 3 * 2
+    height, width = require_pair(reference, distorted)
+    count = len(reference)
     require_model(ffmpeg, model, width, height)
     size = ("video_size", f"{width}x{height}")
     raw = input_arguments([("f", "rawvideo"), ("pix_fmt", "yuv420p"), size])

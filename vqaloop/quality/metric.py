@@ -49,8 +49,12 @@ class Metric(Protocol):
         """The map of its answers to VMAF points; None where they need none."""
 
     @property
+    def guarded_by(self) -> str | None:
+        """The metric of the guard that is on the scale of its scores; None where it is none."""
+
+    @property
     def guard_gap(self) -> float:
-        """Points by which its score may differ from the VMAF of a delivered file."""
+        """Points by which its score may differ from that metric of a delivered file."""
 
     def identity(self) -> dict[str, Any]:
         """All that decides a score apart from the two files, for cache keys; JSON values only."""

@@ -91,6 +91,12 @@ class SampledVmaf:
     ceiling: ClassVar[float] = 95.0
     floor: ClassVar[float] = 30.0
     guard_gap: ClassVar[float] = GUARD_GAP
+
+    @property
+    def guarded_by(self) -> str:
+        """The same over all frames."""
+        return SAMPLED[self.name]
+
     scale: ClassVar[None] = None
 
     def identity(self) -> dict[str, Any]:

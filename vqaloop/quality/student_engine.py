@@ -27,6 +27,8 @@ ANCHOR_BYTES = 256 << 20
 """Memory for anchors, the features of sources; those used longest ago are dropped first."""
 VMAF = "VMAF"
 """How the label of weights begins that need no map to VMAF points."""
+V1 = "VMAF v1"
+"""How that of weights begins that were fitted to the scale of VMAF v1."""
 
 
 @dataclass(frozen=True)

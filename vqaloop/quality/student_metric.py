@@ -28,7 +28,7 @@ from vqaloop.quality.metric import GUARD_GAP
 from vqaloop.quality.pooling import PooledScore, linearised, pool, pool_difference
 from vqaloop.quality.sampling_precision import around, is_enough, reach, rounds
 from vqaloop.quality.source_cache import source_key
-from vqaloop.quality.student_engine import AnchorCache, StudentEngine
+from vqaloop.quality.student_engine import V1, AnchorCache, StudentEngine
 from vqaloop.quality.title_clips import Read, TitleClips, clips_by_crops, clips_by_view
 from vqaloop.records import Score, Source
 
@@ -90,6 +90,11 @@ class StudentMetric:
     def floor(self) -> float:
         """VMAF's, or less where the ceiling is low."""
         return min(FLOOR, self.ceiling / 2)
+
+    @property
+    def guarded_by(self) -> str:
+        """The VMAF that the weights were fitted to: v1, or v0.6.1 whatever the size."""
+        return "vmaf-v1" if self.engine.facts.label.startswith(V1) else "vmaf-hd"
 
     @property
     def guard_gap(self) -> float:

@@ -1,11 +1,12 @@
-"""Builds a training set labelled by VMAF: pristine scenes → encodes → crops → VMAF of each crop.
+"""Builds a training set labelled by a panel: pristine scenes → encodes and damage → labels.
 
 One shard per scene (safetensors), written under its final name only when whole, so an interrupted
-run goes on where it stopped. Pictures become scenes by synthetic camera motion.
+run goes on where it stopped. Labels are measured on whole frames at a few places in time, and on
+regions of them; a region is parted into the crops that a student is trained on, so that the crops
+pooled are exactly what was measured.
 """
 
-import csv
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from fractions import Fraction
@@ -15,144 +16,107 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import torch
 
-from vqaloop.bitstream.demux import open_video
 from vqaloop.core.files import scratch
 from vqaloop.core.text import counted, quoted
 from vqaloop.encoding.encode import encode
 from vqaloop.encoding.registry import codecs, default_encoder, get_encoder
 from vqaloop.encoding.survey import available
 from vqaloop.errors import InputError, VqaloopError
-from vqaloop.media.frames import read_encode, read_source
-from vqaloop.media.limits import MAX_PIXELS
-from vqaloop.media.planes import CLIP_FRAMES, CLIP_SIZE, Frames, cut
+from vqaloop.media.frames import read_encode
+from vqaloop.media.planes import CLIP_SIZE, Frames, cut
 from vqaloop.media.probe import probe_source
-from vqaloop.models.student import OUTPUTS
-from vqaloop.quality.libvmaf import vmaf_of_pairs
+from vqaloop.panel.labels import LABELS
+from vqaloop.panel.measure import (
+    COLUMNS,
+    PanelTools,
+    cvvdp_labels,
+    frame_labels,
+    region_labels,
+)
+from vqaloop.panel.pairs import MARGIN
 from vqaloop.records import Rendition, Source
+from vqaloop.training.attacks import ATTACKS, attack
+from vqaloop.training.corpus_scenes import CorpusScene, scene_frames
 from vqaloop.training.shards import read_about, write_each, write_shard
-from vqaloop.training.synthetic_motion import dead_leaves, picture_in_motion
 
-PICTURES = {".jpg", ".jpeg", ".png", ".webp"}
-_STILL = "image2,jpeg_pipe,png_pipe,webp_pipe"
-"""ffmpeg's names of their formats; a name is no pattern, so that none opens other files."""
-VIDEOS = {".mp4", ".mkv", ".mov", ".webm", ".y4m"}
-LABEL = "VMAF v0.6.1"
-"""The model behind the scores of such a corpus."""
-SYNTHETIC = "synthetic"
-"""`CorpusScene.basis` of generated material."""
+LABEL = LABELS["v1"].name
+"""What the scores of such a corpus are; its shards hold the labels of the panel beside."""
 SCALES = ((1.0,), (0.75, 2 / 3), (0.5, 0.375, 0.25))
 """Three bands of resolution, as parts of the source's height."""
 LEVELS = 4
 """Bands of quality an encoder's knob range is cut into, as in Waterloo IVC 4K."""
+REGION_SIZE = 2 * CLIP_SIZE
+"""Pixels a side of a region, which is parted into two by two crops. VMAF v1 takes no smaller ones
+than 160x216."""
+DISTANCES = (1, 5)
+"""Frames between the two frames of a clip, by turns from place to place: of neighbours, and far
+enough apart to see changes that take their time."""
+LEAST_STRENGTH = 0.1
+CVVDP_SCENES, CVVDP_EVERY = 0.25, 4
+"""ColorVideoVDP judges this part of the scenes, and of these every so many-th encode and all that
+is damaged: about a tenth."""
 
 
 @dataclass(frozen=True)
 class CorpusPlan:
-    """Encodes and crops of each scene. Raises InputError for values out of range."""
+    """Encodes, damage and crops of each scene. Raises InputError for values out of range."""
 
-    encodes: int = 30
+    encodes: int = 20
     """Encodes a scene, of 5 encoders × 3 resolutions × 4 levels."""
-    crops: int = 24
-    """Crops of each encode."""
-    frames: int = 20
-    """Frames of a scene."""
+    attacks: int = 5
+    """Besides, damaged videos: attacks of a random strength on the source or on an encode."""
+    places: int = 4
+    """Places in time of each scene."""
+    regions: int = 2
+    """Regions at each place."""
+    frames: int = 60
+    """Most frames of a scene."""
     seed: int = 0
 
     def __post_init__(self) -> None:
-        spans = {"encodes": (1, 1000), "crops": (1, 1000), "frames": (CLIP_FRAMES + 2, 1000)}
+        least = max(DISTANCES) + 2 * MARGIN + 1
+        spans = {
+            "encodes": (1, 1000),
+            "attacks": (0, 1000),
+            "places": (1, 100),
+            "regions": (1, 100),
+            "frames": (least, 1000),
+        }
         for key, (low, high) in spans.items():
             if not low <= getattr(self, key) <= high:
                 raise InputError(f"{key} must be {low} to {high}, not {getattr(self, key)}")
 
 
 @dataclass(frozen=True)
-class CorpusScene:
-    """A file of pristine material, and where it may be split from others."""
+class _Region:
+    """One region of a scene: where it is, and which frames its clips take."""
 
-    path: Path
-    name: str
-    content: str
-    """Title; material of one title stays on one side of a split."""
-    licence: str
-    basis: str
-    """`explicit` when the licence names this very file, `repo` when only its collection."""
-    window: tuple[int, int] = (0, 1)
-    """Which of how many equal parts of a video the scene is from."""
-
-
-def list_scenes(sources: Sequence[Path], windows: int = 1) -> list[CorpusScene]:
-    """Videos and pictures in files and folders; a MANIFEST.csv beside them names their titles.
-
-    Of each video, up to `windows` scenes, from as many equal parts of it. Raises InputError when
-    a source is not there, when there are no scenes, or two of the same name.
-    """
-    if windows < 1:
-        raise InputError(f"at least one scene is made of each video, not {windows}")
-    scenes: list[CorpusScene] = []
-    for source in sources:
-        if not source.exists():
-            raise InputError(f"{quoted(source)} does not exist; check the path")
-        folder = source if source.is_dir() else source.parent
-        known = _manifest(folder / "MANIFEST.csv")
-        for path in sorted(source.iterdir()) if source.is_dir() else [source]:
-            if path.suffix.lower() in PICTURES | VIDEOS:
-                row = known.get(path.name, {})
-                count = windows if path.suffix.lower() in VIDEOS else 1
-                title = row.get("group") or path.stem
-                licence, basis = (row.get(k, "unknown") for k in ("licence", "licence_basis"))
-                for i in range(count):
-                    name = path.stem + (f".{i}" if count > 1 else "")
-                    scenes.append(CorpusScene(path, name, title, licence, basis, (i, count)))
-    if not scenes:
-        raise InputError(f"no videos or pictures in {', '.join(map(str, sources))}")
-    names = Counter(scene.name for scene in scenes)
-    twice = sorted(name for name, count in names.items() if count > 1)
-    if twice:
-        raise InputError(
-            f"several files are called {', '.join(twice[:5])} (whatever their suffix or folder); "
-            "a scene's name is that of its shard, so rename all but one"
-        )
-    return scenes
-
-
-def synthetic_scenes(count: int) -> list[CorpusScene]:
-    """Scenes of overlapping textured leaves, each a title of its own; see `dead_leaves`."""
-    return [
-        CorpusScene(
-            Path(f"leaves{i:03}"), f"leaves{i:03}", f"leaves{i:03}", "generated", SYNTHETIC
-        )
-        for i in range(count)
-    ]
-
-
-def _manifest(path: Path) -> dict[str, dict[str, str]]:
-    if not path.is_file():
-        return {}
-    try:
-        with path.open(newline="", encoding="utf-8") as file:
-            return {row["file"]: row for row in csv.DictReader(file)}
-    except (OSError, UnicodeDecodeError, csv.Error, KeyError) as error:
-        raise InputError(f"{path} is no table with a column `file`: {error!r}") from error
+    place: int
+    """Number of its place in time."""
+    first: int
+    """Frame of the place."""
+    distance: int
+    top: int
+    left: int
 
 
 def build_corpus(
     scenes: Sequence[CorpusScene],
     out: Path,
     plan: CorpusPlan,
+    tools: PanelTools,
     *,
-    ffmpeg: str,
     workers: int = 1,
     report: Callable[[str], None] = lambda line: None,
 ) -> list[Path]:
     """Write a shard for every scene that has none yet.
 
     Args:
-        scenes: See `list_scenes` and `synthetic_scenes`.
+        scenes: See `corpus_scenes`.
         out: Folder of the shards; created if missing.
-        plan: Encodes and crops of each scene.
-        ffmpeg: Path of the ffmpeg binary.
+        plan: Encodes, damage and crops of each scene.
+        tools: The programs and weights that give the labels.
         workers: Scenes encoded at a time.
         report: Called with a line of progress for each scene; one that cannot be read is reported
             and left out.
@@ -161,18 +125,19 @@ def build_corpus(
         Files of all shards, older ones included.
 
     Raises:
-        InputError: An existing shard is of another plan, this ffmpeg has no known encoder, or no
-            scene can be labelled.
+        InputError: An existing shard is of another plan or has other labels, this ffmpeg has no
+            known encoder, a tool is missing, or no scene can be labelled.
     """
-    if not any(available(default_encoder(codec), ffmpeg) for codec in codecs()):
+    if not any(available(default_encoder(codec), tools.ffmpeg) for codec in codecs()):
         raise InputError(
-            f"{quoted(ffmpeg)} has none of the encoders a labelled set is made with; see "
+            f"{quoted(tools.ffmpeg)} has none of the encoders a labelled set is made with; see "
             "`vqaloop encoders`"
         )
+    tools.check()
     out.mkdir(parents=True, exist_ok=True)
     shards = {out / f"{scene.name}.safetensors": scene for scene in scenes}
-    missing = [path for path, scene in shards.items() if not _is_current(path, scene, plan)]
-    jobs = {path.stem: partial(_write_scene, shards[path], path, plan, ffmpeg) for path in missing}
+    missing = [p for p, scene in shards.items() if not _is_current(p, scene, plan, tools)]
+    jobs = {path.stem: partial(_write_scene, shards[path], path, plan, tools) for path in missing}
     failed = write_each(jobs, workers, report)
     written = [path for path in shards if path.exists()]
     if not written:
@@ -180,79 +145,171 @@ def build_corpus(
     return written
 
 
-def _is_current(path: Path, scene: CorpusScene, plan: CorpusPlan) -> bool:
+def _is_current(path: Path, scene: CorpusScene, plan: CorpusPlan, tools: PanelTools) -> bool:
     """Whether the shard is there. Raises InputError when it was made by another plan."""
     if not path.exists():
         return False
     recorded = read_about(path).get("scene")
-    # shards of an earlier release do not record their plan
-    if not isinstance(recorded, dict) or "plan" not in recorded:
-        return True
-    if (recorded["plan"], recorded.get("window")) != (asdict(plan), list(scene.window)):
+    made = recorded if isinstance(recorded, dict) else {}
+    wanted = (asdict(plan), list(scene.window), list(tools.names))
+    if (made.get("plan"), made.get("window"), made.get("measured")) != wanted:
         raise InputError(
-            f"{path} was made with other options (encodes, crops, windows or seed); choose "
-            "another folder, or remove it"
+            f"{path} was made with other options (encodes, attacks, regions, windows, seed or "
+            "judges), or by an earlier release; choose another folder, or remove it"
         )
     return True
 
 
-def _write_scene(scene: CorpusScene, path: Path, plan: CorpusPlan, ffmpeg: str) -> str:
-    """Write it; how many encodes it holds, in words."""
+def _write_scene(scene: CorpusScene, path: Path, plan: CorpusPlan, tools: PanelTools) -> str:
+    """Write it; how many videos it holds, in words."""
     # everything random depends on the scene alone, so a shard does not depend on the others
     rng = np.random.default_rng([plan.seed, *scene.name.encode("utf-8", "surrogateescape")])
-    frames, fps = _scene_frames(scene, plan, rng, ffmpeg)
+    frames, fps = scene_frames(scene, plan.frames, rng, tools.ffmpeg)
     count, rows, width = frames.shape
     height = rows * 2 // 3
-    if min(height, width) < CLIP_SIZE or count < CLIP_FRAMES + 2:
-        raise InputError(f"{scene.path} is too small or too short: {width}x{height}, {count}")
-    crops = _crop_positions(count, height, width, plan.crops, rng)
-    # motion2 compares a frame with those before and after it: the margin gives it both
-    pristine = _clips(frames, crops, margin=1)
-    encodes: list[dict[str, Any]] = []
-    labelled: dict[str, list[npt.NDArray[Any]]] = defaultdict(list)
+    if min(height, width) < REGION_SIZE or count <= max(DISTANCES) + 2 * MARGIN:
+        raise InputError(
+            f"{scene.path} is too small or too short: {width}x{height}, "
+            f"{counted(count, 'frame')}; regions of {REGION_SIZE} pixels a side are cut out of it"
+        )
+    regions = _regions(count, height, width, plan, rng)
+    uhd = width > 2560 or height > 1440
+    rows_of: list[dict[str, Any]] = []
+    arrays: dict[str, list[npt.NDArray[Any]]] = defaultdict(list)
     failures: list[str] = []
+    # in few scenes, since its program takes long to start, but many videos of each
+    for_cvvdp = rng.random() < CVVDP_SCENES
+    runs: list[tuple[int, list[Frames]]] = []
     with scratch() as folder:
-        source = _raw_source(Path(folder) / "scene.yuv", frames, fps, ffmpeg)
-        for rendition in _renditions(width, height, plan, rng, ffmpeg):
-            try:
-                coded, kbps = _coded(source, rendition, Path(folder) / "trial", ffmpeg)
-            except VqaloopError as error:
-                failures.append(str(error))
-                continue
-            clips = _clips(coded, crops, margin=1)
-            per_frame = _features(frames, coded, ffmpeg)
-            per_crop = _features(pristine, clips, ffmpeg).reshape(plan.crops, -1, len(OUTPUTS))
-            labelled["distorted"].append(_without_margin(clips, plan.crops))
-            labelled["crop_labels"].append(per_crop[:, 1:-1].mean(1))
-            labelled["frame_labels"].append(
-                np.stack([per_frame[t : t + CLIP_FRAMES].mean(0) for t, _, _ in crops])
-            )
-            score = float(per_frame[:, 0].mean())
-            encodes.append({**asdict(rendition), "kbps": kbps, "score": score})
-    if not encodes:
+        source = _raw_source(Path(folder) / "scene.yuv", frames, fps, tools.ffmpeg)
+        for row, video in _videos(source, frames, plan, rng, tools.ffmpeg, failures):
+            found = _measured(frames, video, regions, tools, uhd)
+            for key, value in found.items():
+                arrays[key].append(value)
+            means = zip(LABELS, found["frame_labels"].mean(0).tolist(), strict=True)
+            labels = {name: mean for name, mean in means if np.isfinite(mean)}
+            if for_cvvdp and (row["attack"] or len(rows_of) % CVVDP_EVERY == 0):
+                runs.append((len(rows_of), [_region_run(video, region) for region in regions]))
+            rows_of.append({**row, "score": labels["v1"], "labels": labels})
+    if not rows_of:
         raise InputError(f"{scene.path}: no encode succeeded: {failures[0]}")
-    arrays = {name: np.stack(parts) for name, parts in labelled.items()}
-    arrays["reference"] = _without_margin(pristine, plan.crops)
-    about = {**asdict(scene), "path": scene.path.name, "plan": asdict(plan)}
-    write_shard(path, arrays, about, encodes, LABEL)
+    stacked = {name: np.stack(parts) for name, parts in arrays.items()}
+    stacked["reference"] = _clips(frames, regions)
+    if for_cvvdp and tools.cvvdp:
+        own = [_region_run(frames, region) for region in regions]
+        jod = cvvdp_labels(
+            own * len(runs), [run for _, parts in runs for run in parts], tools, fps=fps, uhd=uhd
+        )
+        rows = [row for row, _ in runs]
+        stacked["region_labels"][rows, :, COLUMNS["cvvdp"]] = jod.reshape(len(runs), -1)
+    about = {
+        **scene.about(),
+        "plan": asdict(plan),
+        "measured": tools.names,
+        "canvas": (width, height),
+        "fps": str(fps),
+        "distances": [region.distance for region in regions],
+        "places": [region.first for region in regions],
+    }
+    write_shard(path, stacked, about, rows_of, LABEL, labels=tuple(LABELS), region=4)
     if failures:
         wanted = counted(plan.encodes, "encode")
-        return f"{len(encodes)} of {wanted}, the others failed: {failures[0]}"
-    return counted(len(encodes), "encode")
+        left = plan.encodes - len(failures)
+        return f"{left} of {wanted}, the others failed: {failures[0]}"
+    return counted(len(rows_of), "video")
 
 
-def _crop_positions(
-    count: int, height: int, width: int, crops: int, rng: np.random.Generator
-) -> list[tuple[int, int, int]]:
-    """(frame, top, left) of each crop: even, for 4:2:0, and a frame away from either end."""
-    return [
-        (
-            int(rng.integers(1, count - CLIP_FRAMES)),
-            int(rng.integers(0, (height - CLIP_SIZE) // 2 + 1)) * 2,
-            int(rng.integers(0, (width - CLIP_SIZE) // 2 + 1)) * 2,
+def _videos(
+    source: Source,
+    frames: Frames,
+    plan: CorpusPlan,
+    rng: np.random.Generator,
+    ffmpeg: str,
+    failures: list[str],
+) -> Iterator[tuple[dict[str, Any], Frames]]:
+    """Encodes and damaged videos of a scene, with their rows; why encodes failed in `failures`."""
+    width, height = source.canvas
+    renditions = list(_renditions(width, height, plan, rng, ffmpeg))
+    damage = _damage(plan, rng)
+    for i, rendition in enumerate(renditions):
+        try:
+            coded, kbps = _coded(source, rendition, source.path.with_name("trial"), ffmpeg)
+        except VqaloopError as error:
+            failures.append(str(error))
+            continue
+        yield {**asdict(rendition), "kbps": kbps, "attack": None}, coded
+        # those of the source itself are spread over the encodes as well
+        for how in damage[i :: len(renditions)]:
+            on_encode = how.pop("on_encode")
+            base = coded if on_encode else frames
+            own = asdict(rendition) if on_encode else {"width": width, "height": height}
+            yield {**own, "attack": how}, attack(base, **how)
+
+
+def _damage(plan: CorpusPlan, rng: np.random.Generator) -> list[dict[str, Any]]:
+    """Arguments of `attack`, and whether it is done to an encode or to the source."""
+    names = list(ATTACKS)
+    order: list[str] = []
+    found = []
+    for _ in range(plan.attacks):
+        order = order or [names[i] for i in rng.permutation(len(names))]
+        found.append(
+            {
+                "name": order.pop(),
+                "strength": round(float(rng.uniform(LEAST_STRENGTH, 1)), 3),
+                "seed": int(rng.integers(1 << 30)),
+                "on_encode": bool(rng.random() < 0.5),
+            }
         )
-        for _ in range(crops)
-    ]
+    return found
+
+
+def _measured(
+    reference: Frames,
+    distorted: Frames,
+    regions: Sequence[_Region],
+    tools: PanelTools,
+    uhd: bool,
+) -> dict[str, npt.NDArray[Any]]:
+    """Arrays of a shard of one video: its clips, and the labels of its regions and frames."""
+    places = {region.place: region for region in regions}.values()
+    of_places = frame_labels(
+        [_run(reference, place) for place in places],
+        [_run(distorted, place) for place in places],
+        tools,
+        uhd=uhd,
+    )
+    of_regions, features = region_labels(
+        [_region_run(reference, region) for region in regions],
+        [_region_run(distorted, region) for region in regions],
+        tools,
+        uhd=uhd,
+    )
+    at = {region.place: i for i, region in enumerate(places)}
+    arrays: dict[str, npt.NDArray[Any]] = {
+        "distorted": _clips(distorted, regions),
+        "frame_labels": of_places[[at[region.place] for region in regions]],
+        "region_labels": of_regions,
+    }
+    if features is not None:
+        arrays["fdim_features"] = features
+    return arrays
+
+
+def _regions(
+    count: int, height: int, width: int, plan: CorpusPlan, rng: np.random.Generator
+) -> list[_Region]:
+    """Regions of a scene, those of a place together: even, for 4:2:0, a frame from either end."""
+    found = []
+    for place in range(plan.places):
+        distance = DISTANCES[place % len(DISTANCES)]
+        first = int(rng.integers(MARGIN, count - distance - MARGIN))
+        for _ in range(plan.regions):
+            top, left = (
+                int(rng.integers(0, (side - REGION_SIZE) // 2 + 1)) * 2 for side in (height, width)
+            )
+            found.append(_Region(place, first, distance, top, left))
+    return found
 
 
 def _raw_source(path: Path, frames: Frames, fps: Fraction, ffmpeg: str) -> Source:
@@ -280,24 +337,26 @@ def _coded(source: Source, rendition: Rendition, path: Path, ffmpeg: str) -> tup
     return frames, encoded.bitrate_kbps
 
 
-def _without_margin(clips: Frames, crops: int) -> Frames:
-    """Crops end to end to (C, T, S·3/2, S), without the frame on either side of each."""
-    return clips.reshape(crops, -1, *clips.shape[1:])[:, 1:-1]
+def _run(frames: Frames, region: _Region) -> Frames:
+    """Frames of a region's place, with MARGIN on either side."""
+    return frames[region.first - MARGIN : region.first + region.distance + 1 + MARGIN]
 
 
-def _clips(frames: Frames, crops: Sequence[tuple[int, int, int]], margin: int) -> Frames:
-    """Crops at (frame, top, left), each with `margin` frames on either side, end to end."""
-    return np.concatenate(
+def _region_run(frames: Frames, region: _Region) -> Frames:
+    return cut(_run(frames, region), region.top, region.left, REGION_SIZE, REGION_SIZE)
+
+
+def _clips(frames: Frames, regions: Sequence[_Region]) -> Frames:
+    """(C, 2, S·3/2, S): of each region its four crops, row by row, at both ends of its run."""
+    corners = [(top, left) for top in (0, CLIP_SIZE) for left in (0, CLIP_SIZE)]
+    ends = [frames[[r.first, r.first + r.distance]] for r in regions]
+    return np.stack(
         [
-            cut(frames[t - margin : t + CLIP_FRAMES + margin], top, left, CLIP_SIZE, CLIP_SIZE)
-            for t, top, left in crops
+            cut(pair, r.top + top, r.left + left, CLIP_SIZE, CLIP_SIZE)
+            for pair, r in zip(ends, regions, strict=True)
+            for top, left in corners
         ]
     )
-
-
-def _features(reference: Frames, distorted: Frames, ffmpeg: str) -> npt.NDArray[np.float32]:
-    table = vmaf_of_pairs(reference, distorted, ffmpeg=ffmpeg)
-    return table[list(OUTPUTS)].to_numpy(np.float32)
 
 
 def _renditions(
@@ -326,41 +385,3 @@ def _renditions(
             knob=spec.knob.snap(knob),
             preset=spec.default_preset,
         )
-
-
-def _scene_frames(
-    scene: CorpusScene, plan: CorpusPlan, rng: np.random.Generator, ffmpeg: str
-) -> tuple[Frames, Fraction]:
-    if scene.basis == SYNTHETIC:
-        return picture_in_motion(dead_leaves(rng), plan.frames, rng), Fraction(25)
-    if scene.path.suffix.lower() in PICTURES:
-        picture = _picture(scene.path)
-        if min(picture.shape[1:]) < CLIP_SIZE:
-            raise InputError(f"{scene.path} is too small: less than {CLIP_SIZE} pixels a side")
-        return picture_in_motion(picture, plan.frames, rng), Fraction(25)
-    source = probe_source(scene.path, allow_hdr=True, ffmpeg=ffmpeg)
-    part, parts = scene.window
-    # a short video has fewer windows than asked, so that none shares frames with another
-    parts = min(parts, max(1, source.frames // plan.frames))
-    if part >= parts:
-        raise InputError(f"{scene.path} is too short for {scene.window[1]} windows")
-    count = min(plan.frames, source.frames)
-    start, end = (source.frames * i // parts for i in (part, part + 1))
-    first = int(rng.integers(start, end - count + 1))
-    return read_source(source, range(first, first + count), ffmpeg=ffmpeg), source.fps
-
-
-def _picture(path: Path) -> torch.Tensor:
-    """(3, H, W) RGB in 0..1."""
-    import av
-
-    try:
-        # or a name with % in it stands for a sequence of pictures
-        with open_video(path, _STILL, options={"pattern_type": "none"}) as container:
-            size = container.streams.video[0]
-            if size.width * size.height > MAX_PIXELS:
-                raise InputError(f"{path} is too large: {size.width}x{size.height} pixels")
-            pixels = next(container.decode(video=0)).to_ndarray(format="rgb24")
-    except (av.FFmpegError, StopIteration, IndexError) as error:
-        raise InputError(f"{path} is not a picture that can be read: {error}") from error
-    return torch.from_numpy(pixels).permute(2, 0, 1).float() / 255

@@ -56,6 +56,8 @@ class Correlations:
     within_srcc: float | None = None
     """Mean over titles of the SRCC inside each."""
     within_krcc: float | None = None
+    within_sd: float | None = None
+    """Standard deviation of score less label inside a title; see `within_sd`."""
     intervals: dict[str, tuple[float, float]] = field(default_factory=dict)
     """95 % intervals over the choice of titles, of all figures above that have one."""
     fits: dict[str, tuple[float, ...]] = field(default_factory=dict)
@@ -98,9 +100,10 @@ def correlations(
         **{f"rmse{key}": rmse(values, labels) for key, values in mapped.items()},
         "within_srcc": mean_within(scores, labels, titles),
         "within_krcc": mean_within(scores, labels, titles, krcc),
+        "within_sd": within_sd(scores, labels, titles),
     }
     if not same_scale:
-        row["rmse"] = None
+        row |= {"rmse": None, "within_sd": None}
     ranges = _intervals(scores, labels, titles, mapped, draws, seed) if draws else {}
     return Correlations(
         len(scores),
@@ -161,6 +164,24 @@ def mean_within(
     """Mean over titles of the correlation inside each; those under 4 members are left out."""
     values = _by_title(scores, labels, titles, correlation)
     return float(np.nanmean(values)) if np.isfinite(values).any() else None
+
+
+def within_sd(scores: Values, labels: Values, titles: Sequence[str]) -> float | None:
+    """Standard deviation of score less label, less its mean of each title.
+
+    What remains of the error where encodes of one title are compared, as a ladder does. Pooled
+    over titles; None where no title has two members.
+    """
+    names, member = np.unique(np.asarray(titles), return_inverse=True)
+    if len(scores) <= len(names):
+        return None
+    inside = _inside(scores - labels, member)
+    return float(np.sqrt(np.square(inside).sum() / (len(scores) - len(names))))
+
+
+def _inside(values: Values, member: npt.NDArray[np.intp]) -> Values:
+    """Values less the mean of those of the same title."""
+    return np.asarray(values - (_title_sums(member, values) / np.bincount(member))[member])
 
 
 def fit_logistic(scores: Values, labels: Values, parameters: int = 4) -> Logistic | None:
@@ -283,13 +304,15 @@ def paired_differences(
         seed: Of the bootstrap.
 
     Returns:
-        By figure (srcc, krcc, plcc, rmse, within_srcc, within_krcc), where both have it.
+        By figure (srcc, krcc, plcc, rmse, within_srcc, within_krcc, within_sd), where both have
+        it.
     """
     figures = [
         {
             **raw_correlations(values, labels),
             "within_srcc": mean_within(values, labels, titles),
             "within_krcc": mean_within(values, labels, titles, krcc),
+            "within_sd": within_sd(values, labels, titles),
         }
         for values in (scores, other)
     ]
@@ -355,6 +378,7 @@ def _resampled(
             "rmse": _bootstrap_rmse(times, member, scores, labels),
             "srcc": _bootstrap_srcc(times, member, scores, labels),
             "krcc": _bootstrap_krcc(times, member, scores, labels),
+            "within_sd": _bootstrap_within_sd(times, member, scores - labels),
         }
         for key, values in mapped.items():
             resampled[f"plcc{key}"] = _bootstrap_plcc(times, member, values, labels)
@@ -382,6 +406,11 @@ def _bootstrap_plcc(times: Values, member: npt.NDArray[np.intp], x: Values, y: V
 def _bootstrap_rmse(times: Values, member: npt.NDArray[np.intp], x: Values, y: Values) -> Values:
     squares = times @ _title_sums(member, (x - y) ** 2)
     return np.asarray(np.sqrt(squares / (times @ _title_sums(member, np.ones_like(x)))))
+
+
+def _bootstrap_within_sd(times: Values, member: npt.NDArray[np.intp], gaps: Values) -> Values:
+    squares = times @ _title_sums(member, np.square(_inside(gaps, member)))
+    return np.asarray(np.sqrt(squares / (times @ (np.bincount(member) - 1.0))))
 
 
 def _bootstrap_srcc(times: Values, member: npt.NDArray[np.intp], x: Values, y: Values) -> Values:

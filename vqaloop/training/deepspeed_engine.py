@@ -35,8 +35,10 @@ def check_installed() -> None:
         raise InputError(MISSING)
 
 
-def engine_config(recipe: Recipe) -> dict[str, Any]:
+def engine_config(recipe: Recipe, clips: int) -> dict[str, Any]:
     """DeepSpeed's configuration: the recipe's JSON, with batch size, clipping and the like set.
+
+    `clips` are those of a batch.
 
     Raises InputError for a file that is no JSON object, and for what this training does not
     support: ZeRO-3, where no process has a whole parameter for the moving average, and fp16.
@@ -57,7 +59,7 @@ def engine_config(recipe: Recipe) -> dict[str, Any]:
         if isinstance(fp16, dict) and fp16.get("enabled"):
             raise InputError(f"{recipe.engine}: training runs in fp32 or bf16, not in fp16")
     config |= {
-        "train_micro_batch_size_per_gpu": recipe.scenes * recipe.crops * recipe.encodes,
+        "train_micro_batch_size_per_gpu": clips,
         "gradient_accumulation_steps": recipe.accumulate,
         "gradient_clipping": recipe.clip_norm,
         "zero_allow_untested_optimizer": True,
@@ -101,13 +103,14 @@ def start(
     model: nn.Module,
     groups: list[dict[str, Any]],
     recipe: Recipe,
+    clips: int,
     device: torch.device,
 ) -> Any:
-    """The engine around `model`, AdamW on parameter `groups`.
+    """The engine around `model`, AdamW on parameter `groups`; a batch is of `clips`.
 
     Raises InputError when DeepSpeed does not take the recipe's file.
     """
-    config = engine_config(recipe)
+    config = engine_config(recipe, clips)
     if device.type == "cuda":
         # each process of a launcher its own GPU, before anything is put on one
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))

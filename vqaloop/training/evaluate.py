@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -27,8 +28,10 @@ from vqaloop.training.correlation import (
     mean_within,
     paired_differences,
     raw_correlations,
+    within_sd,
 )
 from vqaloop.training.shards import Shard
+from vqaloop.training.targets import POINTS, Label
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -45,19 +48,25 @@ HALVES = 20
 """Draws behind a spread over the choice of crops."""
 CLIPS_AT_ONCE = 16
 """Clips that run through the student together."""
+NOTICED = 92.0
+"""Score below which damage counts as seen."""
+
+SCORE = Label("v1")
+"""The label behind the scores of shards with regions."""
 
 Picture = npt.NDArray[np.uint8]
 
 
 @dataclass(frozen=True)
 class LargestError:
-    """The encode of a scene whose score is furthest from its label, and its worst crop."""
+    """The encode of a scene whose score is furthest from its label, and its worst region."""
 
     error: float
     row: dict[str, Any]
-    crop: int
+    region: int
+    """A crop, where there are no regions."""
     distorted: Picture
-    """(S·3/2, S) the middle frame of that crop, planar 4:2:0."""
+    """(S·3/2, S) the middle frame of that region, planar 4:2:0."""
     reference: Picture | None
 
 
@@ -67,9 +76,9 @@ class ShardScores:
 
     table: pd.DataFrame
     """See `score_shards`."""
-    crops: pd.DataFrame
-    """Of single crops: scene, content, crop, label, anchored, alone; empty where no crop has a
-    label of its own."""
+    regions: pd.DataFrame
+    """Of single regions: scene, content, encode, region, attack, label, anchored, alone; empty
+    where there are none."""
     largest_errors: list[LargestError] = field(default_factory=list)
     """One of each scene, largest error first."""
 
@@ -80,6 +89,7 @@ def score_shards(
     device: torch.device,
     *,
     crops: int | None = None,
+    label: Label | None = None,
     metrics: Sequence[str] = (),
     ffmpeg: str = "",
     seed: int = 0,
@@ -91,22 +101,26 @@ def score_shards(
         student: In evaluation mode, on `device`.
         shards: Of one kind of label; taken one at a time.
         device: Where the student runs.
-        crops: At most so many crops of an encode are used, of clips spread over a video those in
-            its middle; None: all.
+        crops: At most so many crops of an encode are used, in whole regions where there are
+            such, of clips spread over a video those in its middle; None: all.
+        label: What the student predicts, of shards where it was measured; of others, and where it
+            is None, each shard's score.
         metrics: Of METRICS; measured on the same crops.
         ffmpeg: Path of the ffmpeg binary, for `metrics`.
         seed: Of the halves behind `crop_spread`.
         report: Called with a line of progress for each shard.
 
     Returns:
-        Tables of encodes and of single crops, and the largest errors. One row an encode: scene,
-        content (the title), encoder, width, height, level, knob, label_kind, label (0..100,
-        higher is better), anchored and alone (0..100, without bounds where the student has none;
-        nan where there is no reference or no anchored head), anchored_spread and alone_spread
-        (see `crop_spread`), anchored_centre and alone_centre (of the clip in the middle of the
-        video alone, before the middle where their number is even, as arXiv 2502.19026 tests; nan
-        for crops that are not spread over a video), and a column for each metric (mean over
-        frames; nan where there is no reference).
+        Tables of encodes and of single regions, and the largest errors. One row an encode: scene,
+        content (the title), encoder, width, height, level, knob, attack (None for plain
+        compression), label_kind, label (0..100, higher is better), label_NAME of each measured
+        label (mean over whole frames, or over regions where it is of those alone), anchored and
+        alone (0..100, without bounds where the student has none; nan where there is no reference
+        or no anchored head), anchored_spread and alone_spread (see `crop_spread`),
+        anchored_centre and alone_centre (of the clip in the middle of the video alone, before the
+        middle where their number is even, as arXiv 2502.19026 tests; nan for crops that are not
+        spread over a video), and a column for each metric (mean over frames; nan where there is
+        no reference).
 
     Raises:
         InputError: Clips do not fit the student, or its scores are no finite numbers.
@@ -114,22 +128,28 @@ def score_shards(
     import pandas as pd
 
     rows: list[dict[str, Any]] = []
-    crop_rows: list[dict[str, Any]] = []
+    region_rows: list[dict[str, Any]] = []
     largest_errors: list[LargestError] = []
     for whole in shards:
-        shard = _middle_clips(whole, crops) if crops and whole.view is not None else whole
-        sums = _sums(student, shard, device, crops)
+        shard = _fewer_clips(whole, crops) if crops else whole
+        sums = _sums(student, shard, device)
         rng = np.random.default_rng([seed, *shard.name.encode("utf-8", "surrogateescape")])
         heads = {head: _HeadScores(student, head, sums.get(head), shard, rng) for head in HEADS}
-        shard_rows = _encode_rows(shard, heads, _other_metrics(shard, metrics, crops, ffmpeg))
+        known = label if label is not None and label.is_in(shard.labels) else None
+        metric_values = _other_metrics(shard, metrics, ffmpeg)
+        shard_rows = _encode_rows(shard, known, student.config.time_power, heads, metric_values)
         rows += shard_rows
-        crop_rows += _crop_rows(shard, heads)
+        # (E, R): of regions, or of the whole video for each of its crops
+        labels = np.repeat([[row["label"]] for row in shard_rows], _units(shard), 1)
+        if shard.region_labels is not None:
+            labels = (known or SCORE).values(shard.region_labels, shard.labels).double().numpy()
+            region_rows += _region_rows(shard, labels, heads)
         # the head that a ladder would use: anchored where the data set has references
         head = "alone" if np.isnan(heads["anchored"].pooled).any() else "anchored"
-        largest_errors.append(_largest_error(shard, shard_rows, heads[head]))
+        largest_errors.append(_largest_error(shard, shard_rows, labels, heads[head]))
         report(f"{len(largest_errors)} {shard.name}: {counted(len(shard_rows), 'encode')}")
     largest_errors.sort(key=lambda largest: -largest.error)
-    return ShardScores(pd.DataFrame(rows), pd.DataFrame(crop_rows), largest_errors)
+    return ShardScores(pd.DataFrame(rows), pd.DataFrame(region_rows), largest_errors)
 
 
 def clip_scores(
@@ -137,32 +157,68 @@ def clip_scores(
 ) -> npt.NDArray[np.float64]:
     """(E, C) scores 0..100 of single clips by one of HEADS, which the student and shard have."""
     answers = student.anchored_answers if head == "anchored" else student.alone_answers
-    sums, weights = _sums(student, shard, device, None)[head]
+    sums, weights = _sums(student, shard, device)[head]
     with torch.inference_mode():
-        return _percent(answers(sums, weights))
+        return _percent(answers(sums, weights, _height(shard)))
 
 
-def _middle_clips(shard: Shard, crops: int) -> Shard:
-    """The shard with at most so many clips of each video, those around its middle."""
+def _fewer_clips(shard: Shard, crops: int) -> Shard:
+    """The shard with at most so many clips of each encode, at least one region.
+
+    Of clips spread over a video, as views are, those around its middle.
+    """
     count = shard.distorted.shape[1]
-    first = max(0, count - crops) // 2
+    crops = min(count, max(crops // shard.region, 1) * shard.region)
+    first = (count - crops) // 2 if shard.view is not None else 0
     part = slice(first, first + crops)
-    reference = None if shard.reference is None else shard.reference[part]
-    return replace(shard, distorted=shard.distorted[:, part], reference=reference)
+    regions = slice(crops // shard.region)
+
+    def cut(labels: Tensor | None) -> Tensor | None:
+        return None if labels is None else labels[:, regions]
+
+    return replace(
+        shard,
+        distorted=shard.distorted[:, part],
+        reference=None if shard.reference is None else shard.reference[part],
+        region_labels=cut(shard.region_labels),
+        frame_labels=cut(shard.frame_labels),
+        fdim_features=cut(shard.fdim_features),
+        distances=shard.distances[regions],
+        places=shard.places[regions],
+    )
+
+
+def _units(shard: Shard) -> int:
+    """Regions, or crops where there are none."""
+    return shard.distorted.shape[1] // shard.region
+
+
+def _height(shard: Shard) -> float | None:
+    """Height of the canvas, which some heads take."""
+    return None if shard.canvas is None else float(shard.canvas[1])
 
 
 def _encode_rows(
     shard: Shard,
+    label: Label | None,
+    power: float,
     heads: Mapping[str, _HeadScores],
     metrics: Mapping[str, npt.NDArray[np.float64]],
 ) -> list[dict[str, Any]]:
+    scores = shard.scores.numpy()
+    if label is not None:
+        frames = label.of_frames(shard).double().numpy()
+        scores = _over_time(frames, np.ones(frames.shape[1]), power)
+    means = _label_means(shard)
     return [
         {
             "scene": shard.name,
             "content": shard.content,
             **{k: encode.get(k) for k in ("encoder", "width", "height", "level", "knob")},
-            "label_kind": shard.label,
-            "label": float(encode["score"]),
+            "attack": (encode.get("attack") or {}).get("name"),
+            "label_kind": shard.label if label is None else label.text,
+            "label": float(scores[e]),
+            **{f"label_{name}": float(values[e]) for name, values in means.items()},
             **{head: float(answers.pooled[e]) for head, answers in heads.items()},
             **{f"{head}_spread": float(answers.spread[e]) for head, answers in heads.items()},
             **{f"{head}_centre": float(answers.centre[e]) for head, answers in heads.items()},
@@ -172,33 +228,43 @@ def _encode_rows(
     ]
 
 
-def _crop_rows(shard: Shard, heads: Mapping[str, _HeadScores]) -> list[dict[str, Any]]:
-    """None where viewers scored whole videos: a crop has no label of its own then."""
-    if shard.crop_labels is None:
-        return []
-    count = heads["alone"].single.shape[1]
-    labels = shard.crop_labels[:, :count, 0].double().numpy()
+def _label_means(shard: Shard) -> dict[str, Tensor]:
+    """(E,) mean of each measured label over frames, or over regions where it is of those alone."""
+    if shard.region_labels is None or shard.frame_labels is None:
+        return {}
+    frames = shard.frame_labels.nanmean(1)
+    means = torch.where(frames.isnan(), shard.region_labels.nanmean(1), frames)
+    return dict(zip(shard.labels, means.unbind(-1), strict=True))
+
+
+def _region_rows(
+    shard: Shard, labels: npt.NDArray[np.float64], heads: Mapping[str, _HeadScores]
+) -> list[dict[str, Any]]:
     return [
         {
             "scene": shard.name,
             "content": shard.content,
             "encode": e,
-            "crop": c,
-            "label": labels[e, c],
-            **{head: answers.single[e, c] for head, answers in heads.items()},
+            "region": r,
+            "attack": (shard.encodes[e].get("attack") or {}).get("name"),
+            "label": labels[e, r],
+            **{head: answers.single[e, r] for head, answers in heads.items()},
         }
-        for e, c in np.ndindex(labels.shape)
+        for e, r in np.ndindex(labels.shape)
     ]
 
 
 def evaluate(
-    table: pd.DataFrame, crops: pd.DataFrame | None = None, *, draws: int = 1000, seed: int = 0
+    table: pd.DataFrame, regions: pd.DataFrame | None = None, *, draws: int = 1000, seed: int = 0
 ) -> dict[str, Any]:
     """SRCC, KRCC, PLCC and RMSE against the labels, of each head and each other metric.
 
+    Encodes that were damaged beyond compression have no part in these; of them it is counted how
+    many a head sees.
+
     Args:
         table: Of `ShardScores`.
-        crops: Of `ShardScores`; None: no figures of single crops.
+        regions: Of `ShardScores`; None: no figures of single regions.
         draws: Of the bootstrap behind the intervals; 0: no intervals.
         seed: Of the bootstrap.
 
@@ -206,7 +272,8 @@ def evaluate(
         A JSON-able document. Under `judges`, for each head and metric that has scores: `overall`
         with intervals over titles (see `correlation.correlations`), `by_encoder`, `by_size` (see
         BANDS), for heads `crop_spread` (root mean square, and 95th percentile), `centre_clip` (of
-        one clip a video, as arXiv 2502.19026 tests) and, with `crops`, `single_crops`. Rows
+        one clip a video, as arXiv 2502.19026 tests), `labels` (agreement with each measured
+        label), `attacks` (see `_attack_figures`) and, with `regions`, `single_regions`. Rows
         without a score are left out of the count.
 
     Raises:
@@ -218,11 +285,12 @@ def evaluate(
             f"labels of different kinds ({', '.join(kinds)}) do not compare; "
             "evaluate these data sets one by one"
         )
+    plain = table[table["attack"].isna() & table["label"].notna()]
     judges: dict[str, Any] = {}
     for name in (*HEADS, *METRICS):
-        if name not in table or not table[name].notna().any():
+        if name not in table or not plain[name].notna().any():
             continue
-        part = table[table[name].notna()]
+        part = plain[plain[name].notna()]
         # a size means more as a part of the scene's largest: titles differ in resolution
         bands = part["height"].map(lambda h: h or np.nan).astype(float)
         bands = bands / bands.groupby(part["scene"]).transform("max")
@@ -242,14 +310,56 @@ def evaluate(
             if len(centre):
                 figures = _correlations(centre, f"{name}_centre", draws, seed, same_scale=True)
                 judges[name]["centre_clip"] = figures.to_json()
-            if crops is not None and len(crops) and crops[name].notna().any():
-                single = crops[crops[name].notna()]
-                judges[name]["single_crops"] = _correlations(single, name, 0, seed).to_json()
+            if labels := _label_figures(part, name):
+                judges[name]["labels"] = labels
+            if len(plain) < len(table):
+                judges[name]["attacks"] = _attack_figures(table[table["attack"].notna()], name)
+            if regions is not None and len(regions) and regions[name].notna().any():
+                single = regions[regions[name].notna() & regions["attack"].isna()]
+                single = single[single["label"].notna()]
+                judges[name]["single_regions"] = _correlations(single, name, 0, seed).to_json()
     return {
         "label": kinds[0],
-        "encodes": len(table),
-        "titles": int(table["content"].nunique()),
+        "encodes": len(plain),
+        "titles": int(plain["content"].nunique()),
         "judges": judges,
+    }
+
+
+def _label_figures(part: pd.DataFrame, head: str) -> dict[str, dict[str, float | None]]:
+    """Agreement of a head with each measured label; errors only where it is on 0..100 too."""
+    figures: dict[str, dict[str, float | None]] = {}
+    for column in part.columns[part.columns.str.startswith("label_")]:
+        name = column.removeprefix("label_")
+        known = part[part[column].notna()] if name != "kind" else part[:0]
+        if known.empty:
+            continue
+        scores, labels = (known[c].to_numpy(float) for c in (head, column))
+        titles = list(known["content"])
+        raw = {**raw_correlations(scores, labels), "within_sd": within_sd(scores, labels, titles)}
+        if name not in POINTS:
+            raw |= {"rmse": None, "within_sd": None}
+        within = mean_within(scores, labels, titles)
+        figures[name] = {"count": len(known), **raw, "within_srcc": within}
+    return figures
+
+
+def _attack_figures(attacked: pd.DataFrame, head: str) -> dict[str, dict[str, float | None]]:
+    """Of each attack, and of all: how many there are, mean score and label, and what is noticed.
+
+    `noticed` is the share of scores below NOTICED.
+    """
+    known = attacked[attacked[head].notna()]
+    groups = [("all", known), *((str(name), part) for name, part in known.groupby("attack"))]
+    return {
+        name: {
+            "count": len(part),
+            "score": float(part[head].mean()),
+            "label": float(part["label"].mean()),
+            "noticed": float((part[head] < NOTICED).mean()),
+        }
+        for name, part in groups
+        if len(part)
     }
 
 
@@ -257,14 +367,19 @@ def summary(table: pd.DataFrame) -> dict[str, float | None]:
     """The few figures that a training log holds, of both heads; those of `alone` by a prefix."""
     values: dict[str, float | None] = {}
     for head, prefix in PREFIXES.items():
-        part = table[table[head].notna()]
+        known = table[table[head].notna()]
+        part, attacked = (known[known["attack"].isna() == plain] for plain in (True, False))
         if part.empty:
             continue
         scores, labels = (part[column].to_numpy(float) for column in (head, "label"))
+        titles = list(part["content"])
         raw = {
             **raw_correlations(scores, labels),
-            "within_srcc": mean_within(scores, labels, list(part["content"])),
+            "within_srcc": mean_within(scores, labels, titles),
+            "within_sd": within_sd(scores, labels, titles),
         }
+        if len(attacked):
+            raw["noticed"] = float((attacked[head] < NOTICED).mean())
         values |= {prefix + k: None if v is None else round(v, 4) for k, v in raw.items()}
     return values
 
@@ -272,7 +387,8 @@ def summary(table: pd.DataFrame) -> dict[str, float | None]:
 def summary_lines(values: Mapping[str, float | None]) -> list[str]:
     """The figures of `summary` in words: a line a head."""
     names = {"srcc": "SRCC", "krcc": "KRCC", "plcc": "PLCC", "rmse": "RMSE"}
-    names["within_srcc"] = "SRCC within titles"
+    names |= {"within_srcc": "SRCC within titles", "within_sd": "SD within titles"}
+    names["noticed"] = f"share of attacks below {NOTICED:.0f}"
     lines = []
     for head, prefix in PREFIXES.items():
         by_name = {words: values.get(prefix + key) for key, words in names.items()}
@@ -317,12 +433,28 @@ class _HeadScores:
         if pair is None:
             empty = np.full(len(shard.encodes), np.nan)
             self.pooled, self.spread, self.centre = empty, empty, empty
-            self.single = np.full(shard.distorted.shape[:2], np.nan)
+            self.single = np.full((len(shard.encodes), _units(shard)), np.nan)
             return
-        answers = student.anchored_answers if head == "anchored" else student.alone_answers
-        sums, weights = pair
+        of_head = student.anchored_answers if head == "anchored" else student.alone_answers
+        answers = partial(of_head, canvas_height=_height(shard))
+        # the crops of a region are one: they lie side by side
+        shape = (len(shard.encodes), _units(shard), shard.region, -1)
+        sums, weights = (x.reshape(shape).sum(2) for x in pair)
         with torch.inference_mode():
-            self.pooled = _percent(answers(sums.sum(1), weights.sum(1)))
+            if shard.places:
+                # the regions of a moment as one picture, then over time, as of a title
+                moment = torch.tensor([sorted({*shard.places}).index(p) for p in shard.places])
+                count = torch.bincount(moment)
+                groups = (
+                    x.new_zeros(len(x), len(count), x.shape[-1]).index_add_(
+                        1, moment.to(x.device), x
+                    )
+                    for x in (sums, weights)
+                )
+                moments, power = _percent(answers(*groups)), student.config.time_power
+                self.pooled = _over_time(moments, count.numpy(), power)
+            else:
+                self.pooled = _percent(answers(sums.sum(1), weights.sum(1)))
             self.single = _percent(answers(sums, weights))
             self.spread = crop_spread(answers, sums, weights, rng)
         middle = self.single[:, (self.single.shape[1] - 1) // 2]
@@ -331,16 +463,25 @@ class _HeadScores:
             raise InputError(f"the weights give no number for {shard.name}; train them anew")
 
 
+def _over_time(
+    values: npt.NDArray[np.float64], weights: npt.NDArray[Any], power: float = 1.0
+) -> npt.NDArray[np.float64]:
+    """(E,) power mean of what (E, T) values lack to 100, as a title's score is that of moments."""
+    lacks = 100 - values
+    mean = (np.sign(lacks) * np.abs(lacks) ** power) @ (weights / weights.sum())
+    return np.asarray(100 - np.sign(mean) * np.abs(mean) ** (1 / power))
+
+
 def _percent(answers: Tensor) -> npt.NDArray[np.float64]:
     return np.asarray(100 * answers[..., 0].double().cpu().numpy())
 
 
 @torch.inference_mode()
 def _sums(
-    student: Student, shard: Shard, device: torch.device, crops: int | None
+    student: Student, shard: Shard, device: torch.device
 ) -> dict[str, tuple[Tensor, Tensor]]:
     """(E, C, K) fp32 sums and weights by head; `student` is on that device already."""
-    count = min(crops or shard.distorted.shape[1], shard.distorted.shape[1])
+    count, height = shard.distorted.shape[1], _height(shard)
     reference = shard.reference if student.anchored is not None else None
     by_head: dict[str, list[list[Tensor]]] = {}
     try:
@@ -350,9 +491,9 @@ def _sums(
                 part = slice(first, min(first + CLIPS_AT_ONCE, count))
                 anchor = None
                 if reference is not None:
-                    anchor = student.anchor(to_clips(reference[part].to(device)))
+                    anchor = student.anchor(to_clips(reference[part].to(device)), height)
                 for e, clips in enumerate(shard.distorted[:, part]):
-                    look = student.look(to_clips(clips.to(device)), anchor)
+                    look = student.look(to_clips(clips.to(device)), anchor, height)
                     for head, pair in (("alone", look.alone), ("anchored", look.anchored)):
                         if pair is not None:
                             encodes = by_head.setdefault(head, [[] for _ in shard.encodes])
@@ -366,7 +507,7 @@ def _sums(
 
 
 def _other_metrics(
-    shard: Shard, metrics: Sequence[str], crops: int | None, ffmpeg: str
+    shard: Shard, metrics: Sequence[str], ffmpeg: str
 ) -> dict[str, npt.NDArray[np.float64]]:
     """(E,) means of other metrics on a shard's crops; nan without a reference."""
     if not metrics or shard.reference is None:
@@ -374,31 +515,48 @@ def _other_metrics(
     # here, since it brings decoders, which training does without
     from vqaloop.quality.full_reference import measure_clips
 
-    reference = shard.reference[:crops].numpy()
+    reference = shard.reference.numpy()
     tables = [
-        measure_clips(reference, clips[:crops].numpy(), metrics, ffmpeg=ffmpeg)
+        measure_clips(reference, clips.numpy(), metrics, ffmpeg=ffmpeg)
         for clips in shard.distorted
     ]
     return {name: np.array([table[name].mean() for table in tables]) for name in metrics}
 
 
-def _largest_error(shard: Shard, rows: list[dict[str, Any]], answers: _HeadScores) -> LargestError:
-    """The encode with the largest error; its worst crop by a label of its own, if crops have."""
+def _largest_error(
+    shard: Shard,
+    rows: list[dict[str, Any]],
+    labels: npt.NDArray[np.float64],
+    answers: _HeadScores,
+) -> LargestError:
+    """The encode with the largest error, and its worst region by (E, R) labels."""
     errors = np.abs(answers.pooled - [row["label"] for row in rows])
-    worst = int(errors.argmax())
-    labels: Any = rows[worst]["label"]
-    count = answers.single.shape[1]
-    if shard.crop_labels is not None:
-        labels = shard.crop_labels[worst, :count, 0].numpy()
-    crop = int(np.abs(answers.single[worst] - labels).argmax())
-    middle = shard.distorted.shape[2] // 2
+    worst = int(np.nan_to_num(errors).argmax())
+    region = int(np.nan_to_num(np.abs(answers.single[worst] - labels[worst])).argmax())
     return LargestError(
         float(errors[worst]),
         rows[worst],
-        crop,
-        shard.distorted[worst, crop, middle].numpy().copy(),
-        None if shard.reference is None else shard.reference[crop, middle].numpy().copy(),
+        region,
+        _picture(shard.distorted[worst], shard, region),
+        None if shard.reference is None else _picture(shard.reference, shard, region),
     )
+
+
+def _picture(clips: Tensor, shard: Shard, region: int) -> Picture:
+    """(S·3/2, S) middle frame of a region of (C, T, ·, ·) clips, its crops side by side."""
+    first, middle = region * shard.region, clips.shape[1] // 2
+    frames = clips[first : first + shard.region, middle].numpy()
+    if shard.region != 4:
+        return np.array(frames[0])
+    size = frames.shape[-1]
+    luma, chroma = frames[:, :size], frames[:, size:].reshape(4, 2, size // 2, size // 2)
+
+    def joined(quarters: Picture) -> Picture:
+        rows = np.concatenate([quarters[:2], quarters[2:]], -2)
+        return np.concatenate([rows[0], rows[1]], -1)
+
+    planes = [luma, chroma[:, 0], chroma[:, 1]]
+    return np.concatenate([joined(plane).reshape(-1, 2 * size) for plane in planes])
 
 
 def differences(
@@ -413,8 +571,9 @@ def differences(
         seed: Of the bootstrap.
     """
     found = {}
+    plain = table["attack"].isna().to_numpy()
     for head in HEADS:
-        there = table[head].notna().to_numpy() & other[head].notna().to_numpy()
+        there = plain & table[head].notna().to_numpy() & other[head].notna().to_numpy()
         if there.any():
             found[head] = paired_differences(
                 table[head].to_numpy(float)[there],

@@ -1,6 +1,6 @@
 """The report of an evaluation: tables, scatter plots, and the encodes with the largest errors."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ from vqaloop.core.text import counted, printable, shown
 from vqaloop.ladder.rd_plot import MARKERS
 from vqaloop.report.plotting import COLOURS, as_png, style
 from vqaloop.training.correlation import Logistic
-from vqaloop.training.evaluate import HEADS, LargestError, ShardScores
+from vqaloop.training.evaluate import HEADS, NOTICED, LargestError, ShardScores
 
 WORST = 10
 """Encodes with the largest errors that are reported, one a title."""
@@ -43,8 +43,8 @@ def figures_text(document: dict[str, Any]) -> str:
         if "centre_clip" in judge:
             parts.append(("centre clip", judge["centre_clip"]))
         parts += [*judge["by_encoder"].items(), *judge["by_size"].items()]
-        if "single_crops" in judge:
-            parts.append(("single crops", judge["single_crops"]))
+        if "single_regions" in judge:
+            parts.append(("regions", judge["single_regions"]))
         columns = [key for key in COLUMNS if any(p.get(key) is not None for _, p in parts)]
         used |= {*columns, *("intervals" for _, p in parts if p["intervals"])}
         head = "".join(f"{COLUMNS[key]:>7}" for key in columns)
@@ -56,6 +56,11 @@ def figures_text(document: dict[str, Any]) -> str:
         if "crop_spread" in judge and judge["crop_spread"]["rms"] is not None:
             rms, p95 = (shown(judge["crop_spread"][key], 2) for key in ("rms", "p95"))
             lines.append(f"other crops would move a score by {rms} rms ({p95} at worst in 20)")
+        if judge["overall"].get("within_sd") is not None:
+            lines.append(
+                f"inside a title errors have an SD of {judge['overall']['within_sd']:.2f}"
+            )
+        lines += [*_label_lines(judge), *_attack_lines(judge)]
     fitted = [words for key, words in COLUMNS.items() if key in used and key[-1] in "45"]
     notes = [f"{', '.join(fitted)}: after a logistic mapping of 4 or 5 parameters"] * bool(fitted)
     if "within_srcc" in used:
@@ -69,6 +74,30 @@ def figures_text(document: dict[str, Any]) -> str:
     if "against" in document:
         lines += ["", *_difference_lines(document["against"])]
     return "\n".join([*lines, "", *notes])
+
+
+def _label_lines(judge: dict[str, Any]) -> list[str]:
+    """Agreement with each measured label; errors where it is on the scale of the score."""
+    columns = {"srcc": "SRCC", "plcc": "PLCC", "within_srcc": "within", "rmse": "RMSE"}
+    columns["within_sd"] = "SD"
+    labels = judge.get("labels", {})
+    heading = f"{'against':<12}{'n':>5}" + "".join(f"{words:>7}" for words in columns.values())
+    rows = [
+        _row(name, str(figures["count"]), figures, columns) for name, figures in labels.items()
+    ]
+    return [heading, *rows] if rows else []
+
+
+def _attack_lines(judge: dict[str, Any]) -> list[str]:
+    """Of each attack: encodes, mean label, mean score, and the share that is noticed."""
+    attacks = judge.get("attacks", {})
+    heading = f"{'attack':<22}{'n':>5}{'label':>7}{'score':>7}{f'<{NOTICED:.0f}':>7}"
+    rows = [
+        f"{printable(name)[:22]:<22}{of['count']:>5}{of['label']:>7.1f}{of['score']:>7.1f}"
+        f"{of['noticed']:>7.2f}"
+        for name, of in attacks.items()
+    ]
+    return [heading, *rows] if rows else []
 
 
 def _paper_lines(document: dict[str, Any]) -> list[str]:
@@ -91,6 +120,7 @@ def _difference_lines(against: dict[str, Any]) -> list[str]:
         lines += ["", f"{HEADS[head]:<20}{'this':>8}{'other':>8}{'diff':>8}{'from':>8}{'to':>8}"]
         for key, found in figures.items():
             words = {"within_srcc": "SRCC within titles", "within_krcc": "KRCC within titles"}
+            words["within_sd"] = "SD within titles"
             ends = found["interval"] or (None, None)
             values = (found["one"], found["other"], found["difference"], *ends)
             cells = "".join(f"{shown(value, 3):>8}" for value in values)
@@ -99,17 +129,18 @@ def _difference_lines(against: dict[str, Any]) -> list[str]:
 
 
 def _rows(name: str, figures: dict[str, Any], columns: Sequence[str]) -> list[str]:
-    def row(title: str, count: str, values: dict[str, Any]) -> str:
-        digits = {key: 2 if key.startswith("rmse") else 3 for key in columns}
-        cells = "".join(f"{shown(values.get(key), digits[key]):>7}" for key in columns)
-        return f"{printable(title)[:12]:<12}{count:>5}{cells}"
-
-    lines = [row(name, str(figures["count"]), figures)]
+    lines = [_row(name, str(figures["count"]), figures, columns)]
     for end, title in enumerate(("  from", "  to")):
         if figures["intervals"]:
             ends = {key: pair[end] for key, pair in figures["intervals"].items()}
-            lines.append(row(title, "", ends))
+            lines.append(_row(title, "", ends, columns))
     return lines
+
+
+def _row(title: str, count: str, values: dict[str, Any], columns: Iterable[str]) -> str:
+    digits = {key: 2 if key.startswith("rmse") or key == "within_sd" else 3 for key in columns}
+    cells = "".join(f"{shown(values.get(key), digits[key]):>7}" for key in columns)
+    return f"{printable(title)[:12]:<12}{count:>5}{cells}"
 
 
 def write_evaluation(folder: Path, scores: ShardScores, document: dict[str, Any]) -> list[Path]:
@@ -125,7 +156,7 @@ def write_evaluation(folder: Path, scores: ShardScores, document: dict[str, Any]
     """
     folder.mkdir(parents=True, exist_ok=True)
     worst = worst_titles(scores.largest_errors)
-    rows = [{**error.row, "error": error.error, "crop": error.crop} for error in worst]
+    rows = [{**error.row, "error": error.error, "region": error.region} for error in worst]
     contents = {
         "predictions.csv": scores.table.to_csv(index=False).encode(),
         "figures.json": document_text(document).encode(),
@@ -155,7 +186,7 @@ def scatter_png(table: pd.DataFrame, head: str, document: dict[str, Any]) -> byt
     from matplotlib.figure import Figure
 
     overall = document["judges"][head]["overall"]
-    part = table[table[head].notna()]
+    part = table[table[head].notna() & table["attack"].isna()]
     with style(12, "black"):
         figure = Figure(figsize=(8, 8), dpi=100, layout="constrained")
         axes = figure.add_subplot()
@@ -192,7 +223,7 @@ def scatter_png(table: pd.DataFrame, head: str, document: dict[str, Any]) -> byt
 
 
 def worst_png(worst: Sequence[LargestError]) -> bytes:
-    """The crop of largest error of each encode, beside the same crop of its source."""
+    """The region of largest error of each encode, beside the same region of its source."""
     from matplotlib.figure import Figure
 
     with style(9, "black"):

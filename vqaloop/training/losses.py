@@ -1,70 +1,94 @@
-"""Training losses: regression and ranking against labels, distillation from a teacher.
+"""Training losses: regression and order against labels, distillation from a teacher.
 
-Scores and labels are in 0..1, all losses fp32 scalars. G is the number of groups (scene x crop), E
-that of the encodes of a group, K that of the labels of a clip.
+Scores and labels are in 0..1, all losses fp32 scalars. G is the number of groups (scene x region),
+E that of the encodes of a group, P that of its crops, A that of the auxiliary outputs. A label
+that was not measured is nan, and has no part in a loss.
 """
 
+from __future__ import annotations
+
 from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from vqaloop.models.student import Student, StudentOutput
-from vqaloop.training.recipe import Losses, Recipe
+from vqaloop.training.recipe import Losses
 
-RANK_MARGIN = 0.05
-"""Scale of the rank loss, as a difference of scores in 0..1."""
-RANK_TIE = 0.01
-"""Labels of 0..1 that differ by no more than this count as equal: such a pair has no order."""
+if TYPE_CHECKING:
+    from vqaloop.training.step import Batch
+
+PREFERENCE_SCALE = 0.05
+"""Difference of scores in 0..1 at which the odds that one is preferred are e to one."""
+PAIR_TIE = 0.06
+"""Labels of 0..1 that differ by no more than this have no clear order: about one just noticeable
+difference of VMAF."""
+FIDELITY_SCALE = 10.0
+"""Factor on differences in 0..1 of the fidelity loss."""
+
+
+@dataclass(frozen=True)
+class Answers:
+    """Answers of one head."""
+
+    regions: Tensor
+    """(G, E, 1 + A) of the crops of a region, pooled."""
+    pooled: Tensor
+    """(scenes, E, 1 + A) of a scene: mean over its regions, as of a title over time."""
+
+    @property
+    def scores(self) -> Tensor:
+        """(G, E)"""
+        return self.regions[..., 0]
 
 
 def label_losses(
-    student: Student,
-    look: StudentOutput,
-    crop_labels: Tensor,
-    pooled_labels: Tensor,
-    recipe: Recipe,
+    student: Student, look: StudentOutput, batch: Batch, weights: Losses
 ) -> dict[str, Tensor]:
     """Losses of a student against the labels.
 
     Args:
         student: Its heads turn the sums of `look` into scores.
-        look: What it computed of G·E clips, encodes of a group together.
-        crop_labels: (G, E, K) of each crop, divided by `step.FEATURE_SCALES`.
-        pooled_labels: (scenes, E, K) of the crops of an encode taken together.
-        recipe: Weights of the losses, and the shape of a batch.
+        look: What it computed of the batch.
+        batch: The clips and their labels.
+        weights: Which losses are computed.
 
     Returns:
         Losses with a weight by name, unweighted; see `recipe.Losses` for each.
     """
-    weights = recipe.loss
-    label, pooled_label = crop_labels[..., 0], pooled_labels[..., 0]
-    crop, pooled = _scores_of(student.alone_answers, look.alone, recipe)
-    ranked = [crop[..., 0]]
-    losses = {"alone": F.mse_loss(crop[..., 0], label)}
-    if weights.alone_pooled:
-        losses["alone_pooled"] = F.mse_loss(pooled[..., 0], pooled_label)
-    features = [(crop, crop_labels), (pooled, pooled_labels)]
+    label, pooled_label = batch.labels[..., 0], batch.pooled[..., 0]
+    heads: list[Answers] = []
+    losses: dict[str, Tensor] = {}
     if look.anchored is not None:
-        crop, pooled = _scores_of(student.anchored_answers, look.anchored, recipe)
-        score = crop[..., 0]
-        ranked.append(score)
-        features += [(crop, crop_labels), (pooled, pooled_labels)]
+        found = answers_of(student.anchored_answers, look.anchored, batch)
+        heads.append(found)
         losses |= {
-            "crop": F.mse_loss(score, label),
-            "pooled": F.mse_loss(pooled[..., 0], pooled_label),
-            # means taken out: an offset common to all encodes of a crop costs nothing here
-            "ordered": F.mse_loss(
-                score - score.mean(1, keepdim=True), label - label.mean(1, keepdim=True)
-            ),
+            "region": masked_mse(found.scores, label),
+            "pooled": masked_mse(found.pooled[..., 0], pooled_label),
+            "ordered": ordered_loss(found.scores, label),
         }
-    if weights.features and crop_labels.shape[-1] > 1:
-        losses["features"] = sum(
-            (F.mse_loss(x[..., 1:], y[..., 1:]) for x, y in features), label.new_zeros(())
-        )
-    if weights.rank:
-        losses["rank"] = sum((rank_loss(s, label) for s in ranked), label.new_zeros(()))
+    if not heads or weights.alone or weights.alone_pooled:
+        found = answers_of(student.alone_answers, look.alone, batch)
+        heads.append(found)
+        losses |= {
+            "alone": masked_mse(found.scores, label),
+            "alone_pooled": masked_mse(found.pooled[..., 0], pooled_label),
+        }
+    zero = label.new_zeros(())
+    if weights.auxiliary and batch.labels.shape[-1] > 1 and student.alone is not None:
+        pairs = [(x.regions, batch.labels) for x in heads]
+        pairs += [(x.pooled, batch.pooled) for x in heads]
+        errors = (masked_mse(x[..., 1:], y[..., 1:]) for x, y in pairs)
+        losses["auxiliary"] = sum(errors, zero)
+    if look.values is not None:
+        losses["dense"] = dense_loss(*look.values)
+    if weights.pairs:
+        losses["pairs"] = sum((pair_loss(x.scores, label) for x in heads), zero)
+    if weights.fidelity:
+        losses["fidelity"] = sum((fidelity_loss(x.scores, label) for x in heads), zero)
     return {name: value for name, value in losses.items() if getattr(weights, name)}
 
 
@@ -74,79 +98,175 @@ def distillation_losses(
     feature: Tensor,
     teacher: Student,
     target: StudentOutput,
-    labels: Tensor,
+    batch: Batch,
     weights: Losses,
 ) -> dict[str, Tensor]:
     """Losses between a student and its teacher on the same clips.
 
-    `teacher` and `feature` are MSE(teacher, y) and SmoothL1 of arXiv 2502.19026, `levels` is the
-    multi-level distillation of RankDVQA-mini (arXiv 2312.08864), `answers` response-based
-    distillation (Hinton, Vinyals & Dean 2015) by MSE, since scores are no classes.
+    `teacher` and `feature` are MSE(teacher, y) and SmoothL1 of arXiv 2502.19026, `levels` the
+    multi-level distillation and `preferences` the losses of RankDVQA-mini (arXiv 2312.08864),
+    `answers` response-based distillation (Hinton, Vinyals & Dean 2015) by MSE, since scores are no
+    classes.
 
     Args:
         student: The model that learns.
-        look: What it computed of B clips.
-        feature: (B, D) its pooled feature, at the teacher's width.
+        look: What it computed of the clips.
+        feature: (clips, D) its pooled feature, at the teacher's width.
         teacher: The model it learns from.
         target: What the teacher computed of the same clips, maybe in a view of its own.
-        labels: (B,) of each clip, for the teacher's own loss.
+        batch: The clips and their labels.
         weights: Which losses are computed.
 
     Returns:
         Losses by name, unweighted.
     """
     losses = {}
+    theirs = answers_of(teacher.alone_answers, target.alone, batch)
     if weights.teacher:
-        score = teacher.alone_answers(*target.alone)[:, 0].float()
-        losses["teacher"] = F.mse_loss(score, labels)
+        losses["teacher"] = masked_mse(theirs.scores, batch.labels[..., 0])
     if weights.feature:
         # normalised: the scale of features differs between families without regard to quality
-        mine, theirs = (F.layer_norm(x.float(), x.shape[-1:]) for x in (feature, target.feature))
-        losses["feature"] = F.smooth_l1_loss(mine, theirs, beta=2.0)
+        mine, known = (F.layer_norm(x.float(), x.shape[-1:]) for x in (feature, target.feature))
+        losses["feature"] = F.smooth_l1_loss(mine, known, beta=2.0)
     if weights.levels and look.projected and target.projected:
         taps = zip(look.projected, target.projected, strict=True)
         losses["levels"] = torch.stack([F.mse_loss(x.float(), y.float()) for x, y in taps]).mean()
-    if weights.answers:
-        pairs = [(student.alone_answers(*look.alone), teacher.alone_answers(*target.alone))]
+    if weights.answers or weights.preferences:
+        heads = [(answers_of(student.alone_answers, look.alone, batch).regions, theirs.regions)]
         if look.anchored is not None and target.anchored is not None:
-            mine = student.anchored_answers(*look.anchored)
-            pairs.append((mine, teacher.anchored_answers(*target.anchored)))
-        # a model without token heads answers with the score alone
-        errors = [
-            F.mse_loss(x[..., : y.shape[-1]].float(), y[..., : x.shape[-1]].float())
-            for x, y in pairs
-        ]
-        losses["answers"] = torch.stack(errors).sum()
+            mine = answers_of(student.anchored_answers, look.anchored, batch).regions
+            known = answers_of(teacher.anchored_answers, target.anchored, batch).regions
+            heads.append((mine, known))
+        if weights.answers:
+            # a model without token heads answers with the score alone
+            common = [(x[..., : y.shape[-1]], y[..., : x.shape[-1]]) for x, y in heads]
+            losses["answers"] = torch.stack([F.mse_loss(x, y) for x, y in common]).sum()
+        if weights.preferences:
+            parts = [preference_losses(x[..., 0], y[..., 0]) for x, y in heads]
+            losses["preferences"] = torch.stack(parts).sum()
     return losses
 
 
-def rank_loss(scores: Tensor, labels: Tensor) -> Tensor:
-    """Pairwise logistic loss: RankNet (Burges et al. 2005), the fine step of arXiv 2401.08522.
+def answers_of(
+    answers: Callable[..., Tensor], sums: tuple[Tensor, Tensor], batch: Batch
+) -> Answers:
+    """Answers of a head to (clips, ·) sums and weights, of regions and of scenes.
 
-    The mean of log(1 + exp(-sign(yi - yj) (si - sj) / RANK_MARGIN)) over pairs of encodes of one
-    group whose labels differ by more than RANK_TIE; 0 without such pairs.
+    Sums and weights of the crops of a region are added before the last layer, as of those of a
+    moment of a title.
+    """
+    groups, encodes = batch.labels.shape[:2]
+    # fp32: a sum over many clips in bf16 would lose the last ones
+    values, weights = (x.float().reshape(groups, -1, encodes, x.shape[-1]).sum(1) for x in sums)
+    means = (values / weights).to(sums[0].dtype)  # bf16 when an engine has cast the student
+    canvas, scenes = batch.heights, len(batch.pooled)
+    if canvas is not None:
+        canvas = canvas.repeat_interleave(groups // scenes)[:, None]
+    regions = answers(means, torch.ones_like(means), canvas).float()
+    return Answers(regions, regions.reshape(scenes, -1, *regions.shape[1:]).mean(1))
+
+
+def masked_mse(values: Tensor, labels: Tensor) -> Tensor:
+    """Mean square error where there is a label; 0 where there is none at all."""
+    known = ~labels.isnan()
+    gaps = torch.where(known, values - labels.nan_to_num(), 0.0)
+    return gaps.square().sum() / known.sum().clamp(min=1)
+
+
+def ordered_loss(scores: Tensor, labels: Tensor) -> Tensor:
+    """MSE of (G, E) scores and labels, less the mean of each over the encodes of a group.
+
+    An offset common to all encodes of a region costs nothing here.
+    """
+    known = ~labels.isnan()
+    count = known.sum(1, keepdim=True).clamp(min=1)
+    gaps = torch.where(known, scores - labels.nan_to_num(), 0.0)
+    return masked_mse(gaps - gaps.sum(1, keepdim=True) / count, labels * 0)
+
+
+def pair_loss(scores: Tensor, labels: Tensor) -> Tensor:
+    """Cross-entropy of the order of two labels and its probability by the scores.
+
+    The mean of -log sigmoid(sign(yi - yj) (si - sj) / PREFERENCE_SCALE), RankNet (Burges et al.
+    2005), over all pairs of a step, of one scene or of two, whose labels differ by more than
+    PAIR_TIE; 0 without such pairs. As stage 1 of RankDVQA (arXiv 2202.08595), whose annotator,
+    VMAF, is trusted only where it is clear.
 
     Args:
-        scores: (G, E) in 0..1.
-        labels: (G, E) in 0..1.
+        scores: In 0..1, of any shape.
+        labels: In 0..1, of the same shape.
     """
-    gap = scores[:, :, None] - scores[:, None]
-    wanted = labels[:, :, None] - labels[:, None]
-    counts = wanted.abs() > RANK_TIE
-    wrong = F.softplus(-gap * wanted.sign() / RANK_MARGIN)
-    return (wrong * counts).sum() / counts.sum().clamp(min=1)
+    gap, wanted = (_gaps(x) for x in (scores, labels))
+    clear = wanted.abs() > PAIR_TIE  # not where one is nan
+    wrong = F.softplus(-gap * wanted.nan_to_num().sign() / PREFERENCE_SCALE)
+    return torch.where(clear, wrong, 0.0).sum() / clear.sum().clamp(min=1)
 
 
-def _scores_of(
-    answers: Callable[..., Tensor], sums: tuple[Tensor, Tensor], recipe: Recipe
-) -> tuple[Tensor, Tensor]:
-    """(G, E, K) answers of each crop and (scenes, E, K) of crops pooled, from (G·E, ·) sums."""
-    values, weights = (torch.unflatten(x.float(), 0, (-1, recipe.encodes)) for x in sums)
-    # pooling adds sums and weights before the last layer, as a title's score does
-    pooled = (torch.unflatten(x, 0, (-1, recipe.crops)).sum(1) for x in (values, weights))
+def fidelity_loss(scores: Tensor, labels: Tensor) -> Tensor:
+    """Fidelity loss (Tsai et al. 2007) of preferences by scores p and by labels q.
 
-    def answered(values: Tensor, weights: Tensor) -> Tensor:
-        means = (values / weights).to(sums[0].dtype)  # bf16 when an engine has cast the student
-        return answers(means, torch.ones_like(means)).float()
+    1 - the mean of sqrt(p q) + sqrt((1 - p) (1 - q)) over all pairs, where p is
+    sigmoid(FIDELITY_SCALE (si - sj)) and q the same of labels.
 
-    return answered(values, weights), answered(*pooled)
+    Args:
+        scores: In 0..1, of any shape.
+        labels: In 0..1, of the same shape.
+    """
+    gap, wanted = (_gaps(x) for x in (scores, labels))
+    known = ~wanted.isnan()
+    wanted = wanted.nan_to_num()
+    # by logarithms, since the square root of 0 has no slope
+    alike = sum(
+        ((F.logsigmoid(sign * gap) + F.logsigmoid(sign * wanted)) / 2).exp()
+        for sign in (FIDELITY_SCALE, -FIDELITY_SCALE)
+    )
+    # nothing is lost on pairs of one with itself
+    count = known.sum() - known.diagonal().sum()
+    return torch.where(known, 1 - alike, 0.0).sum() / count.clamp(min=1)
+
+
+def preference_losses(scores: Tensor, known: Tensor) -> Tensor:
+    """The three losses of RankDVQA-mini (arXiv 2312.08864) on preferences of N pairs.
+
+    With p the (N,) probabilities that the first of a pair is preferred, of student and teacher:
+    the cross-entropy of both (instance), the squared differences of their p pT over N (batch) and
+    that of their pT p (class). Pairs are of regions that follow each other in the batch.
+
+    Args:
+        scores: Of the student, in 0..1, of any shape.
+        known: Of the teacher, of the same shape.
+    """
+    mine, theirs = (
+        (x.flatten() - x.flatten().roll(-1)) / PREFERENCE_SCALE for x in (scores, known)
+    )
+    p, q = mine.sigmoid(), theirs.sigmoid()
+    instance = F.binary_cross_entropy_with_logits(mine, q)
+    # |q qT - p pT|² without the N x N matrices
+    own, other, both = p @ p, q @ q, p @ q
+    batch = (own.square() - 2 * both.square() + other.square()) / len(p)
+    return instance + batch + (own - other).square()
+
+
+def dense_loss(alone: Tensor, anchored: Tensor, weights: Tensor) -> Tensor:
+    """Mean square difference of (B, N, S) values of two heads, by `weights`.
+
+    Self-distillation: the anchored head, which sees the source, teaches the other what is damaged
+    where. Nothing of it is trained by this.
+    """
+    known, part = anchored.detach().float(), weights.detach().float()
+    return ((alone.float() - known).square() * part).sum() / part.sum()
+
+
+def fdim_loss(projected: Tensor, features: Tensor) -> Tensor:
+    """SmoothL1 of (..., D) features after LayerNorm without weights, where FDIM's are known."""
+    known = ~features.isnan().any(-1)
+    wanted = F.layer_norm(features.float().nan_to_num(), features.shape[-1:])
+    found = F.layer_norm(projected.float(), projected.shape[-1:])
+    errors = F.smooth_l1_loss(found, wanted, reduction="none").mean(-1)
+    return torch.where(known, errors, 0.0).sum() / known.sum().clamp(min=1)
+
+
+def _gaps(values: Tensor) -> Tensor:
+    """(N, N) differences of each value to each other."""
+    flat = values.flatten()
+    return flat[:, None] - flat

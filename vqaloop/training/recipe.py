@@ -1,7 +1,7 @@
 """Training recipes: hyperparameters, losses and data as a TOML, checked."""
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -11,9 +11,13 @@ from vqaloop.core.documents import of_toml, toml_values
 from vqaloop.core.resources import data_folder
 from vqaloop.errors import InputError
 from vqaloop.models import CONFIGS, MODELS
+from vqaloop.models.head_config import HeadConfig
+from vqaloop.training.targets import FUSED, MEMBERS, PANEL, POINTS, SPANS
 
 FREEZE = ("paper", "as_released", "all")
 AUGMENT = ("none", "mirror", "turns", "colour")
+TAUGHT = ("teacher", "feature", "levels", "answers", "preferences")
+"""Losses that need a teacher."""
 
 Weight = Annotated[float, Meta(ge=0, lt=1e6)]
 Ratio = Annotated[float, Meta(ge=0, le=1)]
@@ -26,23 +30,33 @@ Part = Annotated[int, Meta(ge=0, le=1024)]
 class Losses:
     """Weights of the parts of the loss; a part of weight 0 is not computed. All are fp32.
 
-    With E encodes of a crop, labels y in 0..1 and scores s:
+    With E encodes of a region (several crops pooled; of opinion scores, one crop), labels y in
+    0..1 and scores s:
     """
 
-    crop: Weight = 0.0
-    """MSE of anchored s against the label of the crop."""
+    region: Weight = 0.0
+    """MSE of anchored s against the label of the region."""
     pooled: Weight = 0.0
-    """MSE of anchored s of the crops of an encode, pooled, against the label of their frames."""
+    """MSE of the mean of anchored s over the regions of an encode, of different places, against
+    the mean label of their whole frames."""
     ordered: Weight = 0.0
-    """MSE of anchored s - mean s against y - mean y over the encodes of a crop."""
-    features: Weight = 0.0
-    """MSE of VMAF's elementary features, both heads and both poolings."""
+    """MSE of anchored s - mean s against y - mean y over the encodes of a region."""
+    auxiliary: Weight = 0.0
+    """MSE of the auxiliary outputs, both heads and both poolings, where they were measured."""
     alone: Weight = 0.0
     """MSE of no-reference s against the label, the paper's MSE(student, y)."""
     alone_pooled: Weight = 0.0
-    """The same of the crops of an encode, pooled."""
-    rank: Weight = 0.0
-    """Logistic loss on pairs of encodes of a crop, the fine step of arXiv 2401.08522."""
+    """The same of the mean over the regions of an encode, see `pooled`."""
+    pairs: Weight = 0.0
+    """Cross-entropy of the order of two regions by s, over all of a step whose labels clearly
+    differ, as RankDVQA (arXiv 2202.08595)."""
+    fidelity: Weight = 0.0
+    """Fidelity loss (Tsai et al. 2007) between preferences by s and by y, over all pairs."""
+    dense: Weight = 0.0
+    """MSE of the no-reference head's values of each token against the anchored head's, weighted as
+    that head weighs them and not trained by this: a target for each token."""
+    fdim: Weight = 0.0
+    """SmoothL1 between a projection of what is pooled of a region and the features of FDIM."""
     teacher: Weight = 0.0
     """MSE of the teacher's no-reference s, the paper's MSE(teacher, y)."""
     feature: Weight = 0.0
@@ -51,7 +65,10 @@ class Losses:
     """MSE between the heads' input tokens of student and teacher, at each tap: multi-level
     distillation, as in RankDVQA-mini (arXiv 2312.08864)."""
     answers: Weight = 0.0
-    """MSE between the answers of student and teacher, both heads."""
+    """MSE between the answers of student and teacher on a region, both heads."""
+    preferences: Weight = 0.0
+    """The three losses of RankDVQA-mini (arXiv 2312.08864) between preferences of student and
+    teacher, both heads."""
 
 
 @dataclass(frozen=True)
@@ -127,9 +144,30 @@ class Recipe:
     """Pixels a side of a clip, a window drawn likewise; 0: the clips as they are. For opinion
     scores alone: a label of a stored crop is not one of its parts."""
     augment: str = "turns"
+    label: str = "v1"
+    """What regions are labelled by: a name of `targets.POINTS`, or "panel" for the fused label of
+    `panel`. Of no meaning for opinion scores, which are their own label."""
+    panel: tuple[str, ...] = PANEL
+    """Metrics that lower a fused label where they see damage that VMAF v1 does not."""
+    auxiliary: tuple[str, ...] = ()
+    """Measured labels that the heads answer besides, see `Losses.auxiliary`."""
+    heads: HeadConfig | None = None
+    """What the heads take in besides; None: the first generation's, or those of `start`. Its
+    outputs are `label` and `auxiliary`."""
     scenes: Count = 3
+    regions: Count = 2
+    """Regions of each scene, at different places where there are as many."""
     crops: Count = 4
+    """Crops of each scene of opinion scores, which has no regions."""
     encodes: Count = 4
+    attacks: Ratio = 0.25
+    """Chance of each encode drawn to be one damaged beyond compression, where there are any."""
+
+
+def head_config(recipe: Recipe, opinions: bool = False) -> HeadConfig:
+    """The heads of a new student, whose outputs are the label and the auxiliary ones."""
+    outputs = ("score",) if opinions else (recipe.label, *recipe.auxiliary)
+    return replace(recipe.heads or HeadConfig(), outputs=outputs)
 
 
 def bundled_recipes() -> dict[str, Path]:
@@ -196,6 +234,9 @@ def _check(recipe: Recipe, where: str) -> None:
     choices: list[tuple[str, str, tuple[str, ...]]] = [
         ("model", recipe.model, MODELS),
         ("augment", recipe.augment, AUGMENT),
+        ("label", recipe.label, (FUSED, *POINTS)),
+        *(("panel", name, MEMBERS) for name in recipe.panel),
+        *(("auxiliary", name, tuple(SPANS)) for name in recipe.auxiliary),
     ]
     if recipe.teacher is not None:
         choices += [
@@ -222,8 +263,18 @@ def _check(recipe: Recipe, where: str) -> None:
                 f"{where}{prefix}recompute is for the internvqa models, not for {model}"
             )
     loss = recipe.loss
-    if recipe.teacher is None and any((loss.teacher, loss.feature, loss.levels, loss.answers)):
-        raise InputError(f"{where}losses teacher, feature, levels and answers need a [teacher]")
+    needing = [name for name in TAUGHT if getattr(loss, name)]
+    if recipe.teacher is None and needing:
+        raise InputError(f"{where}losses that need a [teacher]: {', '.join(needing)}; give one")
+    for key, names in (("panel", recipe.panel), ("auxiliary", recipe.auxiliary)):
+        if len(set(names)) < len(names) or (recipe.label in names):
+            raise InputError(f"{where}{key} names a label twice, or that of `label`: {names}")
+    if recipe.label == FUSED and not recipe.panel:
+        raise InputError(f'{where}panel is empty; name its members, or take label = "v1"')
+    if recipe.heads is not None and recipe.heads.outputs != HeadConfig().outputs:
+        raise InputError(f"{where}heads.outputs are `label` and `auxiliary`; leave it out")
+    if loss.auxiliary and not recipe.auxiliary:
+        raise InputError(f"{where}loss auxiliary has no outputs; name them in `auxiliary`")
     if not any(vars(loss).values()):
         raise InputError(f"{where}[loss] gives no part a weight")
     if recipe.teacher is not None and loss.teacher and recipe.teacher.freeze == "all":

@@ -13,9 +13,9 @@ from vqaloop.training.shards import Shard, load_corpus
 def split_corpus(recipe: Recipe) -> tuple[list[Shard], list[Shard]]:
     """Shards to train on and shards held out.
 
-    Where some shards to train on have no source, or no labels of single crops, those of the others
-    are dropped: which losses a step has must not depend on which shards were drawn. Raises
-    InputError when the sides share a title or differ in label or view.
+    Where some shards to train on have no source, those of the others are dropped: which losses a
+    step has must not depend on which shards were drawn. Raises InputError when the sides share a
+    title or differ in labels or view.
     """
     shards = load_corpus(recipe.corpus)
     if len({_kind(shard) for shard in shards}) > 1:
@@ -37,17 +37,15 @@ def split_corpus(recipe: Recipe) -> tuple[list[Shard], list[Shard]]:
     )
 
 
-def _kind(shard: Shard) -> tuple[str, str]:
-    """Label and view, in which all shards of a run agree."""
-    return shard.label, json.dumps(shard.view, sort_keys=True)
+def _kind(shard: Shard) -> tuple[object, ...]:
+    """Labels and view, in which all shards of a run agree."""
+    return shard.label, shard.labels, shard.region, json.dumps(shard.view, sort_keys=True)
 
 
 def _alike(shards: list[Shard]) -> list[Shard]:
     """The shards with what all of them have, see `split_corpus`."""
     if any(shard.reference is None for shard in shards):
         shards = [replace(shard, reference=None) for shard in shards]
-    if any(shard.crop_labels is None for shard in shards):
-        shards = [replace(shard, crop_labels=None, frame_labels=None) for shard in shards]
     return shards
 
 

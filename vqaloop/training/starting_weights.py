@@ -10,23 +10,25 @@ from vqaloop.core.resources import WEIGHTS
 from vqaloop.errors import InputError
 from vqaloop.models import create_student
 from vqaloop.models.checkpoints import load_released
+from vqaloop.models.head_config import HeadConfig
 from vqaloop.models.internvideo2 import InternVideo2
 from vqaloop.models.prune import prune
 from vqaloop.models.student import Student, start_from_cosines
 from vqaloop.models.weights import load_student
-from vqaloop.training.recipe import Recipe, Teacher
+from vqaloop.training.recipe import Recipe, Teacher, head_config
 from vqaloop.training.shards import trained_titles
 from vqaloop.training.step import freeze
 
 
 def initial_student(
-    recipe: Recipe, apart: frozenset[str] = frozenset()
+    recipe: Recipe, apart: frozenset[str] = frozenset(), opinions: bool = False
 ) -> tuple[Student, frozenset[str]]:
     """The student before its first step: new, from a checkpoint, or pruned from a larger one.
 
     Args:
         recipe: Its model, losses (which decide whether it has token heads) and start.
         apart: Titles held out.
+        opinions: It learns opinion scores, and no label of the recipe.
 
     Returns:
         The student, and the titles that its initial weights were trained on.
@@ -35,29 +37,39 @@ def initial_student(
         InputError: The weights do not fit, or were trained on a title held out.
     """
     loss = recipe.loss
-    heads = any((loss.crop, loss.pooled, loss.ordered, loss.features, loss.levels))
+    heads = any((loss.region, loss.pooled, loss.ordered, loss.auxiliary, loss.dense, loss.levels))
+    config = head_config(recipe, opinions) if heads or recipe.heads is not None else None
     if not recipe.start:
-        student = create_student(recipe.model, heads)
+        student = create_student(recipe.model, heads, config)
         if heads and isinstance(student.backbone, InternVideo2):
             start_from_cosines(student.backbone)
         return student, frozenset()
     path = _weights_file(recipe.start)
     if not _has_student_header(path):
-        return _released(recipe.model, path, heads), frozenset()
+        return _released(recipe.model, path, heads, config), frozenset()
     larger, about = load_student(path)
     if heads and larger.anchored is None:
         raise InputError(f"{recipe.start} has no anchored head, which the losses need")
     known = _trained_titles(path, about, apart)
-    if about["model"] == recipe.model:
+    if recipe.heads is None and heads:
+        config = larger.config
+    if loss.auxiliary and larger.config.outputs[1:] != recipe.auxiliary:
+        raise InputError(
+            f"{recipe.start} has the auxiliary outputs {', '.join(larger.config.outputs[1:])}, "
+            f"and the recipe {', '.join(recipe.auxiliary)}; name the same in the same order"
+        )
+    if about["model"] == recipe.model and (config is None or config == larger.config):
         return larger, known
-    return prune(larger, create_student(recipe.model, heads)), known
+    return prune(larger, create_student(recipe.model, heads, config)), known
 
 
-def _released(model: str, path: Path, heads: bool = False) -> Student:
+def _released(
+    model: str, path: Path, heads: bool = False, config: HeadConfig | None = None
+) -> Student:
     """A student with the backbone of a released checkpoint."""
     # without heads nothing is filled twice: a meta tensor takes no memory and no random values
     with torch.device("cpu" if heads else "meta"):
-        student = create_student(model, heads)
+        student = create_student(model, heads, config)
     load_released(student.backbone, path)
     return student
 

@@ -1,10 +1,11 @@
 """One training step: the batch, its augmentation, the forward pass of student and teacher.
 
-A step takes a few scenes; of each, the same crops of several encodes and of the source, whose
+A step takes a few scenes; of each, the same regions of several encodes and of the source, whose
 features are computed once. Labels and losses are fp32 throughout.
 """
 
 import contextlib
+from collections import Counter
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, fields
@@ -18,32 +19,35 @@ from torch import Tensor, nn
 from vqaloop.errors import InputError
 from vqaloop.media.colour import to_clips
 from vqaloop.models.device import autocast
-from vqaloop.models.student import OUTPUTS, Anchor, Student, StudentOutput
-from vqaloop.training.losses import distillation_losses, label_losses
+from vqaloop.models.student import STATISTICS, Anchor, Student, StudentOutput
+from vqaloop.training.losses import distillation_losses, fdim_loss, label_losses
 from vqaloop.training.recipe import Losses, Recipe
-from vqaloop.training.shards import Shard
+from vqaloop.training.shards import FDIM_FEATURES, Shard
 from vqaloop.training.windows import Place, Window, cut_window, draw_place
-
-FEATURE_SCALES = (100.0, 1.0, 1.0, 1.0, 1.0, 1.0, 20.0)
-"""Divisors of the labels, in the order of `OUTPUTS`, so that all have about the same spread."""
-
-assert len(FEATURE_SCALES) == len(OUTPUTS)
 
 
 @dataclass(frozen=True)
 class Batch:
-    """Clips of one step: G groups (scene × crop) of E encodes, those of a scene together."""
+    """Clips of one step: G groups (scene × region) of E encodes, those of a scene together.
+
+    A group is P crops of one place; where there are no regions, a single crop. A is the number of
+    auxiliary outputs; nan is a label that was not measured.
+    """
 
     distorted: Tensor
-    """(G·E, T, rows, S) uint8, encodes of a group together."""
-    scores: Tensor
-    """(G, E, K) labels of each crop, scaled: VMAF and its features, or one opinion score."""
+    """(G·P·E, T, rows, S), encodes of a crop together."""
+    labels: Tensor
+    """(G, E, 1 + A) labels of each region, of about 0..1; or one opinion score."""
     pooled: Tensor
-    """(scenes, E, K) labels of the crops taken together."""
+    """(scenes, E, 1 + A) labels of the whole frames, mean over the regions drawn."""
     reference: Tensor | None = None
-    """(G, T, rows, S) uint8."""
+    """(G·P, T, rows, S) uint8."""
     teacher_view: Tensor | None = None
-    """(G·E, T', rows', S') uint8: `distorted` in the teacher's view, where that is another."""
+    """(G·P·E, T', rows', S') uint8: `distorted` in the teacher's view, where that is another."""
+    heights: Tensor | None = None
+    """(scenes,) height of the canvas in pixels."""
+    fdim: Tensor | None = None
+    """(G, E, FDIM_FEATURES)."""
 
     def to(self, device: torch.device) -> "Batch":
         moved = {
@@ -54,6 +58,16 @@ class Batch:
         return Batch(**moved)
 
 
+def groups_of(shard: Shard, recipe: Recipe) -> int:
+    """Groups drawn of a scene: regions, or crops of one that has none."""
+    return recipe.regions if shard.labels else recipe.crops
+
+
+def clips_of_step(shard: Shard, recipe: Recipe) -> int:
+    """Clips of encodes in a batch of scenes like this one."""
+    return recipe.scenes * groups_of(shard, recipe) * shard.region * recipe.encodes
+
+
 def draw(
     shards: Sequence[Shard],
     recipe: Recipe,
@@ -62,7 +76,11 @@ def draw(
 ) -> Batch:
     """One batch; scenes with more encodes and crops come up more often.
 
-    `teacher_view` are the same shards in the teacher's view.
+    Args:
+        shards: With `targets.with_targets` as labels, or of opinion scores.
+        recipe: Shape of the batch.
+        rng: Of all that is drawn.
+        teacher_view: The same shards in the teacher's view.
     """
     # so that every clip of the corpus is drawn about as often
     chance = np.array([len(s.encodes) * s.distorted.shape[1] for s in shards], float)
@@ -70,47 +88,79 @@ def draw(
     window = Window(recipe.frames, recipe.crop)
     taught = recipe.teacher
     wide = Window(taught.frames, taught.crop) if taught is not None else Window()
+    with_fdim = any(shard.fdim_features is not None for shard in shards)
     parts: dict[str, list[Tensor]] = {field.name: [] for field in fields(Batch)}
     for i in chosen:
         shard = shards[i]
-        encode_count, crop_count = shard.distorted.shape[:2]
-        crops, encodes = (
-            torch.from_numpy(rng.choice(count, wanted, count < wanted))
-            for count, wanted in ((crop_count, recipe.crops), (encode_count, recipe.encodes))
-        )
+        groups = _drawn_groups(shard, groups_of(shard, recipe), rng)
+        encodes = _drawn_encodes(shard, recipe, rng)
+        crops = (groups[:, None] * shard.region + torch.arange(shard.region)).flatten()
 
-        def pick(tensor: Tensor, encodes: Tensor = encodes, crops: Tensor = crops) -> Tensor:
-            return tensor[encodes][:, crops].transpose(0, 1)  # (crops, encodes, ...)
+        def pick(tensor: Tensor, places: Tensor, encodes: Tensor = encodes) -> Tensor:
+            return tensor[encodes[None], places[:, None]]  # (places, encodes, ...)
 
         # no number is drawn where clips are taken whole
         moved = (shard, window)
         if not window and teacher_view is not None:
             moved = (teacher_view[i], wide)
         places = [draw_place(*moved, rng) for _ in crops] if moved[1] else []
-        distorted = windows(pick(shard.distorted), shard, window, places)
+        distorted = windows(pick(shard.distorted, crops), shard, window, places)
         parts["distorted"].append(distorted.flatten(0, 1))
         if shard.reference is not None:
             parts["reference"].append(windows(shard.reference[crops], shard, window, places))
         if teacher_view is not None:
             other = teacher_view[i]
-            seen = windows(pick(other.distorted), other, wide, places)
+            seen = windows(pick(other.distorted, crops), other, wide, places)
             parts["teacher_view"].append(seen.flatten(0, 1))
-        if shard.crop_labels is not None and shard.frame_labels is not None:
-            scales = torch.tensor(FEATURE_SCALES)
-            parts["scores"].append(pick(shard.crop_labels) / scales)
-            parts["pooled"].append(pick(shard.frame_labels).mean(0) / scales)
+        if shard.canvas is not None:
+            parts["heights"].append(torch.tensor([float(shard.canvas[1])]))
+        if shard.region_labels is not None and shard.frame_labels is not None:
+            parts["labels"].append(pick(shard.region_labels, groups))
+            parts["pooled"].append(pick(shard.frame_labels, groups).nanmean(0)[None])
         else:
             # the opinion score of the whole video stands for each of its crops
             score = shard.scores[encodes, None] / 100
-            parts["scores"].append(score.expand(recipe.crops, -1, -1))
-            parts["pooled"].append(score)
-    return Batch(
-        torch.cat(parts["distorted"]),
-        torch.cat(parts["scores"]),
-        torch.stack(parts["pooled"]),
-        torch.cat(parts["reference"]) if len(parts["reference"]) == len(chosen) else None,
-        torch.cat(parts["teacher_view"]) if teacher_view is not None else None,
-    )
+            parts["labels"].append(score.expand(len(groups), -1, -1))
+            parts["pooled"].append(score[None])
+        if with_fdim:
+            features = shard.fdim_features
+            unknown = torch.full((len(groups), len(encodes), FDIM_FEATURES), torch.nan)
+            parts["fdim"].append(unknown if features is None else pick(features, groups).float())
+    # what some scenes lack none has, but for labels
+    whole = {name: part for name, part in parts.items() if len(part) == len(chosen)}
+    return Batch(**{name: torch.cat(part) for name, part in whole.items()})
+
+
+def _drawn_groups(shard: Shard, wanted: int, rng: np.random.Generator) -> Tensor:
+    """Indices of regions (or crops), of different places as far as there are any."""
+    order = rng.permutation(shard.distorted.shape[1] // shard.region).tolist()
+    if shard.places:
+        seen = Counter[int]()
+        turns = []
+        for region in order:
+            turns.append(seen[shard.places[region]])
+            seen[shard.places[region]] += 1
+        # the first of each place, then the second of each, and so on
+        order = [region for _, region in sorted(zip(turns, order, strict=True), key=_first)]
+    # what is scarce comes twice
+    return torch.from_numpy(np.resize(order, wanted))
+
+
+def _first(pair: tuple[int, int]) -> int:
+    return pair[0]
+
+
+def _drawn_encodes(shard: Shard, recipe: Recipe, rng: np.random.Generator) -> Tensor:
+    """Indices of encodes, a share of them damaged beyond compression."""
+    attacked = shard.attacked.numpy()
+    share = recipe.attacks if attacked.any() else 0.0
+    count = int((rng.random(recipe.encodes) < (share if not attacked.all() else 1.0)).sum())
+    chosen: list[int] = []
+    for kind, wanted in ((False, recipe.encodes - count), (True, count)):
+        if wanted:
+            order = rng.permutation(np.flatnonzero(attacked == kind))
+            chosen += np.resize(order, wanted).tolist()
+    return torch.tensor(chosen)
 
 
 def windows(clips: Tensor, shard: Shard, window: Window, places: Sequence[Place]) -> Tensor:
@@ -204,6 +254,13 @@ class TrainingModel(nn.Module):
             if widths[0] != widths[1]:
                 # all of the InternVideo2 family share 768; another family is brought to it
                 self.bridge = nn.Linear(*widths)
+        self.fdim: nn.Module = nn.Identity()
+        """From what is pooled of a region to FDIM's features; of training alone."""
+        if recipe.loss.fdim:
+            width = student.backbone.feature_width
+            self.fdim = nn.Linear(
+                width + STATISTICS * (student.anchored is not None), FDIM_FEATURES
+            )
 
     def forward(self, batch: Batch, seed: int) -> dict[str, Tensor]:
         """Losses that have a weight, by name and unweighted.
@@ -226,9 +283,10 @@ class TrainingModel(nn.Module):
         lacking = [name for name, weight in weights if weight and name not in losses]
         if lacking:
             raise InputError(
-                f"{', '.join(lacking)} of the loss cannot be computed from this corpus: crop, "
-                "pooled and ordered need the source of every scene, features VMAF's labels, "
-                "levels a teacher with token heads"
+                f"{', '.join(lacking)} of the loss cannot be computed from this corpus: region, "
+                "pooled, ordered and dense need the source of every scene, auxiliary measured "
+                "labels and token heads, fdim the features of FDIM, levels a teacher with token "
+                "heads"
             )
         return losses
 
@@ -241,34 +299,56 @@ class TrainingModel(nn.Module):
 
         clips = clips_of(batch.distorted)
         source = None if batch.reference is None else clips_of(batch.reference)
-        look = self._look(self.student, clips, source)
-        losses = label_losses(self.student, look, batch.scores, batch.pooled, recipe)
+        look = self._look(self.student, clips, source, batch)
+        losses = label_losses(self.student, look, batch, recipe.loss)
+        if isinstance(self.fdim, nn.Linear) and batch.fdim is not None:
+            losses["fdim"] = fdim_loss(self._pooled(look, batch), batch.fdim)
         if self.teacher is not None:
             if batch.teacher_view is not None:
                 clips, source = clips_of(batch.teacher_view), None
             trains = any(p.requires_grad for p in self.teacher.parameters())
             with torch.set_grad_enabled(trains and torch.is_grad_enabled()):
-                target = self._look(self.teacher, clips, source)
+                target = self._look(self.teacher, clips, source, batch)
             feature = look.feature
             if isinstance(self.bridge, nn.Linear):  # bf16 under some engines
                 feature = self.bridge(feature.to(self.bridge.weight.dtype))
-            labels = batch.scores[..., 0].flatten()
             losses |= distillation_losses(
-                self.student, look, feature, self.teacher, target, labels, recipe.loss
+                self.student, look, feature, self.teacher, target, batch, recipe.loss
             )
         return losses
 
-    def _look(self, student: Student, clips: Tensor, source: Tensor | None) -> StudentOutput:
+    def _pooled(self, look: StudentOutput, batch: Batch) -> Tensor:
+        """(G, E, FDIM_FEATURES) projection of a student's pooled feature and statistics."""
+        groups, encodes = batch.labels.shape[:2]
+
+        def summed(values: Tensor) -> Tensor:
+            return values.float().reshape(groups, -1, encodes, values.shape[-1]).sum(1)
+
+        seen = [summed(look.feature) / (len(look.feature) // (groups * encodes))]
+        if look.anchored is not None:
+            sums, weights = (summed(x[:, :STATISTICS]) for x in look.anchored)
+            seen.append(sums / weights)
+        assert isinstance(self.fdim, nn.Linear)
+        projected: Tensor = self.fdim(torch.cat(seen, -1).to(self.fdim.weight.dtype))
+        return projected
+
+    def _look(
+        self, student: Student, clips: Tensor, source: Tensor | None, batch: Batch
+    ) -> StudentOutput:
         half: AbstractContextManager[Any] = contextlib.nullcontext()
         if next(student.parameters()).dtype == torch.float32:  # else an engine has cast it
             half = autocast(clips.device)
         needed = anchored_losses(self.recipe.loss) and student.anchored is not None
         try:
             with half:
-                anchor = None
+                anchor, height, heights = None, None, batch.heights
+                if heights is not None:
+                    height = heights.repeat_interleave(len(clips) // len(heights))
                 if needed and source is not None:
-                    anchor = repeat_anchor(student.anchor(source), self.recipe.encodes)
-                return student.look(clips, anchor)
+                    encodes = len(clips) // len(source)
+                    of_source = None if height is None else height[::encodes]
+                    anchor = repeat_anchor(student.anchor(source, of_source), encodes)
+                return student.look(clips, anchor, height)
         except ValueError as error:
             raise InputError(
                 f"the corpus does not fit {self.recipe.model} or its teacher: {error}"
@@ -277,4 +357,5 @@ class TrainingModel(nn.Module):
 
 def anchored_losses(loss: Losses) -> bool:
     """Whether any part needs the anchored head."""
-    return any((loss.crop, loss.pooled, loss.ordered, loss.features, loss.answers))
+    names = ("region", "pooled", "ordered", "auxiliary", "dense", "fdim", "answers", "preferences")
+    return any(getattr(loss, name) for name in names)

@@ -1,6 +1,7 @@
-"""Synthetic scenes: camera motion over still pictures, and dead leaves."""
+"""Synthetic scenes: camera motion over still pictures and montages, and dead leaves."""
 
 import math
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -55,10 +56,60 @@ def picture_in_motion(picture: torch.Tensor, frames: int, rng: np.random.Generat
     return to_planes(scene).numpy()
 
 
+def montage_in_motion(
+    pictures: Sequence[torch.Tensor], size: tuple[int, int], frames: int, rng: np.random.Generator
+) -> Frames:
+    """A camera moving over pictures laid edge to edge, for scenes larger than any picture.
+
+    Pictures keep their own pixels: scaled up they would be softer than what a camera of that
+    size records.
+
+    Args:
+        pictures: (3, H, W) RGB in 0..1, repeated in another order where they do not fill `size`.
+        size: Width and height of the scene, even.
+        frames: T, frames of the scene.
+        rng: Of all that is drawn.
+
+    Returns:
+        (T, height·3/2, width) planar 4:2:0, uint8.
+    """
+    width, height = size
+    laid = _laid_out(pictures, size, rng)
+    # frame by frame: a scene of 2160 lines takes 100 MB of each
+    views = _views(laid, _paths(laid, frames, (height, width), rng), (height, width))
+    return np.concatenate([to_planes(view).numpy() for view in views])
+
+
+def _laid_out(
+    pictures: Sequence[torch.Tensor], size: tuple[int, int], rng: np.random.Generator
+) -> torch.Tensor:
+    """(3, H, W): rows of pictures cut to equal height, each row filled from the left."""
+    width, height = size
+    tall = min(picture.shape[1] for picture in pictures)
+    order: list[int] = []
+    rows = []
+    for _ in range(-(-height // tall)):
+        parts: list[torch.Tensor] = []
+        while sum(part.shape[2] for part in parts) < width:
+            order = order or rng.permutation(len(pictures)).tolist()
+            picture = pictures[order.pop()]
+            top = int(rng.integers(picture.shape[1] - tall + 1))
+            parts.append(picture[:, top : top + tall])
+        rows.append(torch.cat(parts, 2)[:, :, :width])
+    return torch.cat(rows, 1)[:, :height]
+
+
 def _camera(
     picture: torch.Tensor, frames: int, size: tuple[int, int], rng: np.random.Generator
 ) -> torch.Tensor:
     """(T, 3, H, W) views of the picture along a smooth path, sampled to sub-pixels."""
+    return torch.cat(list(_views(picture, _paths(picture, frames, size, rng), size)))
+
+
+def _paths(
+    picture: torch.Tensor, frames: int, size: tuple[int, int], rng: np.random.Generator
+) -> torch.Tensor:
+    """(T, 2, 3) affine maps of a camera that pans, zooms and turns over the picture."""
     height, width = size
     scale = torch.tensor([width / picture.shape[2], height / picture.shape[1]])
     speed = rng.choice([0.0, 0.5, 2.0, 6.0], p=[0.15, 0.35, 0.35, 0.15]) * rng.uniform(0.5, 1.5)
@@ -73,10 +124,16 @@ def _camera(
     theta[:, 0, 0], theta[:, 0, 1] = cos * scale[0], -sin * scale[1]
     theta[:, 1, 0], theta[:, 1, 1] = sin * scale[0], cos * scale[1]
     theta[:, :, 2] = (torch.arange(frames)[:, None] - frames / 2) * step
-    grid = F.affine_grid(theta, [frames, 3, height, width], align_corners=False)
-    return F.grid_sample(
-        picture.expand(frames, -1, -1, -1), grid, "bicubic", "reflection", align_corners=False
-    )
+    return theta
+
+
+def _views(
+    picture: torch.Tensor, paths: torch.Tensor, size: tuple[int, int]
+) -> Iterator[torch.Tensor]:
+    """(1, 3, H, W) of each frame; beyond its edges the picture is mirrored."""
+    for path in paths:
+        grid = F.affine_grid(path[None], [1, 3, *size], align_corners=False)
+        yield F.grid_sample(picture[None], grid, "bicubic", "reflection", align_corners=False)
 
 
 def _defocus(scene: torch.Tensor, sigma: float) -> torch.Tensor:

@@ -27,6 +27,7 @@ from vqaloop.models.internvideo2 import InternVideo2
 from vqaloop.models.score_scale import HEADER_KEY, ScoreScale
 from vqaloop.models.student import Student
 from vqaloop.models.weights import save_student
+from vqaloop.panel.labels import describe
 from vqaloop.quality.clip_views import View
 from vqaloop.quality.student_engine import VMAF, is_anchored_by
 from vqaloop.training import deepspeed_engine as engines
@@ -36,7 +37,8 @@ from vqaloop.training.recipe import Recipe
 from vqaloop.training.shards import Shard, load_corpus
 from vqaloop.training.split import split_corpus, teacher_shards
 from vqaloop.training.starting_weights import initial_student, initial_teacher, listed
-from vqaloop.training.step import TrainingModel, draw
+from vqaloop.training.step import TrainingModel, clips_of_step, draw
+from vqaloop.training.targets import PANEL_KEY, Label, label_of, with_targets
 from vqaloop.training.training_log import TrainingLog
 from vqaloop.training.windows import Window, check_window, middle_windows, view_of
 
@@ -84,12 +86,13 @@ def train(
     for shard in (*shards, *unseen):
         check_window(shard, window)
     taught_on = teacher_shards(recipe, shards)
+    label = label_of(recipe.label, recipe.panel, shards) if shards[0].labels else None
     if recipe.teacher is not None:
         for shard in taught_on or ():
             check_window(shard, Window(recipe.teacher.frames, recipe.teacher.crop))
     apart = frozenset(shard.content for shard in unseen)
     torch.manual_seed(recipe.seed)
-    student, known = initial_student(recipe, apart)
+    student, known = initial_student(recipe, apart, opinions=label is None)
     teacher, taught = initial_teacher(recipe.teacher, apart)
     if recipe.fixed_embedding and isinstance(student.backbone, InternVideo2):
         student.backbone.patch_embed.requires_grad_(False)
@@ -101,7 +104,7 @@ def train(
     Path(recipe.out).mkdir(parents=True, exist_ok=True)  # nothing was refused
     model = TrainingModel(student, teacher, recipe)
     with engines.quiet_engine(device) as deepspeed:
-        trainer = Trainer(deepspeed, model, shards, unseen, taught_on, device, report)
+        trainer = Trainer(deepspeed, model, shards, unseen, taught_on, label, device, report)
         trainer.titles |= known | taught
         trainer.start(resume)
         while trainer.step_count < recipe.steps:
@@ -117,7 +120,7 @@ class Trainer:
     """A training run in one process: DeepSpeed's engine, the moving average, and the log.
 
     It trains on `shards`, with the teacher on `teacher_shards` if that has a view of its own, and
-    evaluates on `unseen`.
+    evaluates on `unseen`. `label` is that of regions; None: opinion scores.
     """
 
     def __init__(
@@ -127,19 +130,23 @@ class Trainer:
         shards: list[Shard],
         unseen: list[Shard],
         teacher_shards: list[Shard] | None,
+        label: Label | None,
         device: torch.device,
         report: Callable[[str], None],
     ) -> None:
         self.recipe = recipe = model.recipe
         self.student, self.device = model.student, device
-        self.shards, self.unseen, self.teacher_shards = shards, unseen, teacher_shards
+        self.unseen, self.teacher_shards = unseen, teacher_shards
+        self.label = label
+        self.shards = shards
+        if label is not None:
+            self.shards = [with_targets(shard, label, recipe.auxiliary) for shard in shards]
         self.out = Path(recipe.out)
-        self.engine = engines.start(
-            deepspeed, model, parameter_groups(model, recipe), recipe, device
-        )
+        clips = clips_of_step(shards[0], recipe)
+        groups = parameter_groups(model, recipe)
+        self.engine = engines.start(deepspeed, model, groups, recipe, clips, device)
         model.train()
-        clips = recipe.scenes * recipe.crops * recipe.encodes * recipe.accumulate
-        clips *= self.engine.world_size
+        clips *= recipe.accumulate * self.engine.world_size
         self.rate = recipe.learning_rate * (clips / recipe.rate_clips if recipe.rate_clips else 1)
         """Learning rate before the schedule."""
         self.first = self.engine.global_rank == 0
@@ -232,7 +239,7 @@ class Trainer:
         if self.first:
             window = Window(self.recipe.frames, self.recipe.crop)
             unseen = (middle_windows(shard, window) for shard in self.unseen)
-            scores = score_shards(self.average, unseen, self.device, crops=8)
+            scores = score_shards(self.average, unseen, self.device, crops=8, label=self.label)
             figures = summary(scores.table)
         self.log.add({"step": self.step_count, **figures})
         for line in summary_lines(figures):
@@ -259,13 +266,19 @@ class Trainer:
             scale = self._scale()
             if scale is not None:
                 about[HEADER_KEY] = scale.to_json()
-            save_student(self.average, path, recipe.model, shard.label, about)
+            if self.label is not None:
+                used = dict.fromkeys([*self.label.judges, *recipe.auxiliary])
+                about["judges"] = json.dumps(describe(list(used)))
+                if self.label.panel is not None:
+                    about[PANEL_KEY] = self.label.panel.to_json()
+            text = shard.label if self.label is None else self.label.text
+            save_student(self.average, path, recipe.model, text, about)
             self.log.plot(self.out / "log.png")
         return path
 
     def _scale(self) -> ScoreScale | None:
         """The map from the averaged weights' answers to VMAF points, where shards allow one."""
-        if self.shards[0].label.startswith(VMAF):
+        if self.label is not None or self.shards[0].label.startswith(VMAF):
             return None
         names = {shard.name for shard in self.shards}
         window = Window(self.recipe.frames, self.recipe.crop)
@@ -295,7 +308,7 @@ def parameter_groups(model: nn.Module, recipe: Recipe) -> list[dict[str, Any]]:
     of a FAST-VQA; what merges patches after a stage goes with its last block.
     """
     levels: dict[str, int] = {}
-    blocks: dict[str, dict[str, int]] = {"student": {}, "teacher": {}, "bridge": {}}
+    blocks: dict[str, dict[str, int]] = {"student": {}, "teacher": {}, "bridge": {}, "fdim": {}}
     for name, _ in model.named_parameters():
         count = blocks[name.partition(".")[0]]
         block = re.match(r".*\bblocks\.[0-9]+\.", name)
@@ -326,7 +339,7 @@ def parameter_groups(model: nn.Module, recipe: Recipe) -> list[dict[str, Any]]:
 def _copy(student: Student, recipe: Recipe, device: torch.device) -> Student:
     """An fp32 copy, which becomes the moving average."""
     with torch.device("meta"):  # no memory, and no random values, before the copies
-        mean = create_student(recipe.model, student.anchored is not None)
+        mean = create_student(recipe.model, student.anchored is not None, student.config)
     values = {
         name: value.detach().to(device, torch.float32 if value.is_floating_point() else None)
         for name, value in student.state_dict().items()

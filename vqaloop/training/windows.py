@@ -49,7 +49,7 @@ def check_window(shard: Shard, window: Window) -> None:
             f"and {shard.name} has clips of {frames} frames of {size}; prepare it with larger "
             "--frames and --size, or lower `frames` and `crop`"
         )
-    if shard.crop_labels is not None:
+    if shard.region_labels is not None:
         raise InputError(
             f"{shard.name} has labels of single crops, which are not those of their parts; leave "
             "out `frames` and `crop`"
