@@ -72,10 +72,11 @@ def test_fixed_ladders_ascend(name: str) -> None:
         assert [w * h for w, h, _ in table] == sorted(w * h for w, h, _ in table)
 
 
-def test_a_small_source_has_nothing_to_compare(made: Ladder) -> None:
+def test_a_small_source_has_the_lowest_rung(made: Ladder) -> None:
     source = {**made.about["source"], "width": 160, "height": 90}
-    with pytest.raises(InputError, match="shorter side has 90 pixels; there is nothing"):
-        set_against(replace(made, about={**made.about, "source": source}), "apple", CROWD)
+    small = replace(made, about={**made.about, "source": source})
+    (rung,) = set_against(small, "apple", CROWD).b.rungs
+    assert (rung.width, rung.height, rung.bitrate_kbps) == (160, 90, 145)
 
 
 def test_another_ladder(made: Ladder, room: Room) -> None:

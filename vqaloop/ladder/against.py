@@ -166,8 +166,7 @@ def percent(ours: float, theirs: float) -> float:
 def set_against(ladder: Ladder, other: str, audience: Audience) -> Against:
     """A ladder against a fixed one by its name in FIXED, or against the ladder of a path.
 
-    Raises InputError where the other is not of the same title and metric, or has no rung that the
-    title could have.
+    Raises InputError where the other is not of the same title and metric.
     """
     ours = _offer(str(ladder.folder), _measured(ladder), audience)
     if other in FIXED:
@@ -213,22 +212,23 @@ def _fixed_rungs(ladder: Ladder, fixed: FixedLadder) -> tuple[list[Offered], lis
     codec, table = fixed.rungs_for(about["codec"])
     side = min(about["source"]["width"], about["source"]["height"])
     kept = [rung for rung in table if min(rung[:2]) <= side]
-    if not kept:
-        raise InputError(
-            f"every rung of {fixed.title} is larger than the source, whose shorter side has "
-            f"{side} pixels; there is nothing to compare"
-        )
-    points = _points(ladder)
-    rungs = [Offered(*size, kbps, *_score_at(points, size, kbps)) for *size, kbps in kept]
-    basis = Counter(rung.basis for rung in rungs)
-    notes = [
-        f"scores of {fixed.title} are interpolated on this title's measurements: "
-        f"{basis['size']} of {counted(len(rungs), 'rung')} at their own size, {basis['hull']} on "
-        f"the hull of all sizes, {basis['beyond']} beyond all that was measured"
-    ]
+    notes = []
     if len(kept) < len(table):
         lost = counted(len(table) - len(kept), "rung")
         notes.append(f"left out: {lost} larger than the source")
+    if not kept:
+        source = about["source"]["width"], about["source"]["height"]
+        kept = [(*source, table[0][2])]
+        notes = ["the source is smaller than every rung: the lowest is taken at its size"]
+    points = _points(ladder)
+    rungs = [Offered(*size, kbps, *_score_at(points, size, kbps)) for *size, kbps in kept]
+    basis = Counter(rung.basis for rung in rungs)
+    notes.insert(
+        0,
+        f"scores of {fixed.title} are interpolated on this title's measurements: "
+        f"{basis['size']} of {counted(len(rungs), 'rung')} at their own size, {basis['hull']} on "
+        f"the hull of all sizes, {basis['beyond']} beyond all that was measured",
+    )
     if codec != about["codec"]:
         notes.append(f"its rates are for {codec}, and the ladder is {about['codec']}")
     return rungs, notes
