@@ -221,7 +221,7 @@ def _fixed_rungs(ladder: Ladder, fixed: FixedLadder) -> tuple[list[Offered], lis
         kept = [(*source, table[0][2])]
         notes = ["the source is smaller than every rung: the lowest is taken at its size"]
     points = _points(ladder)
-    rungs = [Offered(*size, kbps, *_score_at(points, size, kbps)) for *size, kbps in kept]
+    rungs = [Offered(w, h, kbps, *_score_at(points, (w, h), kbps)) for w, h, kbps in kept]
     basis = Counter(rung.basis for rung in rungs)
     notes.insert(
         0,
@@ -245,7 +245,7 @@ def _points(ladder: Ladder) -> list[RDPoint]:
     return [RDPoint(*key, *value) for key, value in found.items()]
 
 
-def _score_at(points: Sequence[RDPoint], size: Sequence[int], kbps: float) -> tuple[float, str]:
+def _score_at(points: Sequence[RDPoint], size: tuple[int, int], kbps: float) -> tuple[float, str]:
     """The score at that size and rate, linear over log rate, and where it is from."""
     pixels = math.prod(size)
     nearest = min({p.size for p in points}, key=lambda s: abs(math.log(math.prod(s) / pixels)))
