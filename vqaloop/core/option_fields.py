@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import MISSING, Field, dataclass, field, fields, replace
 from typing import Any, TypeVar
 
-from vqaloop.core.text import utf8
+from vqaloop.core.text import parse_size, utf8
 from vqaloop.errors import InputError
 
 Value = TypeVar("Value")
@@ -150,7 +150,7 @@ def to_argv(cls: type, values: Mapping[str, Any]) -> list[str]:
     words: list[str] = []
     for name, value in values.items():
         made = options_of(cls).get(name)
-        if isinstance(value, list) and value and all(isinstance(side, int) for side in value):
+        if made and made.parse is parse_size and _is_size(value):
             value = [value]
         sizes = isinstance(value, list) and all(isinstance(size, list) for size in value)
         if not made or not made.recorded or not (sizes or isinstance(value, str | int | float)):
@@ -165,6 +165,11 @@ def to_argv(cls: type, values: Mapping[str, Any]) -> list[str]:
             # a value that begins with a dash would be taken for an option
             words += [f"{flag}={text}"] if text.startswith("-") else [flag, text]
     return words
+
+
+def _is_size(value: Any) -> bool:
+    """Whether a value of a document is one size."""
+    return isinstance(value, list) and len(value) == 2 and all(type(n) is int for n in value)
 
 
 def _digits(value: float) -> str:

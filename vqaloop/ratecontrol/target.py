@@ -49,7 +49,7 @@ class Encoded:
 
     path: Path
     score: float
-    """CurvePoint on the whole file."""
+    """Of the whole file, by the pool that was asked for."""
     document: dict[str, Any]
     """vqaloop.encode/1, as --json writes it."""
     reached: bool
