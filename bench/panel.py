@@ -30,7 +30,7 @@ import pandas as pd
 
 from bench import panel_labels, panel_table
 from bench.attacks import SEEN
-from bench.judges import Judges, Results, check_names, known_judges, split_judge
+from bench.judges import Judges, Results, check_names, split_judge
 from bench.panel_jobs import (
     AGREEMENT,
     ATTACKED,
@@ -51,8 +51,10 @@ from vqaloop.core.files import write_whole
 from vqaloop.encoding.encode import encode
 from vqaloop.errors import VqaloopError
 from vqaloop.panel.measure import PanelTools
+from vqaloop.quality.registry import metric_names
 from vqaloop.quality.scorer import Scorer
 from vqaloop.records import Rendition
+from vqaloop.training.attacks import PERIOD
 
 KEY = ("part", "set", "title", "clip", "canvas", "encode", "size")
 CPU = "cpu "
@@ -263,11 +265,11 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument("--judges", default=",".join(("internvqa", *JUDGES)))
     parser.add_argument("--panel", type=Path, help="weights whose panel fuses the labels")
     parser.add_argument("--parts", default=",".join(PARTS))
-    parser.add_argument("--frames", type=int, default=60, help="of each clip, the first")
+    parser.add_argument("--frames", type=int, default=48, help="of each clip, the first")
     parser.add_argument("--knobs", type=int, default=3, help="qualities of an encoder and size")
-    parser.add_argument("--attacked", type=int, default=4, help="clips that are attacked")
-    parser.add_argument("--gamed", type=int, default=3, help="clips that are encoded with tricks")
-    parser.add_argument("--every", type=int, default=6, help="encodes to one seen by dear judges")
+    parser.add_argument("--attacked", type=int, default=3, help="clips that are attacked")
+    parser.add_argument("--gamed", type=int, default=2, help="clips that are encoded with tricks")
+    parser.add_argument("--every", type=int, default=9, help="encodes to one seen by dear judges")
     parser.add_argument("--fdim", type=Path, help="FDIM's wheel or checkpoint")
     parser.add_argument("--cvvdp", help="ColorVideoVDP's program")
     parser.add_argument("--ssimulacra2", action="store_true")
@@ -278,8 +280,8 @@ def make_parser() -> argparse.ArgumentParser:
 
 
 def spread(clips: Sequence[Clip], count: int) -> list[Clip]:
-    """So many of the clips that are not large, evenly."""
-    small = [clip for clip in clips if not clip.large]
+    """So many of the clips that are neither large nor too short for pumping, evenly."""
+    small = [clip for clip in clips if not clip.large and clip.frames >= PERIOD]
     if not 0 < count < len(small):
         return small if count else []
     return [small[(2 * i + 1) * len(small) // (2 * count)] for i in range(count)]
@@ -289,7 +291,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = make_parser()
     o = parser.parse_args(argv)
     names, parts = o.judges.split(","), o.parts.split(",")
-    check_names(parser, names, [*known_judges()])
+    check_names(parser, names, metric_names())
     check_names(parser, parts, PARTS)
     ffmpeg = ffmpeg_path()
     o.out.mkdir(parents=True, exist_ok=True)
@@ -312,7 +314,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         failed = measure_all(bench, work)
         if COST in parts:
             heights = [int(word) for word in o.heights.split(",")]
-            measure_cost(bench, [clip.path for clip in spread(clips, 4)], heights, o.seconds)
+            paths = [clip.path for clip in spread(clips, 4) or clips[:1]]
+            measure_cost(bench, paths, heights, o.seconds)
         table = labelled(bench, work)
     except VqaloopError as error:
         parser.exit(1, f"{error}\n")

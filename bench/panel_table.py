@@ -76,7 +76,8 @@ def agreement(table: pd.DataFrame, judges: Sequence[str]) -> str:
         f"{', '.join(sorted(set(table['set'])))}); encodes by canvas: {canvases}. 95 % intervals "
         'over titles (bootstrap). "Inside": inside a title; SD of score less label, each '
         "title's mean removed. dB are mapped by a logistic of four parameters. VMAF, VMAF v1 and "
-        "NEG over all frames are labels themselves.\n"
+        "NEG over all frames are labels themselves. The panel's label of an encode is of those "
+        "judges that all encodes of its clip have.\n"
     )
     for label in (name for name in POINTS if name in table):
         text += f"\n### Against {label}\n\n" + _against(table, judges, label)
@@ -254,6 +255,8 @@ def attacked(table: pd.DataFrame, judges: Sequence[str]) -> str:
     """Of the attacks that the panel sees, how many each judge does."""
     table = table.assign(attack=table["encode"].str.rpartition(" ")[0])
     visible = seen_by(table, PANEL)
+    counts = {name: table[name].notna().sum() for name in LABELS if name in table}
+    measured = ", ".join(f"{name} ({count})" for name, count in counts.items())
 
     def cells(mask: pd.Series[bool]) -> list[str]:
         own = table[mask]
@@ -273,7 +276,8 @@ def attacked(table: pd.DataFrame, judges: Sequence[str]) -> str:
         f"## Damage\n\n{table['attack'].nunique()} kinds at three strengths on "
         f"{table['clip'].nunique()} clips. The panel sees what its measured label puts below "
         f"{SEEN:g}; a judge what it scores below {SEEN:g}, XPSNR below 35 dB, PSNR below 41 dB. "
-        "Counted are files that the panel sees.\n\n" + pipes(lines)
+        f"Counted are files that the panel sees, whose judges measured {measured}.\n\n"
+        + pipes(lines)
     )
 
 

@@ -50,7 +50,7 @@ def few(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_all_parts_of_a_tiny_clip_and_the_bench_resumes(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    clip = make_clip(tmp_path / "tiny.y4m", size="240x160", frames=8)
+    clip = make_clip(tmp_path / "tiny.y4m", size="240x160", frames=24)
     file = weights(tmp_path / "new.safetensors", panel=XPSNR.to_json())
     out = tmp_path / "out"
     words = [str(clip), f"--out={out}", f"--panel={file}", "--heights=160", "--seconds=1"]
@@ -184,7 +184,7 @@ def test_dear_judges_see_runs_over_all_of_the_time_and_parts_of_large_pictures()
 def test_dear_judges_are_asked_only_where_the_others_see_nothing(
     tmp_path: Path, few: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    clip = make_clip(tmp_path / "tiny.y4m", size="240x160", frames=8)
+    clip = make_clip(tmp_path / "tiny.y4m", size="240x160", frames=24)
     file = weights(tmp_path / "new.safetensors", panel=XPSNR.to_json())
     asked: list[str] = []
 
@@ -300,12 +300,12 @@ def test_agreement_by_hand() -> None:
 def test_clips_are_spread_and_large_ones_left_out() -> None:
     class Named:
         def __init__(self, number: int) -> None:
-            self.number, self.large = number, number == 3
+            self.number, self.large, self.frames = number, number == 3, 40 - 30 * (number == 8)
 
     clips = [Named(number) for number in range(9)]
     chosen = panel.spread(clips, 2)  # type: ignore[arg-type]
-    assert [clip.number for clip in chosen] == [2, 7]  # type: ignore[attr-defined]
-    assert len(panel.spread(clips, 20)) == 8  # type: ignore[arg-type]
+    assert [clip.number for clip in chosen] == [1, 6]  # type: ignore[attr-defined]
+    assert len(panel.spread(clips, 20)) == 7  # type: ignore[arg-type]
     assert not panel.spread(clips, 0)  # type: ignore[arg-type]
 
 

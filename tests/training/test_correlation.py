@@ -113,6 +113,24 @@ def test_noise_inside_a_title_has_an_interval_and_a_paired_difference() -> None:
     assert correlations(scores, labels, titles.tolist(), same_scale=False).within_sd is None
 
 
+def test_errors_inside_a_title_are_less_its_own_mean() -> None:
+    labels = np.arange(7.0)
+    gaps = np.array([3.0, 5, 4, 8, -10, -12, 50])  # of the last title there is but one
+    titles = ["a"] * 4 + ["b"] * 2 + ["c"]
+    squares = [4, 0, 1, 9, 1, 1]
+    expected = np.sqrt(sum(squares) / (7 - 3))
+    assert within_sd(labels + gaps, labels, titles) == pytest.approx(expected)
+    assert within_sd(labels, labels, list("abcdefg")) is None
+    found = correlations(labels + gaps, labels, titles, draws=0)
+    assert found.within_sd == pytest.approx(expected)
+    other = correlations(labels + gaps, labels, titles, draws=0, same_scale=False)
+    assert other.within_sd is None
+    # a draw has each title as a new one each time
+    member, times = np.array([0] * 4 + [1] * 2 + [2]), np.array([[2.0, 1, 0], [0, 1, 2]])
+    drawn = correlation._bootstrap_within_sd(times, member, gaps)
+    assert drawn == pytest.approx([np.sqrt((2 * 14 + 2) / (2 * 3 + 1)), np.sqrt(2 / 1)])
+
+
 @pytest.mark.parametrize("parameters", [(95.0, 5.0, 50.0, 8.0), (90.0, 20.0, 30.0, 20.0)])
 @pytest.mark.parametrize(("scale", "offset"), [(1.0, 0.0), (1e-4, 3.0), (-0.2, 40.0)])
 def test_the_logistic_of_four_parameters_is_found_again(

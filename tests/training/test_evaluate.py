@@ -12,7 +12,7 @@ import pytest
 import torch
 from scipy import stats
 
-from tests.support.lessons import opinions
+from tests.support.lessons import CROPS, SHARDS, opinions
 from tests.support.nets import shaken
 from vqaloop.cli.main import main
 from vqaloop.core.ffmpeg import ffmpeg_path
@@ -23,7 +23,14 @@ from vqaloop.models.student import Student
 from vqaloop.models.weights import save_student
 from vqaloop.quality.full_reference import measure_clips
 from vqaloop.training.datasets import BVI_HD, WATERLOO
-from vqaloop.training.evaluate import ShardScores, crop_spread, evaluate, score_shards, summary
+from vqaloop.training.evaluate import (
+    ShardScores,
+    _fewer_clips,
+    crop_spread,
+    evaluate,
+    score_shards,
+    summary,
+)
 from vqaloop.training.evaluation_report import figures_text, worst_titles, write_evaluation
 from vqaloop.training.paper import PublishedRow, published_row
 from vqaloop.training.shards import load_corpus, shard_paths, write_shard
@@ -273,6 +280,20 @@ def test_the_label_is_that_of_the_student(student: Student, folder: Path) -> Non
         # the region that is left is of the first place; a score is of the whole video
         whole = scored.scores if kind == "of scores" else shards[0].frame_labels[:, 0, 0]
         assert table["label"].to_numpy() == pytest.approx(whole.numpy(), abs=1e-4)
+
+
+def test_few_regions_are_of_all_places() -> None:
+    whole = replace(SHARDS[1], places=(0, 0, 9, 9), distances=(1, 1, 5, 5))
+    few = _fewer_clips(whole, 2 * CROPS)
+    assert (few.places, few.distances) == ((0, 9), (1, 5))
+    assert few.reference is not None and whole.reference is not None
+    kept = [0, 1, 6, 7]
+    assert torch.equal(few.reference, whole.reference[kept])
+    assert torch.equal(few.distorted, whole.distorted[:, kept])
+    assert few.region_labels is not None and whole.region_labels is not None
+    assert torch.equal(few.region_labels[..., 0], whole.region_labels[:, [0, 3], 0])
+    assert _fewer_clips(whole, 1).distorted.shape[1] == CROPS
+    assert _fewer_clips(whole, 99).places == whole.places
 
 
 def test_labels_of_two_kinds_are_refused(judged: ShardScores) -> None:

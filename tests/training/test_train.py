@@ -83,11 +83,8 @@ def test_a_run_is_logged_and_goes_on_where_it_was_stopped(
     rmse = float(rows[-1]["rmse"])
     assert math.isfinite(rmse) and f"RMSE {rmse:.3f}" in told[0] and "{" not in told[0]
     student, about = load_student(whole)
-    assert (
-        about["model"] == "internvqa-mini"
-        and about["label"] == "VMAF v1.0.16"
-        and "panel" not in about
-    )
+    assert (about["model"], about["label"]) == ("internvqa-mini", "VMAF v1")
+    assert "panel" not in about
     assert student.config.outputs == ("v1", "cambi", "xpsnr")
     assert json.loads(about["recipe"]) == json.loads(json.dumps(asdict(recipe)))
     assert student.anchored is not None

@@ -49,6 +49,7 @@ NOT_RUN = {
     "git ": "in a tree of x264's; tests/whole/test_ci.py bisects a tree of its own",
     "make x264": "as above",
     "cp x264": "as above",
+    "python -m bench.panel": "an hour, of clips and stills; tests/bench/test_panel.py runs both",
     "bash recipes/internvqa-mini/make.sh": "hours; each of its steps is a command run here",
     "bash recipes/waterloo-small/make.sh": "as above; tests/whole/test_waterloo.py runs it",
     "GPUS=2 bash recipes/waterloo-small/make.sh": "as above",

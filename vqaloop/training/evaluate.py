@@ -163,28 +163,30 @@ def clip_scores(
 
 
 def _fewer_clips(shard: Shard, crops: int) -> Shard:
-    """The shard with at most so many clips of each encode, at least one region.
+    """The shard with at most so many clips of each encode, but a region at least.
 
-    Of clips spread over a video, as views are, those around its middle.
+    Regions are spread over the places of the scene; of clips spread over a video, as views are,
+    those around its middle are taken.
     """
-    count = shard.distorted.shape[1]
-    crops = min(count, max(crops // shard.region, 1) * shard.region)
-    first = (count - crops) // 2 if shard.view is not None else 0
-    part = slice(first, first + crops)
-    regions = slice(crops // shard.region)
+    count = _units(shard)
+    wanted = min(count, max(crops // shard.region, 1))
+    regions = np.linspace(0, count - 1, wanted).round().astype(int)
+    if shard.view is not None:
+        regions = (count - wanted) // 2 + np.arange(wanted)
+    clips = torch.from_numpy((regions[:, None] * shard.region + np.arange(shard.region)).ravel())
 
     def cut(labels: Tensor | None) -> Tensor | None:
-        return None if labels is None else labels[:, regions]
+        return None if labels is None else labels[:, torch.from_numpy(regions)]
 
     return replace(
         shard,
-        distorted=shard.distorted[:, part],
-        reference=None if shard.reference is None else shard.reference[part],
+        distorted=shard.distorted[:, clips],
+        reference=None if shard.reference is None else shard.reference[clips],
         region_labels=cut(shard.region_labels),
         frame_labels=cut(shard.frame_labels),
         fdim_features=cut(shard.fdim_features),
-        distances=shard.distances[regions],
-        places=shard.places[regions],
+        distances=tuple(shard.distances[r] for r in regions if shard.distances),
+        places=tuple(shard.places[r] for r in regions if shard.places),
     )
 
 

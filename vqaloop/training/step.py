@@ -285,8 +285,7 @@ class TrainingModel(nn.Module):
             raise InputError(
                 f"{', '.join(lacking)} of the loss cannot be computed from this corpus: region, "
                 "pooled, ordered and dense need the source of every scene, auxiliary measured "
-                "labels and token heads, fdim the features of FDIM, levels a teacher with token "
-                "heads"
+                "labels and token heads, fdim FDIM's features, levels a teacher with token heads"
             )
         return losses
 
