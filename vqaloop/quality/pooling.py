@@ -36,6 +36,8 @@ class PooledScore:
     """(frame, top, left) of each crop."""
     moments: tuple[tuple[int, float], ...] = ()
     """(frame, score) of each moment."""
+    shares: tuple[float, ...] = ()
+    """The part of the title that each moment stands for, equal if none was given."""
 
     def placed(
         self, times: Sequence[int], places: Sequence[tuple[int, int, int]]
@@ -107,6 +109,7 @@ def pool(
         (low, high),
         tuple(of_moments.tolist()),
         (float(mean) - lowest, highest - float(mean)),
+        shares=tuple(shares or [1 / len(counts)] * len(counts)),
     )
 
 

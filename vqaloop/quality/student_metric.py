@@ -458,6 +458,7 @@ class StudentMetric:
             interval=found.interval,
             places=found.places,
             moments=found.moments,
+            shares=found.shares,
             weights_sha256=header["sha256"],
             label=header.get("label"),
             opinion=opinion if scale else None,
