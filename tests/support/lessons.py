@@ -10,9 +10,9 @@ from tests.support.nets import MINI, shaken
 from vqaloop.models.head_config import HeadConfig
 from vqaloop.models.internvideo2 import InternVideo2
 from vqaloop.models.student import Student
+from vqaloop.training.batch import Batch, draw
 from vqaloop.training.recipe import TAUGHT, Losses, Recipe, Teacher
 from vqaloop.training.shards import FDIM_FEATURES, Shard
-from vqaloop.training.step import Batch, draw
 
 RECIPE = Recipe(
     "internvqa-mini", ("a",), "out", 1, 1e-3, Losses(region=1.0), ("b",),

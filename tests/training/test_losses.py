@@ -27,6 +27,7 @@ from vqaloop.errors import InputError
 from vqaloop.media.colour import to_clips
 from vqaloop.models.fastvqa import FastVQA
 from vqaloop.models.student import STATISTICS, Student, StudentOutput
+from vqaloop.training.batch import Batch, draw
 from vqaloop.training.losses import (
     FIDELITY_SCALE,
     PAIR_TIE,
@@ -38,7 +39,7 @@ from vqaloop.training.losses import (
     preference_losses,
 )
 from vqaloop.training.recipe import Losses, Teacher
-from vqaloop.training.step import Batch, TrainingModel, draw, freeze
+from vqaloop.training.step import TrainingModel, freeze
 
 
 @pytest.fixture(autouse=True)

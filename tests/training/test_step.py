@@ -13,8 +13,9 @@ from tests.support.nets import MINI_SWIN, noise
 from vqaloop.models import create_student
 from vqaloop.models.fastvqa import FastVQA
 from vqaloop.models.student import Student
+from vqaloop.training.batch import UNKNOWN_STREAMS, draw
 from vqaloop.training.shards import FDIM_FEATURES
-from vqaloop.training.step import UNKNOWN_STREAMS, TrainingModel, augmented, draw, freeze
+from vqaloop.training.step import TrainingModel, augmented, freeze
 
 # --- drawing -------------------------------------------------------------------------------------
 

@@ -38,12 +38,13 @@ from vqaloop.models.stream_facts import StreamFacts
 from vqaloop.models.weights import load_student, save_student
 from vqaloop.training import deepspeed_engine, starting_weights
 from vqaloop.training import train as train_module
+from vqaloop.training.batch import draw
 from vqaloop.training.deepspeed_engine import engine_config
 from vqaloop.training.recipe import Losses, Recipe, Teacher
 from vqaloop.training.shards import load_corpus
 from vqaloop.training.split import split_corpus
 from vqaloop.training.starting_weights import initial_student, initial_teacher
-from vqaloop.training.step import TrainingModel, draw
+from vqaloop.training.step import TrainingModel
 from vqaloop.training.targets import Label, with_targets
 from vqaloop.training.train import parameter_groups, train
 

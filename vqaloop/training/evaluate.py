@@ -92,7 +92,6 @@ def score_shards(
     label: Label | None = None,
     metrics: Sequence[str] = (),
     ffmpeg: str = "",
-    seed: int = 0,
     report: Callable[[str], None] = lambda line: None,
 ) -> ShardScores:
     """Score each encode of some shards, its crops pooled as one picture.
@@ -107,7 +106,6 @@ def score_shards(
             is None, each shard's score.
         metrics: Of METRICS; measured on the same crops.
         ffmpeg: Path of the ffmpeg binary, for `metrics`.
-        seed: Of the halves behind `crop_spread`.
         report: Called with a line of progress for each shard.
 
     Returns:
@@ -133,7 +131,7 @@ def score_shards(
     for whole in shards:
         shard = _fewer_clips(whole, crops) if crops else whole
         sums = _sums(student, shard, device)
-        rng = np.random.default_rng([seed, *shard.name.encode("utf-8", "surrogateescape")])
+        rng = np.random.default_rng([0, *shard.name.encode("utf-8", "surrogateescape")])
         heads = {head: _HeadScores(student, head, sums.get(head), shard, rng) for head in HEADS}
         known = label if label is not None and label.is_in(shard.labels) else None
         metric_values = _other_metrics(shard, metrics, ffmpeg)

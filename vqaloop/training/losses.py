@@ -10,17 +10,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from vqaloop.models.student import Student, StudentOutput
+from vqaloop.training.batch import Batch
 from vqaloop.training.recipe import Losses
-
-if TYPE_CHECKING:
-    from vqaloop.training.step import Batch
 
 PREFERENCE_SCALE = 0.05
 """Difference of scores in 0..1 at which the odds that one is preferred are e to one."""
