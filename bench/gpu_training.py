@@ -183,8 +183,9 @@ def _memory_of_step(run: Run, teacher: str | None) -> dict[str, Any]:
 
 def _step_memory(run: Run, teacher: str | None, recompute: bool) -> dict[str, Any]:
     from vqaloop.models import create_student
+    from vqaloop.training.batch import Batch
     from vqaloop.training.recipe import Losses, Teacher
-    from vqaloop.training.step import Batch, TrainingModel, freeze
+    from vqaloop.training.step import TrainingModel, freeze
 
     loss = Losses(alone=1.0, teacher=1.0, feature=1.0) if teacher else Losses(alone=1.0)
     student_name = "internvqa-small" if teacher else "internvqa-1b"
@@ -268,8 +269,9 @@ def _evaluation_time(run: Run) -> dict[str, Any]:
 def _launch_bound(run: Run) -> dict[str, Any]:
     """Clips/s of mini's training at the scenes a CPU takes, and at ten times as many."""
     from vqaloop.models import create_student
+    from vqaloop.training.batch import Batch
     from vqaloop.training.recipe import Losses
-    from vqaloop.training.step import Batch, TrainingModel
+    from vqaloop.training.step import TrainingModel
 
     loss = Losses(region=1.0, pooled=1.0, ordered=1.0, alone=1.0)
     rates = {}
@@ -334,9 +336,10 @@ def teacher(run: Run) -> Findings:
     from vqaloop.models import create_student
     from vqaloop.models.student import start_from_cosines
     from vqaloop.models.weights import save_student
+    from vqaloop.training.batch import draw
     from vqaloop.training.recipe import Losses, head_config
     from vqaloop.training.shards import load_corpus
-    from vqaloop.training.step import TrainingModel, draw
+    from vqaloop.training.step import TrainingModel
     from vqaloop.training.targets import Label, with_targets
 
     if run.data is None or not any(run.data.glob("*.safetensors")):

@@ -49,6 +49,7 @@ OPTIONS = {
     "encoder": Option(str, "NAME", "another than the codec's default"),
     "preset": Option(str, "P", "the encoder's preset"),
     "metric": Option(str, "NAME", "the metric that leads"),
+    "pool": Option(str, "NAME", "how scores are pooled over time, such as p5"),
     "gate": Option(_words, "NAME,...", "the metrics that may call a regression"),
     "knobs": Option(_numbers, "V,...", "values of the quality knob"),
     "frames": Option(int, "N", "of each clip the first N"),

@@ -143,7 +143,7 @@ class Score:
     """Score of one encode by one metric."""
 
     value: float
-    """0..100 (dB for psnr and xpsnr), higher is better."""
+    """0..100 (dB for psnr and xpsnr), higher is better; pooled over time by `pool`."""
     metric: str
     """internvqa-tiny, vmaf, vmaf-v1, vmaf-neg, xpsnr, psnr, ssim."""
     mode: str
@@ -159,6 +159,8 @@ class Score:
     """Frame and score of each time that was looked at, the first of the frames in its middle; the
     value is their mean (of some students a power mean of what they lack to 100), weighted by the
     part of the title each stands for, then mapped from the scale of `label` if another."""
+    shares: tuple[float, ...] = ()
+    """The part of the title that each moment stands for."""
     weights_sha256: str | None = None
     """SHA-256 of the weights file, for learned metrics."""
     label: str | None = None
@@ -169,6 +171,10 @@ class Score:
     """CPU seconds spent, decoding included."""
     wall_s: float = 0.0
     """Wall seconds spent."""
+    pool: str = "mean"
+    """How it is pooled over time: a name of `quality.time_pooling.POOLS`."""
+    mean: float | None = None
+    """The metric's own value where `pool` is another."""
 
 
 @dataclass(frozen=True)
@@ -205,6 +211,8 @@ class Trial:
     whole_title: bool = True
     """False when it was made on an excerpt."""
     encode: Encode | None = field(default=None, compare=False)
+    mean: float | None = None
+    """The mean score, where `score` is pooled otherwise."""
 
     def to_json(self) -> dict[str, Any]:
         r = self.rendition
@@ -216,6 +224,7 @@ class Trial:
             "params": dict(r.params),
             "bitrate_kbps": rounded(self.bitrate_kbps),
             "score": rounded(self.score),
+            **({} if self.mean is None else {"score_mean": rounded(self.mean)}),
             "whole_title": self.whole_title,
             "state": "failed" if self.error else "complete",
             "error": self.error,
@@ -284,6 +293,8 @@ class Rung:
     """Bitrate and score over the time of the file; see ladder/timeline.py. Empty if unknown."""
     opinion: float | None = None
     """The score on the scale of the weights' label, where that is mapped to VMAF points."""
+    score_mean: float | None = None
+    """The mean score, where `score` is pooled otherwise; `about["metric"]["pool"]` says how."""
 
     @property
     def _options(self) -> dict[str, str]:
@@ -338,6 +349,7 @@ class Rung:
             "peak_kbps": rounded(self.peak_kbps),
             "score": rounded(self.score),
             "score_predicted": rounded(self.score_predicted),
+            **({} if self.score_mean is None else {"score_mean": rounded(self.score_mean)}),
             **({} if self.opinion is None else {"opinion": rounded(self.opinion)}),
             "guard": {name: rounded(value) for name, value in self.guard.items()},
             "knob": {"name": self.knob[0], "value": self.knob[1]},

@@ -31,3 +31,24 @@ vqaloop corpus "$pictures" runs/corpus/montages --basis explicit --encodes 8 --a
   --places 2 --montages 1920x1080:8 --montages 3840x2160:4 "${judges[@]}" --workers "$workers"
 vqaloop corpus "$clips" runs/corpus/validation --basis repo --part 1/2 --encodes 12 --attacks 4 \
   "${judges[@]}" --workers "$workers"
+
+vqaloop distill "$here/recipe.toml"
+vqaloop distill "$here/../internvqa-tiny/recipe.toml"
+vqaloop distill "$here/distilled.toml"
+
+for name in internvqa-mini internvqa-tiny internvqa-mini-distilled; do
+  vqaloop evaluate "runs/$name/${name%-distilled}.safetensors" runs/corpus/validation \
+    -o "runs/$name"
+done
+
+# The deciding table: choices are made on the first, the second is for the model card alone.
+python -m bench.panel_material --clips "$clips" --stills "$pictures" --out runs/material \
+  --montages validation,third
+students="mini=runs/internvqa-mini/internvqa-mini.safetensors"
+students="$students,tiny=runs/internvqa-tiny/internvqa-tiny.safetensors"
+students="$students,distilled=runs/internvqa-mini-distilled/internvqa-mini.safetensors"
+for set in validation third; do
+  python -m bench.panel --titles runs/material/titles.csv --set "$set" --out "runs/table/$set" \
+    --panel runs/internvqa-mini/internvqa-mini.safetensors "${judges[@]}" \
+    --judges "$students,vmaf-sampled,vmaf-v1-sampled,vmaf,vmaf-v1,vmaf-neg,xpsnr,psnr"
+done

@@ -6,6 +6,7 @@ import signal
 import threading
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -20,10 +21,12 @@ from tests.support.commandline import (
 )
 from tests.support.media import make_clip
 from vqaloop.core.ffmpeg import ffmpeg_path
+from vqaloop.core.files import file_sha256
 from vqaloop.core.folders import is_study_file
 from vqaloop.encoding.registry import get_encoder
 from vqaloop.errors import EncodeFailed
 from vqaloop.execution.cache import Cache
+from vqaloop.execution.cache_keys import ScoreSettings, score_key
 from vqaloop.execution.workshop import Workshop
 from vqaloop.ladder.build import build_ladder
 from vqaloop.media.probe import probe_source
@@ -126,7 +129,7 @@ def test_a_cache_that_cannot_be_used_is_done_without(
     assert said.startswith("going on without the cache in ")
 
 
-def workshop(room: Room, **more: int) -> Workshop:
+def workshop(room: Room, **more: Any) -> Workshop:
     binary = ffmpeg_path()
     metric = open_metric("psnr", ffmpeg=binary)
     return Workshop(get_encoder("libx264"), metric, Cache(), ffmpeg=binary, **more)
@@ -219,3 +222,33 @@ def test_signals_are_as_before(room: Room) -> None:
     handlers = [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP)]
     room.run("encoders")
     assert handlers == [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP)]
+
+
+def test_a_pool_takes_the_scores_that_are_cached(room: Room, clip: str) -> None:
+    source = probe_source(clip)
+    with workshop(room) as shop:
+        mean = shop.score(source, shop.encode(source, rendition(40)).path)
+    with workshop(room, pool="harmonic") as shop:
+        found = shop.score(source, shop.encode(source, rendition(40)).path)
+        assert shop.cost.encodes == shop.cost.score_s == 0
+    # the clip is shorter than a second: one second, of which every pool is the mean
+    assert found.mean == mean.value and found.value == pytest.approx(mean.value)
+
+
+def test_sampled_scores_of_earlier_versions_are_measured_again_for_a_pool(room: Room) -> None:
+    make_clip(room.folder / "b.y4m", size="256x256", frames=30)
+    source, binary = probe_source("b.y4m"), ffmpeg_path()
+    metric = open_metric("vmaf-sampled", ffmpeg=binary)
+    cache, spec = Cache(), get_encoder("libx264")
+    with Workshop(spec, metric, cache, ffmpeg=binary, pool="p5") as shop:
+        made = shop.encode(source, rendition(40, 256, 256))
+        found = shop.score(source, made.path)
+        settings = ScoreSettings(**metric.identity())
+        key = score_key(source, file_sha256(made.path), settings)
+        stored = cache.get_json(key)
+        assert stored and stored["value"] == found.mean and found.value < stored["value"]
+        del stored["shares"], stored["pool"], stored["mean"]
+        cache.put_json(key, stored)
+        again = shop.score(source, made.path)
+    assert again.value == found.value and again.shares == found.shares
+    assert sum(found.shares) == pytest.approx(1) and len(found.shares) == len(found.moments)

@@ -1,7 +1,9 @@
 """Real ladders of tiny titles: what is written, that it is true, that nothing is done twice."""
 
 import csv
+import itertools
 import json
+import re
 from collections.abc import Callable, Mapping
 from fractions import Fraction
 from pathlib import Path
@@ -11,6 +13,7 @@ import av
 import pytest
 
 import vqaloop
+from tests.support.commandline import SMALL as SMALL_WORDS
 from tests.support.commandline import Room, children
 from tests.support.media import make_clip, run_ffmpeg, shared_clip
 from vqaloop.core.ffmpeg import ffmpeg_path, file_url
@@ -19,7 +22,8 @@ from vqaloop.core.folders import STUDY_FILE, is_study_file
 from vqaloop.core.text import quoted
 from vqaloop.media.probe import probe_source
 from vqaloop.quality import full_reference
-from vqaloop.records import Event, Ladder
+from vqaloop.records import Event, Ladder, RDPoint
+from vqaloop.search.audience import audience_of, delivered
 
 SMALL: dict[str, Any] = {
     "metric": "psnr",
@@ -465,3 +469,69 @@ def test_refused_before_any_work(room: Room, clip: Path, more: dict[str, Any], s
     with pytest.raises(vqaloop.InputError, match=says):
         vqaloop.build_ladder(clip, codec="h264", out="out", **{**SMALL, **more})
     assert not list(room.folder.iterdir()) and not list(room.cache.iterdir())
+
+
+def test_a_pool_steers_a_ladder_and_stands_beside_the_mean(room: Room) -> None:
+    burst = "noise=alls=40:allf=t:enable='between(n,10,19)'"
+    clip = make_clip(room.folder / "burst.y4m", size="160x96", frames=30, rate="10", vf=burst)
+    words = ("burst.y4m", *SMALL_WORDS, "--resolutions", "160x96")
+    plain = room.ladder(*words, out="plain")
+    said = room.run("ladder", *words, "--pool", "p1", "-o", "out")
+    document = room.document("out")
+    assert (document["metric"]["pool"], document["asked"]["pool"]) == ("p1", "p1")
+    for rung in document["rungs"]:
+        mean, low = (
+            vqaloop.Scorer("psnr", pool=pool).score(f"out/{rung['file']}", clip).value
+            for pool in ("mean", "p1")
+        )
+        assert rung["score_mean"] == pytest.approx(mean, abs=1e-4)
+        assert rung["score"] == pytest.approx(low, abs=1e-4) and low < mean - 2
+    assert any(trial.get("score_mean") for trial in document["trials"])
+    assert re.search(r"p1 +mean +predicted", said.out)
+    page = Path("out/report.html").read_text()
+    assert ">p1<" in page and "psnr by p1" in page
+    assert "score_mean" in Path("out/ladder.csv").read_text().splitlines()[0]
+    assert room.run("report", "out").status == said.status
+    assert room.document("out") == document
+    # without it nothing is new
+    assert "score_mean" not in json.dumps(plain) and "pool" not in json.dumps(plain)
+    # what the mean's search has encoded and scored is not made again
+    both = {(t["knob"], t["cached"]) for t in document["trials"]}
+    assert all(cached for knob, cached in both if knob in {t["knob"] for t in plain["trials"]})
+    compared = room.run("report", "plain", "out")
+    assert "full-reference, by p1" in " ".join(compared.out.split())
+
+
+def test_an_audience_and_sizes_as_asked(room: Room, clip: Path) -> None:
+    table = room.folder / "mine.csv"
+    table.write_text("bandwidth_kbps,share\n100,1\n400,3\n")
+    words = (clip, *SMALL_WORDS, "--resolutions", "160x96,112x64")
+    said = room.run("ladder", *words, "--audience", table, "--bandwidth-share", "0.8", "-o", "out")
+    document = room.document("out")
+    found = document["audience"]
+    assert (found["name"], found["bandwidth_share"]) == ("mine.csv", 0.8)
+    assert found["sessions"] == [[100.0, 0.25, None], [400.0, 0.75, None]]
+    rungs = document["rungs"]
+    taken = [[r for r in rungs if r["bitrate_kbps"] <= 0.8 * rate][-1:] for rate in (100, 400)]
+    parts = (0.25, 0.75)
+    score = sum(part * rung[0]["score"] for part, rung in zip(parts, taken, strict=True) if rung)
+    assert found["score"] == pytest.approx(score, abs=1e-3)
+    assert "audience mine.csv: mean score" in said.out
+    assert "Audience mine.csv: mean score" in Path("out/report.html").read_text()
+    # nothing that was encoded could serve it better
+    every = [
+        RDPoint(t["width"], t["height"], 0, t["bitrate_kbps"], t["score"])
+        for t in document["trials"]
+    ]
+    crowd = audience_of(found)
+    assert all(
+        delivered(crowd, pair).score <= found["score"] + 0.5
+        for pair in itertools.combinations(every, 2)
+        if abs(pair[0].score - pair[1].score) > 0.2
+        and max(p.bitrate_kbps for p in pair) > 1.2 * min(p.bitrate_kbps for p in pair)
+    )
+    assert room.run("report", "out").status == said.status and room.document("out") == document
+    large = room.ladder(*words, "--min-bottom-size", "160x96", out="large")
+    assert {r["width"] for r in large["rungs"]} == {160}
+    top = room.ladder(*words, "--max-bitrate", "300", "--min-top-size", "160x96", out="top")
+    assert top["rungs"][-1]["width"] == 160 and top["rules"]["least_top"] == 160 * 96

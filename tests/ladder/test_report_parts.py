@@ -155,6 +155,19 @@ def test_the_command_asks_for_the_very_same_numbers(fixed: float, drawn: float) 
     assert (options.score_precision, options.budget_s, options.min_score) == (0.5, 90, -3.5)
 
 
+def test_the_command_asks_for_the_same_sizes_pool_and_audience() -> None:
+    options = LadderOptions(
+        codec="h264",
+        min_top_size=(1280, 720),
+        require=[(640, 360)],
+        pool="p5",
+        audience="mine.csv",
+    )
+    again = _options_of(json.loads(json.dumps(options.asked())))
+    assert (again.min_top_size, again.require) == ((1280, 720), [(640, 360)])
+    assert (again.pool, str(again.audience), again.min_bottom_size) == ("p5", "mine.csv", None)
+
+
 def _options_of(asked: dict[str, Any]) -> Any:
     """What the command line makes of the report's command."""
     about = {"source": {"path": "a.mp4"}, "codec": "h264", "asked": asked}

@@ -1,7 +1,7 @@
 """Warnings of a ladder's guard."""
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pytest
 
@@ -52,6 +52,13 @@ def test_like_is_compared_with_like(
     if not trusted:
         value = guard.get("vmaf_hd", guard["vmaf"])
         assert f"score {score:.1f}, but VMAF {value:.1f}; the student" in doubts.lines[0]
+
+
+def test_the_guard_is_compared_with_the_mean() -> None:
+    low = replace(rung(45.0, vmaf=60.0), score_mean=58.0)
+    assert find_doubts([low], Judge(), whole=True).trusted  # type: ignore[arg-type]
+    far = find_doubts([replace(low, score_mean=45.0)], Judge(), whole=True)  # type: ignore[arg-type]
+    assert not far.trusted
 
 
 @pytest.mark.parametrize(

@@ -151,7 +151,13 @@ def test_heads_of_another_generation_are_cut_alike() -> None:
 
 
 @pytest.mark.parametrize(
-    "other", [None, replace(SECOND, outputs=("panel", "flicker")), replace(SECOND, worst=2)]
+    "other",
+    [
+        None,
+        replace(SECOND, outputs=("panel", "flicker")),
+        replace(SECOND, worst=2),
+        replace(SECOND, bits=True),
+    ],
 )
 def test_other_heads_are_refused(other: HeadConfig | None) -> None:
     with pytest.raises(InputError, match="other token heads cannot be cut"):

@@ -1,6 +1,8 @@
 """The student: its start, its heads by hand, pooling over clips."""
 
 import math
+from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -22,6 +24,7 @@ from vqaloop.models import create_student
 from vqaloop.models.fastvqa import FastVQA
 from vqaloop.models.head_config import HeadConfig
 from vqaloop.models.internvideo2 import TINY, InternVideo2
+from vqaloop.models.stream_facts import StreamFacts
 from vqaloop.models.student import (
     ENERGY_FLOOR,
     LEAST_WORST,
@@ -75,7 +78,9 @@ def test_colour_channels_answer_to_colour_alone(tiny: InternVideo2) -> None:
 
 
 SECOND = HeadConfig(("panel", "flicker", "dark"), change=True, worst=5, canvas=True)
+THIRD = replace(SECOND, bits=True)
 HEIGHT = 432.0
+STREAM = StreamFacts(0.05, 0.5).inputs()
 
 
 def made(config: HeadConfig | None = None) -> Student:
@@ -157,9 +162,9 @@ def pooled_means(values: Values, weight: Values) -> Values:
     return np.asarray(means)
 
 
-def fused(fuse: nn.Module, means: Values, config: HeadConfig) -> Values:
+def fused(fuse: nn.Module, means: Values, given: Sequence[float]) -> Values:
     assert isinstance(fuse, nn.Sequential)
-    return linear(fuse[2], gelu(linear(fuse[0], np.concatenate([means, canvas(config)]))))
+    return linear(fuse[2], gelu(linear(fuse[0], np.concatenate([means, given]))))
 
 
 class Plain:
@@ -193,7 +198,8 @@ class Plain:
         context = gelu(linear(self.alone.context, self.with_canvas(seen)))
         weight = np.log1p(np.exp(linear(self.alone.weight, context))) + 1e-4
         means = pooled_means(linear(self.alone.value, context), weight)
-        out = fused(self.alone.fuse, means, self.config)
+        given = [*canvas(self.config), *(STREAM if self.config.bits else ())]
+        out = fused(self.alone.fuse, means, given)
         out[0] = 1 / (1 + np.exp(-(out[0] + self.answer)))
         return out
 
@@ -212,20 +218,20 @@ class Plain:
         for mine, theirs in zip(self.projected, source.projected, strict=True):
             parts += [abs(mine - theirs), mine * theirs]
         value = linear(head.value, gelu(linear(head.compare, np.concatenate(parts, 1))))
-        out = fused(head.fuse, pooled_means(value, weight), self.config)
+        out = fused(head.fuse, pooled_means(value, weight), canvas(self.config))
         out[0] = 1 / (1 + np.exp(-out[0]))
         return out
 
 
-@pytest.mark.parametrize("config", [HeadConfig(), SECOND])
+@pytest.mark.parametrize("config", [HeadConfig(), SECOND, THIRD])
 def test_both_heads_follow_the_formulas(config: HeadConfig) -> None:
     student = made(config)
     reference, clip = noise(1, 3, 2, 28, 28), noise(1, 3, 2, 28, 28, seed=2)
     with torch.no_grad():
         look = student.look(clip, student.anchor(reference, HEIGHT), HEIGHT)
-        alone = student.alone_answers(*look.alone, HEIGHT)[0]
+        alone = student.alone_answers(*look.alone, HEIGHT, STREAM)[0]
         against = student.anchored_answers(*anchored(look), HEIGHT)[0]
-        assert torch.equal(student(clip, canvas_height=HEIGHT), alone[:1])
+        assert torch.equal(student(clip, canvas_height=HEIGHT, stream=STREAM), alone[:1])
         assert torch.equal(student(clip, reference, HEIGHT), against[:1])
     assert look.feature.shape == (1, MINI.pooled_width)
     plain = Plain(student, clip[0])
@@ -246,7 +252,7 @@ def test_a_clip_against_itself_scores_the_same_in_any_batch(student: Student) ->
     torch.testing.assert_close(student(same, same), single.expand(4))
 
 
-@pytest.mark.parametrize("config", [HeadConfig(), SECOND])
+@pytest.mark.parametrize("config", [HeadConfig(), SECOND, THIRD])
 def test_sums_of_two_halves_are_those_of_the_whole(config: HeadConfig) -> None:
     student, columns = made(config), STATISTICS + config.worst
     reference, clips = noise(3, 3, 2, 28, 28), noise(3, 3, 2, 28, 28, seed=2)
@@ -265,7 +271,7 @@ def test_sums_of_two_halves_are_those_of_the_whole(config: HeadConfig) -> None:
         )
         pooled.append(
             (
-                student.alone_answers(alone[0], alone[1], HEIGHT),
+                student.alone_answers(alone[0], alone[1], HEIGHT, STREAM),
                 student.anchored_answers(against[0], against[1], HEIGHT),
             )
         )
@@ -361,14 +367,14 @@ def test_another_family_judges_without_heads() -> None:
         Student(FastVQA(MINI_SWIN))
 
 
-@pytest.mark.parametrize("config", [HeadConfig(), SECOND])
+@pytest.mark.parametrize("config", [HeadConfig(), SECOND, THIRD])
 def test_gradient_reaches_every_parameter(config: HeadConfig) -> None:
     student = made(config)
     anchor = student.anchor(noise(2, 3, 2, 28, 28), HEIGHT)
     look = student.look(noise(2, 3, 2, 28, 28, seed=2), anchor, HEIGHT)
     torch.autograd.backward(
         student.anchored_answers(*anchored(look), HEIGHT).sum()
-        + student.alone_answers(*look.alone, HEIGHT).sum()
+        + student.alone_answers(*look.alone, HEIGHT, STREAM).sum()
     )
     without = [
         name for name, p in student.named_parameters() if p.grad is None or not p.grad.any()
@@ -434,6 +440,47 @@ def test_the_canvas_cannot_be_left_out(second: Student) -> None:
     ):
         with pytest.raises(ValueError, match="take the height of the canvas"):
             call()
+
+
+def test_what_the_bitstream_says_cannot_be_left_out() -> None:
+    third, clips = made(THIRD), noise(2, 3, 2, 28, 28)
+    alone = third.look(clips, canvas_height=HEIGHT).alone
+    for call in (
+        lambda: third.alone_answers(*alone, HEIGHT),
+        lambda: third(clips, canvas_height=HEIGHT),
+    ):
+        with pytest.raises(ValueError, match="take what the bitstream says"):
+            call()
+    assert third(clips, clips, HEIGHT).shape == (2,), "not taken against a source"
+
+
+def test_each_video_has_facts_of_its_own() -> None:
+    third, clips = made(THIRD), noise(6, 3, 2, 28, 28)
+    facts = [StreamFacts(0.05, 0.5), StreamFacts(0.5, 0.5), StreamFacts()]
+    stream = torch.tensor([x.inputs() for x in facts])
+    with torch.no_grad():
+        sums, weights = (x.reshape(2, 3, -1) for x in third.look(clips, None, HEIGHT).alone)
+        answers = third.alone_answers(sums, weights, HEIGHT, stream)
+        for i, one in enumerate(facts):
+            own = third.alone_answers(sums[1, i], weights[1, i], HEIGHT, one.inputs())
+            torch.testing.assert_close(answers[1, i], own)
+            for other in facts[i + 1 :]:
+                found = third.alone_answers(sums[1, i], weights[1, i], HEIGHT, other.inputs())
+                assert not torch.allclose(found, own), "they decide the score"
+
+
+def test_heads_without_facts_are_as_they_were() -> None:
+    """One layer alone is wider; without it, facts that are given change no bit."""
+    second, third = made(SECOND), made(THIRD)
+    shapes = [{k: v.shape for k, v in x.state_dict().items()} for x in (second, third)]
+    wider = {k for k, shape in shapes[0].items() if shapes[1][k] != shape}
+    assert shapes[0].keys() == shapes[1].keys() and wider == {"alone.fuse.0.weight"}
+    clips = noise(2, 3, 2, 28, 28)
+    for student in (second, made()):
+        with torch.no_grad():
+            alone = student.look(clips, None, HEIGHT).alone
+            one, other = (student.alone_answers(*alone, HEIGHT, x) for x in (None, STREAM))
+        assert torch.equal(one, other)
 
 
 def test_each_clip_has_the_canvas_it_is_cut_from(second: Student) -> None:

@@ -206,7 +206,7 @@ def test_shipped_weights_are_those_of_the_list(
         load_student(tmp_path / "internvqa-mini.safetensors")
 
 
-CONFIG = HeadConfig(("panel", "cambi"), True, 3, True, two_distances=True, time_power=2.5)
+CONFIG = HeadConfig(("panel", "cambi"), True, 3, True, True, True, time_power=2.5)
 
 
 @pytest.fixture(scope="module")
@@ -221,7 +221,8 @@ def second(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_the_configuration_of_heads_comes_back(second: Path) -> None:
     loaded, about = load_student(second)
     assert loaded.config == CONFIG
-    assert json.loads(about[HEADER_KEY])["outputs"] == ["panel", "cambi"]
+    heads = json.loads(about[HEADER_KEY])
+    assert heads["outputs"] == ["panel", "cambi"] and heads["bits"] is True
     clip = torch.randn(1, 3, 2, 112, 112, generator=torch.Generator().manual_seed(0))
     with torch.inference_mode():
         assert 0 < loaded(clip, clip + 0.1, 1080.0).item() < 1
@@ -254,6 +255,8 @@ def test_weights_of_the_first_generation_name_no_configuration(saved: Path) -> N
         ('{"sharpness": 3}', "have a field 'sharpness'"),
         ('{"worst": 4}', "do not fit internvqa-mini: "),
         ('{"canvas": true}', "do not fit internvqa-mini: "),
+        ('{"bits": true}', "do not fit internvqa-mini: "),
+        ('{"bits": 1}', "bits should be true or false"),
     ],
 )
 def test_a_damaged_configuration_of_heads_is_refused(

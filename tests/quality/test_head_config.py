@@ -4,13 +4,16 @@ from collections.abc import Iterable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
+import av
 import numpy as np
 import pytest
 import torch
 
 from tests.support.media import make_clip
 from tests.support.nets import random_student, student_metric
+from vqaloop.bitstream.packets import packet_sizes
 from vqaloop.core.ffmpeg import ffmpeg_path
 from vqaloop.encoding.encode import encode
 from vqaloop.encoding.registry import get_encoder
@@ -23,9 +26,11 @@ from vqaloop.media.planes import CLIP_SIZE, Frames, cut
 from vqaloop.media.probe import probe_source
 from vqaloop.models.head_config import HeadConfig
 from vqaloop.models.score_scale import ScoreScale
+from vqaloop.models.stream_facts import StreamFacts, stream_facts
 from vqaloop.models.weights import load_student
 from vqaloop.quality.crop_sampling import CropSampling
-from vqaloop.quality.pooling import pool
+from vqaloop.quality.pooling import pool, pool_difference
+from vqaloop.quality.scorer import Scorer
 from vqaloop.quality.student_metric import StudentMetric
 from vqaloop.records import Rendition, Source
 
@@ -114,7 +119,7 @@ def test_only_frames_of_clips_are_decoded(
         asked.extend(indices)
         return coded[indices]
 
-    found = metric.compare(source, read)
+    found = metric.compare(source, read, None)
     assert found.value == pytest.approx(metric.measure(source, rung, "pyav").value, abs=1e-6)
     distances = metric.cropping.distances_at(activity_of(source))
     assert asked == sorted({at for start, d in distances.items() for at in (start, start + d)})
@@ -181,6 +186,119 @@ def test_differences_take_the_source_s_canvas_and_both_distances(
         shares = list(own.cropping.places(activity_of(source)).values())
         expected = pool(answers, seen, counts, 0, shares, 3.0)
     assert found.opinion == pytest.approx(expected.value, abs=1e-3)
+
+
+@pytest.fixture(scope="module")
+def informed(tmp_path_factory: pytest.TempPathFactory) -> StudentMetric:
+    """Weights whose score without reference is decided by the bitstream as well."""
+    folder = tmp_path_factory.mktemp("informed")
+    return student_metric(
+        random_student(folder, "internvqa-mini", config=replace(CONFIG, bits=True))
+    )
+
+
+def scored_alone(
+    metric: StudentMetric, source: Source, size: tuple[int, int]
+) -> list[tuple[float, ...]]:
+    """The facts that a score without reference was made with."""
+    seen: list[tuple[float, ...]] = []
+    student, _ = metric.engine.network.loaded
+    head = student.alone_answers
+
+    def noted(*args: Any, **options: Any) -> torch.Tensor:
+        seen.append(options["stream"])
+        return head(*args, **options)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(student, "alone_answers", noted)
+        metric.alone(source, size)
+    return seen
+
+
+def test_a_score_alone_takes_bits_a_pixel_and_the_coded_size(
+    informed: StudentMetric, rung: Path
+) -> None:
+    video = probe_source(rung, ffmpeg=FFMPEG)
+    with av.open(str(rung)) as container:
+        sizes = [packet.size for packet in container.demux(video=0) if packet.size]
+    assert len(sizes) == 60
+    bits_pixel = 8 * sum(sizes) / 60 / (128 * 96)
+    for size, scale in (((160, 120), 0.8), ((320, 240), 0.4)):
+        seen = scored_alone(informed, video, size)
+        assert seen
+        for inputs in seen:
+            assert inputs == pytest.approx(StreamFacts(bits_pixel, scale).inputs())
+    student = informed.engine.network.loaded[0]
+    assert student.alone is not None
+    before = informed.alone(video, (160, 120)).value
+    layer = student.alone.fuse[0]
+    assert isinstance(layer, torch.nn.Linear)
+    with torch.no_grad():
+        layer.weight[:, -3:] += 1
+        after = informed.alone(video, (160, 120)).value
+        layer.weight[:, -3:] -= 1
+    assert abs(before - after) > 0.01, "they reach the score"
+
+
+def test_of_a_video_without_loss_nothing_is_known(
+    informed: StudentMetric, source: Source, tmp_path: Path
+) -> None:
+    raw = make_clip(tmp_path / "a.yuv", size="160x120", frames=60)
+    options: dict[str, Any] = {"video_size": "160x120", "pix_fmt": "yuv420p", "framerate": "25"}
+    lossless = make_clip(tmp_path / "a.mkv", size="160x120", frames=60, codec="ffv1")
+    for video in (
+        source,
+        probe_source(raw, ffmpeg=FFMPEG, **options),
+        probe_source(lossless, ffmpeg=FFMPEG),
+    ):
+        seen = scored_alone(informed, video, (160, 120))
+        assert set(seen) == {(0.0, 0.0, 0.0)}
+
+
+def test_a_file_whose_packets_cannot_be_read_has_no_facts(
+    informed: StudentMetric, rung: Path, tmp_path: Path
+) -> None:
+    gone = tmp_path / "gone.mp4"
+    assert informed._facts(gone, (160, 120)) == StreamFacts()
+    gone.write_bytes(rung.read_bytes()[:40])
+    assert informed._facts(gone, (160, 120)) == StreamFacts()
+    assert informed._facts(None, (160, 120)) == StreamFacts()
+    assert informed._facts(rung, (160, 120)) != StreamFacts()
+
+
+def test_differences_take_the_rung_s_facts_and_none_of_the_source(
+    tmp_path: Path, source: Source, rung: Path
+) -> None:
+    knots = ((10.0, 5.0), (95.0, 90.0))
+    scale = ScoreScale("MOS of a test", "difference", knots, 3.0, 40, 5, "VMAF")
+    weights = random_student(
+        tmp_path, "internvqa-mini", "MOS", replace(CONFIG, bits=True), scale=scale.to_json()
+    )
+    own = student_metric(weights)
+    student, _ = load_student(weights)
+    crops = own.cropping.crops(activity_of(source), source.canvas)
+    counts, shares = (
+        [len(x) for x in crops.values()],
+        list(own.cropping.places(activity_of(source)).values()),
+    )
+    packets = packet_sizes(rung)
+    facts = stream_facts(8 * float(packets.sizes.mean()), (128, 96), source.canvas)
+    pairs, heads = [], []
+    with torch.inference_mode():
+        for frames, known in zip(all_frames(source, rung), (StreamFacts(), facts), strict=True):
+            clips = torch.from_numpy(clips_by_hand(frames, own.cropping, activity_of(source)))
+            pairs.append(student.look(to_clips(clips), canvas_height=120.0).alone)
+            heads.append(
+                partial(student.alone_answers, canvas_height=120.0, stream=known.inputs())
+            )
+        expected, opinion = pool_difference(
+            heads[1], heads[0], pairs[1], pairs[0], counts, 0, shares, 3.0
+        )
+    found = own.measure(source, rung, "pyav")
+    assert found.opinion == pytest.approx(opinion, abs=1e-3)
+    assert found.value == pytest.approx(scale.points(expected.value), abs=1e-3)
+    compared = Scorer("internvqa-mine", weights=weights, device="cpu").score(rung, source.path)
+    assert compared.opinion == pytest.approx(opinion, abs=0.1)
 
 
 def test_the_identity_names_two_distances(metric: StudentMetric, tmp_path: Path) -> None:

@@ -213,7 +213,7 @@ def test_a_difference_is_that_of_the_answers_on_rung_and_source(
     assert len(found.clips) == (len(answers[1].clips) if view is None else 3)
     assert len(found.moments) == (len({place[0] for place in found.places}) if view is None else 3)
     # the source itself is as good as can be
-    itself = metric.compare(source, lambda i: read_source(source, i, ffmpeg=FFMPEG))
+    itself = metric.compare(source, lambda i: read_source(source, i, ffmpeg=FFMPEG), None)
     assert itself.value == scale().points(100.0)
 
 

@@ -87,7 +87,9 @@ def test_power_mean_of_differences_above_100() -> None:
     """An encode that seems better than its source at times makes up for what others lack."""
     ours, source = torch.tensor([[0.9], [0.5]]), torch.tensor([[0.7], [0.6]])
     ones = torch.ones_like(ours)
-    found, opinion = pool_difference(ratio, (ours, ones), (source, ones), [1, 1], 0, None, 2.0)
+    found, opinion = pool_difference(
+        ratio, ratio, (ours, ones), (source, ones), [1, 1], 0, None, 2.0
+    )
     # lacks of -20 and 10 of the differences, of 10 and 50 of the answers
     assert found.apart[0] >= 0 and found.value == 100
     assert opinion == pytest.approx(100 - ((10**2 + 50**2) / 2) ** 0.5, rel=1e-5)

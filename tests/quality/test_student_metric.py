@@ -222,7 +222,8 @@ def test_other_seed_other_crops(weights: Path, source: Source, rungs: list[Path]
 
 def test_source_against_itself_is_the_same_twice(metric: StudentMetric, source: Source) -> None:
     one, other = (
-        metric.compare(source, lambda i: read_source(source, i, ffmpeg=FFMPEG)) for _ in range(2)
+        metric.compare(source, lambda i: read_source(source, i, ffmpeg=FFMPEG), None)
+        for _ in range(2)
     )
     assert one.clips == other.clips
 
@@ -268,7 +269,7 @@ def anchored(metric: StudentMetric, monkeypatch: pytest.MonkeyPatch) -> list[int
 
 
 def look(metric: StudentMetric, title: Source) -> None:
-    metric.compare(title, lambda indices: np.full((len(indices), 192, 128), 90, np.uint8))
+    metric.compare(title, lambda indices: np.full((len(indices), 192, 128), 90, np.uint8), None)
 
 
 def test_titles_asked_for_in_turns_are_each_anchored_once(

@@ -273,3 +273,39 @@ def test_the_source_is_never_the_output(title: Path, tmp_path: Path) -> None:
     clip = make_clip(tmp_path / "clip.mp4", frames=30)
     with pytest.raises(InputError, match="the source itself"):
         encode_to_target(clip, clip, codec="h264", target_score=80)
+
+
+@pytest.fixture(scope="module")
+def burst(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One scene of five seconds, the third of which is hard."""
+    path = tmp_path_factory.mktemp("burst") / "burst.y4m"
+    noise = "noise=alls=24:allf=t:enable='between(n,50,74)'"
+    return make_clip(path, size="128x72", frames=125, vf=noise)
+
+
+def test_a_percentile_is_what_reaches_the_target(burst: Path, tmp_path: Path) -> None:
+    asked: dict[str, Any] = dict(
+        codec="h264", target_score=80, metric="vmaf", preset="ultrafast", prior="none"
+    )
+    mean = encode_to_target(burst, tmp_path / "mean.mp4", **asked)
+    made = encode_to_target(burst, tmp_path / "out.mp4", **asked, pool="p5")
+    about = made.document
+    assert made.exit_code == 0, about["warnings"]
+    assert about["metric"]["pool"] == "p5" and abs(made.score - 80) <= 0.5
+    (scene,), (plain,) = about["scenes"], mean.document["scenes"]
+    assert scene["score_mean"] == pytest.approx(about["score_mean"], abs=0.1)
+    assert scene["knob"] < plain["knob"] - 0.5 and about["score_mean"] > 80.5
+    assert "pool" not in mean.document["metric"] and "score_mean" not in mean.document
+
+
+def test_the_worst_scene_is_what_reaches_the_target(title: Path, tmp_path: Path) -> None:
+    asked: dict[str, Any] = dict(codec="h264", target_score=75, preset="ultrafast")
+    made = encode_to_target(title, tmp_path / "o.mp4", **asked, metric="vmaf", pool="min-scene")
+    about = made.document
+    assert abs(made.score - 75) <= 2 and made.score < about["score_mean"]
+    assert made.score == pytest.approx(min(s["score_mean"] for s in about["scenes"]), abs=0.5)
+
+
+def test_a_pool_does_not_go_with_equal_slopes(burst: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="--pool p5 goes with a target score"):
+        encode_to_target(burst, tmp_path / "o.mp4", codec="h264", bitrate=100, pool="p5")

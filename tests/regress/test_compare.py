@@ -19,6 +19,7 @@ from vqaloop.cli.main import main
 from vqaloop.core.ffmpeg import ffmpeg_path
 from vqaloop.records import Source
 from vqaloop.regress.statistics import ClipRuns
+from vqaloop.regress.summary import markdown
 
 FFMPEG = ffmpeg_path()
 
@@ -336,3 +337,20 @@ def test_a_wrong_word_among_the_arguments_is_no_regression(
     assert said.status == 2 and said.out == ""
     assert "encodes without --candidate-args and fails with them (-nonsense 3)" in said.err
     assert said.err.count("\n") == 1
+
+
+def test_a_pool_decides_and_the_mean_stands_beside(clips: dict[str, Path], tmp_path: Path) -> None:
+    saved = tmp_path / "saved.json"
+    asked: dict[str, Any] = dict(codec="h264", clips=[clips["good"]], metric="vmaf", pool="p5")
+    compare_builds(FFMPEG, **asked, preset="ultrafast", save=saved)
+    compared = compare_builds(saved, FFMPEG, **asked, preset="ultrafast")
+    document = compared.document
+    assert document["metric"] == {"name": "vmaf p5", "weights_sha256": None, "pool": "p5"}
+    assert document["gate"] == ["vmaf p5", "psnr_y p5"]
+    assert {"vmaf p5", "psnr_y p5", "vmaf", "psnr_y"} <= set(document["metrics"])
+    run = document["clips"][0]["runs"][0]
+    # a clip of less than a second has one: its mean
+    assert run["scores"]["vmaf p5"] == pytest.approx(run["scores"]["vmaf"])
+    assert "VMAF p5" in markdown(document)
+    with pytest.raises(InputError, match="pool mean here and p5 there"):
+        compare_builds(saved, FFMPEG, **{**asked, "pool": "mean"}, preset="ultrafast")

@@ -18,6 +18,7 @@ from vqaloop.search.rungs import (
     choose_rungs,
     keep_rules,
     up_to_ceiling,
+    with_least_top,
     with_required_sizes,
     with_smaller_bottom,
 )
@@ -441,3 +442,24 @@ def test_required_sizes_break_no_rule(
     assert all(p.score >= rules.floor for p in mixed)
     gone = {p.height for p in free} - {p.height for p in mixed}
     assert not gone & set(heights)
+
+
+def test_the_highest_rung_is_as_large_as_it_must_be() -> None:
+    rules = Rules(min_step=4, count=3, least_top=1280 * 720)
+    points = [
+        RDPoint(640, 360, 30, 400, 60),
+        RDPoint(640, 360, 26, 800, 75),
+        RDPoint(640, 360, 22, 1600, 85),
+        RDPoint(1280, 720, 34, 1500, 70),
+        RDPoint(1280, 720, 28, 2400, 84),
+        RDPoint(1280, 720, 24, 4000, 91),
+    ]
+    chosen = points[:3]
+    # 91 leaves a step to 85, and of three rungs the lowest two stay
+    assert with_least_top(chosen, points, rules) == [points[0], points[1], points[5]]
+    assert with_least_top(chosen, points, replace(rules, count=4))[:3] == chosen
+    # the cheaper top that keeps the most rungs
+    assert with_least_top(points[:2], points, replace(rules, count=4))[-1] == points[4]
+    # what is large enough stays, and what cannot be had is left
+    assert with_least_top(points[3:], points, rules) == points[3:]
+    assert with_least_top(chosen, points, replace(rules, least_top=1920 * 1080)) == chosen

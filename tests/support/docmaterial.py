@@ -23,7 +23,7 @@ def furnish(folder: Path) -> Path:
     _opinions(folder / "DATA", folder)
     # files of the repository that commands name, as copies that they may write over
     (folder / "bench").mkdir()
-    for name in ("grid.csv", "grid-prior.csv"):
+    for name in ("grid.csv", "grid-prior.csv", "grid-sampled.csv"):
         shutil.copy(REPOSITORY / "bench" / name, folder / "bench")
     (folder / "vqaloop").mkdir()
     (folder / "vqaloop" / "weights").symlink_to(REPOSITORY / "vqaloop" / "weights")

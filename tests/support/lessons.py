@@ -10,9 +10,9 @@ from tests.support.nets import MINI, shaken
 from vqaloop.models.head_config import HeadConfig
 from vqaloop.models.internvideo2 import InternVideo2
 from vqaloop.models.student import Student
+from vqaloop.training.batch import Batch, draw
 from vqaloop.training.recipe import TAUGHT, Losses, Recipe, Teacher
 from vqaloop.training.shards import FDIM_FEATURES, Shard
-from vqaloop.training.step import Batch, draw
 
 RECIPE = Recipe(
     "internvqa-mini", ("a",), "out", 1, 1e-3, Losses(region=1.0), ("b",),
@@ -21,7 +21,7 @@ RECIPE = Recipe(
 NAMES = ("v1", "cambi", "fdim")
 CROPS = 2
 """Of a region."""
-HEADS = HeadConfig(NAMES, change=True, worst=2, canvas=True)
+HEADS = HeadConfig(NAMES, change=True, worst=2, canvas=True, bits=True)
 
 
 def with_losses(**weights: float) -> Recipe:
@@ -46,7 +46,10 @@ def shard(name: str, seed: int, encodes: int = 3, regions: int = 4, size: int = 
         name,
         name,
         "VMAF v1",
-        [{"score": float(10 * e + 5)} for e in range(encodes)],
+        [
+            {"score": float(10 * e + 5), "kbps": 500.0 * (e + seed), "width": 960, "height": 270}
+            for e in range(encodes)
+        ],
         pixels(rng, encodes, CROPS * regions, size=size),
         reference=pixels(rng, CROPS * regions, size=size),
         region_labels=labels[0],
@@ -55,6 +58,7 @@ def shard(name: str, seed: int, encodes: int = 3, regions: int = 4, size: int = 
         labels=NAMES,
         region=CROPS,
         canvas=(1920, 540 * seed),
+        fps=25.0,
         distances=(1, 5) * (regions // 2),
         places=tuple(10 * (r // 2) for r in range(regions)),
     )

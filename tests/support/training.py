@@ -12,9 +12,9 @@ import torch
 
 from vqaloop.models.weights import load_student
 from vqaloop.training import train
+from vqaloop.training.batch import draw
 from vqaloop.training.recipe import Losses, Recipe
 from vqaloop.training.shards import write_shard
-from vqaloop.training.step import draw
 
 pytest.importorskip("deepspeed", reason="training needs DeepSpeed")
 

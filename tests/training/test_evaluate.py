@@ -19,6 +19,7 @@ from vqaloop.core.ffmpeg import ffmpeg_path
 from vqaloop.errors import InputError
 from vqaloop.media.colour import to_clips
 from vqaloop.models import create_student
+from vqaloop.models.head_config import HeadConfig
 from vqaloop.models.student import Student
 from vqaloop.models.weights import save_student
 from vqaloop.quality.full_reference import measure_clips
@@ -26,6 +27,7 @@ from vqaloop.training.datasets import BVI_HD, WATERLOO
 from vqaloop.training.evaluate import (
     ShardScores,
     _fewer_clips,
+    clip_scores,
     crop_spread,
     evaluate,
     score_shards,
@@ -131,6 +133,34 @@ def test_answers_are_the_student_s_own(
     assert single["anchored"] == pytest.approx(100 * regions[1].item(), abs=1e-3)
     assert shard.region_labels is not None
     assert single["label"] == pytest.approx(shard.region_labels[1, 1, 0].item())
+
+
+def test_facts_of_each_encode_reach_its_score_without_reference(folder: Path) -> None:
+    torch.manual_seed(0)
+    informed = create_student("internvqa-mini", config=HeadConfig(bits=True))
+    shaken(informed, scale=0.05)
+    whole = load_corpus([folder])[0]
+    rows = [{**row, "kbps": 40.0 * 3**e, "height": 112} for e, row in enumerate(whole.encodes)]
+    shard = replace(whole, encodes=rows, fps=25.0)
+    assert shard.stream[:5, 2].all() and not shard.stream[5:].any(), "of damaged ones none"
+    known, unknown = (
+        score_shards(informed.eval(), [x], CPU).table for x in (shard, replace(shard, fps=None))
+    )
+    assert known["anchored"].to_numpy() == pytest.approx(unknown["anchored"].to_numpy())
+    gaps = (known["alone"] - unknown["alone"]).abs()
+    assert (gaps[:5] > 1e-3).all() and (gaps[5:] == 0).all()
+    with torch.inference_mode():
+        sums, weights = informed.look(to_clips(shard.distorted[2])).alone
+        regions = [
+            informed.alone_answers(sums[part].sum(0), weights[part].sum(0), None, shard.stream[2])
+            for part in (slice(4), slice(4, 8))
+        ]
+        single = informed.alone_answers(sums, weights, None, shard.stream[2])[:, 0]
+    expected = 100 * torch.stack(regions)[:, 0].mean().item()
+    assert known["alone"].iloc[2] == pytest.approx(expected, abs=1e-3)
+    assert clip_scores(informed, shard, CPU, "alone")[2] == pytest.approx(
+        100 * single.numpy(), abs=1e-3
+    )
 
 
 def test_many_clips_are_judged_as_few(

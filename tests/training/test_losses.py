@@ -27,6 +27,7 @@ from vqaloop.errors import InputError
 from vqaloop.media.colour import to_clips
 from vqaloop.models.fastvqa import FastVQA
 from vqaloop.models.student import STATISTICS, Student, StudentOutput
+from vqaloop.training.batch import Batch, draw
 from vqaloop.training.losses import (
     FIDELITY_SCALE,
     PAIR_TIE,
@@ -38,7 +39,7 @@ from vqaloop.training.losses import (
     preference_losses,
 )
 from vqaloop.training.recipe import Losses, Teacher
-from vqaloop.training.step import Batch, TrainingModel, draw, freeze
+from vqaloop.training.step import TrainingModel, freeze
 
 
 @pytest.fixture(autouse=True)
@@ -136,6 +137,7 @@ def test_losses_against_labels_by_a_plain_loop() -> None:
     assert all(value.dtype == torch.float32 and value.ndim == 0 for value in found.values())
 
     assert batch.reference is not None and batch.heights is not None
+    assert batch.stream is not None and batch.stream.any()
     squares: dict[str, list[float]] = {name: [] for name in found}
     others: dict[str, list[float]] = {"region": [], "pooled": [], "alone": [], "alone_pooled": []}
 
@@ -160,7 +162,8 @@ def test_losses_against_labels_by_a_plain_loop() -> None:
                         pairs["alone"].append(torch.stack(look.alone))
                         pairs["anchored"].append(torch.stack(look.anchored))
                     of = {head: torch.stack(some).sum(0)[:, 0] for head, some in pairs.items()}
-                    alone = student.alone_answers(of["alone"][0], of["alone"][1], height)
+                    stream = batch.stream[scene, e]
+                    alone = student.alone_answers(of["alone"][0], of["alone"][1], height, stream)
                     against = student.anchored_answers(
                         of["anchored"][0], of["anchored"][1], height
                     )
@@ -358,7 +361,8 @@ def of_regions(student: Student, batch: Batch) -> tuple[list[StudentOutput], lis
                 if looks[-1].anchored is not None:
                     pooled["anchored"].append(torch.stack(looks[-1].anchored))
             of = torch.stack(pooled["alone"]).sum(0)
-            answers.append(student.alone_answers(of[0], of[1], height)[0])
+            stream = None if batch.stream is None else batch.stream[group // 2, e]
+            answers.append(student.alone_answers(of[0], of[1], height, stream)[0])
             if pooled["anchored"]:
                 of = torch.stack(pooled["anchored"]).sum(0)
                 answers.append(student.anchored_answers(of[0], of[1], height)[0])

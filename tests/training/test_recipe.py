@@ -92,7 +92,7 @@ def test_a_recipe_is_read_with_its_types_and_defaults(tmp_path: Path) -> None:
         ({"auxiliary": '["cambi", "v1"]'}, "auxiliary names a label twice, or that of `label`"),
         ({"auxiliary": '["psnr"]'}, "auxiliary is one of v1, .* not 'psnr'"),
         ({"heads": '{outputs = ["a"]}'}, "heads.outputs are `label` and `auxiliary`; leave it"),
-        ({"heads": "{best = 1}"}, "heads.best is no key that vqaloop knows; known are canvas"),
+        ({"heads": "{best = 1}"}, "heads.best is no key .* knows; known are bits, canvas"),
         ({"heads": "{worst = -1}"}, "heads.worst should be a whole number >= 0"),
         ({"attacks": "1.5"}, "attacks should be a number <= 1"),
         ({"regions": "0"}, "regions should be a whole number >= 1"),

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from vqaloop.errors import InputError
+from vqaloop.models.stream_facts import StreamFacts
 from vqaloop.training.shards import (
     FDIM_FEATURES,
     load_corpus,
@@ -57,6 +58,30 @@ def test_regions_come_back_as_they_were_written(tmp_path: Path) -> None:
     assert load_shard(path).fdim_features is None
 
 
+def test_facts_of_encodes_by_hand(tmp_path: Path) -> None:
+    path = tmp_path / "a.safetensors"
+    row = {"score": 1, "kbps": 600.0, "width": 960, "height": 540}
+    scene = {**SCENE, "fps": "30000/1001"}
+    known = StreamFacts(600e3 / (30000 / 1001) / (960 * 540), 0.5)
+    arrays = arrays_of_regions()
+
+    def facts(scene: dict[str, Any], **change: Any) -> list[list[float]]:
+        rows = [{**row, **change}, {**row, "attack": {"name": "flicker", "strength": 0.5}}]
+        write_shard(path, arrays, scene, rows, "VMAF v1", labels=NAMES, region=4)
+        found: list[list[float]] = load_shard(path).stream.tolist()
+        return found
+
+    first, damaged = facts(scene)
+    assert first == pytest.approx(known.inputs()) and damaged == [0, 0, 0]
+    for found in (
+        facts(SCENE), facts(scene, kbps=None), facts(scene, width=None), facts(scene, height=None)
+    ):  # fmt: skip
+        assert found == [[0, 0, 0]] * 2
+    for fps in ("0", "1/0", "1e999999999", "25 fps", 25, None):
+        with pytest.raises(InputError, match=r"is not a shard|do not fit"):
+            facts({**scene, "fps": fps})
+
+
 CLIPS = arrays_of_regions()
 LABELS, FEATURES = CLIPS["region_labels"], CLIPS["fdim_features"]
 
@@ -103,6 +128,10 @@ def test_labels_that_do_not_fit_are_refused(tmp_path: Path, change: dict[str, An
         ({"places": [1.5, 2]}, {}, NAMES, 4),
         ({"places": [-1, 2]}, {}, NAMES, 4),
         ({"view": {"kind": "native"}}, {}, NAMES, 4),
+        ({}, {"kbps": 0}, NAMES, 4),
+        ({}, {"kbps": "600"}, NAMES, 4),
+        ({}, {"kbps": float("inf")}, NAMES, 4),
+        ({}, {"width": -2}, NAMES, 4),
         ({}, {"labels": {"v2": 1.0}}, NAMES, 4),
         ({}, {"labels": {"v1": "1"}}, NAMES, 4),
         ({}, {"labels": [1.0]}, NAMES, 4),

@@ -13,8 +13,9 @@ from tests.support.nets import MINI_SWIN, noise
 from vqaloop.models import create_student
 from vqaloop.models.fastvqa import FastVQA
 from vqaloop.models.student import Student
+from vqaloop.training.batch import UNKNOWN_STREAMS, draw
 from vqaloop.training.shards import FDIM_FEATURES
-from vqaloop.training.step import TrainingModel, augmented, draw, freeze
+from vqaloop.training.step import TrainingModel, augmented, freeze
 
 # --- drawing -------------------------------------------------------------------------------------
 
@@ -60,6 +61,22 @@ def test_drawn_clips_belong_together(seed: int) -> None:
         assert batch.heights[scene] == whole.canvas[1]
         names.append(whole.name)
     assert len(set(names)) == 2
+
+
+def test_facts_of_the_encodes_drawn_but_of_a_fifth_none() -> None:
+    left_out, rng = [], np.random.default_rng(0)
+    for _ in range(100):
+        batch = draw(SHARDS, RECIPE, rng)
+        assert batch.reference is not None and batch.stream is not None
+        assert batch.stream.shape == (2, 2, 3) and batch.stream.dtype == torch.float32
+        for scene in range(2):
+            whole, first = origin(batch.reference[2 * CROPS * scene])
+            for e, clip in enumerate(batch.distorted[4 * CROPS * scene :][:2]):
+                encode = found_at(clip, whole.distorted[:, first])
+                found = batch.stream[scene, e]
+                left_out.append(not found.any())
+                assert left_out[-1] or torch.equal(found, whole.stream[encode])
+    assert np.mean(left_out) == pytest.approx(UNKNOWN_STREAMS, abs=0.06)
 
 
 def test_the_same_draw_for_the_same_step() -> None:

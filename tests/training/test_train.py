@@ -18,6 +18,7 @@ from torch import Tensor
 
 from tests.support import training
 from tests.support.media import REPOSITORY
+from tests.support.nets import noise
 from tests.support.training import (
     CPU,
     left_in,
@@ -33,15 +34,17 @@ from vqaloop.media.colour import to_clips
 from vqaloop.models import create_student
 from vqaloop.models.head_config import HeadConfig
 from vqaloop.models.internvideo2 import InternVideo2
+from vqaloop.models.stream_facts import StreamFacts
 from vqaloop.models.weights import load_student, save_student
 from vqaloop.training import deepspeed_engine, starting_weights
 from vqaloop.training import train as train_module
+from vqaloop.training.batch import draw
 from vqaloop.training.deepspeed_engine import engine_config
 from vqaloop.training.recipe import Losses, Recipe, Teacher
 from vqaloop.training.shards import load_corpus
 from vqaloop.training.split import split_corpus
 from vqaloop.training.starting_weights import initial_student, initial_teacher
-from vqaloop.training.step import TrainingModel, draw
+from vqaloop.training.step import TrainingModel
 from vqaloop.training.targets import Label, with_targets
 from vqaloop.training.train import parameter_groups, train
 
@@ -495,6 +498,24 @@ def test_heads_are_those_of_the_recipe(recipe: Recipe, tmp_path: Path) -> None:
         assert torch.equal(found.state_dict()[key], value)
     with pytest.raises(InputError, match="other token heads"):
         initial_student(replace(started, heads=replace(wide, worst=2)))
+
+
+def test_opinions_train_no_head_that_takes_bitrates(recipe: Recipe, tmp_path: Path) -> None:
+    bits = HeadConfig(bits=True)
+    with pytest.raises(InputError, match="opinion scores do not record; leave it out"):
+        initial_student(replace(recipe, heads=bits), opinions=True)
+    fresh, _ = initial_student(replace(recipe, heads=bits))
+    path = tmp_path / "w.safetensors"
+    save_student(fresh, path, recipe.model, "VMAF v1", {})
+    started = replace(recipe, start=str(path), loss=Losses(pooled=1.0))
+    assert initial_student(started)[0].config.bits
+    without, _ = initial_student(started, opinions=True)
+    assert without.config == replace(fresh.config, bits=False)
+    known, clips = load_student(path)[0], noise(2, 3, 2, 112, 112)
+    with torch.inference_mode():
+        expected = known(clips, stream=StreamFacts().inputs())
+        torch.testing.assert_close(without(clips), expected)
+        assert not torch.allclose(known(clips, stream=StreamFacts(0.5, 0.5).inputs()), expected)
 
 
 def test_teachers_are_what_their_file_holds(tmp_path: Path) -> None:

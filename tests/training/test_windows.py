@@ -12,9 +12,9 @@ from tests.support.lessons import RECIPE
 from vqaloop.errors import InputError
 from vqaloop.media.planes import cut
 from vqaloop.quality.clip_views import PlacedView, View, squeezed
+from vqaloop.training.batch import draw
 from vqaloop.training.recipe import Losses, Teacher
 from vqaloop.training.shards import Shard
-from vqaloop.training.step import draw
 from vqaloop.training.windows import (
     Window,
     check_window,

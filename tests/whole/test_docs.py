@@ -112,11 +112,19 @@ BENCHES = {
     "sampled": "--height 144 --frames 20 --seeds 1",
     "places": "--height 144 --frames 20 --seeds 2",
     "students": "--clips",
+    "audience": "--clips coffee --codecs h264",
     "scoring": "--heights 144 --repeats 1 --ladders",
 }
 """Benches, and what makes them small."""
 
-STANDS_FOR = {"INPUT": "input.y4m", "CLIP...": "A.mp4 B.mp4 C.mp4 coffee.mp4", "DIR": "runs/bench"}
+STANDS_FOR = {
+    "INPUT": "input.y4m",
+    "CLIP...": "A.mp4 B.mp4 C.mp4 coffee.mp4",
+    "DIR": "runs/bench",
+    # sizes that the tiny titles have
+    "1280x720": "160x90",
+    "640x360": "80x46",
+}
 """Words of the pages that the reader replaces."""
 FOREIGN = (
     *("--end-usage", "--cq-level", "--target-bitrate", "--threads", "--quantizer", "--bitrate"),
@@ -156,6 +164,7 @@ def saved_as(block: Block) -> str | None:
         "[pytest]": "pytest.ini",
         "# mine.toml": "mine.toml",
         "input,name": "titles.csv",
+        "bandwidth_kbps,share": "audience.csv",
     }
     return next((name for sign, name in kinds.items() if sign in block.text), None)
 

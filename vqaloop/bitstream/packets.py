@@ -1,18 +1,23 @@
-"""Coded packets of an encode: times, sizes, keyframes and peak bitrate, read without decoding."""
+"""Coded packets of a video: times, sizes, keyframes and peak bitrate, read without decoding."""
 
+import functools
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 from typing import NamedTuple
 
 import av
+import numpy as np
+import numpy.typing as npt
 from av.container import InputContainer
 from av.video.stream import VideoStream
 
-from vqaloop.bitstream.avs2 import read_pictures
-from vqaloop.bitstream.demux import open_video
+from vqaloop.bitstream.avs2 import read_picture_size, read_pictures, starts_as_avs2
+from vqaloop.bitstream.demux import main_video, open_video
 from vqaloop.bitstream.formats import ENCODES
+from vqaloop.core.files import as_of
 from vqaloop.core.text import quoted
 from vqaloop.errors import ToolError
 
@@ -52,6 +57,62 @@ def stream_packets(path: Path, codec: str, fps: Fraction) -> list[Packet]:
                 time_s = float(packet.pts * packet.time_base)
                 packets.append(Packet(time_s, packet.size, packet.is_keyframe))
     return sorted(packets)
+
+
+@dataclass(frozen=True, eq=False)
+class PacketSizes:
+    """The coded frames of a video by their sizes, whatever its codec."""
+
+    sizes: npt.NDArray[np.float64]
+    """Bytes of each frame, in the order of presentation where there are time stamps."""
+    keys: npt.NDArray[np.bool_]
+    """Which of them are keyframes."""
+    size: tuple[int, int]
+    """(width, height) of coded frames; (0, 0) where the header does not say."""
+    lossy: bool
+    """Whether the codec takes anything away; not so of raw video."""
+
+
+def packet_sizes(path: Path) -> PacketSizes:
+    """The sizes of a video's coded frames, remembered while the file is untouched.
+
+    Args:
+        path: The file, in any format of sources and rungs.
+
+    Raises:
+        OSError, ValueError, av.FFmpegError: The file cannot be read, or holds no video.
+        ToolError: It is a damaged AVS2 stream.
+    """
+    return _packet_sizes(path, as_of(path))
+
+
+@functools.lru_cache(maxsize=16)
+def _packet_sizes(path: Path, as_of: tuple[int, ...]) -> PacketSizes:
+    """`as_of` only tells one state of the file from another."""
+    with path.open("rb") as file:
+        is_avs2 = starts_as_avs2(file.read(16))
+    if is_avs2:
+        pictures = read_pictures(path)
+        sizes, keys = zip(*pictures, strict=True)
+        return PacketSizes(
+            np.array(sizes, float), np.array(keys, bool), read_picture_size(path), lossy=True
+        )
+    with open_video(path, ENCODES) as container:
+        stream = main_video(container)
+        if stream is None:
+            raise ValueError("it holds no video")
+        # of a codec without a decoder there is no context
+        codec, size, lossy = stream.codec_context, (0, 0), True
+        if codec is not None:
+            size, lossy = (codec.width, codec.height), codec.codec.lossy
+        found = [(p.pts, p.size, p.is_keyframe) for p in container.demux(stream) if p.size]
+    if not found:
+        raise ValueError("it holds no packet")
+    # without time stamps the order of coding is near enough
+    if all(pts is not None for pts, _, _ in found):
+        found.sort()
+    _, sizes, keys = zip(*found, strict=True)
+    return PacketSizes(np.array(sizes, float), np.array(keys, bool), size, lossy)
 
 
 @contextmanager

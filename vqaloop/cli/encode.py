@@ -50,7 +50,9 @@ def run_encode(options: argparse.Namespace) -> int:
         )
     again = sum(trial["cached"] for trial in about["trials"])
     name = about["metric"]["name"]
-    scores = [f"{name} {made.score:.2f}"]
+    pool = about["metric"].get("pool")
+    beside = f" by {pool} (mean {about['score_mean']:.2f})" if pool else ""
+    scores = [f"{name} {made.score:.2f}{beside}"]
     scores += [f"{key} {value:.2f}" for key, value in about["guard"].items() if key != name]
     say(
         options,

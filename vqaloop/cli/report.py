@@ -1,14 +1,17 @@
 """`vqaloop report`: reports of a ladder or a catalogue again, or two ladders compared."""
 
 import argparse
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vqaloop.cli.options import check_outputs
 from vqaloop.cli.output import emit, say
 from vqaloop.core.files import write_whole
+from vqaloop.core.option_fields import number
 from vqaloop.core.text import quoted
 from vqaloop.errors import InputError
+from vqaloop.ladder.options import BANDWIDTH_SHARE, SHARE_HELP
 
 if TYPE_CHECKING:
     from vqaloop.cli.arguments import Command
@@ -27,6 +30,20 @@ def add_report(command: "Command") -> None:
         nargs="?",
         help="another ladder of the same title, to compare with the first by BD-rate",
     )
+    parser.add_argument(
+        "--against",
+        metavar="NAME|LADDER",
+        help="mean score, egress and storage for an audience, against the fixed ladder apple or "
+        "netflix2015, or another ladder of the title (its folder or ladder.json)",
+    )
+    parser.add_argument(
+        "--audience",
+        metavar="FILE|default",
+        type=Path,
+        help="of --against: a CSV with bandwidth_kbps, share and, if known, height of the screen "
+        "(default: the ladder's own, else the one that comes along)",
+    )
+    parser.add_argument("--bandwidth-share", metavar="S", type=number, help=SHARE_HELP)
     outputs = parser.add_argument_group("outputs of a comparison, besides the tables and --json")
     outputs.add_argument("--html", type=Path, metavar="FILE", help="a page with plot and tables")
     outputs.add_argument("--png", type=Path, metavar="FILE", help="the plot alone")
@@ -40,6 +57,10 @@ def run_report(options: argparse.Namespace) -> int:
     from vqaloop.ladder.store import read_ladder, write_reports
     from vqaloop.ladder.summary import print_ladder
 
+    if options.against is not None:
+        return _against(options)
+    if options.audience is not None or options.bandwidth_share is not None:
+        raise InputError("--audience and --bandwidth-share are of --against; give it too")
     if options.other is not None:
         return _compare(options)
     for option in ("html", "png"):
@@ -62,6 +83,30 @@ def run_report(options: argparse.Namespace) -> int:
     if pictures.trouble:
         say(options, f"no pictures in report.html: {pictures.trouble}")
     emit(options, ladder.to_json())
+    return 0
+
+
+def _against(options: argparse.Namespace) -> int:
+    from vqaloop.ladder.against import set_against
+    from vqaloop.ladder.against_table import print_against
+    from vqaloop.ladder.store import read_ladder
+    from vqaloop.search.audience import DEFAULT, audience_of, check_share, read_audience
+
+    if options.other or options.html or options.png:
+        raise InputError("--against takes one ladder and writes no page; leave out the rest")
+    ladder = read_ladder(options.folder)
+    own, share = ladder.about.get("audience"), options.bandwidth_share
+    if options.audience is None and own:
+        audience = audience_of(own)
+        audience = audience if share is None else replace(audience, bandwidth_share=share)
+    else:
+        share = BANDWIDTH_SHARE if share is None else share
+        audience = read_audience(options.audience or DEFAULT, share)
+    check_share(audience.bandwidth_share)
+    found = set_against(ladder, options.against, audience)
+    if options.json != "-":
+        print_against(found)
+    emit(options, found.to_json())
     return 0
 
 

@@ -17,7 +17,7 @@ def run_score(options: argparse.Namespace) -> int:
     from vqaloop.records import rounded
 
     asked = given_options(MetricOptions, options)
-    names = ("metric", "weights", "score_precision", "device", "seed", "ffmpeg")
+    names = ("metric", "weights", "score_precision", "pool", "device", "seed", "ffmpeg")
     scorer = Scorer(
         **{name: asked[name] for name in names if name in asked}, allow_hdr=options.allow_hdr
     )
@@ -28,7 +28,11 @@ def run_score(options: argparse.Namespace) -> int:
     found = scorer.score(options.video, options.reference, canvas)
     low, high = found.interval or (found.value, found.value)
     spread = f" (95 % interval {low:.1f} to {high:.1f})" if found.interval else ""
-    say(options, f"{found.value:.2f}  {found.metric}, {found.mode}{spread}")
+    if found.mean is None:
+        say(options, f"{found.value:.2f}  {found.metric}, {found.mode}{spread}")
+    else:
+        say(options, f"{found.value:.2f}  {found.metric} by {found.pool}, {found.mode}")
+        say(options, f"{found.mean:.2f}  mean{spread}")
     if found.opinion is not None:
         say(options, f"In VMAF points; {found.opinion:.2f} as {found.label}.")
     for warning in unreached([found], scorer.metric):
@@ -45,6 +49,11 @@ def run_score(options: argparse.Namespace) -> int:
         options,
         {
             "value": rounded(found.value),
+            **(
+                {}
+                if found.mean is None
+                else {"pool": found.pool, "value_mean": rounded(found.mean)}
+            ),
             "mode": found.mode,
             "metric": found.metric,
             "label": found.label,

@@ -253,7 +253,6 @@ def _scored(
             label=label_of_weights(about, f"weights {quoted(name)}"),
             metrics=metrics,
             ffmpeg=ffmpeg_path(running.ffmpeg),
-            seed=running.seed,
             report=progress.log,
         )
 
@@ -355,6 +354,11 @@ def add_corpus(command: Command) -> None:
         help="instead of the pictures N scenes of that size, of pictures laid edge to edge; "
         "may be repeated",
     )
+    _add_judges(corpus)
+    _add_opinions(corpus)
+
+
+def _add_judges(corpus: argparse.ArgumentParser) -> None:
     judges = corpus.add_argument_group(
         "judges of the panel besides VMAF v1, NEG, v0.6.1, CAMBI and XPSNR (docs/training.md)"
     )
@@ -369,6 +373,9 @@ def add_corpus(command: Command) -> None:
         metavar="PROGRAM",
         help="ColorVideoVDP, for a tenth: the program cvvdp, in an environment of its own",
     )
+
+
+def _add_opinions(corpus: argparse.ArgumentParser) -> None:
     scored = corpus.add_argument_group("a published set of opinion scores (docs/datasets.md)")
     scored.add_argument(
         "--dataset", metavar="NAME", help="waterloo, bvi-hd, avt-vqdb, or csv for any table"

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import MISSING, Field, dataclass, field, fields, replace
 from typing import Any, TypeVar
 
-from vqaloop.core.text import utf8
+from vqaloop.core.text import parse_size, utf8
 from vqaloop.errors import InputError
 
 Value = TypeVar("Value")
@@ -136,7 +136,7 @@ def changed(options: Any) -> dict[str, Any]:
         if isinstance(value, str):
             value = utf8(value)
         if isinstance(value, list | tuple):
-            value = [list(size) for size in value]
+            value = [list(v) if isinstance(v, list | tuple) else v for v in value]
         if value not in (each.default, []) and value != math.inf:
             found[each.name] = value
     return found
@@ -150,6 +150,8 @@ def to_argv(cls: type, values: Mapping[str, Any]) -> list[str]:
     words: list[str] = []
     for name, value in values.items():
         made = options_of(cls).get(name)
+        if made and made.parse is parse_size and _is_size(value):
+            value = [value]
         sizes = isinstance(value, list) and all(isinstance(size, list) for size in value)
         if not made or not made.recorded or not (sizes or isinstance(value, str | int | float)):
             continue
@@ -163,6 +165,11 @@ def to_argv(cls: type, values: Mapping[str, Any]) -> list[str]:
             # a value that begins with a dash would be taken for an option
             words += [f"{flag}={text}"] if text.startswith("-") else [flag, text]
     return words
+
+
+def _is_size(value: Any) -> bool:
+    """Whether a value of a document is one size."""
+    return isinstance(value, list) and len(value) == 2 and all(type(n) is int for n in value)
 
 
 def _digits(value: float) -> str:

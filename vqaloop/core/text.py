@@ -65,7 +65,10 @@ def counted(count: int, thing: str) -> str:
 
 
 def metric_name(name: str) -> str:
-    """A metric as people know it."""
+    """A metric as people know it; a pool of its scores may follow its name."""
+    own, space, pool = name.partition(" ")
+    if space:
+        return f"{metric_name(own)} {printable(pool)}"
     return {
         "vmaf": "VMAF",
         "vmaf_hd": "VMAF",

@@ -73,5 +73,6 @@ def metric_json(score: Score, metric: Metric) -> dict[str, Any]:
         "mode": score.mode,
         "weights_sha256": score.weights_sha256,
         "label": score.label,
+        **({} if score.pool == "mean" else {"pool": score.pool}),
         **({"scale": asdict(metric.scale)} if metric.scale else {}),
     }

@@ -73,6 +73,13 @@ class Scoring:
         parse=number,
         column=True,
     )
+    pool: str = option(
+        "mean",
+        "how scores are pooled over time where they are a target, a limit or a verdict: mean "
+        "(default), harmonic, p5 or p1 (percentiles of seconds, or of sampled places), min-scene",
+        metavar="mean|harmonic|p5|p1|min-scene",
+        column=True,
+    )
 
 
 @dataclass(frozen=True, kw_only=True)

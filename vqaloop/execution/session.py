@@ -72,6 +72,7 @@ def open_session(input: PathName, options: Asked, tools: Tools) -> Iterator[Sess
             ffmpeg=tools.ffmpeg,
             workers=options.workers,
             timeout_s=options.timeout_s,
+            pool=options.pool,
         ) as shop,
     ):
         yield Session(

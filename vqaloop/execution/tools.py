@@ -10,6 +10,7 @@ from vqaloop.encoding.spec import EncoderSpec
 from vqaloop.execution.options import JobOptions, MetricOptions
 from vqaloop.quality.metric import Metric
 from vqaloop.quality.registry import open_metric
+from vqaloop.quality.time_pooling import check_pool
 
 
 @dataclass(frozen=True)
@@ -43,6 +44,7 @@ def chosen_encoder(options: JobOptions) -> tuple[EncoderSpec, str]:
 
 def chosen_metric(options: MetricOptions) -> Metric:
     """The metric. Raises InputError, which names the options at fault."""
+    check_pool(options.pool)
     with fault_of("metric", "weights", "score_precision"):
         return open_metric(
             options.metric,

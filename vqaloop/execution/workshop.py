@@ -21,8 +21,10 @@ from vqaloop.errors import DecodeFailed, EncodeFailed
 from vqaloop.execution.cache import Cache
 from vqaloop.execution.cache_keys import ScoreSettings, encode_key, score_key
 from vqaloop.execution.executor import Executor, Suiting, executor_of
+from vqaloop.media.activity import activity_of
 from vqaloop.quality import full_reference
 from vqaloop.quality.guard import FIGURES, WORST_SECOND, guard_metrics, worst_second
+from vqaloop.quality.time_pooling import pooled
 from vqaloop.records import Encode, Rendition, Score, Source, Trial
 
 if TYPE_CHECKING:
@@ -59,7 +61,9 @@ class Workshop:
         ffmpeg: str,
         workers: int | Executor = 1,
         timeout_s: float | None = None,
+        pool: str = "mean",
     ) -> None:
+        self.pool = pool
         self.spec, self.metric, self.ffmpeg = spec, metric, ffmpeg
         self.executor, self.timeout_s = executor_of(workers), timeout_s
         if isinstance(self.executor, Suiting):
@@ -104,17 +108,27 @@ class Workshop:
                     job.result()
             return [job.result() for job in jobs]
 
-    def try_one(self, source: Source, rendition: Rendition) -> Trial:
-        """Encode and score; a failed encode or decode becomes a trial with its reason."""
+    def scoring(self) -> dict[str, Any]:
+        """All that decides a trial's score apart from the two files, for names of studies."""
+        own = self.metric.identity()
+        return own if self.pool == "mean" else {**own, "pool": self.pool}
+
+    def try_one(
+        self, source: Source, rendition: Rendition, starts: Sequence[int] | None = None
+    ) -> Trial:
+        """Encode and score; a failed encode or decode becomes a trial with its reason.
+
+        `starts`: as of `score`.
+        """
         try:
             made = self.encode(source, rendition)
-            score = self.score(source, made.path)
+            score = self.score(source, made.path, starts=starts)
         except (EncodeFailed, DecodeFailed) as error:
             return Trial(rendition, error=str(error))
         # as PSNR of an encode without loss
         if not math.isfinite(score.value):
             return Trial(rendition, error=f"{rendition}: the score is {score.value}", encode=made)
-        return Trial(rendition, made.bitrate_kbps, score.value, encode=made)
+        return Trial(rendition, made.bitrate_kbps, score.value, encode=made, mean=score.mean)
 
     def encode(self, source: Source, rendition: Rendition) -> Encode:
         """The encode of a rendition, from the cache where it is there."""
@@ -180,12 +194,31 @@ class Workshop:
         log.warning("%s", remark)
         return made
 
-    def score(self, source: Source, path: Path, metric: "Metric | None" = None) -> Score:
-        """The score of an encode of `source`, by the workshop's metric or another."""
-        metric = metric or self.metric
+    def score(
+        self,
+        source: Source,
+        path: Path,
+        metric: "Metric | None" = None,
+        starts: Sequence[int] | None = None,
+    ) -> Score:
+        """The score of an encode of `source`, by the workshop's metric or another, and its pool.
+
+        `starts`: first frames of the scenes of `source`; None: as its activity has them.
+        """
+        return self.pooled(source, self._scored(source, path, metric or self.metric), starts)
+
+    def pooled(self, source: Source, score: Score, starts: Sequence[int] | None = None) -> Score:
+        """A score over time of an encode of `source` by the workshop's pool."""
+        if self.pool == "min-scene" and starts is None:
+            starts = activity_of(source).starts
+        return pooled(score, self.pool, source.fps, starts or (0,))
+
+    def _scored(self, source: Source, path: Path, metric: "Metric") -> Score:
+        """The score as the metric gives it, which alone is cached."""
         key = score_key(source, file_sha256(path), ScoreSettings(**metric.identity()))
         found = self._stored(key)
-        if found is None:
+        # entries of earlier versions lack the shares by which places are pooled
+        if found is None or (self.pool != "mean" and found.moments and not found.shares):
             found = self.executor.measure(metric, source, path, self.spec.decoder, id(self))
             self._store(key, found)
             self.count(score_s=found.cpu_s)
@@ -197,7 +230,7 @@ class Workshop:
         own, found = self.metric.name, {}
         if every.get(own, 1) > 1:
             # what steers takes all frames, and has done so already
-            found[own] = self.score(source, path)
+            found[own] = self._scored(source, path, self.metric)
             del every[own]
         found |= self.measured(source, path, every)
         figures = {FIGURES[name]: found[name].value for name in FIGURES if name in found}
@@ -237,6 +270,7 @@ class Workshop:
         stored["interval"] = tuple(stored["interval"]) if stored["interval"] else None
         for name in ("places", "moments"):
             stored[name] = tuple(map(tuple, stored.get(name, ())))
+        stored["shares"] = tuple(stored.get("shares", ()))
         return Score(**stored)
 
     def _store(self, key: dict[str, Any], score: Score) -> None:

@@ -27,9 +27,15 @@ from vqaloop.execution.session import Session, open_session
 from vqaloop.execution.stage_progress import counted_cut, described
 from vqaloop.execution.tools import Tools, chosen_tools
 from vqaloop.ladder.document import LadderRun, ladder_json
-from vqaloop.ladder.options import LadderOptions
+from vqaloop.ladder.options import BANDWIDTH_SHARE, LadderOptions
 from vqaloop.ladder.pictures import take_pictures
-from vqaloop.ladder.request import Budget, check_codecs, make_rules, required_sizes
+from vqaloop.ladder.request import (
+    Budget,
+    allowed_sizes,
+    check_codecs,
+    make_rules,
+    required_sizes,
+)
 from vqaloop.ladder.steps import Loop
 from vqaloop.ladder.store import write_reports
 from vqaloop.ladder.warnings import find_doubts, guard_warnings
@@ -74,6 +80,10 @@ def build_ladder(
     min_score: float | None = None,
     max_score: float | None = None,
     require: Sequence[tuple[int, int]] = (),
+    min_top_size: tuple[int, int] | None = None,
+    min_bottom_size: tuple[int, int] | None = None,
+    audience: str | os.PathLike[str] | None = None,
+    bandwidth_share: float = BANDWIDTH_SHARE,
     budget_s: float | None = None,
     preset: str | None = None,
     bit_depth: int | None = None,
@@ -89,6 +99,7 @@ def build_ladder(
     ffmpeg: str | os.PathLike[str] | None = None,
     weights: str | os.PathLike[str] | None = None,
     score_precision: float | None = None,
+    pool: str = "mean",
     video_size: str | None = None,
     pix_fmt: str | None = None,
     framerate: str | None = None,
@@ -113,6 +124,11 @@ def build_ladder(
         min_score: Floor of the ladder; None: the metric's own.
         max_score: Score at which the top rung may stop; None: the metric's own.
         require: Sizes that must have a rung each.
+        min_top_size: Width and height that the highest rung has at least, by its pixels.
+        min_bottom_size: The same of all rungs.
+        audience: Path of a table of sessions (bandwidth_kbps, share, height), or "default": rungs
+            are placed where they raise its mean score most; None: by their spacing.
+        bandwidth_share: Part of its bandwidth that a player spends on video, above 0, up to 1.
         budget_s: Wall seconds of the search; None: no limit.
         preset: Of the encoder; None: its default one.
         bit_depth: 8 or 10; None: the source's.
@@ -134,6 +150,7 @@ def build_ladder(
         ffmpeg: The program; None: the bundled one.
         weights: Of the learned metric; None: those that come with vqaloop.
         score_precision: Half-width of a score's interval at which scoring stops, in points.
+        pool: How scores are pooled over time: mean, harmonic, p5, p1 or min-scene.
         video_size: WxH, of raw video.
         pix_fmt: ffmpeg's name, of raw video.
         framerate: Of raw video; of another input the constant rate it is brought to.
@@ -161,6 +178,10 @@ def build_ladder(
         min_score=min_score,
         max_score=max_score,
         require=require,
+        min_top_size=min_top_size,
+        min_bottom_size=min_bottom_size,
+        audience=audience,
+        bandwidth_share=bandwidth_share,
         budget_s=budget_s,
         preset=preset,
         bit_depth=bit_depth,
@@ -176,6 +197,7 @@ def build_ladder(
         ffmpeg=ffmpeg,
         weights=weights,
         score_precision=score_precision,
+        pool=pool,
         video_size=video_size,
         pix_fmt=pix_fmt,
         framerate=framerate,
@@ -244,6 +266,7 @@ def _build(request: LadderRequest) -> Ladder:
         _undone_on_failure(folder) as placed,
         open_session(request.input, options, request.tools) as session,
     ):
+        session = replace(session, sizes=allowed_sizes(options, session.sizes))
         rules = replace(request.rules, required=required_sizes(options.require, session.sizes))
         where = options.storage or (default_storage(folder) if options.cache else None)
         with kept_in(where):
@@ -317,8 +340,9 @@ def _tune(
 def _remember(run: LadderRun, prior: PriorUse) -> None:
     """Have the next titles learn from this one."""
     session, loop, options = run.session, run.loop, run.session.options
-    # other weights and tuned parameters are not what the next title will be made with
-    if prior != "none" and options.cache and options.weights is None and not loop.params:
+    # other weights, pools and tuned parameters are not what the next title will be made with
+    usual = options.weights is None and options.pool == "mean" and not loop.params
+    if prior != "none" and options.cache and usual:
         metric = session.metric
         kind = session.spec.name, session.preset, metric.name
         remember(*kind, session.source.sha256, loop.space, run.found.points, metric.top)
@@ -353,7 +377,7 @@ def _study_name(source: Source, part: Source, loop: Loop, binary: str) -> str:
         *(part.sha256, part.prep, part.input_options),
         *(spec.name, encoder_version(spec, binary), file_sha256(binary)),
         *(spec.options, loop.preset, loop.bit_depth, loop.params, loop.shop.timeout_s),
-        *(loop.space.sizes, repr(loop.space.knob), meter.identity()),
+        *(loop.space.sizes, repr(loop.space.knob), loop.shop.scoring()),
     ]
     digest = hashlib.sha256(json.dumps(decided, default=str).encode()).hexdigest()[:12]
     stem = quoted(source.path.stem)[1:-1][:60]

@@ -160,8 +160,8 @@ def compare_ladders(
             (sha256), read alike.
     """
     one, other = (item if isinstance(item, Ladder) else read_ladder(Path(item)) for item in (a, b))
-    _check_same_title(one, other)
-    shared = _has_same_metric(one, other)
+    check_same_title(one, other)
+    shared = has_same_metric(one, other)
     names = [own_metric(one)] if shared else []
     names += [name for name in _shared_figures(one, other) if name not in names]
     gaps = tuple(_gap(one, other, name) for name in names)
@@ -217,6 +217,7 @@ def settings(ladder: Ladder) -> dict[str, str]:
     about, encoder, metric = ladder.about, ladder.about["encoder"], ladder.about["metric"]
     params = sorted({f"{k}={v}" for rung in ladder.rungs for k, v in rung.params.items()})
     weights = metric.get("weights_sha256")
+    by_pool = f", by {metric['pool']}" if metric.get("pool") else ""
     return {
         "codec": about["codec"],
         "encoder": encoder["name"],
@@ -224,14 +225,15 @@ def settings(ladder: Ladder) -> dict[str, str]:
         "ffmpeg": str(encoder.get("ffmpeg") or "unknown")[:12],
         "preset": encoder["preset"],
         "parameters": ", ".join(params) or "the preset's",
-        "metric": f"{metric['name']}, {metric['mode']}",
+        "metric": f"{metric['name']}, {metric['mode']}{by_pool}",
         "weights": str(weights)[:12] if weights else "none",
         "fitted to": metric.get("label") or "nothing",
         "vqaloop": about["vqaloop"],
     }
 
 
-def _check_same_title(a: Ladder, b: Ladder) -> None:
+def check_same_title(a: Ladder, b: Ladder) -> None:
+    """Raises InputError unless two ladders are of the same content, read alike."""
     one, other = (ladder.about["source"] for ladder in (a, b))
     for ladder, source in ((a, one), (b, other)):
         if not isinstance(source.get("sha256"), str):
@@ -258,8 +260,9 @@ def _check_same_title(a: Ladder, b: Ladder) -> None:
             )
 
 
-def _has_same_metric(a: Ladder, b: Ladder) -> bool:
-    keys = ("name", "mode", "weights_sha256")
+def has_same_metric(a: Ladder, b: Ladder) -> bool:
+    """Whether the scores of two ladders mean the same."""
+    keys = ("name", "mode", "weights_sha256", "pool")
     one, other = (ladder.about["metric"] for ladder in (a, b))
     return all(one.get(key) == other.get(key) for key in keys)
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from vqaloop.execution.document_parts import cost_json, head_json
 from vqaloop.ladder.pictures import worst_json
 from vqaloop.ladder.store import SCHEMA
 from vqaloop.records import RDPoint, rounded
+from vqaloop.search.audience import Audience, delivered
 from vqaloop.search.hull import convex_hull, rising_front
 from vqaloop.search.rungs import Rules
 from vqaloop.search.surrogates import Predictions, Surrogate
@@ -41,12 +42,14 @@ def ladder_json(run: LadderRun, warnings: Sequence[str]) -> dict[str, Any]:
     """ladder.json but for its rungs; `warnings` are those of its scores."""
     session, loop, found = run.session, run.loop, run.found
     scores = [item.score for item in run.checked]
+    audience = loop.rules.audience
     return {
         **head_json(SCHEMA, session, scores[0]),
         "hull": hull_json(found.points, run.surrogate.dense(found.points)),
         "trials": [trial.to_json() for trial in loop.trials],
         "cost": cost_json(session.shop.cost, time.monotonic() - session.started),
         "rules": rules_json(loop.rules),
+        **({"audience": audience_json(audience, run.checked)} if audience else {}),
         "windows": [list(window) for window in run.windows],
         "estimate": loop.estimate,
         "tuning": run.tuning or None,
@@ -86,7 +89,31 @@ def hull_json(points: Sequence[RDPoint], dense: Predictions) -> list[dict[str, A
 
 def rules_json(rules: Rules) -> dict[str, Any]:
     """The rules a ladder kept to; None for no limit."""
+    # what not every ladder has is named where it is asked for
+    unset = {"audience"} if rules.least_top else {"audience", "least_top"}
     return {
         name: rounded(value) if isinstance(value, float) else value
-        for name, value in asdict(rules).items()
+        for name, value in asdict(replace(rules, audience=None)).items()
+        if name not in unset
+    }
+
+
+def audience_json(audience: Audience, checked: Sequence[Checked]) -> dict[str, Any]:
+    """The audience, and what it gets of the rungs in the mean."""
+    rungs = [
+        RDPoint(
+            item.encode.rendition.width,
+            item.encode.rendition.height,
+            item.encode.rendition.knob,
+            item.encode.bitrate_kbps,
+            item.score.value,
+        )
+        for item in checked
+    ]
+    found = delivered(audience, rungs)
+    return {
+        **audience.to_json(),
+        "score": rounded(found.score),
+        "bitrate_kbps": rounded(found.kbps),
+        "unserved": rounded(found.unserved),
     }

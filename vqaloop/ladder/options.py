@@ -25,6 +25,12 @@ _FIRST = (
 """The order of `asked` in ladder.json, which files of one request share; the others follow."""
 
 
+BANDWIDTH_SHARE = 0.7
+"""Part of its bandwidth that a player spends on video: what ExoPlayer takes of its estimate
+(DEFAULT_BANDWIDTH_FRACTION), and hls.js to switch up (abrBandWidthUpFactor)."""
+SHARE_HELP = "part of its bandwidth that a player of the audience spends on video"
+
+
 def parse_sizes(text: str) -> list[tuple[int, int]]:
     """Sizes with commas between. Raises InputError."""
     return [parse_size(word) for word in text.split(",") if word]
@@ -79,6 +85,27 @@ class LadderOptions(StorageOptions, PriorOptions, JobOptions):
         metavar="WxH,...",
         parse=parse_sizes,
         column=True,
+    )
+    min_top_size: tuple[int, int] | None = option(
+        None,
+        "the highest rung is no smaller than this, if one can",
+        metavar="WxH",
+        parse=parse_size,
+        column=True,
+    )
+    min_bottom_size: tuple[int, int] | None = option(
+        None, "no rung is smaller than this", metavar="WxH", parse=parse_size, column=True
+    )
+    audience: PathName | None = option(
+        None,
+        "place the rungs where they raise the mean score of these sessions most: a CSV with "
+        "bandwidth_kbps, share and, if known, height of the screen; or the one that comes along",
+        metavar="FILE|default",
+        parse=Path,
+        column=True,
+    )
+    bandwidth_share: float = option(
+        BANDWIDTH_SHARE, SHARE_HELP, metavar="S", parse=number, column=True
     )
     budget_s: float | None = option(
         None,

@@ -160,8 +160,9 @@ def in_db(ladder: Ladder) -> bool:
 def metric_words(ladder: Ladder) -> str:
     metric = ladder.about["metric"]
     label = metric["label"] and printable(metric["label"])
+    by = f" by {printable(metric['pool'])}" if metric.get("pool") else ""
     if metric["mode"] == "full-reference" and label:
         # the label names the metric itself, not what its weights were fitted to
-        return f"{printable(metric['name'])} ({label})"
+        return f"{printable(metric['name'])}{by} ({label})"
     notes = ["dB"] * in_db(ladder) + [f"fitted to {label}"] * bool(label)
-    return printable(metric["name"]) + (f" ({', '.join(notes)})" if notes else "")
+    return printable(metric["name"]) + by + (f" ({', '.join(notes)})" if notes else "")

@@ -13,7 +13,15 @@ from vqaloop.ladder import report_plots
 from vqaloop.ladder.pictures import Box, Pictures, Place
 from vqaloop.ladder.rd_plot import ladder_title, metric_words, rd_svg
 from vqaloop.ladder.reproduce import folder_name, ladder_command, report_command
-from vqaloop.ladder.summary import cost_line, estimate_line, has_opinions, label_line
+from vqaloop.ladder.summary import (
+    audience_line,
+    cost_line,
+    estimate_line,
+    has_opinions,
+    label_line,
+    pool_of,
+    score_headings,
+)
 from vqaloop.quality.guard import EVERY, WORST_SECOND
 from vqaloop.records import Ladder, Rung
 from vqaloop.report.html import link, render, shell_word
@@ -74,6 +82,7 @@ def html_page(ladder: Ladder, pictures: Pictures) -> str:
         rungs=_rung_rows(ladder),
         opinion=_sentence(label_line(ladder)) if label_line(ladder) else "",
         headings=_rung_headings(ladder),
+        audience=_sentence(audience_line(ladder)) if audience_line(ladder) else "",
         metric=metric_words(ladder),
         broad=rd_svg(ladder),
         narrow=rd_svg(ladder, narrow=True),
@@ -120,14 +129,13 @@ def _summary(ladder: Ladder) -> str:
 
 
 def _rung_headings(ladder: Ladder) -> list[str]:
-    opinion = ["opinion"] if has_opinions(ladder) else []
     knob = ladder.rungs[0].knob[0]
-    head = ["rung", "size", "kb/s", "peak kb/s", knob, "score", *opinion, "predicted"]
+    head = ["rung", "size", "kb/s", "peak kb/s", knob, *score_headings(ladder), "predicted"]
     return [*head, *SHOWN_FIGURES.values(), "bytes", "file"]
 
 
 def _rung_rows(ladder: Ladder) -> list[list[str]]:
-    opinions = has_opinions(ladder)
+    opinions, means = has_opinions(ladder), pool_of(ladder) != "mean"
     return [
         [
             str(number),
@@ -136,6 +144,7 @@ def _rung_rows(ladder: Ladder) -> list[list[str]]:
             shown_rate(rung.peak_kbps),
             f"{rung.knob[1]:g}",
             shown(rung.score, 2),
+            *([shown(rung.score_mean, 2)] if means else []),
             *([shown(rung.opinion, 2)] if opinions else []),
             shown(rung.score_predicted, 2),
             *(shown(rung.guard.get(name), 2) for name in SHOWN_FIGURES),

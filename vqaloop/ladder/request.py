@@ -10,8 +10,9 @@ from dataclasses import dataclass, field
 from vqaloop.core import scopes
 from vqaloop.core.option_fields import fault_of
 from vqaloop.errors import CalledOff, InputError
-from vqaloop.ladder.options import LadderOptions
+from vqaloop.ladder.options import BANDWIDTH_SHARE, LadderOptions
 from vqaloop.quality.metric import Metric
+from vqaloop.search.audience import read_audience
 from vqaloop.search.rungs import LEAST_RUNGS, Rules
 
 
@@ -108,6 +109,12 @@ def make_rules(meter: Metric, asked: LadderOptions) -> Rules:
                 f"{floor:g} and {ceiling:g} (for {meter.name} by default {meter.floor:g} and "
                 f"{meter.ceiling:g})"
             )
+    audience = None
+    if asked.audience is not None:
+        audience = read_audience(asked.audience, asked.bandwidth_share)
+    elif asked.bandwidth_share != BANDWIDTH_SHARE:
+        with fault_of("bandwidth_share"):
+            raise InputError("--bandwidth-share is of an audience; give --audience too")
     return Rules(
         min_step=step,
         min_ratio=asked.min_ratio,
@@ -116,6 +123,8 @@ def make_rules(meter: Metric, asked: LadderOptions) -> Rules:
         min_kbps=asked.min_bitrate,
         max_kbps=asked.max_bitrate,
         count=asked.rungs,
+        least_top=math.prod(asked.min_top_size or (0,)),
+        audience=audience,
     )
 
 
@@ -131,6 +140,28 @@ def required_sizes(
                 "name it in --resolutions too, if the source is as large"
             )
     return tuple(dict.fromkeys(asked))
+
+
+def allowed_sizes(
+    asked: LadderOptions, sizes: Sequence[tuple[int, int]]
+) -> tuple[tuple[int, int], ...]:
+    """The sizes that may have a rung. Raises InputError where there is none, or no top."""
+    least, top = asked.min_bottom_size, asked.min_top_size
+    kept = tuple(s for s in sizes if math.prod(s) >= math.prod(least or (0,)))
+    tried = ", ".join(f"{w}x{h}" for w, h in sizes)
+    if least and not kept:
+        with fault_of("min_bottom_size"):
+            raise InputError(
+                f"--min-bottom-size {least[0]}x{least[1]} leaves none of the sizes tried "
+                f"({tried}); give a smaller one"
+            )
+    if top and all(math.prod(s) < math.prod(top) for s in kept):
+        with fault_of("min_top_size"):
+            raise InputError(
+                f"--min-top-size {top[0]}x{top[1]} is larger than all sizes tried ({tried}); give "
+                "a smaller one, or --resolutions, if the source is as large"
+            )
+    return kept
 
 
 def check_codecs(codecs: Sequence[str], encoder: str | None) -> None:

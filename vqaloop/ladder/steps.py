@@ -381,6 +381,7 @@ class Loop:
                     score=item.score.value,
                     score_predicted=item.expected,
                     opinion=item.score.opinion,
+                    score_mean=item.score.mean,
                     guard=guard,
                     knob=(spec.knob.name, rendition.knob),
                     params=dict(rendition.params),

@@ -65,6 +65,7 @@ class _Metric(Struct):
     mode: str
     label: str | None = None
     scale: _Scale | None = None
+    pool: str = "mean"
 
 
 class _Knob(Struct):
@@ -91,6 +92,7 @@ class _Rung(Size):
     file: str
     over_time: _OverTime | None = None
     opinion: Number | None = None
+    score_mean: Number | None = None
 
 
 class _Point(Struct):
@@ -103,6 +105,7 @@ class _Trial(Size):
     bitrate_kbps: Number | None = None
     score: Number | None = None
     error: str | None = None
+    score_mean: Number | None = None
 
 
 class _Cost(Struct):
@@ -134,6 +137,15 @@ class _Tuning(Struct):
     importance: dict[str, Number]
 
 
+class _Audience(Struct):
+    name: str
+    bandwidth_share: Positive
+    sessions: Annotated[list[tuple[Positive, Number, Whole | None]], Meta(min_length=1)]
+    score: Number
+    bitrate_kbps: Number
+    unserved: Number
+
+
 class _Document(Struct):
     """What of ladder.json the reports rely on."""
 
@@ -150,6 +162,7 @@ class _Document(Struct):
     worst: list[_Place] | None = None
     tuning: _Tuning | None = None
     asked: dict[str, Any] | None = None
+    audience: _Audience | None = None
     warnings: list[str] | None = None
 
 
@@ -198,7 +211,7 @@ def read_ladder(folder: str | os.PathLike[str]) -> Ladder:
     """Read a ladder from its folder.
 
     Args:
-        folder: The folder that `vqaloop ladder` or `build_ladder` wrote.
+        folder: The folder that `vqaloop ladder` or `build_ladder` wrote, or its ladder.json.
 
     Returns:
         The ladder of its ladder.json; the rungs' files are not opened.
@@ -207,7 +220,9 @@ def read_ladder(folder: str | os.PathLike[str]) -> Ladder:
         InputError: ladder.json is missing, damaged, of another schema, or names a file outside
             the folder.
     """
-    path = Path(folder) / "ladder.json"
+    path = Path(folder)
+    if not path.is_file():
+        path /= "ladder.json"
     remedy = "make the ladder again"
     give = "give the folder that `vqaloop ladder` wrote"
     # all of it: what is not checked here goes into `about` as it is
@@ -219,7 +234,7 @@ def read_ladder(folder: str | os.PathLike[str]) -> Ladder:
                 "plain file name; files must lie in the ladder's folder"
             )
     rungs, trusted = document.pop("rungs"), document.pop("trusted")
-    return Ladder(Path(folder), tuple(map(_rung, rungs)), document, trusted)
+    return Ladder(path.parent, tuple(map(_rung, rungs)), document, trusted)
 
 
 def _rung(rung: dict[str, Any]) -> Rung:

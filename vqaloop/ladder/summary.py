@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 def ladder_table(ladder: Ladder) -> "Table":
     """The rungs, lowest first, within 80 columns; bitrates in kb/s."""
     knob = printable(ladder.rungs[0].knob[0])[:9] if ladder.rungs else "knob"
-    opinions = has_opinions(ladder)
+    opinions, means = has_opinions(ladder), pool_of(ladder) != "mean"
     rows = [
         [
             str(number),
@@ -27,17 +27,27 @@ def ladder_table(ladder: Ladder) -> "Table":
             shown_rate(rung.peak_kbps),
             f"{rung.knob[1]:g}",
             shown(rung.score),
+            *([shown(rung.score_mean)] if means else []),
             *([shown(rung.opinion)] if opinions else []),
             shown(rung.score_predicted),
             *(shown(rung.guard.get(name)) for name in ("vmaf", WORST_SECOND)),
         ]
         for number, rung in enumerate(ladder.rungs, 1)
     ]
-    headings = ["#", "size", "kb/s", "peak", knob, "score", "predicted"]
-    headings += ["VMAF", "worst s"]
-    if opinions:
-        headings.insert(headings.index("predicted"), "opinion")
+    headings = ["#", "size", "kb/s", "peak", knob, *score_headings(ladder)]
+    headings += ["predicted", "VMAF", "worst s"]
     return table(headings, rows)
+
+
+def pool_of(ladder: Ladder) -> str:
+    """How its scores are pooled over time."""
+    return str(ladder.about["metric"].get("pool") or "mean")
+
+
+def score_headings(ladder: Ladder) -> list[str]:
+    """Of a rung's score, and of what is shown beside it."""
+    pool, opinion = pool_of(ladder), ["opinion"] if has_opinions(ladder) else []
+    return ["score", *opinion] if pool == "mean" else [pool, "mean", *opinion]
 
 
 def has_opinions(ladder: Ladder) -> bool:
@@ -54,6 +64,19 @@ def label_line(ladder: Ladder) -> str:
     return (
         f"opinion: {printable(metric['label'] or 'no label')}, for the score mapped to "
         f"{printable(scale['target'])} (error {scale['rmse']:.1f} points on titles left out)"
+    )
+
+
+def audience_line(ladder: Ladder) -> str:
+    """What the audience that placed the rungs gets; "" where none did."""
+    found = ladder.about.get("audience")
+    if not found:
+        return ""
+    stalls = f", {found['unserved']:.1%} too slow for the lowest" if found["unserved"] else ""
+    return (
+        f"audience {printable(found['name'])}: mean score {shown(found['score'], 2)} at "
+        f"{shown_rate(found['bitrate_kbps'])} kb/s, by {found['bandwidth_share']:.0%} of each "
+        f"session's bandwidth{stalls}"
     )
 
 
@@ -102,6 +125,8 @@ def print_ladder(ladder: Ladder) -> None:
         print_line(console, f"warning: {warning}", "yellow")
     if not ladder.trusted:
         print_line(console, f"not to be trusted: {UNTRUSTED}", "bold red")
+    if audience_line(ladder):
+        print_line(console, audience_line(ladder))
     if ladder.about.get("estimate"):
         print_line(console, estimate_line(ladder.about["estimate"]))
     print_line(console, cost_line(ladder))

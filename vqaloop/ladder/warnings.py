@@ -49,11 +49,16 @@ class Doubts:
                 for rung in self.missed
             ),
             *(
-                f"{rung.file}: score {rung.score:.1f}, but {metric_name(figure)} "
+                f"{rung.file}: score {_mean(rung):.1f}, but {metric_name(figure)} "
                 f"{rung.guard[figure]:.1f}; {self.advice}"
                 for rung, figure in self.astray
             ),
         ]
+
+
+def _mean(rung: Rung) -> float:
+    """The mean score, as the figures of the guard are means."""
+    return rung.score if rung.score_mean is None else rung.score_mean
 
 
 def _figure(rung: Rung, metric: str) -> str:
@@ -96,7 +101,7 @@ def find_doubts(rungs: Sequence[Rung], metric: Metric, whole: bool) -> Doubts:
     astray = [
         (rung, figure)
         for rung, figure in zip(rungs, figures, strict=False)
-        if abs(rung.score - rung.guard.get(figure, rung.score)) > metric.guard_gap
+        if abs(_mean(rung) - rung.guard.get(figure, _mean(rung))) > metric.guard_gap
     ]
     return Doubts(tuple(missed), tuple(astray), advice)
 
@@ -116,6 +121,11 @@ def rules_warnings(kept: Sequence[RDPoint], rules: Rules) -> list[str]:
         warnings.append(
             f"{rules.count} rungs were asked for and the rules leave {len(kept)}; "
             "loosen --min-step or --min-ratio for more"
+        )
+    if kept and math.prod(kept[-1].size) < rules.least_top:
+        warnings.append(
+            f"the highest rung is {kept[-1].width}x{kept[-1].height}: none as large as "
+            "--min-top-size keeps the other rules"
         )
     sizes = {point.size for point in kept}
     warnings += [

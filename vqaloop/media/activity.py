@@ -18,11 +18,10 @@ import numpy as np
 import numpy.typing as npt
 from scipy import ndimage
 
-from vqaloop.bitstream.demux import main_video, open_video
-from vqaloop.bitstream.formats import SOURCES
+from vqaloop.bitstream.packets import packet_sizes
 from vqaloop.core.files import as_of
 from vqaloop.core.text import quoted
-from vqaloop.errors import InputError
+from vqaloop.errors import InputError, ToolError
 from vqaloop.media.rawvideo import (
     MAX_HEADER_BYTES,
     Y4M_MAGIC,
@@ -101,7 +100,7 @@ def activity_of(source: Source) -> SourceActivity:
         return _activity(
             source.path, as_of(source.path), source.frames, source.bit_depth, source.input_options
         )
-    except (*TROUBLE, InputError):
+    except (*TROUBLE, InputError, ToolError):
         return SourceActivity.flat(source.frames)
 
 
@@ -116,7 +115,8 @@ def _activity(
     """`as_of` only tells one state of the file from another."""
     layout = _raw_layout(path, dict(options))
     if layout is None:
-        sizes, keys = _packets(path)
+        packets = packet_sizes(path)
+        sizes, keys = packets.sizes, packets.keys
         cuts, busy, step = packet_cuts(sizes, keys), sizes.copy(), frames / len(sizes)
         if not keys.all():
             # a key frame's size tells of detail, not of change
@@ -185,22 +185,6 @@ def _key_strength(sizes: Values, keys: npt.NDArray[np.bool_]) -> Values:
         early = 1.01 * (here - before < _EARLY * gaps.max())
         found[here] = max(jump, level, early)
     return found
-
-
-def _packets(path: Path) -> tuple[Values, npt.NDArray[np.bool_]]:
-    """Sizes of a file's packets, and which are key frames, in order of display."""
-    with open_video(path, SOURCES) as container:
-        stream = main_video(container)
-        if stream is None:
-            raise ValueError("it holds no video")
-        found = [(p.pts, p.size, p.is_keyframe) for p in container.demux(stream) if p.size]
-    if not found:
-        raise ValueError("it holds no packet")
-    # without time stamps the order of coding is near enough
-    if all(pts is not None for pts, _, _ in found):
-        found.sort()
-    sizes, keys = [size for _, size, _ in found], [key for _, _, key in found]
-    return np.array(sizes, float), np.array(keys, bool)
 
 
 @dataclass(frozen=True)

@@ -35,6 +35,8 @@ class HeadConfig:
     """Additional statistics pooled by a generalised mean, which the largest values dominate."""
     canvas: bool = False
     """Whether the heads take the height of the canvas that clips are cut from."""
+    bits: bool = False
+    """Whether the head without reference takes what the bitstream says (`StreamFacts`)."""
     two_distances: bool = False
     """Whether the frames of a clip are DISTANCES apart, alternating by place, rather than 1."""
     time_power: Annotated[float, Meta(ge=1, le=16)] = 1.0

@@ -75,7 +75,7 @@ def _fixed(config: Config) -> tuple[int, ...]:
 
 def _of_heads(config: HeadConfig) -> tuple[object, ...]:
     """What the heads' weights depend on."""
-    return config.outputs, config.change, config.worst, config.canvas
+    return config.outputs, config.change, config.worst, config.canvas, config.bits
 
 
 class _Keep:

@@ -25,6 +25,7 @@ from vqaloop.models.fastvqa import FastVQA
 from vqaloop.models.head_config import OUTPUTS as OUTPUTS
 from vqaloop.models.head_config import HeadConfig
 from vqaloop.models.internvideo2 import InternVideo2
+from vqaloop.models.stream_facts import COLUMNS
 
 STATISTICS = 24
 """K: pooled statistics (weighted means over tokens) of a crop."""
@@ -39,6 +40,8 @@ CANVAS_HEIGHT = 1080
 
 Height = float | Tensor | None
 """Height in pixels of the canvas that clips are cut from: one for all, or of each."""
+Stream = Sequence[float] | Tensor | None
+"""(..., COLUMNS) `StreamFacts.inputs` of the videos that clips are of: one for all, or of each."""
 
 
 @dataclass(frozen=True)
@@ -73,7 +76,7 @@ class AnchoredHead(nn.Module):
         self.compare_energy = nn.Linear(energies * width, hidden)
         self.compare = nn.Linear(2 * hidden + 2 * taps * projected, hidden)
         self.value = nn.Linear(hidden, statistics)
-        self.fuse = _fuse(config)
+        self.fuse = _fuse(config, 0)
 
     def anchor(
         self, embedding: Tensor, deep: list[Tensor], frames: int, canvas_height: Height
@@ -121,7 +124,7 @@ class AloneHead(nn.Module):
         self.context = nn.Linear(hidden + taps * projected + config.canvas, hidden)
         self.weight = nn.Linear(hidden, statistics)
         self.value = nn.Linear(hidden, statistics)
-        self.fuse = _fuse(config)
+        self.fuse = _fuse(config, COLUMNS * config.bits)
 
     def forward(
         self, energies: Tensor, projected: Sequence[Tensor], canvas_height: Height
@@ -134,9 +137,9 @@ class AloneHead(nn.Module):
         return self.value(context), F.softplus(self.weight(context)) + 1e-4
 
 
-def _fuse(config: HeadConfig) -> nn.Sequential:
-    """The MLP that turns pooled statistics into answers."""
-    inputs = STATISTICS + config.worst + config.canvas
+def _fuse(config: HeadConfig, facts: int) -> nn.Sequential:
+    """The MLP that turns pooled statistics, and so many facts of a stream, into answers."""
+    inputs = STATISTICS + config.worst + config.canvas + facts
     return nn.Sequential(nn.Linear(inputs, 64), nn.GELU(), nn.Linear(64, len(config.outputs)))
 
 
@@ -162,6 +165,14 @@ def _canvas_input(height: Height, like: Tensor) -> Tensor:
         raise ValueError("these heads take the height of the canvas, and none was given")
     heights = torch.as_tensor(height, dtype=torch.float32, device=like.device)
     return (heights / CANVAS_HEIGHT).log2().to(like.dtype)
+
+
+def _stream_input(stream: Stream, like: Tensor) -> Tensor:
+    """(..., COLUMNS) facts beside (..., S) statistics, in their type and on their device."""
+    if stream is None:
+        raise ValueError("these heads take what the bitstream says, and it was not given")
+    facts = torch.as_tensor(stream, dtype=torch.float32, device=like.device).to(like.dtype)
+    return facts.expand(*like.shape[:-1], COLUMNS)
 
 
 def _of_tokens(height: Height, tokens: Tensor) -> Tensor:
@@ -318,34 +329,64 @@ class Student(nn.Module):
             ValueError: The heads take the height of the canvas, and none is given.
         """
         assert self.anchored is not None
-        return _answers(self._fused(self.anchored.fuse, sums / weights, canvas_height))
+        seen = self._statistics(sums / weights, canvas_height)
+        return _answers(self.anchored.fuse(seen))
 
-    def alone_answers(self, sums: Tensor, weights: Tensor, canvas_height: Height = None) -> Tensor:
-        """Answers of (..., S + 1) pooled sums of `StudentOutput.alone`, see `anchored_answers`.
+    def alone_answers(
+        self,
+        sums: Tensor,
+        weights: Tensor,
+        canvas_height: Height = None,
+        stream: Stream = None,
+    ) -> Tensor:
+        """Answers of pooled sums of `StudentOutput.alone`.
 
-        Without heads (..., 1): the output of the paper's linear head, unbounded.
+        Args:
+            sums: (..., S + 1).
+            weights: (..., S + 1).
+            canvas_height: As of `anchored_answers`.
+            stream: What the bitstream says, (..., COLUMNS) `StreamFacts.inputs`, which broadcast
+                to the leading dimensions; zeros where it is not known.
+
+        Returns:
+            (..., len(config.outputs)). Without heads (..., 1): the output of the paper's linear
+            head, unbounded.
+
+        Raises:
+            ValueError: The heads take the height of the canvas, or what the bitstream says, and
+                it is not given.
         """
         means = sums / weights
         if self.alone is None:
             return means
-        out = self._fused(self.alone.fuse, means[..., :-1], canvas_height)
+        seen = self._statistics(means[..., :-1], canvas_height)
+        if self.config.bits:
+            seen = torch.cat([seen, _stream_input(stream, seen)], -1)
+        out = self.alone.fuse(seen)
         return _answers(torch.cat([out[..., :1] + means[..., -1:], out[..., 1:]], -1))
 
-    def _fused(self, fuse: nn.Module, means: Tensor, canvas_height: Height) -> Tensor:
-        """What a head's last layers make of (..., S) pooled means."""
+    def _statistics(self, means: Tensor, canvas_height: Height) -> Tensor:
+        """What the last layers of both heads take, of (..., S) pooled means."""
         means = _rooted(means)
         if self.config.canvas:
             canvas = _canvas_input(canvas_height, means).expand(means.shape[:-1])
             means = torch.cat([means, canvas[..., None]], -1)
-        return fuse(means)  # type: ignore[no-any-return]
+        return means
 
     def forward(
-        self, clips: Tensor, reference: Tensor | None = None, canvas_height: Height = None
+        self,
+        clips: Tensor,
+        reference: Tensor | None = None,
+        canvas_height: Height = None,
+        stream: Stream = None,
     ) -> Tensor:
-        """(B,) score 0..1 of each clip: anchored when `reference` is given, else without."""
+        """(B,) score 0..1 of each clip: anchored when `reference` is given, else without.
+
+        `stream`: as of `alone_answers`, for the score without reference.
+        """
         if reference is None:
             alone = self.look(clips, canvas_height=canvas_height).alone
-            return self.alone_answers(*alone, canvas_height)[:, 0]
+            return self.alone_answers(*alone, canvas_height, stream)[:, 0]
         anchored = self.compare(clips, self.anchor(reference, canvas_height))
         return self.anchored_answers(*anchored, canvas_height)[:, 0]
 

@@ -36,6 +36,8 @@ class PooledScore:
     """(frame, top, left) of each crop."""
     moments: tuple[tuple[int, float], ...] = ()
     """(frame, score) of each moment."""
+    shares: tuple[float, ...] = ()
+    """The part of the title that each moment stands for, equal if none was given."""
 
     def placed(
         self, times: Sequence[int], places: Sequence[tuple[int, int, int]]
@@ -107,11 +109,13 @@ def pool(
         (low, high),
         tuple(of_moments.tolist()),
         (float(mean) - lowest, highest - float(mean)),
+        shares=tuple(shares or [1 / len(counts)] * len(counts)),
     )
 
 
 def pool_difference(
     answers: "Callable[..., torch.Tensor]",
+    source_answers: "Callable[..., torch.Tensor]",
     ours: "tuple[torch.Tensor, torch.Tensor]",
     of_source: "tuple[torch.Tensor, torch.Tensor]",
     counts: list[int],
@@ -125,7 +129,8 @@ def pool_difference(
     same clips of both.
 
     Args:
-        answers: As of `pool`, without a reference.
+        answers: As of `pool`, without a reference, of the encode.
+        source_answers: The same of the source.
         ours: (B, K) sums and (B, K) weights of the encode's clips.
         of_source: The same of the same clips of the source.
         counts: As of `pool`.
@@ -142,7 +147,7 @@ def pool_difference(
 
     def compared(sums: "torch.Tensor", weights: "torch.Tensor") -> "torch.Tensor":
         own = answers(sums[..., :width], weights[..., :width])
-        original = answers(sums[..., width:], weights[..., width:])
+        original = source_answers(sums[..., width:], weights[..., width:])
         return 1 - (original - own)[..., :1]
 
     sums, weights = (torch.cat(parts, -1) for parts in zip(ours, of_source, strict=True))

@@ -155,6 +155,7 @@ class SampledVmaf:
             clips=tuple(values.ravel().tolist()),
             interval=_interval(each, samples, self.sampling.seed),
             moments=tuple(zip(samples.starts, each.tolist(), strict=True)),
+            shares=tuple(samples.shares.tolist()),
             label=f"{VMAF_MODELS[model].label}, sampled",
             cpu_s=spent.cpu_s,
             wall_s=spent.wall_s,

@@ -19,6 +19,7 @@ from vqaloop.core.ffmpeg import ffmpeg_path
 from vqaloop.core.files import file_sha256
 from vqaloop.core.text import quoted
 from vqaloop.errors import InputError, ToolError
+from vqaloop.media.activity import activity_of
 from vqaloop.media.frames import each_of_source, picks_from
 from vqaloop.media.planes import Frames
 from vqaloop.media.probe import probe_source, read_head
@@ -26,6 +27,7 @@ from vqaloop.quality import full_reference
 from vqaloop.quality.registry import DEFAULT_METRIC, open_metric
 from vqaloop.quality.sampled_vmaf import SampledVmaf
 from vqaloop.quality.student_metric import StudentMetric
+from vqaloop.quality.time_pooling import check_pool, pooled
 from vqaloop.records import LADDER_SCHEMA, Score, Source
 
 
@@ -55,9 +57,12 @@ class Scorer:
             further positions of a video once it is reached. None: all positions.
         ffmpeg: Path of the ffmpeg binary; None: $VQALOOP_FFMPEG, else the one that comes along.
         allow_hdr: Score PQ and HLG videos, which are refused otherwise.
+        pool: How the score is pooled over time: mean (the metric's own value), harmonic, p5, p1
+            (percentiles of seconds, or of sampled places) or min-scene.
 
     Raises:
-        InputError: The metric is unknown or takes no precision, or there is no usable ffmpeg.
+        InputError: The metric or pool is unknown, the metric takes no precision, or there is no
+            usable ffmpeg.
     """
 
     def __init__(
@@ -70,7 +75,9 @@ class Scorer:
         score_precision: float | None = None,
         ffmpeg: str | os.PathLike[str] | None = None,
         allow_hdr: bool = False,
+        pool: str = "mean",
     ) -> None:
+        check_pool(pool)
         self.ffmpeg = ffmpeg_path(ffmpeg)
         self.metric = open_metric(
             metric,
@@ -80,7 +87,7 @@ class Scorer:
             weights=weights,
             precision=score_precision,
         )
-        self.allow_hdr = allow_hdr
+        self.allow_hdr, self.pool = allow_hdr, pool
 
     def score(
         self,
@@ -111,6 +118,13 @@ class Scorer:
         if canvas is not None:
             raise InputError("a video is judged at its reference's size; leave out --canvas")
         source = self._probe(Path(reference))
+        return self._pooled(self._against(path, source), source)
+
+    def _pooled(self, score: Score, source: Source) -> Score:
+        starts = activity_of(source).starts if self.pool == "min-scene" else (0,)
+        return pooled(score, self.pool, source.fps, starts)
+
+    def _against(self, path: Path, source: Source) -> Score:
         if _is_avs2(path):
             _check_lengths(quoted(path), _avs2_pictures(path), source)
             return self.metric.measure(source, path, "ffmpeg")
@@ -155,7 +169,7 @@ class Scorer:
         if canvas is not None:
             _check_canvas(canvas)
         source = _avs2_source(path) if _is_avs2(path) else self._probe(path)
-        return self.metric.alone(source, canvas or self.canvas_of(path))
+        return self._pooled(self.metric.alone(source, canvas or self.canvas_of(path)), source)
 
     def _compare(
         self, metric: StudentMetric | SampledVmaf, source: Source, other: Source
@@ -177,7 +191,10 @@ class Scorer:
             return metric.compare(source, read)
         # a video that is decoded from its first frame each time is read in one pass
         return metric.compare(
-            source, read, in_rounds=metric.precision is not None and picks_from(other)
+            source,
+            read,
+            None if other.is_raw else other.path,
+            in_rounds=metric.precision is not None and picks_from(other),
         )
 
     def _probe(self, path: Path) -> Source:

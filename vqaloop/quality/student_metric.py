@@ -13,15 +13,18 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import av
 
+from vqaloop.bitstream.packets import packet_sizes
 from vqaloop.core.cpu_time import METER, Spent
 from vqaloop.core.files import file_sha256
 from vqaloop.core.text import quoted
-from vqaloop.errors import InputError
+from vqaloop.errors import InputError, ToolError
 from vqaloop.media.activity import SourceActivity, activity_of
 from vqaloop.media.frames import each_of_source, encode_reader, encode_size, picks_from
 from vqaloop.media.planes import SCALER, Frames
+from vqaloop.media.selective_decode import TROUBLE
 from vqaloop.models.head_config import HeadConfig
 from vqaloop.models.score_scale import ScoreScale
+from vqaloop.models.stream_facts import StreamFacts, stream_facts
 from vqaloop.quality.clip_views import PlacedView, View
 from vqaloop.quality.crop_sampling import Crops, CropSampling, middle_of, read_crops
 from vqaloop.quality.metric import GUARD_GAP
@@ -202,12 +205,13 @@ class StudentMetric:
         size = encode_size(path, decoder) if self.squeezes else source.canvas
         read = encode_reader(source, path, decoder, ffmpeg=self.ffmpeg, size=size)
         # ffmpeg decodes from the first frame each time, so all crops are read in one pass
-        return self.compare(source, read, in_rounds=decoder != "ffmpeg")
+        return self.compare(source, read, path, in_rounds=decoder != "ffmpeg")
 
     def compare(
         self,
         source: Source,
         read: Callable[[list[int]], Iterable[Frames]],
+        path: Path | None,
         *,
         in_rounds: bool = True,
     ) -> Score:
@@ -217,6 +221,7 @@ class StudentMetric:
             source: The original.
             read: Gives (H·3/2, W) frames of the video by ascending index: on the source's canvas,
                 or at its own size if the weights squeeze whole pictures.
+            path: The file of the video, for what its bitstream says; None: nothing is known.
             in_rounds: Whether `read` may be called several times, for a score of the precision
                 that was asked for.
 
@@ -229,7 +234,8 @@ class StudentMetric:
                 found = self._anchored(source, read, in_rounds)
                 opinion = found.value
             else:
-                found, opinion = self._difference(source, read)
+                facts = self._facts(path, source.canvas)
+                found, opinion = self._difference(source, read, facts)
         return self._score(self.mode, found, spent, opinion)
 
     def _anchored(self, source: Source, read: Read, in_rounds: bool) -> PooledScore:
@@ -244,15 +250,21 @@ class StudentMetric:
         if self.scale or not in_rounds:  # a precision in VMAF points says nothing of answers
             sampling = replace(sampling, precision=None)
         height = source.canvas[1]
-        return self._pooled(sampling, activity, crops, compare, height, anchored=True)
+        return self._pooled(sampling, activity, crops, compare, height)
 
-    def _difference(self, source: Source, read: Read) -> tuple[PooledScore, float]:
+    def _difference(
+        self, source: Source, read: Read, facts: StreamFacts
+    ) -> tuple[PooledScore, float]:
         """The difference to the answer on the source, and the answer on the video."""
         clips, of_source = self._source_answers(source)
         ours = self._look(clips, read, source.canvas[1])
         with self.engine.network.exclusive() as student:
+            head = partial(student.alone_answers, canvas_height=source.canvas[1])
             found, opinion = pool_difference(
-                partial(student.alone_answers, canvas_height=source.canvas[1]),
+                partial(head, stream=facts.inputs()),
+                # of a source no facts: heads are trained on those of encodes alone, and an
+                # excerpt, which is raw video, would have others than its title
+                partial(head, stream=StreamFacts().inputs()),
                 ours,
                 of_source,
                 clips.counts,
@@ -288,6 +300,17 @@ class StudentMetric:
         sums, weights = (torch.cat(parts) for parts in zip(*seen, strict=True))
         return sums, weights
 
+    def _facts(self, path: Path | None, canvas: tuple[int, int]) -> StreamFacts:
+        """What a video's bitstream says, where the heads take it; nothing of one without loss."""
+        if path is None or not self.heads.bits:
+            return StreamFacts()
+        try:
+            packets = packet_sizes(path)
+        except (*TROUBLE, ToolError):
+            return StreamFacts()
+        bits = 8 * float(packets.sizes.mean()) if packets.lossy else 0.0
+        return stream_facts(bits, packets.size, canvas)
+
     def alone(self, source: Source, canvas: tuple[int, int] | None = None) -> Score:
         """No-reference score, of the video at its own size or scaled to `canvas`.
 
@@ -305,13 +328,16 @@ class StudentMetric:
                     "whatever theirs is; leave out --canvas"
                 )
             self.check(anchored=False, canvas=size)
+            facts = self._facts(None if source.is_raw else source.path, size)
             if self.view is None:
-                found = self._alone_by_crops(source, size)
+                found = self._alone_by_crops(source, size, facts)
             else:
-                found = self._alone_by_view(self.view, source, size)
+                found = self._alone_by_view(self.view, source, size, facts)
         return self._score("no-reference", found, spent)
 
-    def _alone_by_crops(self, source: Source, size: tuple[int, int]) -> PooledScore:
+    def _alone_by_crops(
+        self, source: Source, size: tuple[int, int], facts: StreamFacts
+    ) -> PooledScore:
         precision = self.precision
         if precision is not None and not picks_from(source):
             precision = None  # each round would decode the video from its beginning
@@ -331,16 +357,18 @@ class StudentMetric:
             )
             return self.engine.network.alone(clips, size[1])
 
-        return self._pooled(sampling, flat, crops, look, size[1], anchored=False)
+        return self._pooled(sampling, flat, crops, look, size[1], facts)
 
-    def _alone_by_view(self, view: View, source: Source, size: tuple[int, int]) -> PooledScore:
+    def _alone_by_view(
+        self, view: View, source: Source, size: tuple[int, int], facts: StreamFacts
+    ) -> PooledScore:
         seed = self.sampling.seed
         clips = clips_by_view(view, CropSampling(seed=seed), source.frames, size)
         seen = self._look(
             clips, lambda i: each_of_source(source, i, ffmpeg=self.ffmpeg, size=size), size[1]
         )
         with self.engine.network.exclusive() as student:
-            answers = partial(student.alone_answers, canvas_height=size[1])
+            answers = partial(student.alone_answers, canvas_height=size[1], stream=facts.inputs())
             power = self.heads.time_power
             found = pool(answers, seen, clips.counts, seed, time_power=power)
         return found.placed(clips.times, clips.places)
@@ -371,12 +399,12 @@ class StudentMetric:
         crops: Crops,
         look: "Callable[[Crops, list[int]], Pair]",
         canvas_height: int,
-        *,
-        anchored: bool,
+        facts: StreamFacts | None = None,
     ) -> PooledScore:
         """Score crops in rounds until the score is as precise as was asked, or all of them.
 
-        `look` gives (B, S) sums and weights of some of the crops, and of their rows among all.
+        `look` gives (B, S) sums and weights of some of the crops, and of their rows among all:
+        anchored ones, or those without reference, which go with `facts` of the video.
         """
         import torch
 
@@ -399,8 +427,11 @@ class StudentMetric:
             sums, weights = (torch.cat(x) for x in zip(*seen.values(), strict=True))
             counts = [len(crops[time]) for time in seen]
             with self.engine.network.exclusive() as student:
-                head = student.anchored_answers if anchored else student.alone_answers
-                answers = partial(head, canvas_height=canvas_height)
+                answers = partial(student.anchored_answers, canvas_height=canvas_height)
+                if facts is not None:
+                    answers = partial(
+                        student.alone_answers, canvas_height=canvas_height, stream=facts.inputs()
+                    )
                 shares = [share[time] for time in seen]
                 found = pool(answers, (sums, weights), counts, sampling.seed, shares, power)
             apart = reach(found.apart, linearised(found.times, shares, power), shares)
@@ -427,6 +458,7 @@ class StudentMetric:
             interval=found.interval,
             places=found.places,
             moments=found.moments,
+            shares=found.shares,
             weights_sha256=header["sha256"],
             label=header.get("label"),
             opinion=opinion if scale else None,

@@ -8,6 +8,7 @@ from typing import Literal
 from vqaloop.core.option_fields import kbps, number, option, whole
 from vqaloop.errors import InputError
 from vqaloop.execution.options import JobOptions, PriorOptions
+from vqaloop.quality.time_pooling import check_pool
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,6 +37,13 @@ class EncodeOptions(PriorOptions, JobOptions):
             raise InputError("give --target-score S, or --bitrate K to spend best; one of the two")
         if self.allocation not in (None, "target", "equal-slope"):
             raise InputError(f"--allocation {self.allocation!r} is neither target nor equal-slope")
+        check_pool(self.pool)
+        if self.pool != "mean" and self.how == "equal-slope":
+            raise InputError(
+                f"--pool {self.pool} goes with a target score that every scene is brought to; "
+                "equal slopes (--bitrate, --allocation equal-slope) raise the mean, so leave out "
+                "--pool"
+            )
 
     @property
     def how(self) -> Literal["target", "equal-slope"]:

@@ -34,7 +34,7 @@ from vqaloop.records import Event, Source, Watcher
 from vqaloop.regress.build_command import Build, Point
 from vqaloop.regress.builds import check_arguments, open_build
 from vqaloop.regress.document import outcome_json
-from vqaloop.regress.interleaved_runs import JUDGES, RunPlan, run_clips
+from vqaloop.regress.interleaved_runs import JUDGES, RunPlan, pooled_name, run_clips
 from vqaloop.regress.options import RegressOptions
 from vqaloop.regress.saved_runs import (
     Journal,
@@ -120,6 +120,7 @@ def compare_builds(
     ffmpeg: str | os.PathLike[str] | None = None,
     weights: str | os.PathLike[str] | None = None,
     score_precision: float | None = None,
+    pool: str = "mean",
     allow_hdr: bool = False,
     progress: Watcher = lambda event: None,
 ) -> Comparison:
@@ -158,6 +159,7 @@ def compare_builds(
         ffmpeg: Decodes and scores; None: the bundled one.
         weights: Of the learned metric; None: those that come with vqaloop.
         score_precision: Half-width of a score's interval at which scoring stops, in points.
+        pool: How scores are pooled over time: mean, harmonic, p5, p1 or min-scene.
         allow_hdr: Take PQ and HLG, though SDR metrics do not hold for them.
         progress: Called with every event.
 
@@ -197,6 +199,7 @@ def compare_builds(
         ffmpeg=ffmpeg,
         weights=weights,
         score_precision=score_precision,
+        pool=pool,
         allow_hdr=allow_hdr,
         progress=progress,
     )
@@ -208,13 +211,13 @@ def _compare(options: RegressOptions) -> Comparison:
     binary = ffmpeg_path(options.ffmpeg)
     plan = _plan(options, binary)
     lead = plan.metrics[1]
-    gated = _gated(options.gate, plan, lead)
+    gated = _gated(options.gate, plan, lead, options.pool)
     one = _opened(options.baseline, plan, options.baseline_args, "--baseline-args", binary)
     other = None
     if options.candidate is not None:
         words = options.candidate_args
         other = _opened(options.candidate, plan, words, "--candidate-args", binary)
-    settings = _settings(plan)
+    settings = _settings(plan, options.pool)
     _check_pair(one, other, settings, options.save)
     titles = _probed(options, plan, binary)
     _check_range(titles, one, other, plan.spec)
@@ -228,6 +231,7 @@ def _compare(options: RegressOptions) -> Comparison:
         Cache(enabled=options.cache),
         ffmpeg=binary,
         workers=options.workers,
+        pool=options.pool,
     ) as shop:
         measured = run_clips(titles, one, other, plan, shop, journal, options.progress)
     if options.save is not None:
@@ -237,14 +241,18 @@ def _compare(options: RegressOptions) -> Comparison:
     outcome = judge(
         measured,
         _limits(options),
-        metrics=_names(plan),
-        lead=_named(lead),
+        metrics=[
+            *(pooled_name(name, options.pool) for name in _names(plan)),
+            *(_names(plan) if options.pool != "mean" else ()),
+        ],
+        lead=pooled_name(_named(lead), options.pool),
         gate=gated,
         targets=bool(options.bitrates),
         timed=_same_machine(one, other),
         seed=options.seed,
     )
-    document = {**_head(plan, lead, one, other), **outcome_json(outcome)}
+    head = _head(plan, _metric_json(lead, options.pool), one, other)
+    document = {**head, **outcome_json(outcome)}
     if other is None:
         document |= {"verdict": "saved", "summary": save_summary(measured, options.save or "")}
     return Comparison({**document, "cost": _cost_json(shop.cost, time.monotonic() - started)})
@@ -327,7 +335,9 @@ def _save(path: PathName, baseline: Side, clips: Sequence[ClipRuns], settings: S
     write_saved(replace(baseline, settings=settings, clips=own), Path(path))
 
 
-def _head(plan: RunPlan, lead: Metric, baseline: Side, candidate: Side | None) -> dict[str, Any]:
+def _head(
+    plan: RunPlan, metric: dict[str, Any], baseline: Side, candidate: Side | None
+) -> dict[str, Any]:
     """What was compared, and how: the first part of the document."""
     return {
         "schema": "vqaloop.regress/1",
@@ -339,7 +349,7 @@ def _head(plan: RunPlan, lead: Metric, baseline: Side, candidate: Side | None) -
         "preset": plan.preset,
         "points": [str(point) for point in plan.points],
         "sizes": [f"{w}x{h}" for w, h in plan.sizes] or ["source"],
-        "metric": _metric_json(lead),
+        "metric": metric,
         "baseline": _described(baseline),
         "candidate": _described(candidate) if candidate is not None else None,
     }
@@ -380,7 +390,7 @@ def _names(plan: RunPlan) -> list[str]:
     return list(dict.fromkeys([*map(_named, plan.metrics), *JUDGES.values()]))
 
 
-def _gated(gate: Sequence[str], plan: RunPlan, lead: Metric) -> list[str]:
+def _gated(gate: Sequence[str], plan: RunPlan, lead: Metric, pool: str) -> list[str]:
     aliases = {"internvqa": plan.metrics[0].name, "psnr": "psnr_y"}
     wanted = [aliases.get(name, name) for name in gate]
     known = _names(plan)
@@ -388,7 +398,8 @@ def _gated(gate: Sequence[str], plan: RunPlan, lead: Metric) -> list[str]:
         raise InputError(
             f"--gate: {', '.join(unknown)} is not measured here; choose from {', '.join(known)}"
         )
-    return wanted or list(dict.fromkeys([_named(lead), *JUDGES.values()]))
+    names = wanted or list(dict.fromkeys([_named(lead), *JUDGES.values()]))
+    return [pooled_name(name, pool) for name in names]
 
 
 def _opened(
@@ -409,7 +420,7 @@ def _opened(
     return build
 
 
-def _settings(plan: RunPlan) -> dict[str, str]:
+def _settings(plan: RunPlan, pool: str) -> dict[str, str]:
     """What must be equal for two results to be comparable, as people would say it."""
     identities = json.dumps([metric.identity() for metric in plan.metrics], sort_keys=True)
     return {
@@ -419,6 +430,7 @@ def _settings(plan: RunPlan) -> dict[str, str]:
         "sizes": " ".join(f"{w}x{h}" for w, h in plan.sizes) or "source",
         "bit depth": str(plan.bit_depth or "source"),
         "frames": str(plan.frames or "all"),
+        **({} if pool == "mean" else {"pool": pool}),
         "vqaloop": __version__,
         "metric, weights, ffmpeg, device or seed": hashlib.sha256(identities.encode()).hexdigest()[
             :12
@@ -482,8 +494,12 @@ def _described(build: Side) -> dict[str, Any]:
     return {**_build_json(build), "saved": False}
 
 
-def _metric_json(metric: Metric) -> dict[str, Any]:
-    return {"name": _named(metric), "weights_sha256": metric.identity().get("weights_sha256")}
+def _metric_json(metric: Metric, pool: str) -> dict[str, Any]:
+    return {
+        "name": pooled_name(_named(metric), pool),
+        "weights_sha256": metric.identity().get("weights_sha256"),
+        **({} if pool == "mean" else {"pool": pool}),
+    }
 
 
 def split_args(args: str | Sequence[str], option: str) -> tuple[str, ...]:

@@ -33,8 +33,14 @@ from vqaloop.regress.statistics import BASELINE, CANDIDATE, REPEAT, ClipRuns, Fa
 
 JUDGES = {"vmaf": "vmaf", "psnr": "psnr_y"}
 """Metrics of every run besides those asked for, and their names in documents."""
+
 HANG_TIMES, HANG_LEAST_S = 20.0, 30.0
 """A run is held to hang after so many times what the baseline took, and no sooner than this."""
+
+
+def pooled_name(metric: str, pool: str) -> str:
+    """The name in documents of a metric's scores by a pool; of means the metric's own."""
+    return metric if pool == "mean" else f"{metric} {pool}"
 
 
 @dataclass(frozen=True)
@@ -148,13 +154,20 @@ class ClipRunner:
             try:
                 # all frames: builds differ by less than sampled ones would tell
                 found = self.shop.measured(self.source, path, dict.fromkeys(JUDGES, 1))
-                scores = {JUDGES[name]: score.value for name, score in found.items()}
+                made = {
+                    JUDGES[name]: self.shop.pooled(self.source, score)
+                    for name, score in found.items()
+                }
                 for metric in self.plan.metrics:
-                    if metric.name not in (*JUDGES, *scores):
-                        scores[metric.name] = self.shop.score(self.source, path, metric).value
+                    if metric.name not in (*JUDGES, *made):
+                        made[metric.name] = self.shop.score(self.source, path, metric)
             except DecodeFailed as error:
                 raise BuildFailed("not-scored", str(error)) from error
-            self._scores[decoded] = scores
+            self._scores[decoded] = {
+                **{pooled_name(name, score.pool): score.value for name, score in made.items()},
+                # beside the verdict's scores
+                **{name: score.mean for name, score in made.items() if score.mean is not None},
+            }
         return self._scores[decoded]
 
 

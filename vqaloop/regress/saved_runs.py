@@ -126,6 +126,8 @@ def read_saved(path: Path) -> Saved:
 
 def differing(one: Mapping[str, str], other: Mapping[str, str]) -> Sequence[str]:
     """Settings that differ, as "preset medium here and fast there"."""
+    # only another pool than the mean is named
+    one, other = {"pool": "mean", **one}, {"pool": "mean", **other}
     if one.get("vqaloop") != other.get("vqaloop") or set(one) != set(other):
         return [f"by vqaloop {one.get('vqaloop', 'of another kind')}; save it again with this one"]
     return [

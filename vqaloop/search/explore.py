@@ -22,6 +22,7 @@ from vqaloop.search.rungs import (
     near_hull,
     up_to_ceiling,
     with_fillers,
+    with_least_top,
     with_required_sizes,
     with_smaller_bottom,
 )
@@ -95,7 +96,8 @@ def plan(rules: Rules, points: Sequence[RDPoint], dense: Predictions) -> list[RD
     good as each other, the plain hull could hop between them, and a ladder must not.
     """
     every = [*points, *dense.points]
-    chosen = with_required_sizes(_chosen(every, rules, points), every, rules)
+    chosen = with_least_top(_chosen(every, rules, points), every, rules)
+    chosen = with_required_sizes(chosen, every, rules)
     return with_smaller_bottom(chosen, every, rules)
 
 
@@ -118,6 +120,7 @@ def rungs_of(
     chosen = choose_rungs(rising_front(kept), rules) if len(kept) > 1 else kept
     if len(chosen) < (rules.count or LEAST_RUNGS):
         chosen = max(chosen, _chosen(points, rules), key=len)
+    chosen = with_least_top(chosen, points, rules)
     chosen = with_required_sizes(chosen, points, rules)
     chosen = with_smaller_bottom(chosen, points, rules)
     # where the front bends the other way the hull leaps over points that a ladder has room for

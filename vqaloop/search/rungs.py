@@ -2,16 +2,21 @@
 
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-from itertools import pairwise
+from dataclasses import dataclass, replace
+from functools import partial
+from itertools import pairwise, starmap
 
 import numpy as np
 
 from vqaloop.records import RDPoint
+from vqaloop.search.audience import Audience, best_rungs, delivered
 from vqaloop.search.hull import front
 
 NEAR_RATE = 1.3
 """Ratio of bitrates within which a measured point stands in: it saves an encode."""
+
+STAND_IN = 0.05
+"""Steps of an audience's mean score that a measured point may lose in place of a predicted one."""
 
 LEAST_RUNGS = 2
 """Fewer than this is no ladder."""
@@ -46,6 +51,10 @@ class Rules:
     """Times the least step and ratio kept by rungs not yet measured, which come out a bit off."""
     required: tuple[tuple[int, int], ...] = ()
     """Widths and heights that must have a rung, where the other rules allow it."""
+    least_top: int = 0
+    """Pixels of the highest rung at least, where the other rules allow it."""
+    audience: Audience | None = None
+    """Whose mean score places the rungs; None: their spacing does."""
 
 
 def choose_rungs(
@@ -56,7 +65,8 @@ def choose_rungs(
     From the top rung down: each next one is the best that leaves both the step in score and the
     ratio of rates. The top is the first point that reaches the ceiling, or from which no higher
     rate gains half a step each time that it doubles. With `rules.count` the rungs are spread as
-    evenly over log rate as the other rules allow.
+    evenly over log rate as the other rules allow. With `rules.audience` they are those that
+    deliver it the highest mean score, as many as without it.
     """
     usable = [
         p
@@ -66,6 +76,8 @@ def choose_rungs(
     if not usable:
         return []
     near = near_hull(measured, best, rules)
+    if rules.audience:
+        return _for_audience(usable, near, rules, rules.audience)
     top = _top(usable, rules)
     # a measured point may miss the score of the top rung by a little: that saves an encode
     alike = [p for p in near if abs(p.score - top.score) <= rules.near_top * rules.min_step]
@@ -84,6 +96,39 @@ def choose_rungs(
         else:
             high = middle
     return chosen
+
+
+def _for_audience(
+    usable: Sequence[RDPoint], near: Sequence[RDPoint], rules: Rules, audience: Audience
+) -> list[RDPoint]:
+    """The rungs that deliver most score, measured points standing in where that loses little."""
+    count = rules.count or len(choose_rungs(usable, replace(rules, audience=None), near))
+    keeps = partial(_keeps, rules=rules)
+    chosen = best_rungs(usable, audience, count, keeps)
+    lost = rules.min_step * STAND_IN
+    best = delivered(audience, chosen).score
+    for i, point in enumerate(chosen):
+        if point.measured:
+            continue
+        swaps = [[*chosen[:i], other, *chosen[i + 1 :]] for other in near]
+        able = [
+            (delivered(audience, rungs).score, -place, rungs)
+            for place, rungs in enumerate(swaps)
+            if all(starmap(keeps, pairwise(rungs[max(0, i - 1) : i + 2])))
+        ]
+        if able and max(able)[0] >= best - lost:
+            chosen = max(able)[2]
+    return chosen
+
+
+def _keeps(low: RDPoint, high: RDPoint, *, rules: Rules) -> bool:
+    """Whether two rungs may be neighbours; those not yet measured leave `slack` more room."""
+    slack = 1.0 if low.measured and high.measured else rules.slack
+    return (
+        low.bitrate_kbps * rules.min_ratio * slack <= high.bitrate_kbps
+        and low.score + rules.min_step * slack <= high.score
+        and low.width * low.height <= high.width * high.height
+    )
 
 
 def _top(usable: Sequence[RDPoint], rules: Rules) -> RDPoint:
@@ -170,6 +215,31 @@ def with_smaller_bottom(
 def near_hull(measured: Iterable[RDPoint], best: Sequence[RDPoint], rules: Rules) -> list[RDPoint]:
     """The measured points that are as good as a rung on `best`, within a part of a step."""
     return [p for p in measured if _stands_in(p, best, rules)]
+
+
+def with_least_top(
+    chosen: Sequence[RDPoint], points: Iterable[RDPoint], rules: Rules
+) -> list[RDPoint]:
+    """Rungs of which the highest is as large as it must be, where a point keeps the rules.
+
+    The best such point goes on top where there is room for a rung more, else in the place of the
+    highest ones that leave it none.
+    """
+    if not chosen or chosen[-1].width * chosen[-1].height >= rules.least_top:
+        return list(chosen)
+    able = [
+        p
+        for p in points
+        if p.width * p.height >= rules.least_top
+        and rules.min_kbps <= p.bitrate_kbps <= rules.max_kbps
+        and p.score >= rules.floor
+    ]
+    tops = [([r for r in chosen if _keeps(r, top, rules=rules)], top) for top in front(able)]
+    if not any(below for below, _ in tops):
+        return list(chosen)
+    # the one that leaves most rungs in place; of several the cheapest
+    below, top = max(tops, key=lambda found: (len(found[0]), -found[1].bitrate_kbps))
+    return [*below[: (rules.count or rules.most) - 1], top]
 
 
 def with_required_sizes(

@@ -242,7 +242,9 @@ def _videos(
         for how in damage[i :: len(renditions)]:
             on_encode = how.pop("on_encode")
             base = coded if on_encode else frames
-            own = asdict(rendition) if on_encode else {"width": width, "height": height}
+            own = {**asdict(rendition), "kbps": kbps}
+            if not on_encode:
+                own = {"width": width, "height": height}
             yield {**own, "attack": how}, attack(base, **how)
 
 

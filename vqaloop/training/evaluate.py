@@ -92,7 +92,6 @@ def score_shards(
     label: Label | None = None,
     metrics: Sequence[str] = (),
     ffmpeg: str = "",
-    seed: int = 0,
     report: Callable[[str], None] = lambda line: None,
 ) -> ShardScores:
     """Score each encode of some shards, its crops pooled as one picture.
@@ -107,7 +106,6 @@ def score_shards(
             is None, each shard's score.
         metrics: Of METRICS; measured on the same crops.
         ffmpeg: Path of the ffmpeg binary, for `metrics`.
-        seed: Of the halves behind `crop_spread`.
         report: Called with a line of progress for each shard.
 
     Returns:
@@ -133,7 +131,7 @@ def score_shards(
     for whole in shards:
         shard = _fewer_clips(whole, crops) if crops else whole
         sums = _sums(student, shard, device)
-        rng = np.random.default_rng([seed, *shard.name.encode("utf-8", "surrogateescape")])
+        rng = np.random.default_rng([0, *shard.name.encode("utf-8", "surrogateescape")])
         heads = {head: _HeadScores(student, head, sums.get(head), shard, rng) for head in HEADS}
         known = label if label is not None and label.is_in(shard.labels) else None
         metric_values = _other_metrics(shard, metrics, ffmpeg)
@@ -156,10 +154,9 @@ def clip_scores(
     student: Student, shard: Shard, device: torch.device, head: str
 ) -> npt.NDArray[np.float64]:
     """(E, C) scores 0..100 of single clips by one of HEADS, which the student and shard have."""
-    answers = student.anchored_answers if head == "anchored" else student.alone_answers
     sums, weights = _sums(student, shard, device)[head]
     with torch.inference_mode():
-        return _percent(answers(sums, weights, _height(shard)))
+        return _percent(_answers_of(student, head, shard)(sums, weights))
 
 
 def _fewer_clips(shard: Shard, crops: int) -> Shard:
@@ -193,6 +190,19 @@ def _fewer_clips(shard: Shard, crops: int) -> Shard:
 def _units(shard: Shard) -> int:
     """Regions, or crops where there are none."""
     return shard.distorted.shape[1] // shard.region
+
+
+def _answers_of(student: Student, head: str, shard: Shard) -> Callable[..., Tensor]:
+    """The last layers of a head: pooled (E, ..., K) sums and weights to answers."""
+    height = _height(shard)
+    if head == "anchored":
+        return partial(student.anchored_answers, canvas_height=height)
+
+    def alone(sums: Tensor, weights: Tensor) -> Tensor:
+        stream = shard.stream.reshape(len(sums), *[1] * (sums.ndim - 2), -1)
+        return student.alone_answers(sums, weights, height, stream)
+
+    return alone
 
 
 def _height(shard: Shard) -> float | None:
@@ -437,8 +447,7 @@ class _HeadScores:
             self.pooled, self.spread, self.centre = empty, empty, empty
             self.single = np.full((len(shard.encodes), _units(shard)), np.nan)
             return
-        of_head = student.anchored_answers if head == "anchored" else student.alone_answers
-        answers = partial(of_head, canvas_height=_height(shard))
+        answers = _answers_of(student, head, shard)
         # the crops of a region are one: they lie side by side
         shape = (len(shard.encodes), _units(shard), shard.region, -1)
         sums, weights = (x.reshape(shape).sum(2) for x in pair)

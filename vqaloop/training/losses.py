@@ -9,17 +9,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from functools import partial
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from vqaloop.models.student import Student, StudentOutput
+from vqaloop.training.batch import Batch
 from vqaloop.training.recipe import Losses
-
-if TYPE_CHECKING:
-    from vqaloop.training.step import Batch
 
 PREFERENCE_SCALE = 0.05
 """Difference of scores in 0..1 at which the odds that one is preferred are e to one."""
@@ -71,7 +69,7 @@ def label_losses(
             "ordered": ordered_loss(found.scores, label),
         }
     if not heads or weights.alone or weights.alone_pooled:
-        found = answers_of(student.alone_answers, look.alone, batch)
+        found = alone_answers_of(student, look, batch)
         heads.append(found)
         losses |= {
             "alone": masked_mse(found.scores, label),
@@ -121,7 +119,7 @@ def distillation_losses(
         Losses by name, unweighted.
     """
     losses = {}
-    theirs = answers_of(teacher.alone_answers, target.alone, batch)
+    theirs = alone_answers_of(teacher, target, batch)
     if weights.teacher:
         losses["teacher"] = masked_mse(theirs.scores, batch.labels[..., 0])
     if weights.feature:
@@ -132,7 +130,7 @@ def distillation_losses(
         taps = zip(look.projected, target.projected, strict=True)
         losses["levels"] = torch.stack([F.mse_loss(x.float(), y.float()) for x, y in taps]).mean()
     if weights.answers or weights.preferences:
-        heads = [(answers_of(student.alone_answers, look.alone, batch).regions, theirs.regions)]
+        heads = [(alone_answers_of(student, look, batch).regions, theirs.regions)]
         if look.anchored is not None and target.anchored is not None:
             mine = answers_of(student.anchored_answers, look.anchored, batch).regions
             known = answers_of(teacher.anchored_answers, target.anchored, batch).regions
@@ -145,6 +143,14 @@ def distillation_losses(
             parts = [preference_losses(x[..., 0], y[..., 0]) for x, y in heads]
             losses["preferences"] = torch.stack(parts).sum()
     return losses
+
+
+def alone_answers_of(student: Student, look: StudentOutput, batch: Batch) -> Answers:
+    """`answers_of` the head without reference, which may take what bitstreams say."""
+    stream = batch.stream
+    if stream is not None:
+        stream = stream.repeat_interleave(len(batch.labels) // len(stream), 0)
+    return answers_of(partial(student.alone_answers, stream=stream), look.alone, batch)
 
 
 def answers_of(

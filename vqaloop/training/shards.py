@@ -7,6 +7,7 @@ whole videos and no regions.
 """
 
 import json
+import re
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import as_completed
 from dataclasses import dataclass
@@ -25,9 +26,12 @@ from vqaloop.core import scopes
 from vqaloop.core.documents import check_depth
 from vqaloop.core.files import check_regular, renamed_to
 from vqaloop.errors import InputError, VqaloopError
+from vqaloop.models.stream_facts import StreamFacts, stream_facts
 
 FDIM_FEATURES = 960
 """Channels of the difference features that FDIM pools over a picture."""
+LARGEST_FPS, LARGEST_KBPS, LARGEST_SIDE = 1e4, 1e9, 1 << 16
+"""What no encode's rate, bitrate or size exceeds."""
 LARGEST_LABEL = 1e4
 """Magnitude that no measured label exceeds."""
 
@@ -47,8 +51,8 @@ class Shard:
     """What the scores are: "VMAF v1", "MOS of Waterloo IVC 4K"."""
     encodes: list[dict[str, Any]]
     """Of each encode `score` (0..100, higher is better) and, where known, `encoder`, `width`,
-    `height`, `level` or `knob`; of a corpus `labels` (means by name) and `attack`, None or the
-    damage done to the decoded frames: its `name` and `strength`."""
+    `height`, `kbps`, `level` or `knob`; of a corpus `labels` (means by name) and `attack`, None or
+    the damage done to the decoded frames: its `name` and `strength`."""
     distorted: Tensor
     """(E, C, T, S·3/2, S) uint8."""
     reference: Tensor | None = None
@@ -66,6 +70,8 @@ class Shard:
     """Crops of a region."""
     canvas: tuple[int, int] | None = None
     """(width, height) of the frames that clips are cut out of, where it is known."""
+    fps: float | None = None
+    """Frame rate of the encodes, where it is known."""
     distances: tuple[int, ...] = ()
     """Of each region, how many frames of the video its T frames are apart."""
     places: tuple[int, ...] = ()
@@ -83,6 +89,19 @@ class Shard:
     def attacked(self) -> Tensor:
         """(E,) bool: which encodes were damaged beyond compression."""
         return torch.tensor([encode.get("attack") is not None for encode in self.encodes])
+
+    @property
+    def stream(self) -> Tensor:
+        """(E, 3) `StreamFacts.inputs` of each encode; nothing is known of damaged ones."""
+        return torch.tensor([self._facts(encode).inputs() for encode in self.encodes])
+
+    def _facts(self, encode: Mapping[str, Any]) -> StreamFacts:
+        kbps, width, height = (encode.get(key) for key in ("kbps", "width", "height"))
+        if encode.get("attack") is not None or self.canvas is None or self.fps is None:
+            return StreamFacts()
+        if kbps is None or width is None or height is None:
+            return StreamFacts()
+        return stream_facts(1000 * kbps / self.fps, (width, height), self.canvas)
 
 
 def load_corpus(folders: Sequence[str | Path]) -> list[Shard]:
@@ -142,6 +161,8 @@ def load_shard(path: Path) -> Shard:
             parts |= {"labels": tuple(about["labels"]), "region": about["region"]}
         if about.get("labels") or "canvas" in scene:
             parts["canvas"] = tuple(scene["canvas"])
+        if "fps" in scene:
+            parts["fps"] = _rate(scene["fps"])
         shard = Shard(
             path.stem,
             scene["content"],
@@ -150,13 +171,21 @@ def load_shard(path: Path) -> Shard:
             view=scene.get("view"),
             **parts,
         )
-    except (SafetensorError, TypeError, KeyError) as error:
+    except (SafetensorError, TypeError, KeyError, ValueError) as error:
         raise InputError(f"{path} is not a shard of a labelled set: {error}") from error
     if not (_fits(shard) and _regions_fit(shard)):
         raise InputError(
             f"{path}: arrays and header do not fit each other; make it anew with `vqaloop corpus`"
         )
     return shard
+
+
+def _rate(text: str) -> float:
+    """A frame rate such as "30000/1001". Raises ValueError."""
+    match = re.fullmatch(r"([0-9]{1,9})(?:/([1-9][0-9]{0,8}))?", text)
+    if not match:
+        raise ValueError(f"{text!r} is no frame rate")
+    return int(match[1]) / int(match[2] or 1)
 
 
 def _fits(shard: Shard) -> bool:
@@ -166,16 +195,25 @@ def _fits(shard: Shard) -> bool:
         return False
     if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
         return False
-    if not all(_is_number(row.get("score"), 1e9) for row in rows):
+    if not all(_is_number(row.get("score"), 1e9) and _coding_fits(row) for row in rows):
         return False
     if clips.dtype != torch.uint8 or clips.ndim != 5 or 0 in clips.shape:
         return False
     if len(clips) != len(rows) or clips.shape[-2] * 2 != clips.shape[-1] * 3:
         return False
-    if shard.canvas is not None and not _whole(shard.canvas, 2, 1, 1 << 16):
+    if shard.canvas is not None and not _whole(shard.canvas, 2, 1, LARGEST_SIDE):
+        return False
+    if shard.fps is not None and not 0 < shard.fps < LARGEST_FPS:
         return False
     source = shard.reference
     return source is None or (source.dtype, source.shape) == (torch.uint8, clips.shape[1:])
+
+
+def _coding_fits(row: Mapping[str, Any]) -> bool:
+    """Whether an encode's bitrate and size are none or positive numbers."""
+    most = {"kbps": LARGEST_KBPS, "width": LARGEST_SIDE, "height": LARGEST_SIDE}
+    known = {key: row[key] for key in most if row.get(key) is not None}
+    return all(_is_number(value, most[key]) and value > 0 for key, value in known.items())
 
 
 def _is_number(value: object, bound: float) -> bool:

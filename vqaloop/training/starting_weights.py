@@ -1,5 +1,6 @@
 """Student and teacher before the first step: new, from a checkpoint, or from a student."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -13,11 +14,15 @@ from vqaloop.models.checkpoints import load_released
 from vqaloop.models.head_config import HeadConfig
 from vqaloop.models.internvideo2 import InternVideo2
 from vqaloop.models.prune import prune
+from vqaloop.models.stream_facts import COLUMNS
 from vqaloop.models.student import Student, start_from_cosines
 from vqaloop.models.weights import load_student
 from vqaloop.training.recipe import Recipe, Teacher, head_config
 from vqaloop.training.shards import trained_titles
 from vqaloop.training.step import freeze
+
+BITS_LAYER = "alone.fuse.0.weight"
+"""The one parameter that is larger in heads which take facts of the bitstream."""
 
 
 def initial_student(
@@ -34,11 +39,17 @@ def initial_student(
         The student, and the titles that its initial weights were trained on.
 
     Raises:
-        InputError: The weights do not fit, or were trained on a title held out.
+        InputError: The weights do not fit, or were trained on a title held out; or new heads
+            would take what the corpus does not record.
     """
     loss = recipe.loss
     heads = any((loss.region, loss.pooled, loss.ordered, loss.auxiliary, loss.dense, loss.levels))
     config = head_config(recipe, opinions) if heads or recipe.heads is not None else None
+    if opinions and config is not None and config.bits:
+        raise InputError(
+            "heads.bits takes the bitrates of encodes, which sets of opinion scores do not "
+            "record; leave it out, or train on a set made by `vqaloop corpus`"
+        )
     if not recipe.start:
         student = create_student(recipe.model, heads, config)
         if heads and isinstance(student.backbone, InternVideo2):
@@ -48,6 +59,8 @@ def initial_student(
     if not _has_student_header(path):
         return _released(recipe.model, path, heads, config), frozenset()
     larger, about = load_student(path)
+    if opinions and larger.config.bits:
+        larger = _without_bits(larger, about["model"])
     if heads and larger.anchored is None:
         raise InputError(f"{recipe.start} has no anchored head, which the losses need")
     known = _trained_titles(path, about, apart)
@@ -61,6 +74,16 @@ def initial_student(
     if about["model"] == recipe.model and (config is None or config == larger.config):
         return larger, known
     return prune(larger, create_student(recipe.model, heads, config)), known
+
+
+def _without_bits(student: Student, model: str) -> Student:
+    """The student as it answers where nothing is known of the bitstream, and never asks."""
+    config, values = replace(student.config, bits=False), student.state_dict()
+    # the facts come last, and are zeros where they are not known
+    values[BITS_LAYER] = values[BITS_LAYER][:, :-COLUMNS]
+    without = create_student(model, config=config)
+    without.load_state_dict(values)
+    return without.eval()
 
 
 def _released(

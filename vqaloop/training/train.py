@@ -31,13 +31,14 @@ from vqaloop.panel.labels import describe
 from vqaloop.quality.clip_views import View
 from vqaloop.quality.student_engine import VMAF, is_anchored_by
 from vqaloop.training import deepspeed_engine as engines
+from vqaloop.training.batch import clips_of_step, draw
 from vqaloop.training.evaluate import score_shards, summary, summary_lines
 from vqaloop.training.opinion_scale import scale_of
 from vqaloop.training.recipe import Recipe
 from vqaloop.training.shards import Shard, load_corpus
 from vqaloop.training.split import split_corpus, teacher_shards
 from vqaloop.training.starting_weights import initial_student, initial_teacher, listed
-from vqaloop.training.step import TrainingModel, clips_of_step, draw
+from vqaloop.training.step import TrainingModel
 from vqaloop.training.targets import PANEL_KEY, Label, label_of, with_targets
 from vqaloop.training.training_log import TrainingLog
 from vqaloop.training.windows import Window, check_window, middle_windows, view_of

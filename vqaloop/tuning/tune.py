@@ -163,6 +163,7 @@ def tune_encoder(
     ffmpeg: str | os.PathLike[str] | None = None,
     weights: str | os.PathLike[str] | None = None,
     score_precision: float | None = None,
+    pool: str = "mean",
     video_size: str | None = None,
     pix_fmt: str | None = None,
     framerate: str | None = None,
@@ -199,6 +200,7 @@ def tune_encoder(
         ffmpeg: The program; None: the bundled one.
         weights: Of the learned metric; None: those that come with vqaloop.
         score_precision: Half-width of a score's interval at which scoring stops, in points.
+        pool: How scores are pooled over time: mean, harmonic, p5, p1 or min-scene.
         video_size: WxH, of raw video.
         pix_fmt: ffmpeg's name, of raw video.
         framerate: Of raw video; of another input the constant rate it is brought to.
@@ -236,6 +238,7 @@ def tune_encoder(
         ffmpeg=ffmpeg,
         weights=weights,
         score_precision=score_precision,
+        pool=pool,
         video_size=video_size,
         pix_fmt=pix_fmt,
         framerate=framerate,
