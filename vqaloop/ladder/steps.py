@@ -12,11 +12,19 @@ from optuna.trial import FrozenTrial, TrialState
 from vqaloop.core import frame_progress
 from vqaloop.core.files import place_file
 from vqaloop.core.text import counted
+from vqaloop.encoding.options import BUFFER, CAP, cap_of
 from vqaloop.errors import DecodeFailed, EncodeFailed, TargetUnreachable
+from vqaloop.execution.capping import PeakLimit, keep_peak
 from vqaloop.execution.workshop import Workshop
 from vqaloop.ladder.request import Budget
 from vqaloop.ladder.timeline import over_time
-from vqaloop.ladder.warnings import budget_warning, falling_score_warning, rules_warnings
+from vqaloop.ladder.warnings import (
+    budget_warning,
+    capped_away_warning,
+    falling_score_warning,
+    rules_warnings,
+)
+from vqaloop.quality.metric import Metric
 from vqaloop.quality.sampling_precision import unreached
 from vqaloop.records import (
     Encode,
@@ -51,6 +59,8 @@ predictions."""
 SLIGHT_FALL = 0.05
 """Steps by which a sampled score may fall while the rate rises: less is far below its noise, and
 measuring all again moves the rungs."""
+MOST_CHOICES = 3
+"""Times that rungs are chosen again, where caps have changed rates and scores."""
 EXCERPT_SHARE = 0.4
 """Part of a time budget that the search on an excerpt may take."""
 
@@ -71,9 +81,20 @@ class Checked:
     """A rung over the whole title."""
 
     expected: float
-    """Score that was predicted before it was encoded."""
+    """Score that was predicted before it was encoded; under a cap, less what the cap cost."""
     encode: Encode
     score: Score
+    over: float = 0.0
+    """Its peak as a part of the bound that was asked for; 0 where there is none."""
+
+    @property
+    def capped(self) -> bool:
+        return cap_of(self.encode.rendition) is not None
+
+    @property
+    def point(self) -> RDPoint:
+        r = self.encode.rendition
+        return RDPoint(r.width, r.height, r.knob, self.encode.bitrate_kbps, self.score.value)
 
 
 @dataclass
@@ -185,6 +206,9 @@ class Loop:
         self.preset, self.bit_depth, self.progress = preset, bit_depth, progress
         self.budget, self.params = budget or Budget(), params
         self.tried: dict[tuple[bool, TrialPoint], Trial] = {}
+        self.limit: PeakLimit | None = None
+        """Bound of the peaks of rungs."""
+        self._capped: list[Trial] = []
         self.warnings: list[str] = []
         self._finer = shop.metric.finer()
         self._closer: set[str] = set()
@@ -194,7 +218,7 @@ class Loop:
     @property
     def trials(self) -> list[Trial]:
         """All that was tried, by this run or another of the same study."""
-        return list(self.tried.values())
+        return [*self.tried.values(), *self._capped]
 
     def rendition(self, point: TrialPoint) -> Rendition:
         width, height, knob = point
@@ -308,7 +332,41 @@ class Loop:
         if len(kept) < LEAST_RUNGS:
             raise TargetUnreachable(self._too_few(kept, found.points))
         self.warnings += rules_warnings(kept, self.rules)
-        return self._checked(source, kept, found.predicted)
+        checked = self._checked(source, kept, found.predicted)
+        if any(item.capped for item in checked):
+            checked = self._chosen_again(source, found, checked, rules, surrogate)
+        self.warnings += unreached([item.score for item in checked], self.shop.metric)
+        if len(checked) < LEAST_RUNGS:
+            raise TargetUnreachable("; ".join(self.warnings)[:1500])
+        return checked
+
+    def _chosen_again(
+        self,
+        source: Source,
+        found: SearchResult,
+        checked: Sequence[Checked],
+        rules: Rules,
+        surrogate: Surrogate,
+    ) -> list[Checked]:
+        """The rungs, chosen again with the rates and scores that some have under their caps.
+
+        What is chosen instead may need a cap too, so a few times.
+        """
+        settled = {item.point.key: item for item in checked}
+        for _ in range(MOST_CHOICES):
+            points = [settled[p.key].point if p.key in settled else p for p in found.points]
+            chosen = rungs_of(self.space, rules, points, surrogate, found.failed)
+            more = [p for p in keep_rules(chosen, self.rules) if p.key not in settled]
+            if not more:
+                break
+            made = self._checked(source, more, found.predicted)
+            settled |= {item.point.key: item for item in made}
+            failed = {p.key for p in more} - set(settled)
+            found = replace(found, points=[p for p in found.points if p.key not in failed])
+        kept = keep_rules([item.point for item in settled.values()], self.rules)
+        if len(kept) < len(checked):
+            self.warnings.append(capped_away_warning(len(checked), len(kept)))
+        return [settled[point.key] for point in kept]
 
     def _search_whole(
         self, source: Source, found: SearchResult, study: SharedStudy, surrogate: Surrogate
@@ -337,16 +395,31 @@ class Loop:
                 score = self.shop.score(source, made.path, metric)
             except (EncodeFailed, DecodeFailed) as error:
                 return str(error)
-            return Checked(predicted.get(key, score.value), made, score)
+            return self._capped_rung(
+                source, Checked(predicted.get(key, score.value), made, score), metric
+            )
 
-        with self._counted("verify", "measuring the rungs", len(kept)) as one:
+        message = "measuring the rungs" + " and capping their peaks" * (self.limit is not None)
+        with self._counted("verify", message, len(kept)) as one:
             results = self.shop.map(lambda point: one(check(point)), kept)
-        checked = [result for result in results if isinstance(result, Checked)]
         self.warnings += [f"a rung could not be made: {r}" for r in results if isinstance(r, str)]
-        self.warnings += unreached([item.score for item in checked], self.shop.metric)
-        if len(checked) < LEAST_RUNGS:
-            raise TargetUnreachable("; ".join(self.warnings)[:1500])
-        return checked
+        return [result for result in results if isinstance(result, Checked)]
+
+    def _capped_rung(self, source: Source, plain: Checked, metric: Metric | None) -> Checked | str:
+        """The rung itself where its peak keeps the bound, else its encode under a cap; what went
+        wrong, where that cannot be made."""
+        if not self.limit:
+            return plain
+        try:
+            found = keep_peak(self.shop, source, plain.encode, self.limit)
+            if not found.tries:
+                return replace(plain, over=found.over)
+            score = self.shop.score(source, found.encode.path, metric)
+        except (EncodeFailed, DecodeFailed) as error:
+            return str(error)
+        made, loss = found.encode, plain.score.value - score.value
+        self._capped.append(Trial(made.rendition, made.bitrate_kbps, score.value, encode=made))
+        return Checked(plain.expected - loss, made, score, found.over)
 
     def _too_few(self, kept: Sequence[RDPoint], points: Sequence[RDPoint]) -> str:
         scores, rates = [p.score for p in points], [p.bitrate_kbps for p in points]
@@ -383,7 +456,8 @@ class Loop:
                     opinion=item.score.opinion,
                     guard=guard,
                     knob=(spec.knob.name, rendition.knob),
-                    params=dict(rendition.params),
+                    params={k: v for k, v in rendition.params if k not in (BUFFER, CAP)},
+                    cap=cap_of(rendition),
                     ffmpeg_args=item.encode.ffmpeg_args,
                     file=name,
                     over_time=over_time(item.encode.path, spec, source, item.score),
