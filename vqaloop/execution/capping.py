@@ -31,6 +31,8 @@ MOST_TRIES = 6
 """Encodes under a cap at most, for one file."""
 REFINED = 4
 """Encodes after which a file that keeps its bound is not made again to come nearer to it."""
+LEAST_CAP = 0.25
+"""Part of the first cap below which none is tried: what is left of the file would be of no use."""
 _DRAINED = 0.3
 """Part of its buffer that an encoder spends in the fullest second, beyond what refills it."""
 
@@ -116,10 +118,11 @@ def peak_limit(
 
 def measure_peaks(path: Path, spec: EncoderSpec, source: Source) -> Peaks:
     """The bitrates of an encode of a source. Raises ToolError where it cannot be parsed."""
-    return _peaks(stream_packets(path, spec.codec, source.fps), source.duration_s)
+    return peaks_of(stream_packets(path, spec.codec, source.fps), source.duration_s)
 
 
-def _peaks(packets: Sequence[Packet], duration_s: float) -> Peaks:
+def peaks_of(packets: Sequence[Packet], duration_s: float) -> Peaks:
+    """The bitrates of the coded frames of a file."""
     mean = sum(packet.size_bytes for packet in packets) * 8 / 1000 / duration_s
     highest = max(peak_kbps(packets, duration_s), segment_peak_kbps(packets, duration_s))
     return Peaks(mean, max(mean, highest))
@@ -143,14 +146,15 @@ def keep_peak(shop: Workshop, source: Source, plain: Encode, limit: PeakLimit) -
     """
     spec = shop.spec
     packets = stream_packets(plain.path, spec.codec, source.fps)
-    found = CappedEncode(plain, _peaks(packets, source.duration_s).over(limit))
+    found = CappedEncode(plain, peaks_of(packets, source.duration_s).over(limit))
     if found.over <= 1 or not spec.buffer_model:
         return found
-    rate = _clipping_rate(packets, source.duration_s, limit) / (1 + _DRAINED * limit.buffer_s)
+    rate = clipping_rate(packets, source.duration_s, limit) / (1 + _DRAINED * limit.buffer_s)
     # an encode that has a cap already never gets a higher one
     most = float(dict(plain.rendition.params).get(CAP, math.inf))
     made: list[tuple[float, CappedEncode]] = []
-    while len(made) < MOST_TRIES:
+    least = LEAST_CAP * rate
+    while len(made) < MOST_TRIES and rate >= least:
         maxrate = max(1, round(min(rate, most)))
         if maxrate in (at for at, _ in made):
             break
@@ -160,7 +164,7 @@ def keep_peak(shop: Workshop, source: Source, plain: Encode, limit: PeakLimit) -
         made.append((maxrate, CappedEncode(encode, over, len(made) + 1)))
         if NEAR <= over <= 1 or (over <= 1 and len(made) >= REFINED):
             break
-        rate = _next_rate(made)
+        rate = next_rate([(at, item.over) for at, item in made])
     held = [item for item in made if item[1].over <= 1]
     if held:
         best = max(held, key=lambda item: item[0])[1]
@@ -169,24 +173,28 @@ def keep_peak(shop: Workshop, source: Source, plain: Encode, limit: PeakLimit) -
     return CappedEncode(best.encode, best.over, len(made))
 
 
-def _next_rate(made: Sequence[tuple[float, CappedEncode]]) -> float:
-    """The cap to try next: between those that hold and those that do not, once there are both."""
-    rate, last = made[-1]
-    held = [at for at, item in made if item.over <= 1]
-    failed = [at for at, item in made if item.over > 1]
+def next_rate(made: Sequence[tuple[float, float]]) -> float:
+    """The cap in kb/s to try next.
+
+    Args:
+        made: The caps tried, and the peak of each as a part of its bound.
+    """
+    rate, over = made[-1]
+    held = [at for at, part in made if part <= 1]
+    failed = [at for at, part in made if part > 1]
     if held and failed and max(held) < min(failed):
         return math.sqrt(max(held) * min(failed))
     slope = 1.0
-    if len(made) > 1:
+    if len(made) > 1 and made[-2][0] != rate:
         # the average falls with the cap, so a relative bound recedes: by how much is seen by now
         before, earlier = made[-2]
-        slope = math.log(last.over / earlier.over) / math.log(rate / before)
-    step = math.log(AIM / last.over) / min(1.5, max(0.3, slope))
+        slope = math.log(over / earlier) / math.log(rate / before)
+    step = math.log(AIM / over) / min(1.5, max(0.3, slope))
     # peaks follow the cap, but never by more than so much at once
     return rate * min(1.5, max(0.4, math.exp(step)))
 
 
-def _clipping_rate(packets: Sequence[Packet], duration_s: float, limit: PeakLimit) -> float:
+def clipping_rate(packets: Sequence[Packet], duration_s: float, limit: PeakLimit) -> float:
     """The rate in kb/s at which clipping every second of a file makes it keep the bound.
 
     Clipping lowers the average too, and with it a bound relative to that: this is the fixed point.
