@@ -277,6 +277,7 @@ def test_the_source_is_never_the_output(title: Path, tmp_path: Path) -> None:
         encode_to_target(clip, clip, codec="h264", target_score=80)
 
 
+@pytest.mark.slow
 def test_the_peak_of_the_whole_keeps_its_bound(title: Path, tmp_path: Path) -> None:
     options: dict[str, Any] = {
         "codec": "h264",

@@ -13,12 +13,13 @@ from vqaloop.core import frame_progress
 from vqaloop.core.files import place_file
 from vqaloop.core.text import counted
 from vqaloop.encoding.options import BUFFER, CAP, cap_of
-from vqaloop.errors import DecodeFailed, EncodeFailed, TargetUnreachable
-from vqaloop.execution.capping import PeakLimit, keep_peak
+from vqaloop.errors import DecodeFailed, EncodeFailed, TargetUnreachable, ToolError
+from vqaloop.execution.capping import PeakLimit, keep_peak, measure_peaks
 from vqaloop.execution.workshop import Workshop
 from vqaloop.ladder.request import Budget
 from vqaloop.ladder.timeline import over_time
 from vqaloop.ladder.warnings import (
+    NO_LADDER_CAPPED,
     budget_warning,
     capped_away_warning,
     falling_score_warning,
@@ -59,8 +60,6 @@ predictions."""
 SLIGHT_FALL = 0.05
 """Steps by which a sampled score may fall while the rate rises: less is far below its noise, and
 measuring all again moves the rungs."""
-MOST_CHOICES = 3
-"""Times that rungs are chosen again, where caps have changed rates and scores."""
 EXCERPT_SHARE = 0.4
 """Part of a time budget that the search on an excerpt may take."""
 
@@ -335,6 +334,11 @@ class Loop:
         checked = self._checked(source, kept, found.predicted)
         if any(item.capped for item in checked):
             checked = self._chosen_again(source, found, checked, rules, surrogate)
+        if len(checked) < LEAST_RUNGS and self.limit and not self.limit.asked:
+            # nobody asked for the bound that leaves no ladder
+            self.limit = None
+            self.warnings[-1:] = [NO_LADDER_CAPPED]
+            checked = self._checked(source, kept, found.predicted)
         self.warnings += unreached([item.score for item in checked], self.shop.metric)
         if len(checked) < LEAST_RUNGS:
             raise TargetUnreachable("; ".join(self.warnings)[:1500])
@@ -350,23 +354,33 @@ class Loop:
     ) -> list[Checked]:
         """The rungs, chosen again with the rates and scores that some have under their caps.
 
-        What is chosen instead may need a cap too, so a few times.
+        Of the other trials those that keep the bound without a cap: capping more of them would
+        take encodes, and move rates and scores again.
         """
         settled = {item.point.key: item for item in checked}
-        for _ in range(MOST_CHOICES):
-            points = [settled[p.key].point if p.key in settled else p for p in found.points]
-            chosen = rungs_of(self.space, rules, points, surrogate, found.failed)
-            more = [p for p in keep_rules(chosen, self.rules) if p.key not in settled]
-            if not more:
-                break
-            made = self._checked(source, more, found.predicted)
-            settled |= {item.point.key: item for item in made}
-            failed = {p.key for p in more} - set(settled)
-            found = replace(found, points=[p for p in found.points if p.key not in failed])
-        kept = keep_rules([item.point for item in settled.values()], self.rules)
+        points = [item.point for item in checked]
+        points += [p for p in found.points if p.key not in settled and self._keeps(source, p)]
+        chosen = rungs_of(self.space, rules, points, surrogate, found.failed)
+        chosen = keep_rules(chosen, self.rules)
+        if len(chosen) < len(checked):
+            # the hull predicted without caps may be out of reach
+            chosen = max(chosen, _spread(keep_rules(points, self.rules), len(checked)), key=len)
+        new = [p for p in chosen if p.key not in settled]
+        more = self._checked(source, new, found.predicted) if new else []
+        settled |= {item.point.key: item for item in more}
+        kept = [settled[point.key] for point in chosen if point.key in settled]
         if len(kept) < len(checked):
             self.warnings.append(capped_away_warning(len(checked), len(kept)))
-        return [settled[point.key] for point in kept]
+        return kept
+
+    def _keeps(self, source: Source, point: RDPoint) -> bool:
+        """Whether a trial of the whole title keeps the bound of peaks as it is."""
+        try:
+            made = self.shop.encode(source, self.rendition(point.key))
+            peaks = measure_peaks(made.path, self.shop.spec, source)
+        except ToolError:
+            return False
+        return self.limit is None or peaks.over(self.limit) <= 1
 
     def _search_whole(
         self, source: Source, found: SearchResult, study: SharedStudy, surrogate: Surrogate
@@ -485,6 +499,14 @@ class Loop:
             return found
 
         return self.shop.map(guard, range(len(checked)))
+
+
+def _spread(points: Sequence[RDPoint], count: int) -> list[RDPoint]:
+    """As many of the points, evenly from the first to the last."""
+    count = min(len(points), count)
+    if count < LEAST_RUNGS:
+        return list(points[:count])
+    return [points[i * (len(points) - 1) // (count - 1)] for i in range(count)]
 
 
 def _measured(trial: FrozenTrial) -> Measurement:

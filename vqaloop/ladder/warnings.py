@@ -22,6 +22,11 @@ V1_GAP = 8.0
 encodes have 5 at most (35 of nine clips); crushed blacks 11 to 16, swapped chroma 13 to 20."""
 
 
+NO_LADDER_CAPPED = (
+    "rungs have peaks above 2 times their average: capped, too few would be left for a ladder; "
+    "--peak-ratio with more is a bound that they may keep"
+)
+"""Where the default bound of peaks is given up."""
 UNTRUSTED = "a score is far from its prediction, or from VMAF"
 """Why a ladder is not to be trusted, in general; its warnings name the rungs."""
 
