@@ -3,6 +3,7 @@
 import csv
 import json
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -17,10 +18,15 @@ from vqaloop.core.ffmpeg import ffmpeg_path, file_url
 from vqaloop.core.files import file_sha256
 from vqaloop.core.folders import STUDY_FILE, is_study_file
 from vqaloop.core.text import quoted
+from vqaloop.encoding.options import with_cap
+from vqaloop.errors import TargetUnreachable
+from vqaloop.execution.capping import CappedEncode, PeakLimit
+from vqaloop.execution.workshop import Workshop
+from vqaloop.ladder import steps
 from vqaloop.ladder.reproduce import ladder_command
 from vqaloop.media.probe import probe_source
 from vqaloop.quality import full_reference
-from vqaloop.records import Event, Ladder
+from vqaloop.records import Cap, Encode, Event, Ladder, Source
 
 SMALL: dict[str, Any] = {
     "metric": "psnr",
@@ -320,6 +326,22 @@ def test_rungs_keep_their_peaks(room: Room, bursty: Path) -> None:
     assert [r.to_json() for r in default.rungs] == [r.to_json() for r in free.rungs]
     assert "too few would be left for a ladder" in " ".join(default.about["warnings"])
     assert default.trusted
+
+
+def test_the_default_spoils_no_rung(
+    room: Room, clip: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def spoil(shop: Workshop, source: Source, plain: Encode, limit: PeakLimit) -> CappedEncode:
+        poor = with_cap(replace(plain.rendition, knob=51), Cap(50, 25))
+        return CappedEncode(shop.encode(source, poor), 0.9, 1)
+
+    monkeypatch.setattr(steps, "keep_peak", spoil)
+    options = {**SMALL, "rungs": 2}
+    ladder = vqaloop.build_ladder(clip, codec="h264", out="out", **options)
+    assert [rung.cap for rung in ladder.rungs] == [None, None]
+    # a bound that was asked for is kept whatever it costs, and then there is no ladder
+    with pytest.raises(TargetUnreachable, match="under the caps on their peaks"):
+        vqaloop.build_ladder(clip, codec="h264", out="asked", peak_ratio=2.0, **options)
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ import math
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -90,4 +91,4 @@ def test_a_cap_is_drawn_over_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     for made, caps in ((ladder, []), (replace(ladder, rungs=rungs), [4000])):
         report_plots.bitrate_svg(made)
         lines = [line for line in drawn[-1].axes[0].lines if line.get_linestyle() == ":"]
-        assert [line.get_ydata()[0] for line in lines] == caps
+        assert [float(np.asarray(line.get_ydata())[0]) for line in lines] == caps

@@ -1,12 +1,14 @@
 """The steps of a ladder between probing and reporting: search, verification, delivery."""
 
 import contextlib
+import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
+import numpy as np
 from optuna.trial import FrozenTrial, TrialState
 
 from vqaloop.core import frame_progress
@@ -373,6 +375,16 @@ class Loop:
             self.warnings.append(capped_away_warning(len(checked), len(kept)))
         return kept
 
+    def _wasteful(self, kbps: float, score: float) -> bool:
+        """Whether a score is more than a step below what was tried reaches at this rate."""
+        whole = [(t.bitrate_kbps, t.score) for (_, _), t in self.tried.items() if t.whole_title]
+        rising = sorted((rate, value) for rate, value in whole if rate and value is not None)
+        if not rising or kbps <= 0:
+            return False
+        rates, best = np.log([rate for rate, _ in rising]), [value for _, value in rising]
+        reached = float(np.interp(math.log(kbps), rates, np.maximum.accumulate(best)))
+        return score < reached - self.shop.metric.step
+
     def _keeps(self, source: Source, point: RDPoint) -> bool:
         """Whether a trial of the whole title keeps the bound of peaks as it is."""
         try:
@@ -432,6 +444,10 @@ class Loop:
         except (EncodeFailed, DecodeFailed) as error:
             return str(error)
         made, loss = found.encode, plain.score.value - score.value
+        if not self.limit.asked and self._wasteful(made.bitrate_kbps, score.value):
+            # a default shall not spoil a rung: some buffer models do at low rates
+            peaks = measure_peaks(plain.encode.path, self.shop.spec, source)
+            return replace(plain, over=peaks.over(self.limit))
         self._capped.append(Trial(made.rendition, made.bitrate_kbps, score.value, encode=made))
         return Checked(plain.expected - loss, made, score, found.over)
 

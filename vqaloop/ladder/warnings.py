@@ -152,9 +152,10 @@ def peak_warnings(rungs: Sequence[Rung], over: Sequence[float], limit: PeakLimit
     """Rungs whose peak is above its bound, `over` times, though all caps were tried."""
     bounds = [f"{limit.ratio:g} times the average"] * math.isfinite(limit.ratio)
     bounds += [f"{limit.kbps:g} kb/s"] * math.isfinite(limit.kbps)
+    fair = "" if limit.asked else " without a loss of score"
     return [
         f"{rung.file}: its peak is {100 * (part - 1):.0f} % above the bound of "
-        f"{' and '.join(bounds)}, and no cap brought it below"
+        f"{' and '.join(bounds)}, and no cap brought it below{fair}"
         for rung, part in zip(rungs, over, strict=True)
         if part > 1 + TOLERANCE
     ]
