@@ -31,7 +31,7 @@ MOST_TRIES = 6
 """Encodes under a cap at most, for one file."""
 REFINED = 4
 """Encodes after which a file that keeps its bound is not made again to come nearer to it."""
-LEAST_CAP = 0.25
+LEAST_CAP = 0.1
 """Part of the first cap below which none is tried: what is left of the file would be of no use."""
 _DRAINED = 0.3
 """Part of its buffer that an encoder spends in the fullest second, beyond what refills it."""
