@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import shlex
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -79,6 +79,16 @@ class Source:
     def is_raw(self) -> bool:
         """Whether it is raw video, whose format is in `input_options` alone."""
         return ("f", "rawvideo") in self.input_options
+
+
+@dataclass(frozen=True)
+class Cap:
+    """Bound of an encode's bitrate: a buffer that is emptied by its frames, and refilled."""
+
+    maxrate_kbps: int
+    """Rate in kb/s at which the buffer is refilled."""
+    buffer_kbit: int
+    """Size of the buffer in kbit."""
 
 
 @dataclass(frozen=True)
@@ -295,6 +305,8 @@ class Rung:
     """The score on the scale of the weights' label, where that is mapped to VMAF points."""
     score_mean: float | None = None
     """The mean score, where `score` is pooled otherwise; `about["metric"]["pool"]` says how."""
+    cap: Cap | None = None
+    """What its encoder's buffer model kept to; None where the file was made without."""
 
     @property
     def _options(self) -> dict[str, str]:
@@ -354,6 +366,7 @@ class Rung:
             "guard": {name: rounded(value) for name, value in self.guard.items()},
             "knob": {"name": self.knob[0], "value": self.knob[1]},
             "params": self.params,
+            "cap": asdict(self.cap) if self.cap else None,
             "ffmpeg_args": list(self.ffmpeg_args),
             "file": self.file,
             **({"over_time": self.over_time} if self.over_time else {}),
@@ -392,6 +405,7 @@ class Ladder:
             row = rung.to_json()
             guard, knob = row.pop("guard"), row.pop("knob")
             row.pop("over_time", None)
+            cap = row.pop("cap") or {}
             row["ffmpeg_args"] = shlex.join(row["ffmpeg_args"])
             row["params"] = ",".join(f"{k}={v}" for k, v in rung.params.items())
             # the arguments are those of this very program: others may not know or keep them
@@ -399,7 +413,8 @@ class Ladder:
                 "ffmpeg": encoder.get("ffmpeg_path"),
                 "ffmpeg_version": encoder.get("ffmpeg_version"),
             }
-            rows.append({**row, **guard, knob["name"]: knob["value"], **made_by})
+            limits = {name: cap.get(name) for name in ("maxrate_kbps", "buffer_kbit")}
+            rows.append({**row, **guard, knob["name"]: knob["value"], **made_by, **limits})
         return pandas.DataFrame(rows)
 
 

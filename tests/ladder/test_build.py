@@ -5,6 +5,7 @@ import itertools
 import json
 import re
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -20,9 +21,15 @@ from vqaloop.core.ffmpeg import ffmpeg_path, file_url
 from vqaloop.core.files import file_sha256
 from vqaloop.core.folders import STUDY_FILE, is_study_file
 from vqaloop.core.text import quoted
+from vqaloop.encoding.options import with_cap
+from vqaloop.errors import TargetUnreachable
+from vqaloop.execution.capping import CappedEncode, PeakLimit
+from vqaloop.execution.workshop import Workshop
+from vqaloop.ladder import steps
+from vqaloop.ladder.reproduce import ladder_command
 from vqaloop.media.probe import probe_source
 from vqaloop.quality import full_reference
-from vqaloop.records import Event, Ladder, RDPoint
+from vqaloop.records import Cap, Encode, Event, Ladder, RDPoint, Source
 from vqaloop.search.audience import audience_of, delivered
 
 SMALL: dict[str, Any] = {
@@ -43,6 +50,7 @@ RUNG = {
     "guard": {"vmaf": NUMBER, "psnr_y": NUMBER, "xpsnr": NUMBER, "vmaf_worst_s": NUMBER},
     "knob": {"name": str, "value": NUMBER},
     "params": {},
+    "cap": (dict, type(None)),
     "ffmpeg_args": [str],
     "file": str,
 }
@@ -268,6 +276,76 @@ def test_arguments_replayed_give_the_file_again(room: Room, clip: Path, metric: 
         assert again.stat().st_size == pytest.approx(
             (ladder.folder / rung.file).stat().st_size, rel=0.01
         )
+
+
+@pytest.fixture(scope="module")
+def bursty(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two calm seconds, two of noise, two calm."""
+    path = tmp_path_factory.mktemp("bursty") / "bursty.mkv"
+    size = "s=160x96:r=25"
+    graph = (
+        f"testsrc2={size}:d=2[a];mandelbrot={size},noise=alls=20:allf=t,trim=duration=2[b];"
+        f"testsrc2={size}:d=2,negate[c];[a][b][c]concat=n=3,format=yuv420p"
+    )
+    run_ffmpeg("-filter_complex", graph, "-c:v", "ffv1", file_url(path))
+    return path
+
+
+def test_rungs_keep_their_peaks(room: Room, bursty: Path) -> None:
+    options = {**SMALL, "preset": "veryfast", "rungs": 2}
+    free = vqaloop.build_ladder(bursty, codec="h264", out="free", no_cap=True, **options)
+    assert all(rung.cap is None for rung in free.rungs)
+    assert max(rung.peak_kbps / rung.bitrate_kbps for rung in free.rungs) > 2
+    ladder = vqaloop.build_ladder(bursty, codec="h264", out="capped", peak_ratio=1.8, **options)
+    capped = [rung for rung in ladder.rungs if rung.cap]
+    assert capped and ladder.trusted
+    for rung in ladder.rungs:
+        # the container, which the average counts and the peak does not, makes this the looser one
+        assert rung.peak_kbps <= 1.02 * 1.8 * rung.bitrate_kbps
+        again = room.folder / "again.mp4"
+        run_ffmpeg("-i", file_url(bursty), *rung.ffmpeg_args, file_url(again))
+        assert again.read_bytes() == (ladder.folder / rung.file).read_bytes()
+        assert not {"cap", "buffer"} & rung.params.keys()
+    assert capped[0].cap and capped[0].to_json()["cap"] == {
+        "maxrate_kbps": capped[0].cap.maxrate_kbps,
+        "buffer_kbit": capped[0].cap.buffer_kbit,
+    }
+    assert ladder.about["asked"]["peak_ratio"] == 1.8
+    assert any("cap" in trial["params"] for trial in ladder.about["trials"])
+    scores = [rung.score for rung in ladder.rungs]
+    assert scores == sorted(scores)
+    command = ladder_command(ladder)
+    assert command[command.index("--peak-ratio") + 1] == "1.8"
+    assert [rung.cap for rung in vqaloop.read_ladder("capped").rungs] == [
+        rung.cap for rung in ladder.rungs
+    ]
+    for folder, warned in (("free", True), ("capped", False)):
+        found = vqaloop.package_ladder(folder, segment_s=2).about["warnings"]
+        assert any("times its average rate" in line for line in found) == warned
+    assert "Dotted lines are caps" in (ladder.folder / "report.html").read_text()
+    second = vqaloop.build_ladder(bursty, codec="h264", out="again", peak_ratio=1.8, **options)
+    assert second.about["cost"]["encodes"] == 0
+    # of what was tried only one rung keeps the default, which nobody asked for
+    default = vqaloop.build_ladder(bursty, codec="h264", out="default", **options)
+    assert [r.to_json() for r in default.rungs] == [r.to_json() for r in free.rungs]
+    assert "too few would be left for a ladder" in " ".join(default.about["warnings"])
+    assert default.trusted
+
+
+def test_the_default_spoils_no_rung(
+    room: Room, clip: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def spoil(shop: Workshop, source: Source, plain: Encode, limit: PeakLimit) -> CappedEncode:
+        poor = with_cap(replace(plain.rendition, knob=51), Cap(50, 25))
+        return CappedEncode(shop.encode(source, poor), 0.9, 1)
+
+    monkeypatch.setattr(steps, "keep_peak", spoil)
+    options = {**SMALL, "rungs": 2}
+    ladder = vqaloop.build_ladder(clip, codec="h264", out="out", **options)
+    assert [rung.cap for rung in ladder.rungs] == [None, None]
+    # a bound that was asked for is kept whatever it costs, and then there is no ladder
+    with pytest.raises(TargetUnreachable, match="under the caps on their peaks"):
+        vqaloop.build_ladder(clip, codec="h264", out="asked", peak_ratio=2.0, **options)
 
 
 @pytest.mark.parametrize(

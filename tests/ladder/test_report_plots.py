@@ -1,8 +1,10 @@
 """What is drawn of a ladder where it can be read: ticks, legends, menus."""
 
 import math
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -10,6 +12,7 @@ from matplotlib.figure import Figure
 
 from tests.ladder.test_store import make_ladder, page_of
 from vqaloop.ladder import report_plots
+from vqaloop.records import Cap
 from vqaloop.report.plotting import label_octaves
 
 
@@ -78,3 +81,14 @@ def test_the_words_of_a_menu_are_few(tmp_path: Path) -> None:
     # a phone shows about 35 characters
     assert max(map(len, words)) <= 35
     assert any(word.startswith("4: 1280x720, ") and word.endswith(" here") for word in words)
+
+
+def test_a_cap_is_drawn_over_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn: list[Figure] = []
+    monkeypatch.setattr(report_plots, "as_svg", lambda figure, *_: drawn.append(figure))
+    ladder = make_ladder(tmp_path)
+    rungs = (*ladder.rungs[:-1], replace(ladder.rungs[-1], cap=Cap(4000, 2000)))
+    for made, caps in ((ladder, []), (replace(ladder, rungs=rungs), [4000])):
+        report_plots.bitrate_svg(made)
+        lines = [line for line in drawn[-1].axes[0].lines if line.get_linestyle() == ":"]
+        assert [float(np.asarray(line.get_ydata())[0]) for line in lines] == caps

@@ -2,6 +2,7 @@
 
 import json
 import os
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import pytest
 from tests.support.commandline import slow_but
 from tests.support.media import make_clip, run_ffmpeg
 from vqaloop import InputError, encode_to_target
+from vqaloop.bitstream.packets import peak_kbps, segment_peak_kbps, stream_packets
 from vqaloop.cli.main import main
 from vqaloop.media.probe import probe_source
 from vqaloop.records import Event
@@ -309,3 +311,33 @@ def test_the_worst_scene_is_what_reaches_the_target(title: Path, tmp_path: Path)
 def test_a_pool_does_not_go_with_equal_slopes(burst: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="--pool p5 goes with a target score"):
         encode_to_target(burst, tmp_path / "o.mp4", codec="h264", bitrate=100, pool="p5")
+
+
+@pytest.mark.slow
+def test_the_peak_of_the_whole_keeps_its_bound(title: Path, tmp_path: Path) -> None:
+    options: dict[str, Any] = {
+        "codec": "h264",
+        "target_score": TARGET,
+        "metric": "vmaf",
+        "preset": "ultrafast",
+    }
+    free = encode_to_target(title, tmp_path / "free.mp4", **options)
+    assert "peak_of_bound" not in free.document
+    # noise has most of the bits: without a bound the peak is far above half the average more
+    assert free.document["peak_kbps"] > 1.6 * free.document["bitrate_kbps"]
+    made = encode_to_target(title, tmp_path / "capped.mp4", peak_ratio=1.5, **options)
+    about = made.document
+    packets = stream_packets(made.path, "h264", Fraction(25))
+    mean = sum(packet.size_bytes for packet in packets) * 8 / 1000 / 6
+    assert max(peak_kbps(packets, 6), segment_peak_kbps(packets, 6)) <= 1.02 * 1.5 * mean
+    assert about["peak_of_bound"] <= 1.02 and made.trusted
+    assert {"cap", "buffer"} <= {name for t in about["trials"] for name in t["params"]}
+    # the scenes that the cap leaves alone are the encodes of before
+    assert any(trial["cached"] and not trial["params"] for trial in about["trials"])
+
+
+def test_an_encoder_without_a_buffer_model_is_refused(title: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="libxavs2 cannot keep a peak"):
+        encode_to_target(
+            title, tmp_path / "out.avs2", codec="avs2", target_score=TARGET, max_peak=500
+        )

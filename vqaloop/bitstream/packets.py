@@ -166,3 +166,35 @@ def peak_kbps(packets: Sequence[Packet], duration_s: float) -> float:
             first += 1
         most = max(most, inside)
     return most * 8 / 1000
+
+
+def segment_peak_kbps(packets: Sequence[Packet], duration_s: float) -> float:
+    """The highest rate of any segment that a packager could cut: whole GOPs, a second at least.
+
+    Args:
+        packets: In ascending order of time, the first a keyframe.
+        duration_s: Duration of all of them; below one second, the mean is the peak.
+
+    Returns:
+        kbit/s, container not counted.
+    """
+    start_s = packets[0].time_s
+    total_s, bits = max(duration_s, 1e-9), [0.0]
+    for packet in packets:
+        bits.append(bits[-1] + packet.size_bytes * 8)
+    cuts = [index for index, packet in enumerate(packets) if packet.keyframe]
+    times = [*(packets[index].time_s - start_s for index in cuts), total_s]
+    held = [*(bits[index] for index in cuts), bits[-1]]
+    most = bits[-1] / total_s
+    for first in range(len(cuts)):
+        shortest = None
+        for last in range(first + 1, len(times)):
+            long_s = times[last] - times[first]
+            if long_s < 1 - 1e-6:
+                continue
+            shortest = shortest or long_s
+            # what is longer by a second consists of shorter ones
+            if long_s - shortest >= 1:
+                break
+            most = max(most, (held[last] - held[first]) / long_s)
+    return most / 1000

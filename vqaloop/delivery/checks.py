@@ -15,6 +15,7 @@ from vqaloop.core.text import quoted
 from vqaloop.delivery.rates import track_rates
 from vqaloop.delivery.segments import RungStream, Track, read_rung
 from vqaloop.errors import InputError, ToolError
+from vqaloop.execution.capping import PEAK_RATIO
 from vqaloop.ladder.store import read_ladder
 from vqaloop.records import Ladder, Rung
 
@@ -22,8 +23,6 @@ KEY_FRAME_S = 2
 """Most seconds between key frames."""
 OVERLONG_S = Fraction(1, 2)
 """Seconds by which a segment may last longer than was asked for."""
-PEAK_RATIO = 2.0
-"""Peak over average rate above which a rung is warned of."""
 SHAPE_TOLERANCE = 0.02
 """Part by which a rung's aspect ratio may differ from that of the largest one."""
 HLS_CODECS = ("h264", "hevc", "av1")

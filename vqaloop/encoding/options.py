@@ -1,18 +1,49 @@
 """ffmpeg's output options of a rendition: filters, encoder settings, GOP and colour tags."""
 
+from dataclasses import replace
 from fractions import Fraction
 
 from vqaloop.bitstream.colour_tags import matrix_tag
 from vqaloop.core.text import quoted
 from vqaloop.encoding.spec import EncoderSpec
 from vqaloop.errors import InputError
-from vqaloop.records import Rendition, Source
+from vqaloop.records import Cap, Rendition, Source
 
 DOWNSCALER = "lanczos+accurate_rnd+full_chroma_int"
 """swscale flags of every rendition; scoring scales back by `media.frames.SCALER`."""
 
 ZONES, CAP = "zones", "cap"
 """Parameters of some encoders: a knob per range of frames in one run, and a cap in kbit/s."""
+BUFFER = "buffer"
+"""The size in kbit of the buffer that the cap refills, for the encoder's buffer model."""
+
+
+def with_cap(rendition: Rendition, cap: Cap) -> Rendition:
+    """The rendition under a cap by its encoder's buffer model, in place of another cap.
+
+    Args:
+        rendition: What to encode.
+        cap: The cap.
+
+    Returns:
+        The rendition, of which `cap_of` gives the cap.
+    """
+    others = [pair for pair in rendition.params if pair[0] not in (CAP, BUFFER)]
+    own = [(BUFFER, str(cap.buffer_kbit)), (CAP, str(cap.maxrate_kbps))]
+    return replace(rendition, params=tuple(sorted([*others, *own])))
+
+
+def cap_of(rendition: Rendition) -> Cap | None:
+    """The cap that `with_cap` gave a rendition.
+
+    Args:
+        rendition: What was encoded.
+
+    Returns:
+        The cap; None where no buffer model was used.
+    """
+    found = dict(rendition.params)
+    return Cap(int(found[CAP]), int(found[BUFFER])) if BUFFER in found else None
 
 
 def check_rendition(spec: EncoderSpec, rendition: Rendition) -> None:
@@ -54,9 +85,11 @@ def check_rendition(spec: EncoderSpec, rendition: Rendition) -> None:
 
 def _param_problems(spec: EncoderSpec, params: tuple[tuple[str, str], ...]) -> list[str]:
     tunables = {tunable.name: tunable for tunable in spec.tunables}
+    model = bool(spec.buffer_model)
+    own = {ZONES: bool(spec.zones), CAP: bool(spec.cap) or model, BUFFER: model}
     problems = []
     for name, value in params:
-        if (name == ZONES and spec.zones) or (name == CAP and spec.cap):
+        if own.get(name):
             continue
         if name not in tunables:
             problems.append(f"unknown parameter {name!r}, known are {', '.join(sorted(tunables))}")
@@ -98,13 +131,20 @@ def output_options(spec: EncoderSpec, rendition: Rendition, source: Source) -> d
     settings = {key: value.format(gop=gop) for key, value in spec.options}
     settings[spec.preset_option] = rendition.preset
     settings[spec.knob.option] = f"{rendition.knob:.10g}"
+    cap = cap_of(rendition)
     for name, value in sorted(rendition.params):
-        if name == CAP:
-            settings |= {key: text.format(kbps=value) for key, text in spec.cap}
+        if name in (CAP, BUFFER):
+            if not cap:
+                settings |= {key: text.format(kbps=value) for key, text in spec.cap}
         elif name == ZONES and spec.zones:
             settings[spec.zones] = value
         else:
             settings[tunables[name].option] = value
+    if cap:
+        # after the parameters, of which it overrides what would break it
+        settings |= _capped(spec, cap, settings[spec.knob.option])
+        for option in spec.buffer_model.without:
+            settings.pop(option, None)
     return {
         # one mapped stream leaves no audio, subtitles or data behind
         # V rather than v: cover art is no video, and may come first
@@ -121,6 +161,12 @@ def output_options(spec: EncoderSpec, rendition: Rendition, source: Source) -> d
         "fflags": "+bitexact",
         "f": spec.muxer,
     }
+
+
+def _capped(spec: EncoderSpec, cap: Cap, knob: str) -> dict[str, str]:
+    """The options of the encoder's buffer model."""
+    values = {"kbps": cap.maxrate_kbps, "kbit": cap.buffer_kbit, "knob": knob}
+    return {key: text.format(**values) for key, text in spec.buffer_model.options}
 
 
 def _filters(spec: EncoderSpec, rendition: Rendition, source: Source) -> list[str]:

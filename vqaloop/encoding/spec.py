@@ -8,7 +8,7 @@ import dataclasses
 import math
 import re
 import string
-from collections.abc import Iterator
+from collections.abc import Iterator, Set
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -107,6 +107,25 @@ class Standalone:
 
 
 @dataclass(frozen=True)
+class BufferModel:
+    """How the encoder bounds its bitrate over a buffer (VBV) while it aims at the knob's quality.
+
+    What it promises is checked on the file's packets, so a loose model costs another encode.
+    """
+
+    options: tuple[tuple[str, str], ...]
+    """Options beside the knob; {kbps} stands for the greatest rate that refills the buffer,
+    {kbit} for the buffer's size, {knob} for the knob's value. None where there is no model."""
+    without: tuple[str, ...]
+    """Options that are left out in turn, such as the knob's own."""
+    cannot: str
+    """Why it has none, for people; empty where it has one."""
+
+    def __bool__(self) -> bool:
+        return bool(self.options)
+
+
+@dataclass(frozen=True)
 class EncoderSpec:
     """One encoder, as its file in encoders/ describes it."""
 
@@ -158,6 +177,8 @@ class EncoderSpec:
     """Option (as in Knob) that takes START,END,b=FACTOR of the bits, with slashes between."""
     cap: tuple[tuple[str, str], ...]
     """Options that bound the bitrate besides the knob; {kbps} stands for kb/s."""
+    # not in the repr, which names catalogues: what is made without a buffer model is the same
+    buffer_model: BufferModel = dataclasses.field(repr=False)
 
     @property
     def bit_depths(self) -> tuple[int, ...]:
@@ -219,6 +240,12 @@ class _Standalone(Struct):
     full_range: tuple[str, ...] | None = None
 
 
+class _BufferModel(Struct):
+    options: Options = {}
+    without: tuple[str, ...] = ()
+    cannot: str = ""
+
+
 class _Tunable(Struct):
     name: str
     option: str
@@ -248,6 +275,9 @@ class _File(Struct):
     quirks: tuple[str, ...] = ()
     options: Options = {}
     cap: Options = {}
+    buffer_model: _BufferModel = field(
+        default_factory=lambda: _BufferModel(cannot="its file in encoders/ describes none")
+    )
     bitrate: _Bitrate = field(default_factory=_Bitrate)
     threads: _Threads = field(default_factory=_Threads)
     standalone: _Standalone | None = None
@@ -290,6 +320,11 @@ def read_spec(file: Path) -> EncoderSpec:
         quirks=found.quirks,
         zones=found.zones,
         cap=tuple(found.cap.items()),
+        buffer_model=BufferModel(
+            tuple(found.buffer_model.options.items()),
+            found.buffer_model.without,
+            found.buffer_model.cannot,
+        ),
     )
 
 
@@ -305,13 +340,19 @@ def _faults(found: _File) -> Iterator[tuple[str, str]]:
     # an empty pattern: ffmpeg's log has no version of the library
     if found.version.pattern:
         yield from _pattern_faults("version.pattern", found.version.pattern)
+    model = found.buffer_model
+    if bool(model.options) == bool(model.cannot):
+        yield "buffer_model", "must have either options, or the reason why it cannot"
+    if model.options:
+        values = tuple(model.options.values())
+        yield from _argument_faults("buffer_model.options", values, {"kbps"}, {"kbit", "knob"})
     yield from _argument_faults("bitrate.arguments", found.bitrate.arguments, {"kbps"})
     if program:
         if not re.fullmatch(r"\.\w+", program.suffix):
             yield "standalone.suffix", f"{program.suffix!r} must be a dot and letters"
         yield from _pattern_faults("standalone.version_pattern", program.version_pattern)
-        places = {"input", "output", "preset", "gop", "bits"}
-        yield from _argument_faults("standalone.arguments", program.arguments, places)
+        places, others = {"input", "output", "gop"}, {"preset", "bits"}
+        yield from _argument_faults("standalone.arguments", program.arguments, places, others)
         yield from _argument_faults("standalone.knob", program.knob, {"knob"})
         yield from _argument_faults("standalone.threads", program.threads, {"threads"})
     for index, tunable in enumerate(found.tunable):
@@ -335,15 +376,15 @@ def _pattern_faults(key: str, pattern: str) -> Iterator[tuple[str, str]]:
 
 
 def _argument_faults(
-    key: str, arguments: tuple[str, ...], places: set[str]
+    key: str, arguments: tuple[str, ...], places: set[str], others: Set[str] = frozenset()
 ) -> Iterator[tuple[str, str]]:
-    """Arguments of a program in which other names than `places` stand between braces, or fewer."""
+    """Arguments in which not all names of `places` stand between braces, or any but `others`."""
     try:
         found = {name for v in arguments for _, name, _, _ in string.Formatter().parse(v) if name}
     except ValueError as error:
         yield key, f"has braces that do not match: {error}"
         return
-    if found - places:
-        yield key, f"{{{min(found - places)}}} stands for nothing here"
-    if arguments and (missing := places - found - {"bits", "preset"}):
+    if unknown := found - places - others:
+        yield key, f"{{{min(unknown)}}} stands for nothing here"
+    if arguments and (missing := places - found):
         yield key, f"{{{min(missing)}}} is missing"

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from vqaloop.core.option_fields import number, option, whole
+from vqaloop.core.option_fields import kbps, number, option, whole
 
 if TYPE_CHECKING:
     from vqaloop.execution.executor import Executor
@@ -151,6 +151,30 @@ class StorageOptions:
         "journal:FILE (default: study.db in the output folder)",
         metavar="URL",
         recorded=False,
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class PeakOptions:
+    """Bounds of the bitrate over a second or a segment."""
+
+    peak_ratio: float | None = option(
+        None,
+        "no second and no segment of a file above R times its average bitrate",
+        metavar="R",
+        parse=number,
+        column=True,
+    )
+    max_peak: float | None = option(
+        None, "none above K kb/s", metavar="K", parse=kbps, column=True
+    )
+    buffer_s: float = option(
+        0.5,
+        "size of the encoder's buffer (VBV) where that takes a cap, in seconds of the cap",
+        flags=("--buffer",),
+        metavar="S",
+        parse=number,
+        column=True,
     )
 
 

@@ -21,6 +21,7 @@ from vqaloop.core.folders import is_study_file
 from vqaloop.core.text import quoted
 from vqaloop.encoding.survey import encoder_version
 from vqaloop.errors import InputError, TargetUnreachable
+from vqaloop.execution.capping import PEAK_RATIO, PeakLimit, peak_limit
 from vqaloop.execution.checks import check_folder, folder_undone
 from vqaloop.execution.executor import Executor
 from vqaloop.execution.session import Session, open_session
@@ -38,7 +39,7 @@ from vqaloop.ladder.request import (
 )
 from vqaloop.ladder.steps import Loop
 from vqaloop.ladder.store import write_reports
-from vqaloop.ladder.warnings import find_doubts, guard_warnings
+from vqaloop.ladder.warnings import find_doubts, guard_warnings, peak_warnings
 from vqaloop.media.excerpt import excerpt
 from vqaloop.quality.registry import DEFAULT_METRIC, kindred
 from vqaloop.records import Event, Ladder, Source, Watcher
@@ -85,6 +86,10 @@ def build_ladder(
     audience: str | os.PathLike[str] | None = None,
     bandwidth_share: float = BANDWIDTH_SHARE,
     budget_s: float | None = None,
+    peak_ratio: float | None = None,
+    max_peak: float | None = None,
+    buffer_s: float = 0.5,
+    no_cap: bool = False,
     preset: str | None = None,
     bit_depth: int | None = None,
     out: str | os.PathLike[str] | None = None,
@@ -130,6 +135,11 @@ def build_ladder(
             are placed where they raise its mean score most; None: by their spacing.
         bandwidth_share: Part of its bandwidth that a player spends on video, above 0, up to 1.
         budget_s: Wall seconds of the search; None: no limit.
+        peak_ratio: Most that any second and any segment of a rung may take, times its average
+            bitrate; None: 2, and with `max_peak` no such bound.
+        max_peak: The same in kb/s; None: no such bound.
+        buffer_s: Size of the encoder's buffer where a rung takes a cap, in seconds of the cap.
+        no_cap: Leave peaks as they are.
         preset: Of the encoder; None: its default one.
         bit_depth: 8 or 10; None: the source's.
         out: Folder; None: NAME.CODEC.ladder here.
@@ -183,6 +193,10 @@ def build_ladder(
         audience=audience,
         bandwidth_share=bandwidth_share,
         budget_s=budget_s,
+        peak_ratio=peak_ratio,
+        max_peak=max_peak,
+        buffer_s=buffer_s,
+        no_cap=no_cap,
         preset=preset,
         bit_depth=bit_depth,
         out=out,
@@ -246,6 +260,7 @@ class LadderRequest:
     options: LadderOptions
     tools: Tools
     rules: Rules
+    limit: PeakLimit | None
     prior: PriorUse
     folder: Path
 
@@ -255,9 +270,10 @@ def checked_request(input: str | os.PathLike[str], options: LadderOptions) -> La
     prior = prior_use(options.prior)
     tools = chosen_tools(options)
     rules = make_rules(tools.metric, options)
+    limit = peak_limit(options, tools.spec, math.inf if options.no_cap else PEAK_RATIO)
     folder = Path(options.out or f"{Path(input).stem}.{options.codec}.ladder")
     check_folder(folder, Path(input))
-    return LadderRequest(Path(input), options, tools, rules, prior, folder)
+    return LadderRequest(Path(input), options, tools, rules, limit, prior, folder)
 
 
 def _build(request: LadderRequest) -> Ladder:
@@ -276,25 +292,25 @@ def _build(request: LadderRequest) -> Ladder:
             if where and not named:
                 folder.mkdir(parents=True, exist_ok=True)
             studies = named or open_storage(where)
-            run = _searched(session, rules, request.prior, studies, where)
+            run = _searched(replace(request, rules=rules), session, studies, where)
             _remember(run, request.prior)
             return _delivered(run, folder, placed)
 
 
 def _searched(
+    request: LadderRequest,
     session: Session[LadderOptions],
-    rules: Rules,
-    prior: PriorUse,
     studies: BaseStorage,
     where: str | None,
 ) -> LadderRun:
     """The rungs found on the title or its excerpt, and verified over the whole."""
-    options, source = session.options, session.source
+    options, source, rules = session.options, session.source, request.rules
     space = Space(session.sizes, session.spec.knob, source.canvas, float(source.fps))
     budget = Budget(math.inf if options.budget_s is None else options.budget_s, session.started)
     loop = Loop(
         session.shop, space, rules, session.preset, session.depth, options.progress, budget
     )
+    loop.limit = request.limit
     title, windows = _excerpt(session)
     whole = title is source
     tuning = _tune(session, loop, title, where)
@@ -304,7 +320,7 @@ def _searched(
         return SharedStudy(studies, name, DIRECTIONS, space.distributions())
 
     with study_of(title) as study:
-        surrogate = _surrogate(study, session, space, prior)
+        surrogate = _surrogate(study, session, space, request.prior)
         found = loop.search(title, whole, study, surrogate)
     with study_of(source) as study:
         checked = loop.verify(source, found, whole, study, surrogate)
@@ -358,9 +374,12 @@ def _delivered(run: LadderRun, folder: Path, placed: list[Path]) -> Ladder:
     mark.touch()
     placed.append(mark)
     rungs = run.loop.deliver(session.source, folder, run.checked, placed)
-    doubts = find_doubts(rungs, session.metric, run.whole)
-    document = ladder_json(run, [*doubts.lines, *guard_warnings(rungs)])
-    ladder = Ladder(folder, tuple(rungs), document, trusted=doubts.trusted)
+    doubts, limit = find_doubts(rungs, session.metric, run.whole), run.loop.limit
+    peaks = peak_warnings(rungs, [item.over for item in run.checked], limit) if limit else []
+    document = ladder_json(run, [*doubts.lines, *peaks, *guard_warnings(rungs)])
+    # a bound that nobody asked for is no promise
+    trusted = doubts.trusted and not (peaks and limit and limit.asked)
+    ladder = Ladder(folder, tuple(rungs), document, trusted=trusted)
     progress(Event("write", f"pictures of {quoted(folder)}", 0, 2))
     pictures = take_pictures(ladder, session.source, ffmpeg=session.ffmpeg)
     progress(Event("write", f"reports of {quoted(folder)}", 1, 2))

@@ -11,7 +11,14 @@ from typing import TYPE_CHECKING, Any
 from vqaloop.core.option_fields import changed, fault_of, kbps, number, option, whole
 from vqaloop.core.text import parse_duration, parse_resolutions, parse_rungs, parse_size
 from vqaloop.errors import InputError
-from vqaloop.execution.options import CODECS, JobOptions, PathName, PriorOptions, StorageOptions
+from vqaloop.execution.options import (
+    CODECS,
+    JobOptions,
+    PathName,
+    PeakOptions,
+    PriorOptions,
+    StorageOptions,
+)
 from vqaloop.tuning.options import check_trials
 
 if TYPE_CHECKING:
@@ -37,7 +44,7 @@ def parse_sizes(text: str) -> list[tuple[int, int]]:
 
 
 @dataclass(frozen=True, kw_only=True)
-class LadderOptions(StorageOptions, PriorOptions, JobOptions):
+class LadderOptions(StorageOptions, PriorOptions, PeakOptions, JobOptions):
     """What `build_ladder` takes."""
 
     codec: str = option(
@@ -115,6 +122,11 @@ class LadderOptions(StorageOptions, PriorOptions, JobOptions):
         parse=parse_duration,
         column=True,
     )
+    no_cap: bool = option(
+        False,
+        "let peaks be: by default no rung has one above 2 times its average",
+        column=True,
+    )
     tune_trials: int | None = option(
         None,
         "first tune the encoder's parameters on the title, with N trials (20)",
@@ -144,6 +156,13 @@ class LadderOptions(StorageOptions, PriorOptions, JobOptions):
                         "--budget bounds the search alone and does not go with --tune-params; "
                         "tune first with `vqaloop tune`, or leave out one of the two"
                     )
+        with fault_of("no_cap", "peak_ratio", "max_peak"):
+            if self.no_cap and (self.peak_ratio is not None or self.max_peak is not None):
+                raise InputError(
+                    "--no-cap leaves peaks as they are and does not go with --peak-ratio and "
+                    "--max-peak; leave out one"
+                )
+        with fault_of("budget_s"):
             if self.budget_s is not None and not 0 < self.budget_s < math.inf:
                 raise InputError(f"the budget must be a time above 0, not {self.budget_s:g} s")
 

@@ -195,6 +195,8 @@ def _square(found: Mapping[str, Any], box: Box) -> tuple[str, ...]:
 def _over_time(ladder: Ladder) -> Plots:
     about = next(filter(None, (rung.over_time for rung in ladder.rungs)), {})
     rates = f"Means over {about.get('step_s') or 0:g} s, frames alone, without the container."
+    if any(rung.cap for rung in ladder.rungs):
+        rates += " Dotted lines are caps: the rate at which the encoder's buffer is refilled."
     scores = "Means of all frames"
     span_s = about.get("span_s") or 0.0
     if report_plots.is_sampled(ladder):

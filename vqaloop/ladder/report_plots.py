@@ -56,6 +56,9 @@ def bitrate_svg(ladder: Ladder) -> Markup:
                 look = _look(ladder, index, marker="")
                 axes.plot(edges, [*seen, seen[-1]], drawstyle="steps-post", **look)
                 ends.append((index, edges[-1], seen[-1]))
+            if cap := ladder.rungs[index].cap:
+                look = _look(ladder, index, marker="", linestyle=":", linewidth=1)
+                axes.axhline(cap.maxrate_kbps, **look)
         label_octaves(axes, "y")
         axes.set_xlim(0, duration_s)
         _label_ends(axes, ends)

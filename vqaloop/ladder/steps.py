@@ -1,22 +1,33 @@
 """The steps of a ladder between probing and reporting: search, verification, delivery."""
 
 import contextlib
+import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
+import numpy as np
 from optuna.trial import FrozenTrial, TrialState
 
 from vqaloop.core import frame_progress
 from vqaloop.core.files import place_file
 from vqaloop.core.text import counted
-from vqaloop.errors import DecodeFailed, EncodeFailed, TargetUnreachable
+from vqaloop.encoding.options import BUFFER, CAP, cap_of
+from vqaloop.errors import DecodeFailed, EncodeFailed, TargetUnreachable, ToolError
+from vqaloop.execution.capping import PeakLimit, keep_peak, measure_peaks
 from vqaloop.execution.workshop import Workshop
 from vqaloop.ladder.request import Budget
 from vqaloop.ladder.timeline import over_time
-from vqaloop.ladder.warnings import budget_warning, falling_score_warning, rules_warnings
+from vqaloop.ladder.warnings import (
+    NO_LADDER_CAPPED,
+    budget_warning,
+    capped_away_warning,
+    falling_score_warning,
+    rules_warnings,
+)
+from vqaloop.quality.metric import Metric
 from vqaloop.quality.sampling_precision import unreached
 from vqaloop.records import (
     Encode,
@@ -71,9 +82,20 @@ class Checked:
     """A rung over the whole title."""
 
     expected: float
-    """Score that was predicted before it was encoded."""
+    """Score that was predicted before it was encoded; under a cap, less what the cap cost."""
     encode: Encode
     score: Score
+    over: float = 0.0
+    """Its peak as a part of the bound that was asked for; 0 where there is none."""
+
+    @property
+    def capped(self) -> bool:
+        return cap_of(self.encode.rendition) is not None
+
+    @property
+    def point(self) -> RDPoint:
+        r = self.encode.rendition
+        return RDPoint(r.width, r.height, r.knob, self.encode.bitrate_kbps, self.score.value)
 
 
 @dataclass
@@ -185,6 +207,9 @@ class Loop:
         self.preset, self.bit_depth, self.progress = preset, bit_depth, progress
         self.budget, self.params = budget or Budget(), params
         self.tried: dict[tuple[bool, TrialPoint], Trial] = {}
+        self.limit: PeakLimit | None = None
+        """Bound of the peaks of rungs."""
+        self._capped: list[Trial] = []
         self.warnings: list[str] = []
         self._finer = shop.metric.finer()
         self._closer: set[str] = set()
@@ -194,7 +219,7 @@ class Loop:
     @property
     def trials(self) -> list[Trial]:
         """All that was tried, by this run or another of the same study."""
-        return list(self.tried.values())
+        return [*self.tried.values(), *self._capped]
 
     def rendition(self, point: TrialPoint) -> Rendition:
         width, height, knob = point
@@ -308,7 +333,66 @@ class Loop:
         if len(kept) < LEAST_RUNGS:
             raise TargetUnreachable(self._too_few(kept, found.points))
         self.warnings += rules_warnings(kept, self.rules)
-        return self._checked(source, kept, found.predicted)
+        checked = self._checked(source, kept, found.predicted)
+        if any(item.capped for item in checked):
+            checked = self._chosen_again(source, found, checked, rules, surrogate)
+        if len(checked) < LEAST_RUNGS and self.limit and not self.limit.asked:
+            # nobody asked for the bound that leaves no ladder
+            self.limit = None
+            self.warnings[-1:] = [NO_LADDER_CAPPED]
+            checked = self._checked(source, kept, found.predicted)
+        self.warnings += unreached([item.score for item in checked], self.shop.metric)
+        if len(checked) < LEAST_RUNGS:
+            raise TargetUnreachable("; ".join(self.warnings)[:1500])
+        return checked
+
+    def _chosen_again(
+        self,
+        source: Source,
+        found: SearchResult,
+        checked: Sequence[Checked],
+        rules: Rules,
+        surrogate: Surrogate,
+    ) -> list[Checked]:
+        """The rungs, chosen again with the rates and scores that some have under their caps.
+
+        Of the other trials those that keep the bound without a cap: capping more of them would
+        take encodes, and move rates and scores again.
+        """
+        settled = {item.point.key: item for item in checked}
+        points = [item.point for item in checked]
+        points += [p for p in found.points if p.key not in settled and self._keeps(source, p)]
+        chosen = rungs_of(self.space, rules, points, surrogate, found.failed)
+        chosen = keep_rules(chosen, self.rules)
+        if len(chosen) < len(checked):
+            # the hull predicted without caps may be out of reach
+            chosen = max(chosen, _spread(keep_rules(points, self.rules), len(checked)), key=len)
+        new = [p for p in chosen if p.key not in settled]
+        more = self._checked(source, new, found.predicted) if new else []
+        settled |= {item.point.key: item for item in more}
+        kept = [settled[point.key] for point in chosen if point.key in settled]
+        if len(kept) < len(checked):
+            self.warnings.append(capped_away_warning(len(checked), len(kept)))
+        return kept
+
+    def _wasteful(self, kbps: float, score: float) -> bool:
+        """Whether a score is more than a step below what was tried reaches at this rate."""
+        whole = [(t.bitrate_kbps, t.score) for (_, _), t in self.tried.items() if t.whole_title]
+        rising = sorted((rate, value) for rate, value in whole if rate and value is not None)
+        if not rising or kbps <= 0:
+            return False
+        rates, best = np.log([rate for rate, _ in rising]), [value for _, value in rising]
+        reached = float(np.interp(math.log(kbps), rates, np.maximum.accumulate(best)))
+        return score < reached - self.shop.metric.step
+
+    def _keeps(self, source: Source, point: RDPoint) -> bool:
+        """Whether a trial of the whole title keeps the bound of peaks as it is."""
+        try:
+            made = self.shop.encode(source, self.rendition(point.key))
+            peaks = measure_peaks(made.path, self.shop.spec, source)
+        except ToolError:
+            return False
+        return self.limit is None or peaks.over(self.limit) <= 1
 
     def _search_whole(
         self, source: Source, found: SearchResult, study: SharedStudy, surrogate: Surrogate
@@ -337,16 +421,38 @@ class Loop:
                 score = self.shop.score(source, made.path, metric)
             except (EncodeFailed, DecodeFailed) as error:
                 return str(error)
-            return Checked(predicted.get(key, score.value), made, score)
+            return self._capped_rung(
+                source, Checked(predicted.get(key, score.value), made, score), metric
+            )
 
-        with self._counted("verify", "measuring the rungs", len(kept)) as one:
+        message = "measuring the rungs" + " and capping their peaks" * (self.limit is not None)
+        with self._counted("verify", message, len(kept)) as one:
             results = self.shop.map(lambda point: one(check(point)), kept)
-        checked = [result for result in results if isinstance(result, Checked)]
         self.warnings += [f"a rung could not be made: {r}" for r in results if isinstance(r, str)]
-        self.warnings += unreached([item.score for item in checked], self.shop.metric)
-        if len(checked) < LEAST_RUNGS:
-            raise TargetUnreachable("; ".join(self.warnings)[:1500])
-        return checked
+        return [result for result in results if isinstance(result, Checked)]
+
+    def _capped_rung(self, source: Source, plain: Checked, metric: Metric | None) -> Checked | str:
+        """The rung itself where its peak keeps the bound, else its encode under a cap; what went
+        wrong, where that cannot be made."""
+        if not self.limit:
+            return plain
+        try:
+            found = keep_peak(self.shop, source, plain.encode, self.limit)
+            if not found.tries:
+                return replace(plain, over=found.over)
+            score = self.shop.score(source, found.encode.path, metric)
+        except (EncodeFailed, DecodeFailed) as error:
+            return str(error)
+        made, loss = found.encode, plain.score.value - score.value
+        if not self.limit.asked and self._wasteful(made.bitrate_kbps, score.value):
+            # a default shall not spoil a rung: some buffer models do at low rates
+            peaks = measure_peaks(plain.encode.path, self.shop.spec, source)
+            return replace(plain, over=peaks.over(self.limit))
+        capped = Trial(
+            made.rendition, made.bitrate_kbps, score.value, encode=made, mean=score.mean
+        )
+        self._capped.append(capped)
+        return Checked(plain.expected - loss, made, score, found.over)
 
     def _too_few(self, kept: Sequence[RDPoint], points: Sequence[RDPoint]) -> str:
         scores, rates = [p.score for p in points], [p.bitrate_kbps for p in points]
@@ -384,7 +490,8 @@ class Loop:
                     score_mean=item.score.mean,
                     guard=guard,
                     knob=(spec.knob.name, rendition.knob),
-                    params=dict(rendition.params),
+                    params={k: v for k, v in rendition.params if k not in (BUFFER, CAP)},
+                    cap=cap_of(rendition),
                     ffmpeg_args=item.encode.ffmpeg_args,
                     file=name,
                     over_time=over_time(item.encode.path, spec, source, item.score),
@@ -412,6 +519,14 @@ class Loop:
             return found
 
         return self.shop.map(guard, range(len(checked)))
+
+
+def _spread(points: Sequence[RDPoint], count: int) -> list[RDPoint]:
+    """As many of the points, evenly from the first to the last."""
+    count = min(len(points), count)
+    if count < LEAST_RUNGS:
+        return list(points[:count])
+    return [points[i * (len(points) - 1) // (count - 1)] for i in range(count)]
 
 
 def _measured(trial: FrozenTrial) -> Measurement:

@@ -30,7 +30,7 @@ from vqaloop.errors import InputError
 from vqaloop.ladder.pictures import Pictures, find_pictures, pictures_json
 from vqaloop.ladder.rd_plot import rd_png
 from vqaloop.ladder.report_page import html_page
-from vqaloop.records import LADDER_SCHEMA, Ladder, Rung
+from vqaloop.records import LADDER_SCHEMA, Cap, Ladder, Rung
 
 SCHEMA = LADDER_SCHEMA
 REPORTS = ("pictures.json", "ladder.csv", "rd.png", "report.html", "ladder.json")
@@ -80,6 +80,11 @@ class _OverTime(Struct):
     scores: list[list[Number]] | None = None
 
 
+class _Cap(Struct):
+    maxrate_kbps: Positive
+    buffer_kbit: Positive
+
+
 class _Rung(Size):
     bitrate_kbps: Positive
     peak_kbps: Number
@@ -93,6 +98,7 @@ class _Rung(Size):
     over_time: _OverTime | None = None
     opinion: Number | None = None
     score_mean: Number | None = None
+    cap: _Cap | None = None
 
 
 class _Point(Struct):
@@ -243,6 +249,8 @@ def _rung(rung: dict[str, Any]) -> Rung:
         "knob": (rung["knob"]["name"], rung["knob"]["value"]),
         "ffmpeg_args": tuple(rung["ffmpeg_args"]),
         "over_time": rung.get("over_time") or {},
+        # of other keys than these a later version may have more
+        "cap": Cap(cap["maxrate_kbps"], cap["buffer_kbit"]) if (cap := rung.get("cap")) else None,
     }
     return Rung(**known)
 

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from vqaloop.core.text import metric_name
+from vqaloop.execution.capping import TOLERANCE, PeakLimit
 from vqaloop.quality.guard import FIGURES
 from vqaloop.quality.metric import Metric
 from vqaloop.quality.sampled_vmaf import SAMPLED
@@ -21,6 +22,11 @@ V1_GAP = 8.0
 encodes have 5 at most (35 of nine clips); crushed blacks 11 to 16, swapped chroma 13 to 20."""
 
 
+NO_LADDER_CAPPED = (
+    "rungs have peaks above 2 times their average: capped, too few would be left for a ladder; "
+    "--peak-ratio with more is a bound that they may keep"
+)
+"""Where the default bound of peaks is given up."""
 UNTRUSTED = "a score is far from its prediction, or from VMAF"
 """Why a ladder is not to be trusted, in general; its warnings name the rungs."""
 
@@ -143,3 +149,24 @@ def falling_score_warning(low: RDPoint, high: RDPoint, looked: str) -> str:
         f"{low.bitrate_kbps:.0f} kb/s to {high.score:.2f} at {high.bitrate_kbps:.0f} kb/s "
         f"({looked})"
     )
+
+
+def capped_away_warning(planned: int, kept: int) -> str:
+    """That caps have left fewer rungs."""
+    return (
+        f"{planned} rungs were chosen and {kept} are left: under the caps on their peaks the "
+        "others are too near to each other; --peak-ratio with more, or --no-cap, leaves them"
+    )
+
+
+def peak_warnings(rungs: Sequence[Rung], over: Sequence[float], limit: PeakLimit) -> list[str]:
+    """Rungs whose peak is above its bound, `over` times, though all caps were tried."""
+    bounds = [f"{limit.ratio:g} times the average"] * math.isfinite(limit.ratio)
+    bounds += [f"{limit.kbps:g} kb/s"] * math.isfinite(limit.kbps)
+    fair = "" if limit.asked else " without a loss of score"
+    return [
+        f"{rung.file}: its peak is {100 * (part - 1):.0f} % above the bound of "
+        f"{' and '.join(bounds)}, and no cap brought it below{fair}"
+        for rung, part in zip(rungs, over, strict=True)
+        if part > 1 + TOLERANCE
+    ]

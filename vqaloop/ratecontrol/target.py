@@ -4,6 +4,7 @@ A scene's encode that landed is its part of the result: nothing is encoded twice
 stays in the cache, so an interrupted call goes on where it was.
 """
 
+import math
 import os
 import time
 from collections.abc import Sequence
@@ -17,12 +18,22 @@ from vqaloop.core.folders import check_writable
 from vqaloop.core.text import counted, quoted, utf8
 from vqaloop.encoding.options import CAP, ZONES, gop_frames
 from vqaloop.encoding.spec import EncoderSpec
-from vqaloop.errors import InputError, TargetUnreachable
+from vqaloop.errors import DecodeFailed, EncodeFailed, InputError, TargetUnreachable
+from vqaloop.execution.capping import (
+    TOLERANCE,
+    PeakLimit,
+    clipping_rate,
+    keep_peak,
+    next_rate,
+    peak_limit,
+    peaks_of,
+)
 from vqaloop.execution.document_parts import cost_json, head_json
 from vqaloop.execution.executor import Executor
 from vqaloop.execution.session import Session, open_session
 from vqaloop.execution.stage_progress import counted_of, described
 from vqaloop.execution.tools import chosen_tools
+from vqaloop.execution.workshop import Workshop
 from vqaloop.media.scene_cuts import Scene, SceneExcerpts, even_gop, find_scenes
 from vqaloop.quality.metric import LEARNED, Metric
 from vqaloop.quality.registry import DEFAULT_METRIC, kindred
@@ -39,8 +50,22 @@ FAR, SCENE_FAR = 1 / 8, 1 / 2
 LEARNED_FAR = 1 / 4
 """The same of the title by a learned metric, which looks at a sample of the frames."""
 
+MOST_BOUNDS = 3
+"""Times that the scenes' bound is tightened until the whole keeps its own."""
 RATE_FAR = 1 / 10
 """Part of a bitrate asked for by which a title may miss it: knobs have steps, and so bitrates."""
+
+
+@dataclass(frozen=True)
+class Take:
+    """The title, encoded and joined."""
+
+    controller: RateController
+    trials: Sequence[tuple[Scene, Trial]]
+    joined: Joined
+    score: Score
+    over: float
+    """Its peak as a part of the bound that was asked for; 0 where there is none."""
 
 
 @dataclass(frozen=True)
@@ -78,6 +103,9 @@ def encode_to_target(
     allocation: str | None = None,
     max_bitrate: float | None = None,
     max_encodes: int | None = None,
+    peak_ratio: float | None = None,
+    max_peak: float | None = None,
+    buffer_s: float = 0.5,
     one_run: bool = False,
     prior: PriorUse | bool = "shipped",
     encoder: str | None = None,
@@ -114,7 +142,11 @@ def encode_to_target(
             most, and the mean is the target. None: "target", and for a bitrate "equal-slope".
         max_bitrate: Cap of a scene's mean rate in kb/s and, with encoders that can, of its buffer
             of a second.
-        max_encodes: Of scenes, in all.
+        max_encodes: Of scenes, in all; for each time that they are encoded under another cap.
+        peak_ratio: Most that any second and any segment may take, times the file's average
+            bitrate; None: no such bound.
+        max_peak: The same in kb/s; None: no such bound.
+        buffer_s: Size of the encoder's buffer where a scene takes a cap, in seconds of the cap.
         one_run: Make the knobs found zones of one more run over the whole (x264, x265), instead of
             joining the scenes' own files.
         prior: What the search begins with, as of `build_ladder`.
@@ -151,6 +183,9 @@ def encode_to_target(
         allocation=allocation,
         max_bitrate=max_bitrate,
         max_encodes=max_encodes,
+        peak_ratio=peak_ratio,
+        max_peak=max_peak,
+        buffer_s=buffer_s,
         one_run=one_run,
         prior=prior,
         encoder=encoder,
@@ -184,25 +219,57 @@ def _encode(input: Path, out: Path, options: EncodeOptions) -> Encoded:
         raise InputError(f"{spec.name} takes no zones in one run; leave out --one-run")
     if target is not None and not 0 < target <= top:
         raise InputError(f"the target score must lie between 0 and {top:g}, not {target:g}")
+    limit = peak_limit(options, spec)
     with open_session(input, options, tools) as session:
         scenes = _scenes(session)
-        controller = _controller(session, scenes, prior)
-        trials: list[tuple[Scene, Trial]] = []
-        plain = _rendition(session)
-        _drive(controller, trials, session, scenes, plain)
-        files = _files(controller, trials, scenes)
-        if options.one_run:
-            files = [_in_one_run(controller, plain, session)]
         # beside the output: it gets its name once it is known to be right
         with scratch(out.parent) as folder:
             whole = Path(folder) / out.name
-            joined, score = _joined(session, files, scenes, whole, out)
+            take = _within_peak(session, scenes, prior, limit, whole)
+            joined = take.joined
             with counted_of(session.source, options.progress, "guard", f"guarding {quoted(out)}"):
                 guard = session.shop.guard(session.source, whole)
             peak = _peak(joined, spec, session.source)
             os.replace(whole, out)
-        made = TitleEncode(session, controller, trials, out, joined, score, guard, peak)
+        made = TitleEncode(session, take, out, guard, peak, limit)
         return _answer(made, _checked(made))
+
+
+def _within_peak(
+    session: Session[EncodeOptions],
+    scenes: Sequence[Scene],
+    prior: PriorUse,
+    limit: PeakLimit | None,
+    whole: Path,
+) -> Take:
+    """The title as `whole`, such that its peak keeps the bound; the nearest to it where none does.
+
+    A bound relative to the average is known once the whole is there: then scenes are encoded again
+    where they are above it, and others share out what the score lost.
+    """
+    trials: list[tuple[Scene, Trial]] = []
+    bound = None if limit is None or limit.kbps == math.inf else limit
+    tried: list[tuple[float, float]] = []
+    while True:
+        controller = _controller(session, scenes, prior)
+        _drive(controller, trials, session, scenes, bound)
+        files = _files(controller, trials, scenes)
+        if session.options.one_run:
+            files = [_in_one_run(controller, session, limit)]
+        joined, score = _joined(session, files, scenes, whole)
+        if limit is None:
+            return Take(controller, trials, joined, score, 0.0)
+        packets = stream_packets(whole, session.spec.codec, session.source.fps)
+        over = peaks_of(packets, session.source.duration_s).over(limit)
+        if over <= 1 or session.options.one_run or len(tried) >= MOST_BOUNDS:
+            return Take(controller, trials, joined, score, over)
+        rate = clipping_rate(packets, session.source.duration_s, limit)
+        if bound:
+            tried.append((bound.kbps, over))
+            rate = next_rate(tried)
+        bound = PeakLimit(kbps=min(rate, limit.kbps), buffer_s=limit.buffer_s)
+        message = f"a peak {100 * (over - 1):.0f} % too high: scenes under {bound.kbps:.0f} kb/s"
+        session.options.progress(Event("encode", message, 0, len(scenes)))
 
 
 def _scenes(session: Session[EncodeOptions]) -> Sequence[Scene]:
@@ -250,14 +317,24 @@ class TitleEncode:
     """The encode of a title, and all that its document is made from."""
 
     session: Session[EncodeOptions]
-    controller: RateController
-    trials: Sequence[tuple[Scene, Trial]]
+    take: Take
     path: Path
-    joined: Joined
-    score: Score
     guard: dict[str, float]
     """VMAF and PSNR-Y of the whole."""
     peak_kbps: float
+    limit: PeakLimit | None
+
+    @property
+    def controller(self) -> RateController:
+        return self.take.controller
+
+    @property
+    def joined(self) -> Joined:
+        return self.take.joined
+
+    @property
+    def score(self) -> Score:
+        return self.take.score
 
 
 @dataclass(frozen=True)
@@ -296,6 +373,12 @@ def _checked(made: TitleEncode) -> TargetCheck:
         remarks.append(
             f"the whole scores {mean:.2f} where its scenes score {of_scenes:.2f} on average"
         )
+    if made.take.over > 1 + TOLERANCE:
+        trusted = False
+        remarks.append(
+            f"the peak is {100 * (made.take.over - 1):.0f} % above its bound, and no cap on the "
+            "scenes brought it below"
+        )
     return TargetCheck(reached, trusted, [*remarks, *unreached([made.score], metric)])
 
 
@@ -311,7 +394,7 @@ def _means(made: TitleEncode) -> tuple[float, float]:
 
 def _scene_means(made: TitleEncode) -> dict[Scene, float]:
     """Mean score of each scene's encode; none where scores are means themselves."""
-    known = {(scene, t.rendition.knob): t.mean for scene, t in made.trials}
+    known = {(scene, t.rendition.knob): t.mean for scene, t in made.take.trials}
     means = {s: known.get((s, p.knob)) for s, p in made.controller.choices.items()}
     return {scene: mean for scene, mean in means.items() if mean is not None}
 
@@ -338,6 +421,7 @@ def _answer(made: TitleEncode, outcome: TargetCheck) -> Encoded:
         "guard": {name: rounded(value) for name, value in made.guard.items()},
         "bitrate_kbps": rounded(joined.video_kbps),
         "peak_kbps": rounded(made.peak_kbps),
+        **({"peak_of_bound": rounded(made.take.over)} if made.limit else {}),
         "frames": joined.frames,
         "duration": joined.duration_s,
         "scenes": [
@@ -349,7 +433,7 @@ def _answer(made: TitleEncode, outcome: TargetCheck) -> Encoded:
         ],
         "trials": [
             {"start_frame": scene.start_frame, "end_frame": scene.end_frame, **trial.to_json()}
-            for scene, trial in made.trials
+            for scene, trial in made.take.trials
         ],
         "cost": cost_json(session.shop.cost, time.monotonic() - session.started),
         "warnings": [*source.notes, *session.shop.remarks, *joined.notes, *outcome.remarks],
@@ -398,19 +482,22 @@ def _drive(
     trials: list[tuple[Scene, Trial]],
     session: Session[EncodeOptions],
     scenes: Sequence[Scene],
-    plain: Rendition,
+    limit: PeakLimit | None,
 ) -> None:
     """Encode and score what the controller asks for until it has what it wants.
 
     Appends to `trials`. Raises TargetUnreachable when a scene is left without an encode.
     """
     source, shop, progress = session.source, session.shop, session.options.progress
+    plain = _rendition(session)
     excerpts = SceneExcerpts(source, shop.scratch, shop.ffmpeg)
 
     def attempt(asked: tuple[Scene, float]) -> Trial:
         scene, knob = asked
         gop = even_gop(scene.frames, gop_frames(shop.spec, source.fps))
-        return shop.try_one(excerpts.of(scene), replace(plain, knob=knob, gop=gop), starts=(0,))
+        part = excerpts.of(scene)
+        trial = shop.try_one(part, replace(plain, knob=knob, gop=gop), starts=(0,))
+        return trial if limit is None else _under(limit, shop, part, trial)
 
     while asked := controller.next_trials(shop.workers):
         made = list(zip(asked, shop.map(attempt, asked), strict=True))
@@ -426,6 +513,21 @@ def _drive(
     excerpts.prune(scenes)
     if bare := [scene for scene in scenes if scene not in controller.choices]:
         raise TargetUnreachable(_nothing_made(bare, trials))
+
+
+def _under(limit: PeakLimit, shop: Workshop, part: Source, plain: Trial) -> Trial:
+    """A scene's trial itself where its peak keeps the bound, else one under a cap."""
+    if plain.encode is None or plain.error:
+        return plain
+    try:
+        found = keep_peak(shop, part, plain.encode, limit)
+        if not found.tries:
+            return plain
+        score = shop.score(part, found.encode.path, starts=(0,))
+    except (EncodeFailed, DecodeFailed) as error:
+        return replace(plain, bitrate_kbps=None, score=None, error=str(error), encode=None)
+    made = found.encode
+    return Trial(made.rendition, made.bitrate_kbps, score.value, encode=made, mean=score.mean)
 
 
 def _report(
@@ -450,10 +552,10 @@ def _files(
 
 
 def _in_one_run(
-    controller: RateController, plain: Rendition, session: Session[EncodeOptions]
+    controller: RateController, session: Session[EncodeOptions], limit: PeakLimit | None
 ) -> Path:
     """The whole by one run of the encoder, with the scenes' knobs as zones of it."""
-    source, shop = session.source, session.shop
+    source, shop, plain = session.source, session.shop, _rendition(session)
     choices = controller.choices
     frames = sum(scene.frames for scene in choices)
     mean = sum(scene.frames * probe.knob for scene, probe in choices.items()) / frames
@@ -462,7 +564,8 @@ def _in_one_run(
     params = (*plain.params, (ZONES, zones))
     message = f"one run over the whole, {counted(len(choices), 'zone')} about {knob:g}"
     with counted_of(source, session.options.progress, "encode", message):
-        return shop.encode(source, replace(plain, knob=knob, params=params)).path
+        made = shop.encode(source, replace(plain, knob=knob, params=params))
+        return (keep_peak(shop, source, made, limit).encode if limit else made).path
 
 
 def zones_of(scenes: Sequence[tuple[int, int, float]], crf: float) -> str:
@@ -480,14 +583,15 @@ def _joined(
     files: Sequence[Path],
     scenes: Sequence[Scene],
     whole: Path,
-    out: Path,
 ) -> tuple[Joined, Score]:
-    """The chosen encodes as one file `whole`, of which `out` will be the name, and its score."""
+    """The chosen encodes as one file `whole`, named as the output will be, and its score."""
     source, shop, progress = session.source, session.shop, session.options.progress
-    with counted_of(source, progress, "join", f"{counted(len(files), 'part')} to {quoted(out)}"):
+    with counted_of(
+        source, progress, "join", f"{counted(len(files), 'part')} to {quoted(whole.name)}"
+    ):
         joined = join(files, source, whole, spec=shop.spec, ffmpeg=shop.ffmpeg)
     meter = shop.metric.scene_by_scene([(scene.start_frame, scene.frames) for scene in scenes])
-    with counted_of(source, progress, "verify", f"scoring {quoted(out)} as a whole"):
+    with counted_of(source, progress, "verify", f"scoring {quoted(whole.name)} as a whole"):
         starts = [scene.start_frame for scene in scenes]
         return joined, shop.score(source, whole, meter, starts)
 

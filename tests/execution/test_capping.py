@@ -1,0 +1,202 @@
+"""Peaks of real encodes under a cap, measured on their packets, with every buffer model."""
+
+import math
+import os
+from collections.abc import Iterator
+from dataclasses import replace
+from fractions import Fraction
+from pathlib import Path
+
+import pytest
+
+from tests.support.commandline import slow_but
+from tests.support.media import run_ffmpeg
+from vqaloop.bitstream.packets import Packet, peak_kbps, segment_peak_kbps, stream_packets
+from vqaloop.core.ffmpeg import ffmpeg_path, file_url
+from vqaloop.encoding.encode import encode
+from vqaloop.encoding.options import cap_of, output_options, with_cap
+from vqaloop.encoding.registry import get_encoder, load_encoders
+from vqaloop.errors import InputError
+from vqaloop.execution import capping
+from vqaloop.execution.cache import Cache
+from vqaloop.execution.capping import TOLERANCE, PeakLimit, keep_peak, measure_peaks, peak_limit
+from vqaloop.execution.options import PeakOptions
+from vqaloop.execution.workshop import Workshop
+from vqaloop.media.probe import probe_source
+from vqaloop.quality.registry import open_metric
+from vqaloop.records import Cap, Rendition, Source
+
+SPECS = load_encoders()
+CAPPED = [n for n, spec in SPECS.items() if spec.buffer_model and not spec.hardware]
+FFMPEG = ffmpeg_path()
+
+
+@pytest.fixture(scope="module")
+def bursty(tmp_path_factory: pytest.TempPathFactory) -> Source:
+    """Two calm seconds, two of noise on a fractal, one calm: the peak is about twice the mean."""
+    path = tmp_path_factory.mktemp("bursty") / "bursty.mkv"
+    size = "s=192x108:r=25"
+    graph = (
+        f"testsrc2={size}:d=2[a];mandelbrot={size},noise=alls=40:allf=t,trim=duration=2[b];"
+        f"testsrc2={size}:d=1,negate[c];[a][b][c]concat=n=3,format=yuv420p"
+    )
+    run_ffmpeg("-filter_complex", graph, "-c:v", "ffv1", file_url(path))
+    return probe_source(path, ffmpeg=FFMPEG)
+
+
+@pytest.fixture(scope="module")
+def calm(tmp_path_factory: pytest.TempPathFactory) -> Source:
+    path = tmp_path_factory.mktemp("calm") / "calm.mkv"
+    graph = "mandelbrot=s=192x108:r=25,trim=duration=3,format=yuv420p"
+    run_ffmpeg("-filter_complex", graph, "-c:v", "ffv1", file_url(path))
+    return probe_source(path, ffmpeg=FFMPEG)
+
+
+def opened(name: str, folder: Path) -> Workshop:
+    metric = open_metric("psnr", ffmpeg=FFMPEG)
+    return Workshop(SPECS[name], metric, Cache(folder), ffmpeg=FFMPEG)
+
+
+def rendition_of(name: str, source: Source) -> Rendition:
+    spec = SPECS[name]
+    # the least size of hardware encoders, of which only the options are looked at
+    if spec.hardware:
+        source = replace(source, width=320, height=180)
+    knob = spec.knob.snap(sum(spec.knob.search) / 2)
+    return Rendition(source.width, source.height, name, knob, spec.presets[-1])
+
+
+def highest(path: Path, name: str, source: Source) -> float:
+    """The peak over any window of a second and any pair of key frames, by brute force."""
+    packets = stream_packets(path, SPECS[name].codec, source.fps)
+    frames = round(float(source.fps))
+    windows = [packets[at : at + frames] for at in range(len(packets) - frames + 1)]
+    keys = [at for at, packet in enumerate(packets) if packet.keyframe] + [len(packets)]
+    runs = [packets[a:b] for a in keys for b in keys if b - a >= frames]
+    rates = [
+        sum(packet.size_bytes for packet in part) * 8 / 1000 / (len(part) / float(source.fps))
+        for part in (*windows, *runs)
+    ]
+    return max(rates)
+
+
+def mean(path: Path, name: str, source: Source) -> float:
+    packets = stream_packets(path, SPECS[name].codec, source.fps)
+    return sum(packet.size_bytes for packet in packets) * 8 / 1000 / source.duration_s
+
+
+@pytest.mark.parametrize("name", slow_but(CAPPED, "libx264", "libsvtav1"))
+def test_a_burst_keeps_the_bound_by_every_buffer_model(
+    name: str, bursty: Source, tmp_path: Path
+) -> None:
+    limit = PeakLimit(ratio=1.6)
+    with opened(name, tmp_path) as shop:
+        plain = shop.encode(bursty, rendition_of(name, bursty))
+        assert highest(plain.path, name, bursty) > 1.8 * mean(plain.path, name, bursty)
+        found = keep_peak(shop, bursty, plain, limit)
+        assert found.kept and 1 <= found.tries <= capping.MOST_TRIES
+        path = found.encode.path
+        assert highest(path, name, bursty) <= (1 + TOLERANCE) * 1.6 * mean(path, name, bursty)
+        # the bytes are those of the arguments, whichever thread of the encoder came first
+        again = tmp_path / f"again{SPECS[name].suffix}"
+        run_ffmpeg("-i", file_url(bursty.path), *found.encode.ffmpeg_args, file_url(again))
+        assert again.read_bytes() == path.read_bytes()
+
+
+@pytest.mark.parametrize("name", ["libx264", "libsvtav1"])
+def test_a_peak_in_kbps_is_kept_too(name: str, bursty: Source, tmp_path: Path) -> None:
+    with opened(name, tmp_path) as shop:
+        plain = shop.encode(bursty, rendition_of(name, bursty))
+        most = highest(plain.path, name, bursty) / 2
+        found = keep_peak(shop, bursty, plain, PeakLimit(kbps=most))
+        assert highest(found.encode.path, name, bursty) <= (1 + TOLERANCE) * most
+        # not far below either: bits that are allowed are spent
+        assert highest(found.encode.path, name, bursty) >= 0.5 * most
+
+
+def test_a_calm_title_is_not_encoded_again(calm: Source, tmp_path: Path) -> None:
+    with opened("libx264", tmp_path) as shop:
+        plain = shop.encode(calm, rendition_of("libx264", calm))
+        found = keep_peak(shop, calm, plain, PeakLimit(ratio=2.0))
+        assert found.encode is plain and found.tries == 0 and found.over <= 1
+        assert shop.cost.encodes == 1
+
+
+def test_what_no_cap_reaches_is_said(
+    bursty: Source, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # an encoder that takes the cap and heeds it not
+    model = replace(SPECS["libx264"].buffer_model, options=(("metadata", "cap={kbps}"),))
+    deaf = replace(SPECS["libx264"], buffer_model=model)
+    monkeypatch.setattr("vqaloop.encoding.encode.get_encoder", lambda name: deaf)
+    with opened("libx264", tmp_path) as shop:
+        shop.spec = deaf
+        plain = shop.encode(bursty, rendition_of("libx264", bursty))
+        found = keep_peak(shop, bursty, plain, PeakLimit(ratio=1.5))
+        assert not found.kept and found.over > 1 + TOLERANCE
+
+
+def test_keys_without_a_cap_are_those_of_before(calm: Source) -> None:
+    for name, spec in SPECS.items():
+        plain = output_options(spec, rendition_of(name, calm), calm)
+        assert not {"maxrate", "minrate", "bufsize", "qmin"} & plain.keys()
+        if spec.buffer_model:
+            capped = with_cap(rendition_of(name, calm), Cap(300, 150))
+            options = output_options(spec, capped, calm)
+            assert (options["maxrate"], options["bufsize"]) == ("300k", "150k")
+            assert cap_of(capped) == Cap(300, 150) and cap_of(rendition_of(name, calm)) is None
+        else:
+            assert spec.buffer_model.cannot
+            with pytest.raises(InputError, match="unknown parameter 'buffer'"):
+                output_options(spec, with_cap(rendition_of(name, calm), Cap(300, 150)), calm)
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"peak_ratio": 1.0}, "--peak-ratio 1 is no bound"),
+        ({"peak_ratio": math.nan}, "--peak-ratio nan is no bound"),
+        ({"max_peak": 0.0}, "--max-peak 0 is no bound"),
+        ({"peak_ratio": 2.0, "buffer_s": 0.0}, "--buffer 0 s: 0.1 to 10 s are taken"),
+    ],
+)
+def test_bounds_that_make_no_sense_are_refused(options: dict[str, float], said: str) -> None:
+    with pytest.raises(InputError, match=said):
+        peak_limit(PeakOptions(**options), SPECS["libx264"])
+
+
+def test_encoders_without_a_model_are_refused_if_asked_and_left_alone_by_default() -> None:
+    for name in ("librav1e", "libxavs2"):
+        with pytest.raises(InputError, match=f"{name} cannot keep a peak: .*no buffer model"):
+            peak_limit(PeakOptions(peak_ratio=2.0), get_encoder(name))
+        limit = peak_limit(PeakOptions(), get_encoder(name), default_ratio=2.0)
+        assert limit == PeakLimit(2.0, asked=False)
+
+
+def seconds(*rates: int, keys: tuple[int, ...] = (0,)) -> Iterator[Packet]:
+    """A packet every tenth of a second; `rates` are its bytes, one a second."""
+    for at in range(10 * len(rates)):
+        yield Packet(at / 10, rates[at // 10], at in keys)
+
+
+def test_segments_are_whole_gops_of_a_second_at_least() -> None:
+    packets = list(seconds(100, 100, 300, 100, 900, keys=(0, 20, 40, 45)))
+    # the GOP from 4.0 to 4.5 s alone is too short: with its neighbours it counts
+    assert segment_peak_kbps(packets, 5.0) == pytest.approx(72.0)
+    assert peak_kbps(packets, 5.0) == pytest.approx(72.0)
+    low = list(seconds(100, 100, 300, 100, keys=(0, 20)))
+    assert segment_peak_kbps(low, 4.0) == pytest.approx(16.0)
+    short = list(seconds(100, 100, 100, keys=(0, 20, 25)))
+    short[25:] = [packet._replace(size_bytes=900) for packet in short[25:]]
+    assert segment_peak_kbps(short, 3.0) == pytest.approx((5 * 100 + 5 * 900) * 8 / 1000)
+    assert segment_peak_kbps(short[:5], 0.5) == pytest.approx(8.0)
+
+
+def test_measured_peaks_are_those_of_brute_force(bursty: Source, tmp_path: Path) -> None:
+    out = tmp_path / "a.mp4"
+    encode(bursty, rendition_of("libx264", bursty), out, ffmpeg=FFMPEG)
+    found = measure_peaks(out, SPECS["libx264"], bursty)
+    assert found.highest_kbps == pytest.approx(highest(out, "libx264", bursty))
+    assert found.mean_kbps == pytest.approx(mean(out, "libx264", bursty))
+    assert os.path.getsize(out) * 8 / 1000 / bursty.duration_s > found.mean_kbps
+    assert Fraction(25) == bursty.fps
