@@ -54,7 +54,7 @@ def shard(name: str, seed: int, encodes: int = 3, regions: int = 4, size: int = 
         fdim_features=torch.from_numpy(features),
         labels=NAMES,
         region=CROPS,
-        canvas=(1920, 540 * seed),
+        canvas=(1920, 540 * (seed + 1)),
         distances=(1, 5) * (regions // 2),
         places=tuple(10 * (r // 2) for r in range(regions)),
     )
