@@ -41,7 +41,9 @@ def test_the_miniature_passes_on_a_cpu(
         path = tmp_path / f"{name}.safetensors"
         scene: dict[str, object] = {"content": name, "canvas": made.canvas}
         scene |= {"distances": made.distances, "places": made.places}
-        write_shard(path, arrays, scene, made.encodes, made.label, labels=made.labels)
+        write_shard(
+            path, arrays, scene, made.encodes, made.label, labels=made.labels, region=made.region
+        )
     out = tmp_path / "gpu.json"
     status = gpu.main(["--small", "--out", str(out), "--data", str(tmp_path), "--minutes", "5"])
     done = json.loads(out.read_text())["sections"]

@@ -128,7 +128,7 @@ def test_answers_are_the_student_s_own(
     assert row["label"] == shard.encodes[1]["score"]
     assert row["anchored"] == pytest.approx(100 * torch.stack(regions).mean().item(), abs=1e-3)
     assert row["alone"] == pytest.approx(100 * torch.stack(whole).mean().item(), abs=1e-3)
-    assert abs(regions[0][0] - regions[1][0]) > 5e-5
+    assert abs(regions[0] - regions[1]) > 5e-5
     single = judged.regions.query("scene == @shard.name and encode == 1 and region == 1").iloc[0]
     assert single["anchored"] == pytest.approx(100 * regions[1].item(), abs=1e-3)
     assert shard.region_labels is not None
