@@ -13,6 +13,7 @@ import copy
 import tempfile
 import time
 import warnings
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +39,8 @@ ENCODES = ((1.0, 24), (1.0, 34), (0.5, 24), (0.5, 34))
 """Part of the source's height, and x264's CRF."""
 PRECISIONS = (0.5, 1.0, 2.0, 4.0)
 BATCH = 32
+HEIGHT = 540.0
+"""Of the canvas, for heads that take it."""
 
 
 def network(
@@ -46,7 +49,7 @@ def network(
     """Score of clips against the source's, and CPU seconds of the network for the encode's."""
     parts = [slice(i, i + BATCH) for i in range(0, len(one), BATCH)]
     with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16, enabled=half):
-        anchors = [student.anchor(to_clips(torch.from_numpy(one[part]))) for part in parts]
+        anchors = [student.anchor(to_clips(torch.from_numpy(one[part])), HEIGHT) for part in parts]
         pixels = [to_clips(torch.from_numpy(other[part])) for part in parts]
         begun = time.process_time()
         seen = [student.compare(x, anchor) for x, anchor in zip(pixels, anchors, strict=True)]
@@ -54,7 +57,8 @@ def network(
     assert len(joined(anchors).weights) == len(one)
     sums, weights = (torch.cat(x).float() for x in zip(*seen, strict=True))
     with torch.inference_mode():
-        return pool(student.anchored_answers, (sums, weights), counts, 0, shares).value, took
+        answers = partial(student.anchored_answers, canvas_height=HEIGHT)
+        return pool(answers, (sums, weights), counts, 0, shares).value, took
 
 
 def study(source: Source, rung: Path, students: dict[str, Student], ffmpeg: str) -> dict[str, Any]:

@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -33,6 +34,8 @@ TOLERANCE = 0.01
 GOAL = 0.40
 """Share of the bf16 matrix peak that Small is to reach."""
 SHIPPED = ("internvqa-mini", "internvqa-tiny")
+CANVAS_HEIGHT = 1080
+"""Of all clips, for heads that take it."""
 
 
 class Untestable(Exception):
@@ -152,14 +155,22 @@ def network(name: str, device: torch.device) -> "Network":
 
 def scores(of: "Network", reference: Frames, encode: Frames) -> dict[str, float]:
     """Scores of an encode's crops taken together, as of a title: anchored, and alone."""
+    from vqaloop.models.stream_facts import StreamFacts
     from vqaloop.quality.pooling import pool
 
     seen = {
-        "anchored": of.compare(encode, of.anchor(reference)),
-        "alone": of.alone(encode),
+        "anchored": of.compare(encode, of.anchor(reference, CANVAS_HEIGHT)),
+        "alone": of.alone(encode, CANVAS_HEIGHT),
     }
     with of.exclusive() as student:
-        answers = {"anchored": student.anchored_answers, "alone": student.alone_answers}
+        answers = {
+            "anchored": partial(student.anchored_answers, canvas_height=CANVAS_HEIGHT),
+            "alone": partial(
+                student.alone_answers,
+                canvas_height=CANVAS_HEIGHT,
+                stream=StreamFacts().inputs(),
+            ),
+        }
         return {
             head: pool(answers[head], pair, [len(encode)], 0).value for head, pair in seen.items()
         }
@@ -253,7 +264,7 @@ def memory(run: Run) -> Findings:
     when, corners = crops_of(frames, count, rng)
     reference, encode = clips_of(frames, when, corners), clips_of(frames // 2 + 60, when, corners)
     whole = network(SHIPPED[0], run.device)
-    anchor = whole.anchor(reference)
+    anchor = whole.anchor(reference, CANVAS_HEIGHT)
     whole.compare(encode, anchor)  # handles and workspaces of libraries
     torch.cuda.empty_cache()
     torch.cuda.reset_peak_memory_stats()
@@ -268,7 +279,8 @@ def memory(run: Run) -> Findings:
     found.expect(whole.batch_size < count, "a batch was not halved with room for a quarter of it")
     with whole.exclusive() as student:
         one, other = (
-            100 * student.anchored_answers(*pair)[:, 0].double() for pair in (expected, halved)
+            100 * student.anchored_answers(*pair, CANVAS_HEIGHT)[:, 0].double()
+            for pair in (expected, halved)
         )
     gap = (one - other).abs().max().item()
     found.figures["largest_difference"] = gap
@@ -378,7 +390,7 @@ def _speeds(run: Run, each: _Speed, way: str, peak: float) -> Iterator[dict[str,
     backbone: Any = student.backbone
     few = torch.randn(each.sizes[0], *shape, device=run.device)
     with torch.inference_mode(), exact():
-        expected, _ = student.compare(few, student.anchor(few.flip(0)))
+        expected, _ = student.compare(few, student.anchor(few.flip(0), CANVAS_HEIGHT))
     cast = each.half and way in ("cast", "compiled, cast", "graph")
     if cast:
         backbone.bfloat16()
@@ -391,7 +403,7 @@ def _speeds(run: Run, each: _Speed, way: str, peak: float) -> Iterator[dict[str,
         row: dict[str, Any] = {"way": way, "batch": batch}
         try:
             with torch.inference_mode(), exact(), half:
-                found, _ = student.compare(few, student.anchor(few.flip(0)))
+                found, _ = student.compare(few, student.anchor(few.flip(0), CANVAS_HEIGHT))
                 # of values that crops are pooled by, with initial weights
                 row["error"] = ((found - expected).norm() / expected.norm()).item()
                 clips = torch.randn(batch, *shape, device=run.device)
@@ -419,7 +431,7 @@ def _speeds(run: Run, each: _Speed, way: str, peak: float) -> Iterator[dict[str,
 
 def _comparison(student: "Student", clips: Tensor, is_graph: bool) -> Callable[[], Any]:
     """A batch compared with its anchor."""
-    anchor = student.anchor(clips)
+    anchor = student.anchor(clips, CANVAS_HEIGHT)
 
     def work() -> Any:
         return student.compare(clips, anchor)
@@ -459,7 +471,7 @@ def flops_of(name: str, device: torch.device) -> int:
         clip = torch.randn(1, 3, config.frames, config.size, config.size, device=device)
         # the plain kernel, whose products every version counts
         with torch.inference_mode(), sdpa_kernel(SDPBackend.MATH):
-            anchor = student.anchor(clip)
+            anchor = student.anchor(clip, CANVAS_HEIGHT)
             with FlopCounterMode(display=False) as counter:
                 student.compare(clip, anchor)
         _flops[name] = int(counter.get_total_flops())
@@ -507,7 +519,7 @@ def uploads(run: Run) -> Findings:
     answers: dict[str, list[Tensor]] = {}
     for way, kind in (("overlapped", Network), ("plain", Plain)):
         net = kind(weights, run.device)
-        anchor = net.anchor(reference)
+        anchor = net.anchor(reference, CANVAS_HEIGHT)
         net.compare(encode, anchor)
         sums: list[Tensor] = []
 

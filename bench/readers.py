@@ -266,7 +266,17 @@ def _recipe(data: bytes, folder: Path) -> object:
 
 def _recipe_seeds(folder: Path) -> list[bytes]:
     del folder
-    return [path.read_bytes() for path in bundled_recipes().values()]
+    # alone in their folder they find those that they extend by their names
+    names = {path.resolve(): name for name, path in bundled_recipes().items()}
+    found = []
+    for path in names:
+        text = path.read_text("utf-8")
+        for base, name in names.items():
+            text = text.replace(
+                f'extends = "{os.path.relpath(base, path.parent)}"', f'extends = "{name}"'
+            )
+        found.append(text.encode())
+    return found
 
 
 def _encoder(data: bytes, folder: Path) -> object:

@@ -33,7 +33,7 @@ def test_the_miniature_passes_on_a_cpu(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    for number, name in enumerate("abcde"):
+    for number, name in enumerate("abcde", 1):
         made = shard(name, number)
         parts = {"distorted": made.distorted, "reference": made.reference}
         parts |= {"region_labels": made.region_labels, "frame_labels": made.frame_labels}

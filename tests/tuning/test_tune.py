@@ -340,9 +340,8 @@ def named(monkeypatch: pytest.MonkeyPatch, source: Source, *, rate_asked: bool =
     monkeypatch.setattr(result, "encoder_version", lambda spec, ffmpeg: "x 1")
     monkeypatch.setattr(result, "file_sha256", lambda path: "f" * 64)
     spec = SimpleNamespace(name="x", codec="h264", tunables=())
-    metric = SimpleNamespace(identity=lambda: "psnr")
     judge: Any = SimpleNamespace(
-        shop=SimpleNamespace(spec=spec, ffmpeg="ffmpeg", metric=metric),
+        shop=SimpleNamespace(spec=spec, ffmpeg="ffmpeg", scoring=lambda: "psnr"),
         windows=[source],
         setting=Setting(64, 64, "fast", 8),
     )

@@ -109,8 +109,10 @@ def test_there_are_found_inputs() -> None:
 
 
 def recipe(line: str) -> bytes:
-    text = seeds("recipe")[0].decode()
-    return text.replace("steps", f"{line}\nsteps", 1).encode()
+    text = next(
+        seed.decode() for seed in seeds("recipe") if b"\nsteps = " in seed and b"start" not in seed
+    )
+    return text.replace("\nsteps", f"\n{line}\nsteps", 1).encode()
 
 
 def encoder(old: str, new: str) -> bytes:

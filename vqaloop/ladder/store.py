@@ -229,7 +229,7 @@ def read_ladder(folder: str | os.PathLike[str]) -> Ladder:
     path = Path(folder)
     if not path.is_file():
         path /= "ladder.json"
-    remedy = "make the ladder again"
+    remedy = "name a ladder's folder or its ladder.json, or make the ladder again"
     give = "give the folder that `vqaloop ladder` wrote"
     # all of it: what is not checked here goes into `about` as it is
     document = read_document(path, dict[str, Any], schema=SCHEMA, give=give, remedy=remedy)
