@@ -21,7 +21,7 @@ import pandas as pd
 
 from bench.oracle import Oracle
 from bench.search import RULES, read_oracles, vqaloop_ladder
-from vqaloop.core.files import renamed_to
+from vqaloop.core.files import write_whole
 from vqaloop.ladder.options import BANDWIDTH_SHARE
 from vqaloop.records import RDPoint
 from vqaloop.report.markdown import pipes
@@ -112,8 +112,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if table.empty:
         raise SystemExit(f"no whole grid in {options.grid} yet")
     if options.csv:
-        with renamed_to(options.csv) as part:
-            table.to_csv(part, index=False, float_format="%.4f")
+        write_whole(options.csv, table.to_csv(index=False, float_format="%.4f"))
     print(markdown(table))
     return 0
 

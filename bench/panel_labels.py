@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
+import torch
 from safetensors import safe_open
 
 from vqaloop.core import files
@@ -24,6 +25,8 @@ from vqaloop.panel import pairs
 from vqaloop.panel.labels import LABELS
 from vqaloop.panel.measure import PanelTools
 from vqaloop.panel.soft_minimum import Panel
+from vqaloop.quality.pooling import mean_over_time
+from vqaloop.training.targets import label_of_weights
 
 Values = npt.NDArray[np.float64]
 
@@ -53,8 +56,8 @@ class Fusion:
         """The label of an encode, of these judges alone, from its table of frames."""
         own = [name for name in LABELS if name in names and name in table]
         frames = np.stack([nearest(table[name].to_numpy(float)) for name in own], -1)
-        lacking, power = 100 - self.panel.fuse(frames, own), self.time_power
-        return float(100 - np.mean(lacking**power) ** (1 / power))
+        fused = torch.from_numpy(self.panel.fuse(frames, own))
+        return float(mean_over_time(fused, torch.ones_like(fused), self.time_power))
 
 
 def read_fusion(weights: Path) -> Fusion:
@@ -64,13 +67,13 @@ def read_fusion(weights: Path) -> Fusion:
     """
     with safe_open(weights, "np") as file:
         header = dict(file.metadata() or {})
-    if PANEL not in header:
+    label = label_of_weights(header, weights.name)
+    if label is None or label.panel is None:
         raise InputError(
             f"{weights.name} was not trained on a panel's label, so its header has no panel; name "
             "weights that were with --panel FILE"
         )
-    panel = Panel.from_json(header[PANEL], weights.name)
-    return Fusion(panel, HeadConfig.from_header(header, weights.name).time_power)
+    return Fusion(label.panel, HeadConfig.from_header(header, weights.name).time_power)
 
 
 def nearest(values: Values) -> Values:

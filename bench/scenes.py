@@ -20,7 +20,7 @@ import pandas as pd
 
 from bench.grid import read_grid
 from bench.oracle import Oracle, read_oracle
-from vqaloop.core.files import renamed_to
+from vqaloop.core.files import write_whole
 from vqaloop.encoding.registry import default_encoder, get_encoder
 from vqaloop.media.scene_cuts import Scene
 from vqaloop.ratecontrol.controller import RateController
@@ -206,8 +206,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     ]
     table = compare(oracles, options.titles)
     if options.csv:
-        with renamed_to(options.csv) as part:
-            table.to_csv(part, index=False, float_format="%.4f")
+        write_whole(options.csv, table.to_csv(index=False, float_format="%.4f"))
     print(markdown(table))
     return 0
 

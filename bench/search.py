@@ -24,7 +24,7 @@ from bench import rivals
 from bench.grid import read_grid
 from bench.oracle import METRICS, SAMPLED, Encoded, Oracle, Tally, read_oracle
 from bench.rivals import Result
-from vqaloop.core.files import renamed_to
+from vqaloop.core.files import renamed_to, write_whole
 from vqaloop.encoding.registry import default_encoder, get_encoder
 from vqaloop.ladder.rd_plot import MARKERS
 from vqaloop.quality.bdrate import Curve, NotComparable, bd_rate
@@ -291,11 +291,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         raise SystemExit(f"no whole grid in {options.grid} yet")
     text = markdown(table)
     if options.csv:
-        with renamed_to(options.csv) as part:
-            table.to_csv(part, index=False, float_format="%.4f")
+        write_whole(options.csv, table.to_csv(index=False, float_format="%.4f"))
     if options.table:
-        with renamed_to(options.table) as part:
-            part.write_text(text, encoding="utf-8")
+        write_whole(options.table, text)
     if options.plot:
         draw(table, options.plot)
     print(text)

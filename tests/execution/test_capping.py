@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.commandline import slow_but
-from tests.support.media import run_ffmpeg
+from tests.support.media import make_bursty, run_ffmpeg
 from vqaloop.bitstream.packets import Packet, peak_kbps, segment_peak_kbps, stream_packets
 from vqaloop.core.ffmpeg import ffmpeg_path, file_url
 from vqaloop.encoding.encode import encode
@@ -35,13 +35,7 @@ FFMPEG = ffmpeg_path()
 def bursty(tmp_path_factory: pytest.TempPathFactory) -> Source:
     """Two calm seconds, two of noise on a fractal, one calm: the peak is about twice the mean."""
     path = tmp_path_factory.mktemp("bursty") / "bursty.mkv"
-    size = "s=192x108:r=25"
-    graph = (
-        f"testsrc2={size}:d=2[a];mandelbrot={size},noise=alls=40:allf=t,trim=duration=2[b];"
-        f"testsrc2={size}:d=1,negate[c];[a][b][c]concat=n=3,format=yuv420p"
-    )
-    run_ffmpeg("-filter_complex", graph, "-c:v", "ffv1", file_url(path))
-    return probe_source(path, ffmpeg=FFMPEG)
+    return probe_source(make_bursty(path, "192x108", 40, after_s=1), ffmpeg=FFMPEG)
 
 
 @pytest.fixture(scope="module")

@@ -16,7 +16,7 @@ import pytest
 import vqaloop
 from tests.support.commandline import SMALL as SMALL_WORDS
 from tests.support.commandline import Room, children
-from tests.support.media import make_clip, run_ffmpeg, shared_clip
+from tests.support.media import make_bursty, make_clip, run_ffmpeg, shared_clip
 from vqaloop.core.ffmpeg import ffmpeg_path, file_url
 from vqaloop.core.files import file_sha256
 from vqaloop.core.folders import STUDY_FILE, is_study_file
@@ -282,13 +282,7 @@ def test_arguments_replayed_give_the_file_again(room: Room, clip: Path, metric: 
 def bursty(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Two calm seconds, two of noise, two calm."""
     path = tmp_path_factory.mktemp("bursty") / "bursty.mkv"
-    size = "s=160x96:r=25"
-    graph = (
-        f"testsrc2={size}:d=2[a];mandelbrot={size},noise=alls=20:allf=t,trim=duration=2[b];"
-        f"testsrc2={size}:d=2,negate[c];[a][b][c]concat=n=3,format=yuv420p"
-    )
-    run_ffmpeg("-filter_complex", graph, "-c:v", "ffv1", file_url(path))
-    return path
+    return make_bursty(path, "160x96", 20, after_s=2)
 
 
 def test_rungs_keep_their_peaks(room: Room, bursty: Path) -> None:

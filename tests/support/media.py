@@ -66,6 +66,17 @@ def make_clip(
     return path
 
 
+def make_bursty(path: Path, size: str, noise: int, after_s: int) -> Path:
+    """Two calm seconds, two of noise on a fractal, then calm ones: 25 fps, without loss."""
+    form = f"s={size}:r=25"
+    graph = (
+        f"testsrc2={form}:d=2[a];mandelbrot={form},noise=alls={noise}:allf=t,trim=duration=2[b];"
+        f"testsrc2={form}:d={after_s},negate[c];[a][b][c]concat=n=3,format=yuv420p"
+    )
+    run_ffmpeg("-filter_complex", graph, "-c:v", "ffv1", file_url(path))
+    return path
+
+
 def remux(source: Path, path: Path, *before: str, after: tuple[str, ...] = ()) -> Path:
     """Copy the streams to another file; `before` are input options, `after` output options."""
     run_ffmpeg(*before, "-i", file_url(source), "-c", "copy", *after, file_url(path))

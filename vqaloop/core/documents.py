@@ -145,6 +145,14 @@ def of_toml(values: dict[str, Any], kind: type[T], name: str) -> T:
     return found
 
 
+def json_value(text: str, fault: str, remedy: str) -> Any:
+    """The value of a JSON text; raises InputError, beginning with `fault`, where it is none."""
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{fault}: {error}; {remedy}") from error
+
+
 def as_type(document: Any, kind: type[T], name: str, remedy: str) -> T:
     """`document` as a value of type `kind`; raises InputError naming the first place at fault."""
     try:

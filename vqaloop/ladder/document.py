@@ -100,17 +100,7 @@ def rules_json(rules: Rules) -> dict[str, Any]:
 
 def audience_json(audience: Audience, checked: Sequence[Checked]) -> dict[str, Any]:
     """The audience, and what it gets of the rungs in the mean."""
-    rungs = [
-        RDPoint(
-            item.encode.rendition.width,
-            item.encode.rendition.height,
-            item.encode.rendition.knob,
-            item.encode.bitrate_kbps,
-            item.score.value,
-        )
-        for item in checked
-    ]
-    found = delivered(audience, rungs)
+    found = delivered(audience, [item.point for item in checked])
     return {
         **audience.to_json(),
         "score": rounded(found.score),

@@ -377,7 +377,7 @@ class Loop:
 
     def _wasteful(self, kbps: float, score: float) -> bool:
         """Whether a score is more than a step below what was tried reaches at this rate."""
-        whole = [(t.bitrate_kbps, t.score) for (_, _), t in self.tried.items() if t.whole_title]
+        whole = [(t.bitrate_kbps, t.score) for t in self.tried.values() if t.whole_title]
         rising = sorted((rate, value) for rate, value in whole if rate and value is not None)
         if not rising or kbps <= 0:
             return False

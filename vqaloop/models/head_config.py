@@ -3,11 +3,11 @@
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
-from typing import Annotated, Any
+from typing import Annotated
 
 from msgspec import Meta
 
-from vqaloop.core.documents import as_type
+from vqaloop.core.documents import as_type, json_value
 from vqaloop.core.text import quoted
 from vqaloop.errors import InputError
 
@@ -17,7 +17,8 @@ OUTPUTS = ("vmaf", "adm2", "vif_scale0", "vif_scale1", "vif_scale2", "vif_scale3
 """Outputs of the first generation of heads: the score / 100, and the elementary features of VMAF
 as auxiliary targets of training."""
 DISTANCES = (1, 5)
-"""Frames between the two of a clip, alternating by place, where a student takes two distances."""
+"""Frames between the two of a clip, alternating by place, where a student takes two distances: of
+neighbours, and far enough apart to see changes that take their time."""
 
 _Name = Annotated[str, Meta(pattern=r"\A[\w.+-]{1,40}\Z")]
 
@@ -66,10 +67,7 @@ class HeadConfig:
         if text is None:
             return cls()
         remedy = "train the weights again, or take a version of vqaloop that knows them"
-        try:
-            document: Any = json.loads(text)
-        except (ValueError, RecursionError) as error:
-            raise InputError(f"the heads of {name} are no JSON: {error}; {remedy}") from error
+        document = json_value(text, f"the heads of {name} are no JSON", remedy)
         found = as_type(document, cls, f"the heads of {name}", remedy)
         # a field left out of account would be another score
         unknown = sorted(document.keys() - {field.name for field in fields(cls)})

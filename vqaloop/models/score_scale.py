@@ -8,13 +8,13 @@ from the VMAF of the encodes they were trained on by isotonic regression (Barlow
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import numpy as np
 import numpy.typing as npt
 from msgspec import Meta
 
-from vqaloop.core.documents import Finite, as_type
+from vqaloop.core.documents import Finite, as_type, json_value
 from vqaloop.errors import InputError
 
 Values = npt.NDArray[np.float64]
@@ -129,10 +129,7 @@ class ScoreScale:
             InputError: It is no such map.
         """
         remedy = "train the weights again with sources, so that the map is learnt"
-        try:
-            document: Any = json.loads(text)
-        except (ValueError, RecursionError) as error:
-            raise InputError(f"the scale of {name} is no JSON: {error}; {remedy}") from error
+        document = json_value(text, f"the scale of {name} is no JSON", remedy)
         found = as_type(document, cls, f"the scale of {name}", remedy)
         if not (np.diff(np.asarray(found.to_vmaf), axis=0) > 0).all():
             raise InputError(f"the scale of {name} does not rise from knot to knot; {remedy}")

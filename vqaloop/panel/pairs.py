@@ -10,12 +10,18 @@ import numpy.typing as npt
 
 from vqaloop.core import ffmpeg as ffmpeg_graph
 from vqaloop.core import process
-from vqaloop.core.ffmpeg import compiled, input_arguments
+from vqaloop.core.ffmpeg import compiled
 from vqaloop.core.files import scratch
 from vqaloop.errors import InputError, ToolError
 from vqaloop.media.planes import Frames
 from vqaloop.quality.full_reference import frame_values, read_frames
-from vqaloop.quality.libvmaf import read_vmaf, require_filter, require_model, vmaf_options
+from vqaloop.quality.libvmaf import (
+    raw_pair,
+    read_vmaf,
+    require_filter,
+    require_model,
+    vmaf_options,
+)
 
 MODELS = {"v1": ("v1", "v1-4k"), "neg": ("neg", "neg-4k"), "v0.6.1": ("v0.6.1", "4k")}
 """libvmaf's models of the labels: up to 2560x1440, and above."""
@@ -76,13 +82,8 @@ def labels_of_frames(
     for model in models:
         require_model(ffmpeg, model, width, height)
     require_filter(ffmpeg, "xpsnr")
-    size = ("video_size", f"{width}x{height}")
-    raw = input_arguments([("f", "rawvideo"), ("pix_fmt", "yuv420p"), size])
     with scratch() as name:
-        files = {"DISTORTED": Path(name, "distorted"), "REFERENCE": Path(name, "reference")}
-        distorted.tofile(files["DISTORTED"])
-        reference.tofile(files["REFERENCE"])
-        node, other = (ffmpeg_graph.input(key, **raw) for key in files)
+        (node, other), files = raw_pair(reference, distorted, (width, height), Path(name))
         references = other.filter_multi_output("split", 2)
         options = vmaf_options(Path(name), 1, models)
         node = ffmpeg_graph.filter([node, references[0]], "libvmaf", **options)

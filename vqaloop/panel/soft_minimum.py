@@ -11,13 +11,13 @@ properties: members that agree with v1 would add to it.)
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import Annotated, Any
+from typing import Annotated
 
 import numpy as np
 import numpy.typing as npt
 from msgspec import Meta
 
-from vqaloop.core.documents import Finite, as_type
+from vqaloop.core.documents import Finite, as_type, json_value
 from vqaloop.errors import InputError
 
 Values = npt.NDArray[np.float64]
@@ -115,10 +115,7 @@ class Panel:
             InputError: It is no such panel.
         """
         remedy = "train the weights again"
-        try:
-            document: Any = json.loads(text)
-        except (ValueError, RecursionError) as error:
-            raise InputError(f"the panel of {name} is no JSON: {error}; {remedy}") from error
+        document = json_value(text, f"the panel of {name} is no JSON", remedy)
         found = as_type(document, cls, f"the panel of {name}", remedy)
         names = [member.name for member in found.members]
         if len(set(names)) < len(names) or not set(names) <= UNITS.keys():
@@ -157,8 +154,9 @@ def fit(
     unknown = sorted(set(members) - UNITS.keys())
     if unknown:
         raise InputError(f"no members of a panel: {unknown}; choose among {', '.join(UNITS)}")
-    chosen = np.asarray(plain, bool) & np.isfinite(_table(labels, names)[V1])
-    table = {name: column[chosen] for name, column in _table(labels, names).items()}
+    whole = _table(labels, names)
+    chosen = np.asarray(plain, bool) & np.isfinite(whole[V1])
+    table = {name: column[chosen] for name, column in whole.items()}
     if chosen.sum() < LEAST:
         raise InputError(
             f"a panel is learnt from at least {LEAST} plain encodes with VMAF v1, and there are "

@@ -45,6 +45,7 @@ from vqaloop.quality.libvmaf import (
     VMAF_MODELS,
     has_filter,
     has_model,
+    raw_pair,
     read_vmaf,
     require_filter,
     require_model,
@@ -212,13 +213,10 @@ def measure_clips(
         raise InputError(f"clips cannot be measured with {metrics}: choose among {known}")
     for name in metrics:
         require_filter(ffmpeg, _DEFINITIONS[name].filter)
-    size = ("video_size", f"{shape[3]}x{shape[2] // 3 * 2}")
-    raw = input_arguments([("f", "rawvideo"), ("pix_fmt", "yuv420p"), size])
+    size = shape[3], shape[2] // 3 * 2
+    ours, theirs = (np.concatenate([x[:, :1], x], 1) for x in (reference, distorted))
     with scratch() as folder:
-        files = {"DISTORTED": Path(folder, "distorted"), "REFERENCE": Path(folder, "reference")}
-        for path, clips in zip(files.values(), (distorted, reference), strict=True):
-            np.concatenate([clips[:, :1], clips], 1).tofile(path)
-        node, source = (ffmpeg_graph.input(key, **raw) for key in files)
+        (node, source), files = raw_pair(ours, theirs, size, Path(folder))
         source = source.filter_multi_output("split", len(metrics))
         for index, name in enumerate(metrics):
             node = ffmpeg_graph.filter([node, source[index]], _DEFINITIONS[name].filter)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from vqaloop.core import ffmpeg as ffmpeg_graph
 from vqaloop.core import process
-from vqaloop.core.ffmpeg import compiled, input_arguments
+from vqaloop.core.ffmpeg import Node, compiled, input_arguments
 from vqaloop.core.files import scratch
 from vqaloop.errors import InputError, ToolError
 from vqaloop.media.planes import require_pair
@@ -113,13 +113,8 @@ def vmaf_of_pairs(
     height, width = require_pair(reference, distorted)
     count = len(reference)
     require_model(ffmpeg, model, width, height)
-    size = ("video_size", f"{width}x{height}")
-    raw = input_arguments([("f", "rawvideo"), ("pix_fmt", "yuv420p"), size])
     with scratch() as name:
-        files = {"DISTORTED": Path(name, "distorted"), "REFERENCE": Path(name, "reference")}
-        distorted.tofile(files["DISTORTED"])
-        reference.tofile(files["REFERENCE"])
-        legs = [ffmpeg_graph.input(key, **raw) for key in files]
+        legs, files = raw_pair(reference, distorted, (width, height), Path(name))
         options = vmaf_options(Path(name), threads, [model])
         node = ffmpeg_graph.filter(legs, "libvmaf", **options)
         done = process.run(
@@ -136,6 +131,24 @@ def vmaf_of_pairs(
     if missing or len(table) != count:
         raise ToolError(f"libvmaf gave {len(table)} of {count} frames, without {missing}")
     return table[wanted]
+
+
+def raw_pair(
+    reference: npt.NDArray[np.uint8],
+    distorted: npt.NDArray[np.uint8],
+    size: tuple[int, int],
+    folder: Path,
+) -> tuple[list[Node], dict[str, Path]]:
+    """Frames of (width, height) in memory as inputs of a graph: the distorted ones, the reference.
+
+    The second value is the files that they are written to in `folder`, for `compiled`.
+    """
+    shape = ("video_size", f"{size[0]}x{size[1]}")
+    raw = input_arguments([("f", "rawvideo"), ("pix_fmt", "yuv420p"), shape])
+    files = {"DISTORTED": folder / "distorted", "REFERENCE": folder / "reference"}
+    distorted.tofile(files["DISTORTED"])
+    reference.tofile(files["REFERENCE"])
+    return [ffmpeg_graph.input(key, **raw) for key in files], files
 
 
 def vmaf_options(

@@ -97,10 +97,10 @@ def pool(
     drawn_rows = torch.from_numpy(draw).to(sums.device)
     of_moments = _moment_scores(answers, sums, weights, counts)
     share = of_moments.new_tensor(shares or [1.0] * len(counts))
-    mean = _mean(of_moments, share, time_power)
+    mean = mean_over_time(of_moments, share, time_power)
     # clipped after the mean: clipped draws would narrow the half-widths near 0 and 100
     of_draws = _moment_scores(answers, sums[drawn_rows], weights[drawn_rows], counts)
-    drawn = _mean(of_draws, share, time_power)
+    drawn = mean_over_time(of_draws, share, time_power)
     low, high = _central(drawn.clamp(0, 100))
     lowest, highest = _central(drawn)
     return PooledScore(
@@ -180,7 +180,7 @@ def _central(drawn: "torch.Tensor") -> tuple[float, float]:
     return float(low), float(high)
 
 
-def _mean(scores: "torch.Tensor", shares: "torch.Tensor", power: float) -> "torch.Tensor":
+def mean_over_time(scores: "torch.Tensor", shares: "torch.Tensor", power: float) -> "torch.Tensor":
     """(...) weighted mean over time of (T, ...) scores with (T,) shares of the title.
 
     Averaging over time, as VMAF does, keeps a scene of strong contrasts from outweighing the rest.

@@ -26,6 +26,7 @@ from vqaloop.errors import InputError, VqaloopError
 from vqaloop.media.frames import read_encode
 from vqaloop.media.planes import CLIP_SIZE, Frames, cut
 from vqaloop.media.probe import probe_source
+from vqaloop.models.head_config import DISTANCES
 from vqaloop.panel.labels import LABELS
 from vqaloop.panel.measure import (
     COLUMNS,
@@ -35,6 +36,7 @@ from vqaloop.panel.measure import (
     region_labels,
 )
 from vqaloop.panel.pairs import MARGIN
+from vqaloop.quality.full_reference import is_4k
 from vqaloop.records import Rendition, Source
 from vqaloop.training.attacks import ATTACKS, attack
 from vqaloop.training.corpus_scenes import CorpusScene, scene_frames
@@ -49,9 +51,6 @@ LEVELS = 4
 REGION_SIZE = 2 * CLIP_SIZE
 """Pixels a side of a region, which is parted into two by two crops. VMAF v1 takes no smaller ones
 than 160x216."""
-DISTANCES = (1, 5)
-"""Frames between the two frames of a clip, by turns from place to place: of neighbours, and far
-enough apart to see changes that take their time."""
 LEAST_STRENGTH = 0.1
 CVVDP_SCENES, CVVDP_EVERY = 0.25, 4
 """ColorVideoVDP judges this part of the scenes, and of these every so many-th encode and all that
@@ -173,15 +172,15 @@ def _write_scene(scene: CorpusScene, path: Path, plan: CorpusPlan, tools: PanelT
             f"{counted(count, 'frame')}; regions of {REGION_SIZE} pixels a side are cut out of it"
         )
     regions = _regions(count, height, width, plan, rng)
-    uhd = width > 2560 or height > 1440
     rows_of: list[dict[str, Any]] = []
     arrays: dict[str, list[npt.NDArray[Any]]] = defaultdict(list)
     failures: list[str] = []
     # in few scenes, since its program takes long to start, but many videos of each
-    for_cvvdp = rng.random() < CVVDP_SCENES
+    for_cvvdp = rng.random() < CVVDP_SCENES and tools.cvvdp is not None
     runs: list[tuple[int, list[Frames]]] = []
     with scratch() as folder:
         source = _raw_source(Path(folder) / "scene.yuv", frames, fps, tools.ffmpeg)
+        uhd = is_4k(source)
         for row, video in _videos(source, frames, plan, rng, tools.ffmpeg, failures):
             found = _measured(frames, video, regions, tools, uhd)
             for key, value in found.items():
@@ -195,7 +194,7 @@ def _write_scene(scene: CorpusScene, path: Path, plan: CorpusPlan, tools: PanelT
         raise InputError(f"{scene.path}: no encode succeeded: {failures[0]}")
     stacked = {name: np.stack(parts) for name, parts in arrays.items()}
     stacked["reference"] = _clips(frames, regions)
-    if for_cvvdp and tools.cvvdp:
+    if for_cvvdp:
         own = [_region_run(frames, region) for region in regions]
         jod = cvvdp_labels(
             own * len(runs), [run for _, parts in runs for run in parts], tools, fps=fps, uhd=uhd

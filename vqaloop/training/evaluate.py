@@ -21,6 +21,7 @@ from vqaloop.errors import InputError
 from vqaloop.media.colour import to_clips
 from vqaloop.models.device import exact
 from vqaloop.models.student import Student
+from vqaloop.quality.pooling import mean_over_time
 from vqaloop.training.correlation import (
     Correlations,
     Difference,
@@ -475,12 +476,11 @@ class _HeadScores:
 
 
 def _over_time(
-    values: npt.NDArray[np.float64], weights: npt.NDArray[Any], power: float = 1.0
+    values: npt.NDArray[np.float64], weights: npt.NDArray[Any], power: float
 ) -> npt.NDArray[np.float64]:
-    """(E,) power mean of what (E, T) values lack to 100, as a title's score is that of moments."""
-    lacks = 100 - values
-    mean = (np.sign(lacks) * np.abs(lacks) ** power) @ (weights / weights.sum())
-    return np.asarray(100 - np.sign(mean) * np.abs(mean) ** (1 / power))
+    """(E,) means over time of (E, T) values, as a title's score is that of its moments."""
+    shares = torch.from_numpy(weights.astype(np.float64))
+    return np.asarray(mean_over_time(torch.from_numpy(values).T, shares, power).numpy())
 
 
 def _percent(answers: Tensor) -> npt.NDArray[np.float64]:
