@@ -20,7 +20,9 @@ def add_encode(command: "Command") -> None:
     """The command with its options."""
     parser = command("encode", run_encode, "encode a title to a score, scene by scene")
     parser.add_argument("input", metavar="INPUT", type=Path)
-    parser.add_argument("output", metavar="OUTPUT", type=Path, help=".mp4, .mkv, .webm or .avs2")
+    parser.add_argument(
+        "output", metavar="OUTPUT", type=Path, help="ends in .mp4, .mkv, .webm or .avs2"
+    )
     add_options(parser, EncodeOptions, but=Running)
     executor_options(parser)
 
