@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from vqaloop.ladder.build import build_ladder, build_ladders
     from vqaloop.ladder.compare import LadderComparison, compare_ladders
     from vqaloop.ladder.store import read_ladder
-    from vqaloop.models import create_model
+    from vqaloop.models.registry import create_model
     from vqaloop.quality.scorer import Scorer
     from vqaloop.ratecontrol.controller import RateController
     from vqaloop.ratecontrol.target import Encoded, encode_to_target
@@ -64,7 +64,7 @@ _HOMES = {
     "build_ladders": "ladder.build",
     "compare_builds": "regress.compare",
     "compare_ladders": "ladder.compare",
-    "create_model": "models",
+    "create_model": "models.registry",
     "encode_to_target": "ratecontrol.target",
     "ffmpeg_path": "core.ffmpeg",
     "package_ladder": "delivery.package",

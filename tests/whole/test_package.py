@@ -64,6 +64,11 @@ def test_import_loads_nothing_heavy() -> None:
     assert not loaded_after("import vqaloop") & set(HEAVY)
 
 
+def test_a_ladder_starts_without_pytorch() -> None:
+    """Which takes seconds to load: it is not before there is something to score."""
+    assert not loaded_after("import vqaloop.ladder.build") & {"torch", "pandas", "matplotlib"}
+
+
 def test_names_on_offer_resolve() -> None:
     assert vqaloop.__all__ == sorted(vqaloop.__all__)
     assert set(vqaloop.__all__) <= set(dir(vqaloop))

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vqaloop.cli.options import executor_options, opened_executor
-from vqaloop.cli.output import emit, say
+from vqaloop.cli.output import emit, loading, say
 from vqaloop.core.option_fields import add_options, given_options
 from vqaloop.core.text import counted
 from vqaloop.encoding.registry import get_encoder
@@ -30,8 +30,9 @@ def add_encode(command: "Command") -> None:
 def run_encode(options: argparse.Namespace) -> int:
     """Exit status 1 where the target was not reached, 3 where the whole is not what its scenes
     were."""
-    from vqaloop.ratecontrol.target import encode_to_target
-    from vqaloop.report.progress import Progress
+    with loading(options):
+        from vqaloop.ratecontrol.target import encode_to_target
+        from vqaloop.report.progress import Progress
 
     with opened_executor(options) as workers, Progress(quiet=options.quiet) as progress:
         made = encode_to_target(

@@ -6,7 +6,7 @@ from typing import Any
 
 from vqaloop.cli.arguments import Command
 from vqaloop.cli.options import executor_options, opened_executor
-from vqaloop.cli.output import UNTRUSTED, emit, say
+from vqaloop.cli.output import UNTRUSTED, emit, loading, say
 from vqaloop.core.option_fields import add_options, given_options
 from vqaloop.execution.options import Running
 from vqaloop.ladder.options import LadderOptions
@@ -14,11 +14,12 @@ from vqaloop.ladder.options import LadderOptions
 
 def run_ladder(options: argparse.Namespace) -> int:
     """One ladder, one a codec, or a catalogue of many titles."""
-    from vqaloop.cli.catalogue import are_many, build_from, show
-    from vqaloop.ladder.build import build_ladder, build_ladders
-    from vqaloop.ladder.summary import print_ladder
-    from vqaloop.records import Ladder
-    from vqaloop.report.progress import Progress
+    with loading(options):
+        from vqaloop.cli.catalogue import are_many, build_from, show
+        from vqaloop.ladder.build import build_ladder, build_ladders
+        from vqaloop.ladder.summary import print_ladder
+        from vqaloop.records import Ladder
+        from vqaloop.report.progress import Progress
 
     asked: dict[str, Any] = given_options(LadderOptions, options)
     codecs = asked.pop("codec").split(",")

@@ -6,7 +6,7 @@ from pathlib import Path
 from vqaloop.cli.arguments import Command
 from vqaloop.cli.output import emit, say
 from vqaloop.core.option_fields import given_options, number, whole
-from vqaloop.core.text import parse_size, printable
+from vqaloop.core.text import parse_size, printable, size_within
 from vqaloop.execution.options import Running
 
 
@@ -17,7 +17,7 @@ def run_sample(options: argparse.Namespace) -> int:
     path = write_sample(
         options.output,
         seconds=options.seconds,
-        size=parse_size(options.size),
+        size=size_within(parse_size(options.size)),
         fps=options.fps,
         seed=running.seed,
         ffmpeg=options.ffmpeg,

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from vqaloop.cli.arguments import Command
 from vqaloop.cli.options import executor_options, opened_executor
-from vqaloop.cli.output import UNTRUSTED, emit, say
+from vqaloop.cli.output import UNTRUSTED, emit, loading, say
 from vqaloop.core.option_fields import add_options, given_options
 from vqaloop.execution.options import Running
 from vqaloop.tuning.options import TuneOptions
@@ -13,9 +13,10 @@ from vqaloop.tuning.options import TuneOptions
 
 def run_tune(options: argparse.Namespace) -> int:
     """Exit status 3 where verification contradicts the search."""
-    from vqaloop.report.progress import Progress
-    from vqaloop.tuning.result import tuning_lines
-    from vqaloop.tuning.tune import tune_encoder
+    with loading(options):
+        from vqaloop.report.progress import Progress
+        from vqaloop.tuning.result import tuning_lines
+        from vqaloop.tuning.tune import tune_encoder
 
     asked = given_options(TuneOptions, options)
     with opened_executor(options) as workers, Progress(quiet=options.quiet) as progress:

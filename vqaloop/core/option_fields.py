@@ -135,7 +135,9 @@ def read_texts(options: Any) -> None:
         if made.parse in (bool, str, Path):
             continue
         if isinstance(value, list | tuple) and any(isinstance(one, str) for one in value):
-            value = ",".join(size_text(v) if isinstance(v, list | tuple) else str(v) for v in value)
+            value = ",".join(
+                size_text(v) if isinstance(v, list | tuple) else str(v) for v in value
+            )
         if isinstance(value, str):
             try:
                 object.__setattr__(options, name, made.parse(value))
