@@ -29,7 +29,7 @@ def run_sample(options: argparse.Namespace) -> int:
 
 
 def add_sample(command: Command) -> None:
-    sample = command("sample", run_sample, "write a few seconds of varied synthetic video")
+    sample = command("sample", run_sample, "write a few seconds of generated video for trials")
     sample.add_argument("output", metavar="OUTPUT", type=Path, help="ends in .y4m, .mp4 or .mkv")
     sample.add_argument("--seconds", type=number, default=4.0, metavar="S")
     sample.add_argument("--size", default="640x360", metavar="WxH")
