@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from vqaloop.execution.job import Job
     from vqaloop.ladder.build import build_ladder, build_ladders
     from vqaloop.ladder.compare import LadderComparison, compare_ladders
+    from vqaloop.ladder.dry_run import LadderPlan, plan_ladder
     from vqaloop.ladder.store import read_ladder
     from vqaloop.models.registry import create_model
     from vqaloop.quality.scorer import Scorer
@@ -51,6 +52,7 @@ _HOMES = {
     "Job": "execution.job",
     "Ladder": "records",
     "LadderComparison": "ladder.compare",
+    "LadderPlan": "ladder.dry_run",
     "Local": "execution.executor",
     "RateController": "ratecontrol.controller",
     "RayCluster": "cluster.ray_cluster",
@@ -68,6 +70,7 @@ _HOMES = {
     "encode_to_target": "ratecontrol.target",
     "ffmpeg_path": "core.ffmpeg",
     "package_ladder": "delivery.package",
+    "plan_ladder": "ladder.dry_run",
     "read_ladder": "ladder.store",
     "tune_encoder": "tuning.tune",
 }
@@ -88,6 +91,7 @@ __all__ = [
     "Job",
     "Ladder",
     "LadderComparison",
+    "LadderPlan",
     "Local",
     "RateController",
     "RayCluster",
@@ -109,6 +113,7 @@ __all__ = [
     "encode_to_target",
     "ffmpeg_path",
     "package_ladder",
+    "plan_ladder",
     "read_ladder",
     "tune_encoder",
 ]
