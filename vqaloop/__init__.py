@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from vqaloop.ladder.build import build_ladder, build_ladders
     from vqaloop.ladder.compare import LadderComparison, compare_ladders
     from vqaloop.ladder.dry_run import LadderPlan, plan_ladder
+    from vqaloop.ladder.profiles import read_profile
     from vqaloop.ladder.store import read_ladder
     from vqaloop.models.registry import create_model
     from vqaloop.quality.scorer import Scorer
@@ -72,6 +73,7 @@ _HOMES = {
     "package_ladder": "delivery.package",
     "plan_ladder": "ladder.dry_run",
     "read_ladder": "ladder.store",
+    "read_profile": "ladder.profiles",
     "tune_encoder": "tuning.tune",
 }
 """Names loaded on first use, so that `import vqaloop` stays quick."""
@@ -115,6 +117,7 @@ __all__ = [
     "package_ladder",
     "plan_ladder",
     "read_ladder",
+    "read_profile",
     "tune_encoder",
 ]
 

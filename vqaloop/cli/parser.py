@@ -13,6 +13,7 @@ from vqaloop.cli.regress import add_regress
 from vqaloop.cli.report import add_report
 from vqaloop.cli.sample import add_sample
 from vqaloop.cli.score import add_score
+from vqaloop.cli.settings import add_settings, parse_with_settings
 from vqaloop.cli.shell import add_shell
 from vqaloop.cli.training import add_corpus, add_distill, add_evaluate
 from vqaloop.cli.tune import add_tune
@@ -21,11 +22,16 @@ from vqaloop.core.version import __version__
 from vqaloop.execution.options import Running
 
 
-def words_meant(argv: Sequence[str]) -> list[str]:
-    """The words of a command as the parser takes them: none, or `help`, ask for help."""
-    if not argv:
-        return ["--help"]
-    return [*argv[1:], "--help"] if argv[0] == "help" else list(argv)
+def parse_words(argv: Sequence[str]) -> argparse.Namespace:
+    """The options of a command line: none, or `help`, ask for help. Raises InputError."""
+    words = [*argv[1:], "--help"] if argv[:1] == ["help"] else argv or ["--help"]
+    parser = make_parser()
+    commands = next(
+        action.choices
+        for action in parser._actions
+        if isinstance(action, argparse._SubParsersAction)
+    )
+    return parse_with_settings(parser, commands, list(words))
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -43,6 +49,7 @@ def make_parser() -> argparse.ArgumentParser:
     group.add_argument("--json", metavar="FILE", help="write one JSON document; - for stdout")
     add_options(group, Running)
     group.add_argument("--quiet", action="store_true", help="no progress")
+    add_settings(common.add_argument_group("settings"))
 
     def command(name: str, run: Callable[..., int], summary: str) -> Parser:
         made = choices.add_parser(

@@ -183,9 +183,10 @@ def plan_lines(made: LadderPlan) -> list[str]:
         f"by {made.encoder}, preset {made.preset}; scored by {made.metric}",
     ]
     if made.rungs:
-        lines.append(
-            f"predicted, before any encode:\n{'size':>10} {'kb/s':>7} {made.knob:>6}  score"
-        )
+        lines += [
+            "predicted, before any encode:",
+            f"{'size':>10} {'kb/s':>7} {made.knob:>6}  score",
+        ]
         lines += [
             f"{f'{p.width}x{p.height}':>10} {shown_rate(p.bitrate_kbps):>7} {p.knob:>6g}  "
             f"{shown(p.score)} ± {shown(deviation)}"

@@ -180,18 +180,24 @@ class LadderOptions(StorageOptions, PriorOptions, PeakOptions, JobOptions):
         return self.within(source.canvas).resolutions
 
     def within(self, canvas: tuple[int, int]) -> LadderOptions:
-        """With sizes that have lines alone as wide as a source of this size asks."""
+        """With sizes that have lines alone as wide as a source of this size asks.
 
-        def one(size: tuple[int, int] | None) -> tuple[int, int] | None:
-            return size and size_within(size, canvas)
+        Of several those larger than the source are left out, unless all are: a profile names
+        the sizes of all titles.
+        """
 
-        sizes, required = self.resolutions, self.require
+        def wide(sizes: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
+            return [size_within(size, canvas) for size in sizes]
+
+        pixels, sizes = math.prod(canvas), self.resolutions
+        fitting = [s for s in sizes or () if s[0] or math.prod(size_within(s, canvas)) <= pixels]
+        top, bottom = self.min_top_size, self.min_bottom_size
         return replace(
             self,
-            resolutions=sizes and [size_within(size, canvas) for size in sizes],
-            require=tuple(size_within(size, canvas) for size in required),
-            min_top_size=one(self.min_top_size),
-            min_bottom_size=one(self.min_bottom_size),
+            resolutions=sizes and wide(fitting or sizes),
+            require=tuple(wide(self.require)),
+            min_top_size=top and size_within(top, canvas),
+            min_bottom_size=bottom and size_within(bottom, canvas),
         )
 
     def asked(self) -> dict[str, Any]:
