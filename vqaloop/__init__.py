@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from vqaloop.ladder.dry_run import LadderPlan, plan_ladder
     from vqaloop.ladder.profiles import read_profile
     from vqaloop.ladder.store import read_ladder
+    from vqaloop.media.part import cut_part
     from vqaloop.models.registry import create_model
     from vqaloop.quality.scorer import Scorer
     from vqaloop.ratecontrol.controller import RateController
@@ -68,6 +69,7 @@ _HOMES = {
     "compare_builds": "regress.compare",
     "compare_ladders": "ladder.compare",
     "create_model": "models.registry",
+    "cut_part": "media.part",
     "encode_to_target": "ratecontrol.target",
     "ffmpeg_path": "core.ffmpeg",
     "package_ladder": "delivery.package",
@@ -112,6 +114,7 @@ __all__ = [
     "compare_builds",
     "compare_ladders",
     "create_model",
+    "cut_part",
     "encode_to_target",
     "ffmpeg_path",
     "package_ladder",

@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from vqaloop.cli.options import executor_options, opened_executor
+from vqaloop.cli.options import executor_options, opened_executor, part_of, part_options
 from vqaloop.cli.output import emit, loading, say
 from vqaloop.core.option_fields import add_options, given_options
 from vqaloop.core.text import counted
@@ -23,6 +23,7 @@ def add_encode(command: "Command") -> None:
     parser.add_argument(
         "output", metavar="OUTPUT", type=Path, help="ends in .mp4, .mkv, .webm or .avs2"
     )
+    part_options(parser)
     add_options(parser, EncodeOptions, but=Running)
     executor_options(parser)
 
@@ -34,9 +35,13 @@ def run_encode(options: argparse.Namespace) -> int:
         from vqaloop.ratecontrol.target import encode_to_target
         from vqaloop.report.progress import Progress
 
-    with opened_executor(options) as workers, Progress(quiet=options.quiet) as progress:
+    with (
+        part_of(options, [options.input]) as (title,),
+        opened_executor(options) as workers,
+        Progress(quiet=options.quiet) as progress,
+    ):
         made = encode_to_target(
-            options.input,
+            title,
             options.output,
             **{**given_options(EncodeOptions, options), "workers": workers},
             progress=progress,

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from vqaloop.cli.arguments import Command
-from vqaloop.cli.options import executor_options, opened_executor
+from vqaloop.cli.options import executor_options, opened_executor, part_of, part_options
 from vqaloop.cli.output import UNTRUSTED, emit, loading, say
 from vqaloop.core.option_fields import add_options, given_options
 from vqaloop.errors import InputError
@@ -14,7 +14,12 @@ from vqaloop.ladder.options import LadderOptions
 
 
 def run_ladder(options: argparse.Namespace) -> int:
-    """One ladder, one a codec, or a catalogue of many titles."""
+    """One ladder, one a codec, or a catalogue of many titles; or what that would be."""
+    with part_of(options, options.input) as options.input:
+        return _plan(options) if options.dry_run else _make(options)
+
+
+def _make(options: argparse.Namespace) -> int:
     with loading(options):
         from vqaloop.cli.catalogue import are_many, build_from, show
         from vqaloop.ladder.build import build_ladder, build_ladders
@@ -22,8 +27,6 @@ def run_ladder(options: argparse.Namespace) -> int:
         from vqaloop.records import Ladder
         from vqaloop.report.progress import Progress
 
-    if options.dry_run:
-        return _plan(options)
     asked: dict[str, Any] = given_options(LadderOptions, options)
     codecs = asked.pop("codec").split(",")
     with opened_executor(options) as workers, Progress(quiet=options.quiet) as progress:
@@ -86,5 +89,6 @@ def add_ladder(command: Command) -> None:
         action="store_true",
         help="say sizes, predicted rungs and cost; encode and write nothing",
     )
+    part_options(ladder)
     add_options(ladder, LadderOptions, but=Running)
     executor_options(ladder)

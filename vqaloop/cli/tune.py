@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 
 from vqaloop.cli.arguments import Command
-from vqaloop.cli.options import executor_options, opened_executor
+from vqaloop.cli.options import executor_options, opened_executor, part_of, part_options
 from vqaloop.cli.output import UNTRUSTED, emit, loading, say
 from vqaloop.core.option_fields import add_options, given_options
 from vqaloop.execution.options import Running
@@ -19,8 +19,12 @@ def run_tune(options: argparse.Namespace) -> int:
         from vqaloop.tuning.tune import tune_encoder
 
     asked = given_options(TuneOptions, options)
-    with opened_executor(options) as workers, Progress(quiet=options.quiet) as progress:
-        tuning = tune_encoder(options.input, **{**asked, "workers": workers, "progress": progress})
+    with (
+        part_of(options, [options.input]) as (title,),
+        opened_executor(options) as workers,
+        Progress(quiet=options.quiet) as progress,
+    ):
+        tuning = tune_encoder(title, **{**asked, "workers": workers, "progress": progress})
     for line in tuning_lines(tuning):
         say(options, line)
     emit(options, tuning.to_json())
@@ -31,5 +35,6 @@ def add_tune(command: Command) -> None:
     """The command with its options."""
     tune = command("tune", run_tune, "find encoder parameters that save bitrate on a title")
     tune.add_argument("input", metavar="INPUT", type=Path)
+    part_options(tune)
     add_options(tune, TuneOptions, but=Running)
     executor_options(tune)
