@@ -71,4 +71,6 @@ def make_parser() -> argparse.ArgumentParser:
     rest = (add_corpus, add_distill, add_evaluate, add_encoders, add_doctor, add_shell)
     for add in (*added, *rest):
         add(command)
+    # for the commands that are made of it
+    parser.set_defaults(parser=parser)
     return parser

@@ -19,11 +19,10 @@ def run_completion(options: argparse.Namespace) -> int:
     """Print the script by which a shell completes commands, options and their values."""
     import shtab
 
-    from vqaloop.cli.parser import make_parser
     from vqaloop.encoding.registry import load_encoders
     from vqaloop.quality.registry import metric_names
 
-    parser = make_parser()
+    parser = options.parser
     named = {"--encoder": list(load_encoders()), "--metric": list(metric_names())}
     for action in _actions(parser):
         alternatives = str(action.metavar or "")
@@ -40,9 +39,7 @@ def run_man(options: argparse.Namespace) -> int:
     """Print the manual page, in the language of man(7)."""
     from argparse_manpage.manpage import Manpage
 
-    from vqaloop.cli.parser import make_parser
-
-    parser = make_parser()
+    parser = options.parser
     for one in (parser, *_subparsers(parser)):
         # their usage is wrapped at the width of this terminal else, with blanks that man keeps
         one.formatter_class = lambda prog: argparse.HelpFormatter(prog, width=10_000)

@@ -115,7 +115,8 @@ def build_ladder(
 ) -> Ladder:
     """The per-title ladder of a video, its files and reports written to `out`.
 
-    The arguments that decide what the ladder is are recorded in ladder.json as `asked`.
+    The arguments that decide what the ladder is are recorded in ladder.json as `asked`. Rates,
+    times and sizes may be text as on the command line: "5M", "10min", "720p,640x360".
 
     Args:
         input: The video.
