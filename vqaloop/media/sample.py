@@ -269,4 +269,5 @@ def _texture(size: tuple[int, int], rng: np.random.Generator, slope: float) -> V
     far = np.hypot(down[:, None], across[None])
     far[0, 0] = np.inf
     field = np.fft.irfft2(spectrum / far**slope, s=(height, width))
-    return (field / field.std()).astype(np.float32)
+    found: Values = (field / field.std()).astype(np.float32)
+    return found
