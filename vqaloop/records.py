@@ -141,6 +141,9 @@ class Encode:
     """Name and version of the encoder library, as far as it reports them."""
     cached: bool = False
     """True when it came from the cache and nothing was run."""
+    first_pass_args: tuple[str, ...] = ()
+    """Of an encode in two passes the same of the first, which is run before in the same folder,
+    with any OUT; empty where one pass made the file."""
 
     @property
     def bitrate_kbps(self) -> float:
