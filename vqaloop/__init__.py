@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from vqaloop.delivery.package import Delivery, package_ladder
     from vqaloop.execution.executor import Local
     from vqaloop.execution.job import Job
+    from vqaloop.ladder.against import Against, ladder_against
     from vqaloop.ladder.build import build_ladder, build_ladders
     from vqaloop.ladder.compare import LadderComparison, compare_ladders
     from vqaloop.ladder.store import read_ladder
@@ -42,6 +43,7 @@ if TYPE_CHECKING:
     from vqaloop.tuning.tune import tune_encoder
 
 _HOMES = {
+    "Against": "ladder.against",
     "Catalogue": "catalogue.entries",
     "Comparison": "regress.compare",
     "Encoded": "ratecontrol.target",
@@ -67,6 +69,7 @@ _HOMES = {
     "create_model": "models",
     "encode_to_target": "ratecontrol.target",
     "ffmpeg_path": "core.ffmpeg",
+    "ladder_against": "ladder.against",
     "package_ladder": "delivery.package",
     "read_ladder": "ladder.store",
     "tune_encoder": "tuning.tune",
@@ -74,6 +77,7 @@ _HOMES = {
 """Names loaded on first use, so that `import vqaloop` stays quick."""
 
 __all__ = [
+    "Against",
     "Cancelled",
     "Catalogue",
     "Comparison",
@@ -108,6 +112,7 @@ __all__ = [
     "create_model",
     "encode_to_target",
     "ffmpeg_path",
+    "ladder_against",
     "package_ladder",
     "read_ladder",
     "tune_encoder",

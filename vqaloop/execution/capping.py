@@ -159,11 +159,14 @@ def keep_peak(shop: Workshop, source: Source, plain: Encode, limit: PeakLimit) -
     tries: list[CappedEncode] = []
     model = None if two else spec.buffer_model
     for place in range(2):
-        first = rate
+        series = _Series(place, min(rate, most), most, MOST_TRIES)
         if model and model.mean:
-            first = sum(clipped_seconds(packets, source.duration_s, clipped)) / source.duration_s
-        count = MEAN_TRIES if model and model.mean and model.fallback else MOST_TRIES
-        made = _tried(shop, source, plain, limit, _Series(place, min(first, most), most, count))
+            mean = sum(clipped_seconds(packets, source.duration_s, clipped)) / source.duration_s
+            # more than the plain file takes is no cap
+            most_mean = min(most, peaks.mean_kbps)
+            count = MEAN_TRIES if model.fallback else MOST_TRIES
+            series = _Series(place, min(mean, most_mean), most_mean, count)
+        made = _tried(shop, source, plain, limit, series)
         tries += made
         held = [item for item in made if item.over <= 1]
         if held:

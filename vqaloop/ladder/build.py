@@ -18,6 +18,7 @@ from optuna.storages import BaseStorage
 
 from vqaloop.core.files import file_sha256
 from vqaloop.core.folders import is_study_file
+from vqaloop.core.option_fields import fault_of
 from vqaloop.core.text import quoted
 from vqaloop.encoding.survey import encoder_version
 from vqaloop.errors import InputError, TargetUnreachable
@@ -90,6 +91,7 @@ def build_ladder(
     max_peak: float | None = None,
     buffer_s: float = 0.5,
     no_cap: bool = False,
+    two_pass: bool = False,
     preset: str | None = None,
     bit_depth: int | None = None,
     out: str | os.PathLike[str] | None = None,
@@ -140,6 +142,8 @@ def build_ladder(
         max_peak: The same in kb/s; None: no such bound.
         buffer_s: Size of the encoder's buffer where a rung takes a cap, in seconds of the cap.
         no_cap: Leave peaks as they are.
+        two_pass: Make each rung in two passes at the average bitrate found for it, under its cap
+            where it needs one.
         preset: Of the encoder; None: its default one.
         bit_depth: 8 or 10; None: the source's.
         out: Folder; None: NAME.CODEC.ladder here.
@@ -197,6 +201,7 @@ def build_ladder(
         max_peak=max_peak,
         buffer_s=buffer_s,
         no_cap=no_cap,
+        two_pass=two_pass,
         preset=preset,
         bit_depth=bit_depth,
         out=out,
@@ -270,6 +275,12 @@ def checked_request(input: str | os.PathLike[str], options: LadderOptions) -> La
     prior = prior_use(options.prior)
     tools = chosen_tools(options)
     rules = make_rules(tools.metric, options)
+    if options.two_pass and not tools.spec.two_pass:
+        with fault_of("codec", "encoder", "two_pass"):
+            raise InputError(
+                f"{tools.spec.name} makes no rung in two passes: {tools.spec.two_pass.cannot}; "
+                "choose another encoder, or leave out --two-pass"
+            )
     limit = peak_limit(options, tools.spec, math.inf if options.no_cap else PEAK_RATIO)
     folder = Path(options.out or f"{Path(input).stem}.{options.codec}.ladder")
     check_folder(folder, Path(input))
@@ -310,7 +321,7 @@ def _searched(
     loop = Loop(
         session.shop, space, rules, session.preset, session.depth, options.progress, budget
     )
-    loop.limit = request.limit
+    loop.limit, loop.two_pass = request.limit, options.two_pass
     title, windows = _excerpt(session)
     whole = title is source
     tuning = _tune(session, loop, title, where)
