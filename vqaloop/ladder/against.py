@@ -61,7 +61,8 @@ class FixedLadder:
 FIXED = {
     "apple": FixedLadder(
         "Apple's HLS authoring table",
-        "HLS Authoring Specification for Apple Devices, Appendixes: average bit rates, 16:9, SDR, "
+        # its two tables row by row: H.264/AVC, and HEVC/H.265 30 fps (SDR)
+        "HLS Authoring Specification for Apple Devices, 1.25: average bit rates, 16:9, SDR, "
         "30 fps (developer.apple.com/documentation/http-live-streaming)",
         {
             "h264": (
