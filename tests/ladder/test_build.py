@@ -357,7 +357,8 @@ def test_rungs_in_two_passes_meet_their_average(room: Room, bursty: Path) -> Non
     trials = [trial for trial in ladder.about["trials"] if "mean" not in trial["params"]]
     most = ladder.about["cost"]["encodes"] - len(trials)
     assert most % 2 == 0 and most >= 4
-    assert vqaloop.read_ladder("two").rungs[0].two_pass == ladder.rungs[0].two_pass
+    again = vqaloop.read_ladder("two").rungs[0].two_pass
+    assert again and again.to_json() == ladder.rungs[0].to_json()["two_pass"]
     assert "--two-pass" in ladder_command(ladder)
     assert "-pass 1" in (ladder.folder / "report.html").read_text()
     table = ladder.to_frame()
