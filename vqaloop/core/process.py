@@ -47,7 +47,18 @@ PIPE_BYTES = 1 << 20
 """The most that a pipe holds, so the most that a program which has ended wrote and nobody read."""
 
 _thread = threading.local()
-"""The `cpu_s` that this thread's programs have used."""
+"""The `cpu_s` that this thread's programs have used, and the `folder` they work in."""
+
+
+@contextlib.contextmanager
+def working_in(folder: Path | None) -> Iterator[None]:
+    """While inside, programs that this thread runs have that working folder; None: this process's
+    own."""
+    before, _thread.folder = getattr(_thread, "folder", None), folder
+    try:
+        yield
+    finally:
+        _thread.folder = before
 
 
 @dataclass(frozen=True)
@@ -105,7 +116,6 @@ def run(
     stdout: int | IO[bytes] = subprocess.PIPE,
     max_stdout: int = 1 << 34,
     stderr_reader: Callable[[], Reader] = lambda: bytes,
-    cwd: Path | None = None,
 ) -> Finished:
     """Run a program to its end, its time limit, or an exception in this thread.
 
@@ -122,7 +132,6 @@ def run(
         max_stdout: Bytes of stdout held in memory; a program that writes more is stopped.
         stderr_reader: Makes, for each run, the function that is given the pieces of stderr and
             returns what to keep of them. What it raises is raised here once the program has ended.
-        cwd: Its working folder, by default this process's own.
 
     Returns:
         What it did; of two runs the second. Without what programs that it left behind write later
@@ -136,7 +145,7 @@ def run(
     file = stdin if isinstance(stdin, int) else stdin.fileno()
     # a second run reads the same input from the same place
     begin = os.lseek(file, 0, os.SEEK_CUR) if file >= 0 else 0
-    streams = _Streams(stdin, stdout, max_stdout, stderr_reader, cwd)
+    streams = _Streams(stdin, stdout, max_stdout, stderr_reader)
     done = _run_once(argv, timeout_s, stall_s, streams)
     if not (done.stalled and again and stdout in (subprocess.PIPE, subprocess.DEVNULL)):
         return done
@@ -148,14 +157,12 @@ def run(
 
 @dataclass(frozen=True)
 class _Streams:
-    """A program's standard streams and working folder, as `run` takes them."""
+    """A program's standard streams, as `run` takes them."""
 
     stdin: int | IO[bytes]
     stdout: int | IO[bytes]
     max_stdout: int
     stderr_reader: Callable[[], Reader]
-    cwd: Path | None = None
-    """The folder against which it resolves the names of others."""
 
 
 def _run_once(argv: Sequence[str], timeout_s: float, idle_s: float, streams: _Streams) -> Finished:
@@ -222,7 +229,7 @@ def _started(
             stdin=streams.stdin,
             stdout=streams.stdout,
             stderr=subprocess.PIPE,
-            cwd=streams.cwd,
+            cwd=getattr(_thread, "folder", None),
             # Ctrl-C reaches this process alone, and `kill` the program with all it started
             start_new_session=True,
             env=guardian.environment(),

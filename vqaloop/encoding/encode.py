@@ -65,14 +65,14 @@ def encode(
     _check_place(source, out)
     runs, first_pass_args = [], tuple[str, ...]()
     limit_s = timeout_s or default_timeout_s(spec, rendition, source)
-    with _temporary_beside(out, spec.suffix) as partial, _pass_logs(options) as logs:
+    with _temporary_beside(out, spec.suffix) as partial, _pass_logs(options):
         argv, ffmpeg_args = _command(source, options, partial, ffmpeg)
         commands = [argv]
         if first := first_pass(options):
             before, first_pass_args = _command(source, first, Path(os.devnull), ffmpeg)
             commands = [before, argv]
         for command in commands:
-            done = process.run(command, timeout_s=limit_s, idle_s=IDLE_S, again=False, cwd=logs)
+            done = process.run(command, timeout_s=limit_s, idle_s=IDLE_S, again=False)
             if done.timed_out or done.returncode:
                 raise _failure(spec, rendition, done, out, chance=timeout_s is None)
             runs.append(done)
@@ -136,13 +136,13 @@ def _check_place(source: Source, out: Path) -> None:
 
 
 @contextmanager
-def _pass_logs(options: Mapping[str, str]) -> Iterator[Path | None]:
+def _pass_logs(options: Mapping[str, str]) -> Iterator[None]:
     """A working folder for the logs of two passes, gone at the end; none for one pass."""
     if "pass" not in options:
-        yield None
+        yield
         return
-    with scratch() as folder:
-        yield Path(folder)
+    with scratch() as folder, process.working_in(Path(folder)):
+        yield
 
 
 @contextmanager
