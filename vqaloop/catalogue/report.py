@@ -204,7 +204,7 @@ def _ladder_rows(entries: Iterable["Entry"], alike: bool) -> list[list[str | lis
         low, top = entry.about["rungs"][0], entry.about["rungs"][-1]
         source, metric = entry.about["source"], entry.about["metric"]
         scores = f"{shown(low['score'])} to {shown(top['score'])}"
-        means = []
+        means: list[str] = []
         if "score_mean" in low:
             means = [f"(mean {shown(low['score_mean'])} to {shown(top['score_mean'])})"]
         rows.append(

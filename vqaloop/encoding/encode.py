@@ -63,7 +63,8 @@ def encode(
     options = output_options(spec, rendition, source)
     version = encoder_version(spec, ffmpeg)
     _check_place(source, out)
-    runs, first_pass_args = [], tuple[str, ...]()
+    runs: list[process.Finished] = []
+    first_pass_args: tuple[str, ...] = ()
     limit_s = timeout_s or default_timeout_s(spec, rendition, source)
     with _temporary_beside(out, spec.suffix) as partial, _pass_logs(options):
         argv, ffmpeg_args = _command(source, options, partial, ffmpeg)
