@@ -91,7 +91,10 @@ def make_title(clip: str, height: int, seconds: float, folder: Path) -> Path:
 
 
 def rows_of(
-    title: Path, spec: EncoderSpec, options: argparse.Namespace, done: set[tuple[float, ...]]
+    title: Path,
+    spec: EncoderSpec,
+    options: argparse.Namespace,
+    done: set[tuple[float, float, int]],
 ) -> Iterator[Row]:
     """The encodes of a title that are not `done`, as ratio, knob and passes."""
     ffmpeg = ffmpeg_path()
