@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from vqaloop.delivery.package import Delivery, package_ladder
     from vqaloop.execution.executor import Local
     from vqaloop.execution.job import Job
+    from vqaloop.ladder.against import Against, ladder_against
     from vqaloop.ladder.build import build_ladder, build_ladders
     from vqaloop.ladder.compare import LadderComparison, compare_ladders
     from vqaloop.ladder.dry_run import LadderPlan, plan_ladder
@@ -45,6 +46,7 @@ if TYPE_CHECKING:
     from vqaloop.tuning.tune import tune_encoder
 
 _HOMES = {
+    "Against": "ladder.against",
     "Catalogue": "catalogue.entries",
     "Comparison": "regress.compare",
     "Encoded": "ratecontrol.target",
@@ -72,6 +74,7 @@ _HOMES = {
     "cut_part": "media.part",
     "encode_to_target": "ratecontrol.target",
     "ffmpeg_path": "core.ffmpeg",
+    "ladder_against": "ladder.against",
     "package_ladder": "delivery.package",
     "plan_ladder": "ladder.dry_run",
     "read_ladder": "ladder.store",
@@ -81,6 +84,7 @@ _HOMES = {
 """Names loaded on first use, so that `import vqaloop` stays quick."""
 
 __all__ = [
+    "Against",
     "Cancelled",
     "Catalogue",
     "Comparison",
@@ -117,6 +121,7 @@ __all__ = [
     "cut_part",
     "encode_to_target",
     "ffmpeg_path",
+    "ladder_against",
     "package_ladder",
     "plan_ladder",
     "read_ladder",

@@ -178,6 +178,7 @@ def _entry_of(task: Task, ladder: Ladder, kept: bool = False) -> Entry:
             "bitrate_kbps": rounded(rung.bitrate_kbps),
             "score": rounded(rung.score),
             "vmaf": rounded(rung.guard.get("vmaf", float("nan"))),
+            **({} if rung.score_mean is None else {"score_mean": rounded(rung.score_mean)}),
         }
         for rung in ladder.rungs
     ]

@@ -63,20 +63,23 @@ class Board:
 
 def catalogue_table(catalogue: "Catalogue", encoding: str = "utf-8") -> "Table":
     """A row a ladder, in their order, within 80 columns; bitrates in kb/s."""
+    from vqaloop.catalogue.report import has_means
     from vqaloop.report.console import table
 
-    rows = [[entry.name, entry.codec, *_cells(entry)] for entry in catalogue.entries]
-    headings = ("title", "codec", "rungs", "top size", "kb/s", "score", "encodes", "state")
+    means = has_means(catalogue.entries)
+    rows = [[entry.name, entry.codec, *_cells(entry, means)] for entry in catalogue.entries]
+    headings = ["title", "codec", "rungs", "top size", "kb/s", "score", *["mean"] * means]
+    headings += ["encodes", "state"]
     drawn = table(headings, rows, left=(0, len(headings) - 1), encoding=encoding)
     drawn.columns[0].max_width = 22
     return drawn
 
 
-def _cells(entry: "Entry") -> list[str]:
+def _cells(entry: "Entry", means: bool) -> list[str]:
     from vqaloop.core.text import shown, shown_rate
 
     if not entry.about:
-        return ["-"] * 5 + ["failed"]
+        return ["-"] * (5 + means) + ["failed"]
     rungs = entry.about["rungs"]
     low, top = rungs[0], rungs[-1]
     return [
@@ -84,6 +87,7 @@ def _cells(entry: "Entry") -> list[str]:
         f"{top['width']}x{top['height']}",
         f"{shown_rate(low['bitrate_kbps'])}-{shown_rate(top['bitrate_kbps'])}",
         shown(top["score"]),
+        *([shown(top.get("score_mean"))] if means else []),
         str(entry.about["cost"]["encodes"]),
         "done" if entry.status == "done" else "doubtful",
     ]

@@ -142,19 +142,23 @@ class Workshop:
             if found:
                 self.count(cache_hits=1)
                 path, meta = found
-                args = tuple(meta.pop("ffmpeg_args"))
-                return Encode(
-                    **meta, rendition=rendition, path=path, ffmpeg_args=args, cached=True
-                )
+                for name in ("ffmpeg_args", "first_pass_args"):
+                    # entries of one pass have no other
+                    meta[name] = tuple(meta.get(name, ()))
+                return Encode(**meta, rendition=rendition, path=path, cached=True)
             out = self.scratch / f"{abs(hash(rendition))}-{source.sha256[:12]}{self.spec.suffix}"
             made = self._encoded(source, rendition, out)
+            # each pass encodes the whole title
+            passes = 2 if made.first_pass_args else 1
             self.count(
-                encodes=1,
-                encoded_frames=made.frames,
-                encoded_pixels=made.frames * rendition.width * rendition.height,
+                encodes=passes,
+                encoded_frames=passes * made.frames,
+                encoded_pixels=passes * made.frames * rendition.width * rendition.height,
                 encode_cpu_s=made.cpu_s,
             )
             meta = asdict(made)
+            if not made.first_pass_args:
+                del meta["first_pass_args"]
             # these depend on who asks, not on the encode
             for derived in ("rendition", "path", "cached"):
                 del meta[derived]

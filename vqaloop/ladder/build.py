@@ -18,7 +18,7 @@ from optuna.storages import BaseStorage
 
 from vqaloop.core.files import file_sha256
 from vqaloop.core.folders import is_study_file
-from vqaloop.core.option_fields import taken
+from vqaloop.core.option_fields import fault_of, taken
 from vqaloop.core.text import quoted
 from vqaloop.encoding.registry import codec_names
 from vqaloop.encoding.survey import encoder_version
@@ -92,6 +92,7 @@ def build_ladder(
     max_peak: float | str | None = None,
     buffer_s: float = 0.5,
     no_cap: bool = False,
+    two_pass: bool = False,
     preset: str | None = None,
     bit_depth: int | None = None,
     out: str | os.PathLike[str] | None = None,
@@ -143,6 +144,8 @@ def build_ladder(
         max_peak: The same in kb/s; None: no such bound.
         buffer_s: Size of the encoder's buffer where a rung takes a cap, in seconds of the cap.
         no_cap: Leave peaks as they are.
+        two_pass: Make each rung in two passes at the average bitrate found for it, under its cap
+            where it needs one.
         preset: Of the encoder; None: its default one.
         bit_depth: 8 or 10; None: the source's.
         out: Folder; None: NAME.CODEC.ladder here.
@@ -232,6 +235,12 @@ def checked_request(input: str | os.PathLike[str], options: LadderOptions) -> La
     prior = prior_use(options.prior)
     tools = chosen_tools(options)
     rules = make_rules(tools.metric, options)
+    if options.two_pass and not tools.spec.two_pass:
+        with fault_of("codec", "encoder", "two_pass"):
+            raise InputError(
+                f"{tools.spec.name} makes no rung in two passes: {tools.spec.two_pass.cannot}; "
+                "choose another encoder, or leave out --two-pass"
+            )
     limit = peak_limit(options, tools.spec, math.inf if options.no_cap else PEAK_RATIO)
     folder = Path(options.out or f"{Path(input).stem}.{options.codec}.ladder")
     check_folder(folder, Path(input))
@@ -278,7 +287,7 @@ def _searched(
     loop = Loop(
         session.shop, space, rules, session.preset, session.depth, options.progress, budget
     )
-    loop.limit = request.limit
+    loop.limit, loop.two_pass = request.limit, options.two_pass
     title, windows = _excerpt(session)
     whole = title is source
     tuning = _tune(session, loop, title, where)

@@ -137,6 +137,12 @@ class LadderOptions(StorageOptions, PriorOptions, PeakOptions, JobOptions):
         "let peaks be: by default no rung has one above 2 times its average",
         column=True,
     )
+    two_pass: bool = option(
+        False,
+        "make each rung in two passes at the average bitrate found for it, for a packager that "
+        "wants averages met",
+        column=True,
+    )
     tune_trials: int | None = option(
         None,
         "first tune the encoder's parameters on the title, with N trials (20)",

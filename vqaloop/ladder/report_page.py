@@ -18,6 +18,8 @@ from vqaloop.ladder.summary import (
     cost_line,
     estimate_line,
     has_opinions,
+    knob_heading,
+    knob_value,
     label_line,
     pool_of,
     score_headings,
@@ -108,7 +110,7 @@ def html_page(ladder: Ladder, pictures: Pictures) -> str:
         cost_plots=_plots((report_plots.cost_svg(ladder), "")),
         cost=cost_line(ladder),
         ffmpeg=_program(ladder.about["encoder"]),
-        rung_commands=[_shell(_rung_command(ladder, rung)) for rung in ladder.rungs],
+        rung_commands=["\n".join(map(_shell, rung_commands(ladder, r))) for r in ladder.rungs],
         ladder_command=_shell(ladder_command(ladder)),
         report_command=_shell(report_command(ladder)),
         folder=folder_name(ladder),
@@ -129,8 +131,15 @@ def _summary(ladder: Ladder) -> str:
 
 
 def _rung_headings(ladder: Ladder) -> list[str]:
-    knob = ladder.rungs[0].knob[0]
-    head = ["rung", "size", "kb/s", "peak kb/s", knob, *score_headings(ladder), "predicted"]
+    head = [
+        "rung",
+        "size",
+        "kb/s",
+        "peak kb/s",
+        knob_heading(ladder),
+        *score_headings(ladder),
+        "predicted",
+    ]
     return [*head, *SHOWN_FIGURES.values(), "bytes", "file"]
 
 
@@ -142,7 +151,7 @@ def _rung_rows(ladder: Ladder) -> list[list[str]]:
             f"{rung.width}x{rung.height}",
             shown_rate(rung.bitrate_kbps),
             shown_rate(rung.peak_kbps),
-            f"{rung.knob[1]:g}",
+            knob_value(ladder, rung),
             shown(rung.score, 2),
             *([shown(rung.score_mean, 2)] if means else []),
             *([shown(rung.opinion, 2)] if opinions else []),
@@ -285,7 +294,8 @@ def _shell(command: Iterable[str]) -> str:
     return " ".join(map(shell_word, command))
 
 
-def _rung_command(ladder: Ladder, rung: Rung) -> list[str]:
+def rung_commands(ladder: Ladder, rung: Rung) -> list[list[str]]:
+    """The command that gives a rung again, after that of its first pass where it has two."""
     about = ladder.about["source"]
     before = [
         word
@@ -294,7 +304,9 @@ def _rung_command(ladder: Ladder, rung: Rung) -> list[str]:
     ]
     source, out = _as_ffmpeg_file(about["path"]), _as_ffmpeg_file(rung.file)
     program = ladder.about["encoder"].get("ffmpeg_path") or "ffmpeg"
-    return [program, *before, "-i", source, *rung.ffmpeg_args, out]
+    head = [program, *before, "-i", source]
+    first = [[*head, *rung.two_pass.first_pass_args, "-"]] if rung.two_pass else []
+    return [*first, [*head, *rung.ffmpeg_args, out]]
 
 
 def _program(encoder: Mapping[str, Any]) -> str:

@@ -30,7 +30,7 @@ from vqaloop.errors import InputError
 from vqaloop.ladder.pictures import Pictures, find_pictures, pictures_json
 from vqaloop.ladder.rd_plot import rd_png
 from vqaloop.ladder.report_page import html_page
-from vqaloop.records import LADDER_SCHEMA, Cap, Ladder, Rung
+from vqaloop.records import LADDER_SCHEMA, Cap, Ladder, Rung, TwoPasses
 
 SCHEMA = LADDER_SCHEMA
 REPORTS = ("pictures.json", "ladder.csv", "rd.png", "report.html", "ladder.json")
@@ -85,6 +85,12 @@ class _Cap(Struct):
     buffer_kbit: Positive
 
 
+class _TwoPass(Struct):
+    goal_kbps: Positive
+    mean_kbps: Positive
+    first_pass_args: list[str]
+
+
 class _Rung(Size):
     bitrate_kbps: Positive
     peak_kbps: Number
@@ -99,6 +105,7 @@ class _Rung(Size):
     opinion: Number | None = None
     score_mean: Number | None = None
     cap: _Cap | None = None
+    two_pass: _TwoPass | None = None
 
 
 class _Point(Struct):
@@ -251,8 +258,15 @@ def _rung(rung: dict[str, Any]) -> Rung:
         "over_time": rung.get("over_time") or {},
         # of other keys than these a later version may have more
         "cap": Cap(cap["maxrate_kbps"], cap["buffer_kbit"]) if (cap := rung.get("cap")) else None,
+        "two_pass": _passes(rung.get("two_pass")),
     }
     return Rung(**known)
+
+
+def _passes(found: dict[str, Any] | None) -> TwoPasses | None:
+    if not found:
+        return None
+    return TwoPasses(found["goal_kbps"], found["mean_kbps"], tuple(found["first_pass_args"]))
 
 
 def stays_inside(name: str) -> bool:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from vqaloop.core.text import counted, printable, shown, shown_rate
 from vqaloop.ladder.warnings import UNTRUSTED
 from vqaloop.quality.guard import WORST_SECOND
-from vqaloop.records import Ladder
+from vqaloop.records import Ladder, Rung
 from vqaloop.report.console import WIDTH, console_for, print_line, table
 from vqaloop.report.cost import spent_words
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 def ladder_table(ladder: Ladder) -> "Table":
     """The rungs, lowest first, within 80 columns; bitrates in kb/s."""
-    knob = printable(ladder.rungs[0].knob[0])[:9] if ladder.rungs else "knob"
+    knob = printable(knob_heading(ladder))[:9]
     opinions, means = has_opinions(ladder), pool_of(ladder) != "mean"
     rows = [
         [
@@ -25,7 +25,7 @@ def ladder_table(ladder: Ladder) -> "Table":
             f"{rung.width}x{rung.height}",
             shown_rate(rung.bitrate_kbps),
             shown_rate(rung.peak_kbps),
-            f"{rung.knob[1]:g}",
+            knob_value(ladder, rung),
             shown(rung.score),
             *([shown(rung.score_mean)] if means else []),
             *([shown(rung.opinion)] if opinions else []),
@@ -37,6 +37,21 @@ def ladder_table(ladder: Ladder) -> "Table":
     headings = ["#", "size", "kb/s", "peak", knob, *score_headings(ladder)]
     headings += ["predicted", "VMAF", "worst s"]
     return table(headings, rows)
+
+
+def knob_heading(ladder: Ladder) -> str:
+    """Of what steered the encoder: its knob, or in two passes the rate in kb/s it was to reach."""
+    if any(rung.two_pass for rung in ladder.rungs):
+        return "goal"
+    return ladder.rungs[0].knob[0] if ladder.rungs else "knob"
+
+
+def knob_value(ladder: Ladder, rung: Rung) -> str:
+    """What steered the encoder of a rung; its knob by name among goals."""
+    if rung.two_pass:
+        return shown_rate(rung.two_pass.goal_kbps)
+    named = rung.knob[0] if knob_heading(ladder) == "goal" else ""
+    return f"{printable(named)} {rung.knob[1]:g}".strip()
 
 
 def pool_of(ladder: Ladder) -> str:

@@ -11,7 +11,7 @@ from vqaloop.execution.capping import TOLERANCE, PeakLimit
 from vqaloop.quality.guard import FIGURES
 from vqaloop.quality.metric import Metric
 from vqaloop.quality.sampled_vmaf import SAMPLED
-from vqaloop.records import RDPoint, Rung
+from vqaloop.records import RDPoint, Rendition, Rung, TwoPasses
 from vqaloop.search.rungs import Rules
 
 TOLERANCE_STEPS = 1.5
@@ -152,10 +152,42 @@ def falling_score_warning(low: RDPoint, high: RDPoint, looked: str) -> str:
 
 
 def capped_away_warning(planned: int, kept: int) -> str:
-    """That caps have left fewer rungs."""
+    """That caps, or second passes, have left fewer rungs."""
     return (
         f"{planned} rungs were chosen and {kept} are left: under the caps on their peaks the "
         "others are too near to each other; --peak-ratio with more, or --no-cap, leaves them"
+    )
+
+
+def two_pass_away_warning(planned: int, kept: int) -> str:
+    """That two passes have left fewer rungs."""
+    return (
+        f"{planned} rungs were chosen and {kept} are left: in two passes the others are too near "
+        "to each other; a smaller --min-step or --min-ratio leaves them"
+    )
+
+
+def late_warning(seconds: float, rungs: int) -> str:
+    """That the time budget left no time for caps and second passes."""
+    return (
+        f"the time budget of {seconds:g} s had run out before {rungs} rung(s) could be capped or "
+        "made in two passes: they are as the search left them; give more time"
+    )
+
+
+def missed_goal_warning(rendition: Rendition, passes: TwoPasses) -> str:
+    """That two passes missed the average they were to reach."""
+    return (
+        f"{rendition.width}x{rendition.height}: two passes took {passes.mean_kbps:.0f} kb/s where "
+        f"{passes.goal_kbps} were the goal ({100 * passes.missed:+.0f} %)"
+    )
+
+
+def one_pass_warning(rendition: Rendition, encoder: str) -> str:
+    """That a rung is not in two passes for the sake of its bound."""
+    return (
+        f"{rendition}: two passes of {encoder} take no cap and its peak is above the bound, so "
+        "that this rung is one pass under a cap; --no-cap leaves two"
     )
 
 

@@ -26,7 +26,9 @@ class EncodeOptions(PriorOptions, PeakOptions, JobOptions):
         metavar="target|equal-slope",
     )
     max_bitrate: float | None = option(None, "cap of every scene, kb/s", metavar="K", parse=kbps)
-    max_encodes: int | None = option(None, "in all", metavar="N", parse=whole)
+    max_encodes: int | None = option(
+        None, "in all, with those that caps take", metavar="N", parse=whole
+    )
     one_run: bool = option(
         False, "the knobs found as zones of one run over the whole (x264, x265)"
     )

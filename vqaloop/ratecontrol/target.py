@@ -143,7 +143,7 @@ def encode_to_target(
             most, and the mean is the target. None: "target", and for a bitrate "equal-slope".
         max_bitrate: Cap of a scene's mean rate in kb/s and, with encoders that can, of its buffer
             of a second.
-        max_encodes: Of scenes, in all; for each time that they are encoded under another cap.
+        max_encodes: Of scenes, in all, with those that caps take; one for each scene at least.
         peak_ratio: Most that any second and any segment may take, times the file's average
             bitrate; None: no such bound.
         max_peak: The same in kb/s; None: no such bound.
@@ -221,8 +221,9 @@ def _within_peak(
     trials: list[tuple[Scene, Trial]] = []
     bound = None if limit is None or limit.kbps == math.inf else limit
     tried: list[tuple[float, float]] = []
+    most, spent = session.options.max_encodes or math.inf, 0
     while True:
-        controller = _controller(session, scenes, prior)
+        controller = _controller(session, scenes, prior, spent)
         _drive(controller, trials, session, scenes, bound)
         files = _files(controller, trials, scenes)
         if session.options.one_run:
@@ -232,7 +233,10 @@ def _within_peak(
             return Take(controller, trials, joined, score, 0.0)
         packets = stream_packets(whole, session.spec.codec, session.source.fps)
         over = peaks_of(packets, session.source.duration_s).over(limit)
-        if over <= 1 or session.options.one_run or len(tried) >= MOST_BOUNDS:
+        spent += controller.encodes
+        # each scene is encoded once at least under the next bound
+        used_up = spent + len(scenes) > most
+        if over <= 1 or session.options.one_run or used_up or len(tried) >= MOST_BOUNDS:
             return Take(controller, trials, joined, score, over)
         rate = clipping_rate(packets, session.source.duration_s, limit)
         if bound:
@@ -254,9 +258,11 @@ def _scenes(session: Session[EncodeOptions]) -> Sequence[Scene]:
 
 
 def _controller(
-    session: Session[EncodeOptions], scenes: Sequence[Scene], prior: PriorUse
+    session: Session[EncodeOptions], scenes: Sequence[Scene], prior: PriorUse, spent: int
 ) -> RateController:
+    """`spent`: encodes that were made already, of those allowed."""
     options, metric = session.options, session.metric
+    most = options.max_encodes
     return RateController.for_title(
         session.source,
         scenes,
@@ -270,7 +276,7 @@ def _controller(
         top=metric.top,
         tolerance=tolerance_of(metric),
         scene_tolerance=SCENE_FAR * metric.step,
-        max_encodes=options.max_encodes,
+        max_encodes=None if most is None else most - spent,
         max_kbps=options.max_bitrate,
     )
 
@@ -463,15 +469,18 @@ def _drive(
     plain = _rendition(session)
     excerpts = SceneExcerpts(source, shop.scratch, shop.ffmpeg)
 
-    def attempt(asked: tuple[Scene, float]) -> Trial:
+    def attempt(asked: tuple[Scene, float]) -> tuple[Trial, int]:
         scene, knob = asked
         gop = even_gop(scene.frames, gop_frames(shop.spec, source.fps))
         part = excerpts.of(scene)
         trial = shop.try_one(part, replace(plain, knob=knob, gop=gop), starts=(0,))
-        return trial if limit is None else _under(limit, shop, part, trial)
+        return (trial, 0) if limit is None else _under(limit, shop, part, trial)
 
     while asked := controller.next_trials(shop.workers):
-        made = list(zip(asked, shop.map(attempt, asked), strict=True))
+        results = shop.map(attempt, asked)
+        # those under caps are of --max-encodes too
+        controller.encodes += sum(tries for _, tries in results)
+        made = list(zip(asked, (trial for trial, _ in results), strict=True))
         for (scene, _), trial in made:
             trials.append((scene, trial))
             _report(controller, scene, trial, shop.spec, source)
@@ -486,19 +495,21 @@ def _drive(
         raise TargetUnreachable(_nothing_made(bare, trials))
 
 
-def _under(limit: PeakLimit, shop: Workshop, part: Source, plain: Trial) -> Trial:
-    """A scene's trial itself where its peak keeps the bound, else one under a cap."""
+def _under(limit: PeakLimit, shop: Workshop, part: Source, plain: Trial) -> tuple[Trial, int]:
+    """A scene's trial itself where its peak keeps the bound, else one under a cap; and how many
+    encodes that took."""
     if plain.encode is None or plain.error:
-        return plain
+        return plain, 0
     try:
         found = keep_peak(shop, part, plain.encode, limit)
         if not found.tries:
-            return plain
+            return plain, 0
         score = shop.score(part, found.encode.path, starts=(0,))
     except (EncodeFailed, DecodeFailed) as error:
-        return replace(plain, bitrate_kbps=None, score=None, error=str(error), encode=None)
+        return replace(plain, bitrate_kbps=None, score=None, error=str(error), encode=None), 1
     made = found.encode
-    return Trial(made.rendition, made.bitrate_kbps, score.value, encode=made, mean=score.mean)
+    capped = Trial(made.rendition, made.bitrate_kbps, score.value, encode=made, mean=score.mean)
+    return capped, found.tries
 
 
 def _report(

@@ -366,7 +366,10 @@ def _answer_json(
             for name in GUARDS
         },
         "size": {"width": goal.setting.width, "height": goal.setting.height},
-        "at_target": _point_json(answer.at),
+        "at_target": {
+            **_point_json(answer.at),
+            **({} if answer.score.mean is None else {"score_mean": rounded(answer.score.mean)}),
+        },
         "limits": asdict(goal.limits),
         "curves": {
             "default": [_point_json(point) for point in answer.default],
