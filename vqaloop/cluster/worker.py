@@ -27,7 +27,6 @@ from vqaloop.core.folders import cache_folder
 from vqaloop.core.text import quoted
 from vqaloop.encoding.encode import encode
 from vqaloop.errors import EncodeFailed, EncoderMissing, ToolError, VqaloopError
-from vqaloop.quality import full_reference
 from vqaloop.quality.classical_metric import ClassicalMetric
 from vqaloop.quality.crop_sampling import CropSampling
 from vqaloop.quality.metric import Metric
@@ -206,11 +205,12 @@ def _encode(order: Order, files: Mapping[str, Path], ffmpeg: str) -> EncodedFile
 
 def _guard(order: Order, files: Mapping[str, Path], ffmpeg: str) -> dict[str, Score]:
     source = _source(order, files)
-    every, processors = order.facts["every"], order.facts["processors"]
+    plan, processors = order.facts["plan"], order.facts["processors"]
     with pinned(processors):
-        return full_reference.measure(
-            source, files["encode"], every, ffmpeg=ffmpeg, threads=processors
+        found: dict[str, Score] = plan.measure(
+            source, files["encode"], ffmpeg=ffmpeg, threads=processors
         )
+        return found
 
 
 def _score(order: Order, files: Mapping[str, Path], ffmpeg: str) -> Score:

@@ -179,6 +179,20 @@ class PeakOptions:
 
 
 @dataclass(frozen=True, kw_only=True)
+class GuardOptions:
+    """How delivered files are measured by metrics that had no part in choosing them."""
+
+    guard: Literal["full", "sampled", "off"] | None = option(
+        None,
+        "measure delivered files all over, at sampled places with an interval, or not at all "
+        "(default: sampled above 240 frames)",
+        metavar="full|sampled|off",
+        choices=("full", "sampled", "off"),
+        column=True,
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
 class MetricOptions(Running, Scoring):
     """What decides a metric."""
 

@@ -43,16 +43,16 @@ def counted_cut(progress: Watcher, windows: Sequence[tuple[int, int]]) -> Iterat
 
 
 @contextlib.contextmanager
-def counted_of(source: Source, progress: Watcher, stage: str, message: str) -> Iterator[None]:
-    """Around a stage that goes through all frames of a source: reports how many it has done."""
+def counted_of(total: int, progress: Watcher, stage: str, message: str) -> Iterator[None]:
+    """Around a stage that goes through so many frames: reports how many it has done."""
 
     def report(frames: int) -> None:
-        progress(Event(stage, message, min(frames, source.frames), source.frames))
+        progress(Event(stage, message, min(frames, total), total))
 
     report(0)
     with frame_progress.counted_frames(report):
         yield
-    report(source.frames)
+    report(total)
 
 
 def described(source: Source) -> str:

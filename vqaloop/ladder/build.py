@@ -34,12 +34,13 @@ from vqaloop.ladder.request import (
     Budget,
     allowed_sizes,
     check_codecs,
+    guard_asked,
     make_rules,
     required_sizes,
 )
 from vqaloop.ladder.steps import Loop
 from vqaloop.ladder.store import write_reports
-from vqaloop.ladder.warnings import find_doubts, guard_warnings, peak_warnings
+from vqaloop.ladder.warnings import banding_warnings, find_doubts, guard_warnings, peak_warnings
 from vqaloop.media.excerpt import excerpt
 from vqaloop.quality.registry import DEFAULT_METRIC, kindred
 from vqaloop.records import Event, Ladder, Source, Watcher
@@ -90,6 +91,8 @@ def build_ladder(
     max_peak: float | None = None,
     buffer_s: float = 0.5,
     no_cap: bool = False,
+    guard: Literal["full", "sampled", "off"] | None = None,
+    max_banding: float | None = None,
     preset: str | None = None,
     bit_depth: int | None = None,
     out: str | os.PathLike[str] | None = None,
@@ -140,6 +143,11 @@ def build_ladder(
         max_peak: The same in kb/s; None: no such bound.
         buffer_s: Size of the encoder's buffer where a rung takes a cap, in seconds of the cap.
         no_cap: Leave peaks as they are.
+        guard: "full" measures VMAF, VMAF v1, CAMBI, XPSNR and PSNR-Y of the rungs all over the
+            title, "sampled" at places of it with 95 % intervals, "off" not at all; None: sampled
+            above 240 frames.
+        max_banding: Most visible banding of a rung, as CAMBI (0 to 17; it annoys from about 5 on).
+            A ladder with more is not trusted. None: more than 5 is warned of.
         preset: Of the encoder; None: its default one.
         bit_depth: 8 or 10; None: the source's.
         out: Folder; None: NAME.CODEC.ladder here.
@@ -197,6 +205,8 @@ def build_ladder(
         max_peak=max_peak,
         buffer_s=buffer_s,
         no_cap=no_cap,
+        guard=guard,
+        max_banding=max_banding,
         preset=preset,
         bit_depth=bit_depth,
         out=out,
@@ -310,7 +320,7 @@ def _searched(
     loop = Loop(
         session.shop, space, rules, session.preset, session.depth, options.progress, budget
     )
-    loop.limit = request.limit
+    loop.limit, loop.guard = request.limit, guard_asked(options, session.shop, source)
     title, windows = _excerpt(session)
     whole = title is source
     tuning = _tune(session, loop, title, where)
@@ -376,9 +386,11 @@ def _delivered(run: LadderRun, folder: Path, placed: list[Path]) -> Ladder:
     rungs = run.loop.deliver(session.source, folder, run.checked, placed)
     doubts, limit = find_doubts(rungs, session.metric, run.whole), run.loop.limit
     peaks = peak_warnings(rungs, [item.over for item in run.checked], limit) if limit else []
-    document = ladder_json(run, [*doubts.lines, *peaks, *guard_warnings(rungs)])
+    banding = banding_warnings(rungs, session.options.max_banding, session.depth)
+    document = ladder_json(run, [*doubts.lines, *peaks, *banding, *guard_warnings(rungs)])
     # a bound that nobody asked for is no promise
     trusted = doubts.trusted and not (peaks and limit and limit.asked)
+    trusted = trusted and not (banding and session.options.max_banding is not None)
     ladder = Ladder(folder, tuple(rungs), document, trusted=trusted)
     progress(Event("write", f"pictures of {quoted(folder)}", 0, 2))
     pictures = take_pictures(ladder, session.source, ffmpeg=session.ffmpeg)

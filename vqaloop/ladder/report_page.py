@@ -21,6 +21,7 @@ from vqaloop.ladder.summary import (
     label_line,
     pool_of,
     score_headings,
+    spread_of,
 )
 from vqaloop.quality.guard import EVERY, WORST_SECOND
 from vqaloop.records import Ladder, Rung
@@ -32,6 +33,7 @@ SHOWN_FIGURES = {
     WORST_SECOND: "worst second",
     "xpsnr": "XPSNR",
     "psnr_y": "PSNR-Y",
+    "cambi": "CAMBI",
 }
 """Figures of the guard in the table of rungs, and their headings."""
 Plots = list[tuple[Markup, str]]
@@ -147,12 +149,18 @@ def _rung_rows(ladder: Ladder) -> list[list[str]]:
             *([shown(rung.score_mean, 2)] if means else []),
             *([shown(rung.opinion, 2)] if opinions else []),
             shown(rung.score_predicted, 2),
-            *(shown(rung.guard.get(name), 2) for name in SHOWN_FIGURES),
+            *(_figure_cell(rung, name) for name in SHOWN_FIGURES),
             _file_size(ladder.folder, rung.file),
             link(rung.file, rung.file),
         ]
         for number, rung in enumerate(ladder.rungs, 1)
     ]
+
+
+def _figure_cell(rung: Rung, name: str) -> str:
+    spread = spread_of(rung, name)
+    more = "" if spread is None else f" ±{spread:.2f}"
+    return shown(rung.guard.get(name), 2) + more
 
 
 def _file_size(folder: Path, name: str) -> str:

@@ -25,8 +25,10 @@ from vqaloop.ladder.warnings import (
     budget_warning,
     capped_away_warning,
     falling_score_warning,
+    is_undecided,
     rules_warnings,
 )
+from vqaloop.quality.guard import Guarded, GuardPlan
 from vqaloop.quality.metric import Metric
 from vqaloop.quality.sampling_precision import unreached
 from vqaloop.records import (
@@ -62,6 +64,8 @@ predictions."""
 SLIGHT_FALL = 0.05
 """Steps by which a sampled score may fall while the rate rises: less is far below its noise, and
 measuring all again moves the rungs."""
+CLOSER_LOOKS = 2
+"""Times that a rung whose sampled guard leaves its verdict open is measured at more places."""
 EXCERPT_SHARE = 0.4
 """Part of a time budget that the search on an excerpt may take."""
 
@@ -209,6 +213,8 @@ class Loop:
         self.tried: dict[tuple[bool, TrialPoint], Trial] = {}
         self.limit: PeakLimit | None = None
         """Bound of the peaks of rungs."""
+        self.guard: GuardPlan | None = None
+        """What is measured of delivered rungs; None: nothing."""
         self._capped: list[Trial] = []
         self.warnings: list[str] = []
         self._finer = shop.metric.finer()
@@ -488,7 +494,9 @@ class Loop:
                     score_predicted=item.expected,
                     opinion=item.score.opinion,
                     score_mean=item.score.mean,
-                    guard=guard,
+                    guard=guard.figures,
+                    guard_interval=guard.intervals,
+                    banding_at_s=guard.banding_at_s,
                     knob=(spec.knob.name, rendition.knob),
                     params={k: v for k, v in rendition.params if k not in (BUFFER, CAP)},
                     cap=cap_of(rendition),
@@ -499,23 +507,34 @@ class Loop:
             )
         return rungs
 
-    def _guarded(self, source: Source, checked: Sequence[Checked]) -> list[dict[str, float]]:
+    def _guarded(self, source: Source, checked: Sequence[Checked]) -> list[Guarded]:
         """The guard of each rung, counted in frames."""
-        seen, total = dict[int, int](), source.frames * len(checked)
+        plan = self.guard
+        if plan is None:
+            return [Guarded()] * len(checked)
+        each = plan.frames(source)
+        seen, total = dict[int, int](), each * len(checked)
 
-        def guard(place: int) -> dict[str, float]:
-            encode = checked[place].encode
+        def guard(place: int) -> Guarded:
+            encode, score = checked[place].encode, checked[place].score
             size = f"{encode.rendition.width}x{encode.rendition.height}"
 
             def report(frames: int) -> None:
-                seen[place] = min(frames, source.frames)
+                seen[place] = min(frames, each)
                 rungs = f"rung {place + 1} of {len(checked)}, {size}"
                 self.progress(Event("guard", rungs, sum(seen.values()), total))
 
             report(0)
             with frame_progress.counted_frames(report):
-                found = self.shop.guard(source, encode.path)
-            report(source.frames)
+                found = self.shop.guard(source, encode.path, plan)
+            closer, mean = plan, score.value if score.mean is None else score.mean
+            for _ in range(CLOSER_LOOKS):
+                if not is_undecided(mean, found, self.shop.metric):
+                    break
+                # the verdict shall not hang on which places were drawn
+                closer = closer.finer()
+                found = self.shop.guard(source, encode.path, closer)
+            report(each)
             return found
 
         return self.shop.map(guard, range(len(checked)))

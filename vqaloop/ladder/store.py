@@ -98,6 +98,8 @@ class _Rung(Size):
     over_time: _OverTime | None = None
     opinion: Number | None = None
     score_mean: Number | None = None
+    guard_interval: dict[str, tuple[Number, Number]] | None = None
+    banding_at_s: Number | None = None
     cap: _Cap | None = None
 
 
@@ -249,6 +251,7 @@ def _rung(rung: dict[str, Any]) -> Rung:
         "knob": (rung["knob"]["name"], rung["knob"]["value"]),
         "ffmpeg_args": tuple(rung["ffmpeg_args"]),
         "over_time": rung.get("over_time") or {},
+        "guard_interval": {k: tuple(v) for k, v in (rung.get("guard_interval") or {}).items()},
         # of other keys than these a later version may have more
         "cap": Cap(cap["maxrate_kbps"], cap["buffer_kbit"]) if (cap := rung.get("cap")) else None,
     }

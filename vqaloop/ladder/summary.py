@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from vqaloop.core.text import counted, printable, shown, shown_rate
 from vqaloop.ladder.warnings import UNTRUSTED
 from vqaloop.quality.guard import WORST_SECOND
-from vqaloop.records import Ladder
+from vqaloop.records import Ladder, Rung
 from vqaloop.report.console import WIDTH, console_for, print_line, table
 from vqaloop.report.cost import spent_words
 
@@ -19,6 +19,8 @@ def ladder_table(ladder: Ladder) -> "Table":
     """The rungs, lowest first, within 80 columns; bitrates in kb/s."""
     knob = printable(ladder.rungs[0].knob[0])[:9] if ladder.rungs else "knob"
     opinions, means = has_opinions(ladder), pool_of(ladder) != "mean"
+    # of places alone there is no worst second, but an interval
+    sampled = any("vmaf" in rung.guard_interval for rung in ladder.rungs)
     rows = [
         [
             str(number),
@@ -30,13 +32,20 @@ def ladder_table(ladder: Ladder) -> "Table":
             *([shown(rung.score_mean)] if means else []),
             *([shown(rung.opinion)] if opinions else []),
             shown(rung.score_predicted),
-            *(shown(rung.guard.get(name)) for name in ("vmaf", WORST_SECOND)),
+            shown(rung.guard.get("vmaf")),
+            shown(spread_of(rung, "vmaf") if sampled else rung.guard.get(WORST_SECOND)),
         ]
         for number, rung in enumerate(ladder.rungs, 1)
     ]
     headings = ["#", "size", "kb/s", "peak", knob, *score_headings(ladder)]
-    headings += ["predicted", "VMAF", "worst s"]
+    headings += ["predicted", "VMAF", "±" if sampled else "worst s"]
     return table(headings, rows)
+
+
+def spread_of(rung: Rung, figure: str) -> float | None:
+    """Half-width of a sampled figure's 95 % interval; None where it is of the whole title."""
+    spread = rung.guard_interval.get(figure)
+    return (spread[1] - spread[0]) / 2 if spread else None
 
 
 def pool_of(ladder: Ladder) -> str:
