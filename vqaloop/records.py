@@ -263,6 +263,9 @@ class Event:
     trial: Trial | None = None
     at_most: bool = False
     """True where the stage may end before `total`: a search ends when it has converged."""
+    left_s: float | None = None
+    """Seconds that the stage will take from here at its pace so far, `at_most` if it may end
+    before; None where that is not known yet."""
 
 
 _NOT_THE_ENCODER_S = frozenset(

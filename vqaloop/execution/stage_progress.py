@@ -2,7 +2,9 @@
 
 import contextlib
 import threading
+import time
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 from vqaloop.core import frame_progress
 from vqaloop.core.text import quoted
@@ -10,6 +12,37 @@ from vqaloop.records import Event, Source, Watcher
 
 NOTICE_S = 1.0
 """Seconds after which a stage is announced: a refusal that comes sooner stands alone."""
+
+
+class TimeLeft:
+    """A watcher that adds to events how long their stages will take, by their pace so far.
+
+    Pace is items by time since the stage's first event; until one more is done there is none.
+    Safe to call from any thread.
+    """
+
+    def __init__(self, progress: Watcher) -> None:
+        self._progress, self._lock = progress, threading.Lock()
+        self._stage: tuple[str, int] | None = None
+        self._began, self._first, self._done, self._at = 0.0, 0, 0, 0.0
+
+    def __call__(self, event: Event) -> None:
+        with self._lock:
+            event = replace(event, left_s=self._left_s(event))
+        self._progress(event)
+
+    def _left_s(self, event: Event) -> float | None:
+        now, stage = time.monotonic(), (event.stage, event.total)
+        if stage != self._stage or event.done < self._done:
+            self._stage, self._began, self._first = stage, now, event.done
+            self._done, self._at = event.done, now
+        if event.done > self._done:
+            self._done, self._at = event.done, now
+        if not event.total or self._done == self._first:
+            return None
+        # counted items alone: an event between two of them brings the end no nearer by itself
+        pace = (self._at - self._began) / (self._done - self._first)
+        return max(0.0, pace * (event.total - self._done) - (now - self._at))
 
 
 @contextlib.contextmanager

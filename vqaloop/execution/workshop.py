@@ -72,6 +72,7 @@ class Workshop:
         self.remarks: list[str] = []
         """Failures that were overcome, in words."""
         self._failed_twice: set[tuple[int, int]] = set()
+        self._made: set[Path] = set()
         self._counting = threading.Lock()
         self._folder = scratch()
         # without a cache of its own a run still keeps what it made itself, as long as it lasts
@@ -158,7 +159,13 @@ class Workshop:
             # these depend on who asks, not on the encode
             for derived in ("rendition", "path", "cached"):
                 del meta[derived]
-            return replace(made, path=self.cache.put_file(key, made.path, meta))
+            made = replace(made, path=self.cache.put_file(key, made.path, meta))
+            self._made.add(made.path)
+            return made
+
+    def has_made(self, encode: Encode) -> bool:
+        """Whether an encode is of this run, and not of an earlier one from the cache."""
+        return encode.path in self._made
 
     def _encoded(self, source: Source, rendition: Rendition, out: Path) -> Encode:
         """A new encode; made a second time where the first failure may be transient."""

@@ -23,6 +23,7 @@ from vqaloop.encoding.survey import encoder_version
 from vqaloop.errors import InputError, TargetUnreachable
 from vqaloop.execution.capping import PEAK_RATIO, PeakLimit, peak_limit
 from vqaloop.execution.checks import check_folder, folder_undone
+from vqaloop.execution.document_parts import overhead_json
 from vqaloop.execution.executor import Executor
 from vqaloop.execution.session import Session, open_session
 from vqaloop.execution.stage_progress import counted_cut, described
@@ -39,7 +40,7 @@ from vqaloop.ladder.request import (
     required_sizes,
 )
 from vqaloop.ladder.steps import Loop
-from vqaloop.ladder.store import write_reports
+from vqaloop.ladder.store import write_document, write_reports
 from vqaloop.ladder.warnings import banding_warnings, find_doubts, guard_warnings, peak_warnings
 from vqaloop.media.excerpt import excerpt
 from vqaloop.quality.registry import DEFAULT_METRIC, kindred
@@ -396,6 +397,10 @@ def _delivered(run: LadderRun, folder: Path, placed: list[Path]) -> Ladder:
     pictures = take_pictures(ladder, session.source, ffmpeg=session.ffmpeg)
     progress(Event("write", f"reports of {quoted(folder)}", 1, 2))
     write_reports(ladder, pictures)
+    # with the reports' own share: in ladder.json, which is as good without until then
+    encodes = [trial.encode for trial in run.loop.trials if trial.encode]
+    document["cost"] |= overhead_json(session, [item.encode for item in run.checked], encodes)
+    write_document(ladder)
     mark.unlink(missing_ok=True)
     return ladder
 

@@ -270,7 +270,9 @@ class Loop:
             again = "a score falls while bits rise: looking again, closer"
             try:
                 with self._counted("search", again, len(checked)) as one:
-                    checked = self.shop.map(lambda p: one(self._looked_at(title, p)), checked)
+                    checked = self.shop.map(
+                        lambda p: one(lambda: self._looked_at(title, p)), checked
+                    )
                 # the rungs of this title are then scored in the same way
                 self._closer.add(title.sha256)
             except (EncodeFailed, DecodeFailed) as error:
@@ -287,12 +289,20 @@ class Loop:
         return checked
 
     @contextlib.contextmanager
-    def _counted(self, stage: str, message: str, total: int) -> Iterator[Callable[[Made], Made]]:
-        """Announces `total` things to do; the function given counts those that pass through it."""
+    def _counted(
+        self, stage: str, message: str, total: int
+    ) -> Iterator[Callable[[Callable[[], Made]], Made]]:
+        """Announces `total` things to do; the function given does one and counts it, with the
+        frames that its programs put out."""
         done = 0
 
-        def one(made: Made) -> Made:
+        def report(frames: int) -> None:
+            self.progress(Event(stage, f"{message}: {counted(frames, 'frame')}", done, total))
+
+        def one(work: Callable[[], Made]) -> Made:
             nonlocal done
+            with frame_progress.counted_frames(report):
+                made = work()
             done += 1
             self.progress(Event(stage, message, done, total))
             return made
@@ -433,7 +443,7 @@ class Loop:
 
         message = "measuring the rungs" + " and capping their peaks" * (self.limit is not None)
         with self._counted("verify", message, len(kept)) as one:
-            results = self.shop.map(lambda point: one(check(point)), kept)
+            results = self.shop.map(lambda point: one(lambda: check(point)), kept)
         self.warnings += [f"a rung could not be made: {r}" for r in results if isinstance(r, str)]
         return [result for result in results if isinstance(result, Checked)]
 

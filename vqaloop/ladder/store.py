@@ -23,7 +23,7 @@ from vqaloop.core.documents import (
     document_text,
     read_document,
 )
-from vqaloop.core.files import unfinished
+from vqaloop.core.files import renamed_to, unfinished
 from vqaloop.core.rounding import finite
 from vqaloop.core.text import quoted
 from vqaloop.errors import InputError
@@ -124,6 +124,9 @@ class _Cost(Struct):
     score_s: Number
     wall_s: Number
     guard_s: Number | None = None
+    cpu_s: Number | None = None
+    delivered_cpu_s: Number | None = None
+    overhead: Number | None = None
 
 
 class _Place(Struct):
@@ -172,6 +175,19 @@ class _Document(Struct):
     asked: dict[str, Any] | None = None
     audience: _Audience | None = None
     warnings: list[str] | None = None
+
+
+def write_document(ladder: Ladder) -> None:
+    """Write ladder.json alone. Raises InputError when it cannot be written."""
+    path = ladder.folder / "ladder.json"
+    try:
+        with renamed_to(path) as part:
+            part.write_bytes(document_text(finite(ladder.to_json())).encode("ascii"))
+    except OSError as error:
+        raise InputError(
+            f"could not write {quoted(path)}: {error.strerror or error}; make room or choose "
+            "another folder"
+        ) from error
 
 
 def write_reports(ladder: Ladder, pictures: Pictures | None = None) -> None:

@@ -103,6 +103,17 @@ def cost_line(ladder: Ladder) -> str:
     return f"{encodes}: {frames}, {spent_words(cost)}"
 
 
+def overhead_line(ladder: Ladder) -> str:
+    """All CPU seconds over those of encoding the rungs alone; "" where that is not known."""
+    cost = ladder.about["cost"]
+    if not cost.get("overhead"):
+        return ""
+    return (
+        f"overhead {cost['overhead']:.2f}: {cost['cpu_s']:.1f} s CPU in all, of which encoding "
+        f"these rungs took {cost['delivered_cpu_s']:.1f}"
+    )
+
+
 def estimate_line(estimate: Mapping[str, Any]) -> str:
     """How far the excerpt's predictions were from the whole title."""
     if not estimate["encodes"]:
@@ -139,4 +150,6 @@ def print_ladder(ladder: Ladder) -> None:
     if ladder.about.get("estimate"):
         print_line(console, estimate_line(ladder.about["estimate"]))
     print_line(console, cost_line(ladder))
+    if overhead_line(ladder):
+        print_line(console, overhead_line(ladder))
     print_line(console, f"in {ladder.folder}")
