@@ -31,6 +31,7 @@ from vqaloop.quality.classical_metric import ClassicalMetric
 from vqaloop.quality.crop_sampling import CropSampling
 from vqaloop.quality.metric import Metric
 from vqaloop.quality.sampled_vmaf import SampledVmaf
+from vqaloop.quality.ssimulacra2_metric import Ssimulacra2
 from vqaloop.quality.student_engine import StudentEngine
 from vqaloop.quality.student_metric import StudentMetric
 from vqaloop.records import Encode, Score, Source
@@ -271,7 +272,7 @@ def _metric(order: Order, files: Mapping[str, Path], ffmpeg: str) -> Metric:
         metric: Metric = sent
         if isinstance(sent, StudentRecipe):
             metric = sent.made(files["weights"], ffmpeg)
-        elif isinstance(sent, (ClassicalMetric, SampledVmaf)):
+        elif isinstance(sent, (ClassicalMetric, SampledVmaf, Ssimulacra2)):
             metric = replace(sent, ffmpeg=ffmpeg)
         for name, value in metric.identity().items():
             if value != identity.get(name):

@@ -58,7 +58,7 @@ class Scoring:
     metric: str = option(
         "internvqa",
         "internvqa (default), internvqa-NAME, vmaf-sampled, vmaf-v1-sampled, vmaf, vmaf-v1, "
-        "vmaf-neg, xpsnr, psnr or ssim",
+        "vmaf-neg, xpsnr, psnr, ssim or ssimulacra2; of `score` also cambi",
         metavar="NAME",
         column=True,
     )

@@ -10,7 +10,7 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from fractions import Fraction
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from av.video.frame import VideoFrame
@@ -184,7 +184,7 @@ def read_with_ffmpeg(
         **{"frames:v": len(indices)},
     )
     argv = compiled(graph, ffmpeg, {"INPUT": path})
-    sample = np.dtype(np.uint8 if bits == 8 else "<u2")
+    sample: np.dtype[Any] = np.dtype(np.uint8 if bits == 8 else "<u2")
     frame_bytes = width * height * 3 // 2 * sample.itemsize
     # far slower than any machine decodes 4K; a hang must end all the same
     limit_s = 300 + (indices[-1] + 1) * 2.0

@@ -24,6 +24,7 @@ from vqaloop.errors import InputError
 from vqaloop.execution.cache import Cache
 from vqaloop.execution.checks import check_metric
 from vqaloop.execution.options import PathName
+from vqaloop.execution.stage_progress import TimeLeft
 from vqaloop.execution.tools import chosen_metric
 from vqaloop.execution.workshop import Cost, Workshop
 from vqaloop.media.probe import probe_source
@@ -201,7 +202,7 @@ def compare_builds(
         score_precision=score_precision,
         pool=pool,
         allow_hdr=allow_hdr,
-        progress=progress,
+        progress=TimeLeft(progress),
     )
     return _compare(options)
 
