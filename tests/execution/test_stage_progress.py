@@ -54,7 +54,8 @@ def test_a_ladder_tells_of_all_its_stages(room: Room) -> None:
     total = 60 * len(ladder.rungs)
     assert {e.total for e in by_stage["guard"]} == {total}
     assert {60, total} <= {e.done for e in by_stage["guard"]}
-    assert [(e.done, e.total) for e in by_stage["write"]] == [(0, 2), (1, 2)]
+    # with the frames of the pictures in between
+    assert list(dict.fromkeys((e.done, e.total) for e in by_stage["write"])) == [(0, 2), (1, 2)]
 
 
 def test_an_encode_and_a_delivery_tell_of_all_their_stages(room: Room) -> None:

@@ -1,7 +1,9 @@
 """A ladder's guard by mode, its limit of banding, and what the ladder cost over its rungs."""
 
 import io
-from typing import Any
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 
@@ -9,8 +11,12 @@ import vqaloop
 from tests.support.commandline import Room
 from tests.support.media import make_clip
 from vqaloop.errors import InputError
+from vqaloop.ladder.steps import Loop
 from vqaloop.ladder.store import read_ladder
 from vqaloop.ladder.summary import ladder_table, overhead_line
+from vqaloop.media.probe import probe_source
+from vqaloop.quality.guard import SAMPLING, Guarded, GuardPlan
+from vqaloop.records import Source
 from vqaloop.report.console import console_for
 
 SMALL: dict[str, Any] = {
@@ -58,6 +64,31 @@ def test_a_ladder_by_each_guard(room: Room) -> None:
     assert any("guard was off" in line for line in blind.about["warnings"])
     # its encodes are those of the first ladder, and what they took is not of this one
     assert blind.about["cost"]["overhead"] is None and overhead_line(blind) == ""
+
+
+@pytest.mark.parametrize(("halved", "looks"), [(False, 1), (True, 2)])
+def test_an_open_verdict_is_looked_at_closer(halved: bool, looks: int, tmp_path: Path) -> None:
+    positions: list[int] = []
+
+    def guard(source: Source, path: Path, plan: GuardPlan) -> Guarded:
+        assert plan.sampling is not None
+        positions.append(plan.sampling.positions)
+        # the score is 60 and may be 10 points off
+        wide = 9.0 if not halved else 12.0 / len(positions)
+        return Guarded({"vmaf": 60.0}, {"vmaf": (60 - wide, 60 + wide)})
+
+    metric = SimpleNamespace(guarded_by="vmaf-hd", guard_gap=10.0, finer=lambda: None)
+    shop: Any = SimpleNamespace(metric=metric, guard=guard, map=lambda work, n: list(map(work, n)))
+    loop = Loop(shop, *cast(Any, [None] * 4), lambda event: None)
+    loop.guard = GuardPlan({"vmaf": 3}, SAMPLING)
+    source = probe_source(make_clip(tmp_path / "a.y4m", size="64x64", frames=20))
+    encode = SimpleNamespace(path=tmp_path, rendition=SimpleNamespace(width=64, height=64))
+    checked: Any = [SimpleNamespace(encode=encode, score=SimpleNamespace(value=60.0, mean=None))]
+    [found] = loop._guarded(source, checked)
+    assert positions == [SAMPLING.positions * 4**n for n in range(looks)]
+    assert found.intervals["vmaf"][1] <= 70
+    loop.guard = None
+    assert loop._guarded(source, checked) == [Guarded()]
 
 
 def test_a_limit_of_banding_that_cannot_be_measured_is_refused(room: Room) -> None:

@@ -8,6 +8,7 @@ import pytest
 
 from tests.support.media import run_ffmpeg
 from vqaloop.core.ffmpeg import ffmpeg_path, file_url
+from vqaloop.ladder.warnings import BANDING
 from vqaloop.media.probe import probe_source
 from vqaloop.quality.crop_sampling import CropSampling
 from vqaloop.quality.full_reference import CAMBI, filters_of, measure
@@ -20,6 +21,7 @@ from vqaloop.quality.guard import (
     guard_plan,
     worst_second,
 )
+from vqaloop.quality.registry import open_metric
 from vqaloop.records import Source
 
 FFMPEG = ffmpeg_path()
@@ -132,3 +134,21 @@ def test_worst_second_may_begin_anywhere() -> None:
     # shorter than a second: all there is
     assert worst_second(values, Fraction(120)) == pytest.approx(85)
     assert worst_second(values, Fraction(1, 2)) == 50
+
+
+def test_a_sky_in_8_bits_shows_banding_and_in_10_it_does_not(tmp_path: Path) -> None:
+    sky = "color=black:s=256x192:r=25,format=yuv420p10le,geq=lum='300+60*X/W+20*Y/H':cb=512:cr=512"
+    only = ["-frames:v", "3", "-c:v", "ffv1"]
+    run_ffmpeg("-f", "lavfi", "-i", sky, *only, file_url(tmp_path / "sky.mkv"))
+    source, found = probe_source(tmp_path / "sky.mkv"), {}
+    for pixels in ("yuv420p", "yuv420p10le"):
+        rung = tmp_path / f"{pixels}.mp4"
+        encoded = ["-pix_fmt", pixels, "-c:v", "libx264", "-preset", "veryfast", "-crf", "20"]
+        dither = ["-sws_dither", "none"]
+        run_ffmpeg("-i", file_url(source.path), *dither, *encoded, file_url(rung))
+        scores = measure(source, rung, ["vmaf-v1", CAMBI], ffmpeg=FFMPEG)
+        assert scores[CAMBI].value == pytest.approx(
+            open_metric(CAMBI, ffmpeg=FFMPEG).measure(source, rung, "pyav").value
+        )
+        found[pixels] = scores[CAMBI].value
+    assert found["yuv420p"] > 8 and found["yuv420p10le"] < BANDING

@@ -49,18 +49,28 @@ class TimeLeft:
 def report_if_slow(progress: Watcher, event: Event) -> Iterator[None]:
     """Around a stage: reports it after NOTICE_S seconds, then the frames that its programs have
     put out."""
-
-    def report(frames: int) -> None:
-        progress(Event(event.stage, f"{event.message}: {frames} frames"))
-
     timer = threading.Timer(NOTICE_S, progress, [event])
     timer.daemon = True
     timer.start()
     try:
-        with frame_progress.counted_frames(report):
+        with _frames_in_message(progress, event):
             yield
     finally:
         timer.cancel()
+
+
+@contextlib.contextmanager
+def counted_in_message(progress: Watcher, event: Event) -> Iterator[None]:
+    """Around a part of a stage that counts other things: reports it, then the frames as above."""
+    progress(event)
+    with _frames_in_message(progress, event):
+        yield
+
+
+def _frames_in_message(progress: Watcher, event: Event) -> contextlib.AbstractContextManager[None]:
+    return frame_progress.counted_frames(
+        lambda frames: progress(replace(event, message=f"{event.message}: {frames} frames"))
+    )
 
 
 @contextlib.contextmanager

@@ -26,7 +26,7 @@ from vqaloop.execution.checks import check_folder, folder_undone
 from vqaloop.execution.document_parts import overhead_json
 from vqaloop.execution.executor import Executor
 from vqaloop.execution.session import Session, open_session
-from vqaloop.execution.stage_progress import counted_cut, described
+from vqaloop.execution.stage_progress import counted_cut, counted_in_message, described
 from vqaloop.execution.tools import Tools, chosen_tools
 from vqaloop.ladder.document import LadderRun, ladder_json
 from vqaloop.ladder.options import BANDWIDTH_SHARE, LadderOptions
@@ -393,8 +393,9 @@ def _delivered(run: LadderRun, folder: Path, placed: list[Path]) -> Ladder:
     trusted = doubts.trusted and not (peaks and limit and limit.asked)
     trusted = trusted and not (banding and session.options.max_banding is not None)
     ladder = Ladder(folder, tuple(rungs), document, trusted=trusted)
-    progress(Event("write", f"pictures of {quoted(folder)}", 0, 2))
-    pictures = take_pictures(ladder, session.source, ffmpeg=session.ffmpeg)
+    taking = Event("write", f"pictures of {quoted(folder)}", 0, 2)
+    with counted_in_message(progress, taking):
+        pictures = take_pictures(ladder, session.source, ffmpeg=session.ffmpeg)
     progress(Event("write", f"reports of {quoted(folder)}", 1, 2))
     write_reports(ladder, pictures)
     # with the reports' own share: in ladder.json, which is as good without until then
