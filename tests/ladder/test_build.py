@@ -114,7 +114,11 @@ CONTRACT: dict[str, Any] = {
         "score_s": NUMBER,
         "wall_s": NUMBER,
         "cache_hits": int,
+        "cpu_s": NUMBER,
+        "delivered_cpu_s": NUMBER,
+        "overhead": (*NUMBER, type(None)),
     },
+    "guard": {"mode": str},
     "warnings": [str],
     "trusted": bool,
 }

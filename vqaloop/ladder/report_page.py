@@ -229,13 +229,23 @@ def _promise(ladder: Ladder) -> Plots:
         f"and by how much it is off. On average {sum(off) / len(off):.2f}, at worst "
         f"{max(off):.2f} (rung {worst})."
     )
-    guard = (
-        "Figures of each file that had no part in choosing it: PSNR-Y and XPSNR of all frames, "
-        f"VMAF of 1 frame in {EVERY['vmaf']} and VMAF v1 of 1 in {EVERY['vmaf-v1']}."
-    )
+    guard = "Figures of each file that had no part in choosing it: " + _frames_words(ladder)
     return _plots(
         (report_plots.promise_svg(ladder), scores), (report_plots.guard_svg(ladder), guard)
     )
+
+
+def _frames_words(ladder: Ladder) -> str:
+    """Of which frames the guard is."""
+    looked = ladder.about.get("guard") or {}
+    if looked.get("mode") == "off":
+        return "none, the guard was off."
+    if looked.get("mode") == "sampled":
+        return (
+            f"of {looked.get('places')} places in {looked.get('frames')} frames; ± is half of a "
+            "95 % interval."
+        )
+    return f"PSNR-Y and XPSNR of all frames, the others of 1 frame in {EVERY['vmaf']}."
 
 
 def _search(ladder: Ladder) -> Plots:

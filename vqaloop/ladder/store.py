@@ -157,6 +157,12 @@ class _Audience(Struct):
     unserved: Number
 
 
+class _Guard(Struct):
+    mode: str
+    places: Whole | None = None
+    frames: Whole | None = None
+
+
 class _Document(Struct):
     """What of ladder.json the reports rely on."""
 
@@ -170,6 +176,7 @@ class _Document(Struct):
     trials: list[_Trial]
     cost: _Cost
     trusted: bool
+    guard: _Guard | None = None
     worst: list[_Place] | None = None
     tuning: _Tuning | None = None
     asked: dict[str, Any] | None = None
