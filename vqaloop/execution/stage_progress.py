@@ -17,14 +17,16 @@ NOTICE_S = 1.0
 class TimeLeft:
     """A watcher that adds to events how long their stages will take, by their pace so far.
 
-    Pace is items by time since the stage's first event; until one more is done there is none.
+    Pace is items by time since the stage's first event, of the first stage since this was made;
+    until one more is done there is none.
     Safe to call from any thread.
     """
 
     def __init__(self, progress: Watcher) -> None:
         self._progress, self._lock = progress, threading.Lock()
         self._stage: tuple[str, int] | None = None
-        self._began, self._first, self._done, self._at = 0.0, 0, 0, 0.0
+        self._began = self._at = time.monotonic()
+        self._first = self._done = 0
 
     def __call__(self, event: Event) -> None:
         with self._lock:
@@ -33,7 +35,9 @@ class TimeLeft:
 
     def _left_s(self, event: Event) -> float | None:
         now, stage = time.monotonic(), (event.stage, event.total)
-        if stage != self._stage or event.done < self._done:
+        if self._stage is None:
+            self._stage = stage
+        elif stage != self._stage or event.done < self._done:
             self._stage, self._began, self._first = stage, now, event.done
             self._done, self._at = event.done, now
         if event.done > self._done:
