@@ -79,7 +79,7 @@ def test_an_open_verdict_is_looked_at_closer(halved: bool, looks: int, tmp_path:
 
     metric = SimpleNamespace(guarded_by="vmaf-hd", guard_gap=10.0, finer=lambda: None)
     shop: Any = SimpleNamespace(metric=metric, guard=guard, map=lambda work, n: list(map(work, n)))
-    loop = Loop(shop, *cast(Any, [None] * 4), lambda event: None)
+    loop = Loop(*cast(Any, (shop, *[None] * 4, lambda event: None)))
     loop.guard = GuardPlan({"vmaf": 3}, SAMPLING)
     source = probe_source(make_clip(tmp_path / "a.y4m", size="64x64", frames=20))
     encode = SimpleNamespace(path=tmp_path, rendition=SimpleNamespace(width=64, height=64))
