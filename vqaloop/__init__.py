@@ -31,8 +31,11 @@ if TYPE_CHECKING:
     from vqaloop.execution.job import Job
     from vqaloop.ladder.build import build_ladder, build_ladders
     from vqaloop.ladder.compare import LadderComparison, compare_ladders
+    from vqaloop.ladder.dry_run import LadderPlan, plan_ladder
+    from vqaloop.ladder.profiles import read_profile
     from vqaloop.ladder.store import read_ladder
-    from vqaloop.models import create_model
+    from vqaloop.media.part import cut_part
+    from vqaloop.models.registry import create_model
     from vqaloop.quality.scorer import Scorer
     from vqaloop.ratecontrol.controller import RateController
     from vqaloop.ratecontrol.target import Encoded, encode_to_target
@@ -51,6 +54,7 @@ _HOMES = {
     "Job": "execution.job",
     "Ladder": "records",
     "LadderComparison": "ladder.compare",
+    "LadderPlan": "ladder.dry_run",
     "Local": "execution.executor",
     "RateController": "ratecontrol.controller",
     "RayCluster": "cluster.ray_cluster",
@@ -64,11 +68,14 @@ _HOMES = {
     "build_ladders": "ladder.build",
     "compare_builds": "regress.compare",
     "compare_ladders": "ladder.compare",
-    "create_model": "models",
+    "create_model": "models.registry",
+    "cut_part": "media.part",
     "encode_to_target": "ratecontrol.target",
     "ffmpeg_path": "core.ffmpeg",
     "package_ladder": "delivery.package",
+    "plan_ladder": "ladder.dry_run",
     "read_ladder": "ladder.store",
+    "read_profile": "ladder.profiles",
     "tune_encoder": "tuning.tune",
 }
 """Names loaded on first use, so that `import vqaloop` stays quick."""
@@ -88,6 +95,7 @@ __all__ = [
     "Job",
     "Ladder",
     "LadderComparison",
+    "LadderPlan",
     "Local",
     "RateController",
     "RayCluster",
@@ -106,10 +114,13 @@ __all__ = [
     "compare_builds",
     "compare_ladders",
     "create_model",
+    "cut_part",
     "encode_to_target",
     "ffmpeg_path",
     "package_ladder",
+    "plan_ladder",
     "read_ladder",
+    "read_profile",
     "tune_encoder",
 ]
 

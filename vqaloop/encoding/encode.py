@@ -87,6 +87,21 @@ def encode(
     )
 
 
+def cost_per_megapixel(spec: EncoderSpec, preset: str) -> float:
+    """CPU seconds of a million coded pixels, roughly.
+
+    Args:
+        spec: The encoder, whose cost is interpolated between its slowest and fastest preset.
+        preset: One of its presets.
+
+    Returns:
+        CPU seconds.
+    """
+    slowest, fastest = spec.cost
+    place = spec.presets.index(preset) / max(1, len(spec.presets) - 1)
+    return float(slowest * (fastest / slowest) ** place)
+
+
 def default_timeout_s(spec: EncoderSpec, rendition: Rendition, source: Source) -> float:
     """The time limit of an encode in seconds, far more than a slow machine needs.
 
@@ -98,9 +113,7 @@ def default_timeout_s(spec: EncoderSpec, rendition: Rendition, source: Source) -
     Returns:
         Wall time in seconds.
     """
-    slowest, fastest = spec.cost
-    place = spec.presets.index(rendition.preset) / max(1, len(spec.presets) - 1)
-    cost = float(slowest * (fastest / slowest) ** place)
+    cost = cost_per_megapixel(spec, rendition.preset)
     coded = rendition.width * rendition.height * source.frames / 1e6
     read = source.width * source.height * source.frames / 1e6
     return 120 + _SLOWER_MACHINE * (cost * coded + _SOURCE_COST * read)

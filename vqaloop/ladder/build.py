@@ -18,7 +18,9 @@ from optuna.storages import BaseStorage
 
 from vqaloop.core.files import file_sha256
 from vqaloop.core.folders import is_study_file
+from vqaloop.core.option_fields import taken
 from vqaloop.core.text import quoted
+from vqaloop.encoding.registry import codec_names
 from vqaloop.encoding.survey import encoder_version
 from vqaloop.errors import InputError, TargetUnreachable
 from vqaloop.execution.capping import PEAK_RATIO, PeakLimit, peak_limit
@@ -73,23 +75,23 @@ def build_ladder(
     *,
     codec: str,
     encoder: str | None = None,
-    resolutions: Sequence[tuple[int, int]] | None = None,
+    resolutions: str | Sequence[tuple[int, int] | str] | None = None,
     metric: str = DEFAULT_METRIC,
-    rungs: int | None = None,
+    rungs: int | str | None = None,
     min_step: float | None = None,
     min_ratio: float = 1.4,
-    min_bitrate: float = 0.0,
-    max_bitrate: float = float("inf"),
+    min_bitrate: float | str = 0.0,
+    max_bitrate: float | str = float("inf"),
     min_score: float | None = None,
     max_score: float | None = None,
-    require: Sequence[tuple[int, int]] = (),
-    min_top_size: tuple[int, int] | None = None,
-    min_bottom_size: tuple[int, int] | None = None,
+    require: str | Sequence[tuple[int, int] | str] = (),
+    min_top_size: tuple[int, int] | str | None = None,
+    min_bottom_size: tuple[int, int] | str | None = None,
     audience: str | os.PathLike[str] | None = None,
     bandwidth_share: float = BANDWIDTH_SHARE,
-    budget_s: float | None = None,
+    budget_s: float | str | None = None,
     peak_ratio: float | None = None,
-    max_peak: float | None = None,
+    max_peak: float | str | None = None,
     buffer_s: float = 0.5,
     no_cap: bool = False,
     guard: Literal["full", "sampled", "off"] | None = None,
@@ -104,7 +106,7 @@ def build_ladder(
     storage: str | None = None,
     prior: PriorUse | bool = "shipped",
     tune_trials: int | None = None,
-    timeout_s: float | None = None,
+    timeout_s: float | str | None = None,
     ffmpeg: str | os.PathLike[str] | None = None,
     weights: str | os.PathLike[str] | None = None,
     score_precision: float | None = None,
@@ -117,7 +119,8 @@ def build_ladder(
 ) -> Ladder:
     """The per-title ladder of a video, its files and reports written to `out`.
 
-    The arguments that decide what the ladder is are recorded in ladder.json as `asked`.
+    The arguments that decide what the ladder is are recorded in ladder.json as `asked`. Rates,
+    times and sizes may be text as on the command line: "5M", "10min", "720p,640x360".
 
     Args:
         input: The video.
@@ -184,51 +187,7 @@ def build_ladder(
         TargetUnreachable: Fewer than two rungs could be made. What was encoded until then, or
             until an interruption, stays in the cache, and the same call goes on from there.
     """
-    options = LadderOptions(
-        codec=codec,
-        encoder=encoder,
-        resolutions=resolutions,
-        metric=metric,
-        rungs=rungs,
-        min_step=min_step,
-        min_ratio=min_ratio,
-        min_bitrate=min_bitrate,
-        max_bitrate=max_bitrate,
-        min_score=min_score,
-        max_score=max_score,
-        require=require,
-        min_top_size=min_top_size,
-        min_bottom_size=min_bottom_size,
-        audience=audience,
-        bandwidth_share=bandwidth_share,
-        budget_s=budget_s,
-        peak_ratio=peak_ratio,
-        max_peak=max_peak,
-        buffer_s=buffer_s,
-        no_cap=no_cap,
-        guard=guard,
-        max_banding=max_banding,
-        preset=preset,
-        bit_depth=bit_depth,
-        out=out,
-        device=device,
-        workers=workers,
-        seed=seed,
-        cache=cache,
-        storage=storage,
-        prior=prior,
-        tune_trials=tune_trials,
-        timeout_s=timeout_s,
-        ffmpeg=ffmpeg,
-        weights=weights,
-        score_precision=score_precision,
-        pool=pool,
-        video_size=video_size,
-        pix_fmt=pix_fmt,
-        framerate=framerate,
-        allow_hdr=allow_hdr,
-        progress=progress,
-    )
+    options = LadderOptions(**taken(LadderOptions, locals()))
     return _build(checked_request(input, options))
 
 
@@ -254,6 +213,7 @@ def build_ladders(
         InputError: As of `build_ladder`, for any of the codecs before work on the first starts.
         TargetUnreachable: As of `build_ladder`.
     """
+    codecs = [codec_names(codec) for codec in codecs]
     check_codecs(codecs, options.get("encoder"))
     folder = Path(out) if out is not None else Path(f"{Path(input).stem}.ladders")
     requests = [
@@ -293,8 +253,14 @@ def _build(request: LadderRequest) -> Ladder:
         _undone_on_failure(folder) as placed,
         open_session(request.input, options, request.tools) as session,
     ):
-        session = replace(session, sizes=allowed_sizes(options, session.sizes))
-        rules = replace(request.rules, required=required_sizes(options.require, session.sizes))
+        options = options.within(session.source.canvas)
+        sizes = allowed_sizes(options, session.sizes)
+        session = replace(session, options=options, sizes=sizes)
+        rules = replace(
+            request.rules,
+            required=required_sizes(options.require, sizes),
+            least_top=math.prod(options.min_top_size or (0,)),
+        )
         where = options.storage or (default_storage(folder) if options.cache else None)
         with kept_in(where):
             # a storage that was named is refused as all else is, before anything is reported

@@ -4,12 +4,19 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vqaloop.core.option_fields import changed, fault_of, kbps, number, option, whole
-from vqaloop.core.text import parse_duration, parse_resolutions, parse_rungs, parse_size
+from vqaloop.core.text import (
+    parse_duration,
+    parse_resolutions,
+    parse_rungs,
+    parse_size,
+    size_within,
+)
+from vqaloop.encoding.registry import codec_names
 from vqaloop.errors import InputError
 from vqaloop.execution.options import (
     CODECS,
@@ -49,12 +56,15 @@ class LadderOptions(StorageOptions, PriorOptions, PeakOptions, GuardOptions, Job
     """What `build_ladder` takes."""
 
     codec: str = option(
-        help="or several with commas, for a ladder each", metavar=CODECS, recorded=False
+        help="or several with commas, for a ladder each",
+        metavar=CODECS,
+        parse=codec_names,
+        recorded=False,
     )
     resolutions: Sequence[tuple[int, int]] | None = option(
         None,
         "default: parts of the source's size",
-        metavar="WxH,...|auto",
+        metavar="WxH,...|NNNp,...|auto",
         parse=parse_resolutions,
         column=True,
     )
@@ -187,7 +197,28 @@ class LadderOptions(StorageOptions, PriorOptions, PeakOptions, GuardOptions, Job
                 raise InputError(f"the budget must be a time above 0, not {self.budget_s:g} s")
 
     def sizes(self, source: Source) -> Sequence[tuple[int, int]] | None:
-        return self.resolutions
+        return self.within(source.canvas).resolutions
+
+    def within(self, canvas: tuple[int, int]) -> LadderOptions:
+        """With sizes that have lines alone as wide as a source of this size asks.
+
+        Of several those larger than the source are left out, unless all are: a profile names
+        the sizes of all titles.
+        """
+
+        def wide(sizes: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
+            return [size_within(size, canvas) for size in sizes]
+
+        pixels, sizes = math.prod(canvas), self.resolutions
+        fitting = [s for s in sizes or () if s[0] or math.prod(size_within(s, canvas)) <= pixels]
+        top, bottom = self.min_top_size, self.min_bottom_size
+        return replace(
+            self,
+            resolutions=sizes and wide(fitting or sizes),
+            require=tuple(wide(self.require)),
+            min_top_size=top and size_within(top, canvas),
+            min_bottom_size=bottom and size_within(bottom, canvas),
+        )
 
     def asked(self) -> dict[str, Any]:
         """What was asked for, as ladder.json has it: all that is not at its default."""

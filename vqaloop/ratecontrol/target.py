@@ -15,6 +15,7 @@ from typing import Any, Literal
 from vqaloop.bitstream.packets import peak_kbps, stream_packets
 from vqaloop.core.files import scratch
 from vqaloop.core.folders import check_writable
+from vqaloop.core.option_fields import taken
 from vqaloop.core.text import counted, quoted, utf8
 from vqaloop.encoding.options import CAP, ZONES, gop_frames
 from vqaloop.encoding.spec import EncoderSpec
@@ -100,12 +101,12 @@ def encode_to_target(
     *,
     codec: str,
     target_score: float | None = None,
-    bitrate: float | None = None,
+    bitrate: float | str | None = None,
     allocation: str | None = None,
-    max_bitrate: float | None = None,
+    max_bitrate: float | str | None = None,
     max_encodes: int | None = None,
     peak_ratio: float | None = None,
-    max_peak: float | None = None,
+    max_peak: float | str | None = None,
     buffer_s: float = 0.5,
     one_run: bool = False,
     guard: Literal["full", "sampled", "off"] | None = None,
@@ -121,7 +122,7 @@ def encode_to_target(
     workers: int | Executor = 1,
     seed: int = 0,
     cache: bool = True,
-    timeout_s: float | None = None,
+    timeout_s: float | str | None = None,
     ffmpeg: str | os.PathLike[str] | None = None,
     video_size: str | None = None,
     pix_fmt: str | None = None,
@@ -179,38 +180,7 @@ def encode_to_target(
         InputError: Something is refused before any work.
         TargetUnreachable: Some scene has no encode at all.
     """
-    options = EncodeOptions(
-        codec=codec,
-        target_score=target_score,
-        bitrate=bitrate,
-        allocation=allocation,
-        max_bitrate=max_bitrate,
-        max_encodes=max_encodes,
-        peak_ratio=peak_ratio,
-        max_peak=max_peak,
-        buffer_s=buffer_s,
-        one_run=one_run,
-        guard=guard,
-        prior=prior,
-        encoder=encoder,
-        preset=preset,
-        bit_depth=bit_depth,
-        metric=metric,
-        weights=weights,
-        score_precision=score_precision,
-        pool=pool,
-        device=device,
-        workers=workers,
-        seed=seed,
-        cache=cache,
-        timeout_s=timeout_s,
-        ffmpeg=ffmpeg,
-        video_size=video_size,
-        pix_fmt=pix_fmt,
-        framerate=framerate,
-        allow_hdr=allow_hdr,
-        progress=progress,
-    )
+    options = EncodeOptions(**taken(EncodeOptions, locals()))
     return _encode(Path(input), Path(output), options)
 
 

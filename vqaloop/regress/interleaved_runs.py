@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from vqaloop.core.files import scratch
-from vqaloop.core.text import quoted
+from vqaloop.core.text import quoted, size_within
 from vqaloop.encoding.spec import EncoderSpec
 from vqaloop.errors import DecodeFailed, InputError
 from vqaloop.execution.workshop import Workshop
@@ -63,7 +63,7 @@ class RunPlan:
     """Besides VMAF and PSNR-Y."""
 
     def sizes_of(self, source: Source) -> tuple[tuple[int, int], ...]:
-        return self.sizes or (source.canvas,)
+        return tuple(size_within(s, source.canvas) for s in self.sizes) or (source.canvas,)
 
 
 class ClipRunner:

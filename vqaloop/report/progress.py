@@ -3,10 +3,12 @@
 import contextlib
 import sys
 import threading
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from vqaloop.core.scopes import check_cancelled
 from vqaloop.core.text import printable
+from vqaloop.errors import CalledOff
 from vqaloop.records import Event
 from vqaloop.report.console import console_for, encodable, is_terminal, print_line
 
@@ -14,6 +16,9 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.progress import Progress as Bar
     from rich.progress import TaskID
+
+LOADING_S = 0.3
+"""Seconds of imports after which they are announced."""
 
 
 SHOWN_LEFT_S = 5.0
@@ -55,6 +60,21 @@ class Progress:
         if self._bar is not None:
             self._bar.stop()
             self._bar = None
+
+    @contextlib.contextmanager
+    def loading(self) -> Iterator[None]:
+        """Around imports: they are announced where they take long."""
+        timer = threading.Timer(LOADING_S, self._announce)
+        timer.daemon = True
+        timer.start()
+        try:
+            yield
+        finally:
+            timer.cancel()
+
+    def _announce(self) -> None:
+        with contextlib.suppress(CalledOff):
+            self(Event("start", "loading libraries"))
 
     @property
     def live(self) -> bool:
