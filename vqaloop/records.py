@@ -266,6 +266,9 @@ class Event:
     trial: Trial | None = None
     at_most: bool = False
     """True where the stage may end before `total`: a search ends when it has converged."""
+    left_s: float | None = None
+    """Seconds that the stage will take from here at its pace so far, `at_most` if it may end
+    before; None where that is not known yet."""
 
 
 @dataclass(frozen=True)
@@ -315,8 +318,8 @@ class Rung:
     score_predicted: float
     """Score that the search predicted before the file was encoded."""
     guard: dict[str, float]
-    """Independent figures of the file by name, as docs/scoring.md has them; always vmaf (0..100)
-    and psnr_y (dB), the others where they can be measured."""
+    """Independent figures of the file by name, as docs/scoring.md has them: vmaf (0..100) and
+    psnr_y (dB), the others where they can be measured; empty with `--guard off`."""
     knob: tuple[str, float]
     """Name and value."""
     params: dict[str, str]
@@ -333,6 +336,11 @@ class Rung:
     """The score on the scale of the weights' label, where that is mapped to VMAF points."""
     score_mean: float | None = None
     """The mean score, where `score` is pooled otherwise; `about["metric"]["pool"]` says how."""
+    guard_interval: dict[str, tuple[float, float]] = field(default_factory=dict)
+    """95 % intervals of the figures of `guard` that are sampled; empty where all are of the whole
+    title."""
+    banding_at_s: float | None = None
+    """Seconds at which the figure `cambi` of `guard` is highest; None: it was not measured."""
     cap: Cap | None = None
     """What its encoder's buffer model kept to; None where the file was made without."""
     two_pass: TwoPasses | None = None
@@ -410,6 +418,12 @@ class Rung:
             **({} if self.score_mean is None else {"score_mean": rounded(self.score_mean)}),
             **({} if self.opinion is None else {"opinion": rounded(self.opinion)}),
             "guard": {name: rounded(value) for name, value in self.guard.items()},
+            **(
+                {"guard_interval": {k: list(map(rounded, v)) for k, v in spread.items()}}
+                if (spread := self.guard_interval)
+                else {}
+            ),
+            **({} if self.banding_at_s is None else {"banding_at_s": rounded(self.banding_at_s)}),
             "knob": {"name": self.knob[0], "value": self.knob[1]},
             "params": self.params,
             "cap": asdict(self.cap) if self.cap else None,
@@ -467,6 +481,8 @@ class Ladder:
             row = rung.to_json()
             guard, knob = row.pop("guard"), row.pop("knob")
             row.pop("over_time", None)
+            for name, (low, high) in row.pop("guard_interval", {}).items():
+                guard |= {f"{name}_low": low, f"{name}_high": high}
             cap = row.pop("cap") or {}
             row["ffmpeg_args"] = shlex.join(row["ffmpeg_args"])
             row["params"] = ",".join(f"{k}={v}" for k, v in rung.params.items())

@@ -56,7 +56,9 @@ def test_json_to_stdout_is_alone_there(room: Room, clip: str) -> None:
     assert said.status == 0, said.err
     assert json.loads(said.out) == room.document("a.h264.ladder")
     for line in said.err.splitlines():
-        assert re.match(r"(start|probe|(search|verify|guard|write)( \d+/\d+( at most)?)?): ", line)
+        left = r"(, (at most )?\d+:\d\d left)?"
+        stage = rf"(start|probe|(search|verify|guard|write)( \d+/\d+( at most)?)?{left}): "
+        assert re.match(stage, line)
 
 
 def test_json_to_a_file_beside_the_table(room: Room, clip: str) -> None:

@@ -49,7 +49,7 @@ RUNG = {
     "peak_kbps": NUMBER,
     "score": NUMBER,
     "score_predicted": NUMBER,
-    "guard": {"vmaf": NUMBER, "psnr_y": NUMBER, "xpsnr": NUMBER, "vmaf_worst_s": NUMBER},
+    "guard": {"vmaf": NUMBER, "psnr_y": NUMBER, "xpsnr": NUMBER},
     "knob": {"name": str, "value": NUMBER},
     "params": {},
     "cap": (dict, type(None)),
@@ -116,7 +116,11 @@ CONTRACT: dict[str, Any] = {
         "score_s": NUMBER,
         "wall_s": NUMBER,
         "cache_hits": int,
+        "cpu_s": NUMBER,
+        "delivered_cpu_s": NUMBER,
+        "overhead": (*NUMBER, type(None)),
     },
+    "guard": {"mode": str},
     "warnings": [str],
     "trusted": bool,
 }
@@ -164,6 +168,8 @@ def check_ladder(ladder: Ladder, min_step: float, min_ratio: float) -> dict[str,
 
 def check_rung(path: Path, rung: Mapping[str, Any], document: Mapping[str, Any]) -> None:
     """The file is of the codec, size and frames that are said, and as large."""
+    # there is a worst second where all seconds were measured
+    assert ("vmaf_worst_s" in rung["guard"]) != ("vmaf" in rung.get("guard_interval", {}))
     size = path.stat().st_size
     duration = document["source"]["duration"]
     assert rung["bitrate_kbps"] == pytest.approx(size * 8 / 1000 / duration, rel=1e-4)

@@ -65,6 +65,8 @@ NOT_RUN = {
     "optuna-dashboard": "another program, which serves until it is stopped",
     "ray ": "starts and stops a Ray cluster; tests/whole/test_ray.py has one",
     "vqaloop ladder TITLE...": "as above",
+    "vqaloop ladder sky.mp4": "takes pictures of 216x160; tests/ladder/test_guarded_ladder.py has "
+    "them",
     "python -m bench.regress": "hundreds of encodes are scored, and no option makes them few",
     "python -m bench.cheaper": "as above",
     "python -m bench.gpu": "takes a GPU; tests/bench/test_gpu.py runs its miniature",
@@ -115,6 +117,9 @@ BENCHES = {
     "gaming": "--frames 8 --judges vmaf,psnr",
     "scenes": "--titles 2",
     "capped": "--encoders libx264 --height 90 --knobs 3 --ratios 2 --preset fastest",
+    "overhead": "--codecs h264 --height 90 --frames 12 --options '--metric psnr --preset "
+    "ultrafast --rungs 2 --min-step 0.2 --no-prior'",
+    "guard": "--height 90 --knobs 33 --preset ultrafast --positions 4",
     "targets": "--titles 1 --codecs h264",
     "sampled": "--height 144 --frames 20 --seeds 1",
     "places": "--height 144 --frames 20 --seeds 2",

@@ -3,6 +3,7 @@
 import argparse
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -45,6 +46,7 @@ class Board:
 
     def __init__(self, progress: "Progress") -> None:
         self.progress, self.done, self.total = progress, 0, 0
+        self.left_s: float | None = None
 
     def __call__(self, event: Event) -> None:
         from vqaloop.catalogue.build import STAGE
@@ -54,11 +56,12 @@ class Board:
             return
         message = event.message
         if event.stage == STAGE:
-            self.done, self.total = event.done, event.total
+            self.done, self.total, self.left_s = event.done, event.total, event.left_s
             self.progress.log(message)
         else:
             message = f"{event.stage}: {message}"
-        self.progress(Event("titles", message, self.done, self.total, event.trial))
+        counted = Event("titles", message, self.done, self.total, event.trial)
+        self.progress(replace(counted, left_s=self.left_s))
 
 
 def catalogue_table(catalogue: "Catalogue", encoding: str = "utf-8") -> "Table":

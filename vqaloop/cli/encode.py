@@ -61,7 +61,13 @@ def run_encode(options: argparse.Namespace) -> int:
     pool = about["metric"].get("pool")
     beside = f" by {pool} (mean {about['score_mean']:.2f})" if pool else ""
     scores = [f"{name} {made.score:.2f}{beside}"]
-    scores += [f"{key} {value:.2f}" for key, value in about["guard"].items() if key != name]
+    intervals = about.get("guard_interval", {})
+    spreads = {key: f" ±{(high - low) / 2:.2f}" for key, (low, high) in intervals.items()}
+    scores += [
+        f"{key} {value:.2f}{spreads.get(key, '')}"
+        for key, value in about["guard"].items()
+        if key != name
+    ]
     say(
         options,
         f"{made.path}: {', '.join(scores)}, {about['bitrate_kbps']:.1f} kb/s; "

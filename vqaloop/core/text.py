@@ -96,6 +96,7 @@ def metric_name(name: str) -> str:
         "psnr_y": "PSNR-Y",
         "vmaf_v1": "VMAF v1",
         "xpsnr": "XPSNR",
+        "cambi": "CAMBI",
     }.get(name, printable(name))
 
 

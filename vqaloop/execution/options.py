@@ -60,7 +60,7 @@ class Scoring:
     metric: str = option(
         "internvqa",
         "internvqa (default), internvqa-NAME, vmaf-sampled, vmaf-v1-sampled, vmaf, vmaf-v1, "
-        "vmaf-neg, xpsnr, psnr or ssim",
+        "vmaf-neg, xpsnr, psnr, ssim or ssimulacra2; of `score` also cambi",
         metavar="NAME",
         column=True,
     )
@@ -176,6 +176,20 @@ class PeakOptions:
         flags=("--buffer",),
         metavar="S",
         parse=number,
+        column=True,
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class GuardOptions:
+    """How delivered files are measured by metrics that had no part in choosing them."""
+
+    guard: Literal["full", "sampled", "off"] | None = option(
+        None,
+        "measure delivered files all over, at sampled places with an interval, or not at all "
+        "(default: sampled above 240 frames)",
+        metavar="full|sampled|off",
+        choices=("full", "sampled", "off"),
         column=True,
     )
 

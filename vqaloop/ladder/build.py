@@ -25,9 +25,10 @@ from vqaloop.encoding.survey import encoder_version
 from vqaloop.errors import InputError, TargetUnreachable
 from vqaloop.execution.capping import PEAK_RATIO, PeakLimit, peak_limit
 from vqaloop.execution.checks import check_folder, folder_undone
+from vqaloop.execution.document_parts import overhead_json
 from vqaloop.execution.executor import Executor
 from vqaloop.execution.session import Session, open_session
-from vqaloop.execution.stage_progress import counted_cut, described
+from vqaloop.execution.stage_progress import counted_cut, counted_in_message, described
 from vqaloop.execution.tools import Tools, chosen_tools
 from vqaloop.ladder.document import LadderRun, ladder_json
 from vqaloop.ladder.options import BANDWIDTH_SHARE, LadderOptions
@@ -36,12 +37,13 @@ from vqaloop.ladder.request import (
     Budget,
     allowed_sizes,
     check_codecs,
+    guard_asked,
     make_rules,
     required_sizes,
 )
 from vqaloop.ladder.steps import Loop
-from vqaloop.ladder.store import write_reports
-from vqaloop.ladder.warnings import find_doubts, guard_warnings, peak_warnings
+from vqaloop.ladder.store import write_document, write_reports
+from vqaloop.ladder.warnings import banding_warnings, find_doubts, guard_warnings, peak_warnings
 from vqaloop.media.excerpt import excerpt
 from vqaloop.quality.registry import DEFAULT_METRIC, kindred
 from vqaloop.records import Event, Ladder, Source, Watcher
@@ -93,6 +95,8 @@ def build_ladder(
     buffer_s: float = 0.5,
     no_cap: bool = False,
     two_pass: bool = False,
+    guard: Literal["full", "sampled", "off"] | None = None,
+    max_banding: float | None = None,
     preset: str | None = None,
     bit_depth: int | None = None,
     out: str | os.PathLike[str] | None = None,
@@ -146,6 +150,11 @@ def build_ladder(
         no_cap: Leave peaks as they are.
         two_pass: Make each rung in two passes at the average bitrate found for it, under its cap
             where it needs one.
+        guard: "full" measures VMAF, VMAF v1, CAMBI, XPSNR and PSNR-Y of the rungs all over the
+            title, "sampled" at places of it with 95 % intervals, "off" not at all; None: sampled
+            above 240 frames.
+        max_banding: Most visible banding of a rung, as CAMBI (0 to 17; it annoys from about 5 on).
+            A ladder with more is not trusted. None: more than 5 is warned of.
         preset: Of the encoder; None: its default one.
         bit_depth: 8 or 10; None: the source's.
         out: Folder; None: NAME.CODEC.ladder here.
@@ -288,6 +297,7 @@ def _searched(
         session.shop, space, rules, session.preset, session.depth, options.progress, budget
     )
     loop.limit, loop.two_pass = request.limit, options.two_pass
+    loop.guard = guard_asked(options, session.shop, source)
     title, windows = _excerpt(session)
     whole = title is source
     tuning = _tune(session, loop, title, where)
@@ -353,14 +363,21 @@ def _delivered(run: LadderRun, folder: Path, placed: list[Path]) -> Ladder:
     rungs = run.loop.deliver(session.source, folder, run.checked, placed)
     doubts, limit = find_doubts(rungs, session.metric, run.whole), run.loop.limit
     peaks = peak_warnings(rungs, [item.over for item in run.checked], limit) if limit else []
-    document = ladder_json(run, [*doubts.lines, *peaks, *guard_warnings(rungs)])
+    banding = banding_warnings(rungs, session.options.max_banding, session.depth)
+    document = ladder_json(run, [*doubts.lines, *peaks, *banding, *guard_warnings(rungs)])
     # a bound that nobody asked for is no promise
     trusted = doubts.trusted and not (peaks and limit and limit.asked)
+    trusted = trusted and not (banding and session.options.max_banding is not None)
     ladder = Ladder(folder, tuple(rungs), document, trusted=trusted)
-    progress(Event("write", f"pictures of {quoted(folder)}", 0, 2))
-    pictures = take_pictures(ladder, session.source, ffmpeg=session.ffmpeg)
+    taking = Event("write", f"pictures of {quoted(folder)}", 0, 2)
+    with counted_in_message(progress, taking):
+        pictures = take_pictures(ladder, session.source, ffmpeg=session.ffmpeg)
     progress(Event("write", f"reports of {quoted(folder)}", 1, 2))
     write_reports(ladder, pictures)
+    # with the reports' own share: in ladder.json, which is as good without until then
+    encodes = [trial.encode for trial in run.loop.trials if trial.encode]
+    document["cost"] |= overhead_json(session, [item.encode for item in run.checked], encodes)
+    write_document(ladder)
     mark.unlink(missing_ok=True)
     return ladder
 

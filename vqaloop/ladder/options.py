@@ -20,6 +20,7 @@ from vqaloop.encoding.registry import codec_names
 from vqaloop.errors import InputError
 from vqaloop.execution.options import (
     CODECS,
+    GuardOptions,
     JobOptions,
     PathName,
     PeakOptions,
@@ -51,7 +52,7 @@ def parse_sizes(text: str) -> list[tuple[int, int]]:
 
 
 @dataclass(frozen=True, kw_only=True)
-class LadderOptions(StorageOptions, PriorOptions, PeakOptions, JobOptions):
+class LadderOptions(StorageOptions, PriorOptions, PeakOptions, GuardOptions, JobOptions):
     """What `build_ladder` takes."""
 
     codec: str = option(
@@ -143,6 +144,14 @@ class LadderOptions(StorageOptions, PriorOptions, PeakOptions, JobOptions):
         "wants averages met",
         column=True,
     )
+    max_banding: float | None = option(
+        None,
+        "no rung with more visible banding than this CAMBI, 0 to 17; banding annoys from about 5 "
+        "on",
+        metavar="C",
+        parse=number,
+        column=True,
+    )
     tune_trials: int | None = option(
         None,
         "first tune the encoder's parameters on the title, with N trials (20)",
@@ -178,6 +187,17 @@ class LadderOptions(StorageOptions, PriorOptions, PeakOptions, JobOptions):
                     "--no-cap leaves peaks as they are and does not go with --peak-ratio and "
                     "--max-peak; leave out one"
                 )
+        with fault_of("max_banding", "guard"):
+            if self.max_banding is not None:
+                if not 0 <= self.max_banding < math.inf:
+                    raise InputError(
+                        f"--max-banding is a CAMBI of 0 or more, not {self.max_banding:g}"
+                    )
+                if self.guard == "off":
+                    raise InputError(
+                        "--max-banding is measured by the guard and does not go with --guard off; "
+                        "leave out one"
+                    )
         with fault_of("budget_s"):
             if self.budget_s is not None and not 0 < self.budget_s < math.inf:
                 raise InputError(f"the budget must be a time above 0, not {self.budget_s:g} s")

@@ -23,6 +23,7 @@ from vqaloop.ladder.summary import (
     label_line,
     pool_of,
     score_headings,
+    spread_of,
 )
 from vqaloop.quality.guard import EVERY, WORST_SECOND
 from vqaloop.records import Ladder, Rung
@@ -34,6 +35,7 @@ SHOWN_FIGURES = {
     WORST_SECOND: "worst second",
     "xpsnr": "XPSNR",
     "psnr_y": "PSNR-Y",
+    "cambi": "CAMBI",
 }
 """Figures of the guard in the table of rungs, and their headings."""
 Plots = list[tuple[Markup, str]]
@@ -156,12 +158,18 @@ def _rung_rows(ladder: Ladder) -> list[list[str]]:
             *([shown(rung.score_mean, 2)] if means else []),
             *([shown(rung.opinion, 2)] if opinions else []),
             shown(rung.score_predicted, 2),
-            *(shown(rung.guard.get(name), 2) for name in SHOWN_FIGURES),
+            *(_figure_cell(rung, name) for name in SHOWN_FIGURES),
             _file_size(ladder.folder, rung.file),
             link(rung.file, rung.file),
         ]
         for number, rung in enumerate(ladder.rungs, 1)
     ]
+
+
+def _figure_cell(rung: Rung, name: str) -> str:
+    spread = spread_of(rung, name)
+    more = "" if spread is None else f" ±{spread:.2f}"
+    return shown(rung.guard.get(name), 2) + more
 
 
 def _file_size(folder: Path, name: str) -> str:
@@ -230,13 +238,23 @@ def _promise(ladder: Ladder) -> Plots:
         f"and by how much it is off. On average {sum(off) / len(off):.2f}, at worst "
         f"{max(off):.2f} (rung {worst})."
     )
-    guard = (
-        "Figures of each file that had no part in choosing it: PSNR-Y and XPSNR of all frames, "
-        f"VMAF of 1 frame in {EVERY['vmaf']} and VMAF v1 of 1 in {EVERY['vmaf-v1']}."
-    )
+    guard = "Figures of each file that had no part in choosing it: " + _frames_words(ladder)
     return _plots(
         (report_plots.promise_svg(ladder), scores), (report_plots.guard_svg(ladder), guard)
     )
+
+
+def _frames_words(ladder: Ladder) -> str:
+    """Of which frames the guard is."""
+    looked = ladder.about.get("guard") or {}
+    if looked.get("mode") == "off":
+        return "none, the guard was off."
+    if looked.get("mode") == "sampled":
+        return (
+            f"of {looked.get('places')} places in {looked.get('frames')} frames; ± is half of a "
+            "95 % interval."
+        )
+    return f"PSNR-Y and XPSNR of all frames, the others of 1 frame in {EVERY['vmaf']}."
 
 
 def _search(ladder: Ladder) -> Plots:

@@ -38,12 +38,14 @@ from vqaloop.ladder.warnings import (
     budget_warning,
     capped_away_warning,
     falling_score_warning,
+    is_undecided,
     late_warning,
     missed_goal_warning,
     one_pass_warning,
     rules_warnings,
     two_pass_away_warning,
 )
+from vqaloop.quality.guard import Guarded, GuardPlan
 from vqaloop.quality.metric import Metric
 from vqaloop.quality.sampling_precision import unreached
 from vqaloop.records import (
@@ -83,6 +85,8 @@ measuring all again moves the rungs."""
 RUNGS_SHARE = 0.3
 """Part of a time budget that is left for the rungs' caps and second passes, where these were asked
 for."""
+CLOSER_LOOKS = 2
+"""Times that a rung whose sampled guard leaves its verdict open is measured at more places."""
 EXCERPT_SHARE = 0.4
 """Part of a time budget that the search on an excerpt may take."""
 GOAL_FAR = 0.05
@@ -238,6 +242,8 @@ class Loop:
         """Bound of the peaks of rungs."""
         self.two_pass = False
         """Whether rungs are made in two passes, at the mean rates found."""
+        self.guard: GuardPlan | None = None
+        """What is measured of delivered rungs; None: nothing."""
         self._capped: list[Trial] = []
         self._late: list[Checked] = []
         self.warnings: list[str] = []
@@ -299,7 +305,9 @@ class Loop:
             again = "a score falls while bits rise: looking again, closer"
             try:
                 with self._counted("search", again, len(checked)) as one:
-                    checked = self.shop.map(lambda p: one(self._looked_at(title, p)), checked)
+                    checked = self.shop.map(
+                        lambda p: one(lambda: self._looked_at(title, p)), checked
+                    )
                 # the rungs of this title are then scored in the same way
                 self._closer.add(title.sha256)
             except (EncodeFailed, DecodeFailed) as error:
@@ -316,12 +324,20 @@ class Loop:
         return checked
 
     @contextlib.contextmanager
-    def _counted(self, stage: str, message: str, total: int) -> Iterator[Callable[[Made], Made]]:
-        """Announces `total` things to do; the function given counts those that pass through it."""
+    def _counted(
+        self, stage: str, message: str, total: int
+    ) -> Iterator[Callable[[Callable[[], Made]], Made]]:
+        """Announces `total` things to do; the function given does one and counts it, with the
+        frames that its programs put out."""
         done = 0
 
-        def one(made: Made) -> Made:
+        def report(frames: int) -> None:
+            self.progress(Event(stage, f"{message}: {counted(frames, 'frame')}", done, total))
+
+        def one(work: Callable[[], Made]) -> Made:
             nonlocal done
+            with frame_progress.counted_frames(report):
+                made = work()
             done += 1
             self.progress(Event(stage, message, done, total))
             return made
@@ -466,7 +482,7 @@ class Loop:
         message = "measuring the rungs" + " and capping their peaks" * (self.limit is not None)
         message += ", in two passes" * self.two_pass
         with self._counted("verify", message, len(kept)) as one:
-            results = self.shop.map(lambda point: one(check(point)), kept)
+            results = self.shop.map(lambda point: one(lambda: check(point)), kept)
         self.warnings += [f"a rung could not be made: {r}" for r in results if isinstance(r, str)]
         if self._late:
             self.warnings.append(late_warning(self.budget.seconds, len(self._late)))
@@ -590,7 +606,9 @@ class Loop:
                     score_predicted=item.expected,
                     opinion=item.score.opinion,
                     score_mean=item.score.mean,
-                    guard=guard,
+                    guard=guard.figures,
+                    guard_interval=guard.intervals,
+                    banding_at_s=guard.banding_at_s,
                     knob=(spec.knob.name, rendition.knob),
                     params={k: v for k, v in rendition.params if k not in _NO_PARAMS},
                     cap=cap_of(rendition),
@@ -613,23 +631,34 @@ class Loop:
             self.warnings.append(missed_goal_warning(made.rendition, found))
         return found
 
-    def _guarded(self, source: Source, checked: Sequence[Checked]) -> list[dict[str, float]]:
+    def _guarded(self, source: Source, checked: Sequence[Checked]) -> list[Guarded]:
         """The guard of each rung, counted in frames."""
-        seen, total = dict[int, int](), source.frames * len(checked)
+        plan = self.guard
+        if plan is None:
+            return [Guarded()] * len(checked)
+        each = plan.frames(source)
+        seen, total = dict[int, int](), each * len(checked)
 
-        def guard(place: int) -> dict[str, float]:
-            encode = checked[place].encode
+        def guard(place: int) -> Guarded:
+            encode, score = checked[place].encode, checked[place].score
             size = f"{encode.rendition.width}x{encode.rendition.height}"
 
             def report(frames: int) -> None:
-                seen[place] = min(frames, source.frames)
+                seen[place] = min(frames, each)
                 rungs = f"rung {place + 1} of {len(checked)}, {size}"
                 self.progress(Event("guard", rungs, sum(seen.values()), total))
 
             report(0)
             with frame_progress.counted_frames(report):
-                found = self.shop.guard(source, encode.path)
-            report(source.frames)
+                found = self.shop.guard(source, encode.path, plan)
+            closer, mean = plan, score.value if score.mean is None else score.mean
+            for _ in range(CLOSER_LOOKS):
+                if not is_undecided(mean, found, self.shop.metric):
+                    break
+                # the verdict shall not hang on which places were drawn
+                closer = closer.finer()
+                found = self.shop.guard(source, encode.path, closer)
+            report(each)
             return found
 
         return self.shop.map(guard, range(len(checked)))

@@ -10,7 +10,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from vqaloop.bitstream.packets import peak_kbps, stream_packets
 from vqaloop.core.files import scratch
@@ -36,6 +36,7 @@ from vqaloop.execution.stage_progress import counted_of, described
 from vqaloop.execution.tools import chosen_tools
 from vqaloop.execution.workshop import Workshop
 from vqaloop.media.scene_cuts import Scene, SceneExcerpts, even_gop, find_scenes
+from vqaloop.quality.guard import Guarded
 from vqaloop.quality.metric import LEARNED, Metric
 from vqaloop.quality.registry import DEFAULT_METRIC, kindred
 from vqaloop.quality.sampling_precision import unreached
@@ -108,6 +109,7 @@ def encode_to_target(
     max_peak: float | str | None = None,
     buffer_s: float = 0.5,
     one_run: bool = False,
+    guard: Literal["full", "sampled", "off"] | None = None,
     prior: PriorUse | bool = "shipped",
     encoder: str | None = None,
     preset: str | None = None,
@@ -150,6 +152,7 @@ def encode_to_target(
         buffer_s: Size of the encoder's buffer where a scene takes a cap, in seconds of the cap.
         one_run: Make the knobs found zones of one more run over the whole (x264, x265), instead of
             joining the scenes' own files.
+        guard: "full", "sampled" or "off", as of `build_ladder`.
         prior: What the search begins with, as of `build_ladder`.
         encoder: By name; None: the codec's default one.
         preset: Of the encoder; None: its default one.
@@ -198,12 +201,22 @@ def _encode(input: Path, out: Path, options: EncodeOptions) -> Encoded:
             whole = Path(folder) / out.name
             take = _within_peak(session, scenes, prior, limit, whole)
             joined = take.joined
-            with counted_of(session.source, options.progress, "guard", f"guarding {quoted(out)}"):
-                guard = session.shop.guard(session.source, whole)
+            guard = _guarded(session, whole, out)
             peak = _peak(joined, spec, session.source)
             os.replace(whole, out)
         made = TitleEncode(session, take, out, guard, peak, limit)
         return _answer(made, _checked(made))
+
+
+def _guarded(session: Session[EncodeOptions], whole: Path, out: Path) -> Guarded:
+    """The guard of the file that becomes `out`."""
+    source, options = session.source, session.options
+    plan = session.shop.guard_plan(source, options.guard)
+    if plan is None:
+        return Guarded()
+    total = plan.frames(source)
+    with counted_of(total, options.progress, "guard", f"guarding {quoted(out)}"):
+        return session.shop.guard(source, whole, plan)
 
 
 def _within_peak(
@@ -296,8 +309,7 @@ class TitleEncode:
     session: Session[EncodeOptions]
     take: Take
     path: Path
-    guard: dict[str, float]
-    """VMAF and PSNR-Y of the whole."""
+    guard: Guarded
     peak_kbps: float
     limit: PeakLimit | None
 
@@ -395,7 +407,8 @@ def _answer(made: TitleEncode, outcome: TargetCheck) -> Encoded:
         **({} if made.score.mean is None else {"score_mean": rounded(made.score.mean)}),
         **({} if made.score.opinion is None else {"opinion": rounded(made.score.opinion)}),
         "score_of_scenes": rounded(controller.mean_score),
-        "guard": {name: rounded(value) for name, value in made.guard.items()},
+        "guard": {name: rounded(value) for name, value in made.guard.figures.items()},
+        **({"guard_interval": _spreads(made.guard)} if made.guard.intervals else {}),
         "bitrate_kbps": rounded(joined.video_kbps),
         "peak_kbps": rounded(made.peak_kbps),
         **({"peak_of_bound": rounded(made.take.over)} if made.limit else {}),
@@ -418,6 +431,10 @@ def _answer(made: TitleEncode, outcome: TargetCheck) -> Encoded:
         "trusted": outcome.trusted,
     }
     return Encoded(made.path, made.score.value, document, outcome.reached, outcome.trusted)
+
+
+def _spreads(guard: Guarded) -> dict[str, list[float | None]]:
+    return {name: list(map(rounded, ends)) for name, ends in guard.intervals.items()}
 
 
 def tolerance_of(metric: Metric) -> float:
@@ -545,7 +562,7 @@ def _in_one_run(
     zones = zones_of([(s.start_frame, s.end_frame, p.knob) for s, p in choices.items()], knob)
     params = (*plain.params, (ZONES, zones))
     message = f"one run over the whole, {counted(len(choices), 'zone')} about {knob:g}"
-    with counted_of(source, session.options.progress, "encode", message):
+    with counted_of(source.frames, session.options.progress, "encode", message):
         made = shop.encode(source, replace(plain, knob=knob, params=params))
         return (keep_peak(shop, source, made, limit).encode if limit else made).path
 
@@ -568,12 +585,11 @@ def _joined(
 ) -> tuple[Joined, Score]:
     """The chosen encodes as one file `whole`, named as the output will be, and its score."""
     source, shop, progress = session.source, session.shop, session.options.progress
-    with counted_of(
-        source, progress, "join", f"{counted(len(files), 'part')} to {quoted(whole.name)}"
-    ):
+    parts = f"{counted(len(files), 'part')} to {quoted(whole.name)}"
+    with counted_of(source.frames, progress, "join", parts):
         joined = join(files, source, whole, spec=shop.spec, ffmpeg=shop.ffmpeg)
     meter = shop.metric.scene_by_scene([(scene.start_frame, scene.frames) for scene in scenes])
-    with counted_of(source, progress, "verify", f"scoring {quoted(whole.name)} as a whole"):
+    with counted_of(source.frames, progress, "verify", f"scoring {quoted(whole.name)} as a whole"):
         starts = [scene.start_frame for scene in scenes]
         return joined, shop.score(source, whole, meter, starts)
 

@@ -25,6 +25,7 @@ from vqaloop.errors import InputError
 from vqaloop.execution.cache import Cache
 from vqaloop.execution.checks import check_metric
 from vqaloop.execution.options import PathName
+from vqaloop.execution.stage_progress import TimeLeft
 from vqaloop.execution.tools import chosen_metric
 from vqaloop.execution.workshop import Cost, Workshop
 from vqaloop.media.probe import probe_source
@@ -170,6 +171,7 @@ def compare_builds(
     Raises:
         InputError: Something cannot be compared, or a file is not what it should be.
     """
+    progress = TimeLeft(progress)
     options = RegressOptions(**taken(RegressOptions, locals()))
     return _compare(options)
 

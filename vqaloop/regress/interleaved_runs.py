@@ -16,6 +16,7 @@ from vqaloop.encoding.spec import EncoderSpec
 from vqaloop.errors import DecodeFailed, InputError
 from vqaloop.execution.workshop import Workshop
 from vqaloop.media.excerpt import excerpt
+from vqaloop.quality.guard import GuardPlan
 from vqaloop.quality.metric import Metric
 from vqaloop.records import Event, Source, Watcher
 from vqaloop.regress.build_command import (
@@ -153,7 +154,7 @@ class ClipRunner:
         if decoded not in self._scores:
             try:
                 # all frames: builds differ by less than sampled ones would tell
-                found = self.shop.measured(self.source, path, dict.fromkeys(JUDGES, 1))
+                found = self.shop.measured(self.source, path, GuardPlan(dict.fromkeys(JUDGES, 1)))
                 made = {
                     JUDGES[name]: self.shop.pooled(self.source, score)
                     for name, score in found.items()

@@ -21,6 +21,20 @@ LOADING_S = 0.3
 """Seconds of imports after which they are announced."""
 
 
+SHOWN_LEFT_S = 5.0
+"""Seconds from which on the time left is shown."""
+
+
+def left_words(event: Event) -> str:
+    """The time that an event's stage will take from here; "" where it is short or not known."""
+    if event.left_s is None or event.left_s < SHOWN_LEFT_S:
+        return ""
+    minutes, seconds = divmod(round(event.left_s), 60)
+    hours, minutes = divmod(minutes, 60)
+    time = f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"
+    return f"{'at most ' * event.at_most}{time} left"
+
+
 class Progress:
     """Progress on stderr: a live bar on a terminal, plain lines elsewhere, nothing when quiet.
 
@@ -78,6 +92,8 @@ class Progress:
             now, count = (event.stage, event.done, event.total), ""
             if event.total and now != self._counted:
                 count = f" {event.done}/{event.total}{' at most' * event.at_most}"
+            if left := left_words(event):
+                count += f", {left}"
             self._counted = now
             self.log(f"{event.stage}{count}: {event.message}")
             return
@@ -85,7 +101,7 @@ class Progress:
             self.log(event.message)
         with self._lock:
             if self._task is None:
-                self._task = self._bar.add_task(event.stage, total=None, message="")
+                self._task = self._bar.add_task(event.stage, total=None, message="", left="")
             self._bar.update(
                 self._task,
                 description=event.stage,
@@ -93,6 +109,7 @@ class Progress:
                 # without a total the bar pulses
                 total=event.total or None,
                 message=printable(event.message),
+                left=left_words(event),
             )
 
     def log(self, line: str) -> None:
@@ -119,6 +136,7 @@ def _make_bar(console: "Console") -> "Bar":
         TextColumn("{task.description}", markup=False),
         BarColumn(bar_width=20),
         MofNCompleteColumn(),
+        TextColumn("{task.fields[left]}", markup=False),
         TextColumn("{task.fields[message]}", markup=False, table_column=message),
         console=console,
         transient=True,
