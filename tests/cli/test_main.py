@@ -242,7 +242,7 @@ def test_a_shell_completes(room: Room) -> None:
     )
     for words, found in {
         "vqaloop lad": "ladder",
-        "vqaloop ladder --max-b": "--max-bitrate",
+        "vqaloop ladder --max-bi": "--max-bitrate",
         "vqaloop tune --codec h": "h264 hevc",
         "vqaloop encode --metric vmaf-s": "vmaf-sampled",
     }.items():
