@@ -16,17 +16,15 @@ from safetensors.torch import load_file, save
 from vqaloop.core.files import check_regular, file_sha256, renamed_to
 from vqaloop.core.resources import WEIGHTS
 from vqaloop.errors import InputError
-from vqaloop.models import MODELS, create_student
+from vqaloop.models import MODELS, SMALL_MODELS, create_student
 from vqaloop.models.head_config import HeadConfig
 from vqaloop.models.student import Student
 
 CONTENT = "content_sha256"
 """Key in the header."""
 
-_SMALL = ("internvqa-mini", "internvqa-tiny")
-"""Models of a few megabytes."""
 _LARGE = 10_000_000
-"""Parameters that any other model has."""
+"""Parameters that any model has which is not one of SMALL_MODELS."""
 
 
 def save_student(
@@ -116,7 +114,7 @@ def load_student(path: Path) -> tuple[Student, dict[str, str]]:
         )
     # meta tensors cost no memory but a second of imports, which small models do without; a large
     # model's memory is not allocated for a file too small to hold it
-    small = about["model"] in _SMALL
+    small = about["model"] in SMALL_MODELS
     if not small and sum(value.numel() for value in data.values()) < _LARGE:
         raise InputError(
             f"weights {os.fspath(path)!r} do not fit {about['model']}: too few values"

@@ -12,7 +12,6 @@ from vqaloop.errors import InputError
 from vqaloop.models import create_student
 from vqaloop.models.checkpoints import load_released
 from vqaloop.models.head_config import HeadConfig
-from vqaloop.models.internvideo2 import InternVideo2
 from vqaloop.models.prune import prune
 from vqaloop.models.stream_facts import COLUMNS
 from vqaloop.models.student import Student, start_from_cosines
@@ -52,8 +51,8 @@ def initial_student(
         )
     if not recipe.start:
         student = create_student(recipe.model, heads, config)
-        if heads and isinstance(student.backbone, InternVideo2):
-            start_from_cosines(student.backbone)
+        if student.embedding is not None and heads:
+            start_from_cosines(student.embedding)
         return student, frozenset()
     path = _weights_file(recipe.start)
     if not _has_student_header(path):

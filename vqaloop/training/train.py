@@ -95,8 +95,8 @@ def train(
     torch.manual_seed(recipe.seed)
     student, known = initial_student(recipe, apart, opinions=label is None)
     teacher, taught = initial_teacher(recipe.teacher, apart)
-    if recipe.fixed_embedding and isinstance(student.backbone, InternVideo2):
-        student.backbone.patch_embed.requires_grad_(False)
+    if recipe.fixed_embedding and student.embedding is not None:
+        student.embedding.requires_grad_(False)
     for network, wanted in ((student, recipe), (teacher, recipe.teacher)):
         if network is not None and wanted is not None:
             network.backbone.set_drop_path(wanted.drop_path)
