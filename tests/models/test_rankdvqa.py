@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from tests.support.nets import attention, noise, shaken, values
+from tests.support.nets import noise, shaken, values
 from vqaloop.models import create_student
 from vqaloop.models.head_config import HeadConfig
 from vqaloop.models.rankdvqa import FULL, MINI, Config, Difference, RankDVQA
@@ -65,7 +65,6 @@ def by_hand(block: Difference, x: Tensor) -> np.ndarray[tuple[int, ...], np.dtyp
 
 
 def test_swin_block_by_hand() -> None:
-    assert attention  # the plain formula without biases, which these have
     block = Difference(SMALL, 4)
     shaken(block)
     x = noise(2, 4, 12, 4, 4)
@@ -78,7 +77,7 @@ def test_sides_are_reflected_to_whole_windows() -> None:
     block = Difference(SMALL, 4)
     shaken(block)
     x = noise(1, 4, 12, 3, 7)
-    wide = F.pad(x.flatten(1, 2), (0, 1, 0, 1), "reflect").unflatten(1, (4, 12))
+    wide = torch.unflatten(F.pad(x.flatten(1, 2), (0, 1, 0, 1), "reflect"), 1, (4, 12))
     assert block(x).shape == (1, 6, 3, 7)
     torch.testing.assert_close(block(x), block(wide)[..., :3, :7])
 
@@ -103,9 +102,9 @@ def test_distance_is_the_sum_of_the_levels_means() -> None:
             ours, theirs = model.levels[number](ours), model.levels[number](theirs)
             normed = [x / (x.square().sum(1, keepdim=True) + 1e-6).sqrt() for x in (theirs, ours)]
             joined = torch.cat([*normed, (normed[0] - normed[1]).abs()], 1)
-            out = model.compared[number](joined.unflatten(0, (2, 2)))
-            kernel = model.heads[number][1].weight[0, :, 0, 0]  # type: ignore[index, union-attr]
-            total += (out * kernel[:, None, None]).sum(1).mean((1, 2))[:, None]  # type: ignore[index]
+            out = model.compared[number](torch.unflatten(joined, 0, (2, 2)))
+            kernel = model.heads[number][1].weight[0, :, 0, 0]  # type: ignore[index]
+            total += (out * kernel[:, None, None]).sum(1).mean((1, 2))[:, None]
         torch.testing.assert_close(model(clips, source), total, atol=1e-5, rtol=1e-4)
 
 
@@ -117,7 +116,7 @@ def test_differences_are_on_the_grid_of_the_fourth_level() -> None:
         ours, theirs = model.see(clips), model.see(source)
         assert ours.whole.shape == (1, model.feature_width)
         assert [x.shape for x in ours.deep] == [(1, 2 * 5 * 6, 6)] * 2
-        found = model.differences(theirs.maps, ours.maps).unflatten(1, (2, 5, 6))
+        found = torch.unflatten(model.differences(theirs.maps, ours.maps), 1, (2, 5, 6))
         assert torch.equal(found[:, 0], found[:, 1])
         levels = model.levels_compared(theirs.maps, ours.maps)
         fourth = torch.cat(levels[3], 1).permute(0, 2, 3, 1)

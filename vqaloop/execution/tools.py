@@ -45,12 +45,13 @@ def chosen_encoder(options: JobOptions) -> tuple[EncoderSpec, str]:
 def chosen_metric(options: MetricOptions) -> Metric:
     """The metric. Raises InputError, which names the options at fault."""
     check_pool(options.pool)
-    with fault_of("metric", "weights", "score_precision"):
+    with fault_of("metric", "weights", "prompt", "score_precision"):
         return open_metric(
             options.metric,
             ffmpeg=ffmpeg_path(options.ffmpeg),
             device=options.device,
             seed=options.seed,
             weights=options.weights,
+            prompt=options.prompt,
             precision=options.score_precision,
         )

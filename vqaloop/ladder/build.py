@@ -103,6 +103,7 @@ def build_ladder(
     timeout_s: float | None = None,
     ffmpeg: str | os.PathLike[str] | None = None,
     weights: str | os.PathLike[str] | None = None,
+    prompt: str | os.PathLike[str] | None = None,
     score_precision: float | None = None,
     pool: str = "mean",
     video_size: str | None = None,
@@ -159,6 +160,7 @@ def build_ladder(
         timeout_s: Seconds of one encode.
         ffmpeg: The program; None: the bundled one.
         weights: Of the learned metric; None: those that come with vqaloop.
+        prompt: Of the learned metric: what adapts its scores; None: none.
         score_precision: Half-width of a score's interval at which scoring stops, in points.
         pool: How scores are pooled over time: mean, harmonic, p5, p1 or min-scene.
         video_size: WxH, of raw video.
@@ -210,6 +212,7 @@ def build_ladder(
         timeout_s=timeout_s,
         ffmpeg=ffmpeg,
         weights=weights,
+        prompt=prompt,
         score_precision=score_precision,
         pool=pool,
         video_size=video_size,

@@ -87,7 +87,7 @@ class LocalScan(nn.Module):
         u = cross_scan(x, window, self.config.directions)  # (B, K, L, C)
         parts = torch.einsum("bklc,krc->bklr", u, self.x_proj)
         states = self.config.states
-        steps, b, c = parts.split([self.rank, states, states], -1)
+        steps, b, c = torch.split(parts, [self.rank, states, states], -1)
         delta = torch.einsum("bklr,kcr->bklc", steps, self.dt_weight) + self.dt_bias[:, None]
         a = -self.a_logs.float().exp()
         y = selective_scan(u, F.softplus(delta.float()), a, b, c, self.skips)

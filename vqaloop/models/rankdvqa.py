@@ -68,9 +68,10 @@ class Difference(nn.Module):
         frames, height, width = x.shape[1], x.shape[-2], x.shape[-1]
         pad = -width % WINDOW, -height % WINDOW
         x = F.pad(x.flatten(1, 2), (0, pad[0], 0, pad[1]), "reflect")
-        weight = self.conv_first.weight
+        weight: Tensor = self.conv_first.weight
         if frames != self.frames:
-            weight = weight.unflatten(1, (frames, self.frames // frames, -1)).sum(2).flatten(1, 2)
+            shape = frames, self.frames // frames, -1
+            weight = torch.unflatten(weight, 1, shape).sum(2).flatten(1, 2)
         x = F.conv2d(x, weight, self.conv_first.bias, padding=1)
         x = x.permute(0, 2, 3, 1)[:, None]  # (B, 1, h, w, C)
         grid = (1, x.shape[2], x.shape[3])
@@ -184,7 +185,7 @@ class RankDVQA(TokenBackbone):
         found = []
         for ours, theirs, block, head in zip(maps, source, self.compared, self.heads, strict=True):
             joined = torch.cat([theirs, ours, (theirs - ours).abs()], -1).permute(0, 1, 4, 2, 3)
-            seen = block(joined.to(block.fc1.weight.dtype))
+            seen = block(joined.to(self.levels[0][0].weight.dtype))
             found.append((seen, head(seen)))
         return found
 

@@ -88,7 +88,8 @@ def selective_scan(
         fed = (delta * u)[..., None] * b[..., None, :]
         shape = decay.shape
         h = linear_scan(decay.flatten(3).flatten(0, 1), fed.flatten(3).flatten(0, 1))
-        return (h.view(shape) * c[..., None, :]).sum(-1) + skip[:, None] * u
+        y: Tensor = (h.view(shape) * c[..., None, :]).sum(-1) + skip[:, None] * u
+        return y
 
 
 def _by_kernel(u: Tensor, delta: Tensor, a: Tensor, b: Tensor, c: Tensor, skip: Tensor) -> Tensor:
@@ -100,7 +101,7 @@ def _by_kernel(u: Tensor, delta: Tensor, a: Tensor, b: Tensor, c: Tensor, skip: 
     y: Tensor = interface.selective_scan_fn(
         inputs, steps, a.flatten(0, 1).contiguous(), into, out_of, skip.flatten().contiguous()
     )
-    return y.unflatten(1, (directions, width)).transpose(2, 3)
+    return torch.unflatten(y, 1, (directions, width)).transpose(2, 3)
 
 
 def cross_scan(x: Tensor, window: int, directions: int) -> Tensor:
@@ -133,11 +134,12 @@ def cross_merge(y: Tensor, height: int, width: int, window: int) -> Tensor:
 
 def _by_windows(x: Tensor, window: int) -> Tensor:
     """(B, H, W, C) to (B, H·W, C)."""
-    x = x.unflatten(2, (-1, window)).unflatten(1, (-1, window))  # (B, H/w, w, W/w, w, C)
+    x = torch.unflatten(x, 2, (-1, window))
+    x = torch.unflatten(x, 1, (-1, window))  # (B, H/w, w, W/w, w, C)
     return x.transpose(2, 3).flatten(1, 4)
 
 
 def _from_windows(x: Tensor, rows: int, columns: int, window: int) -> Tensor:
     """The way back from `_by_windows`."""
-    x = x.unflatten(1, (rows // window, columns // window, window, window))
+    x = torch.unflatten(x, 1, (rows // window, columns // window, window, window))
     return x.transpose(2, 3).flatten(3, 4).flatten(1, 2)

@@ -15,6 +15,7 @@ which the worst tokens dominate; their powers are what is summed, and the root i
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
@@ -26,6 +27,9 @@ from vqaloop.models.head_config import OUTPUTS as OUTPUTS
 from vqaloop.models.head_config import HeadConfig
 from vqaloop.models.internvideo2 import InternVideo2, PatchEmbed
 from vqaloop.models.stream_facts import COLUMNS
+
+if TYPE_CHECKING:
+    from vqaloop.models.style_prompt import StylePrompt
 
 STATISTICS = 24
 """K: pooled statistics (weighted means over tokens) of a crop."""
@@ -247,6 +251,7 @@ class Student(nn.Module):
         self.anchored: AnchoredHead | None = None
         self.alone: AloneHead | None = None
         self.patch_embed: PatchEmbed | None = None
+        self.prompt: StylePrompt | None = None
         if heads:
             assert isinstance(backbone, TokenBackbone), "heads need tokens"
             width, deep = backbone.energies or ENERGIES, backbone.tap_widths
@@ -372,7 +377,7 @@ class Student(nn.Module):
         """
         assert self.anchored is not None
         seen = self._statistics(sums / weights, canvas_height)
-        return _answers(self.anchored.fuse(seen))
+        return self._answers(self.anchored.fuse(seen), "anchored")
 
     def alone_answers(
         self,
@@ -400,12 +405,19 @@ class Student(nn.Module):
         """
         means = sums / weights
         if self.alone is None:
-            return means
+            return means if self.prompt is None else self.prompt.answer(means, "alone")
         seen = self._statistics(means[..., :-1], canvas_height)
         if self.config.bits:
             seen = torch.cat([seen, _stream_input(stream, seen)], -1)
         out = self.alone.fuse(seen)
-        return _answers(torch.cat([out[..., :1] + means[..., -1:], out[..., 1:]], -1))
+        out = torch.cat([out[..., :1] + means[..., -1:], out[..., 1:]], -1)
+        return self._answers(out, "alone")
+
+    def _answers(self, out: Tensor, head: str) -> Tensor:
+        """The score through a sigmoid to 0..1; the auxiliary outputs as they are."""
+        if self.prompt is not None:
+            out = self.prompt.answer(out, head)
+        return torch.cat([out[..., :1].sigmoid(), out[..., 1:]], -1)
 
     def _statistics(self, means: Tensor, canvas_height: Height) -> Tensor:
         """What the last layers of both heads take, of (..., S) pooled means."""
@@ -431,11 +443,6 @@ class Student(nn.Module):
             return self.alone_answers(*alone, canvas_height, stream)[:, 0]
         anchored = self.compare(clips, self.anchor(reference, canvas_height))
         return self.anchored_answers(*anchored, canvas_height)[:, 0]
-
-
-def _answers(out: Tensor) -> Tensor:
-    """The score through a sigmoid to 0..1; the auxiliary outputs as they are."""
-    return torch.cat([out[..., :1].sigmoid(), out[..., 1:]], -1)
 
 
 def log_energy(coefficients: Tensor) -> Tensor:

@@ -68,7 +68,6 @@ MINI = Config(32, (2, 2, 2), (2, 4, 8), 64, patch=8)
 class CosineAttention(nn.Module):
     """Self-attention inside windows by scaled cosines, with biases of log-spaced positions."""
 
-    steps: Tensor
     index: Tensor
 
     def __init__(self, width: int, heads: int, window: int) -> None:
@@ -82,14 +81,14 @@ class CosineAttention(nn.Module):
         self.q_bias = nn.Parameter(torch.zeros(width))
         self.v_bias = nn.Parameter(torch.zeros(width))
         self.proj = nn.Linear(width, width)
-        self.register_buffer("steps", log_steps(window), persistent=False)
-        self.register_buffer("index", position_index((1, window, window)), persistent=False)
+        self.register_buffer("index", position_index((1, window, window)))
 
     def bias(self, layout: Layout) -> Tensor:
         """(windows or 1, heads, N, N)."""
         _, rows, columns = layout.window
         side = self.window
-        table = BIAS_SPAN * self.cpb_mlp(self.steps.to(self.q_bias.dtype)).sigmoid()
+        steps = log_steps(side).to(self.q_bias)
+        table: Tensor = BIAS_SPAN * self.cpb_mlp(steps).sigmoid()
         index = self.index.view(side, side, side, side)[:rows, :columns, :rows, :columns]
         size = rows * columns
         bias = table[index.reshape(-1)].view(size, size, -1).permute(2, 0, 1)[None]
@@ -100,7 +99,7 @@ class CosineAttention(nn.Module):
         """(B, windows, N, C) to the same."""
         batch, count, size, _ = x.shape
         bias = torch.cat([self.q_bias, torch.zeros_like(self.q_bias), self.v_bias])
-        qkv = F.linear(x, self.qkv.weight, bias).unflatten(-1, (3, self.heads, -1))
+        qkv = torch.unflatten(F.linear(x, self.qkv.weight, bias), -1, (3, self.heads, -1))
         q, k, v = qkv.permute(3, 0, 1, 4, 2, 5).unbind(0)  # each (B, windows, heads, N, d)
         scale = self.logit_scale.clamp(max=LARGEST_SCALE).exp()
         q, k = F.normalize(q.float(), dim=-1) * scale, F.normalize(k.float(), dim=-1)
@@ -206,7 +205,7 @@ class Layer(nn.Module):
         self.mlp = Mlp(width)
 
     def forward(self, x: Tensor) -> Tensor:
-        qkv = self.qkv(self.norm1(x)).unflatten(-1, (3, self.heads, -1))
+        qkv = torch.unflatten(self.qkv(self.norm1(x)), -1, (3, self.heads, -1))
         q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)
         out = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)
         x = x + self.proj(out)
@@ -227,7 +226,7 @@ class Fusion(nn.Module):
         self.norm = nn.LayerNorm(width)
 
     def forward(self, x: Tensor) -> Tensor:
-        table = self.pos_embed
+        table: Tensor = self.pos_embed
         if x.shape[1] != table.shape[1]:
             wide = F.interpolate(table.float().mT, x.shape[1], mode="linear", align_corners=False)
             table = wide.mT.to(table.dtype)

@@ -23,6 +23,8 @@ from vqaloop.models.student import Student
 CONTENT = "content_sha256"
 """Key in the header."""
 
+PROMPT_OF = "prompt_of"
+"""Key in the header of prompts, see `style_prompt`."""
 _LARGE = 10_000_000
 """Parameters that any model has which is not one of SMALL_MODELS."""
 
@@ -101,6 +103,11 @@ def load_student(path: Path) -> tuple[Student, dict[str, str]]:
         data = load_file(path)
     except (OSError, SafetensorError) as error:
         raise InputError(f"weights {os.fspath(path)!r} cannot be read: {error}") from error
+    if PROMPT_OF in about:
+        raise InputError(
+            f"weights {os.fspath(path)!r} are a prompt; give it with --prompt, and the student it "
+            "is of with --weights"
+        )
     if about.get("model") not in MODELS:
         raise InputError(f"weights {os.fspath(path)!r} are of no model known here")
     sha256 = file_sha256(path)

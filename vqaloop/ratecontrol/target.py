@@ -113,6 +113,7 @@ def encode_to_target(
     bit_depth: int | None = None,
     metric: str = DEFAULT_METRIC,
     weights: str | os.PathLike[str] | None = None,
+    prompt: str | os.PathLike[str] | None = None,
     score_precision: float | None = None,
     pool: str = "mean",
     device: str = "auto",
@@ -155,6 +156,7 @@ def encode_to_target(
         bit_depth: 8 or 10; None: the source's.
         metric: By name, see `vqaloop.Scorer`.
         weights: Of the learned metric; None: those that come with vqaloop.
+        prompt: Of the learned metric: what adapts its scores; None: none.
         score_precision: Half-width of a score's interval at which scoring stops, in points.
         pool: How scores are pooled over time: mean, harmonic, p5, p1 or min-scene.
         device: Of the learned metric: auto, cpu or cuda.
@@ -193,6 +195,7 @@ def encode_to_target(
         bit_depth=bit_depth,
         metric=metric,
         weights=weights,
+        prompt=prompt,
         score_precision=score_precision,
         pool=pool,
         device=device,
