@@ -81,7 +81,7 @@ def test_a_prompt_begins_without_effect_and_alone_is_trained(name: str, count: i
     assert look.anchored is not None
     score = student.anchored_answers(*look.anchored)[:, 0].square().sum()
     alone = student.alone_answers(*look.alone)[:, 0].square().sum()
-    (score + alone + look.feature.square().sum()).backward()
+    torch.autograd.backward(score + alone + look.feature.square().sum())
     without = [n for n, p in trained.items() if p.grad is None or not p.grad.any()]
     assert without == []
     filled(prompt)
@@ -143,8 +143,8 @@ def test_an_engine_scores_with_it(weights: Path, saved: Path) -> None:
     assert plain.header["sha256"] != adapted.header["sha256"] == adapted.network.sha256
     assert plain.network is not adapted.network
     clips = np.random.default_rng(0).integers(16, 236, (1, 2, 168, 112), np.uint8)
-    sums = [engine.network.alone(clips)[0] for engine in (plain, adapted)]
-    assert not torch.allclose(*sums)
+    one, other = (engine.network.alone(clips)[0] for engine in (plain, adapted))
+    assert not torch.allclose(one, other)
     metrics = [
         open_metric("internvqa", ffmpeg="", weights=weights, prompt=prompt)
         for prompt in (None, saved)

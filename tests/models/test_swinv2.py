@@ -206,7 +206,7 @@ def test_stages_and_then_frames_are_fused() -> None:
 def test_blocks_begin_as_the_identity_and_sizes_are_checked() -> None:
     model = SwinV2(SMALL)
     x = noise(1, 1, 6, 6, 8)
-    block = model.stages[0].blocks[0]  # type: ignore[union-attr, index]
+    block = model.stages[0].blocks[0]  # type: ignore[index]
     torch.testing.assert_close(block(x, lay_out((1, 6, 6), (1, 3, 3), False, CPU)), x)  # type: ignore[operator]
     with pytest.raises(ValueError, match=r"multiples of 16, not \(1, 3, 2, 40, 32\)"):
         model(noise(1, 3, 2, 40, 32))

@@ -185,7 +185,7 @@ class RankDVQA(TokenBackbone):
         found = []
         for ours, theirs, block, head in zip(maps, source, self.compared, self.heads, strict=True):
             joined = torch.cat([theirs, ours, (theirs - ours).abs()], -1).permute(0, 1, 4, 2, 3)
-            seen = block(joined.to(self.levels[0][0].weight.dtype))
+            seen = block(joined.to(next(self.parameters()).dtype))
             found.append((seen, head(seen)))
         return found
 
