@@ -10,6 +10,8 @@ from vqaloop.models import create_student
 from vqaloop.models.head_config import HeadConfig
 from vqaloop.models.student import Student, start_from_cosines
 from vqaloop.models.weights import load_student, save_student
+from vqaloop.quality.inference import bytes_of, joined, part_of
+from vqaloop.training.step import repeat_anchor
 
 NAMES = ("rankdvqa-mini", "swinv2-c2f-mini", "qmamba-mini")
 HEADS = HeadConfig(("v1", "cambi"), change=True, worst=2, canvas=True)
@@ -55,6 +57,18 @@ def test_comparing_is_what_looking_gives(student: tuple[str, Student]) -> None:
         assert look.feature.shape == (2, net.backbone.feature_width) and alone[0] != alone[1]
         same = net(SOURCE, SOURCE, HEIGHT)
         assert (same - score[:, 0]).abs().min() > 1e-3
+
+
+def test_anchors_are_repeated_parted_and_joined_whole(student: tuple[str, Student]) -> None:
+    _, net = student
+    with torch.inference_mode():
+        anchor = net.anchor(SOURCE, HEIGHT)
+        found = net.compare(CLIPS, anchor)
+        parts = [part_of(anchor, slice(i, i + 1)) for i in range(2)]
+        torch.testing.assert_close(net.compare(CLIPS, joined(parts)), found)
+        assert sum(bytes_of(part) for part in parts) == bytes_of(anchor)
+        twice = net.compare(CLIPS.repeat_interleave(2, 0), repeat_anchor(anchor, 2))
+        torch.testing.assert_close(twice[0][::2], found[0], atol=1e-3, rtol=1e-4)
 
 
 def test_scores_do_not_depend_on_the_batch(student: tuple[str, Student]) -> None:

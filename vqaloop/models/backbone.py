@@ -47,7 +47,7 @@ class Seen:
     embedding: Tensor | None = None
     """(B, N, D) patch embedding, fp32, where the network has one that is linear in the pixels."""
     maps: tuple[Tensor, ...] = ()
-    """(B, T, C, h, w) features at their own sizes, where it compares those of two clips itself."""
+    """(B, T, h, w, C) features at their own sizes, where it compares those of two clips itself."""
 
 
 class TokenBackbone(Backbone):

@@ -13,7 +13,7 @@ which the worst tokens dominate; their powers are what is summed, and the root i
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -64,7 +64,17 @@ class Anchor:
     weights: Tensor
     """(B, N, S) positive weight of each token in each statistic."""
     maps: tuple[Tensor, ...] = ()
-    """(B, T, C, h, w) features at their own sizes, of a network that compares them itself."""
+    """(B, T, h, w, C) features at their own sizes, of a network that compares them itself."""
+
+    def each(self, change: Callable[[Tensor], Tensor]) -> "Anchor":
+        """The anchor with all its tensors changed alike, along their first axis."""
+        return Anchor(
+            change(self.embedding),
+            tuple(change(tokens) for tokens in self.deep),
+            change(self.context),
+            change(self.weights),
+            tuple(change(features) for features in self.maps),
+        )
 
 
 class AnchoredHead(nn.Module):

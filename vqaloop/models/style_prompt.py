@@ -172,8 +172,8 @@ def load_prompt(path: Path, student: Student, about: Mapping[str, str]) -> dict[
     if own[PROMPT_OF] != about["sha256"]:
         raise InputError(
             f"{shown} was trained on other weights ({own.get('model', 'unknown')}, SHA-256 "
-            f"{own[PROMPT_OF][:12]}...) than those given ({about['model']}, "
-            f"{about['sha256'][:12]}...); name its own with --weights"
+            f"{own[PROMPT_OF][:12]}...) than those given ({about['model']}); name its own with "
+            "--weights"
         )
     try:
         data = load_file(path)

@@ -325,19 +325,14 @@ def _cat(parts: list[Tensor]) -> Tensor:
 def bytes_of(kept: Anchor | Pair) -> int:
     """Bytes of device memory that an anchor holds, or the sums and weights of clips."""
     if isinstance(kept, Anchor):
-        held = kept.embedding, *kept.deep, kept.context, kept.weights
+        held = kept.embedding, *kept.deep, kept.context, kept.weights, *kept.maps
         return sum(values.nbytes for values in held)
     return sum(values.nbytes for values in kept)
 
 
 def part_of(anchor: Anchor, part: slice | Tensor) -> Anchor:
     """The anchor of some of its clips."""
-    return Anchor(
-        anchor.embedding[part],
-        tuple(tokens[part] for tokens in anchor.deep),
-        anchor.context[part],
-        anchor.weights[part],
-    )
+    return anchor.each(lambda values: values[part])
 
 
 def joined(anchors: list[Anchor]) -> Anchor:
@@ -349,4 +344,5 @@ def joined(anchors: list[Anchor]) -> Anchor:
         tuple(torch.cat(tokens) for tokens in zip(*(a.deep for a in anchors), strict=True)),
         torch.cat([a.context for a in anchors]),
         torch.cat([a.weights for a in anchors]),
+        tuple(torch.cat(features) for features in zip(*(a.maps for a in anchors), strict=True)),
     )

@@ -63,12 +63,7 @@ def augmented(clips: Tensor, kind: str, seed: int) -> Tensor:
 
 def repeat_anchor(anchor: Anchor, times: int) -> Anchor:
     """The anchor of B references as that of B·times clips, `times` of each together."""
-    return Anchor(
-        anchor.embedding.repeat_interleave(times, 0),
-        tuple(x.repeat_interleave(times, 0) for x in anchor.deep),
-        anchor.context.repeat_interleave(times, 0),
-        anchor.weights.repeat_interleave(times, 0),
-    )
+    return anchor.each(lambda values: values.repeat_interleave(times, 0))
 
 
 def freeze(teacher: Student, kind: str) -> None:
