@@ -7,7 +7,7 @@ here="$(dirname "$0")"
 [ $# -gt 0 ] || set -- plain v1 no-attacks no-change no-worst first-heads no-fdim no-bits pairs \
   ranked fidelity coarse-to-fine dense preferences distilled pruned colour continued \
   swin swin-coarse-to-fine qmamba qmamba-2way \
-  rankdvqa-mini rankdvqa-mini-ranked rankdvqa-mini-distilled \
+  rankdvqa-mini rankdvqa-mini-ranked rankdvqa-mini-distilled rankdvqa-mini-pruned \
   prompt-20 prompt-50 prompt-200 tuned-20 tuned-50 tuned-200
 for name in "$@"; do
   out="runs/ablations/$name" model=internvqa-mini
