@@ -47,8 +47,8 @@ def cost(weights: Path, threads: int) -> dict[str, Any]:
     clips = torch.randn(POSITIONS * CROPS_EACH, 3, CLIP_FRAMES, CLIP_SIZE, CLIP_SIZE)
     with torch.inference_mode():
         # as a rung is scored: in batches, by the anchored head alone
-        anchors = [student.anchor(part, CANVAS_HEIGHT) for part in clips.split(BATCH["cpu"])]
-        parts = list(zip(clips.split(BATCH["cpu"]), anchors, strict=True))
+        batches = torch.split(clips, BATCH["cpu"])
+        parts = [(batch, student.anchor(batch, CANVAS_HEIGHT)) for batch in batches]
         with FlopCounterMode(display=False) as counter:
             student.compare(*parts[0])
         wall, cpu = time.perf_counter(), time.process_time()

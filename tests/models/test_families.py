@@ -4,9 +4,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from tests.support.nets import noise
+from vqaloop.errors import InputError
 from vqaloop.models import create_student
+from vqaloop.models.checkpoints import load_released
 from vqaloop.models.head_config import HeadConfig
 from vqaloop.models.student import Student, start_from_cosines
 from vqaloop.models.weights import load_student, save_student
@@ -106,6 +109,13 @@ def test_bf16_by_autocast_and_as_a_whole(student: tuple[str, Student]) -> None:
         cast.bfloat16()
         torch.testing.assert_close(cast(CLIPS, SOURCE, HEIGHT).float(), score, atol=0.03, rtol=0)
         torch.testing.assert_close(cast(CLIPS, None, HEIGHT).float(), alone, atol=0.03, rtol=0)
+
+
+def test_nothing_is_published_of_these(student: tuple[str, Student], tmp_path: Path) -> None:
+    path = tmp_path / "released.safetensors"
+    save_file({"head.weight": torch.zeros(1, 4)}, path)
+    with pytest.raises(InputError, match="no weights are published"):
+        load_released(student[1].backbone, path)
 
 
 def test_every_parameter_is_trained(student: tuple[str, Student]) -> None:

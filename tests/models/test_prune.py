@@ -228,10 +228,12 @@ def test_channels_of_a_pyramid_without_weight_are_left_out() -> None:
                 idle = torch.randperm(len(conv.weight), generator=rng)[count:]
                 conv.weight[idle], conv.bias[idle] = 0, 0
         for block in net.compared:
+            assert isinstance(block, rankdvqa.Difference)
             # logits of queries would be scaled by the width of a head
             block.attn.qkv.weight[: WIDE.width], block.attn.qkv.bias[: WIDE.width] = 0, 0
             idle = torch.randperm(WIDE.width, generator=rng)[NARROW.width :]
             for layer in (block.conv_first, block.attn.proj, block.fc2, block.conv_after_body):
+                assert layer.bias is not None
                 layer.weight[idle], layer.bias[idle] = 0, 0
             within = torch.tensor([0, 2, 5, 7])
             block.attn.proj.weight[:, within] = 0

@@ -10,11 +10,27 @@ GRID = 16
 """Pixels a side of a place of the heads' grid, for networks without patches of their own there."""
 
 
+class Prompt(nn.Module):
+    """What adapts a frozen student, see `style_prompt.StylePrompt`."""
+
+    basic: int
+    """Prompts of a place."""
+    of: str
+    """SHA-256 of the weights of its student, where that has a file."""
+
+    @abstractmethod
+    def answer(self, out: Tensor, head: str) -> Tensor:
+        """(..., answers) of a head, "anchored" or "alone", before the sigmoid, adapted."""
+
+
 class Backbone(nn.Module):
     """A network with a score of its own, without reference."""
 
     feature_width: int
     """Channels of the pooled feature, which distillation compares."""
+    recompute: bool = False
+    """Whether activations inside blocks are computed again for the gradient, which InternVideo2
+    alone can."""
 
     @abstractmethod
     def check_shape(self, shape: Sequence[int]) -> None:

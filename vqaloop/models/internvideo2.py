@@ -212,9 +212,6 @@ class InternVideo2(TokenBackbone):
         config: Shape of the network.
     """
 
-    recompute = False
-    """Whether activations inside blocks are computed again for the gradient, not kept."""
-
     def __init__(self, config: Config) -> None:
         super().__init__()
         self.config = config

@@ -15,21 +15,17 @@ which the worst tokens dominate; their powers are what is summed, and the root i
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vqaloop.errors import InputError
-from vqaloop.models.backbone import GRID, Backbone, Seen, TokenBackbone
+from vqaloop.models.backbone import GRID, Backbone, Prompt, Seen, TokenBackbone
 from vqaloop.models.head_config import OUTPUTS as OUTPUTS
 from vqaloop.models.head_config import HeadConfig
 from vqaloop.models.internvideo2 import InternVideo2, PatchEmbed
 from vqaloop.models.stream_facts import COLUMNS
-
-if TYPE_CHECKING:
-    from vqaloop.models.style_prompt import StylePrompt
 
 STATISTICS = 24
 """K: pooled statistics (weighted means over tokens) of a crop."""
@@ -261,7 +257,7 @@ class Student(nn.Module):
         self.anchored: AnchoredHead | None = None
         self.alone: AloneHead | None = None
         self.patch_embed: PatchEmbed | None = None
-        self.prompt: StylePrompt | None = None
+        self.prompt: Prompt | None = None
         if heads:
             assert isinstance(backbone, TokenBackbone), "heads need tokens"
             width, deep = backbone.energies or ENERGIES, backbone.tap_widths

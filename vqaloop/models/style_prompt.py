@@ -25,6 +25,7 @@ from vqaloop.core.documents import json_value
 from vqaloop.core.files import check_regular, file_sha256, renamed_to
 from vqaloop.core.text import quoted
 from vqaloop.errors import InputError
+from vqaloop.models.backbone import Prompt
 from vqaloop.models.score_scale import HEADER_KEY
 from vqaloop.models.student import Student
 from vqaloop.models.weights import CONTENT, PROMPT_OF, content_sha256
@@ -35,7 +36,7 @@ HEADS = ("anchored", "alone")
 """In the order of `StylePrompt.answers`."""
 
 
-class StylePrompt(nn.Module):
+class StylePrompt(Prompt):
     """The prompts of a student; at first without effect.
 
     Args:
@@ -47,7 +48,6 @@ class StylePrompt(nn.Module):
         super().__init__()
         self.basic = basic
         self.of = ""
-        """SHA-256 of the weights of its student, where that has a file."""
         # names of modules hold no dots
         self.means, self.deviations = (
             nn.ParameterDict(
@@ -117,9 +117,7 @@ def _prompted(
     return prompt.shifted(name, given[0]), *given[1:]
 
 
-def save_prompt(
-    prompt: StylePrompt, path: Path, student_sha256: str, about: Mapping[str, str]
-) -> None:
+def save_prompt(prompt: Prompt, path: Path, student_sha256: str, about: Mapping[str, str]) -> None:
     """Write a prompt in fp32, whole or not at all.
 
     Args:

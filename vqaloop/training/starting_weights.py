@@ -11,9 +11,7 @@ from vqaloop.core.resources import WEIGHTS
 from vqaloop.errors import InputError
 from vqaloop.models import create_student
 from vqaloop.models.checkpoints import load_released
-from vqaloop.models.fastvqa import FastVQA
 from vqaloop.models.head_config import HeadConfig
-from vqaloop.models.internvideo2 import InternVideo2
 from vqaloop.models.prune import prune
 from vqaloop.models.stream_facts import COLUMNS
 from vqaloop.models.student import Student, start_from_cosines
@@ -113,11 +111,6 @@ def _released(
     # without heads nothing is filled twice: a meta tensor takes no memory and no random values
     with torch.device("cpu" if heads else "meta"):
         student = create_student(model, heads, config)
-    if not isinstance(student.backbone, InternVideo2 | FastVQA):
-        raise InputError(
-            f"{path} are no weights of a student, and none but those are known of {model}; leave "
-            "`start` out"
-        )
     load_released(student.backbone, path)
     return student
 
