@@ -54,8 +54,8 @@ def create_model(name: str) -> Backbone:
         name: internvqa-mini (211,329 parameters), internvqa-tiny (1,036,289), internvqa-small
             (23,046,145), internvqa-base (89,441,281), internvqa-1b (1,020,710,913), fastvqa-tiny
             (28,127,901), fastvqa-base (88,495,569), rankdvqa (4,594,938), rankdvqa-mini (449,830),
-            swinv2-c2f-tiny (@SWT), swinv2-c2f-mini (@SWM), qmamba-tiny (@QMT),
-            qmamba-mini (@QMM), or qmamba-mini-2way (@QM2), which scans in two directions
+            swinv2-c2f-tiny (31,111,723), swinv2-c2f-mini (808,509), qmamba-tiny (27,508,513),
+            qmamba-mini (344,929), or qmamba-mini-2way (329,697), which scans in two directions
             instead of four.
 
     Returns:
