@@ -1,11 +1,14 @@
 """Cost of caps on the peaks of encodes, and whether their promise is kept, by every encoder.
 
-    python -m bench.capped CLIP... --out DIR [--encoders libx264,...] [--ratios 2,1.5]
+    python -m bench.capped CLIP... --out DIR [--encoders libx264,...] [--codecs h264,...]
+                           [--titles N] [--seconds S] [--ratios 2,1.5] [--two-pass]
                            [--height 360] [--knobs 4] [--preset slowest|default|fastest]
 
 A clip may be several files with + between, which are joined to one title with its bursts. Each is
 scaled to the height and encoded at knobs across the encoder's search range: without a cap, and
-under one for each ratio of peak and average. The cost is BD-rate over VMAF of all frames against
+under one for each ratio of peak and average; with --two-pass also in two passes at the mean rate
+of the encode without a cap, free and under the same caps. --titles takes the first clips alone,
+and --seconds the first seconds of each part. The cost is BD-rate over VMAF of all frames against
 no cap. Every figure is kept in DIR/capped.csv as soon as it is known; the same command goes on.
 """
 
@@ -21,7 +24,7 @@ import pandas as pd
 
 from vqaloop.core import process
 from vqaloop.core.ffmpeg import ffmpeg_path, file_url
-from vqaloop.encoding.options import cap_of
+from vqaloop.encoding.options import cap_of, in_two_passes
 from vqaloop.encoding.registry import get_encoder, load_encoders
 from vqaloop.encoding.spec import EncoderSpec
 from vqaloop.encoding.survey import available
@@ -55,17 +58,25 @@ class Row:
     maxrate_kbps: float
     """NaN where no cap was needed."""
     tries: int
+    passes: int = 1
+    goal_kbps: float = math.nan
+    """Mean rate that two passes were to reach, container not counted."""
+    mean_kbps: float = math.nan
+    """What they took."""
 
 
-def make_title(clip: str, height: int, folder: Path) -> Path:
+def make_title(clip: str, height: int, seconds: float, folder: Path) -> Path:
     """A clip, or several joined, lossless at the height and 25 fps."""
     parts = [Path(part) for part in clip.split("+")]
-    out = folder / f"{'+'.join(part.stem for part in parts)}.{height}.mkv"
+    length = f".{seconds:g}s" if seconds < math.inf else ""
+    out = folder / f"{'+'.join(part.stem for part in parts)}.{height}{length}.mkv"
     if out.exists():
         return out
     sources = [probe_source(part, ffmpeg=ffmpeg_path()) for part in parts]
     width = 2 * round(sources[0].width * height / sources[0].height / 2)
     scale = f"scale={width}:{height}:flags=lanczos,setsar=1,fps=25,format=yuv420p"
+    if length:
+        scale += f",trim=duration={seconds:g}"
     graph = ";".join(f"[{i}:V]{scale}[v{i}]" for i in range(len(parts)))
     graph += ";" + "".join(f"[v{i}]" for i in range(len(parts))) + f"concat=n={len(parts)}"
     argv = [ffmpeg_path(), "-nostdin", "-v", "error", "-y"]
@@ -80,9 +91,12 @@ def make_title(clip: str, height: int, folder: Path) -> Path:
 
 
 def rows_of(
-    title: Path, spec: EncoderSpec, options: argparse.Namespace, done: set[tuple[float, float]]
+    title: Path,
+    spec: EncoderSpec,
+    options: argparse.Namespace,
+    done: set[tuple[float, float, int]],
 ) -> Iterator[Row]:
-    """The encodes of a title that are not `done`, as ratio and knob."""
+    """The encodes of a title that are not `done`, as ratio, knob and passes."""
     ffmpeg = ffmpeg_path()
     source = probe_source(title, ffmpeg=ffmpeg)
     place = PRESETS.get(options.preset)
@@ -92,17 +106,22 @@ def rows_of(
     with Workshop(spec, open_metric("vmaf", ffmpeg=ffmpeg), Cache(), ffmpeg=ffmpeg) as shop:
         for knob in knobs:
             rendition = Rendition(*source.canvas, spec.name, knob, preset)
-            for ratio in (0.0, *options.ratios):
-                if (ratio, knob) not in done:
-                    yield _row(shop, source, rendition, ratio)
+            for passes in (1, 2) if options.two_pass and spec.two_pass else (1,):
+                for ratio in (0.0, *options.ratios):
+                    if (ratio, knob, passes) not in done:
+                        yield _row(shop, source, rendition, ratio, passes)
 
 
-def _row(shop: Workshop, source: Source, rendition: Rendition, ratio: float) -> Row:
+def _row(shop: Workshop, source: Source, rendition: Rendition, ratio: float, passes: int) -> Row:
     plain = shop.encode(source, rendition)
+    goal = math.nan
+    if passes == 2:
+        goal = max(1, round(measure_peaks(plain.path, shop.spec, source).mean_kbps))
+        plain = shop.encode(source, in_two_passes(rendition, goal))
     found = keep_peak(shop, source, plain, PeakLimit(ratio or math.inf))
     # of a plain encode, whether the default would bind
     bound = PeakLimit(ratio or PEAK_RATIO)
-    over = measure_peaks(found.encode.path, shop.spec, source).over(bound)
+    peaks = measure_peaks(found.encode.path, shop.spec, source)
     cap = cap_of(found.encode.rendition)
     return Row(
         source.path.stem,
@@ -111,26 +130,34 @@ def _row(shop: Workshop, source: Source, rendition: Rendition, ratio: float) -> 
         rendition.knob,
         found.encode.bitrate_kbps,
         shop.score(source, found.encode.path).value,
-        over,
+        peaks.over(bound),
         cap.maxrate_kbps if cap else math.nan,
         found.tries,
+        passes,
+        goal,
+        peaks.mean_kbps,
     )
 
 
 def summary(table: pd.DataFrame) -> pd.DataFrame:
-    """For each title, encoder and ratio: encodes that keep the bound, that changed, BD-rate."""
+    """For each title, encoder, passes and ratio: encodes that keep the bound, that changed, that
+    have a mean within 2 % of its goal, BD-rate."""
     found = []
-    plain = table[table["ratio"] == 0]
-    for (title, encoder, ratio), rows in table[table["ratio"] > 0].groupby(
-        ["title", "encoder", "ratio"]
+    plain = table[(table["ratio"] == 0) & (table["passes"] == 1)]
+    others = table[(table["ratio"] > 0) | (table["passes"] > 1)]
+    for (title, encoder, passes, ratio), rows in others.groupby(
+        ["title", "encoder", "passes", "ratio"]
     ):
+        missed = (rows["mean_kbps"] / rows["goal_kbps"] - 1).abs()
         anchor = plain[(plain["title"] == title) & (plain["encoder"] == encoder)]
         found.append(
             {
                 "title": title,
                 "encoder": encoder,
+                "passes": passes,
                 "ratio": ratio,
                 "encodes": len(rows),
+                "missed_percent": 100 * float(missed.mean()),
                 "kept_percent": 100 * float((rows["over"] <= 1.02).mean()),
                 "changed_percent": 100 * float(rows["maxrate_kbps"].notna().mean()),
                 "tries": float(rows["tries"].mean()),
@@ -161,6 +188,10 @@ def main() -> None:
     parser.add_argument("clips", metavar="CLIP", nargs="+")
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--encoders")
+    parser.add_argument("--codecs")
+    parser.add_argument("--titles", type=int)
+    parser.add_argument("--seconds", type=float, default=math.inf)
+    parser.add_argument("--two-pass", action="store_true")
     parser.add_argument("--ratios", type=_numbers, default=[2.0, 1.5])
     parser.add_argument("--height", type=int, default=360)
     parser.add_argument("--knobs", type=int, default=4)
@@ -170,15 +201,16 @@ def main() -> None:
     wanted = options.encoders.split(",") if options.encoders else list(load_encoders())
     specs = [get_encoder(name) for name in wanted]
     specs = [s for s in specs if s.buffer_model and available(s, ffmpeg_path())]
+    specs = [s for s in specs if not options.codecs or s.codec in options.codecs.split(",")]
     kept = options.out / "capped.csv"
     if not kept.exists():
         kept.write_text(",".join(field.name for field in fields(Row)) + "\n")
-    for clip in options.clips:
-        title = make_title(clip, options.height, options.out)
+    for clip in options.clips[: options.titles]:
+        title = make_title(clip, options.height, options.seconds, options.out)
         for spec in specs:
             table = pd.read_csv(kept)
             own = table[(table["title"] == title.stem) & (table["encoder"] == spec.name)]
-            done = set(zip(own["ratio"], own["knob"], strict=True))
+            done = set(zip(own["ratio"], own["knob"], own["passes"], strict=True))
             try:
                 for row in rows_of(title, spec, options, done):
                     with kept.open("a", newline="") as file:
@@ -187,8 +219,8 @@ def main() -> None:
                 print(f"{title.stem}, {spec.name}: {error}")
     found = summary(pd.read_csv(kept))
     print(found.round(2).to_string(index=False))
-    figures = ["kept_percent", "changed_percent", "tries", "bd_rate_percent"]
-    print(found.groupby(["encoder", "ratio"])[figures].mean().round(2).to_string())
+    figures = ["kept_percent", "changed_percent", "missed_percent", "tries", "bd_rate_percent"]
+    print(found.groupby(["encoder", "passes", "ratio"])[figures].mean().round(2).to_string())
 
 
 if __name__ == "__main__":

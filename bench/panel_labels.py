@@ -147,7 +147,7 @@ def measure_pictures(table: pd.DataFrame, runs: Runs, tools: PanelTools) -> pd.D
     )
     found: dict[str, npt.NDArray[np.float32]] = {}
     if tools.ssimulacra2:
-        from vqaloop.panel import ssimulacra2
+        from vqaloop.quality import ssimulacra2
 
         found["ssimulacra2"] = ssimulacra2.measure(first, second)
     if tools.fdim is not None:

@@ -1,6 +1,7 @@
-"""Cost of a score: the default student beside VMAF, XPSNR and PSNR on the same encodes.
+"""Cost of a score: the default student beside the other metrics on the same encodes.
 
-    python -m bench.scoring CLIP... --out DIR [--csv FILE] [--threads N] [--ladders LADDER.json...]
+    python -m bench.scoring CLIP... --out DIR [--csv FILE] [--threads N] [--judges vmaf,...]
+                            [--ladders LADDER.json...]
 
 The clips are scaled to each height and joined to a title of 10 s, which is encoded by x264 and
 SVT-AV1 at its own height and, at 1080 and above, at a half of it. Each metric runs in a process of
@@ -30,13 +31,13 @@ from vqaloop.encoding.registry import get_encoder
 from vqaloop.media.probe import probe_source
 from vqaloop.quality import full_reference
 from vqaloop.quality.registry import open_metric
-from vqaloop.quality.student_metric import StudentMetric
 from vqaloop.records import Rendition, Source
 
 SECONDS, FPS = 10, 25
 ENCODES = (("libx264", "veryfast", 26.0), ("libsvtav1", "10", 35.0))
 """Encoder, preset, knob."""
-JUDGES = ("internvqa", "vmaf", "xpsnr", "psnr")
+JUDGES = ("internvqa", "vmaf", "vmaf-v1", "vmaf-neg", "cambi", "xpsnr", "psnr")
+"""Those measured unless others are named; of ssimulacra2 a score takes minutes."""
 
 
 def make_title(
@@ -87,7 +88,7 @@ def judged(title: Path, rung: Path, judge: str, threads: int, repeats: int) -> d
     ffmpeg = ffmpeg_path()
     source = probe_source(title, ffmpeg=ffmpeg)
     found: dict[str, Any] = {}
-    if judge != "internvqa":
+    if judge in full_reference.METRICS:
         runs = [
             full_reference.measure(source, rung, [judge], ffmpeg=ffmpeg, threads=threads)[judge]
         ]
@@ -97,7 +98,6 @@ def judged(title: Path, rung: Path, judge: str, threads: int, repeats: int) -> d
 
         torch.set_num_threads(threads)
         metric = open_metric(judge, ffmpeg=ffmpeg, device="auto")
-        assert isinstance(metric, StudentMetric)
         cpu, wall = time.process_time(), time.monotonic()
         first = metric.measure(source, rung, "pyav")
         once = time.process_time() - cpu, time.monotonic() - wall
@@ -159,6 +159,7 @@ def main() -> None:
     parser.add_argument("--csv", type=Path)
     parser.add_argument("--heights", default="540,1080,2160")
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--judges", type=lambda text: text.split(","), default=JUDGES)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--ladders", nargs="*", default=[], type=Path)
     parser.add_argument("--one", nargs=5, help=argparse.SUPPRESS)
@@ -174,7 +175,10 @@ def main() -> None:
         for height in map(int, options.heights.split(",")):
             source = make_title(options.clips, height, options.out, ffmpeg)
             for rung in make_rungs(source, options.out, ffmpeg):
-                for judge in JUDGES:
+                for judge in options.judges:
+                    known = judge in full_reference.METRICS
+                    if known and not full_reference.can_measure(judge, source, ffmpeg):
+                        continue
                     words = (str(source.path), str(rung), judge)
                     numbers = (str(options.threads), str(options.repeats))
                     found = in_its_own_process(*words, *numbers, threads=options.threads)

@@ -37,6 +37,7 @@ def room(
     monkeypatch.setenv("VQALOOP_CACHE", str(made.cache))
     # on a busy machine any probe is slow, and speaks of it
     monkeypatch.setattr("vqaloop.execution.stage_progress.NOTICE_S", 60.0)
+    monkeypatch.setattr("vqaloop.report.progress.LOADING_S", 60.0)
     monkeypatch.setattr("vqaloop.core.frame_progress.REPORT_S", 60.0)
     before = set(children())
     yield made

@@ -29,10 +29,14 @@ if TYPE_CHECKING:
     from vqaloop.delivery.package import Delivery, package_ladder
     from vqaloop.execution.executor import Local
     from vqaloop.execution.job import Job
+    from vqaloop.ladder.against import Against, ladder_against
     from vqaloop.ladder.build import build_ladder, build_ladders
     from vqaloop.ladder.compare import LadderComparison, compare_ladders
+    from vqaloop.ladder.dry_run import LadderPlan, plan_ladder
+    from vqaloop.ladder.profiles import read_profile
     from vqaloop.ladder.store import read_ladder
-    from vqaloop.models import create_model
+    from vqaloop.media.part import cut_part
+    from vqaloop.models.registry import create_model
     from vqaloop.quality.scorer import Scorer
     from vqaloop.ratecontrol.controller import RateController
     from vqaloop.ratecontrol.target import Encoded, encode_to_target
@@ -42,6 +46,7 @@ if TYPE_CHECKING:
     from vqaloop.tuning.tune import tune_encoder
 
 _HOMES = {
+    "Against": "ladder.against",
     "Catalogue": "catalogue.entries",
     "Comparison": "regress.compare",
     "Encoded": "ratecontrol.target",
@@ -51,6 +56,7 @@ _HOMES = {
     "Job": "execution.job",
     "Ladder": "records",
     "LadderComparison": "ladder.compare",
+    "LadderPlan": "ladder.dry_run",
     "Local": "execution.executor",
     "RateController": "ratecontrol.controller",
     "RayCluster": "cluster.ray_cluster",
@@ -64,16 +70,21 @@ _HOMES = {
     "build_ladders": "ladder.build",
     "compare_builds": "regress.compare",
     "compare_ladders": "ladder.compare",
-    "create_model": "models",
+    "create_model": "models.registry",
+    "cut_part": "media.part",
     "encode_to_target": "ratecontrol.target",
     "ffmpeg_path": "core.ffmpeg",
+    "ladder_against": "ladder.against",
     "package_ladder": "delivery.package",
+    "plan_ladder": "ladder.dry_run",
     "read_ladder": "ladder.store",
+    "read_profile": "ladder.profiles",
     "tune_encoder": "tuning.tune",
 }
 """Names loaded on first use, so that `import vqaloop` stays quick."""
 
 __all__ = [
+    "Against",
     "Cancelled",
     "Catalogue",
     "Comparison",
@@ -88,6 +99,7 @@ __all__ = [
     "Job",
     "Ladder",
     "LadderComparison",
+    "LadderPlan",
     "Local",
     "RateController",
     "RayCluster",
@@ -106,10 +118,14 @@ __all__ = [
     "compare_builds",
     "compare_ladders",
     "create_model",
+    "cut_part",
     "encode_to_target",
     "ffmpeg_path",
+    "ladder_against",
     "package_ladder",
+    "plan_ladder",
     "read_ladder",
+    "read_profile",
     "tune_encoder",
 ]
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import shlex
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from fractions import Fraction
 from pathlib import Path
@@ -141,6 +141,9 @@ class Encode:
     """Name and version of the encoder library, as far as it reports them."""
     cached: bool = False
     """True when it came from the cache and nothing was run."""
+    first_pass_args: tuple[str, ...] = ()
+    """Of an encode in two passes the same of the first, which is run before in the same folder,
+    with any OUT; empty where one pass made the file."""
 
     @property
     def bitrate_kbps(self) -> float:
@@ -263,11 +266,39 @@ class Event:
     trial: Trial | None = None
     at_most: bool = False
     """True where the stage may end before `total`: a search ends when it has converged."""
+    left_s: float | None = None
+    """Seconds that the stage will take from here at its pace so far, `at_most` if it may end
+    before; None where that is not known yet."""
+
+
+@dataclass(frozen=True)
+class TwoPasses:
+    """How a rung was made in two passes over the title."""
+
+    goal_kbps: int
+    """Mean rate in kb/s that the encoder was to reach, its container not counted."""
+    mean_kbps: float
+    """The mean rate measured, its container not counted."""
+    first_pass_args: tuple[str, ...]
+    """Output options of the first pass: `ffmpeg -i INPUT *first_pass_args -` writes the log that
+    `ffmpeg_args`, in the same folder, reads."""
+
+    @property
+    def missed(self) -> float:
+        """By what part of the goal the measured rate is off it, signed."""
+        return self.mean_kbps / self.goal_kbps - 1
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "goal_kbps": self.goal_kbps,
+            "mean_kbps": rounded(self.mean_kbps),
+            "first_pass_args": list(self.first_pass_args),
+        }
 
 
 _NOT_THE_ENCODER_S = frozenset(
     ("c:v", "f", "map", "map_metadata", "map_chapters", "vf", "fps_mode", "r")
-    + ("fflags", "movflags", "tag:v")
+    + ("fflags", "movflags", "tag:v", "pass", "passlogfile")
 )
 """Options of a rung that ffmpeg itself, its filters or its muxers take."""
 
@@ -287,8 +318,8 @@ class Rung:
     score_predicted: float
     """Score that the search predicted before the file was encoded."""
     guard: dict[str, float]
-    """Independent figures of the file by name, as docs/scoring.md has them; always vmaf (0..100)
-    and psnr_y (dB), the others where they can be measured."""
+    """Independent figures of the file by name, as docs/scoring.md has them: vmaf (0..100) and
+    psnr_y (dB), the others where they can be measured; empty with `--guard off`."""
     knob: tuple[str, float]
     """Name and value."""
     params: dict[str, str]
@@ -305,16 +336,24 @@ class Rung:
     """The score on the scale of the weights' label, where that is mapped to VMAF points."""
     score_mean: float | None = None
     """The mean score, where `score` is pooled otherwise; `about["metric"]["pool"]` says how."""
+    guard_interval: dict[str, tuple[float, float]] = field(default_factory=dict)
+    """95 % intervals of the figures of `guard` that are sampled; empty where all are of the whole
+    title."""
+    banding_at_s: float | None = None
+    """Seconds at which the figure `cambi` of `guard` is highest; None: it was not measured."""
     cap: Cap | None = None
     """What its encoder's buffer model kept to; None where the file was made without."""
+    two_pass: TwoPasses | None = None
+    """Its passes; None where one made it."""
 
     @property
     def _options(self) -> dict[str, str]:
-        names, values = self.ffmpeg_args[::2], self.ffmpeg_args[1::2]
-        return {name.removeprefix("-"): value for name, value in zip(names, values, strict=True)}
+        return _options_of(self.ffmpeg_args)
 
     def to_ffmpeg(self, input: Any, output: Any = None, **input_options: Any) -> Any:
         """An ffmpeg-python graph that encodes the rung again; `.run()` it, or extend it.
+
+        Of a rung in two passes it is the second: `first_pass` runs before it in the same folder.
 
         Args:
             input: Path of the source, or an ffmpeg-python input.
@@ -326,16 +365,31 @@ class Rung:
         """
         from vqaloop.core import ffmpeg
 
-        if isinstance(input, str | os.PathLike):
-            input = ffmpeg.input(ffmpeg.file_url(input), **input_options)
-        return input.output(ffmpeg.file_url(output or self.file), **self._options)
+        node = _as_node(input, input_options)
+        return node.output(ffmpeg.file_url(output or self.file), **self._options)
+
+    def first_pass(self, input: Any, **input_options: Any) -> Any:
+        """An ffmpeg-python graph of the first of two passes, which writes their log to the folder
+        in which it runs.
+
+        Args:
+            input: As of `to_ffmpeg`.
+            input_options: As of `to_ffmpeg`.
+
+        Returns:
+            ffmpeg-python's output stream; None where one pass makes the rung.
+        """
+        if self.two_pass is None:
+            return None
+        options = _options_of(self.two_pass.first_pass_args)
+        return _as_node(input, input_options).output("-", **options)
 
     def to_pyav(self) -> dict[str, Any]:
         """The rung's settings for PyAV's `add_stream(codec, rate=rate, options=options)`.
 
         Options of filters and muxer are not in it: scale the frames to width and height, and set
         their pict_type to NONE. PyAV's own libraries encode, so the bytes may differ; it has no
-        AVS2 encoder.
+        AVS2 encoder. A rung in two passes becomes one pass at the same mean rate.
 
         Returns:
             codec, rate (a Fraction, in fps), width, height, pix_fmt, and the encoder's options.
@@ -364,13 +418,35 @@ class Rung:
             **({} if self.score_mean is None else {"score_mean": rounded(self.score_mean)}),
             **({} if self.opinion is None else {"opinion": rounded(self.opinion)}),
             "guard": {name: rounded(value) for name, value in self.guard.items()},
+            **(
+                {"guard_interval": {k: list(map(rounded, v)) for k, v in spread.items()}}
+                if (spread := self.guard_interval)
+                else {}
+            ),
+            **({} if self.banding_at_s is None else {"banding_at_s": rounded(self.banding_at_s)}),
             "knob": {"name": self.knob[0], "value": self.knob[1]},
             "params": self.params,
             "cap": asdict(self.cap) if self.cap else None,
+            **({"two_pass": self.two_pass.to_json()} if self.two_pass else {}),
             "ffmpeg_args": list(self.ffmpeg_args),
             "file": self.file,
             **({"over_time": self.over_time} if self.over_time else {}),
         }
+
+
+def _options_of(args: Sequence[str]) -> dict[str, str]:
+    """Options of a command line by their names."""
+    pairs = zip(args[::2], args[1::2], strict=True)
+    return {name.removeprefix("-"): value for name, value in pairs}
+
+
+def _as_node(input: Any, options: Mapping[str, Any]) -> Any:
+    """An ffmpeg-python input of a path; what is one already as it is."""
+    from vqaloop.core import ffmpeg
+
+    if isinstance(input, str | os.PathLike):
+        return ffmpeg.input(ffmpeg.file_url(input), **options)
+    return input
 
 
 @dataclass(frozen=True)
@@ -405,6 +481,8 @@ class Ladder:
             row = rung.to_json()
             guard, knob = row.pop("guard"), row.pop("knob")
             row.pop("over_time", None)
+            for name, (low, high) in row.pop("guard_interval", {}).items():
+                guard |= {f"{name}_low": low, f"{name}_high": high}
             cap = row.pop("cap") or {}
             row["ffmpeg_args"] = shlex.join(row["ffmpeg_args"])
             row["params"] = ",".join(f"{k}={v}" for k, v in rung.params.items())
@@ -414,6 +492,9 @@ class Ladder:
                 "ffmpeg_version": encoder.get("ffmpeg_version"),
             }
             limits = {name: cap.get(name) for name in ("maxrate_kbps", "buffer_kbit")}
+            if passes := row.pop("two_pass", None):
+                limits |= {name: passes[name] for name in ("goal_kbps", "mean_kbps")}
+                limits["first_pass_args"] = shlex.join(passes["first_pass_args"])
             rows.append({**row, **guard, knob["name"]: knob["value"], **made_by, **limits})
         return pandas.DataFrame(rows)
 

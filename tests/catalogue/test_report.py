@@ -14,6 +14,7 @@ from tests.support.commandline import Room
 from vqaloop import Catalogue, Entry
 from vqaloop.catalogue.report import catalogue_csv, catalogue_page, write_catalogue
 from vqaloop.catalogue.state import LARGEST_NOTE, MADE, made_before, note_made
+from vqaloop.cli.catalogue import catalogue_table
 from vqaloop.ladder.store import write_reports
 
 ABOUT: dict[str, Any] = {
@@ -67,6 +68,23 @@ def test_a_metric_of_all_titles_is_told_once() -> None:
     assert page("a<b", "a<b").count("a&lt;b") == 1
     mixed = page("psnr", "vmaf", "vmaf")
     assert [mixed.count(f"({name})") for name in ("psnr", "vmaf")] == [1, 2]
+
+
+def test_the_mean_is_beside_a_pool() -> None:
+    rungs = [{**ABOUT["rungs"][0], "score_mean": 41.5}]
+    pooled = Entry("x", "x", "h264", Path("all/x"), "done", None, about={**ABOUT, "rungs": rungs})
+    both = Catalogue(Path("all"), (pooled, entry("done"), entry("failed")), 1.0)
+    plain = Catalogue(Path("all"), (entry("done"),), 1.0)
+    assert "(mean 41.5 to 41.5)" in catalogue_page(both)
+    assert "(mean" not in catalogue_page(plain)
+    table = list(csv.DictReader(io.StringIO(catalogue_csv(both))))
+    assert [row["top_score_mean"] for row in table] == ["41.5", "", ""]
+    assert "mean" not in catalogue_csv(plain)
+    headings = [str(column.header) for column in catalogue_table(both).columns]
+    assert headings[5:7] == ["score", "mean"]
+    cells = [str(cell) for cell in catalogue_table(both).columns[6].cells]
+    assert cells == ["41.5", "-", "-"]
+    assert len(catalogue_table(plain).columns) == 8
 
 
 def test_report_makes_table_and_page_again(room: Room) -> None:

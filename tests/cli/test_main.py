@@ -22,7 +22,7 @@ from vqaloop.core.folders import is_study_file
 SIZES = ("--resolutions", "160x96,112x64")
 COMMANDS = (
     *("sample", "ladder", "score", "tune", "encode", "deliver", "regress", "report"),
-    *("corpus", "distill", "evaluate", "encoders"),
+    *("corpus", "distill", "evaluate", "encoders", "doctor", "completion", "man"),
 )
 SCRIPT = """
 import signal, sys
@@ -56,7 +56,9 @@ def test_json_to_stdout_is_alone_there(room: Room, clip: str) -> None:
     assert said.status == 0, said.err
     assert json.loads(said.out) == room.document("a.h264.ladder")
     for line in said.err.splitlines():
-        assert re.match(r"(probe|(search|verify|guard|write)( \d+/\d+( at most)?)?): ", line)
+        left = r"(, (at most )?\d+:\d\d left)?"
+        stage = rf"(start|probe|(search|verify|guard|write)( \d+/\d+( at most)?)?{left}): "
+        assert re.match(stage, line)
 
 
 def test_json_to_a_file_beside_the_table(room: Room, clip: str) -> None:
@@ -119,12 +121,18 @@ def test_every_command_has_help_and_refuses_with_one_message(room: Room) -> None
 @pytest.mark.parametrize(
     ("argv", "says"),
     [
-        ([], "COMMAND"),
+        (["--quiet"], "COMMAND"),
         (["conquer"], "invalid choice: 'conquer'"),
         (["laddder", "a.y4m"], "(did you mean ladder?)"),
         (["regress", "--candidate-args", "-x"], "given as --candidate-args='-...'"),
-        (["tune", "a.y4m", "--codec", "h265"], "(did you mean --codec hevc?)"),
-        (["tune", "a.y4m", "--bitrate", "5M"], "'5M' is not a number of kb/s"),
+        (["tune", "a.y4m", "--codec", "h246"], "(did you mean --codec h264?)"),
+        (["tune", "a.y4m", "--bitrate", "5MB/s"], "write 5 Mb/s as 5000 or 5M"),
+        (["ladder", "a.y4m", "--codek", "h264"], "--codek is unknown (did you mean --codec?)"),
+        (["ladder", "https://a.b/c.mp4", "--codec", "h264"], "'https://a.b/c.mp4' is a URL"),
+        (["score", "rtmp://a.b/c"], "'rtmp://a.b/c' is a URL"),
+        (["ladder", "-", "--codec", "h264"], "'-' would be standard input"),
+        (["completion", "tcsh"], "invalid choice: 'tcsh'"),
+        (["man", "-o", "none/vqaloop.1"], "no such folder"),
         (["score", "a.y4m", "--metric", "psnr"], "psnr needs the original: give it with"),
         (["score", "none.mp4", "--reference", "a.y4m", "--metric", "psnr"], "does not exist"),
         (["score", "a.y4m", "--reference", "b.y4m", "--metric", "psnr"], "12 frames and its"),
@@ -183,6 +191,64 @@ def test_sample_and_encoders(room: Room) -> None:
     assert room.run("sample", "s.y4m", "--seconds", "0.4", "--size", "64x64").status == 2
     listed = json.loads(room.run("encoders", "--json", "-").out)
     assert {item["codec"] for item in listed} >= {"h264", "hevc", "vp9", "av1", "avs2"}
+
+
+@pytest.mark.parametrize(("argv", "same"), [([], ["--help"]), (["help", "man"], ["man", "-h"])])
+def test_help_is_had_without_a_dash(room: Room, argv: list[str], same: list[str]) -> None:
+    said = room.run(*argv)
+    assert said == room.run(*same) and said.status == 0 and said.out.startswith("usage: ")
+
+
+def test_doctor_names_what_is_here_and_what_is_wrong(
+    room: Room, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said = room.run("doctor", "--json", "doctor.json")
+    document = json.loads((room.folder / "doctor.json").read_text())
+    assert (said.status, document["problems"]) == (0, []), said.out
+    assert document["packages"]["torch"] and document["packages"]["msgspec"]
+    assert not {"pytest", "mypy", "mkdocs-material"} & document["packages"].keys()
+    assert document["ffmpeg"]["encoders"]["libx264"].startswith("libx264 ")
+    assert document["disk"]["cache"]["path"] == str(room.cache)
+    for text in ("libsvtav1", str(room.cache), "PyTorch", "internvqa-mini", "No problem found"):
+        assert text in said.out
+    broken = fake_ffmpeg(room.folder / "ffmpeg", {"*libx264*": "exit 1"})
+    said = room.run("doctor", "--ffmpeg", broken)
+    assert said.status == 1 and "problem: libx264 of" in said.out
+    monkeypatch.setenv("VQALOOP_FFMPEG", "none")
+    said = room.run("doctor")
+    assert said.status == 1 and "problem: none is not an executable ffmpeg" in said.out
+
+
+def test_the_manual_page_has_every_option(room: Room) -> None:
+    page = room.run("man").out
+    assert page.startswith(".TH VQALOOP")
+    for line in page.splitlines():
+        # what begins with a dot and is no request would not be shown
+        assert not line.startswith(".") or re.match(
+            r"\.(TH|SH|SS|TP|PP|RS|RE|B|I|br|nf|fi)\b", line
+        )
+    for text in ("vqaloop ladder", r"\-\-max\-bitrate", r"\-\-target\-score", r"\.y4m"):
+        assert text in page or text.replace("\\", "") in page
+
+
+def test_a_shell_completes(room: Room) -> None:
+    for shell, sign in (("zsh", "#compdef vqaloop"), ("fish", "complete -c vqaloop")):
+        assert sign in room.run("completion", shell).out
+    room.run("completion", "bash", "-o", "vqaloop.bash")
+    script = (
+        "source vqaloop.bash; complete -p vqaloop; "
+        'COMP_WORDS=($1); COMP_CWORD=$((${#COMP_WORDS[@]} - 1)); _shtab_vqaloop "" "${@: -1}"; '
+        'echo "${COMPREPLY[*]}"'
+    )
+    for words, found in {
+        "vqaloop lad": "ladder",
+        "vqaloop ladder --max-b": "--max-bitrate",
+        "vqaloop tune --codec h": "h264 hevc",
+        "vqaloop encode --metric vmaf-s": "vmaf-sampled",
+    }.items():
+        argv = ["bash", "-c", script, "bash", words]
+        done = subprocess.run(argv, capture_output=True, text=True, timeout=20)
+        assert done.stdout.splitlines()[-1] == found, (words, done)
 
 
 def test_an_ffmpeg_is_chosen_for_one_command_only(

@@ -1,5 +1,6 @@
 """What is told of the work: no stage is silent, and each counts up to what it takes."""
 
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,9 @@ from tests.support.commandline import Room
 from tests.support.media import make_clip
 from vqaloop.core import frame_progress, process
 from vqaloop.core.ffmpeg import ffmpeg_path
+from vqaloop.execution.stage_progress import TimeLeft
 from vqaloop.records import Event
+from vqaloop.report.progress import left_words
 
 QUICK: dict[str, Any] = {"metric": "psnr", "preset": "ultrafast"}
 RUNGS: dict[str, Any] = {"rungs": 2, "min_step": 0.2, "min_ratio": 1.2, "prior": False}
@@ -51,7 +54,8 @@ def test_a_ladder_tells_of_all_its_stages(room: Room) -> None:
     total = 60 * len(ladder.rungs)
     assert {e.total for e in by_stage["guard"]} == {total}
     assert {60, total} <= {e.done for e in by_stage["guard"]}
-    assert [(e.done, e.total) for e in by_stage["write"]] == [(0, 2), (1, 2)]
+    # with the frames of the pictures in between
+    assert list(dict.fromkeys((e.done, e.total) for e in by_stage["write"])) == [(0, 2), (1, 2)]
 
 
 def test_an_encode_and_a_delivery_tell_of_all_their_stages(room: Room) -> None:
@@ -79,3 +83,31 @@ def test_whoever_is_told_may_end_a_program(room: Room) -> None:
             + ["testsrc2=s=64x64:r=25", "-t", "60", "-f", "null", "-"],
             timeout_s=60,
         )
+
+
+def test_the_time_left_follows_the_pace(monkeypatch: pytest.MonkeyPatch) -> None:
+    now, seen = [100.0], list[Event]()
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    watcher = TimeLeft(seen.append)
+
+    def left(after_s: float, stage: str, done: int, total: int) -> float | None:
+        now[0] += after_s
+        watcher(Event(stage, "", done, total))
+        return seen[-1].left_s
+
+    assert left(0, "guard", 0, 100) is None
+    assert left(10, "guard", 20, 100) == pytest.approx(40)
+    # nothing more is done meanwhile: the end comes no nearer than time has passed
+    assert left(4, "guard", 20, 100) == pytest.approx(36)
+    assert left(6, "guard", 40, 100) == pytest.approx(30)
+    assert left(500, "guard", 40, 100) == 0
+    # another stage, and one of unknown length, begin anew
+    assert left(3, "write", 1, 2) is None and left(1, "write", 2, 2) == 0
+    assert left(1, "probe", 0, 0) is None
+
+
+def test_the_time_left_in_words() -> None:
+    assert left_words(Event("guard", "", 1, 9, left_s=83.4)) == "1:23 left"
+    assert left_words(Event("guard", "", 1, 9, left_s=7384)) == "2:03:04 left"
+    assert left_words(Event("search", "", 1, 9, at_most=True, left_s=60)) == "at most 1:00 left"
+    assert left_words(Event("guard", "", 1, 9, left_s=2)) == left_words(Event("probe", "")) == ""

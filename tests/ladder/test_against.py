@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+import vqaloop
 from tests.ladder.test_store import make_ladder
 from tests.support.commandline import Room
 from vqaloop.errors import InputError
@@ -42,6 +43,21 @@ def test_a_fixed_ladder_is_interpolated_on_the_title_s_own_measurements(made: La
     assert by_rate[4500].score == pytest.approx(92.6 + 2.1 * 3)
     assert "2 of 7 rungs at their own size" in found.notes[0]
     assert found.notes[1] == "left out: 2 rungs larger than the source"
+
+
+def test_the_public_function_takes_what_the_command_takes(made: Ladder, tmp_path: Path) -> None:
+    table = tmp_path / "crowd.csv"
+    table.write_text("bandwidth_kbps,share\n1000,0.5\n6000,0.5\n")
+    found = vqaloop.ladder_against(made, "apple", audience=table)
+    known = set_against(made, "apple", CROWD)
+    assert (found.a, found.b, found.gain) == (known.a, known.b, known.gain)
+    half = vqaloop.ladder_against(made, "apple", audience=table, bandwidth_share=0.35)
+    assert half.a.delivered.kbps < found.a.delivered.kbps
+    own = replace(made, about={**made.about, "audience": CROWD.to_json()})
+    assert vqaloop.ladder_against(own, "apple").a == known.a
+    assert vqaloop.ladder_against(own, "apple", bandwidth_share=0.35).a == half.a
+    with pytest.raises(InputError, match="neither apple nor netflix2015"):
+        vqaloop.ladder_against(made, "nobody")
 
 
 def test_what_the_audience_gets_and_what_it_costs(made: Ladder) -> None:

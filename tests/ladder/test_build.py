@@ -4,6 +4,7 @@ import csv
 import itertools
 import json
 import re
+import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from fractions import Fraction
@@ -22,8 +23,9 @@ from vqaloop.core.files import file_sha256
 from vqaloop.core.folders import STUDY_FILE, is_study_file
 from vqaloop.core.text import quoted
 from vqaloop.encoding.options import with_cap
-from vqaloop.errors import TargetUnreachable
-from vqaloop.execution.capping import CappedEncode, PeakLimit
+from vqaloop.encoding.registry import load_encoders
+from vqaloop.errors import InputError, TargetUnreachable
+from vqaloop.execution.capping import CappedEncode, PeakLimit, measure_peaks
 from vqaloop.execution.workshop import Workshop
 from vqaloop.ladder import steps
 from vqaloop.ladder.reproduce import ladder_command
@@ -47,7 +49,7 @@ RUNG = {
     "peak_kbps": NUMBER,
     "score": NUMBER,
     "score_predicted": NUMBER,
-    "guard": {"vmaf": NUMBER, "psnr_y": NUMBER, "xpsnr": NUMBER, "vmaf_worst_s": NUMBER},
+    "guard": {"vmaf": NUMBER, "psnr_y": NUMBER, "xpsnr": NUMBER},
     "knob": {"name": str, "value": NUMBER},
     "params": {},
     "cap": (dict, type(None)),
@@ -114,7 +116,11 @@ CONTRACT: dict[str, Any] = {
         "score_s": NUMBER,
         "wall_s": NUMBER,
         "cache_hits": int,
+        "cpu_s": NUMBER,
+        "delivered_cpu_s": NUMBER,
+        "overhead": (*NUMBER, type(None)),
     },
+    "guard": {"mode": str},
     "warnings": [str],
     "trusted": bool,
 }
@@ -162,6 +168,8 @@ def check_ladder(ladder: Ladder, min_step: float, min_ratio: float) -> dict[str,
 
 def check_rung(path: Path, rung: Mapping[str, Any], document: Mapping[str, Any]) -> None:
     """The file is of the codec, size and frames that are said, and as large."""
+    # there is a worst second where all seconds were measured
+    assert ("vmaf_worst_s" in rung["guard"]) != ("vmaf" in rung.get("guard_interval", {}))
     size = path.stat().st_size
     duration = document["source"]["duration"]
     assert rung["bitrate_kbps"] == pytest.approx(size * 8 / 1000 / duration, rel=1e-4)
@@ -324,6 +332,50 @@ def test_rungs_keep_their_peaks(room: Room, bursty: Path) -> None:
     assert [r.to_json() for r in default.rungs] == [r.to_json() for r in free.rungs]
     assert "too few would be left for a ladder" in " ".join(default.about["warnings"])
     assert default.trusted
+
+
+def test_rungs_in_two_passes_meet_their_average(room: Room, bursty: Path) -> None:
+    options = {**SMALL, "preset": "veryfast", "rungs": 2, "peak_ratio": 1.8}
+    ladder = vqaloop.build_ladder(bursty, codec="h264", out="two", two_pass=True, **options)
+    assert len(ladder.rungs) == 2 and any(rung.cap for rung in ladder.rungs)
+    logs = room.folder / "logs"
+    logs.mkdir()
+    spec, source = load_encoders()["libx264"], probe_source(bursty, ffmpeg=ffmpeg_path())
+    for rung in ladder.rungs:
+        passes, path = rung.two_pass, ladder.folder / rung.file
+        assert passes and rung.file.endswith(f"_{passes.goal_kbps}k.mp4")
+        found = measure_peaks(path, spec, source)
+        assert passes.mean_kbps == pytest.approx(found.mean_kbps)
+        # the cap of a burst keeps the mean down; what it misses is said
+        assert passes.mean_kbps == pytest.approx(passes.goal_kbps, rel=0.15)
+        warned = f"{passes.goal_kbps} were the goal" in " ".join(ladder.about["warnings"])
+        assert warned == (abs(passes.missed) > 0.05)
+        assert found.highest_kbps <= 1.02 * 1.8 * found.mean_kbps
+        for output in ((*passes.first_pass_args, "-"), (*rung.ffmpeg_args, "again.mp4")):
+            run_ffmpeg("-y", "-i", file_url(bursty), *output, cwd=logs)
+        assert (logs / "again.mp4").read_bytes() == path.read_bytes()
+        assert not {"cap", "buffer", "mean"} & rung.params.keys()
+        assert rung.to_pyav()["options"].keys().isdisjoint({"pass", "passlogfile"})
+        graph = rung.first_pass(bursty)
+        assert graph is not None and "null" in graph.compile()
+        assert "2" in rung.to_ffmpeg(bursty).compile()
+    # each pass counts: of the trials one, of a rung's encodes two
+    trials = [trial for trial in ladder.about["trials"] if "mean" not in trial["params"]]
+    most = ladder.about["cost"]["encodes"] - len(trials)
+    assert most % 2 == 0 and most >= 4
+    again = vqaloop.read_ladder("two").rungs[0].two_pass
+    assert again and again.to_json() == ladder.rungs[0].to_json()["two_pass"]
+    assert "--two-pass" in ladder_command(ladder)
+    assert "-pass 1" in (ladder.folder / "report.html").read_text()
+    table = ladder.to_frame()
+    assert list(table["goal_kbps"]) == [r.two_pass.goal_kbps for r in ladder.rungs if r.two_pass]
+    assert not [p for p in Path(tempfile.gettempdir()).glob("vqaloop-*/*vqaloop-pass*")]
+
+
+def test_encoders_of_one_pass_are_refused(room: Room, clip: Path) -> None:
+    with pytest.raises(InputError, match="libxavs2 makes no rung in two passes: .*no second"):
+        vqaloop.build_ladder(clip, codec="avs2", out="out", two_pass=True)
+    assert not (room.folder / "out").exists()
 
 
 def test_the_default_spoils_no_rung(

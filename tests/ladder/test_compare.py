@@ -188,6 +188,22 @@ def test_opinions_are_beside_the_scores_they_were_mapped_to(tmp_path: Path, room
     assert "<th>opinion</th>" not in (room.folder / "a" / "report.html").read_text("utf-8")
 
 
+def test_the_mean_is_beside_a_pool(room: Room) -> None:
+    def pooled(ladder: Ladder) -> Ladder:
+        rungs = (replace(rung, score_mean=rung.score + 3.25) for rung in ladder.rungs)
+        return replace(about(ladder, metric={"pool": "p5"}), rungs=tuple(rungs))
+
+    two_folders(room.folder, pooled)
+    b = room.folder / "b"
+    compared = compare_ladders(b, b)
+    headings, rows = rung_rows(compared)
+    assert headings[2:5] == ["size", "p5", "mean"]
+    assert all(float(row[4]) == pytest.approx(float(row[3]) + 3.25) for row in rows)
+    said = room.run("report", "b", "b").out
+    assert re.search(r"p5 +mean +VMAF.* p5 +mean +VMAF", said)
+    assert max(map(len, said.splitlines())) <= 80
+
+
 def test_rungs_stand_beside_each_other_by_bitrate(made: Ladder) -> None:
     low, *rest = made.rungs
     near = replace(low, bitrate_kbps=low.bitrate_kbps * 1.15)

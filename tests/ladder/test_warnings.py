@@ -6,7 +6,13 @@ from dataclasses import dataclass, replace
 import pytest
 
 from vqaloop.ladder.steps import _falls
-from vqaloop.ladder.warnings import find_doubts, guard_warnings
+from vqaloop.ladder.warnings import (
+    banding_warnings,
+    find_doubts,
+    guard_warnings,
+    is_undecided,
+)
+from vqaloop.quality.guard import Guarded
 from vqaloop.records import RDPoint, Rung
 
 
@@ -107,3 +113,48 @@ def test_a_slight_fall_of_a_sampled_score_is_no_reason_to_measure_again() -> Non
         (150.0, 160.0)
     ]
     assert len(_falls(points, 0.0)) == 2
+
+
+@pytest.mark.parametrize(
+    ("spread", "trusted", "undecided"),
+    [
+        ((62.0, 68.0), True, False),
+        # as far as one end may lie the student is wrong, by the other it is not
+        ((66.0, 74.0), False, True),
+        ((72.0, 80.0), False, False),
+        # both ends are too far, what lies between them is not
+        ((48.0, 72.0), False, True),
+    ],
+)
+def test_a_sampled_guard_is_taken_at_its_farther_end(
+    spread: tuple[float, float], trusted: bool, undecided: bool
+) -> None:
+    judge = Judge()
+    value = sum(spread) / 2
+    made = replace(rung(60, vmaf=value), guard_interval={"vmaf": spread})
+    doubts = find_doubts([made], judge, whole=True)  # type: ignore[arg-type]
+    assert doubts.trusted == trusted
+    assert trusted or f"({spread[0]:.1f} to {spread[1]:.1f})" in doubts.lines[0]
+    guarded = Guarded({"vmaf": value}, {"vmaf": spread})
+    assert is_undecided(60, guarded, judge) == undecided  # type: ignore[arg-type]
+    assert not is_undecided(60, Guarded({"vmaf": value}), judge)  # type: ignore[arg-type]
+    assert not is_undecided(60, guarded, VMAF)  # type: ignore[arg-type]
+
+
+def test_banding_is_warned_of_above_its_limit() -> None:
+    low, high = rung(60, vmaf=60, cambi=4.0), rung(70, vmaf=70, cambi=6.0)
+    high = replace(high, banding_at_s=2.5, guard_interval={"cambi": (5.0, 7.0)})
+    [line] = banding_warnings([low, high], None, 8)
+    assert high.file in line and "CAMBI 6.0 (5.0 to 7.0)" in line and "2.5 s" in line
+    assert "--bit-depth 10" in line and "--bit-depth" not in banding_warnings([high], None, 10)[0]
+    # a limit that was asked for is kept by the upper end
+    assert banding_warnings([low, high], 7.0, 8) == []
+    assert len(banding_warnings([low, high], 6.5, 8)) == 1
+    assert len(banding_warnings([low, high], 3.0, 8)) == 2
+    assert banding_warnings([rung(60, vmaf=60)], 0.0, 8) == []
+
+
+def test_a_ladder_without_guard_says_so() -> None:
+    assert guard_warnings([rung(50), rung(60)]) == [
+        "the guard was off: nothing but their own score has measured these files"
+    ]

@@ -19,7 +19,7 @@ from vqaloop.errors import DecodeFailed, InputError
 from vqaloop.media.planes import SCALER
 from vqaloop.media.probe import probe_source
 from vqaloop.quality import full_reference
-from vqaloop.quality.full_reference import METRICS, measure
+from vqaloop.quality.full_reference import CAMBI, METRICS, measure
 from vqaloop.quality.libvmaf import FEATURES, VMAF_MODELS, vmaf_of_pairs
 from vqaloop.records import Source
 
@@ -122,7 +122,8 @@ def test_all_at_once_equals_one_by_one(source: Source, rungs: list[Path]) -> Non
 
 def test_values_fall_with_compression(source: Source, rungs: list[Path]) -> None:
     scores = [measure(source, rung, METRICS, ffmpeg=FFMPEG) for rung in rungs]
-    for name in METRICS:
+    # of banding less is better, and compression may blur it away
+    for name in set(METRICS) - {CAMBI}:
         values = [score[name].value for score in scores]
         assert values == sorted(values, reverse=True) and len(set(values)) == 3
     assert all(0 < score["ssim"].value < 100 for score in scores)

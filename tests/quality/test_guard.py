@@ -8,9 +8,20 @@ import pytest
 
 from tests.support.media import run_ffmpeg
 from vqaloop.core.ffmpeg import ffmpeg_path, file_url
+from vqaloop.ladder.warnings import BANDING
 from vqaloop.media.probe import probe_source
-from vqaloop.quality.full_reference import measure
-from vqaloop.quality.guard import guard_metrics, worst_second
+from vqaloop.quality.crop_sampling import CropSampling
+from vqaloop.quality.full_reference import CAMBI, filters_of, measure
+from vqaloop.quality.guard import (
+    SAMPLED_ABOVE,
+    SAMPLING,
+    Guarded,
+    GuardPlan,
+    guard_metrics,
+    guard_plan,
+    worst_second,
+)
+from vqaloop.quality.registry import open_metric
 from vqaloop.records import Source
 
 FFMPEG = ffmpeg_path()
@@ -51,7 +62,7 @@ def test_a_part_of_the_frames_has_the_values_of_all(title: tuple[Source, Path]) 
 
 def test_which_figures_there_are(title: tuple[Source, Path], tmp_path: Path) -> None:
     source = title[0]
-    usual = {"vmaf": 3, "psnr": 1, "vmaf-v1": 7, "xpsnr": 1}
+    usual = {"vmaf": 3, "psnr": 1, "vmaf-v1": 3, "xpsnr": 1, "cambi": 3}
     assert guard_metrics(source, FFMPEG) == usual
     large = dataclasses.replace(source, width=3840, height=2160)
     assert guard_metrics(large, FFMPEG) == {**usual, "vmaf-hd": 3}
@@ -60,7 +71,7 @@ def test_which_figures_there_are(title: tuple[Source, Path], tmp_path: Path) -> 
     assert guard_metrics(small, FFMPEG) == {"vmaf": 3, "psnr": 1, "xpsnr": 1}
     assert "vmaf-v1" not in guard_metrics(wide, FFMPEG)
     # two frames would not do
-    assert guard_metrics(dataclasses.replace(source, frames=14), FFMPEG)["vmaf-v1"] == 1
+    assert guard_metrics(dataclasses.replace(source, frames=7), FFMPEG)["vmaf-v1"] == 3
     assert guard_metrics(dataclasses.replace(source, frames=6), FFMPEG)["vmaf"] == 1
     older = tmp_path / "ffmpeg"
     older.write_text(
@@ -70,6 +81,52 @@ def test_which_figures_there_are(title: tuple[Source, Path], tmp_path: Path) -> 
     assert guard_metrics(source, str(older)) == {"vmaf": 3, "psnr": 1}
 
 
+def test_one_libvmaf_measures_all_its_figures(title: tuple[Source, Path], tmp_path: Path) -> None:
+    filters = filters_of(guard_metrics(title[0], FFMPEG), title[0], tmp_path, 1)
+    assert [name for name, _ in filters] == ["libvmaf", "psnr", "xpsnr"]
+
+
+def test_a_long_title_is_sampled(title: tuple[Source, Path]) -> None:
+    source = title[0]
+    long = dataclasses.replace(source, frames=SAMPLED_ABOVE + 1)
+
+    def sampling(of: Source, mode: str | None) -> CropSampling | None:
+        return guard_plan(of, FFMPEG, mode, "pyav").sampling
+
+    assert sampling(source, None) is None and sampling(long, None) == SAMPLING
+    assert sampling(source, "sampled") == SAMPLING and sampling(long, "full") is None
+    plan = guard_plan(long, FFMPEG, None, "pyav")
+    # what they look at is part of cache keys
+    plans = [plan, plan.finer(), guard_plan(long, FFMPEG, "full", "pyav")]
+    assert len({repr(each.identity("psnr")) for each in plans}) == 3
+
+
+@pytest.mark.parametrize("pixels", ["yuv420p", "yuv420p10le"])
+def test_frames_at_places_have_the_values_of_the_whole_title(
+    title: tuple[Source, Path], tmp_path: Path, pixels: str
+) -> None:
+    source, rung = title[0], tmp_path / "rung.mp4"
+    encoded = ["-vf", "scale=224:160", "-c:v", "libx264", "-preset", "veryfast", "-crf", "34"]
+    run_ffmpeg("-i", file_url(source.path), *encoded, "-pix_fmt", pixels, file_url(rung))
+    metrics = dict.fromkeys(guard_metrics(source, FFMPEG), 1)
+    whole = measure(source, rung, metrics, ffmpeg=FFMPEG)
+    plan = GuardPlan(metrics, CropSampling(positions=6))
+    some = plan.measure(source, rung, ffmpeg=FFMPEG, threads=1)
+    assert set(some) == set(whole) and plan.places(source) < plan.finer().places(source)
+    for name, score in some.items():
+        # of XPSNR a place's last frame, whose two forerunners are there
+        values = [whole[name].clips[at + (name == "xpsnr")] for at, _ in score.moments]
+        assert list(score.clips) == pytest.approx(values, abs=1e-6), name
+        assert score.interval and score.interval[0] <= score.value <= score.interval[1]
+        assert "of 32 frames" in (score.label or "")
+    found = Guarded.of(some, source)
+    assert set(found.intervals) == {"vmaf", "psnr_y", "vmaf_v1", "xpsnr", "cambi"}
+    # there is no worst second of places alone
+    assert set(found.figures) == set(found.intervals)
+    at = max(some[CAMBI].moments, key=lambda moment: moment[1])[0]
+    assert found.banding_at_s == pytest.approx(at / 25)
+
+
 def test_worst_second_may_begin_anywhere() -> None:
     values = [90.0] * 40 + [50.0] * 10 + [90.0] * 30
     assert worst_second(values, Fraction(20)) == pytest.approx(70)
@@ -77,3 +134,21 @@ def test_worst_second_may_begin_anywhere() -> None:
     # shorter than a second: all there is
     assert worst_second(values, Fraction(120)) == pytest.approx(85)
     assert worst_second(values, Fraction(1, 2)) == 50
+
+
+def test_a_sky_in_8_bits_shows_banding_and_in_10_it_does_not(tmp_path: Path) -> None:
+    sky = "color=black:s=256x192:r=25,format=yuv420p10le,geq=lum='300+60*X/W+20*Y/H':cb=512:cr=512"
+    only = ["-frames:v", "3", "-c:v", "ffv1"]
+    run_ffmpeg("-f", "lavfi", "-i", sky, *only, file_url(tmp_path / "sky.mkv"))
+    source, found = probe_source(tmp_path / "sky.mkv"), {}
+    for pixels in ("yuv420p", "yuv420p10le"):
+        rung = tmp_path / f"{pixels}.mp4"
+        encoded = ["-pix_fmt", pixels, "-c:v", "libx264", "-preset", "veryfast", "-crf", "20"]
+        dither = ["-sws_dither", "none"]
+        run_ffmpeg("-i", file_url(source.path), *dither, *encoded, file_url(rung))
+        scores = measure(source, rung, ["vmaf-v1", CAMBI], ffmpeg=FFMPEG)
+        assert scores[CAMBI].value == pytest.approx(
+            open_metric(CAMBI, ffmpeg=FFMPEG).measure(source, rung, "pyav").value
+        )
+        found[pixels] = scores[CAMBI].value
+    assert found["yuv420p"] > 8 and found["yuv420p10le"] < BANDING

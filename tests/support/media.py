@@ -24,10 +24,11 @@ def clip_or_synthetic(name: str, folder: Path) -> Path:
     return shared_clip(name) or make_clip(folder / name, size="320x180", frames=30)
 
 
-def run_ffmpeg(*args: str) -> bytes:
+def run_ffmpeg(*args: str, cwd: Path | None = None) -> bytes:
     """Run ffmpeg with these arguments; its stdout. Fails the test when ffmpeg fails."""
     argv = [ffmpeg_path(), "-nostdin", "-v", "error", "-y", *args]
-    done = process.run(argv, timeout_s=60)
+    with process.working_in(cwd):
+        done = process.run(argv, timeout_s=60)
     assert done.returncode == 0, done.stderr
     return done.stdout
 

@@ -263,6 +263,8 @@ CASES = (
         "not a whole number of 162x96",
     ),
     Case("raw video of no known format", raw(*FORMAT[:3], "x", *FORMAT[4:]), "--pix-fmt 'x'"),
+    Case("a URL", lambda r: ["ladder", "https://a.b/c.mp4", "--codec", "h264"], "is a URL"),
+    Case("standard input", lambda r: ["ladder", "-", "--codec", "h264"], "be standard input"),
     # the request
     Case(
         "no codec", lambda r: ["ladder", "a.y4m"], "the following arguments are required: --codec"
@@ -332,11 +334,11 @@ CASES = (
     ),
     Case("--workers 0", plain("--workers", "0"), "at least one worker"),
     Case("--workers two", plain("--workers", "two"), "'two' is not a whole number"),
-    Case("--max-bitrate 5mbps", plain("--max-bitrate", "5mbps"), "write 5 Mb/s as 5000"),
+    Case("--max-bitrate 5MB/s", plain("--max-bitrate", "5MB/s"), "write 5 Mb/s as 5000 or 5M"),
     Case("--min-ratio x", plain("--min-ratio", "x"), "'x' is not a number"),
     Case("--seed -1", plain("--seed", "-1"), "must not be negative"),
     Case("--time-limit 0", plain("--time-limit", "0"), "time limit must lie above 0"),
-    Case("--time-limit nan", plain("--time-limit", "nan"), "time limit must lie above 0"),
+    Case("--time-limit nan", plain("--time-limit", "nan"), "'nan' is no duration"),
     # the machine
     Case("an ffmpeg without the encoder", without_encoder, "was built without libx264"),
     Case("--ffmpeg that is no program", not_executable, "not an executable ffmpeg"),

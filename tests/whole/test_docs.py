@@ -6,6 +6,7 @@ as printed. What cannot be run is listed in NOT_RUN with the reason; what is nei
 `VQALOOP_WRITE_DOCS=1 pytest tests/whole/test_docs.py` writes docs/commands.md's options again.
 """
 
+import argparse
 import functools
 import glob
 import importlib.util
@@ -17,6 +18,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -31,7 +33,7 @@ from tests.support.docmaterial import furnish
 from tests.support.docoptions import option_lists, subcommands
 from tests.support.docpages import PAGES, Block
 from tests.support.media import REPOSITORY
-from vqaloop.cli.parser import make_parser
+from vqaloop.cli.parser import parse_words
 from vqaloop.pytest_plugin import OPTIONS
 
 COMMANDS = REPOSITORY / "docs" / "commands.md"
@@ -40,6 +42,10 @@ NOT_RUN = {
     "python3 -m venv": "makes an environment: CI makes one, and installs and tests in it",
     ". .venv/bin/activate": "as above",
     "pip install": "as above; it needs a package index",
+    "pip wheel": "as above",
+    "pipx ": "as above; with an environment of its own",
+    "uv ": "as above",
+    "docker ": "needs a container engine",
     "pytest -n auto": "these are the tests",
     "pytest -m slow": "these are the tests",
     "ruff ": "CI runs it",
@@ -59,6 +65,8 @@ NOT_RUN = {
     "optuna-dashboard": "another program, which serves until it is stopped",
     "ray ": "starts and stops a Ray cluster; tests/whole/test_ray.py has one",
     "vqaloop ladder TITLE...": "as above",
+    "vqaloop ladder sky.mp4": "takes pictures of 216x160; tests/ladder/test_guarded_ladder.py has "
+    "them",
     "python -m bench.regress": "hundreds of encodes are scored, and no option makes them few",
     "python -m bench.cheaper": "as above",
     "python -m bench.gpu": "takes a GPU; tests/bench/test_gpu.py runs its miniature",
@@ -109,6 +117,9 @@ BENCHES = {
     "gaming": "--frames 8 --judges vmaf,psnr",
     "scenes": "--titles 2",
     "capped": "--encoders libx264 --height 90 --knobs 3 --ratios 2 --preset fastest",
+    "overhead": "--codecs h264 --height 90 --frames 12 --options '--metric psnr --preset "
+    "ultrafast --rungs 2 --min-step 0.2 --no-prior'",
+    "guard": "--height 90 --knobs 33 --preset ultrafast --positions 4",
     "targets": "--titles 1 --codecs h264",
     "sampled": "--height 144 --frames 20 --seeds 1",
     "places": "--height 144 --frames 20 --seeds 2",
@@ -141,6 +152,8 @@ FOREIGN = (
         "--strict",
         "--version",
         "--extra-index-url",
+        "--gpus",
+        "--target",
         "--force-reinstall",
         "--no-deps",
     ),
@@ -164,6 +177,7 @@ def saved_as(block: Block) -> str | None:
         "def test_": "test_build.py",
         "[pytest]": "pytest.ini",
         "# mine.toml": "mine.toml",
+        "# team.toml": "team.toml",
         "input,name": "titles.csv",
         "bandwidth_kbps,share": "audience.csv",
     }
@@ -224,11 +238,23 @@ def test_what_is_listed_is_there() -> None:
     assert set(BENCHES) == {bench.split("bench.")[1].split()[0] for bench in benches()}
 
 
+def parsed(words: list[str], page: str) -> argparse.Namespace:
+    """A command's options; settings come from a file of the page, if it has one."""
+    files = {name: block.text for block in docpages.blocks(page) if (name := saved_as(block))}
+    if "--preset-file" not in words:
+        return parse_words(words)
+    place = words.index("--preset-file") + 1
+    with tempfile.NamedTemporaryFile("w", suffix=".toml") as file:
+        file.write(files[words[place]])
+        file.flush()
+        return parse_words([*words[:place], file.name, *words[place + 1 :]])
+
+
 def test_every_command_is_understood() -> None:
     for page, command in all_commands():
         words = [STANDS_FOR.get(word, word) for word in shlex.split(command)]
         if words[0] == "vqaloop" and words[1] != "--version":
-            assert callable(make_parser().parse_args(words[1:]).run), f"{page}: {command}"
+            assert callable(parsed(words[1:], page).run), f"{page}: {command}"
         elif command.startswith("python -m bench."):
             source = (REPOSITORY / f"{words[2].replace('.', '/')}.py").read_text()
             for module in re.findall(r"^from bench\.(\w+)", source, re.MULTILINE):
@@ -265,6 +291,8 @@ def test_every_module_that_is_named_is_there() -> None:
         for code in docpages.inline(page):
             if re.fullmatch(r"[\w/]+/\w+\.py", code):
                 assert any(f"/{file}".endswith(f"/{code}") for file in files), f"{page}: {code}"
+            elif re.fullmatch(r"vqaloop\.(toml|bash|fish|1)", code):
+                continue
             elif name := re.fullmatch(r"(vqaloop(?:\.\w+)+)(?:\(.*)?", code):
                 pkgutil.resolve_name(name[1])
     # the map of CONTRIBUTING.md: "`module.py`, `function` and `function`"

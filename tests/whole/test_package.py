@@ -50,7 +50,7 @@ def functions(tree: ast.AST, inside: str = "") -> Iterator[tuple[str, ast.Functi
 
 def python(*args: str) -> "subprocess.CompletedProcess[str]":
     return subprocess.run(
-        [sys.executable, *args], capture_output=True, text=True, timeout=60, cwd=ROOT
+        [sys.executable, *args], capture_output=True, text=True, timeout=120, cwd=ROOT
     )
 
 
@@ -62,6 +62,11 @@ def loaded_after(code: str) -> set[str]:
 
 def test_import_loads_nothing_heavy() -> None:
     assert not loaded_after("import vqaloop") & set(HEAVY)
+
+
+def test_a_ladder_starts_without_pytorch() -> None:
+    """Which takes seconds to load: it is not before there is something to score."""
+    assert not loaded_after("import vqaloop.ladder.build") & {"torch", "pandas"}
 
 
 def test_names_on_offer_resolve() -> None:

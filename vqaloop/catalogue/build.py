@@ -24,6 +24,7 @@ from vqaloop.core.text import utf8
 from vqaloop.errors import VqaloopError
 from vqaloop.execution.executor import Executor, executor_of
 from vqaloop.execution.job import Job
+from vqaloop.execution.stage_progress import TimeLeft
 from vqaloop.ladder.build import build_ladder
 from vqaloop.ladder.warnings import UNTRUSTED, find_doubts
 from vqaloop.records import Event, Ladder, Watcher, rounded
@@ -91,6 +92,7 @@ def _made(
         finally:
             news.put((index, None))
 
+    titles = TimeLeft(progress)
     most = min(MOST_OPEN, 1 if executor.workers == 1 else 2 * executor.workers)
     waiting, entries = deque(range(len(tasks))), dict[int, Entry]()
     try:
@@ -112,7 +114,7 @@ def _made(
             entries[index] = _ended(tasks[index], jobs[index])
             del jobs[index]
             message = f"{names[index]}: {_outcome(entries[index])}"
-            progress(Event(STAGE, message, len(entries), len(tasks)))
+            titles(Event(STAGE, message, len(entries), len(tasks)))
     except BaseException:
         # all at once: none may take the turn of another that was stopped
         scope.cancel()
@@ -178,6 +180,7 @@ def _entry_of(task: Task, ladder: Ladder, kept: bool = False) -> Entry:
             "bitrate_kbps": rounded(rung.bitrate_kbps),
             "score": rounded(rung.score),
             "vmaf": rounded(rung.guard.get("vmaf", float("nan"))),
+            **({} if rung.score_mean is None else {"score_mean": rounded(rung.score_mean)}),
         }
         for rung in ladder.rungs
     ]

@@ -11,6 +11,7 @@ from vqaloop.catalogue.titles import COLUMNS, Title, folder_names
 from vqaloop.core.folders import check_writable
 from vqaloop.core.option_fields import fault_of, options_of
 from vqaloop.core.text import quoted
+from vqaloop.encoding.registry import codec_names
 from vqaloop.encoding.spec import EncoderSpec
 from vqaloop.errors import InputError
 from vqaloop.execution.checks import check_folder, check_metric
@@ -69,7 +70,7 @@ def plan(
     tasks = []
     for title, name in zip(titles, folder_names(titles), strict=True):
         own = dict(title.options)
-        asked = own.pop("codec", codecs)
+        asked = [codec_names(codec) for codec in own.pop("codec", codecs)]
         _check_known(own, "a title")
         with _located(title):
             check_codecs(asked, own.get("encoder", options.get("encoder")))

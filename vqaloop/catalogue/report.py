@@ -49,6 +49,7 @@ class _Rung(Size):
     bitrate_kbps: Number
     score: Number
     vmaf: Number | None = None
+    score_mean: Number | None = None
 
 
 class _Title(Struct, kw_only=True, tag_field="status"):
@@ -138,7 +139,8 @@ def remake_catalogue(folder: Path) -> "Catalogue":
 def catalogue_csv(catalogue: "Catalogue") -> str:
     """One row a ladder; bitrates in kb/s, times in seconds, empty where nothing is known."""
     text = io.StringIO()
-    writer = csv.DictWriter(text, COLUMNS, lineterminator="\n", restval="")
+    means = ("lowest_score_mean", "top_score_mean") if has_means(catalogue.entries) else ()
+    writer = csv.DictWriter(text, (*COLUMNS, *means), lineterminator="\n", restval="")
     writer.writeheader()
     for entry in catalogue.entries:
         row: dict[str, Any] = {key: getattr(entry, key) for key in _OF_ENTRY}
@@ -151,8 +153,14 @@ def catalogue_csv(catalogue: "Catalogue") -> str:
             row |= {"rungs": len(about["rungs"]), "top_kbps": top["bitrate_kbps"]}
             row |= {"lowest_kbps": low["bitrate_kbps"], "lowest_score": low["score"]}
             row |= {key: about["cost"].get(key) for key in _OF_COST}
+            row |= dict(zip(means, (low.get("score_mean"), top.get("score_mean")), strict=False))
         writer.writerow({key: _plain(value) for key, value in row.items()})
     return text.getvalue()
+
+
+def has_means(entries: Iterable["Entry"]) -> bool:
+    """Whether some scores are pooled otherwise than by their mean, which is shown beside."""
+    return any("score_mean" in entry.about["rungs"][0] for entry in entries if entry.about)
 
 
 def _plain(value: Any) -> Any:
@@ -196,6 +204,9 @@ def _ladder_rows(entries: Iterable["Entry"], alike: bool) -> list[list[str | lis
         low, top = entry.about["rungs"][0], entry.about["rungs"][-1]
         source, metric = entry.about["source"], entry.about["metric"]
         scores = f"{shown(low['score'])} to {shown(top['score'])}"
+        means: list[str] = []
+        if "score_mean" in low:
+            means = [f"(mean {shown(low['score_mean'])} to {shown(top['score_mean'])})"]
         rows.append(
             [
                 _name(entry),
@@ -204,7 +215,7 @@ def _ladder_rows(entries: Iterable["Entry"], alike: bool) -> list[list[str | lis
                 [str(len(entry.about["rungs"]))],
                 [sizes_words(entry.about["rungs"])],
                 [f"{shown_rate(low['bitrate_kbps'])} to {shown_rate(top['bitrate_kbps'])}"],
-                [scores] if alike else [scores, f"({metric})"],
+                [scores, *means] if alike else [scores, *means, f"({metric})"],
                 [f"{shown(low['vmaf'])} to {shown(top['vmaf'])}"],
                 ["was there" if entry.kept else str(entry.about["cost"]["encodes"])],
                 STATUS[entry.status].split(),

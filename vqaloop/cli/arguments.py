@@ -2,7 +2,7 @@
 
 import argparse
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NoReturn
 
 from vqaloop.core.suggestions import did_you_mean
@@ -16,9 +16,11 @@ class Parser(argparse.ArgumentParser):
     """Refuses as everything else does: with one message. Inputs may have options between them."""
 
     _anew = False
+    _words: Sequence[str] = ()
 
     def parse_known_args(self, args: Iterable[str] | None = None, namespace: Any = None) -> Any:
         words = None if args is None else list(args)
+        self._words = words or []
         found, left = super().parse_known_args(words, namespace)
         # only then: of what is missing the plain way tells better
         if not left or self._anew or self._subparsers is not None:
@@ -38,7 +40,18 @@ class Parser(argparse.ArgumentParser):
         wanting = re.fullmatch(r"argument (?:-\w/)?(--[\w-]+): expected one argument", message)
         if wanting:
             message += f"; one that begins with a dash is given as {wanting[1]}='-...'"
+        if message.startswith("the following arguments are required"):
+            message += self._unknown_words()
         raise InputError(f"{message}; see `{self.prog} --help`")
+
+    def _unknown_words(self) -> str:
+        """The first option given that there is none of: perhaps the one that is missing."""
+        for word in self._words:
+            name = word.split("=")[0]
+            if name.startswith("--") and name != "--" and name not in self._option_string_actions:
+                hint = did_you_mean(name, list(self._option_string_actions))
+                return f", and {name} is unknown{hint}"
+        return ""
 
     def _get_value(self, action: argparse.Action, arg_string: str) -> Any:
         try:

@@ -3,6 +3,7 @@
 import argparse
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -45,6 +46,7 @@ class Board:
 
     def __init__(self, progress: "Progress") -> None:
         self.progress, self.done, self.total = progress, 0, 0
+        self.left_s: float | None = None
 
     def __call__(self, event: Event) -> None:
         from vqaloop.catalogue.build import STAGE
@@ -54,29 +56,33 @@ class Board:
             return
         message = event.message
         if event.stage == STAGE:
-            self.done, self.total = event.done, event.total
+            self.done, self.total, self.left_s = event.done, event.total, event.left_s
             self.progress.log(message)
         else:
             message = f"{event.stage}: {message}"
-        self.progress(Event("titles", message, self.done, self.total, event.trial))
+        counted = Event("titles", message, self.done, self.total, event.trial)
+        self.progress(replace(counted, left_s=self.left_s))
 
 
 def catalogue_table(catalogue: "Catalogue", encoding: str = "utf-8") -> "Table":
     """A row a ladder, in their order, within 80 columns; bitrates in kb/s."""
+    from vqaloop.catalogue.report import has_means
     from vqaloop.report.console import table
 
-    rows = [[entry.name, entry.codec, *_cells(entry)] for entry in catalogue.entries]
-    headings = ("title", "codec", "rungs", "top size", "kb/s", "score", "encodes", "state")
+    means = has_means(catalogue.entries)
+    rows = [[entry.name, entry.codec, *_cells(entry, means)] for entry in catalogue.entries]
+    headings = ["title", "codec", "rungs", "top size", "kb/s", "score", *["mean"] * means]
+    headings += ["encodes", "state"]
     drawn = table(headings, rows, left=(0, len(headings) - 1), encoding=encoding)
     drawn.columns[0].max_width = 22
     return drawn
 
 
-def _cells(entry: "Entry") -> list[str]:
+def _cells(entry: "Entry", means: bool) -> list[str]:
     from vqaloop.core.text import shown, shown_rate
 
     if not entry.about:
-        return ["-"] * 5 + ["failed"]
+        return ["-"] * (5 + means) + ["failed"]
     rungs = entry.about["rungs"]
     low, top = rungs[0], rungs[-1]
     return [
@@ -84,6 +90,7 @@ def _cells(entry: "Entry") -> list[str]:
         f"{top['width']}x{top['height']}",
         f"{shown_rate(low['bitrate_kbps'])}-{shown_rate(top['bitrate_kbps'])}",
         shown(top["score"]),
+        *([shown(top.get("score_mean"))] if means else []),
         str(entry.about["cost"]["encodes"]),
         "done" if entry.status == "done" else "doubtful",
     ]

@@ -4,8 +4,8 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from vqaloop.cli.options import executor_options, opened_executor
-from vqaloop.cli.output import emit, say
+from vqaloop.cli.options import executor_options, opened_executor, part_of, part_options
+from vqaloop.cli.output import emit, loading, say
 from vqaloop.core.option_fields import add_options, given_options
 from vqaloop.core.text import counted
 from vqaloop.encoding.registry import get_encoder
@@ -20,7 +20,10 @@ def add_encode(command: "Command") -> None:
     """The command with its options."""
     parser = command("encode", run_encode, "encode a title to a score, scene by scene")
     parser.add_argument("input", metavar="INPUT", type=Path)
-    parser.add_argument("output", metavar="OUTPUT", type=Path, help=".mp4, .mkv, .webm or .avs2")
+    parser.add_argument(
+        "output", metavar="OUTPUT", type=Path, help="ends in .mp4, .mkv, .webm or .avs2"
+    )
+    part_options(parser)
     add_options(parser, EncodeOptions, but=Running)
     executor_options(parser)
 
@@ -28,12 +31,17 @@ def add_encode(command: "Command") -> None:
 def run_encode(options: argparse.Namespace) -> int:
     """Exit status 1 where the target was not reached, 3 where the whole is not what its scenes
     were."""
-    from vqaloop.ratecontrol.target import encode_to_target
-    from vqaloop.report.progress import Progress
+    with loading(options):
+        from vqaloop.ratecontrol.target import encode_to_target
+        from vqaloop.report.progress import Progress
 
-    with opened_executor(options) as workers, Progress(quiet=options.quiet) as progress:
+    with (
+        part_of(options, [options.input]) as (title,),
+        opened_executor(options) as workers,
+        Progress(quiet=options.quiet) as progress,
+    ):
         made = encode_to_target(
-            options.input,
+            title,
             options.output,
             **{**given_options(EncodeOptions, options), "workers": workers},
             progress=progress,
@@ -53,7 +61,13 @@ def run_encode(options: argparse.Namespace) -> int:
     pool = about["metric"].get("pool")
     beside = f" by {pool} (mean {about['score_mean']:.2f})" if pool else ""
     scores = [f"{name} {made.score:.2f}{beside}"]
-    scores += [f"{key} {value:.2f}" for key, value in about["guard"].items() if key != name]
+    intervals = about.get("guard_interval", {})
+    spreads = {key: f" ±{(high - low) / 2:.2f}" for key, (low, high) in intervals.items()}
+    scores += [
+        f"{key} {value:.2f}{spreads.get(key, '')}"
+        for key, value in about["guard"].items()
+        if key != name
+    ]
     say(
         options,
         f"{made.path}: {', '.join(scores)}, {about['bitrate_kbps']:.1f} kb/s; "

@@ -5,20 +5,27 @@ from pathlib import Path
 from typing import Any
 
 from vqaloop.cli.arguments import Command
-from vqaloop.cli.options import executor_options, opened_executor
-from vqaloop.cli.output import UNTRUSTED, emit, say
+from vqaloop.cli.options import executor_options, opened_executor, part_of, part_options
+from vqaloop.cli.output import UNTRUSTED, emit, loading, say
 from vqaloop.core.option_fields import add_options, given_options
+from vqaloop.errors import InputError
 from vqaloop.execution.options import Running
 from vqaloop.ladder.options import LadderOptions
 
 
 def run_ladder(options: argparse.Namespace) -> int:
-    """One ladder, one a codec, or a catalogue of many titles."""
-    from vqaloop.cli.catalogue import are_many, build_from, show
-    from vqaloop.ladder.build import build_ladder, build_ladders
-    from vqaloop.ladder.summary import print_ladder
-    from vqaloop.records import Ladder
-    from vqaloop.report.progress import Progress
+    """One ladder, one a codec, or a catalogue of many titles; or what that would be."""
+    with part_of(options, options.input) as options.input:
+        return _plan(options) if options.dry_run else _make(options)
+
+
+def _make(options: argparse.Namespace) -> int:
+    with loading(options):
+        from vqaloop.cli.catalogue import are_many, build_from, show
+        from vqaloop.ladder.build import build_ladder, build_ladders
+        from vqaloop.ladder.summary import print_ladder
+        from vqaloop.records import Ladder
+        from vqaloop.report.progress import Progress
 
     asked: dict[str, Any] = given_options(LadderOptions, options)
     codecs = asked.pop("codec").split(",")
@@ -44,6 +51,29 @@ def run_ladder(options: argparse.Namespace) -> int:
     return 0 if all(ladder.trusted for ladder in made.values()) else UNTRUSTED
 
 
+def _plan(options: argparse.Namespace) -> int:
+    """What the ladders would be and cost."""
+    with loading(options):
+        from vqaloop.catalogue.titles import is_table
+        from vqaloop.ladder.dry_run import plan_ladder, plan_lines
+        from vqaloop.report.progress import Progress
+
+    if len(options.input) > 1 or is_table(options.input[0]):
+        raise InputError("--dry-run plans one title; name one video")
+    asked: dict[str, Any] = given_options(LadderOptions, options)
+    codecs = asked.pop("codec").split(",")
+    with Progress(quiet=options.quiet) as progress:
+        asked["progress"] = progress
+        made = {codec: plan_ladder(options.input[0], codec=codec, **asked) for codec in codecs}
+    for codec, one in made.items():
+        for line in [codec] * (len(made) > 1) + plan_lines(one):
+            say(options, line)
+    documents = {codec: one.to_json() for codec, one in made.items()}
+    several = {"schema": "vqaloop.plans/1", "plans": documents}
+    emit(options, several if len(made) > 1 else documents[next(iter(made))])
+    return 0
+
+
 def add_ladder(command: Command) -> None:
     """The command with its options."""
     ladder = command("ladder", run_ladder, "find and make the best bitrate ladder for a title")
@@ -54,5 +84,11 @@ def add_ladder(command: Command) -> None:
         nargs="+",
         help="a video; several, or a .csv that lists them, make a catalogue",
     )
+    ladder.add_argument(
+        "--dry-run",
+        action="store_true",
+        help="say sizes, predicted rungs and cost; encode and write nothing",
+    )
+    part_options(ladder)
     add_options(ladder, LadderOptions, but=Running)
     executor_options(ladder)

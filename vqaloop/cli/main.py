@@ -100,10 +100,10 @@ def _run(argv: Sequence[str] | None) -> int:
     # what is heavy is imported once signals are noted
     import logging
 
-    from vqaloop.cli.parser import make_parser
+    from vqaloop.cli.parser import parse_words
 
     logging.basicConfig(format="vqaloop: %(message)s", level=logging.WARNING)
-    options = make_parser().parse_args(argv)
+    options = parse_words(sys.argv[1:] if argv is None else list(argv))
     _check_common(options)
     return int(options.run(options))
 

@@ -2,12 +2,14 @@
 
 import argparse
 import contextlib
-from collections.abc import Iterator, Mapping
+import math
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from vqaloop.core.files import scratch
 from vqaloop.core.option_fields import whole
-from vqaloop.core.text import quoted
+from vqaloop.core.text import parse_duration, quoted
 from vqaloop.errors import InputError
 
 if TYPE_CHECKING:
@@ -29,6 +31,46 @@ def executor_options(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="CPU cores of each encode (default: an equal share of this machine's; with --ray 1)",
     )
+
+
+def part_options(parser: argparse.ArgumentParser) -> None:
+    """Which part of an input is taken; see `part_of`."""
+    group = parser.add_argument_group("a part of the input")
+    group.add_argument(
+        "--start",
+        type=parse_duration,
+        metavar="TIME",
+        help="begin at the key frame next to this time: 90s, 1.5min, 1:30",
+    )
+    group.add_argument(
+        "--duration",
+        type=parse_duration,
+        metavar="TIME",
+        help="take so much of it; the part is copied into a file in this folder",
+    )
+
+
+@contextlib.contextmanager
+def part_of(options: argparse.Namespace, inputs: Sequence[Path]) -> "Iterator[list[Path]]":
+    """The inputs, or the part of the one that --start and --duration ask for, as a file that
+    stays; that of a dry run goes. Raises InputError."""
+    if options.start is None and options.duration is None:
+        yield list(inputs)
+        return
+    if len(inputs) > 1 or inputs[0].suffix.lower() == ".csv":
+        raise InputError("--start and --duration are of one title; name one video")
+    from vqaloop.media.part import cut_part
+
+    dry = getattr(options, "dry_run", False)
+    with scratch() if dry else contextlib.nullcontext(".") as folder:
+        yield [
+            cut_part(
+                inputs[0],
+                start_s=options.start or 0.0,
+                duration_s=math.inf if options.duration is None else options.duration,
+                folder=folder,
+            )
+        ]
 
 
 def workers_of(options: argparse.Namespace) -> int:

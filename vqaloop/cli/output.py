@@ -1,7 +1,9 @@
 """What commands print and write: messages on stdout, the JSON document where asked for."""
 
 import argparse
+import contextlib
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,15 @@ from vqaloop.errors import InputError
 from vqaloop.report.console import encodable
 
 UNTRUSTED = 3
+
+
+@contextlib.contextmanager
+def loading(options: argparse.Namespace) -> Iterator[None]:
+    """Around a command's imports, which are announced where they take long."""
+    from vqaloop.report.progress import Progress
+
+    with Progress(quiet=options.quiet) as progress, progress.loading():
+        yield
 
 
 def emit(options: argparse.Namespace, document: Any) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vqaloop.cli.options import check_outputs
-from vqaloop.cli.output import emit, say
+from vqaloop.cli.output import emit, loading, say
 from vqaloop.core.files import write_whole
 from vqaloop.core.option_fields import add_options, given_options
 from vqaloop.errors import InputError
@@ -36,9 +36,10 @@ def add_regress(command: "Command") -> None:
 
 
 def run_regress(options: argparse.Namespace) -> int:
-    from vqaloop.regress.compare import compare_builds, split_args
-    from vqaloop.regress.summary import print_verdict
-    from vqaloop.report.progress import Progress
+    with loading(options):
+        from vqaloop.regress.compare import compare_builds, split_args
+        from vqaloop.regress.summary import print_verdict
+        from vqaloop.report.progress import Progress
 
     if options.history and not options.baseline:
         return _trend(options)

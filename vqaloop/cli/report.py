@@ -1,7 +1,6 @@
 """`vqaloop report`: reports of a ladder or a catalogue again, or two ladders compared."""
 
 import argparse
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,7 +10,7 @@ from vqaloop.core.files import write_whole
 from vqaloop.core.option_fields import number
 from vqaloop.core.text import quoted
 from vqaloop.errors import InputError
-from vqaloop.ladder.options import BANDWIDTH_SHARE, SHARE_HELP
+from vqaloop.ladder.options import SHARE_HELP
 
 if TYPE_CHECKING:
     from vqaloop.cli.arguments import Command
@@ -87,23 +86,17 @@ def run_report(options: argparse.Namespace) -> int:
 
 
 def _against(options: argparse.Namespace) -> int:
-    from vqaloop.ladder.against import set_against
+    from vqaloop.ladder.against import ladder_against
     from vqaloop.ladder.against_table import print_against
-    from vqaloop.ladder.store import read_ladder
-    from vqaloop.search.audience import DEFAULT, audience_of, check_share, read_audience
 
     if options.other or options.html or options.png:
         raise InputError("--against takes one ladder and writes no page; leave out the rest")
-    ladder = read_ladder(options.folder)
-    own, share = ladder.about.get("audience"), options.bandwidth_share
-    if options.audience is None and own:
-        audience = audience_of(own)
-        audience = audience if share is None else replace(audience, bandwidth_share=share)
-    else:
-        share = BANDWIDTH_SHARE if share is None else share
-        audience = read_audience(options.audience or DEFAULT, share)
-    check_share(audience.bandwidth_share)
-    found = set_against(ladder, options.against, audience)
+    found = ladder_against(
+        options.folder,
+        options.against,
+        audience=options.audience,
+        bandwidth_share=options.bandwidth_share,
+    )
     if options.json != "-":
         print_against(found)
     emit(options, found.to_json())

@@ -4,17 +4,18 @@ import argparse
 from pathlib import Path
 
 from vqaloop.cli.arguments import Command
-from vqaloop.cli.output import emit, say
+from vqaloop.cli.output import emit, loading, say
 from vqaloop.core.option_fields import add_options, given_options
 from vqaloop.execution.options import MetricOptions, Scoring
 
 
 def run_score(options: argparse.Namespace) -> int:
-    from vqaloop.core.text import parse_size
-    from vqaloop.execution.checks import check_metric
-    from vqaloop.quality.sampling_precision import unreached
-    from vqaloop.quality.scorer import Scorer
-    from vqaloop.records import rounded
+    with loading(options):
+        from vqaloop.core.text import parse_size, size_within
+        from vqaloop.execution.checks import check_metric
+        from vqaloop.quality.sampling_precision import unreached
+        from vqaloop.quality.scorer import Scorer
+        from vqaloop.records import rounded
 
     asked = given_options(MetricOptions, options)
     names = ("metric", "weights", "prompt", "score_precision", "pool", "device", "seed", "ffmpeg")
@@ -22,7 +23,7 @@ def run_score(options: argparse.Namespace) -> int:
         **{name: asked[name] for name in names if name in asked}, allow_hdr=options.allow_hdr
     )
     check_metric(scorer.metric, options.weights or options.prompt, options.reference is not None)
-    canvas = parse_size(options.canvas) if options.canvas else None
+    canvas = size_within(parse_size(options.canvas)) if options.canvas else None
     if canvas is None and options.reference is None:
         canvas = scorer.canvas_of(options.video)
     found = scorer.score(options.video, options.reference, canvas)

@@ -30,6 +30,7 @@ from vqaloop.core.text import quoted
 from vqaloop.errors import DecodeFailed, EncodeFailed, InputError, ToolError
 from vqaloop.execution.executor import POLL_S, Turns
 from vqaloop.quality.classical_metric import ClassicalMetric
+from vqaloop.quality.guard import GuardPlan
 from vqaloop.quality.metric import Metric
 from vqaloop.quality.student_metric import StudentMetric
 from vqaloop.records import Encode, Rendition, Score, Source
@@ -146,7 +147,7 @@ class RayCluster:
             "decoder": decoder,
             "metric": metric,
             "identity": metric.identity(),
-            "every": {metric.name: 1},
+            "plan": GuardPlan({metric.name: 1}),
             "processors": self.processors,
         }
         parcels = self._pair(source, path)
@@ -163,19 +164,13 @@ class RayCluster:
             return self._result(order, what, _as_score, whose if network else None)
 
     def guard(
-        self,
-        source: Source,
-        path: Path,
-        every: Mapping[str, int],
-        *,
-        ffmpeg: str,
-        whose: Hashable,
+        self, source: Source, path: Path, plan: GuardPlan, *, ffmpeg: str, whose: Hashable
     ) -> dict[str, Score]:
-        facts = {"source": source, "every": dict(every), "processors": self.processors}
+        facts = {"source": source, "plan": plan, "processors": self.processors}
         order = self._order("guard", ffmpeg, self._pair(source, path), facts)
 
         def taken(made: Any) -> dict[str, Score]:
-            return {name: _as_score(made[name]) for name in every}
+            return {name: _as_score(made[name]) for name in plan.every}
 
         with self._turns.taken(whose):
             return self._result(order, f"measuring {quoted(path.name)}", taken)

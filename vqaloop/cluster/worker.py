@@ -27,11 +27,11 @@ from vqaloop.core.folders import cache_folder
 from vqaloop.core.text import quoted
 from vqaloop.encoding.encode import encode
 from vqaloop.errors import EncodeFailed, EncoderMissing, ToolError, VqaloopError
-from vqaloop.quality import full_reference
 from vqaloop.quality.classical_metric import ClassicalMetric
 from vqaloop.quality.crop_sampling import CropSampling
 from vqaloop.quality.metric import Metric
 from vqaloop.quality.sampled_vmaf import SampledVmaf
+from vqaloop.quality.ssimulacra2_metric import Ssimulacra2
 from vqaloop.quality.student_engine import StudentEngine
 from vqaloop.quality.student_metric import StudentMetric
 from vqaloop.records import Encode, Score, Source
@@ -206,11 +206,12 @@ def _encode(order: Order, files: Mapping[str, Path], ffmpeg: str) -> EncodedFile
 
 def _guard(order: Order, files: Mapping[str, Path], ffmpeg: str) -> dict[str, Score]:
     source = _source(order, files)
-    every, processors = order.facts["every"], order.facts["processors"]
+    plan, processors = order.facts["plan"], order.facts["processors"]
     with pinned(processors):
-        return full_reference.measure(
-            source, files["encode"], every, ffmpeg=ffmpeg, threads=processors
+        found: dict[str, Score] = plan.measure(
+            source, files["encode"], ffmpeg=ffmpeg, threads=processors
         )
+        return found
 
 
 def _score(order: Order, files: Mapping[str, Path], ffmpeg: str) -> Score:
@@ -271,7 +272,7 @@ def _metric(order: Order, files: Mapping[str, Path], ffmpeg: str) -> Metric:
         metric: Metric = sent
         if isinstance(sent, StudentRecipe):
             metric = sent.made(files["weights"], files.get("prompt"), ffmpeg)
-        elif isinstance(sent, (ClassicalMetric, SampledVmaf)):
+        elif isinstance(sent, (ClassicalMetric, SampledVmaf, Ssimulacra2)):
             metric = replace(sent, ffmpeg=ffmpeg)
         for name, value in metric.identity().items():
             if value != identity.get(name):

@@ -1,8 +1,9 @@
 """CPU-time accounting for pieces of work that run concurrently in one process."""
 
+import os
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -18,13 +19,14 @@ class Spent:
 
 
 class Meter:
-    """Splits the CPU time of the process evenly among the pieces of work under way.
+    """Splits the CPU time of a clock evenly among the pieces of work under way.
 
     The threads of decoders and of PyTorch work for all pieces, so no thread's own clock measures
     one; the pieces together never count a second twice.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, clock: Callable[[], float] = time.process_time) -> None:
+        self._clock = clock
         self._lock = threading.Lock()
         self._active = 0
         self._each = 0.0
@@ -38,13 +40,22 @@ class Meter:
 
     def _turn(self, change: int) -> float:
         with self._lock:
-            now = time.process_time()
+            now = self._clock()
             # since the last change: shared evenly by those that were under way
             if self._active:
                 self._each += (now - self._at) / self._active
             self._at = now
             self._active += change
             return self._each
+
+    @contextmanager
+    def running(self) -> Iterator[Callable[[], float]]:
+        """Around a piece of work: gives its CPU seconds so far by the clock alone."""
+        begun = self._turn(1)
+        try:
+            yield lambda: self._turn(0) - begun
+        finally:
+            self._turn(-1)
 
     @contextmanager
     def measured(self) -> Iterator[Spent]:
@@ -58,5 +69,12 @@ class Meter:
             spent.wall_s = time.monotonic() - wall
 
 
+def _with_programs() -> float:
+    """CPU seconds of this process and of all programs of its that have ended."""
+    return sum(os.times()[:4])
+
+
 METER = Meter()
 """Of this process: its clock is one for all."""
+JOBS = Meter(_with_programs)
+"""Of whole jobs, with all programs that they run on this machine."""

@@ -29,6 +29,20 @@ def counted_frames(report: Callable[[int], object]) -> Iterator[None]:
         _thread.report = before
 
 
+def reporter() -> Callable[[int], None]:
+    """For work in this process: takes the number of frames done so far, and reports it as a
+    program's is reported, every REPORT_S seconds to whom `counted_frames` names."""
+    report, last = getattr(_thread, "report", None), time.monotonic()
+
+    def done(frames: int) -> None:
+        nonlocal last
+        if report and time.monotonic() - last >= REPORT_S:
+            last = time.monotonic()
+            report(frames)
+
+    return done
+
+
 class FrameCounts:
     """A pipe to which one ffmpeg writes its progress."""
 

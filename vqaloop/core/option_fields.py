@@ -12,9 +12,10 @@ import os
 import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import MISSING, Field, dataclass, field, fields, replace
+from pathlib import Path
 from typing import Any, TypeVar
 
-from vqaloop.core.text import parse_size, utf8
+from vqaloop.core.text import parse_size, size_text, utf8
 from vqaloop.errors import InputError
 
 Value = TypeVar("Value")
@@ -119,6 +120,33 @@ def given_options(cls: type, namespace: argparse.Namespace) -> dict[str, Any]:
     return {name: value for name, value in found.items() if value is not None}
 
 
+def taken(cls: type, arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """Of a function's arguments, its `locals()`, those that are fields of `cls`."""
+    return {each.name: arguments[each.name] for each in fields(cls)}
+
+
+def read_texts(options: Any) -> None:
+    """Has text in the fields of a frozen dataclass read as on the command line: rungs="auto".
+
+    Lists may mix text and values. Raises InputError, which names the field.
+    """
+    for name, made in options_of(type(options)).items():
+        value = getattr(options, name)
+        if made.parse in (bool, str, Path):
+            continue
+        if isinstance(value, list | tuple) and any(isinstance(one, str) for one in value):
+            value = ",".join(
+                size_text(v) if isinstance(v, list | tuple) else str(v) for v in value
+            )
+        if isinstance(value, str):
+            try:
+                object.__setattr__(options, name, made.parse(value))
+            except (InputError, argparse.ArgumentTypeError) as error:
+                refused = InputError(f"{name}: {error}")
+                refused.options = (name,)
+                raise refused from error
+
+
 def changed(options: Any) -> dict[str, Any]:
     """The recorded options that are not at their defaults, as JSON has them.
 
@@ -159,7 +187,7 @@ def to_argv(cls: type, values: Mapping[str, Any]) -> list[str]:
         if value is True:
             words.append(flag)
         elif sizes:
-            words += [flag, ",".join("x".join(map(str, size)) for size in value)]
+            words += [flag, ",".join(map(size_text, value))]
         else:
             text = _digits(value) if isinstance(value, float) else str(value)
             # a value that begins with a dash would be taken for an option
@@ -201,8 +229,20 @@ def whole(text: str) -> int:
 
 
 def kbps(text: str) -> float:
-    """Reads an option that is a bitrate in kb/s. Raises ArgumentTypeError."""
-    return _read(float, text, "a number of kb/s (1000 bits a second); write 5 Mb/s as 5000")
+    """Reads an option that is a bitrate in kb/s, or has a unit: 5M. Raises ArgumentTypeError."""
+    units = {"k": 1.0, "m": 1e3, "g": 1e6}
+    wanted = "a number of kb/s (1000 bits a second); write 5 Mb/s as 5000 or 5M"
+    # a capital B would be bytes
+    rate = re.fullmatch(r"\s*([0-9.]+)\s*([kKmMgG])(?:b|bit|bits)?(?:/s|ps)?\s*", text)
+    if not rate:
+        return _read(float, text, wanted)
+    # to whole bits: 0.0011 * 1e6 is none
+    return round(_read(float, rate[1], wanted) * units[rate[2].lower()], 3)
+
+
+def rates(text: str) -> list[float]:
+    """Reads bitrates with commas between. Raises ArgumentTypeError."""
+    return [kbps(word) for word in text.split(",") if word]
 
 
 def numbers(text: str) -> list[float]:

@@ -47,7 +47,18 @@ PIPE_BYTES = 1 << 20
 """The most that a pipe holds, so the most that a program which has ended wrote and nobody read."""
 
 _thread = threading.local()
-"""The `cpu_s` that this thread's programs have used."""
+"""The `cpu_s` that this thread's programs have used, and the `folder` they work in."""
+
+
+@contextlib.contextmanager
+def working_in(folder: Path | None) -> Iterator[None]:
+    """While inside, programs that this thread runs have that working folder; None: this process's
+    own."""
+    before, _thread.folder = getattr(_thread, "folder", None), folder
+    try:
+        yield
+    finally:
+        _thread.folder = before
 
 
 @dataclass(frozen=True)
@@ -218,6 +229,7 @@ def _started(
             stdin=streams.stdin,
             stdout=streams.stdout,
             stderr=subprocess.PIPE,
+            cwd=getattr(_thread, "folder", None),
             # Ctrl-C reaches this process alone, and `kill` the program with all it started
             start_new_session=True,
             env=guardian.environment(),

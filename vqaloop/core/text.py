@@ -4,6 +4,7 @@ sizes and durations as options give them."""
 import math
 import os
 import re
+from collections.abc import Sequence
 
 from vqaloop.errors import InputError
 
@@ -22,11 +23,28 @@ def utf8(path: str | os.PathLike[str]) -> str:
 
 
 def parse_size(text: str) -> tuple[int, int]:
-    """ "1920x1080" as width and height. Raises InputError."""
-    match = re.fullmatch(r"\s*([0-9]{2,5})x([0-9]{2,5})\s*", text)
+    """ "1920x1080" as a pair; "720p" as 0 and 720, for `size_within`. Raises InputError."""
+    match = re.fullmatch(r"\s*(?:([0-9]{2,5})[xX]([0-9]{2,5})|([0-9]{2,4})[pP])\s*", text)
     if not match:
-        raise InputError(f"{text[:50]!r} is not a resolution; write it as 1920x1080")
-    return int(match[1]), int(match[2])
+        raise InputError(f"{text[:50]!r} is not a resolution; write it as 1920x1080 or 1080p")
+    return (0, int(match[3])) if match[3] else (int(match[1]), int(match[2]))
+
+
+def size_text(size: Sequence[int]) -> str:
+    """A size as `parse_size` reads it."""
+    return f"{size[1]}p" if size[0] == 0 else f"{size[0]}x{size[1]}"
+
+
+def size_within(size: tuple[int, int], canvas: tuple[int, int] = (16, 9)) -> tuple[int, int]:
+    """Width and height of a size; one that has lines alone is as wide as a picture's shape asks.
+
+    As players and stores name sizes, 720p is what fits into 1280x720, or upright into 720x1280.
+    """
+    if size[0]:
+        return size
+    wide, box = canvas[0] >= canvas[1], (size[1] * 16 / 9, float(size[1]))
+    scale = min(a / b for a, b in zip(box if wide else box[::-1], canvas, strict=True))
+    return round(canvas[0] * scale / 2) * 2, round(canvas[1] * scale / 2) * 2
 
 
 def parse_resolutions(text: str) -> list[tuple[int, int]] | None:
@@ -35,10 +53,13 @@ def parse_resolutions(text: str) -> list[tuple[int, int]] | None:
 
 
 def parse_duration(text: str) -> float:
-    """ "90", "90s", "10min" or "1.5h" in seconds. Raises InputError."""
-    match = re.fullmatch(r"\s*([0-9]+(?:\.[0-9]+)?)\s*(s|sec|m|min|h)?\s*", text)
+    """ "90", "90s", "10min", "1.5h" or "1:30" in seconds. Raises InputError."""
+    digits = r"[0-9]+(?:\.[0-9]+)?"
+    if clock := re.fullmatch(rf"\s*(?:([0-9]+):)?([0-9]+):({digits})\s*", text):
+        return 3600.0 * int(clock[1] or 0) + 60.0 * int(clock[2]) + float(clock[3])
+    match = re.fullmatch(rf"\s*({digits})\s*(s|sec|m|min|h)?\s*", text)
     if not match:
-        raise InputError(f"{text[:50]!r} is no duration; write it as 90s, 10min or 1.5h")
+        raise InputError(f"{text[:50]!r} is no duration; write it as 90s, 10min, 1.5h or 1:30")
     unit = (match[2] or "s")[0]
     return float(match[1]) * {"s": 1.0, "m": 60.0, "h": 3600.0}[unit]
 
@@ -48,7 +69,7 @@ def parse_rungs(text: str) -> int | None:
     if text == "auto":
         return None
     if not re.fullmatch(r"[0-9]{1,3}", text):
-        raise InputError(f"--rungs {text!r} is neither a number nor auto")
+        raise InputError(f"--rungs {text[:50]!r} is neither a number nor auto")
     return int(text)
 
 
@@ -75,6 +96,7 @@ def metric_name(name: str) -> str:
         "psnr_y": "PSNR-Y",
         "vmaf_v1": "VMAF v1",
         "xpsnr": "XPSNR",
+        "cambi": "CAMBI",
     }.get(name, printable(name))
 
 

@@ -47,6 +47,7 @@ from vqaloop.delivery.rates import iframe_rates, track_rates, variant_rates
 from vqaloop.delivery.segments import Track, mux_audio, mux_video
 from vqaloop.delivery.tracks import choose_tracks, source_of
 from vqaloop.errors import InputError, ToolError
+from vqaloop.execution.stage_progress import TimeLeft
 from vqaloop.media.picture_data import find_captions
 from vqaloop.records import Event, Ladder, Watcher
 
@@ -125,6 +126,7 @@ def package_ladder(
     refused = find_refusals(asked, [ladder.about["codec"] for ladder in ladders])
     target = Path(out) if out is not None else _default_place(Path(named[0]))
     target = _checked_place(target)
+    progress = TimeLeft(progress)
     items = _checked_rungs(ladders, asked, progress)
     warnings = [
         f"no {note['kind'].upper()} for {note['codec']}: {note['reason']}" for note in refused

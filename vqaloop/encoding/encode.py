@@ -6,7 +6,7 @@ and number of frames are right.
 
 import math
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -14,9 +14,9 @@ from vqaloop.bitstream.packets import Packet, peak_kbps, stream_packets
 from vqaloop.core import ffmpeg as ffmpeg_graph
 from vqaloop.core import process
 from vqaloop.core.ffmpeg import compiled, input_arguments
-from vqaloop.core.files import unfinished
+from vqaloop.core.files import scratch, unfinished
 from vqaloop.core.text import quoted
-from vqaloop.encoding.options import output_options
+from vqaloop.encoding.options import first_pass, output_options
 from vqaloop.encoding.registry import get_encoder
 from vqaloop.encoding.spec import EncoderSpec
 from vqaloop.encoding.survey import complaint, encoder_version
@@ -48,7 +48,7 @@ def encode(
         rendition: What to encode.
         out: The file, which replaces one that is there.
         ffmpeg: The ffmpeg program.
-        timeout_s: Wall time allowed, None for `default_timeout_s`.
+        timeout_s: Wall time allowed, for each pass; None for `default_timeout_s`.
 
     Returns:
         The encode, with its size, peak bitrate and cost.
@@ -63,12 +63,20 @@ def encode(
     options = output_options(spec, rendition, source)
     version = encoder_version(spec, ffmpeg)
     _check_place(source, out)
-    with _temporary_beside(out, spec.suffix) as partial:
+    runs: list[process.Finished] = []
+    first_pass_args: tuple[str, ...] = ()
+    limit_s = timeout_s or default_timeout_s(spec, rendition, source)
+    with _temporary_beside(out, spec.suffix) as partial, _pass_logs(options):
         argv, ffmpeg_args = _command(source, options, partial, ffmpeg)
-        limit_s = timeout_s or default_timeout_s(spec, rendition, source)
-        done = process.run(argv, timeout_s=limit_s, idle_s=IDLE_S, again=False)
-        if done.timed_out or done.returncode:
-            raise _failure(spec, rendition, done, out, chance=timeout_s is None)
+        commands = [argv]
+        if first := first_pass(options):
+            before, first_pass_args = _command(source, first, Path(os.devnull), ffmpeg)
+            commands = [before, argv]
+        for command in commands:
+            done = process.run(command, timeout_s=limit_s, idle_s=IDLE_S, again=False)
+            if done.timed_out or done.returncode:
+                raise _failure(spec, rendition, done, out, chance=timeout_s is None)
+            runs.append(done)
         packets = _checked_packets(partial, spec, rendition, source)
         size_bytes = partial.stat().st_size
         os.replace(partial, out)
@@ -80,11 +88,27 @@ def encode(
         frames=len(packets),
         duration_s=source.duration_s,
         peak_kbps=max(mean_kbps, peak_kbps(packets, source.duration_s)),
-        cpu_s=done.cpu_s,
-        wall_s=done.wall_s,
+        cpu_s=sum(done.cpu_s for done in runs),
+        wall_s=sum(done.wall_s for done in runs),
         ffmpeg_args=ffmpeg_args,
         encoder_version=version,
+        first_pass_args=first_pass_args,
     )
+
+
+def cost_per_megapixel(spec: EncoderSpec, preset: str) -> float:
+    """CPU seconds of a million coded pixels, roughly.
+
+    Args:
+        spec: The encoder, whose cost is interpolated between its slowest and fastest preset.
+        preset: One of its presets.
+
+    Returns:
+        CPU seconds.
+    """
+    slowest, fastest = spec.cost
+    place = spec.presets.index(preset) / max(1, len(spec.presets) - 1)
+    return float(slowest * (fastest / slowest) ** place)
 
 
 def default_timeout_s(spec: EncoderSpec, rendition: Rendition, source: Source) -> float:
@@ -98,9 +122,7 @@ def default_timeout_s(spec: EncoderSpec, rendition: Rendition, source: Source) -
     Returns:
         Wall time in seconds.
     """
-    slowest, fastest = spec.cost
-    place = spec.presets.index(rendition.preset) / max(1, len(spec.presets) - 1)
-    cost = float(slowest * (fastest / slowest) ** place)
+    cost = cost_per_megapixel(spec, rendition.preset)
     coded = rendition.width * rendition.height * source.frames / 1e6
     read = source.width * source.height * source.frames / 1e6
     return 120 + _SLOWER_MACHINE * (cost * coded + _SOURCE_COST * read)
@@ -125,6 +147,16 @@ def _check_place(source: Source, out: Path) -> None:
         raise InputError(f"the folder {quoted(out.parent)} does not exist; create it first")
     if out.exists() and source.path.exists() and out.samefile(source.path):
         raise InputError(f"{quoted(out)} is the source itself; choose another name for the output")
+
+
+@contextmanager
+def _pass_logs(options: Mapping[str, str]) -> Iterator[None]:
+    """A working folder for the logs of two passes, gone at the end; none for one pass."""
+    if "pass" not in options:
+        yield
+        return
+    with scratch() as folder, process.working_in(Path(folder)):
+        yield
 
 
 @contextmanager

@@ -1,5 +1,6 @@
 """ffmpeg's output options of a rendition: filters, encoder settings, GOP and colour tags."""
 
+from collections.abc import Mapping
 from dataclasses import replace
 from fractions import Fraction
 
@@ -16,21 +17,56 @@ ZONES, CAP = "zones", "cap"
 """Parameters of some encoders: a knob per range of frames in one run, and a cap in kbit/s."""
 BUFFER = "buffer"
 """The size in kbit of the buffer that the cap refills, for the encoder's buffer model."""
+MODEL = "model"
+"""How many of the encoder's buffer models are passed over; absent for its first."""
+MEAN = "mean"
+"""The mean rate in kb/s of an encode in two passes, in place of the knob."""
+PASS_LOG = "vqaloop-pass"
+"""How the passes' log files begin, in the working folder."""
 
 
-def with_cap(rendition: Rendition, cap: Cap) -> Rendition:
+def with_cap(rendition: Rendition, cap: Cap, model: int = 0) -> Rendition:
     """The rendition under a cap by its encoder's buffer model, in place of another cap.
 
     Args:
         rendition: What to encode.
         cap: The cap.
+        model: Which of the encoder's buffer models: 0 for the first, 1 for its fallback.
 
     Returns:
         The rendition, of which `cap_of` gives the cap.
     """
-    others = [pair for pair in rendition.params if pair[0] not in (CAP, BUFFER)]
+    others = [pair for pair in rendition.params if pair[0] not in (CAP, BUFFER, MODEL)]
     own = [(BUFFER, str(cap.buffer_kbit)), (CAP, str(cap.maxrate_kbps))]
+    own += [(MODEL, str(model))] if model else []
     return replace(rendition, params=tuple(sorted([*others, *own])))
+
+
+def in_two_passes(rendition: Rendition, mean_kbps: int) -> Rendition:
+    """The rendition at a mean rate in two passes; its knob stays in name only.
+
+    Args:
+        rendition: What to encode.
+        mean_kbps: The rate in kb/s.
+
+    Returns:
+        The rendition, of which `mean_of` gives the rate.
+    """
+    others = [pair for pair in rendition.params if pair[0] != MEAN]
+    return replace(rendition, params=tuple(sorted([*others, (MEAN, str(mean_kbps))])))
+
+
+def mean_of(rendition: Rendition) -> int | None:
+    """The mean rate that `in_two_passes` gave a rendition.
+
+    Args:
+        rendition: What was encoded.
+
+    Returns:
+        The rate in kb/s; None where the knob decided.
+    """
+    found = dict(rendition.params).get(MEAN)
+    return None if found is None else int(found)
 
 
 def cap_of(rendition: Rendition) -> Cap | None:
@@ -86,7 +122,10 @@ def check_rendition(spec: EncoderSpec, rendition: Rendition) -> None:
 def _param_problems(spec: EncoderSpec, params: tuple[tuple[str, str], ...]) -> list[str]:
     tunables = {tunable.name: tunable for tunable in spec.tunables}
     model = bool(spec.buffer_model)
-    own = {ZONES: bool(spec.zones), CAP: bool(spec.cap) or model, BUFFER: model}
+    if MEAN in dict(params):
+        model = bool(spec.two_pass.cap)
+    own = {ZONES: bool(spec.zones), CAP: bool(spec.cap) or model, BUFFER: model, MODEL: model}
+    own[MEAN] = bool(spec.two_pass)
     problems = []
     for name, value in params:
         if own.get(name):
@@ -133,18 +172,18 @@ def output_options(spec: EncoderSpec, rendition: Rendition, source: Source) -> d
     settings[spec.knob.option] = f"{rendition.knob:.10g}"
     cap = cap_of(rendition)
     for name, value in sorted(rendition.params):
-        if name in (CAP, BUFFER):
-            if not cap:
+        if name in (CAP, BUFFER, MODEL, MEAN):
+            if name == CAP and not cap:
                 settings |= {key: text.format(kbps=value) for key, text in spec.cap}
         elif name == ZONES and spec.zones:
             settings[spec.zones] = value
         else:
             settings[tunables[name].option] = value
-    if cap:
-        # after the parameters, of which it overrides what would break it
-        settings |= _capped(spec, cap, settings[spec.knob.option])
-        for option in spec.buffer_model.without:
-            settings.pop(option, None)
+    # after the parameters, of which these override what would break them
+    if mean_of(rendition) is not None:
+        _set_two_pass(settings, spec, rendition)
+    elif cap:
+        _set_cap(settings, spec, rendition, cap)
     return {
         # one mapped stream leaves no audio, subtitles or data behind
         # V rather than v: cover art is no video, and may come first
@@ -163,10 +202,42 @@ def output_options(spec: EncoderSpec, rendition: Rendition, source: Source) -> d
     }
 
 
-def _capped(spec: EncoderSpec, cap: Cap, knob: str) -> dict[str, str]:
-    """The options of the encoder's buffer model."""
+def first_pass(options: Mapping[str, str]) -> dict[str, str] | None:
+    """The options of the first pass of an encode in two, whose output is discarded.
+
+    Args:
+        options: Those of the second, as `output_options` gives them.
+
+    Returns:
+        The same for the first pass; None where one pass makes the encode.
+    """
+    return {**options, "pass": "1", "f": "null"} if "pass" in options else None
+
+
+def _set_cap(settings: dict[str, str], spec: EncoderSpec, rendition: Rendition, cap: Cap) -> None:
+    """Set the options of the encoder's buffer model."""
+    model = spec.buffer_model
+    for _ in range(int(dict(rendition.params).get(MODEL, 0))):
+        if model.fallback is None:
+            raise InputError(f"{spec.name} has no further buffer model")
+        model = model.fallback
+    knob = settings[spec.knob.option]
     values = {"kbps": cap.maxrate_kbps, "kbit": cap.buffer_kbit, "knob": knob}
-    return {key: text.format(**values) for key, text in spec.buffer_model.options}
+    settings |= {key: text.format(**values) for key, text in model.options}
+    for option in model.without:
+        settings.pop(option, None)
+
+
+def _set_two_pass(settings: dict[str, str], spec: EncoderSpec, rendition: Rendition) -> None:
+    """Set the options of the second pass."""
+    passes, cap = spec.two_pass, cap_of(rendition)
+    settings |= {key: text.format(mean=mean_of(rendition)) for key, text in passes.options}
+    if cap:
+        values = {"kbps": cap.maxrate_kbps, "kbit": cap.buffer_kbit}
+        settings |= {key: text.format(**values) for key, text in passes.cap}
+    for option in passes.without:
+        settings.pop(option, None)
+    settings |= {"pass": "2", "passlogfile": PASS_LOG}
 
 
 def _filters(spec: EncoderSpec, rendition: Rendition, source: Source) -> list[str]:

@@ -7,14 +7,15 @@ from vqaloop.core.suggestions import did_you_mean, plain
 from vqaloop.encoding.spec import EncoderSpec, read_spec
 from vqaloop.errors import InputError
 
-_CODECS_ALSO = {
+_SYNONYMS = {
     **dict.fromkeys(("avc", "avc1", "mpeg4avc"), "h264"),
-    **dict.fromkeys(("h265", "hvc1", "hev1"), "hevc"),
+    **dict.fromkeys(("h265", "hvc1", "hev1", "mpeghhevc"), "hevc"),
     **dict.fromkeys(("vp09", "vpx"), "vp9"),
-    **dict.fromkeys(("av01", "aom", "svt"), "av1"),
-    "avs": "avs2",
+    **dict.fromkeys(("av01", "svt"), "av1"),
 }
-"""Other names of codecs, for hints in messages."""
+"""Other names of codecs, without signs."""
+_CODECS_ALSO = {**_SYNONYMS, "aom": "av1", "avs": "avs2"}
+"""The same and names that may mean something else, for hints in messages."""
 
 
 @functools.cache
@@ -77,6 +78,19 @@ def default_encoder(codec: str) -> EncoderSpec:
 def codecs() -> tuple[str, ...]:
     """The codecs that have a default encoder, sorted."""
     return tuple(sorted(spec.codec for spec in load_encoders().values() if spec.default))
+
+
+def codec_names(text: str) -> str:
+    """Codecs with commas between by their names here: "H.265,AV1" as "hevc,av1".
+
+    Also names of standards, of stored formats and of default encoders; what is none is left.
+    """
+    known = {plain(name): name for name in codecs()} | _SYNONYMS
+    for spec in load_encoders().values():
+        if spec.default:
+            known[plain(spec.name)] = known[plain(spec.name.removeprefix("lib"))] = spec.codec
+    words = [word.strip() for word in text.split(",")]
+    return ",".join(known.get(plain(word), word) for word in words)
 
 
 def codec_hint(word: str) -> str:

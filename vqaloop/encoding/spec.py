@@ -120,6 +120,28 @@ class BufferModel:
     """Options that are left out in turn, such as the knob's own."""
     cannot: str
     """Why it has none, for people; empty where it has one."""
+    mean: bool = False
+    """True where {kbps} is the mean rate of the file, which holds its peaks down as well."""
+    fallback: "BufferModel | None" = None
+    """Another model, for files of which this one does not keep the bound."""
+
+    def __bool__(self) -> bool:
+        return bool(self.options)
+
+
+@dataclass(frozen=True)
+class TwoPass:
+    """How the encoder aims at a mean rate in two passes over the title."""
+
+    options: tuple[tuple[str, str], ...]
+    """Options of both passes; {mean} stands for the rate in kb/s. None where it cannot."""
+    cap: tuple[tuple[str, str], ...]
+    """Options of both under a cap, with {kbps} and {kbit} as in BufferModel; none where two passes
+    take no cap."""
+    without: tuple[str, ...]
+    """Options that are left out in turn."""
+    cannot: str
+    """Why it has none, for people; empty where it has."""
 
     def __bool__(self) -> bool:
         return bool(self.options)
@@ -179,6 +201,7 @@ class EncoderSpec:
     """Options that bound the bitrate besides the knob; {kbps} stands for kb/s."""
     # not in the repr, which names catalogues: what is made without a buffer model is the same
     buffer_model: BufferModel = dataclasses.field(repr=False)
+    two_pass: TwoPass = dataclasses.field(repr=False)
 
     @property
     def bit_depths(self) -> tuple[int, ...]:
@@ -244,6 +267,20 @@ class _BufferModel(Struct):
     options: Options = {}
     without: tuple[str, ...] = ()
     cannot: str = ""
+    mean: bool = False
+    fallback: "_BufferModel | None" = None
+
+    def built(self) -> BufferModel:
+        fallback = self.fallback.built() if self.fallback else None
+        options = tuple(self.options.items())
+        return BufferModel(options, self.without, self.cannot, self.mean, fallback)
+
+
+class _TwoPass(Struct):
+    options: Options = {}
+    cap: Options = {}
+    without: tuple[str, ...] = ()
+    cannot: str = ""
 
 
 class _Tunable(Struct):
@@ -277,6 +314,9 @@ class _File(Struct):
     cap: Options = {}
     buffer_model: _BufferModel = field(
         default_factory=lambda: _BufferModel(cannot="its file in encoders/ describes none")
+    )
+    two_pass: _TwoPass = field(
+        default_factory=lambda: _TwoPass(cannot="its file in encoders/ describes none")
     )
     bitrate: _Bitrate = field(default_factory=_Bitrate)
     threads: _Threads = field(default_factory=_Threads)
@@ -320,10 +360,12 @@ def read_spec(file: Path) -> EncoderSpec:
         quirks=found.quirks,
         zones=found.zones,
         cap=tuple(found.cap.items()),
-        buffer_model=BufferModel(
-            tuple(found.buffer_model.options.items()),
-            found.buffer_model.without,
-            found.buffer_model.cannot,
+        buffer_model=found.buffer_model.built(),
+        two_pass=TwoPass(
+            tuple(found.two_pass.options.items()),
+            tuple(found.two_pass.cap.items()),
+            found.two_pass.without,
+            found.two_pass.cannot,
         ),
     )
 
@@ -340,12 +382,7 @@ def _faults(found: _File) -> Iterator[tuple[str, str]]:
     # an empty pattern: ffmpeg's log has no version of the library
     if found.version.pattern:
         yield from _pattern_faults("version.pattern", found.version.pattern)
-    model = found.buffer_model
-    if bool(model.options) == bool(model.cannot):
-        yield "buffer_model", "must have either options, or the reason why it cannot"
-    if model.options:
-        values = tuple(model.options.values())
-        yield from _argument_faults("buffer_model.options", values, {"kbps"}, {"kbit", "knob"})
+    yield from _rate_faults(found)
     yield from _argument_faults("bitrate.arguments", found.bitrate.arguments, {"kbps"})
     if program:
         if not re.fullmatch(r"\.\w+", program.suffix):
@@ -365,6 +402,25 @@ def _faults(found: _File) -> Iterator[tuple[str, str]]:
             yield f"{key}.range", "must not descend"
         elif why := Tunable(**asdict(tunable)).refusal(tunable.default):
             yield f"{key}.default", why
+
+
+def _rate_faults(found: _File) -> Iterator[tuple[str, str]]:
+    """What is wrong with the buffer models and the two passes."""
+    key, model = "buffer_model", found.buffer_model
+    for name, table in ((key, model), ("two_pass", found.two_pass)):
+        if bool(table.options) == bool(table.cannot):
+            yield name, "must have either options, or the reason why it cannot"
+    while model.options:
+        values = tuple(model.options.values())
+        yield from _argument_faults(f"{key}.options", values, {"kbps"}, {"kbit", "knob"})
+        if model.fallback is None:
+            break
+        key, model = f"{key}.fallback", model.fallback
+        if not model.options or model.cannot:
+            yield key, "must have options"
+    passes = found.two_pass
+    yield from _argument_faults("two_pass.options", tuple(passes.options.values()), {"mean"})
+    yield from _argument_faults("two_pass.cap", tuple(passes.cap.values()), {"kbps"}, {"kbit"})
 
 
 def _pattern_faults(key: str, pattern: str) -> Iterator[tuple[str, str]]:

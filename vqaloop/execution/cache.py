@@ -153,6 +153,10 @@ class Cache:
             # other processes write too: look again after a twentieth, whatever is left
             self._room = min(left, self.max_bytes // 20)
 
+    def used_bytes(self) -> int:
+        """Bytes of all entries. Raises OSError."""
+        return sum(size for _, size, _ in _entries(self.folder).values())
+
     def _evict(self, name: str, files: Sequence[Path]) -> bool:
         import filelock
 

@@ -7,12 +7,12 @@ the bound.
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from vqaloop.bitstream.packets import Packet, peak_kbps, segment_peak_kbps, stream_packets
 from vqaloop.core.option_fields import fault_of
-from vqaloop.encoding.options import CAP, with_cap
+from vqaloop.encoding.options import CAP, mean_of, with_cap
 from vqaloop.encoding.spec import EncoderSpec
 from vqaloop.errors import InputError
 from vqaloop.execution.options import PeakOptions
@@ -29,6 +29,8 @@ NEAR = 0.88
 """Part of the bound from which on a peak is near enough: more bits would buy little."""
 MOST_TRIES = 6
 """Encodes under a cap at most, for one file."""
+MEAN_TRIES = 3
+"""Of these at most with a model that has a mean rate and a fallback: peaks hardly follow it."""
 REFINED = 4
 """Encodes after which a file that keeps its bound is not made again to come nearer to it."""
 LEAST_CAP = 0.1
@@ -144,33 +146,70 @@ def keep_peak(shop: Workshop, source: Source, plain: Encode, limit: PeakLimit) -
     Raises:
         EncodeFailed: An encode under a cap failed.
     """
-    spec = shop.spec
+    spec, two = shop.spec, mean_of(plain.rendition) is not None
     packets = stream_packets(plain.path, spec.codec, source.fps)
-    found = CappedEncode(plain, peaks_of(packets, source.duration_s).over(limit))
-    if found.over <= 1 or not spec.buffer_model:
-        return found
-    rate = clipping_rate(packets, source.duration_s, limit) / (1 + _DRAINED * limit.buffer_s)
+    peaks = peaks_of(packets, source.duration_s)
+    if peaks.over(limit) <= 1 or not (spec.two_pass.cap if two else spec.buffer_model):
+        return CappedEncode(plain, peaks.over(limit))
+    clipped = clipping_rate(packets, source.duration_s, limit)
+    # two passes keep their mean under a cap, so a bound relative to it does not recede
+    rate = (limit.of(peaks.mean_kbps) if two else clipped) / (1 + _DRAINED * limit.buffer_s)
     # an encode that has a cap already never gets a higher one
     most = float(dict(plain.rendition.params).get(CAP, math.inf))
+    tries: list[CappedEncode] = []
+    model = None if two else spec.buffer_model
+    for place in range(2):
+        series = _Series(place, min(rate, most), most, MOST_TRIES)
+        if model and model.mean:
+            mean = sum(clipped_seconds(packets, source.duration_s, clipped)) / source.duration_s
+            # more than the plain file takes is no cap
+            most_mean = min(most, peaks.mean_kbps)
+            count = MEAN_TRIES if model.fallback else MOST_TRIES
+            series = _Series(place, min(mean, most_mean), most_mean, count)
+        made = _tried(shop, source, plain, limit, series)
+        tries += made
+        held = [item for item in made if item.over <= 1]
+        if held:
+            best = max(held, key=lambda item: int(dict(item.encode.rendition.params)[CAP]))
+            return replace(best, tries=len(tries))
+        if model is None or model.fallback is None:
+            break
+        model = model.fallback
+    return replace(min(tries, key=lambda item: item.over), tries=len(tries))
+
+
+@dataclass(frozen=True)
+class _Series:
+    """The caps to try with one buffer model."""
+
+    model: int
+    """Its place, as of `with_cap`."""
+    first: float
+    """The rate in kb/s to begin with."""
+    most: float
+    """The highest that may be tried."""
+    count: int
+    """How many at most."""
+
+
+def _tried(
+    shop: Workshop, source: Source, plain: Encode, limit: PeakLimit, series: _Series
+) -> list[CappedEncode]:
+    """Encodes under caps that come nearer and nearer to the bound."""
     made: list[tuple[float, CappedEncode]] = []
-    least = LEAST_CAP * rate
-    while len(made) < MOST_TRIES and rate >= least:
-        maxrate = max(1, round(min(rate, most)))
+    rate = series.first
+    while len(made) < series.count and rate >= LEAST_CAP * series.first:
+        maxrate = max(1, round(min(rate, series.most)))
         if maxrate in (at for at, _ in made):
             break
         cap = Cap(maxrate, max(1, round(maxrate * limit.buffer_s)))
-        encode = shop.encode(source, with_cap(plain.rendition, cap))
-        over = measure_peaks(encode.path, spec, source).over(limit)
-        made.append((maxrate, CappedEncode(encode, over, len(made) + 1)))
+        encode = shop.encode(source, with_cap(plain.rendition, cap, series.model))
+        over = measure_peaks(encode.path, shop.spec, source).over(limit)
+        made.append((maxrate, CappedEncode(encode, over)))
         if NEAR <= over <= 1 or (over <= 1 and len(made) >= REFINED):
             break
         rate = next_rate([(at, item.over) for at, item in made])
-    held = [item for item in made if item[1].over <= 1]
-    if held:
-        best = max(held, key=lambda item: item[0])[1]
-    else:
-        best = min((item for _, item in made), key=lambda item: item.over)
-    return CappedEncode(best.encode, best.over, len(made))
+    return [item for _, item in made]
 
 
 def next_rate(made: Sequence[tuple[float, float]]) -> float:
@@ -199,11 +238,7 @@ def clipping_rate(packets: Sequence[Packet], duration_s: float, limit: PeakLimit
 
     Clipping lowers the average too, and with it a bound relative to that: this is the fixed point.
     """
-    count = max(1, math.ceil(duration_s - 1e-6))
-    seconds = [0.0] * count
-    for packet in packets:
-        at = int(packet.time_s - packets[0].time_s + 1e-6)
-        seconds[min(count - 1, at)] += packet.size_bytes * 8 / 1000
+    seconds = clipped_seconds(packets, duration_s, math.inf)
 
     def breaks(rate: float) -> bool:
         mean = sum(min(second, rate) for second in seconds) / duration_s
@@ -218,3 +253,13 @@ def clipping_rate(packets: Sequence[Packet], duration_s: float, limit: PeakLimit
         middle = (low + high) / 2
         low, high = (low, middle) if breaks(middle) else (middle, high)
     return max(low, 1.0)
+
+
+def clipped_seconds(packets: Sequence[Packet], duration_s: float, rate: float) -> list[float]:
+    """The kbit of every second of a file, none above `rate`."""
+    count = max(1, math.ceil(duration_s - 1e-6))
+    seconds = [0.0] * count
+    for packet in packets:
+        at = int(packet.time_s - packets[0].time_s + 1e-6)
+        seconds[min(count - 1, at)] += packet.size_bytes * 8 / 1000
+    return [min(second, rate) for second in seconds]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
@@ -10,8 +11,9 @@ from vqaloop.core.text import utf8
 from vqaloop.core.version import __version__
 from vqaloop.encoding.spec import EncoderSpec
 from vqaloop.encoding.survey import encoder_version, ffmpeg_version
+from vqaloop.execution.executor import Local
 from vqaloop.quality.metric import Metric
-from vqaloop.records import Score, Source
+from vqaloop.records import Encode, Score, Source
 
 if TYPE_CHECKING:
     from vqaloop.execution.session import Session
@@ -64,6 +66,27 @@ def cost_json(cost: Cost, wall_s: float) -> dict[str, Any]:
     """What a run spent."""
     spent = {name: round(value, 3) for name, value in asdict(cost).items()}
     return {**spent, "wall_s": round(wall_s, 3)}
+
+
+def overhead_json(
+    session: Session[Any], delivered: Sequence[Encode], others: Sequence[Encode]
+) -> dict[str, Any]:
+    """All CPU seconds of a job so far, and those of encoding what it delivers alone.
+
+    Their ratio is None where some encode was made by an earlier run, whose time is unknown here.
+    """
+    cost = session.shop.cost
+    total = session.spent_cpu_s()
+    if not isinstance(session.shop.executor, Local):
+        # what other machines spent is in the cost alone, and this one has done the rest
+        total += cost.encode_cpu_s + cost.score_s + cost.guard_s
+    encoding = sum(encode.cpu_s for encode in delivered)
+    known = encoding > 0 and all(map(session.shop.has_made, [*delivered, *others]))
+    return {
+        "cpu_s": round(total, 3),
+        "delivered_cpu_s": round(encoding, 3),
+        "overhead": round(total / encoding, 3) if known else None,
+    }
 
 
 def metric_json(score: Score, metric: Metric) -> dict[str, Any]:

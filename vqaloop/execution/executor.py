@@ -9,7 +9,7 @@ import contextlib
 import os
 import threading
 from collections import Counter
-from collections.abc import Hashable, Iterator, Mapping
+from collections.abc import Hashable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
@@ -18,6 +18,7 @@ from vqaloop.errors import InputError
 from vqaloop.records import Encode, Rendition, Score, Source
 
 if TYPE_CHECKING:
+    from vqaloop.quality.guard import GuardPlan
     from vqaloop.quality.metric import Metric
 
 POLL_S = 0.2
@@ -53,15 +54,9 @@ class Executor(Protocol):
         """As `metric.measure`."""
 
     def guard(
-        self,
-        source: Source,
-        path: Path,
-        every: Mapping[str, int],
-        *,
-        ffmpeg: str,
-        whose: Hashable,
+        self, source: Source, path: Path, plan: "GuardPlan", *, ffmpeg: str, whose: Hashable
     ) -> dict[str, Score]:
-        """As `full_reference.measure`, of the metrics that `every` has."""
+        """As `plan.measure`."""
 
 
 @runtime_checkable
@@ -196,18 +191,10 @@ class Local:
             return metric.measure(source, path, decoder)
 
     def guard(
-        self,
-        source: Source,
-        path: Path,
-        every: Mapping[str, int],
-        *,
-        ffmpeg: str,
-        whose: Hashable,
+        self, source: Source, path: Path, plan: "GuardPlan", *, ffmpeg: str, whose: Hashable
     ) -> dict[str, Score]:
-        from vqaloop.quality import full_reference
-
         with self._taken(whose) as processors:
-            return full_reference.measure(source, path, every, ffmpeg=ffmpeg, threads=processors)
+            return plan.measure(source, path, ffmpeg=ffmpeg, threads=processors)
 
 
 def executor_of(workers: int | Executor) -> Executor:

@@ -11,7 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from vqaloop.core.option_fields import kbps, number, option, whole
+from vqaloop.core.option_fields import kbps, number, option, read_texts, whole
+from vqaloop.core.text import parse_duration
+from vqaloop.encoding.registry import codec_names
 
 if TYPE_CHECKING:
     from vqaloop.execution.executor import Executor
@@ -30,7 +32,7 @@ PathName = str | os.PathLike[str]
 class Encoding:
     """What encodes, and how."""
 
-    codec: str = option(metavar=CODECS, recorded=False)
+    codec: str = option(metavar=CODECS, parse=codec_names, recorded=False)
     encoder: str | None = option(
         None,
         "another than the codec's default; see `vqaloop encoders`",
@@ -46,7 +48,7 @@ class Encoding:
         "stop an encode after S seconds and go on without it",
         metavar="S",
         flags=("--time-limit",),
-        parse=number,
+        parse=parse_duration,
         column=True,
     )
 
@@ -58,7 +60,7 @@ class Scoring:
     metric: str = option(
         "internvqa",
         "internvqa (default), internvqa-NAME, vmaf-sampled, vmaf-v1-sampled, vmaf, vmaf-v1, "
-        "vmaf-neg, xpsnr, psnr or ssim",
+        "vmaf-neg, xpsnr, psnr, ssim or ssimulacra2; of `score` also cambi",
         metavar="NAME",
         column=True,
     )
@@ -186,6 +188,20 @@ class PeakOptions:
 
 
 @dataclass(frozen=True, kw_only=True)
+class GuardOptions:
+    """How delivered files are measured by metrics that had no part in choosing them."""
+
+    guard: Literal["full", "sampled", "off"] | None = option(
+        None,
+        "measure delivered files all over, at sampled places with an interval, or not at all "
+        "(default: sampled above 240 frames)",
+        metavar="full|sampled|off",
+        choices=("full", "sampled", "off"),
+        column=True,
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
 class MetricOptions(Running, Scoring):
     """What decides a metric."""
 
@@ -199,6 +215,9 @@ class JobOptions(MetricOptions, Reading, Encoding):
     def __post_init__(self) -> None:
         from vqaloop.execution.checks import check_run
 
+        read_texts(self)
+        if self.progress is None:
+            object.__setattr__(self, "progress", lambda event: None)
         check_run(self.workers, self.seed, self.device, self.timeout_s)
 
     def sizes(self, source: Source) -> Sequence[tuple[int, int]] | None:

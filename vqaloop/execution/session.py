@@ -2,17 +2,18 @@
 
 import contextlib
 import time
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Generic, TypeVar
 
+from vqaloop.core.cpu_time import JOBS
 from vqaloop.core.text import quoted
 from vqaloop.encoding import checks
 from vqaloop.execution.cache import Cache
 from vqaloop.execution.checks import check_metric
 from vqaloop.execution.options import JobOptions, PathName
-from vqaloop.execution.stage_progress import report_if_slow
+from vqaloop.execution.stage_progress import TimeLeft, report_if_slow
 from vqaloop.execution.tools import Tools
 from vqaloop.execution.workshop import Workshop
 from vqaloop.media.excerpt_windows import choose_windows
@@ -35,6 +36,8 @@ class Session(Tools, Generic[Asked]):
     shop: Workshop
     started: float
     """Seconds of the monotonic clock when it was opened."""
+    spent_cpu_s: Callable[[], float]
+    """CPU seconds that the job has taken on this machine so far, programs included."""
 
     def windows(self) -> tuple[tuple[int, int], ...]:
         """Start and length, in frames, of the windows that stand for the title."""
@@ -51,36 +54,43 @@ def open_session(input: PathName, options: Asked, tools: Tools) -> Iterator[Sess
     does not suit it.
     """
     started = time.monotonic()
+    options = replace(options, progress=TimeLeft(options.progress))
+    with JOBS.running() as spent_cpu_s:
+        source = _probed(input, options, tools)
+        sizes = checks.choose_sizes(source, tools.spec, options.sizes(source))
+        depth = checks.checked_depth(source, tools.spec, options.bit_depth)
+        check_metric(tools.metric, options.weights or options.prompt, canvas=source.canvas)
+        with (
+            Cache(enabled=options.cache) as store,
+            Workshop(
+                tools.spec,
+                tools.metric,
+                store,
+                ffmpeg=tools.ffmpeg,
+                workers=options.workers,
+                timeout_s=options.timeout_s,
+                pool=options.pool,
+            ) as shop,
+        ):
+            yield Session(
+                **vars(tools),
+                options=options,
+                source=source,
+                sizes=sizes,
+                depth=depth,
+                shop=shop,
+                started=started,
+                spent_cpu_s=spent_cpu_s,
+            )
+
+
+def _probed(input: PathName, options: JobOptions, tools: Tools) -> Source:
     with report_if_slow(options.progress, Event("probe", f"looking at {quoted(input)}")):
-        source = probe_source(
+        return probe_source(
             Path(input),
             video_size=options.video_size,
             pix_fmt=options.pix_fmt,
             framerate=options.framerate,
             allow_hdr=options.allow_hdr,
             ffmpeg=tools.ffmpeg,
-        )
-    sizes = checks.choose_sizes(source, tools.spec, options.sizes(source))
-    depth = checks.checked_depth(source, tools.spec, options.bit_depth)
-    check_metric(tools.metric, options.weights or options.prompt, canvas=source.canvas)
-    with (
-        Cache(enabled=options.cache) as store,
-        Workshop(
-            tools.spec,
-            tools.metric,
-            store,
-            ffmpeg=tools.ffmpeg,
-            workers=options.workers,
-            timeout_s=options.timeout_s,
-            pool=options.pool,
-        ) as shop,
-    ):
-        yield Session(
-            **vars(tools),
-            options=options,
-            source=source,
-            sizes=sizes,
-            depth=depth,
-            shop=shop,
-            started=started,
         )

@@ -7,7 +7,9 @@ from vqaloop.core.ffmpeg import ffmpeg_path
 from vqaloop.core.option_fields import fault_of
 from vqaloop.encoding import checks
 from vqaloop.encoding.spec import EncoderSpec
+from vqaloop.errors import InputError
 from vqaloop.execution.options import JobOptions, MetricOptions
+from vqaloop.quality.full_reference import CAMBI
 from vqaloop.quality.metric import Metric
 from vqaloop.quality.registry import open_metric
 from vqaloop.quality.time_pooling import check_pool
@@ -46,6 +48,11 @@ def chosen_metric(options: MetricOptions) -> Metric:
     """The metric. Raises InputError, which names the options at fault."""
     check_pool(options.pool)
     with fault_of("metric", "weights", "prompt", "score_precision"):
+        if options.metric == CAMBI:
+            raise InputError(
+                "cambi measures banding alone, and less is better: it steers nothing; choose "
+                "another metric, and bound the banding of a ladder with --max-banding"
+            )
         return open_metric(
             options.metric,
             ffmpeg=ffmpeg_path(options.ffmpeg),

@@ -6,7 +6,7 @@ Nothing is encoded or scored twice: not in this run, not in another, not by two 
 import logging
 import math
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_COMPLETED, wait
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -23,7 +23,7 @@ from vqaloop.execution.cache_keys import ScoreSettings, encode_key, score_key
 from vqaloop.execution.executor import Executor, Suiting, executor_of
 from vqaloop.media.activity import activity_of
 from vqaloop.quality import full_reference
-from vqaloop.quality.guard import FIGURES, WORST_SECOND, guard_metrics, worst_second
+from vqaloop.quality.guard import Guarded, GuardPlan, guard_plan
 from vqaloop.quality.time_pooling import pooled
 from vqaloop.records import Encode, Rendition, Score, Source, Trial
 
@@ -72,6 +72,7 @@ class Workshop:
         self.remarks: list[str] = []
         """Failures that were overcome, in words."""
         self._failed_twice: set[tuple[int, int]] = set()
+        self._made: set[Path] = set()
         self._counting = threading.Lock()
         self._folder = scratch()
         # without a cache of its own a run still keeps what it made itself, as long as it lasts
@@ -142,23 +143,33 @@ class Workshop:
             if found:
                 self.count(cache_hits=1)
                 path, meta = found
-                args = tuple(meta.pop("ffmpeg_args"))
-                return Encode(
-                    **meta, rendition=rendition, path=path, ffmpeg_args=args, cached=True
-                )
+                for name in ("ffmpeg_args", "first_pass_args"):
+                    # entries of one pass have no other
+                    meta[name] = tuple(meta.get(name, ()))
+                return Encode(**meta, rendition=rendition, path=path, cached=True)
             out = self.scratch / f"{abs(hash(rendition))}-{source.sha256[:12]}{self.spec.suffix}"
             made = self._encoded(source, rendition, out)
+            # each pass encodes the whole title
+            passes = 2 if made.first_pass_args else 1
             self.count(
-                encodes=1,
-                encoded_frames=made.frames,
-                encoded_pixels=made.frames * rendition.width * rendition.height,
+                encodes=passes,
+                encoded_frames=passes * made.frames,
+                encoded_pixels=passes * made.frames * rendition.width * rendition.height,
                 encode_cpu_s=made.cpu_s,
             )
             meta = asdict(made)
+            if not made.first_pass_args:
+                del meta["first_pass_args"]
             # these depend on who asks, not on the encode
             for derived in ("rendition", "path", "cached"):
                 del meta[derived]
-            return replace(made, path=self.cache.put_file(key, made.path, meta))
+            made = replace(made, path=self.cache.put_file(key, made.path, meta))
+            self._made.add(made.path)
+            return made
+
+    def has_made(self, encode: Encode) -> bool:
+        """Whether an encode is of this run, and not of an earlier one from the cache."""
+        return encode.path in self._made
 
     def _encoded(self, source: Source, rendition: Rendition, out: Path) -> Encode:
         """A new encode; made a second time where the first failure may be transient."""
@@ -224,40 +235,43 @@ class Workshop:
             self.count(score_s=found.cpu_s)
         return found
 
-    def guard(self, source: Source, path: Path) -> dict[str, float]:
-        """Figures of an encode by other metrics, by their names in ladder.json; see `FIGURES`."""
-        every = guard_metrics(source, self.ffmpeg)
+    def guard_plan(self, source: Source, mode: str | None) -> GuardPlan | None:
+        """What the guard measures of encodes of a source; None by `--guard off`."""
+        if mode == "off":
+            return None
+        return guard_plan(source, self.ffmpeg, mode, self.spec.decoder)
+
+    def guard(self, source: Source, path: Path, plan: GuardPlan) -> Guarded:
+        """Figures of an encode by other metrics than the workshop's."""
         own, found = self.metric.name, {}
-        if every.get(own, 1) > 1:
+        if own in plan.every and (plan.sampling or plan.every[own] > 1):
             # what steers takes all frames, and has done so already
             found[own] = self._scored(source, path, self.metric)
-            del every[own]
-        found |= self.measured(source, path, every)
-        figures = {FIGURES[name]: found[name].value for name in FIGURES if name in found}
-        return {**figures, WORST_SECOND: worst_second(found["vmaf"].clips, source.fps)}
+            plan = plan.only([name for name in plan.every if name != own])
+        return Guarded.of(found | self.measured(source, path, plan), source)
 
-    def measured(self, source: Source, path: Path, every: Mapping[str, int]) -> dict[str, Score]:
-        """Full-reference scores of an encode, in one run of ffmpeg for all that the cache lacks.
-
-        `every` has the metrics, and of how many frames each takes one.
-        """
+    def measured(self, source: Source, path: Path, plan: GuardPlan) -> dict[str, Score]:
+        """Full-reference scores of an encode: one run of ffmpeg for all that the cache lacks."""
         decoder, sha256 = file_sha256(self.ffmpeg), file_sha256(path)
         revision = f"classical {full_reference.REVISION}"
         keys = {}
-        for name, step in every.items():
-            sampling = {"every": step} if step > 1 else {}
-            settings = ScoreSettings(name, decoder, preprocessing=revision, sampling=sampling)
+        for name in plan.every:
+            settings = ScoreSettings(
+                name, decoder, preprocessing=revision, sampling=plan.identity(name)
+            )
             keys[name] = score_key(source, sha256, settings)
         stored = {name: self._stored(key) for name, key in keys.items()}
         found = {name: score for name, score in stored.items() if score is not None}
-        missing = {name: step for name, step in every.items() if name not in found}
+        missing = [name for name in plan.every if name not in found]
         if missing:
-            fresh = self.executor.guard(source, path, missing, ffmpeg=self.ffmpeg, whose=id(self))
+            fresh = self.executor.guard(
+                source, path, plan.only(missing), ffmpeg=self.ffmpeg, whose=id(self)
+            )
             for name, score in fresh.items():
                 self._store(keys[name], score)
                 self.count(guard_s=score.cpu_s)
             found |= fresh
-        return {name: found[name] for name in every}
+        return {name: found[name] for name in plan.every}
 
     def _stored(self, key: dict[str, Any]) -> Score | None:
         """The score that the cache has under `key`."""

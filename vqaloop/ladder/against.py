@@ -5,9 +5,10 @@ interpolated on what was measured of this very title, so that both have its enco
 """
 
 import math
+import os
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +18,18 @@ from vqaloop.core.text import counted, quoted
 from vqaloop.core.version import __version__
 from vqaloop.errors import InputError
 from vqaloop.ladder.compare import check_same_title, has_same_metric, settings
+from vqaloop.ladder.options import BANDWIDTH_SHARE
 from vqaloop.ladder.store import read_ladder
 from vqaloop.records import Ladder, RDPoint, rounded
-from vqaloop.search.audience import Audience, Delivered, delivered
+from vqaloop.search.audience import (
+    DEFAULT,
+    Audience,
+    Delivered,
+    audience_of,
+    check_share,
+    delivered,
+    read_audience,
+)
 from vqaloop.search.hull import front
 
 SCHEMA = "vqaloop.ladder-against/1"
@@ -51,7 +61,8 @@ class FixedLadder:
 FIXED = {
     "apple": FixedLadder(
         "Apple's HLS authoring table",
-        "HLS Authoring Specification for Apple Devices, Appendixes: average bit rates, 16:9, SDR, "
+        # its two tables row by row: H.264/AVC, and HEVC/H.265 30 fps (SDR)
+        "HLS Authoring Specification for Apple Devices, 1.25: average bit rates, 16:9, SDR, "
         "30 fps (developer.apple.com/documentation/http-live-streaming)",
         {
             "h264": (
@@ -161,6 +172,48 @@ class Against:
 def percent(ours: float, theirs: float) -> float:
     """By how much `ours` is more, in percent; NaN where they have nothing."""
     return 100 * (ours / theirs - 1) if theirs else math.nan
+
+
+def ladder_against(
+    ladder: Ladder | str | os.PathLike[str],
+    other: str | os.PathLike[str],
+    *,
+    audience: str | os.PathLike[str] | None = None,
+    bandwidth_share: float | None = None,
+) -> Against:
+    """A ladder against a fixed one or another of its title, for an audience.
+
+    Mean score, egress and storage, as `vqaloop report --against` prints them. Rungs of a fixed
+    ladder are not encoded: their scores are interpolated on what was measured of this title.
+
+    Args:
+        ladder: The ladder, its folder or its ladder.json.
+        other: "apple", "netflix2015", or a ladder's folder or ladder.json.
+        audience: Path of a table of sessions (bandwidth_kbps, share, height), or "default"; None:
+            the ladder's own, else the default one.
+        bandwidth_share: Part of its bandwidth that a player spends on video, above 0, up to 1;
+            None: that of the ladder's own audience, else 0.7.
+
+    Returns:
+        Both as the audience gets them; `gain` is the mean score that the first delivers above the
+        other, `to_json()` the document `vqaloop.ladder-against/1`.
+
+    Raises:
+        InputError: A ladder or table cannot be read, or the other is not of the same title and
+            metric.
+    """
+    made = ladder if isinstance(ladder, Ladder) else read_ladder(ladder)
+    own = made.about.get("audience")
+    if audience is None and own:
+        crowd = audience_of(own)
+        crowd = (
+            crowd if bandwidth_share is None else replace(crowd, bandwidth_share=bandwidth_share)
+        )
+    else:
+        share = BANDWIDTH_SHARE if bandwidth_share is None else bandwidth_share
+        crowd = read_audience(audience or DEFAULT, share)
+    check_share(crowd.bandwidth_share)
+    return set_against(made, os.fspath(other), crowd)
 
 
 def set_against(ladder: Ladder, other: str, audience: Audience) -> Against:

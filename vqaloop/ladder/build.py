@@ -18,14 +18,17 @@ from optuna.storages import BaseStorage
 
 from vqaloop.core.files import file_sha256
 from vqaloop.core.folders import is_study_file
+from vqaloop.core.option_fields import fault_of, taken
 from vqaloop.core.text import quoted
+from vqaloop.encoding.registry import codec_names
 from vqaloop.encoding.survey import encoder_version
 from vqaloop.errors import InputError, TargetUnreachable
 from vqaloop.execution.capping import PEAK_RATIO, PeakLimit, peak_limit
 from vqaloop.execution.checks import check_folder, folder_undone
+from vqaloop.execution.document_parts import overhead_json
 from vqaloop.execution.executor import Executor
 from vqaloop.execution.session import Session, open_session
-from vqaloop.execution.stage_progress import counted_cut, described
+from vqaloop.execution.stage_progress import counted_cut, counted_in_message, described
 from vqaloop.execution.tools import Tools, chosen_tools
 from vqaloop.ladder.document import LadderRun, ladder_json
 from vqaloop.ladder.options import BANDWIDTH_SHARE, LadderOptions
@@ -34,12 +37,13 @@ from vqaloop.ladder.request import (
     Budget,
     allowed_sizes,
     check_codecs,
+    guard_asked,
     make_rules,
     required_sizes,
 )
 from vqaloop.ladder.steps import Loop
-from vqaloop.ladder.store import write_reports
-from vqaloop.ladder.warnings import find_doubts, guard_warnings, peak_warnings
+from vqaloop.ladder.store import write_document, write_reports
+from vqaloop.ladder.warnings import banding_warnings, find_doubts, guard_warnings, peak_warnings
 from vqaloop.media.excerpt import excerpt
 from vqaloop.quality.registry import DEFAULT_METRIC, kindred
 from vqaloop.records import Event, Ladder, Source, Watcher
@@ -71,25 +75,28 @@ def build_ladder(
     *,
     codec: str,
     encoder: str | None = None,
-    resolutions: Sequence[tuple[int, int]] | None = None,
+    resolutions: str | Sequence[tuple[int, int] | str] | None = None,
     metric: str = DEFAULT_METRIC,
-    rungs: int | None = None,
+    rungs: int | str | None = None,
     min_step: float | None = None,
     min_ratio: float = 1.4,
-    min_bitrate: float = 0.0,
-    max_bitrate: float = float("inf"),
+    min_bitrate: float | str = 0.0,
+    max_bitrate: float | str = float("inf"),
     min_score: float | None = None,
     max_score: float | None = None,
-    require: Sequence[tuple[int, int]] = (),
-    min_top_size: tuple[int, int] | None = None,
-    min_bottom_size: tuple[int, int] | None = None,
+    require: str | Sequence[tuple[int, int] | str] = (),
+    min_top_size: tuple[int, int] | str | None = None,
+    min_bottom_size: tuple[int, int] | str | None = None,
     audience: str | os.PathLike[str] | None = None,
     bandwidth_share: float = BANDWIDTH_SHARE,
-    budget_s: float | None = None,
+    budget_s: float | str | None = None,
     peak_ratio: float | None = None,
-    max_peak: float | None = None,
+    max_peak: float | str | None = None,
     buffer_s: float = 0.5,
     no_cap: bool = False,
+    two_pass: bool = False,
+    guard: Literal["full", "sampled", "off"] | None = None,
+    max_banding: float | None = None,
     preset: str | None = None,
     bit_depth: int | None = None,
     out: str | os.PathLike[str] | None = None,
@@ -100,7 +107,7 @@ def build_ladder(
     storage: str | None = None,
     prior: PriorUse | bool = "shipped",
     tune_trials: int | None = None,
-    timeout_s: float | None = None,
+    timeout_s: float | str | None = None,
     ffmpeg: str | os.PathLike[str] | None = None,
     weights: str | os.PathLike[str] | None = None,
     prompt: str | os.PathLike[str] | None = None,
@@ -114,7 +121,8 @@ def build_ladder(
 ) -> Ladder:
     """The per-title ladder of a video, its files and reports written to `out`.
 
-    The arguments that decide what the ladder is are recorded in ladder.json as `asked`.
+    The arguments that decide what the ladder is are recorded in ladder.json as `asked`. Rates,
+    times and sizes may be text as on the command line: "5M", "10min", "720p,640x360".
 
     Args:
         input: The video.
@@ -141,6 +149,13 @@ def build_ladder(
         max_peak: The same in kb/s; None: no such bound.
         buffer_s: Size of the encoder's buffer where a rung takes a cap, in seconds of the cap.
         no_cap: Leave peaks as they are.
+        two_pass: Make each rung in two passes at the average bitrate found for it, under its cap
+            where it needs one.
+        guard: "full" measures VMAF, VMAF v1, CAMBI, XPSNR and PSNR-Y of the rungs all over the
+            title, "sampled" at places of it with 95 % intervals, "off" not at all; None: sampled
+            above 240 frames.
+        max_banding: Most visible banding of a rung, as CAMBI (0 to 17; it annoys from about 5 on).
+            A ladder with more is not trusted. None: more than 5 is warned of.
         preset: Of the encoder; None: its default one.
         bit_depth: 8 or 10; None: the source's.
         out: Folder; None: NAME.CODEC.ladder here.
@@ -177,50 +192,7 @@ def build_ladder(
         TargetUnreachable: Fewer than two rungs could be made. What was encoded until then, or
             until an interruption, stays in the cache, and the same call goes on from there.
     """
-    options = LadderOptions(
-        codec=codec,
-        encoder=encoder,
-        resolutions=resolutions,
-        metric=metric,
-        rungs=rungs,
-        min_step=min_step,
-        min_ratio=min_ratio,
-        min_bitrate=min_bitrate,
-        max_bitrate=max_bitrate,
-        min_score=min_score,
-        max_score=max_score,
-        require=require,
-        min_top_size=min_top_size,
-        min_bottom_size=min_bottom_size,
-        audience=audience,
-        bandwidth_share=bandwidth_share,
-        budget_s=budget_s,
-        peak_ratio=peak_ratio,
-        max_peak=max_peak,
-        buffer_s=buffer_s,
-        no_cap=no_cap,
-        preset=preset,
-        bit_depth=bit_depth,
-        out=out,
-        device=device,
-        workers=workers,
-        seed=seed,
-        cache=cache,
-        storage=storage,
-        prior=prior,
-        tune_trials=tune_trials,
-        timeout_s=timeout_s,
-        ffmpeg=ffmpeg,
-        weights=weights,
-        prompt=prompt,
-        score_precision=score_precision,
-        pool=pool,
-        video_size=video_size,
-        pix_fmt=pix_fmt,
-        framerate=framerate,
-        allow_hdr=allow_hdr,
-        progress=progress,
-    )
+    options = LadderOptions(**taken(LadderOptions, locals()))
     return _build(checked_request(input, options))
 
 
@@ -246,6 +218,7 @@ def build_ladders(
         InputError: As of `build_ladder`, for any of the codecs before work on the first starts.
         TargetUnreachable: As of `build_ladder`.
     """
+    codecs = [codec_names(codec) for codec in codecs]
     check_codecs(codecs, options.get("encoder"))
     folder = Path(out) if out is not None else Path(f"{Path(input).stem}.ladders")
     requests = [
@@ -273,6 +246,12 @@ def checked_request(input: str | os.PathLike[str], options: LadderOptions) -> La
     prior = prior_use(options.prior)
     tools = chosen_tools(options)
     rules = make_rules(tools.metric, options)
+    if options.two_pass and not tools.spec.two_pass:
+        with fault_of("codec", "encoder", "two_pass"):
+            raise InputError(
+                f"{tools.spec.name} makes no rung in two passes: {tools.spec.two_pass.cannot}; "
+                "choose another encoder, or leave out --two-pass"
+            )
     limit = peak_limit(options, tools.spec, math.inf if options.no_cap else PEAK_RATIO)
     folder = Path(options.out or f"{Path(input).stem}.{options.codec}.ladder")
     check_folder(folder, Path(input))
@@ -285,8 +264,14 @@ def _build(request: LadderRequest) -> Ladder:
         _undone_on_failure(folder) as placed,
         open_session(request.input, options, request.tools) as session,
     ):
-        session = replace(session, sizes=allowed_sizes(options, session.sizes))
-        rules = replace(request.rules, required=required_sizes(options.require, session.sizes))
+        options = options.within(session.source.canvas)
+        sizes = allowed_sizes(options, session.sizes)
+        session = replace(session, options=options, sizes=sizes)
+        rules = replace(
+            request.rules,
+            required=required_sizes(options.require, sizes),
+            least_top=math.prod(options.min_top_size or (0,)),
+        )
         where = options.storage or (default_storage(folder) if options.cache else None)
         with kept_in(where):
             # a storage that was named is refused as all else is, before anything is reported
@@ -313,7 +298,8 @@ def _searched(
     loop = Loop(
         session.shop, space, rules, session.preset, session.depth, options.progress, budget
     )
-    loop.limit = request.limit
+    loop.limit, loop.two_pass = request.limit, options.two_pass
+    loop.guard = guard_asked(options, session.shop, source)
     title, windows = _excerpt(session)
     whole = title is source
     tuning = _tune(session, loop, title, where)
@@ -379,14 +365,21 @@ def _delivered(run: LadderRun, folder: Path, placed: list[Path]) -> Ladder:
     rungs = run.loop.deliver(session.source, folder, run.checked, placed)
     doubts, limit = find_doubts(rungs, session.metric, run.whole), run.loop.limit
     peaks = peak_warnings(rungs, [item.over for item in run.checked], limit) if limit else []
-    document = ladder_json(run, [*doubts.lines, *peaks, *guard_warnings(rungs)])
+    banding = banding_warnings(rungs, session.options.max_banding, session.depth)
+    document = ladder_json(run, [*doubts.lines, *peaks, *banding, *guard_warnings(rungs)])
     # a bound that nobody asked for is no promise
     trusted = doubts.trusted and not (peaks and limit and limit.asked)
+    trusted = trusted and not (banding and session.options.max_banding is not None)
     ladder = Ladder(folder, tuple(rungs), document, trusted=trusted)
-    progress(Event("write", f"pictures of {quoted(folder)}", 0, 2))
-    pictures = take_pictures(ladder, session.source, ffmpeg=session.ffmpeg)
+    taking = Event("write", f"pictures of {quoted(folder)}", 0, 2)
+    with counted_in_message(progress, taking):
+        pictures = take_pictures(ladder, session.source, ffmpeg=session.ffmpeg)
     progress(Event("write", f"reports of {quoted(folder)}", 1, 2))
     write_reports(ladder, pictures)
+    # with the reports' own share: in ladder.json, which is as good without until then
+    encodes = [trial.encode for trial in run.loop.trials if trial.encode]
+    document["cost"] |= overhead_json(session, [item.encode for item in run.checked], encodes)
+    write_document(ladder)
     mark.unlink(missing_ok=True)
     return ladder
 

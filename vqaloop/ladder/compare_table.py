@@ -13,7 +13,7 @@ from vqaloop.ladder.compare import (
     size_ranges,
     value_of,
 )
-from vqaloop.ladder.summary import has_opinions, label_line
+from vqaloop.ladder.summary import has_opinions, label_line, pool_of, score_headings
 from vqaloop.records import Ladder, Rung
 from vqaloop.report.console import WIDTH, console_for, encodable, table
 
@@ -59,8 +59,8 @@ def side_by_side(a: Sequence[Rung], b: Sequence[Rung]) -> list[tuple[Rung | None
 
 def rung_headings(ladder: Ladder, name: str) -> list[str]:
     """Of one side of the table; a metric of the guard that is the score has no second column."""
-    opinion = ["opinion"] if has_opinions(ladder) else []
-    return [f"{name} kb/s", "size", "score", *opinion, *map(metric_name, _shown_guards(ladder))]
+    scores = score_headings(ladder)
+    return [f"{name} kb/s", "size", *scores, *map(metric_name, _shown_guards(ladder))]
 
 
 def rung_cells(ladder: Ladder, rung: Rung | None, digits: int = 1) -> list[str]:
@@ -70,6 +70,7 @@ def rung_cells(ladder: Ladder, rung: Rung | None, digits: int = 1) -> list[str]:
         shown_rate(rung.bitrate_kbps),
         f"{rung.width}x{rung.height}",
         shown(rung.score, digits),
+        *([shown(rung.score_mean, digits)] if pool_of(ladder) != "mean" else []),
         *([shown(rung.opinion, digits)] if has_opinions(ladder) else []),
         *(shown(value_of(rung, ladder, metric), digits) for metric in _shown_guards(ladder)),
     ]
@@ -82,22 +83,27 @@ def rung_rows(compared: LadderComparison) -> tuple[list[str], list[list[str]]]:
     guards = [name for name in ("vmaf", "psnr_y") if name in known]
     found = [(name, rung) for name, ladder in ladders.items() for rung in ladder.rungs]
     opinions = any(map(has_opinions, ladders.values()))
+    # ladders of two pools have two metrics, and are not compared
+    pool = pool_of(compared.a)
+    pooled = pool != "mean"
     rows = [
         [
             name,
-            *rung_cells(ladders[name], rung, 2)[:3],
+            *rung_cells(ladders[name], rung, 2)[: 3 + pooled],
             *([shown(rung.opinion, 2)] if opinions else []),
             *(shown(value_of(rung, ladders[name], metric), 2) for metric in guards),
         ]
         for name, rung in sorted(found, key=lambda item: item[1].bitrate_kbps)
     ]
-    head = ["", "kb/s", "size", "score", *["opinion"] * opinions]
+    scores = [pool, "mean"] if pooled else ["score"]
+    head = ["", "kb/s", "size", *scores, *["opinion"] * opinions]
     return [*head, *map(metric_name, guards)], rows
 
 
 def _shown_guards(ladder: Ladder) -> list[str]:
-    """Of one side of the table, which has no room for an opinion beside all."""
-    return _guards(ladder)[: 1 if has_opinions(ladder) else None]
+    """Of one side of the table, which has no room for an opinion or a mean beside all."""
+    more = has_opinions(ladder) or pool_of(ladder) != "mean"
+    return _guards(ladder)[: 1 if more else None]
 
 
 def _guards(ladder: Ladder) -> list[str]:

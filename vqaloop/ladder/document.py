@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 from vqaloop.execution.document_parts import cost_json, head_json
 from vqaloop.ladder.pictures import worst_json
 from vqaloop.ladder.store import SCHEMA
-from vqaloop.records import RDPoint, rounded
+from vqaloop.quality.guard import GuardPlan
+from vqaloop.records import RDPoint, Source, rounded
 from vqaloop.search.audience import Audience, delivered
 from vqaloop.search.hull import convex_hull, rising_front
 from vqaloop.search.rungs import Rules
@@ -50,6 +51,7 @@ def ladder_json(run: LadderRun, warnings: Sequence[str]) -> dict[str, Any]:
         "cost": cost_json(session.shop.cost, time.monotonic() - session.started),
         "rules": rules_json(loop.rules),
         **({"audience": audience_json(audience, run.checked)} if audience else {}),
+        "guard": guard_json(loop.guard, session.source),
         "windows": [list(window) for window in run.windows],
         "estimate": loop.estimate,
         "tuning": run.tuning or None,
@@ -59,6 +61,18 @@ def ladder_json(run: LadderRun, warnings: Sequence[str]) -> dict[str, Any]:
             *(*session.source.notes, *session.shop.remarks, *loop.warnings),
             *warnings,
         ],
+    }
+
+
+def guard_json(plan: GuardPlan | None, source: Source) -> dict[str, Any]:
+    """What the guard looked at of each rung; rungs whose verdict was open have more places."""
+    if plan is None or plan.sampling is None:
+        return {"mode": "full" if plan else "off"}
+    return {
+        "mode": "sampled",
+        "places": plan.places(source),
+        "confidence": 0.95,
+        "frames": source.frames,
     }
 
 

@@ -4,15 +4,23 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vqaloop.core.option_fields import changed, fault_of, kbps, number, option, whole
-from vqaloop.core.text import parse_duration, parse_resolutions, parse_rungs, parse_size
+from vqaloop.core.text import (
+    parse_duration,
+    parse_resolutions,
+    parse_rungs,
+    parse_size,
+    size_within,
+)
+from vqaloop.encoding.registry import codec_names
 from vqaloop.errors import InputError
 from vqaloop.execution.options import (
     CODECS,
+    GuardOptions,
     JobOptions,
     PathName,
     PeakOptions,
@@ -44,16 +52,19 @@ def parse_sizes(text: str) -> list[tuple[int, int]]:
 
 
 @dataclass(frozen=True, kw_only=True)
-class LadderOptions(StorageOptions, PriorOptions, PeakOptions, JobOptions):
+class LadderOptions(StorageOptions, PriorOptions, PeakOptions, GuardOptions, JobOptions):
     """What `build_ladder` takes."""
 
     codec: str = option(
-        help="or several with commas, for a ladder each", metavar=CODECS, recorded=False
+        help="or several with commas, for a ladder each",
+        metavar=CODECS,
+        parse=codec_names,
+        recorded=False,
     )
     resolutions: Sequence[tuple[int, int]] | None = option(
         None,
         "default: parts of the source's size",
-        metavar="WxH,...|auto",
+        metavar="WxH,...|NNNp,...|auto",
         parse=parse_resolutions,
         column=True,
     )
@@ -127,6 +138,20 @@ class LadderOptions(StorageOptions, PriorOptions, PeakOptions, JobOptions):
         "let peaks be: by default no rung has one above 2 times its average",
         column=True,
     )
+    two_pass: bool = option(
+        False,
+        "make each rung in two passes at the average bitrate found for it, for a packager that "
+        "wants averages met",
+        column=True,
+    )
+    max_banding: float | None = option(
+        None,
+        "no rung with more visible banding than this CAMBI, 0 to 17; banding annoys from about 5 "
+        "on",
+        metavar="C",
+        parse=number,
+        column=True,
+    )
     tune_trials: int | None = option(
         None,
         "first tune the encoder's parameters on the title, with N trials (20)",
@@ -162,12 +187,44 @@ class LadderOptions(StorageOptions, PriorOptions, PeakOptions, JobOptions):
                     "--no-cap leaves peaks as they are and does not go with --peak-ratio and "
                     "--max-peak; leave out one"
                 )
+        with fault_of("max_banding", "guard"):
+            if self.max_banding is not None:
+                if not 0 <= self.max_banding < math.inf:
+                    raise InputError(
+                        f"--max-banding is a CAMBI of 0 or more, not {self.max_banding:g}"
+                    )
+                if self.guard == "off":
+                    raise InputError(
+                        "--max-banding is measured by the guard and does not go with --guard off; "
+                        "leave out one"
+                    )
         with fault_of("budget_s"):
             if self.budget_s is not None and not 0 < self.budget_s < math.inf:
                 raise InputError(f"the budget must be a time above 0, not {self.budget_s:g} s")
 
     def sizes(self, source: Source) -> Sequence[tuple[int, int]] | None:
-        return self.resolutions
+        return self.within(source.canvas).resolutions
+
+    def within(self, canvas: tuple[int, int]) -> LadderOptions:
+        """With sizes that have lines alone as wide as a source of this size asks.
+
+        Of several those larger than the source are left out, unless all are: a profile names
+        the sizes of all titles.
+        """
+
+        def wide(sizes: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
+            return [size_within(size, canvas) for size in sizes]
+
+        pixels, sizes = math.prod(canvas), self.resolutions
+        fitting = [s for s in sizes or () if s[0] or math.prod(size_within(s, canvas)) <= pixels]
+        top, bottom = self.min_top_size, self.min_bottom_size
+        return replace(
+            self,
+            resolutions=sizes and wide(fitting or sizes),
+            require=tuple(wide(self.require)),
+            min_top_size=top and size_within(top, canvas),
+            min_bottom_size=bottom and size_within(bottom, canvas),
+        )
 
     def asked(self) -> dict[str, Any]:
         """What was asked for, as ladder.json has it: all that is not at its default."""

@@ -18,9 +18,12 @@ from vqaloop.ladder.summary import (
     cost_line,
     estimate_line,
     has_opinions,
+    knob_heading,
+    knob_value,
     label_line,
     pool_of,
     score_headings,
+    spread_of,
 )
 from vqaloop.quality.guard import EVERY, WORST_SECOND
 from vqaloop.records import Ladder, Rung
@@ -32,6 +35,7 @@ SHOWN_FIGURES = {
     WORST_SECOND: "worst second",
     "xpsnr": "XPSNR",
     "psnr_y": "PSNR-Y",
+    "cambi": "CAMBI",
 }
 """Figures of the guard in the table of rungs, and their headings."""
 Plots = list[tuple[Markup, str]]
@@ -108,7 +112,7 @@ def html_page(ladder: Ladder, pictures: Pictures) -> str:
         cost_plots=_plots((report_plots.cost_svg(ladder), "")),
         cost=cost_line(ladder),
         ffmpeg=_program(ladder.about["encoder"]),
-        rung_commands=[_shell(_rung_command(ladder, rung)) for rung in ladder.rungs],
+        rung_commands=["\n".join(map(_shell, rung_commands(ladder, r))) for r in ladder.rungs],
         ladder_command=_shell(ladder_command(ladder)),
         report_command=_shell(report_command(ladder)),
         folder=folder_name(ladder),
@@ -129,8 +133,15 @@ def _summary(ladder: Ladder) -> str:
 
 
 def _rung_headings(ladder: Ladder) -> list[str]:
-    knob = ladder.rungs[0].knob[0]
-    head = ["rung", "size", "kb/s", "peak kb/s", knob, *score_headings(ladder), "predicted"]
+    head = [
+        "rung",
+        "size",
+        "kb/s",
+        "peak kb/s",
+        knob_heading(ladder),
+        *score_headings(ladder),
+        "predicted",
+    ]
     return [*head, *SHOWN_FIGURES.values(), "bytes", "file"]
 
 
@@ -142,17 +153,23 @@ def _rung_rows(ladder: Ladder) -> list[list[str]]:
             f"{rung.width}x{rung.height}",
             shown_rate(rung.bitrate_kbps),
             shown_rate(rung.peak_kbps),
-            f"{rung.knob[1]:g}",
+            knob_value(ladder, rung),
             shown(rung.score, 2),
             *([shown(rung.score_mean, 2)] if means else []),
             *([shown(rung.opinion, 2)] if opinions else []),
             shown(rung.score_predicted, 2),
-            *(shown(rung.guard.get(name), 2) for name in SHOWN_FIGURES),
+            *(_figure_cell(rung, name) for name in SHOWN_FIGURES),
             _file_size(ladder.folder, rung.file),
             link(rung.file, rung.file),
         ]
         for number, rung in enumerate(ladder.rungs, 1)
     ]
+
+
+def _figure_cell(rung: Rung, name: str) -> str:
+    spread = spread_of(rung, name)
+    more = "" if spread is None else f" ±{spread:.2f}"
+    return shown(rung.guard.get(name), 2) + more
 
 
 def _file_size(folder: Path, name: str) -> str:
@@ -221,13 +238,23 @@ def _promise(ladder: Ladder) -> Plots:
         f"and by how much it is off. On average {sum(off) / len(off):.2f}, at worst "
         f"{max(off):.2f} (rung {worst})."
     )
-    guard = (
-        "Figures of each file that had no part in choosing it: PSNR-Y and XPSNR of all frames, "
-        f"VMAF of 1 frame in {EVERY['vmaf']} and VMAF v1 of 1 in {EVERY['vmaf-v1']}."
-    )
+    guard = "Figures of each file that had no part in choosing it: " + _frames_words(ladder)
     return _plots(
         (report_plots.promise_svg(ladder), scores), (report_plots.guard_svg(ladder), guard)
     )
+
+
+def _frames_words(ladder: Ladder) -> str:
+    """Of which frames the guard is."""
+    looked = ladder.about.get("guard") or {}
+    if looked.get("mode") == "off":
+        return "none, the guard was off."
+    if looked.get("mode") == "sampled":
+        return (
+            f"of {looked.get('places')} places in {looked.get('frames')} frames; ± is half of a "
+            "95 % interval."
+        )
+    return f"PSNR-Y and XPSNR of all frames, the others of 1 frame in {EVERY['vmaf']}."
 
 
 def _search(ladder: Ladder) -> Plots:
@@ -285,7 +312,8 @@ def _shell(command: Iterable[str]) -> str:
     return " ".join(map(shell_word, command))
 
 
-def _rung_command(ladder: Ladder, rung: Rung) -> list[str]:
+def rung_commands(ladder: Ladder, rung: Rung) -> list[list[str]]:
+    """The command that gives a rung again, after that of its first pass where it has two."""
     about = ladder.about["source"]
     before = [
         word
@@ -294,7 +322,9 @@ def _rung_command(ladder: Ladder, rung: Rung) -> list[str]:
     ]
     source, out = _as_ffmpeg_file(about["path"]), _as_ffmpeg_file(rung.file)
     program = ladder.about["encoder"].get("ffmpeg_path") or "ffmpeg"
-    return [program, *before, "-i", source, *rung.ffmpeg_args, out]
+    head = [program, *before, "-i", source]
+    first = [[*head, *rung.two_pass.first_pass_args, "-"]] if rung.two_pass else []
+    return [*first, [*head, *rung.ffmpeg_args, out]]
 
 
 def _program(encoder: Mapping[str, Any]) -> str:

@@ -10,8 +10,12 @@ from dataclasses import dataclass, field
 from vqaloop.core import scopes
 from vqaloop.core.option_fields import fault_of
 from vqaloop.errors import CalledOff, InputError
+from vqaloop.execution.workshop import Workshop
 from vqaloop.ladder.options import BANDWIDTH_SHARE, LadderOptions
+from vqaloop.quality.full_reference import CAMBI
+from vqaloop.quality.guard import GuardPlan
 from vqaloop.quality.metric import Metric
+from vqaloop.records import Source
 from vqaloop.search.audience import read_audience
 from vqaloop.search.rungs import LEAST_RUNGS, Rules
 
@@ -126,6 +130,20 @@ def make_rules(meter: Metric, asked: LadderOptions) -> Rules:
         least_top=math.prod(asked.min_top_size or (0,)),
         audience=audience,
     )
+
+
+def guard_asked(asked: LadderOptions, shop: Workshop, source: Source) -> GuardPlan | None:
+    """What the guard measures of rungs of a source. Raises InputError where that lacks a limit."""
+    plan = shop.guard_plan(source, asked.guard)
+    if asked.max_banding is not None and plan is not None and CAMBI not in plan.every:
+        width, height = source.canvas
+        with fault_of("max_banding"):
+            raise InputError(
+                f"--max-banding needs VMAF v1: pictures of {width}x{height} are too small or too "
+                "narrow for it, or this ffmpeg lacks it; leave out --max-banding, or give another "
+                "ffmpeg with --ffmpeg"
+            )
+    return plan
 
 
 def required_sizes(

@@ -14,9 +14,22 @@ from optuna.trial import FrozenTrial, TrialState
 from vqaloop.core import frame_progress
 from vqaloop.core.files import place_file
 from vqaloop.core.text import counted
-from vqaloop.encoding.options import BUFFER, CAP, cap_of
+from vqaloop.encoding.options import (
+    BUFFER,
+    CAP,
+    MEAN,
+    MODEL,
+    cap_of,
+    in_two_passes,
+)
 from vqaloop.errors import DecodeFailed, EncodeFailed, TargetUnreachable, ToolError
-from vqaloop.execution.capping import PeakLimit, keep_peak, measure_peaks
+from vqaloop.execution.capping import (
+    TOLERANCE,
+    CappedEncode,
+    PeakLimit,
+    keep_peak,
+    measure_peaks,
+)
 from vqaloop.execution.workshop import Workshop
 from vqaloop.ladder.request import Budget
 from vqaloop.ladder.timeline import over_time
@@ -25,8 +38,14 @@ from vqaloop.ladder.warnings import (
     budget_warning,
     capped_away_warning,
     falling_score_warning,
+    is_undecided,
+    late_warning,
+    missed_goal_warning,
+    one_pass_warning,
     rules_warnings,
+    two_pass_away_warning,
 )
+from vqaloop.quality.guard import Guarded, GuardPlan
 from vqaloop.quality.metric import Metric
 from vqaloop.quality.sampling_precision import unreached
 from vqaloop.records import (
@@ -38,6 +57,7 @@ from vqaloop.records import (
     Score,
     Source,
     Trial,
+    TwoPasses,
     Watcher,
     rounded,
 )
@@ -62,8 +82,17 @@ predictions."""
 SLIGHT_FALL = 0.05
 """Steps by which a sampled score may fall while the rate rises: less is far below its noise, and
 measuring all again moves the rungs."""
+RUNGS_SHARE = 0.3
+"""Part of a time budget that is left for the rungs' caps and second passes, where these were asked
+for."""
+CLOSER_LOOKS = 2
+"""Times that a rung whose sampled guard leaves its verdict open is measured at more places."""
 EXCERPT_SHARE = 0.4
 """Part of a time budget that the search on an excerpt may take."""
+GOAL_FAR = 0.05
+"""Part of its goal by which the mean rate of two passes may miss it without a warning."""
+_NO_PARAMS = (BUFFER, CAP, MEAN, MODEL)
+"""Of a rendition's parameters those that a rung has as its cap and its passes."""
 
 
 @dataclass(frozen=True)
@@ -87,6 +116,8 @@ class Checked:
     score: Score
     over: float = 0.0
     """Its peak as a part of the bound that was asked for; 0 where there is none."""
+    goal_kbps: int | None = None
+    """The mean rate that two passes were to reach."""
 
     @property
     def capped(self) -> bool:
@@ -209,7 +240,12 @@ class Loop:
         self.tried: dict[tuple[bool, TrialPoint], Trial] = {}
         self.limit: PeakLimit | None = None
         """Bound of the peaks of rungs."""
+        self.two_pass = False
+        """Whether rungs are made in two passes, at the mean rates found."""
+        self.guard: GuardPlan | None = None
+        """What is measured of delivered rungs; None: nothing."""
         self._capped: list[Trial] = []
+        self._late: list[Checked] = []
         self.warnings: list[str] = []
         self._finer = shop.metric.finer()
         self._closer: set[str] = set()
@@ -232,13 +268,18 @@ class Loop:
         self, title: Source, whole: bool, study: SharedStudy, surrogate: Surrogate
     ) -> SearchResult:
         """Make trials of the title, or of its excerpt (`whole` is False)."""
-        share = 1.0 if whole else EXCERPT_SHARE
+        share = self._search_share() * (1.0 if whole else EXCERPT_SHARE)
         rules = self.rules if whole else self._roomier()
         stage = Stage(self, "search", title, whole, study, MOST_TRIALS, share)
         found = stage.explore(rules, surrogate)
         failures = self._failures(found, whole)
         self.warnings += [f"a trial failed and was left out: {text}" for text in failures]
         return replace(found, points=self._rechecked(title, found.points))
+
+    def _search_share(self) -> float:
+        """The part of the time budget that goes into trials."""
+        asked = self.two_pass or (self.limit is not None and self.limit.asked)
+        return 1 - RUNGS_SHARE if asked else 1.0
 
     def _failures(self, found: SearchResult, whole: bool) -> list[str]:
         """Why trials of the title or its excerpt failed; TargetUnreachable if too few did not."""
@@ -264,7 +305,9 @@ class Loop:
             again = "a score falls while bits rise: looking again, closer"
             try:
                 with self._counted("search", again, len(checked)) as one:
-                    checked = self.shop.map(lambda p: one(self._looked_at(title, p)), checked)
+                    checked = self.shop.map(
+                        lambda p: one(lambda: self._looked_at(title, p)), checked
+                    )
                 # the rungs of this title are then scored in the same way
                 self._closer.add(title.sha256)
             except (EncodeFailed, DecodeFailed) as error:
@@ -281,12 +324,20 @@ class Loop:
         return checked
 
     @contextlib.contextmanager
-    def _counted(self, stage: str, message: str, total: int) -> Iterator[Callable[[Made], Made]]:
-        """Announces `total` things to do; the function given counts those that pass through it."""
+    def _counted(
+        self, stage: str, message: str, total: int
+    ) -> Iterator[Callable[[Callable[[], Made]], Made]]:
+        """Announces `total` things to do; the function given does one and counts it, with the
+        frames that its programs put out."""
         done = 0
 
-        def one(made: Made) -> Made:
+        def report(frames: int) -> None:
+            self.progress(Event(stage, f"{message}: {counted(frames, 'frame')}", done, total))
+
+        def one(work: Callable[[], Made]) -> Made:
             nonlocal done
+            with frame_progress.counted_frames(report):
+                made = work()
             done += 1
             self.progress(Event(stage, message, done, total))
             return made
@@ -334,7 +385,9 @@ class Loop:
             raise TargetUnreachable(self._too_few(kept, found.points))
         self.warnings += rules_warnings(kept, self.rules)
         checked = self._checked(source, kept, found.predicted)
-        if any(item.capped for item in checked):
+        if self.two_pass:
+            checked = self._in_order(checked)
+        elif any(item.capped for item in checked):
             checked = self._chosen_again(source, found, checked, rules, surrogate)
         if len(checked) < LEAST_RUNGS and self.limit and not self.limit.asked:
             # nobody asked for the bound that leaves no ladder
@@ -401,7 +454,8 @@ class Loop:
         dense = [*found.points, *surrogate.dense(found.points).points]
         promised = rungs_of(self.space, self._roomier(), found.points, surrogate, found.failed)
         shifted = ExcerptShift(dense, self.shop.metric.top)
-        stage = Stage(self, "verify", source, True, study, len(promised) + SPARE)
+        most, share = len(promised) + SPARE, self._search_share()
+        stage = Stage(self, "verify", source, True, study, most, share)
         title = stage.explore(self._thrifty(), shifted)
         self._failures(title, True)
         self.estimate = _estimate(title.points, dense)
@@ -421,14 +475,18 @@ class Loop:
                 score = self.shop.score(source, made.path, metric)
             except (EncodeFailed, DecodeFailed) as error:
                 return str(error)
-            return self._capped_rung(
-                source, Checked(predicted.get(key, score.value), made, score), metric
-            )
+            plain = Checked(predicted.get(key, score.value), made, score)
+            again = self._two_pass_rung if self.two_pass else self._capped_rung
+            return again(source, plain, metric)
 
         message = "measuring the rungs" + " and capping their peaks" * (self.limit is not None)
+        message += ", in two passes" * self.two_pass
         with self._counted("verify", message, len(kept)) as one:
-            results = self.shop.map(lambda point: one(check(point)), kept)
+            results = self.shop.map(lambda point: one(lambda: check(point)), kept)
         self.warnings += [f"a rung could not be made: {r}" for r in results if isinstance(r, str)]
+        if self._late:
+            self.warnings.append(late_warning(self.budget.seconds, len(self._late)))
+            self._late.clear()
         return [result for result in results if isinstance(result, Checked)]
 
     def _capped_rung(self, source: Source, plain: Checked, metric: Metric | None) -> Checked | str:
@@ -436,6 +494,11 @@ class Loop:
         wrong, where that cannot be made."""
         if not self.limit:
             return plain
+        over = measure_peaks(plain.encode.path, self.shop.spec, source).over(self.limit)
+        if not self.limit.asked and over > 1 and self.budget.left_s() <= 0:
+            # a bound that was asked for is kept whatever it takes
+            self._late.append(plain)
+            return replace(plain, over=over)
         try:
             found = keep_peak(self.shop, source, plain.encode, self.limit)
             if not found.tries:
@@ -443,16 +506,70 @@ class Loop:
             score = self.shop.score(source, found.encode.path, metric)
         except (EncodeFailed, DecodeFailed) as error:
             return str(error)
-        made, loss = found.encode, plain.score.value - score.value
-        if not self.limit.asked and self._wasteful(made.bitrate_kbps, score.value):
+        if not self.limit.asked and self._wasteful(found.encode.bitrate_kbps, score.value):
             # a default shall not spoil a rung: some buffer models do at low rates
-            peaks = measure_peaks(plain.encode.path, self.shop.spec, source)
-            return replace(plain, over=peaks.over(self.limit))
-        capped = Trial(
-            made.rendition, made.bitrate_kbps, score.value, encode=made, mean=score.mean
+            return replace(plain, over=over)
+        return self._remade(plain, found, score)
+
+    def _remade(self, plain: Checked, found: CappedEncode, score: Score) -> Checked:
+        """A rung by another encode than that of its trial."""
+        made, loss = found.encode, plain.score.value - score.value
+        self._capped.append(
+            Trial(made.rendition, made.bitrate_kbps, score.value, encode=made, mean=score.mean)
         )
-        self._capped.append(capped)
         return Checked(plain.expected - loss, made, score, found.over)
+
+    def _two_pass_rung(
+        self, source: Source, plain: Checked, metric: Metric | None
+    ) -> Checked | str:
+        """The rung in two passes at the mean rate found, under a cap where its peak is above its
+        bound; what went wrong, where that cannot be made."""
+        shop, limit = self.shop, self.limit
+        if self.budget.left_s() <= 0:
+            self._late.append(plain)
+            return self._capped_rung(source, plain, metric)
+        mean = measure_peaks(plain.encode.path, shop.spec, source).mean_kbps
+        goal = max(1, round(mean))
+        try:
+            made = self._at_mean(source, plain.encode.rendition, goal)
+            free = CappedEncode(made, 0.0)
+            found = keep_peak(shop, source, made, limit) if limit else free
+            if limit and found.over > 1 + TOLERANCE and not shop.spec.two_pass.cap:
+                self.warnings.append(one_pass_warning(plain.encode.rendition, shop.spec.name))
+                return self._capped_rung(source, plain, metric)
+            score = shop.score(source, found.encode.path, metric)
+            lost = self._wasteful(found.encode.bitrate_kbps, score.value)
+            if limit and not limit.asked and found.tries and lost:
+                # as of one pass: a default shall not spoil a rung
+                over = measure_peaks(made.path, shop.spec, source).over(limit)
+                found, score = CappedEncode(made, over), shop.score(source, made.path, metric)
+        except (EncodeFailed, DecodeFailed) as error:
+            return str(error)
+        return replace(self._remade(plain, found, score), goal_kbps=goal)
+
+    def _at_mean(self, source: Source, rendition: Rendition, goal: int) -> Encode:
+        """An encode in two passes at a mean rate; a second one where the first misses it, asked
+        for as much more or less: on short titles some encoders miss it by a fifth."""
+        shop = self.shop
+
+        def missed(made: Encode) -> float:
+            return measure_peaks(made.path, shop.spec, source).mean_kbps / goal - 1
+
+        first = shop.encode(source, in_two_passes(rendition, goal))
+        if abs(missed(first)) <= GOAL_FAR:
+            return first
+        corrected = max(1, round(goal / (1 + missed(first))))
+        second = shop.encode(source, in_two_passes(rendition, corrected))
+        return min(first, second, key=lambda made: abs(missed(made)))
+
+    def _in_order(self, checked: Sequence[Checked]) -> list[Checked]:
+        """The rungs that still keep the rules with what two passes have made of them."""
+        rising = sorted(checked, key=lambda item: item.encode.bitrate_kbps)
+        settled = {item.point.key: item for item in rising}
+        kept = [settled[p.key] for p in keep_rules([item.point for item in rising], self.rules)]
+        if len(kept) < len(checked):
+            self.warnings.append(two_pass_away_warning(len(checked), len(kept)))
+        return kept
 
     def _too_few(self, kept: Sequence[RDPoint], points: Sequence[RDPoint]) -> str:
         scores, rates = [p.score for p in points], [p.bitrate_kbps for p in points]
@@ -473,8 +590,9 @@ class Loop:
         rungs = []
         for item, guard in zip(checked, guards, strict=True):
             rendition = item.encode.rendition
-            size = f"{rendition.width}x{rendition.height}"
-            name = f"{size}_{spec.knob.name}{rendition.knob:g}{spec.suffix}"
+            size, goal = f"{rendition.width}x{rendition.height}", item.goal_kbps
+            by = f"{spec.knob.name}{rendition.knob:g}" if goal is None else f"{goal}k"
+            name = f"{size}_{by}{spec.suffix}"
             if not (folder / name).exists():
                 placed.append(folder / name)
             place_file(item.encode.path, folder / name)
@@ -488,10 +606,13 @@ class Loop:
                     score_predicted=item.expected,
                     opinion=item.score.opinion,
                     score_mean=item.score.mean,
-                    guard=guard,
+                    guard=guard.figures,
+                    guard_interval=guard.intervals,
+                    banding_at_s=guard.banding_at_s,
                     knob=(spec.knob.name, rendition.knob),
-                    params={k: v for k, v in rendition.params if k not in (BUFFER, CAP)},
+                    params={k: v for k, v in rendition.params if k not in _NO_PARAMS},
                     cap=cap_of(rendition),
+                    two_pass=self._passes(source, item),
                     ffmpeg_args=item.encode.ffmpeg_args,
                     file=name,
                     over_time=over_time(item.encode.path, spec, source, item.score),
@@ -499,23 +620,45 @@ class Loop:
             )
         return rungs
 
-    def _guarded(self, source: Source, checked: Sequence[Checked]) -> list[dict[str, float]]:
-        """The guard of each rung, counted in frames."""
-        seen, total = dict[int, int](), source.frames * len(checked)
+    def _passes(self, source: Source, item: Checked) -> TwoPasses | None:
+        """How a rung was made in two passes, with a warning where it misses its goal."""
+        goal, made = item.goal_kbps, item.encode
+        if goal is None:
+            return None
+        mean = measure_peaks(made.path, self.shop.spec, source).mean_kbps
+        found = TwoPasses(goal, mean, made.first_pass_args)
+        if abs(found.missed) > GOAL_FAR:
+            self.warnings.append(missed_goal_warning(made.rendition, found))
+        return found
 
-        def guard(place: int) -> dict[str, float]:
-            encode = checked[place].encode
+    def _guarded(self, source: Source, checked: Sequence[Checked]) -> list[Guarded]:
+        """The guard of each rung, counted in frames."""
+        plan = self.guard
+        if plan is None:
+            return [Guarded()] * len(checked)
+        each = plan.frames(source)
+        seen, total = dict[int, int](), each * len(checked)
+
+        def guard(place: int) -> Guarded:
+            encode, score = checked[place].encode, checked[place].score
             size = f"{encode.rendition.width}x{encode.rendition.height}"
 
             def report(frames: int) -> None:
-                seen[place] = min(frames, source.frames)
+                seen[place] = min(frames, each)
                 rungs = f"rung {place + 1} of {len(checked)}, {size}"
                 self.progress(Event("guard", rungs, sum(seen.values()), total))
 
             report(0)
             with frame_progress.counted_frames(report):
-                found = self.shop.guard(source, encode.path)
-            report(source.frames)
+                found = self.shop.guard(source, encode.path, plan)
+            closer, mean = plan, score.value if score.mean is None else score.mean
+            for _ in range(CLOSER_LOOKS):
+                if not is_undecided(mean, found, self.shop.metric):
+                    break
+                # the verdict shall not hang on which places were drawn
+                closer = closer.finer()
+                found = self.shop.guard(source, encode.path, closer)
+            report(each)
             return found
 
         return self.shop.map(guard, range(len(checked)))

@@ -23,14 +23,14 @@ from vqaloop.core.documents import (
     document_text,
     read_document,
 )
-from vqaloop.core.files import unfinished
+from vqaloop.core.files import renamed_to, unfinished
 from vqaloop.core.rounding import finite
 from vqaloop.core.text import quoted
 from vqaloop.errors import InputError
 from vqaloop.ladder.pictures import Pictures, find_pictures, pictures_json
 from vqaloop.ladder.rd_plot import rd_png
 from vqaloop.ladder.report_page import html_page
-from vqaloop.records import LADDER_SCHEMA, Cap, Ladder, Rung
+from vqaloop.records import LADDER_SCHEMA, Cap, Ladder, Rung, TwoPasses
 
 SCHEMA = LADDER_SCHEMA
 REPORTS = ("pictures.json", "ladder.csv", "rd.png", "report.html", "ladder.json")
@@ -85,6 +85,12 @@ class _Cap(Struct):
     buffer_kbit: Positive
 
 
+class _TwoPass(Struct):
+    goal_kbps: Positive
+    mean_kbps: Positive
+    first_pass_args: list[str]
+
+
 class _Rung(Size):
     bitrate_kbps: Positive
     peak_kbps: Number
@@ -98,7 +104,10 @@ class _Rung(Size):
     over_time: _OverTime | None = None
     opinion: Number | None = None
     score_mean: Number | None = None
+    guard_interval: dict[str, tuple[Number, Number]] | None = None
+    banding_at_s: Number | None = None
     cap: _Cap | None = None
+    two_pass: _TwoPass | None = None
 
 
 class _Point(Struct):
@@ -122,6 +131,9 @@ class _Cost(Struct):
     score_s: Number
     wall_s: Number
     guard_s: Number | None = None
+    cpu_s: Number | None = None
+    delivered_cpu_s: Number | None = None
+    overhead: Number | None = None
 
 
 class _Place(Struct):
@@ -152,6 +164,12 @@ class _Audience(Struct):
     unserved: Number
 
 
+class _Guard(Struct):
+    mode: str
+    places: Whole | None = None
+    frames: Whole | None = None
+
+
 class _Document(Struct):
     """What of ladder.json the reports rely on."""
 
@@ -165,11 +183,25 @@ class _Document(Struct):
     trials: list[_Trial]
     cost: _Cost
     trusted: bool
+    guard: _Guard | None = None
     worst: list[_Place] | None = None
     tuning: _Tuning | None = None
     asked: dict[str, Any] | None = None
     audience: _Audience | None = None
     warnings: list[str] | None = None
+
+
+def write_document(ladder: Ladder) -> None:
+    """Write ladder.json alone. Raises InputError when it cannot be written."""
+    path = ladder.folder / "ladder.json"
+    try:
+        with renamed_to(path) as part:
+            part.write_bytes(document_text(finite(ladder.to_json())).encode("ascii"))
+    except OSError as error:
+        raise InputError(
+            f"could not write {quoted(path)}: {error.strerror or error}; make room or choose "
+            "another folder"
+        ) from error
 
 
 def write_reports(ladder: Ladder, pictures: Pictures | None = None) -> None:
@@ -249,10 +281,18 @@ def _rung(rung: dict[str, Any]) -> Rung:
         "knob": (rung["knob"]["name"], rung["knob"]["value"]),
         "ffmpeg_args": tuple(rung["ffmpeg_args"]),
         "over_time": rung.get("over_time") or {},
+        "guard_interval": {k: tuple(v) for k, v in (rung.get("guard_interval") or {}).items()},
         # of other keys than these a later version may have more
         "cap": Cap(cap["maxrate_kbps"], cap["buffer_kbit"]) if (cap := rung.get("cap")) else None,
+        "two_pass": _passes(rung.get("two_pass")),
     }
     return Rung(**known)
+
+
+def _passes(found: dict[str, Any] | None) -> TwoPasses | None:
+    if not found:
+        return None
+    return TwoPasses(found["goal_kbps"], found["mean_kbps"], tuple(found["first_pass_args"]))
 
 
 def stays_inside(name: str) -> bool:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from vqaloop.core.text import counted, printable, shown, shown_rate
 from vqaloop.ladder.warnings import UNTRUSTED
 from vqaloop.quality.guard import WORST_SECOND
-from vqaloop.records import Ladder
+from vqaloop.records import Ladder, Rung
 from vqaloop.report.console import WIDTH, console_for, print_line, table
 from vqaloop.report.cost import spent_words
 
@@ -17,26 +17,50 @@ if TYPE_CHECKING:
 
 def ladder_table(ladder: Ladder) -> "Table":
     """The rungs, lowest first, within 80 columns; bitrates in kb/s."""
-    knob = printable(ladder.rungs[0].knob[0])[:9] if ladder.rungs else "knob"
+    knob = printable(knob_heading(ladder))[:9]
     opinions, means = has_opinions(ladder), pool_of(ladder) != "mean"
+    # of places alone there is no worst second, but an interval
+    sampled = any("vmaf" in rung.guard_interval for rung in ladder.rungs)
     rows = [
         [
             str(number),
             f"{rung.width}x{rung.height}",
             shown_rate(rung.bitrate_kbps),
             shown_rate(rung.peak_kbps),
-            f"{rung.knob[1]:g}",
+            knob_value(ladder, rung),
             shown(rung.score),
             *([shown(rung.score_mean)] if means else []),
             *([shown(rung.opinion)] if opinions else []),
             shown(rung.score_predicted),
-            *(shown(rung.guard.get(name)) for name in ("vmaf", WORST_SECOND)),
+            shown(rung.guard.get("vmaf")),
+            shown(spread_of(rung, "vmaf") if sampled else rung.guard.get(WORST_SECOND)),
         ]
         for number, rung in enumerate(ladder.rungs, 1)
     ]
     headings = ["#", "size", "kb/s", "peak", knob, *score_headings(ladder)]
-    headings += ["predicted", "VMAF", "worst s"]
+    headings += ["predicted", "VMAF", "±" if sampled else "worst s"]
     return table(headings, rows)
+
+
+def knob_heading(ladder: Ladder) -> str:
+    """Of what steered the encoder: its knob, or in two passes the rate in kb/s it was to reach."""
+    if any(rung.two_pass for rung in ladder.rungs):
+        return "goal"
+    return ladder.rungs[0].knob[0] if ladder.rungs else "knob"
+
+
+def knob_value(ladder: Ladder, rung: Rung) -> str:
+    """What steered the encoder of a rung; its knob by name among goals."""
+    if rung.two_pass:
+        return shown_rate(rung.two_pass.goal_kbps)
+    named = rung.knob[0] if knob_heading(ladder) == "goal" else ""
+    return f"{printable(named)} {rung.knob[1]:g}".strip()
+
+
+def spread_of(rung: Rung, figure: str) -> float | None:
+    """Half-width of a sampled figure's 95 % interval; None where it is of the whole title."""
+    spread = rung.guard_interval.get(figure)
+    return (spread[1] - spread[0]) / 2 if spread else None
 
 
 def pool_of(ladder: Ladder) -> str:
@@ -94,6 +118,17 @@ def cost_line(ladder: Ladder) -> str:
     return f"{encodes}: {frames}, {spent_words(cost)}"
 
 
+def overhead_line(ladder: Ladder) -> str:
+    """All CPU seconds over those of encoding the rungs alone; "" where that is not known."""
+    cost = ladder.about["cost"]
+    if not cost.get("overhead"):
+        return ""
+    return (
+        f"overhead {cost['overhead']:.2f}: {cost['cpu_s']:.1f} s CPU in all, of which encoding "
+        f"these rungs took {cost['delivered_cpu_s']:.1f}"
+    )
+
+
 def estimate_line(estimate: Mapping[str, Any]) -> str:
     """How far the excerpt's predictions were from the whole title."""
     if not estimate["encodes"]:
@@ -130,4 +165,6 @@ def print_ladder(ladder: Ladder) -> None:
     if ladder.about.get("estimate"):
         print_line(console, estimate_line(ladder.about["estimate"]))
     print_line(console, cost_line(ladder))
+    if overhead_line(ladder):
+        print_line(console, overhead_line(ladder))
     print_line(console, f"in {ladder.folder}")

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from vqaloop.core.text import metric_name
 from vqaloop.execution.capping import TOLERANCE, PeakLimit
-from vqaloop.quality.guard import FIGURES
+from vqaloop.quality.full_reference import CAMBI
+from vqaloop.quality.guard import FIGURES, Guarded
 from vqaloop.quality.metric import Metric
 from vqaloop.quality.sampled_vmaf import SAMPLED
-from vqaloop.records import RDPoint, Rung
+from vqaloop.records import RDPoint, Rendition, Rung, TwoPasses
 from vqaloop.search.rungs import Rules
 
 TOLERANCE_STEPS = 1.5
@@ -27,6 +28,9 @@ NO_LADDER_CAPPED = (
     "--peak-ratio with more is a bound that they may keep"
 )
 """Where the default bound of peaks is given up."""
+BANDING = 5.0
+"""CAMBI from which banding is slightly annoying (Tandon et al. 2021), the limit of a warning where
+no other is asked for."""
 UNTRUSTED = "a score is far from its prediction, or from VMAF"
 """Why a ladder is not to be trusted, in general; its warnings name the rungs."""
 
@@ -56,7 +60,7 @@ class Doubts:
             ),
             *(
                 f"{rung.file}: score {_mean(rung):.1f}, but {metric_name(figure)} "
-                f"{rung.guard[figure]:.1f}; {self.advice}"
+                f"{_with_spread(rung, figure)}; {self.advice}"
                 for rung, figure in self.astray
             ),
         ]
@@ -67,15 +71,62 @@ def _mean(rung: Rung) -> float:
     return rung.score if rung.score_mean is None else rung.score_mean
 
 
-def _figure(rung: Rung, metric: str) -> str:
+def _figure(guard: Mapping[str, float], metric: str) -> str:
     """The guard's figure by a metric. VMAF v0.6.1 of any size has one of its own where it is not
     that of `vmaf`."""
     name = FIGURES[metric]
-    return FIGURES["vmaf"] if metric == "vmaf-hd" and name not in rung.guard else name
+    return FIGURES["vmaf"] if metric == "vmaf-hd" and name not in guard else name
+
+
+def _with_spread(rung: Rung, figure: str) -> str:
+    """A figure, with its interval where it is sampled."""
+    spread = rung.guard_interval.get(figure)
+    more = f" ({spread[0]:.1f} to {spread[1]:.1f})" if spread else ""
+    return f"{rung.guard[figure]:.1f}{more}"
+
+
+def _farthest(mean: float, value: float, spread: tuple[float, float] | None) -> float:
+    """How far a score may be from a figure: from the farther end of its interval."""
+    return max(abs(mean - end) for end in spread or (value, value))
+
+
+def is_undecided(mean: float, guarded: Guarded, metric: Metric) -> bool:
+    """Whether a mean score agrees with some values of the guard's interval and not with others."""
+    if metric.guarded_by is None:
+        return False
+    figure = _figure(guarded.figures, metric.guarded_by)
+    spread = guarded.intervals.get(figure)
+    if spread is None:
+        return False
+    nearest = abs(mean - min(max(mean, spread[0]), spread[1]))
+    return nearest <= metric.guard_gap < _farthest(mean, guarded.figures[figure], spread)
+
+
+def banding_warnings(rungs: Sequence[Rung], limit: float | None, depth: int) -> list[str]:
+    """Rungs with more visible banding than a limit, or than annoys where none is asked for.
+
+    A limit that is asked for is kept by the upper end of a sampled figure's interval.
+    """
+    found = []
+    for rung in rungs:
+        value = rung.guard.get(CAMBI)
+        if value is None:
+            continue
+        most = value if limit is None else rung.guard_interval.get(CAMBI, (value, value))[1]
+        if most > (BANDING if limit is None else limit):
+            above = "from about 5 on it annoys" if limit is None else f"the limit is {limit:g}"
+            cure = "; --bit-depth 10 has finer steps, where the encoder takes it" * (depth == 8)
+            found.append(
+                f"{rung.file}: visible banding, CAMBI {_with_spread(rung, CAMBI)} where {above}, "
+                f"most at {rung.banding_at_s or 0:.1f} s{cure}"
+            )
+    return found
 
 
 def guard_warnings(rungs: Sequence[Rung]) -> list[str]:
     """Where figures of the guard do not agree with the score, or with each other."""
+    if not any(rung.guard for rung in rungs):
+        return ["the guard was off: nothing but their own score has measured these files"]
     found = [
         f"{metric_name(name)} does not rise from {low.file} ({low.guard[name]:.1f}) to "
         f"{high.file} ({high.guard[name]:.1f}), though the score does"
@@ -85,11 +136,12 @@ def guard_warnings(rungs: Sequence[Rung]) -> list[str]:
         if low.guard.get(name, -math.inf) >= high.guard.get(name, math.inf)
     ]
     return found + [
-        f"{rung.file}: VMAF {rung.guard[_figure(rung, 'vmaf-hd')]:.1f}, but VMAF v1 "
+        f"{rung.file}: VMAF {rung.guard[_figure(rung.guard, 'vmaf-hd')]:.1f}, but VMAF v1 "
         f"{rung.guard['vmaf_v1']:.1f}; it "
         "has flaws that VMAF does not see, of colour, banding or dark parts: look at it"
         for rung in rungs
-        if rung.guard[_figure(rung, "vmaf-hd")] - rung.guard.get("vmaf_v1", 100) > V1_GAP
+        if rung.guard.get(_figure(rung.guard, "vmaf-hd"), 0) - rung.guard.get("vmaf_v1", 100)
+        > V1_GAP
     ]
 
 
@@ -103,11 +155,13 @@ def find_doubts(rungs: Sequence[Rung], metric: Metric, whole: bool) -> Doubts:
         advice = f"the student does not know such material, use --metric {known}"
         if metric.name in SAMPLED:
             advice = f"other frames are unlike those sampled, use --metric {known}"
-    figures = [] if judge is None else [_figure(rung, judge) for rung in rungs]
+    figures = [] if judge is None else [_figure(rung.guard, judge) for rung in rungs]
     astray = [
         (rung, figure)
         for rung, figure in zip(rungs, figures, strict=False)
-        if abs(_mean(rung) - rung.guard.get(figure, _mean(rung))) > metric.guard_gap
+        if figure in rung.guard
+        and _farthest(_mean(rung), rung.guard[figure], rung.guard_interval.get(figure))
+        > metric.guard_gap
     ]
     return Doubts(tuple(missed), tuple(astray), advice)
 
@@ -152,10 +206,42 @@ def falling_score_warning(low: RDPoint, high: RDPoint, looked: str) -> str:
 
 
 def capped_away_warning(planned: int, kept: int) -> str:
-    """That caps have left fewer rungs."""
+    """That caps, or second passes, have left fewer rungs."""
     return (
         f"{planned} rungs were chosen and {kept} are left: under the caps on their peaks the "
         "others are too near to each other; --peak-ratio with more, or --no-cap, leaves them"
+    )
+
+
+def two_pass_away_warning(planned: int, kept: int) -> str:
+    """That two passes have left fewer rungs."""
+    return (
+        f"{planned} rungs were chosen and {kept} are left: in two passes the others are too near "
+        "to each other; a smaller --min-step or --min-ratio leaves them"
+    )
+
+
+def late_warning(seconds: float, rungs: int) -> str:
+    """That the time budget left no time for caps and second passes."""
+    return (
+        f"the time budget of {seconds:g} s had run out before {rungs} rung(s) could be capped or "
+        "made in two passes: they are as the search left them; give more time"
+    )
+
+
+def missed_goal_warning(rendition: Rendition, passes: TwoPasses) -> str:
+    """That two passes missed the average they were to reach."""
+    return (
+        f"{rendition.width}x{rendition.height}: two passes took {passes.mean_kbps:.0f} kb/s where "
+        f"{passes.goal_kbps} were the goal ({100 * passes.missed:+.0f} %)"
+    )
+
+
+def one_pass_warning(rendition: Rendition, encoder: str) -> str:
+    """That a rung is not in two passes for the sake of its bound."""
+    return (
+        f"{rendition}: two passes of {encoder} take no cap and its peak is above the bound, so "
+        "that this rung is one pass under a cap; --no-cap leaves two"
     )
 
 

@@ -1,7 +1,8 @@
 """Decodes exactly the frames that are scored, scales them, and crops them.
 
 Frames are numpy arrays (N, H·3/2, W) of uint8: planar 4:2:0, the U and V planes (half size each)
-stacked as rows below luma. Rungs are scaled to the source's size with one fixed scaler.
+stacked as rows below luma; uint16 where 10 bits a sample are asked for. Rungs are scaled to the
+source's size with one fixed scaler.
 """
 
 import contextlib
@@ -9,6 +10,7 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from fractions import Fraction
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 from av.video.frame import VideoFrame
@@ -33,6 +35,18 @@ DECODING_THREADS = 4
 _FLAGS = int(Interpolation.BICUBIC | Interpolation.ACCURATE_RND | Interpolation.FULL_CHR_H_INT)
 """SCALER, as PyAV takes it."""
 _RANGES = {name: number for number, name in RANGES.items()}
+PIXELS = {8: "yuv420p", 10: "yuv420p10le"}
+"""ffmpeg's pixel format of frames, by their bits a sample."""
+
+
+class _Wanted(NamedTuple):
+    """How frames are wanted."""
+
+    size: tuple[int, int]
+    """Width and height."""
+    range: str | None = None
+    """None for their own."""
+    bits: int = 8
 
 
 def read_source(
@@ -66,16 +80,16 @@ def each_of_source(
     ffmpeg: str,
     size: tuple[int, int] | None = None,
     wanted_range: str | None = None,
+    bits: int = 8,
 ) -> Iterator[Frames]:
     """`read_source`, frame by frame: each (H·3/2, W), in its own range or `wanted_range`."""
     size, found = size or source.canvas, 0
     own = colour_range(source)
-    if picks_from(source):
+    if picks_from(source, bits):
+        wanted = _Wanted(size, wanted_range or own, bits)
         # where that fails, ffmpeg decodes it after all, or says best why not
         with contextlib.suppress(DecodeFailed):
-            for frame in _with_pyav(
-                source.path, indices, size, source.fps, (own, wanted_range or own), upright=True
-            ):
+            for frame in _with_pyav(source.path, indices, source.fps, wanted, own, upright=True):
                 yield frame
                 found += 1
     if found < len(indices):
@@ -87,15 +101,16 @@ def each_of_source(
             input_options=source.input_options,
             prep=source.prep,
             ranges=in_range(own, wanted_range),
+            bits=bits,
         )
 
 
-def picks_from(source: Source) -> bool:
+def picks_from(source: Source, bits: int = 8) -> bool:
     """Whether selective decoding suits a source; else all of it up to the last is decoded."""
     # setparams changes tags alone, and no sample
     changed = any(not text.startswith("setparams=") for text in source.prep)
     return not (changed or source.input_options) and is_plain(
-        source.path, source.frames, source.canvas, source.fps
+        source.path, source.frames, source.canvas, source.fps, bits
     )
 
 
@@ -136,7 +151,7 @@ def read_with_ffmpeg(
     input_options: Sequence[tuple[str, str]] = (),
     prep: Sequence[str] = (),
     ranges: str = "",
-    timeout_s: float | None = None,
+    bits: int = 8,
 ) -> Frames:
     """Decode frames with the ffmpeg program, which decodes all of the file up to the last.
 
@@ -148,10 +163,10 @@ def read_with_ffmpeg(
         input_options: ffmpeg options before -i.
         prep: Filters before all others.
         ranges: `in_range`'s options of the scale filter.
-        timeout_s: Wall time allowed, None for far more than any machine needs.
+        bits: 8, or 10 for samples in 16 bits.
 
     Returns:
-        (N, H·3/2, W), 8-bit 4:2:0.
+        (N, H·3/2, W), 4:2:0.
 
     Raises:
         DecodeFailed: The file is damaged or ends before the last frame.
@@ -163,21 +178,22 @@ def read_with_ffmpeg(
         "pipe:1",
         # V rather than v: cover art is no video
         map="0:V:0",
-        vf=",".join([*prep, f"select='{wanted}'", UNTAGGED, scale, "format=yuv420p"]),
+        vf=",".join([*prep, f"select='{wanted}'", UNTAGGED, scale, f"format={PIXELS[bits]}"]),
         fps_mode="passthrough",
         f="rawvideo",
         **{"frames:v": len(indices)},
     )
     argv = compiled(graph, ffmpeg, {"INPUT": path})
-    frame_bytes = width * height * 3 // 2
+    sample: np.dtype[Any] = np.dtype(np.uint8 if bits == 8 else "<u2")
+    frame_bytes = width * height * 3 // 2 * sample.itemsize
     # far slower than any machine decodes 4K; a hang must end all the same
-    limit_s = timeout_s or 300 + (indices[-1] + 1) * 2.0
+    limit_s = 300 + (indices[-1] + 1) * 2.0
     done = process.run(argv, timeout_s=limit_s, max_stdout=frame_bytes * (len(indices) + 1))
     count = len(done.stdout) // frame_bytes
     if done.returncode != 0 or count != len(indices):
         why = done.reason() if done.returncode else f"it ended after {count} of {len(indices)}"
         raise DecodeFailed(f"{_name(path)}: frames up to {indices[-1]} could not be read: {why}")
-    return np.frombuffer(done.stdout, np.uint8).reshape(count, height * 3 // 2, width)
+    return np.frombuffer(done.stdout, sample).reshape(count, height * 3 // 2, width)
 
 
 def any_of(terms: Sequence[str]) -> str:
@@ -214,14 +230,26 @@ def each_of_encode(
 
     In `wanted_range`, which untagged frames are taken to have already.
     """
+    wanted = _Wanted(size, wanted_range)
     if decoder == "ffmpeg":
-        only = [("format_whitelist", ENCODES)]
-        ranges = in_range(_tagged_range(path), wanted_range) if wanted_range else ""
-        yield from read_with_ffmpeg(
-            path, indices, size, ffmpeg=ffmpeg, input_options=only, ranges=ranges
-        )
-        return
-    yield from _with_pyav(path, indices, size, fps, (wanted_range, wanted_range), threads)
+        yield from _encode_with_ffmpeg(path, indices, wanted, ffmpeg)
+    else:
+        yield from _with_pyav(path, indices, fps, wanted, wanted_range, threads)
+
+
+def _encode_with_ffmpeg(
+    path: Path, indices: Sequence[int], wanted: _Wanted, ffmpeg: str
+) -> Frames:
+    ranges = in_range(_tagged_range(path), wanted.range) if wanted.range else ""
+    return read_with_ffmpeg(
+        path,
+        indices,
+        wanted.size,
+        ffmpeg=ffmpeg,
+        input_options=[("format_whitelist", ENCODES)],
+        ranges=ranges,
+        bits=wanted.bits,
+    )
 
 
 def encode_size(path: Path, decoder: str) -> tuple[int, int]:
@@ -247,22 +275,19 @@ def encode_reader(
     *,
     ffmpeg: str,
     size: tuple[int, int] | None = None,
+    bits: int = 8,
 ) -> Callable[[list[int]], Iterator[Frames]]:
     """`each_of_encode` for an encode of `source`, on its canvas or at `size`, by indices alone."""
+    own = colour_range(source)
+    wanted = _Wanted(size or source.canvas, own, bits)
 
     def read(indices: list[int]) -> Iterator[Frames]:
+        if decoder == "ffmpeg":
+            return iter(_encode_with_ffmpeg(path, indices, wanted, ffmpeg))
         # an equal share of the processors for each score that is under way
         share = len(os.sched_getaffinity(0)) // max(1, METER.active)
-        return each_of_encode(
-            path,
-            indices,
-            size or source.canvas,
-            source.fps,
-            decoder=decoder,
-            ffmpeg=ffmpeg,
-            threads=max(1, min(DECODING_THREADS, share)),
-            wanted_range=colour_range(source),
-        )
+        threads = max(1, min(DECODING_THREADS, share))
+        return _with_pyav(path, indices, source.fps, wanted, own, threads)
 
     return read
 
@@ -280,13 +305,13 @@ def _tagged_range(path: Path) -> str | None:
 def _with_pyav(
     path: Path,
     indices: Sequence[int],
-    size: tuple[int, int],
     fps: Fraction,
-    ranges: tuple[str | None, str | None],
+    wanted: _Wanted,
+    untagged: str | None,
     threads: int = 1,
     upright: bool = False,
 ) -> Iterator[Frames]:
-    """`ranges` are that of untagged frames, and that wanted of all; None for their own.
+    """`untagged` is the range of untagged frames; None: unknown.
 
     `upright` is for a source, which unlike an encode may be tagged as rotated: refused.
     """
@@ -296,7 +321,7 @@ def _with_pyav(
         for frame in frames_at(path, indices, fps, threads=threads, formats=formats):
             if upright and frame.side_data.get("DISPLAYMATRIX"):
                 raise ValueError("it is tagged as rotated")
-            yield _scaled(scaler, frame, size, ranges)
+            yield _scaled(scaler, frame, wanted, untagged)
             found += 1
     except TROUBLE as error:
         raise DecodeFailed(f"{_name(path)} could not be decoded: {error}") from error
@@ -311,27 +336,27 @@ def _stacked(frames: Iterable[Frames]) -> Frames:
 
 
 def _scaled(
-    scaler: VideoReformatter,
-    frame: VideoFrame,
-    size: tuple[int, int],
-    ranges: tuple[str | None, str | None],
+    scaler: VideoReformatter, frame: VideoFrame, wanted: _Wanted, untagged: str | None
 ) -> Frames:
-    """One frame's samples at `size`, as ffmpeg's scale filter gives them.
+    """One frame's samples as wanted, as ffmpeg's scale filter gives them.
 
     Of its tags only the range is kept: by the chroma location that H.264 and HEVC decoders tag,
     swscale called from here would shift chroma by a quarter sample, which the filter does not.
     """
-    name = frame.format.name.replace("yuvj", "yuv")
-    own, wanted = (_RANGES.get(tag or "") for tag in ranges)
+    name, pixels = frame.format.name.replace("yuvj", "yuv"), PIXELS[wanted.bits]
+    sample = np.uint8 if wanted.bits == 8 else np.uint16
+    own, other = (_RANGES.get(tag or "") for tag in (untagged, wanted.range))
     own = frame.color_range or own
-    if own == wanted:
-        wanted = None
-    if name == "yuv420p" and (frame.width, frame.height) == size and not wanted:
-        return frame.to_ndarray().astype(np.uint8, copy=False)
+    if own == other:
+        other = None
+    if name == pixels and (frame.width, frame.height) == wanted.size and not other:
+        return frame.to_ndarray().astype(sample, copy=False)
     bare = VideoFrame.from_ndarray(frame.to_ndarray(), format=name)
-    bare.color_range = own if wanted and own else frame.color_range
-    scaled = scaler.reformat(bare, *size, "yuv420p", interpolation=_FLAGS, dst_color_range=wanted)
-    return scaled.to_ndarray().astype(np.uint8, copy=False)
+    bare.color_range = own if other and own else frame.color_range
+    scaled = scaler.reformat(
+        bare, *wanted.size, pixels, interpolation=_FLAGS, dst_color_range=other
+    )
+    return scaled.to_ndarray().astype(sample, copy=False)
 
 
 def _name(path: Path) -> str:

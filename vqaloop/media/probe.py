@@ -132,7 +132,7 @@ def read_head(path: Path) -> bytes:
             with open(path, "rb") as file:
                 head = file.read(16)
     except FileNotFoundError as error:
-        raise InputError(f"{name} does not exist; check the path") from error
+        raise InputError(_absent(path)) from error
     except PermissionError as error:
         raise InputError(f"no permission to read {name}; check its mode and owner") from error
     except OSError as error:
@@ -149,6 +149,23 @@ def read_head(path: Path) -> bytes:
     if not head:
         raise InputError(f"{name} is empty (0 bytes); make or copy it again")
     return head
+
+
+def _absent(path: Path) -> str:
+    """Why there is no such file, where its name tells that."""
+    # a Path has one slash where the URL had two
+    if url := re.fullmatch(r"([A-Za-z][A-Za-z0-9+.-]+):/+(.*)", os.fspath(path)):
+        address = quoted(f"{url[1]}://{url[2]}")
+        return (
+            f"{address} is a URL, and the input is a file that is read more than once; download "
+            "it first, and name the file"
+        )
+    if os.fspath(path) == "-":
+        return (
+            "'-' would be standard input, and the input is read more than once; save it to a "
+            "file first, and name that"
+        )
+    return f"{quoted(path)} does not exist; check the path"
 
 
 def _probe_raw(path: Path, video_size: str, pix_fmt: str, framerate: str) -> Source:

@@ -1,9 +1,21 @@
-"""Writes a few seconds of varied synthetic video, for trials where no clip is at hand."""
+"""Writes a few seconds of generated video, for trials where no clip is at hand.
 
+Pictures are made by the dead-leaves model (Lee, Mumford and Huang 2001): opaque shapes that hide
+each other, of sizes whose density falls with the third power, each with a texture of a spectrum
+that falls as 1/f. Their statistics are those of natural pictures, so that metrics rank encodes of
+them as they rank encodes of what a camera recorded. Nobody has rights in them.
+"""
+
+import math
 import os
-import random
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image, ImageDraw, ImageFilter
 
 from vqaloop.core import ffmpeg as ffmpeg_graph
 from vqaloop.core import process
@@ -20,8 +32,13 @@ _OUTPUTS: dict[str, dict[str, str | int]] = {
 }
 """Output options for each suffix; all are lossless."""
 
-_MANDELBROT_VIEWS = ((-0.743643887, -0.131825904), (-0.7746806, -0.1374168), (0.2549870, 0.000567))
-"""Centres (real, imaginary) that hold detail at every scale."""
+_GRAIN = 1.6
+"""Standard deviation of the noise of the camera, in levels of 255."""
+_LEAVES = 4500
+"""Leaves of a picture of many lines; more would hide each other."""
+
+Values = npt.NDArray[np.float32]
+Point = tuple[float, float]
 
 
 def write_sample(
@@ -34,11 +51,10 @@ def write_sample(
     ffmpeg: str | None = None,
     overwrite: bool = False,
 ) -> Path:
-    """Write synthetic video.
+    """Write generated video that looks like video of plants.
 
-    Five scenes of equal length, each hard for another part of an encoder: moving gradients
-    (banding), a zoom into a fractal (texture, scaling motion), grain over shapes (noise), a
-    text-like pattern (sharp edges), and a fast pan (motion search).
+    Three shots of equal length: a camera that pans over leaves, some of them near and out of
+    focus; clouds above leaves, which move slowly; and a camera that approaches and turns.
 
     Args:
         path: The file; its suffix chooses the container, .y4m, .mp4 or .mkv, all lossless.
@@ -58,19 +74,21 @@ def write_sample(
     """
     out = Path(path)
     frames = _checked(out, seconds, size, fps, overwrite)
-    scenes = _scenes(size, fps, random.Random(seed))
-    edges = [frames * part // len(scenes) for part in range(len(scenes) + 1)]
-    cut = [
-        scene.filter("trim", end_frame=end - start).filter("format", "yuv420p").filter("setsar", 1)
-        for scene, start, end in zip(scenes, edges, edges[1:], strict=False)
-    ]
     # hidden and short, so that it is taken for no result and any name has room for it
     part = unfinished(out.parent)
-    joined = ffmpeg_graph.concat(*cut)
-    graph = joined.output("OUTPUT", **_OUTPUTS[out.suffix.lower()], pix_fmt="yuv420p")
+    raw = {"f": "rawvideo", "pix_fmt": "rgb24", "s": f"{size[0]}x{size[1]}", "r": fps}
+    graph = ffmpeg_graph.input("pipe:0", **raw).output(
+        "OUTPUT", **_OUTPUTS[out.suffix.lower()], pix_fmt="yuv420p"
+    )
     argv = compiled(graph, ffmpeg_path(ffmpeg), {"OUTPUT": part})
+    # ffmpeg reads no stdin elsewhere
+    argv.remove("-nostdin")
     try:
-        done = process.run(argv, timeout_s=60 + 2.0 * frames)
+        with tempfile.TemporaryFile(dir=out.parent) as pictures:
+            for picture in _pictures(size, frames, np.random.default_rng(seed)):
+                pictures.write(picture.tobytes())
+            pictures.seek(0)
+            done = process.run(argv, timeout_s=60 + 2.0 * frames, stdin=pictures)
         if done.returncode:
             raise ToolError(f"could not write {quoted(out)}: {done.reason()}")
         os.replace(part, out)
@@ -101,29 +119,155 @@ def _checked(out: Path, seconds: float, size: tuple[int, int], fps: int, overwri
     return max(round(seconds * fps), 5)
 
 
-def _scenes(size: tuple[int, int], fps: int, draw: random.Random) -> list[Any]:
+@dataclass(frozen=True)
+class _Layer:
+    """A picture larger than what the camera sees of it, and how it moves below the camera."""
+
+    picture: Image.Image
+    """RGB, or RGBA where others show through."""
+    begin: Point
+    """Of the camera, as parts of the room beside its view: 0..1."""
+    end: Point
+    zoom: Point = (1.0, 1.0)
+    """Pixels of the picture for one of the video's, at the beginning and at the end."""
+    turn: float = 0.0
+    """Degrees in all."""
+
+
+def _pictures(
+    size: tuple[int, int], frames: int, rng: np.random.Generator
+) -> Iterator[npt.NDArray[np.uint8]]:
+    """The frames: (height, width, 3) RGB."""
+    shots = (_pan, _clouds, _approach)
+    edges = [frames * part // len(shots) for part in range(len(shots) + 1)]
+    for make, start, end in zip(shots, edges, edges[1:], strict=False):
+        layers = make(size, rng)
+        for number in range(end - start):
+            # sped up and slowed down, as by hand
+            way = (1 - math.cos(math.pi * number / max(1, end - start - 1))) / 2
+            seen = [
+                _seen(layer, size, 0.7 * number / (end - start) + 0.3 * way) for layer in layers
+            ]
+            picture = seen[0]
+            for nearer in seen[1:]:
+                picture.paste(nearer, (0, 0), nearer)
+            noise = rng.standard_normal((size[1], size[0], 1), dtype=np.float32) * _GRAIN
+            grainy = np.asarray(picture, np.float32) + noise
+            yield np.clip(np.rint(grainy), 0, 255).astype(np.uint8)
+
+
+def _pan(size: tuple[int, int], rng: np.random.Generator) -> list[_Layer]:
+    far = _leaves(_larger(size, 1.5), rng)
+    near = _leaves(_larger(size, 2.2), rng, least=0.12, count=14, blur=0.012)
+    return [_Layer(far, (0.0, 0.3), (1.0, 0.6)), _Layer(near, (0.0, 0.5), (1.0, 0.3))]
+
+
+def _clouds(size: tuple[int, int], rng: np.random.Generator) -> list[_Layer]:
+    width, height = _larger(size, 1.3)
+    cover = np.clip(_texture((width, height), rng, 1.7) * 0.55 + 0.4, 0, 1)[..., None]
+    down = np.linspace(0, 1, height, dtype=np.float32)[:, None, None]
+    sky = np.array([70, 120, 200], np.float32) * (1 - down) + np.array([185, 205, 225]) * down
+    picture = sky * (1 - cover) + np.array([238, 236, 232], np.float32) * cover
+    above = Image.fromarray(np.rint(picture).astype(np.uint8))
+    below = _leaves(_larger(size, 1.4), rng, count=1500, below=0.62)
+    return [_Layer(above, (0.0, 0.2), (0.35, 0.25)), _Layer(below, (0.2, 0.9), (0.6, 0.75))]
+
+
+def _approach(size: tuple[int, int], rng: np.random.Generator) -> list[_Layer]:
+    leaves = _leaves(_larger(size, 1.7), rng)
+    return [_Layer(leaves, (0.45, 0.5), (0.6, 0.4), zoom=(1.45, 0.95), turn=6.0)]
+
+
+def _larger(size: tuple[int, int], times: float) -> tuple[int, int]:
+    return round(size[0] * times), round(size[1] * times)
+
+
+def _seen(layer: _Layer, size: tuple[int, int], way: float) -> Image.Image:
+    """What the camera sees of a layer when it has gone a part of its way."""
+    zoom = layer.zoom[0] * (layer.zoom[1] / layer.zoom[0]) ** way
+    angle = math.radians(layer.turn * (way - 0.5))
+    room = [whole - zoom * side for whole, side in zip(layer.picture.size, size, strict=True)]
+    middle = [
+        space * (a + (b - a) * way) + zoom * side / 2
+        for space, a, b, side in zip(room, layer.begin, layer.end, size, strict=True)
+    ]
+    cos, sin = zoom * math.cos(angle), zoom * math.sin(angle)
+    x = middle[0] - cos * size[0] / 2 - sin * size[1] / 2
+    y = middle[1] + sin * size[0] / 2 - cos * size[1] / 2
+    return layer.picture.transform(
+        size, Image.Transform.AFFINE, (cos, sin, x, -sin, cos, y), Image.Resampling.BICUBIC
+    )
+
+
+def _leaves(
+    size: tuple[int, int],
+    rng: np.random.Generator,
+    *,
+    least: float = 0.012,
+    count: int = 0,
+    below: float = 0.0,
+    blur: float = 0.0,
+) -> Image.Image:
+    """A picture of leaves; with a `count` of them, RGBA with nothing between them.
+
+    `least` and `blur` are parts of its height: half a leaf's length at least, and how far it is
+    out of focus. Leaves are `below` that part of the height alone.
+    """
+    # drawn at twice the size, for edges without steps
+    width, height = 2 * size[0], 2 * size[1]
+    back = (0, 0, 0, 0) if count else (38, 48, 26, 255)
+    picture = Image.new("RGBA", (width, height), back)
+    draw = ImageDraw.Draw(picture)
+    most, drawn = 16 * least, max(least, 1.5 / size[1])
+    # those smaller than a pixel are left out, and the others stay as many
+    for _ in range(count or round(_LEAVES * (least / drawn) ** 2)):
+        # a density of radius**-3 between the least and the largest
+        part = rng.random()
+        radius = height * (drawn**-2 - part * (drawn**-2 - most**-2)) ** -0.5
+        place = rng.random() * width, height * (below + (1 - below) * rng.random())
+        shape = _leaf(place, radius, rng)
+        light = rng.uniform(0.45, 1.25)
+        green = np.array([rng.uniform(60, 150), rng.uniform(95, 165), rng.uniform(30, 80)])
+        if rng.random() < 0.12:
+            green = np.array([rng.uniform(170, 215), rng.uniform(80, 150), rng.uniform(45, 110)])
+        colour = tuple(int(min(255.0, v * light)) for v in green)
+        drop = 0.06 * radius
+        draw.polygon([(x + drop, y + drop) for x, y in shape], fill=(20, 26, 14, 255))
+        draw.polygon(shape, fill=(*colour, 255))
+        tip, stalk = shape[len(shape) // 2], shape[0]
+        vein = tuple(min(255, int(v * 1.25)) for v in colour)
+        draw.line([stalk, tip], fill=(*vein, 255), width=max(1, int(radius * 0.035)))
+    picture = picture.resize(size, Image.Resampling.BOX)
+    colours = np.asarray(picture, np.float32).copy()
+    shade = 1 + 0.16 * _texture(size, rng, 1.0) + 0.14 * _texture(size, rng, 2.0)
+    colours[..., :3] = np.clip(colours[..., :3] * shade[..., None], 0, 255)
+    made = Image.fromarray(np.rint(colours).astype(np.uint8))
+    if blur:
+        made = made.filter(ImageFilter.GaussianBlur(blur * size[1]))
+    return made if count else made.convert("RGB")
+
+
+def _leaf(place: Point, radius: float, rng: np.random.Generator) -> list[Point]:
+    """Outline of a leaf: from its stalk along one side to its tip, and back along the other."""
+    wide, angle = rng.uniform(0.25, 0.6), rng.uniform(0, 2 * math.pi)
+    bend, cos, sin = rng.uniform(-0.25, 0.25), math.cos(angle), math.sin(angle)
+    outline = []
+    for step in range(24):
+        along = math.cos(2 * math.pi * step / 24)
+        across = wide * math.sin(2 * math.pi * step / 24) * (1 - 0.35 * along) + bend * along**2
+        x, y = -along * radius, across * radius
+        outline.append((place[0] + x * cos - y * sin, place[1] + x * sin + y * cos))
+    return outline
+
+
+def _texture(size: tuple[int, int], rng: np.random.Generator, slope: float) -> Values:
+    """Noise of mean 0 and deviation 1 whose amplitude falls as 1/f**slope: (height, width)."""
     width, height = size
-    place = f"s={width}x{height}:r={fps}"
-    # sources are made from filter text, which ffmpeg-python has no call for
-    # colours and line by hand: what the filter draws itself differs from run to run
-    colours = ":".join(f"c{i}=0x{draw.randrange(1 << 24):06x}" for i in range(4))
-    ends = f"x0=0:y0={draw.randrange(height)}:x1={width - 1}:y1={draw.randrange(height)}"
-    gradients = _lavfi(f"gradients={place}:n=4:speed=0.03:{colours}:{ends}")
-    real, imaginary = draw.choice(_MANDELBROT_VIEWS)
-    zoom = _lavfi(
-        f"mandelbrot={place}:start_x={real}:start_y={imaginary}:start_scale=0.8:end_scale=0.02"
-        f":end_pts={fps * 4}:maxiter=400:inner=convergence"
-    )
-    grain = _lavfi(f"testsrc2={place}").filter(
-        "noise", alls=draw.randrange(14, 22), allf="t", all_seed=draw.randrange(2**31)
-    )
-    cells = f"s={width // 4}x{height // 4}:r={fps}:rule=110:seed={draw.randrange(1 << 31)}"
-    text = _lavfi(f"cellauto={cells}").filter("scale", width, height, flags="neighbor")
-    pan = _lavfi(
-        f"mandelbrot={place}:start_x={imaginary}:start_y={real}:start_scale=2.5:end_scale=2.4"
-    ).filter("scroll", horizontal=draw.uniform(0.01, 0.03), vertical=draw.uniform(0.004, 0.012))
-    return [gradients, zoom, grain, text, pan]
-
-
-def _lavfi(text: str) -> Any:
-    return ffmpeg_graph.input(text, f="lavfi")
+    spectrum = np.fft.rfft2(rng.standard_normal((height, width)))
+    # cycles for each height, so that the picture looks the same at every size
+    down, across = np.fft.fftfreq(height) * height, np.fft.rfftfreq(width) * height
+    far = np.hypot(down[:, None], across[None])
+    far[0, 0] = np.inf
+    field = np.fft.irfft2(spectrum / far**slope, s=(height, width))
+    found: Values = (field / field.std()).astype(np.float32)
+    return found

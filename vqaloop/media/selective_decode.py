@@ -71,7 +71,7 @@ def frames_at(
             yield from _in_full(container, stream, indices[found:], fps)
 
 
-def is_plain(path: Path, frames: int, size: tuple[int, int], fps: Fraction) -> bool:
+def is_plain(path: Path, frames: int, size: tuple[int, int], fps: Fraction, bits: int = 8) -> bool:
     """Whether `frames_at` gives the frames of a file as the ffmpeg program does.
 
     Reads all packets of the file once, and decodes none.
@@ -79,26 +79,33 @@ def is_plain(path: Path, frames: int, size: tuple[int, int], fps: Fraction) -> b
     Args:
         path: The file.
         frames: Number of frames, of which each must have a time stamp of its own.
-        size: Width and height that it must have, as 8-bit 4:2:0.
+        size: Width and height that it must have, as 4:2:0.
         fps: The constant frame rate.
+        bits: Bits a sample that it may have at most, 8 or 10.
 
     Returns:
         False also for a file that cannot be read.
     """
     try:
-        return _is_plain(path, frames, size, fps, as_of(path))
+        return _is_plain(path, frames, (size, bits), fps, as_of(path))
     except OSError:
         return False
 
 
 @functools.lru_cache(maxsize=256)
 def _is_plain(
-    path: Path, frames: int, size: tuple[int, int], fps: Fraction, as_of: tuple[int, ...]
+    path: Path,
+    frames: int,
+    form: tuple[tuple[int, int], int],
+    fps: Fraction,
+    as_of: tuple[int, ...],
 ) -> bool:
+    size, bits = form
+    formats = ("yuv420p", "yuvj420p", *(["yuv420p10le"] if bits > 8 else []))
     try:
         with _opened(path, 1, SOURCES) as (container, stream):
             codec = stream.codec_context
-            if codec.format is None or codec.format.name not in ("yuv420p", "yuvj420p"):
+            if codec.format is None or codec.format.name not in formats:
                 return False
             if (codec.width, codec.height) != size:
                 return False

@@ -16,8 +16,8 @@ from safetensors.torch import load_file, save
 from vqaloop.core.files import check_regular, file_sha256, renamed_to
 from vqaloop.core.resources import WEIGHTS
 from vqaloop.errors import InputError
-from vqaloop.models import MODELS, SMALL_MODELS, create_student
 from vqaloop.models.head_config import HeadConfig
+from vqaloop.models.registry import MODELS, SMALL_MODELS, create_student
 from vqaloop.models.student import Student
 
 CONTENT = "content_sha256"

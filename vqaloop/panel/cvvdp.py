@@ -18,8 +18,8 @@ from vqaloop.core import process
 from vqaloop.core.files import scratch
 from vqaloop.core.text import quoted
 from vqaloop.errors import InputError, ToolError
+from vqaloop.media.pictures import bitmap
 from vqaloop.media.planes import Frames, require_pair
-from vqaloop.panel.pictures import bitmap
 
 BEST = 10.0
 """JOD of equal runs."""

@@ -45,7 +45,7 @@ class PanelTools:
 
             load_fdim(self.fdim)
         if self.ssimulacra2:
-            from vqaloop.panel.ssimulacra2 import require_package
+            from vqaloop.quality.ssimulacra2 import require_package
 
             require_package()
         if self.cvvdp is not None:
@@ -88,7 +88,7 @@ def region_labels(
     pictures = [np.stack([run[pairs.MARGIN] for run in runs]) for runs in (reference, distorted)]
     features = None
     if tools.ssimulacra2:
-        from vqaloop.panel import ssimulacra2
+        from vqaloop.quality import ssimulacra2
 
         found[:, COLUMNS["ssimulacra2"]] = ssimulacra2.measure(*pictures)
     if tools.fdim is not None:

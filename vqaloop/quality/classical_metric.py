@@ -1,4 +1,4 @@
-"""VMAF of both versions, XPSNR, PSNR and SSIM as metrics."""
+"""VMAF of both versions, XPSNR, PSNR, SSIM and CAMBI as metrics."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 
 from vqaloop.core.files import file_sha256
 from vqaloop.quality import full_reference
+from vqaloop.quality.full_reference import CAMBI
 from vqaloop.quality.metric import GUARD_GAP
 from vqaloop.records import Score, Source
 
@@ -57,5 +58,7 @@ CLASSICAL = {
     "ssim": (100.0, 0.6, 99.2, 80.0),
     "psnr": (100.0, 1.2, 45.0, 26.0),
     "xpsnr": (100.0, 1.2, 45.0, 26.0),
+    # banding, of which less is better: it is a limit of ladders (--max-banding) and steers nothing
+    CAMBI: (17.0, 1.0, 5.0, 0.0),
 }
 """Top, step, ceiling and floor of each by name, as in `Metric`."""

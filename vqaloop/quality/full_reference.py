@@ -1,4 +1,4 @@
-"""Full-reference metrics through ffmpeg: VMAF, XPSNR, PSNR and SSIM of a rung as displayed.
+"""Full-reference metrics through ffmpeg: VMAF, XPSNR, PSNR, SSIM, CAMBI of a rung as displayed.
 
 One ffmpeg run computes all the metrics asked for. Both legs are numbered by frame index, so that
 streams without timestamps (raw AVS2) and streams with odd ones are matched alike; the distorted
@@ -13,6 +13,8 @@ Definitions (`Score.clips` has one value a frame, `Score.value` is their arithme
   gains nothing by sharpening.
 - vmaf-neg: the v0.6.1 that gains less by enhancement (NEG), or its 4K model likewise; 0..100.
 - vmaf-hd: VMAF v0.6.1 on any canvas, which students imitate; 0..100.
+- cambi: CAMBI with VMAF v1's parameters, whose feature it is: visible banding of the encode alone,
+  from 0 (none) to 17; from about 5 on it annoys. Lower is better.
 - psnr: PSNR of luma in dB. The mean is over per-frame dB, as libvmaf and the AOM test conditions
   have it, so that one bad frame does not hide all others. A frame of (almost) no error counts
   as 60 dB (8 bit) or 72 dB (10 bit), libvmaf's own ceiling; nothing is infinite.
@@ -61,10 +63,13 @@ if TYPE_CHECKING:
 REVISION = 3
 """Raised whenever the same files would get other values; belongs in cache keys."""
 
+CAMBI = "cambi"
+"""The metric of which less is better."""
 _BARE = ("h264", "hevc", "avs2", "rawvideo")
 """ffmpeg's names of formats that are a stream without a container."""
 
-_CEILING_DB = {8: 60.0, 10: 72.0}
+CEILING_DB = {8: 60.0, 10: 72.0}
+"""Most of PSNR and XPSNR, by bits a sample."""
 
 
 @dataclass(frozen=True)
@@ -84,6 +89,8 @@ _VMAF = {
     "vmaf-v1": ("v1", "v1-4k"),
     "vmaf-neg": ("neg", "neg-4k"),
     "vmaf-hd": ("v0.6.1", "v0.6.1"),
+    # a feature of VMAF v1: beside that one it costs nothing
+    CAMBI: ("v1", "v1-4k"),
 }
 """Metrics of libvmaf: their models up to 2560x1440, and above."""
 
@@ -143,7 +150,7 @@ def measure(
     """
     wanted = dict(metrics) if isinstance(metrics, Mapping) else dict.fromkeys(metrics, 1)
     _check(wanted, source, distorted, ffmpeg)
-    stored = _stored_samples(distorted, dict(distorted_options), source, probed)
+    stored = stored_samples(distorted, dict(distorted_options), source, probed)
     bits = 10 if max(source.bit_depth, stored.bits) > 8 else 8
     threads = threads or len(os.sched_getaffinity(0))
     width, height = source.canvas
@@ -153,7 +160,7 @@ def measure(
         pix_fmt = "yuv420p" if bits == 8 else "yuv420p10le"
         leg = _distorted_leg(source, stored, distorted_options, threads, pix_fmt)
         pair = leg, _reference_leg(source, threads, pix_fmt)
-        graph = _graph(pair, _filters(wanted, source, folder, threads))
+        graph = graph_of(pair, filters_of(wanted, source, folder, threads))
         files = {"DISTORTED": distorted, "REFERENCE": source.path}
         done = process.run(compiled(graph, ffmpeg, files), timeout_s=limit_s)
         if done.returncode != 0 or done.timed_out:
@@ -163,9 +170,9 @@ def measure(
             )
         decoded = read_frames(done.stdout.decode("utf-8", "replace"))
         values = {
-            name: frame_values(name, decoded, _CEILING_DB[bits])
+            name: frame_values(name, decoded, CEILING_DB[bits])
             if name in _DEFINITIONS
-            else _vmaf_values(vmaf_model(name, source), folder, step, source.frames)
+            else _vmaf_values(name, source, folder, step)
             for name, step in wanted.items()
         }
     _check_frames(source, distorted, len(decoded), min(map(len, values.values())))
@@ -176,7 +183,7 @@ def measure(
             metric=name,
             mode="full-reference",
             clips=frames,
-            label=_label(name, source, wanted[name]),
+            label=label_of(name, source, wanted[name]),
             cpu_s=cpu_s,
             wall_s=wall_s,
         )
@@ -223,7 +230,7 @@ def measure_clips(
         node = node.filter("metadata", mode="print", file="pipe:1").output("-", format="null")
         done = process.run(compiled(node, ffmpeg, files), timeout_s=timeout_s)
         frames = read_frames(done.stdout.decode("utf-8", "replace"))
-        values = {name: frame_values(name, frames, _CEILING_DB[8]) for name in metrics}
+        values = {name: frame_values(name, frames, CEILING_DB[8]) for name in metrics}
     count = shape[0] * (shape[1] + 1)
     if done.returncode != 0 or any(len(v) != count for v in values.values()):
         raise ToolError(f"ffmpeg could not measure {count} frames in memory: {done.reason()}")
@@ -279,7 +286,7 @@ class _Stored:
     """Filters that bring RGB and grey to Y'CbCr."""
 
 
-def _stored_samples(
+def stored_samples(
     path: Path, options: Mapping[str, str], source: Source, probed: Source | None
 ) -> _Stored:
     """Depth, range and needed filters of the distorted file; those of `probed`, where it was.
@@ -367,7 +374,7 @@ def _numbered(source: Source) -> str:
     return f"settb={source.fps.denominator}/{source.fps.numerator},setpts=N"
 
 
-def _filters(
+def filters_of(
     wanted: Mapping[str, int], source: Source, folder: Path, threads: int
 ) -> list[tuple[str, dict[str, Any]]]:
     """The filters that measure, with their options: one libvmaf for all of one step."""
@@ -381,7 +388,7 @@ def _filters(
     ]
 
 
-def _graph(pair: tuple[Any, Any], filters: Sequence[tuple[str, Mapping[str, Any]]]) -> Any:
+def graph_of(pair: tuple[Any, Any], filters: Sequence[tuple[str, Mapping[str, Any]]]) -> Any:
     """The run of all filters over both legs, to a report on stdout."""
     node, reference = pair
     references = reference.filter_multi_output("split", len(filters))
@@ -411,12 +418,17 @@ def vmaf_model(name: str, source: Source) -> str:
     return _VMAF[name][is_4k(source)]
 
 
-def _label(name: str, source: Source, every: int) -> str:
+def is_of_libvmaf(name: str) -> bool:
+    """Whether libvmaf measures a metric."""
+    return name in _VMAF
+
+
+def label_of(name: str, source: Source, every: int) -> str:
     """What the values are, in words."""
     if name in _DEFINITIONS:
         return _DEFINITIONS[name].label
-    part = f", 1 of {every} frames" if every > 1 else ""
-    return VMAF_MODELS[vmaf_model(name, source)].label + part
+    label = "CAMBI of " * (name == CAMBI) + VMAF_MODELS[vmaf_model(name, source)].label
+    return label + (f", 1 of {every} frames" if every > 1 else "")
 
 
 def read_frames(text: str) -> list[dict[str, float]]:
@@ -443,15 +455,25 @@ def frame_values(
     )
 
 
-def _vmaf_values(model: str, folder: Path, every: int, frames: int) -> tuple[float, ...]:
-    """VMAF of all frames; of fewer where the reference had fewer.
+def logged_values(name: str, source: Source, folder: Path, every: int) -> list[float]:
+    """A metric of libvmaf on every so many-th frame, as its log in `folder` has it."""
+    model = vmaf_model(name, source)
+    rows = [row for row in read_vmaf(folder, every) if model in row]
+    if name != CAMBI:
+        return [row[model] for row in rows]
+    # the feature's name lists its parameters
+    return [next(row[key] for key in row if key.startswith(CAMBI)) for row in rows]
+
+
+def _vmaf_values(name: str, source: Source, folder: Path, every: int) -> tuple[float, ...]:
+    """A metric of libvmaf on all frames; on fewer where the reference had fewer.
 
     What lies between measured frames is interpolated. The first frame stands for itself alone: it
     has no motion yet, so that VMAF rates its flaws higher than those of all others.
     """
     import numpy as np
 
-    values = [row[model] for row in read_vmaf(folder, every) if model in row]
+    values, frames = logged_values(name, source, folder, every), source.frames
     at = range(0, frames, every)
     if every == 1 or len(values) != len(at):
         return tuple(values)

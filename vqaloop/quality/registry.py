@@ -10,6 +10,8 @@ from vqaloop.quality.crop_sampling import CropSampling
 from vqaloop.quality.metric import Metric
 from vqaloop.quality.sampled_vmaf import SAMPLED, SampledVmaf
 from vqaloop.quality.sampling_precision import check_precision
+from vqaloop.quality.ssimulacra2_metric import NAME as SSIMULACRA2
+from vqaloop.quality.ssimulacra2_metric import Ssimulacra2
 from vqaloop.quality.student_engine import StudentEngine
 from vqaloop.quality.student_metric import StudentMetric
 
@@ -21,7 +23,13 @@ STUDENT_PREFIX = "internvqa-"
 
 def metric_names() -> list[str]:
     """All that --metric takes: `internvqa` for the default student, the students, the others."""
-    return [DEFAULT_METRIC, *(path.stem for path in shipped_weights()), *SAMPLED, *CLASSICAL]
+    return [
+        DEFAULT_METRIC,
+        *(path.stem for path in shipped_weights()),
+        *SAMPLED,
+        *CLASSICAL,
+        SSIMULACRA2,
+    ]
 
 
 def shipped_weights() -> list[Path]:
@@ -52,10 +60,11 @@ def open_metric(
             positions (see `quality/sampling_precision.py`); None: all positions.
 
     Raises:
-        InputError: The name is unknown, or the metric takes no precision or no prompt.
+        InputError: The name is unknown, the metric takes no precision or no prompt, or its package
+            is not installed.
     """
     check_precision(precision)
-    if prompt is not None and name in (*CLASSICAL, *SAMPLED):
+    if prompt is not None and name in (*CLASSICAL, *SAMPLED, SSIMULACRA2):
         raise InputError(f"{name} takes no prompt; leave out --prompt or --metric")
     if name in CLASSICAL:
         if precision is not None:
@@ -65,6 +74,10 @@ def open_metric(
         if precision is not None:
             raise InputError(f"{name} measures all its places; leave out --score-precision")
         return SampledVmaf(name, ffmpeg, CropSampling(seed=seed))
+    if name == SSIMULACRA2:
+        if precision is not None:
+            raise InputError(f"{name} measures all its places; leave out --score-precision")
+        return Ssimulacra2(ffmpeg, CropSampling(seed=seed))
     full = DEFAULT_STUDENT if name == DEFAULT_METRIC else name
     is_student = full.startswith(STUDENT_PREFIX)
     shipped = {path.stem: path for path in shipped_weights()}

@@ -12,11 +12,9 @@ other, the source's frame is put beside them in both videos. The two values are 
 frames have within the whole title.
 """
 
-import math
 from bisect import bisect
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import groupby
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -33,7 +31,7 @@ from vqaloop.quality.crop_sampling import CropSampling
 from vqaloop.quality.full_reference import vmaf_model
 from vqaloop.quality.libvmaf import VMAF_MODELS, require_model, vmaf_of_pairs
 from vqaloop.quality.metric import GUARD_GAP
-from vqaloop.quality.pooling import RESAMPLES
+from vqaloop.quality.sampling_precision import interval_of
 from vqaloop.quality.source_cache import SourceCache, source_key
 from vqaloop.records import Score, Source
 
@@ -153,7 +151,7 @@ class SampledVmaf:
             metric=self.name,
             mode=self.mode,
             clips=tuple(values.ravel().tolist()),
-            interval=_interval(each, samples, self.sampling.seed),
+            interval=interval_of(each, samples.shares, samples.scenes, self.sampling.seed),
             moments=tuple(zip(samples.starts, each.tolist(), strict=True)),
             shares=tuple(samples.shares.tolist()),
             label=f"{VMAF_MODELS[model].label}, sampled",
@@ -256,34 +254,3 @@ def _batches(
     # all that the decoder has to say about the file
     for _ in decoded:
         pass
-
-
-def _interval(each: npt.NDArray[np.float64], samples: _Samples, seed: int) -> tuple[float, float]:
-    """95 % bootstrap interval of the score: each place drawn anew among those of its scene.
-
-    So differences of scenes, all of which are sampled, do not count.
-    """
-    rng = np.random.default_rng(seed)
-    drawn = np.full(RESAMPLES, float(each @ samples.shares))
-    for group in _groups(samples.scenes):
-        own, count = each[group], len(group)
-        if count > 1:
-            # few are drawn from few: their variance is too small by this factor
-            wide = math.sqrt(count / (count - 1))
-            picked = own[rng.integers(0, count, (RESAMPLES, count))] - own.mean()
-            drawn += wide * picked @ samples.shares[group]
-    low, high = np.percentile(np.clip(drawn, 0, 100), [2.5, 97.5])
-    return float(low), float(high)
-
-
-def _groups(scenes: Sequence[int]) -> list[list[int]]:
-    """Places by scene, of two at least: a scene with one place goes with its neighbour."""
-    found: list[list[int]] = []
-    for _, places in groupby(range(len(scenes)), key=lambda place: scenes[place]):
-        if found and len(found[-1]) < 2:
-            found[-1] += places
-        else:
-            found.append(list(places))
-    if len(found) > 1 and len(found[-1]) < 2:
-        found[-2:] = [found[-2] + found[-1]]
-    return found

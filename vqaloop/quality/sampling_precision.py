@@ -13,11 +13,14 @@ agree by chance too often.
 
 import math
 from collections.abc import Iterator, Sequence
+from itertools import groupby
 
 import numpy as np
+import numpy.typing as npt
 
 from vqaloop.core.text import counted
 from vqaloop.errors import InputError
+from vqaloop.quality.pooling import RESAMPLES
 from vqaloop.records import Score
 
 FIRST = 5
@@ -100,3 +103,47 @@ def unreached(scores: Sequence[Score], metric: object) -> list[str]:
 def is_enough(apart: tuple[float, float], precision: float | None) -> bool:
     """Whether neither half-width exceeds `precision`."""
     return precision is not None and max(apart) <= precision
+
+
+def interval_of(
+    each: npt.NDArray[np.float64],
+    shares: npt.NDArray[np.float64],
+    scenes: Sequence[int],
+    seed: int,
+    top: float = 100.0,
+) -> tuple[float, float]:
+    """95 % bootstrap interval of a mean over places: each drawn anew among those of its scene.
+
+    So differences of scenes, all of which are sampled, do not count.
+
+    Args:
+        each: Values at the places.
+        shares: The part of the title that each stands for.
+        scenes: The scene of each.
+        seed: Of the draws.
+        top: Largest value there is; the least is 0.
+    """
+    rng = np.random.default_rng(seed)
+    drawn = np.full(RESAMPLES, float(each @ shares))
+    for group in _groups(scenes):
+        own, count = each[group], len(group)
+        if count > 1:
+            # few are drawn from few: their variance is too small by this factor
+            wide = math.sqrt(count / (count - 1))
+            picked = own[rng.integers(0, count, (RESAMPLES, count))] - own.mean()
+            drawn += wide * picked @ shares[group]
+    low, high = np.percentile(np.clip(drawn, 0, top), [2.5, 97.5])
+    return float(low), float(high)
+
+
+def _groups(scenes: Sequence[int]) -> list[list[int]]:
+    """Places by scene, of two at least: a scene with one place goes with its neighbour."""
+    found: list[list[int]] = []
+    for _, places in groupby(range(len(scenes)), key=lambda place: scenes[place]):
+        if found and len(found[-1]) < 2:
+            found[-1] += places
+        else:
+            found.append(list(places))
+    if len(found) > 1 and len(found[-1]) < 2:
+        found[-2:] = [found[-2] + found[-1]]
+    return found

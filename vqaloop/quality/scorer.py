@@ -24,8 +24,10 @@ from vqaloop.media.frames import each_of_source, picks_from
 from vqaloop.media.planes import Frames
 from vqaloop.media.probe import probe_source, read_head
 from vqaloop.quality import full_reference
+from vqaloop.quality.full_reference import CAMBI
 from vqaloop.quality.registry import DEFAULT_METRIC, open_metric
 from vqaloop.quality.sampled_vmaf import SampledVmaf
+from vqaloop.quality.ssimulacra2_metric import Ssimulacra2
 from vqaloop.quality.student_metric import StudentMetric
 from vqaloop.quality.time_pooling import check_pool, pooled
 from vqaloop.records import LADDER_SCHEMA, Score, Source
@@ -49,7 +51,7 @@ class Scorer:
 
     Args:
         metric: internvqa (the default student), internvqa-NAME, vmaf-sampled, vmaf-v1-sampled,
-            vmaf, vmaf-v1, vmaf-neg, xpsnr, psnr or ssim.
+            vmaf, vmaf-v1, vmaf-neg, xpsnr, psnr, ssim, cambi or ssimulacra2.
         device: auto, cpu or cuda; where a student's network runs.
         seed: Of the positions of a student's crops; the same seed gives the same score.
         weights: A student's weights in the place of those that come with the package.
@@ -80,6 +82,9 @@ class Scorer:
         pool: str = "mean",
     ) -> None:
         check_pool(pool)
+        if metric == CAMBI and pool != "mean":
+            # of banding the largest values are the worst, of all else the smallest
+            raise InputError(f"--pool {pool} is for scores; of cambi, banding, there is the mean")
         self.ffmpeg = ffmpeg_path(ffmpeg)
         self.metric = open_metric(
             metric,
@@ -98,7 +103,7 @@ class Scorer:
         reference: str | os.PathLike[str] | None = None,
         canvas: tuple[int, int] | None = None,
     ) -> Score:
-        """The score of a video: 0..100, or dB for psnr and xpsnr; higher is better.
+        """The score of a video: 0..100, or dB for psnr and xpsnr; higher is better, but for cambi.
 
         Args:
             video: The file. With a reference it is scaled to that one's size and matched with it
@@ -133,7 +138,7 @@ class Scorer:
             return self.metric.measure(source, path, "ffmpeg")
         other = self._probe(path)
         _check_lengths(repr(path.name), other.frames, source)
-        if isinstance(self.metric, (StudentMetric, SampledVmaf)):
+        if isinstance(self.metric, (StudentMetric, SampledVmaf, Ssimulacra2)):
             return self._compare(self.metric, source, other)
         name = self.metric.name
         return full_reference.measure(source, path, [name], ffmpeg=self.ffmpeg, probed=other)[name]
@@ -175,7 +180,7 @@ class Scorer:
         return self._pooled(self.metric.alone(source, canvas or self.canvas_of(path)), source)
 
     def _compare(
-        self, metric: StudentMetric | SampledVmaf, source: Source, other: Source
+        self, metric: StudentMetric | SampledVmaf | Ssimulacra2, source: Source, other: Source
     ) -> Score:
         """Score of a probed video, which may need filters of its own, against its source."""
         squeezes = isinstance(metric, StudentMetric) and metric.squeezes
@@ -190,7 +195,7 @@ class Scorer:
                 wanted_range=colour_range(source),
             )
 
-        if isinstance(metric, SampledVmaf):
+        if not isinstance(metric, StudentMetric):
             return metric.compare(source, read)
         # a video that is decoded from its first frame each time is read in one pass
         return metric.compare(

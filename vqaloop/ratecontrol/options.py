@@ -7,12 +7,12 @@ from typing import Literal
 
 from vqaloop.core.option_fields import kbps, number, option, whole
 from vqaloop.errors import InputError
-from vqaloop.execution.options import JobOptions, PeakOptions, PriorOptions
+from vqaloop.execution.options import GuardOptions, JobOptions, PeakOptions, PriorOptions
 from vqaloop.quality.time_pooling import check_pool
 
 
 @dataclass(frozen=True, kw_only=True)
-class EncodeOptions(PriorOptions, PeakOptions, JobOptions):
+class EncodeOptions(PriorOptions, PeakOptions, GuardOptions, JobOptions):
     """What `encode_to_target` takes."""
 
     target_score: float | None = option(None, "of the whole title", metavar="S", parse=number)
@@ -26,7 +26,9 @@ class EncodeOptions(PriorOptions, PeakOptions, JobOptions):
         metavar="target|equal-slope",
     )
     max_bitrate: float | None = option(None, "cap of every scene, kb/s", metavar="K", parse=kbps)
-    max_encodes: int | None = option(None, "in all", metavar="N", parse=whole)
+    max_encodes: int | None = option(
+        None, "in all, with those that caps take", metavar="N", parse=whole
+    )
     one_run: bool = option(
         False, "the knobs found as zones of one run over the whole (x264, x265)"
     )

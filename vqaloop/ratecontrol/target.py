@@ -10,11 +10,12 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from vqaloop.bitstream.packets import peak_kbps, stream_packets
 from vqaloop.core.files import scratch
 from vqaloop.core.folders import check_writable
+from vqaloop.core.option_fields import taken
 from vqaloop.core.text import counted, quoted, utf8
 from vqaloop.encoding.options import CAP, ZONES, gop_frames
 from vqaloop.encoding.spec import EncoderSpec
@@ -35,6 +36,7 @@ from vqaloop.execution.stage_progress import counted_of, described
 from vqaloop.execution.tools import chosen_tools
 from vqaloop.execution.workshop import Workshop
 from vqaloop.media.scene_cuts import Scene, SceneExcerpts, even_gop, find_scenes
+from vqaloop.quality.guard import Guarded
 from vqaloop.quality.metric import LEARNED, Metric
 from vqaloop.quality.registry import DEFAULT_METRIC, kindred
 from vqaloop.quality.sampling_precision import unreached
@@ -99,14 +101,15 @@ def encode_to_target(
     *,
     codec: str,
     target_score: float | None = None,
-    bitrate: float | None = None,
+    bitrate: float | str | None = None,
     allocation: str | None = None,
-    max_bitrate: float | None = None,
+    max_bitrate: float | str | None = None,
     max_encodes: int | None = None,
     peak_ratio: float | None = None,
-    max_peak: float | None = None,
+    max_peak: float | str | None = None,
     buffer_s: float = 0.5,
     one_run: bool = False,
+    guard: Literal["full", "sampled", "off"] | None = None,
     prior: PriorUse | bool = "shipped",
     encoder: str | None = None,
     preset: str | None = None,
@@ -120,7 +123,7 @@ def encode_to_target(
     workers: int | Executor = 1,
     seed: int = 0,
     cache: bool = True,
-    timeout_s: float | None = None,
+    timeout_s: float | str | None = None,
     ffmpeg: str | os.PathLike[str] | None = None,
     video_size: str | None = None,
     pix_fmt: str | None = None,
@@ -143,13 +146,14 @@ def encode_to_target(
             most, and the mean is the target. None: "target", and for a bitrate "equal-slope".
         max_bitrate: Cap of a scene's mean rate in kb/s and, with encoders that can, of its buffer
             of a second.
-        max_encodes: Of scenes, in all; for each time that they are encoded under another cap.
+        max_encodes: Of scenes, in all, with those that caps take; one for each scene at least.
         peak_ratio: Most that any second and any segment may take, times the file's average
             bitrate; None: no such bound.
         max_peak: The same in kb/s; None: no such bound.
         buffer_s: Size of the encoder's buffer where a scene takes a cap, in seconds of the cap.
         one_run: Make the knobs found zones of one more run over the whole (x264, x265), instead of
             joining the scenes' own files.
+        guard: "full", "sampled" or "off", as of `build_ladder`.
         prior: What the search begins with, as of `build_ladder`.
         encoder: By name; None: the codec's default one.
         preset: Of the encoder; None: its default one.
@@ -178,38 +182,7 @@ def encode_to_target(
         InputError: Something is refused before any work.
         TargetUnreachable: Some scene has no encode at all.
     """
-    options = EncodeOptions(
-        codec=codec,
-        target_score=target_score,
-        bitrate=bitrate,
-        allocation=allocation,
-        max_bitrate=max_bitrate,
-        max_encodes=max_encodes,
-        peak_ratio=peak_ratio,
-        max_peak=max_peak,
-        buffer_s=buffer_s,
-        one_run=one_run,
-        prior=prior,
-        encoder=encoder,
-        preset=preset,
-        bit_depth=bit_depth,
-        metric=metric,
-        weights=weights,
-        prompt=prompt,
-        score_precision=score_precision,
-        pool=pool,
-        device=device,
-        workers=workers,
-        seed=seed,
-        cache=cache,
-        timeout_s=timeout_s,
-        ffmpeg=ffmpeg,
-        video_size=video_size,
-        pix_fmt=pix_fmt,
-        framerate=framerate,
-        allow_hdr=allow_hdr,
-        progress=progress,
-    )
+    options = EncodeOptions(**taken(EncodeOptions, locals()))
     return _encode(Path(input), Path(output), options)
 
 
@@ -230,12 +203,22 @@ def _encode(input: Path, out: Path, options: EncodeOptions) -> Encoded:
             whole = Path(folder) / out.name
             take = _within_peak(session, scenes, prior, limit, whole)
             joined = take.joined
-            with counted_of(session.source, options.progress, "guard", f"guarding {quoted(out)}"):
-                guard = session.shop.guard(session.source, whole)
+            guard = _guarded(session, whole, out)
             peak = _peak(joined, spec, session.source)
             os.replace(whole, out)
         made = TitleEncode(session, take, out, guard, peak, limit)
         return _answer(made, _checked(made))
+
+
+def _guarded(session: Session[EncodeOptions], whole: Path, out: Path) -> Guarded:
+    """The guard of the file that becomes `out`."""
+    source, options = session.source, session.options
+    plan = session.shop.guard_plan(source, options.guard)
+    if plan is None:
+        return Guarded()
+    total = plan.frames(source)
+    with counted_of(total, options.progress, "guard", f"guarding {quoted(out)}"):
+        return session.shop.guard(source, whole, plan)
 
 
 def _within_peak(
@@ -253,8 +236,9 @@ def _within_peak(
     trials: list[tuple[Scene, Trial]] = []
     bound = None if limit is None or limit.kbps == math.inf else limit
     tried: list[tuple[float, float]] = []
+    most, spent = session.options.max_encodes or math.inf, 0
     while True:
-        controller = _controller(session, scenes, prior)
+        controller = _controller(session, scenes, prior, spent)
         _drive(controller, trials, session, scenes, bound)
         files = _files(controller, trials, scenes)
         if session.options.one_run:
@@ -264,7 +248,10 @@ def _within_peak(
             return Take(controller, trials, joined, score, 0.0)
         packets = stream_packets(whole, session.spec.codec, session.source.fps)
         over = peaks_of(packets, session.source.duration_s).over(limit)
-        if over <= 1 or session.options.one_run or len(tried) >= MOST_BOUNDS:
+        spent += controller.encodes
+        # each scene is encoded once at least under the next bound
+        used_up = spent + len(scenes) > most
+        if over <= 1 or session.options.one_run or used_up or len(tried) >= MOST_BOUNDS:
             return Take(controller, trials, joined, score, over)
         rate = clipping_rate(packets, session.source.duration_s, limit)
         if bound:
@@ -286,9 +273,11 @@ def _scenes(session: Session[EncodeOptions]) -> Sequence[Scene]:
 
 
 def _controller(
-    session: Session[EncodeOptions], scenes: Sequence[Scene], prior: PriorUse
+    session: Session[EncodeOptions], scenes: Sequence[Scene], prior: PriorUse, spent: int
 ) -> RateController:
+    """`spent`: encodes that were made already, of those allowed."""
     options, metric = session.options, session.metric
+    most = options.max_encodes
     return RateController.for_title(
         session.source,
         scenes,
@@ -302,7 +291,7 @@ def _controller(
         top=metric.top,
         tolerance=tolerance_of(metric),
         scene_tolerance=SCENE_FAR * metric.step,
-        max_encodes=options.max_encodes,
+        max_encodes=None if most is None else most - spent,
         max_kbps=options.max_bitrate,
     )
 
@@ -322,8 +311,7 @@ class TitleEncode:
     session: Session[EncodeOptions]
     take: Take
     path: Path
-    guard: dict[str, float]
-    """VMAF and PSNR-Y of the whole."""
+    guard: Guarded
     peak_kbps: float
     limit: PeakLimit | None
 
@@ -421,7 +409,8 @@ def _answer(made: TitleEncode, outcome: TargetCheck) -> Encoded:
         **({} if made.score.mean is None else {"score_mean": rounded(made.score.mean)}),
         **({} if made.score.opinion is None else {"opinion": rounded(made.score.opinion)}),
         "score_of_scenes": rounded(controller.mean_score),
-        "guard": {name: rounded(value) for name, value in made.guard.items()},
+        "guard": {name: rounded(value) for name, value in made.guard.figures.items()},
+        **({"guard_interval": _spreads(made.guard)} if made.guard.intervals else {}),
         "bitrate_kbps": rounded(joined.video_kbps),
         "peak_kbps": rounded(made.peak_kbps),
         **({"peak_of_bound": rounded(made.take.over)} if made.limit else {}),
@@ -444,6 +433,10 @@ def _answer(made: TitleEncode, outcome: TargetCheck) -> Encoded:
         "trusted": outcome.trusted,
     }
     return Encoded(made.path, made.score.value, document, outcome.reached, outcome.trusted)
+
+
+def _spreads(guard: Guarded) -> dict[str, list[float | None]]:
+    return {name: list(map(rounded, ends)) for name, ends in guard.intervals.items()}
 
 
 def tolerance_of(metric: Metric) -> float:
@@ -495,15 +488,18 @@ def _drive(
     plain = _rendition(session)
     excerpts = SceneExcerpts(source, shop.scratch, shop.ffmpeg)
 
-    def attempt(asked: tuple[Scene, float]) -> Trial:
+    def attempt(asked: tuple[Scene, float]) -> tuple[Trial, int]:
         scene, knob = asked
         gop = even_gop(scene.frames, gop_frames(shop.spec, source.fps))
         part = excerpts.of(scene)
         trial = shop.try_one(part, replace(plain, knob=knob, gop=gop), starts=(0,))
-        return trial if limit is None else _under(limit, shop, part, trial)
+        return (trial, 0) if limit is None else _under(limit, shop, part, trial)
 
     while asked := controller.next_trials(shop.workers):
-        made = list(zip(asked, shop.map(attempt, asked), strict=True))
+        results = shop.map(attempt, asked)
+        # those under caps are of --max-encodes too
+        controller.encodes += sum(tries for _, tries in results)
+        made = list(zip(asked, (trial for trial, _ in results), strict=True))
         for (scene, _), trial in made:
             trials.append((scene, trial))
             _report(controller, scene, trial, shop.spec, source)
@@ -518,19 +514,21 @@ def _drive(
         raise TargetUnreachable(_nothing_made(bare, trials))
 
 
-def _under(limit: PeakLimit, shop: Workshop, part: Source, plain: Trial) -> Trial:
-    """A scene's trial itself where its peak keeps the bound, else one under a cap."""
+def _under(limit: PeakLimit, shop: Workshop, part: Source, plain: Trial) -> tuple[Trial, int]:
+    """A scene's trial itself where its peak keeps the bound, else one under a cap; and how many
+    encodes that took."""
     if plain.encode is None or plain.error:
-        return plain
+        return plain, 0
     try:
         found = keep_peak(shop, part, plain.encode, limit)
         if not found.tries:
-            return plain
+            return plain, 0
         score = shop.score(part, found.encode.path, starts=(0,))
     except (EncodeFailed, DecodeFailed) as error:
-        return replace(plain, bitrate_kbps=None, score=None, error=str(error), encode=None)
+        return replace(plain, bitrate_kbps=None, score=None, error=str(error), encode=None), 1
     made = found.encode
-    return Trial(made.rendition, made.bitrate_kbps, score.value, encode=made, mean=score.mean)
+    capped = Trial(made.rendition, made.bitrate_kbps, score.value, encode=made, mean=score.mean)
+    return capped, found.tries
 
 
 def _report(
@@ -566,7 +564,7 @@ def _in_one_run(
     zones = zones_of([(s.start_frame, s.end_frame, p.knob) for s, p in choices.items()], knob)
     params = (*plain.params, (ZONES, zones))
     message = f"one run over the whole, {counted(len(choices), 'zone')} about {knob:g}"
-    with counted_of(source, session.options.progress, "encode", message):
+    with counted_of(source.frames, session.options.progress, "encode", message):
         made = shop.encode(source, replace(plain, knob=knob, params=params))
         return (keep_peak(shop, source, made, limit).encode if limit else made).path
 
@@ -589,12 +587,11 @@ def _joined(
 ) -> tuple[Joined, Score]:
     """The chosen encodes as one file `whole`, named as the output will be, and its score."""
     source, shop, progress = session.source, session.shop, session.options.progress
-    with counted_of(
-        source, progress, "join", f"{counted(len(files), 'part')} to {quoted(whole.name)}"
-    ):
+    parts = f"{counted(len(files), 'part')} to {quoted(whole.name)}"
+    with counted_of(source.frames, progress, "join", parts):
         joined = join(files, source, whole, spec=shop.spec, ffmpeg=shop.ffmpeg)
     meter = shop.metric.scene_by_scene([(scene.start_frame, scene.frames) for scene in scenes])
-    with counted_of(source, progress, "verify", f"scoring {quoted(whole.name)} as a whole"):
+    with counted_of(source.frames, progress, "verify", f"scoring {quoted(whole.name)} as a whole"):
         starts = [scene.start_frame for scene in scenes]
         return joined, shop.score(source, whole, meter, starts)
 

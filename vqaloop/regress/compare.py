@@ -16,7 +16,8 @@ from typing import Any
 from vqaloop.bitstream.colour_tags import colour_range
 from vqaloop.core.ffmpeg import ffmpeg_path
 from vqaloop.core.folders import check_writable
-from vqaloop.core.text import quoted, utf8
+from vqaloop.core.option_fields import taken
+from vqaloop.core.text import quoted, size_text, utf8
 from vqaloop.core.version import __version__
 from vqaloop.encoding import checks
 from vqaloop.encoding.spec import EncoderSpec
@@ -24,6 +25,7 @@ from vqaloop.errors import InputError
 from vqaloop.execution.cache import Cache
 from vqaloop.execution.checks import check_metric
 from vqaloop.execution.options import PathName
+from vqaloop.execution.stage_progress import TimeLeft
 from vqaloop.execution.tools import chosen_metric
 from vqaloop.execution.workshop import Cost, Workshop
 from vqaloop.media.probe import probe_source
@@ -98,8 +100,8 @@ def compare_builds(
     encoder: str | None = None,
     preset: str | None = None,
     knobs: Sequence[float] = (),
-    bitrates: Sequence[float] = (),
-    resolutions: Sequence[tuple[int, int]] = (),
+    bitrates: Sequence[float | str] = (),
+    resolutions: str | Sequence[tuple[int, int] | str] = (),
     frames: int | None = None,
     bit_depth: int | None = None,
     baseline_args: str | Sequence[str] = (),
@@ -112,7 +114,7 @@ def compare_builds(
     metric: str = DEFAULT_METRIC,
     gate: Sequence[str] = (),
     save: str | os.PathLike[str] | None = None,
-    timeout_s: float | None = None,
+    timeout_s: float | str | None = None,
     device: str = "auto",
     workers: int = 1,
     seed: int = 0,
@@ -171,41 +173,8 @@ def compare_builds(
     Raises:
         InputError: Something cannot be compared, or a file is not what it should be.
     """
-    options = RegressOptions(
-        baseline=baseline,
-        candidate=candidate,
-        codec=codec,
-        clips=clips,
-        encoder=encoder,
-        preset=preset,
-        knobs=knobs,
-        bitrates=bitrates,
-        resolutions=resolutions,
-        frames=frames,
-        bit_depth=bit_depth,
-        baseline_args=baseline_args,
-        candidate_args=candidate_args,
-        threshold=threshold,
-        clip_threshold=clip_threshold,
-        time_threshold=time_threshold,
-        memory_threshold=memory_threshold,
-        rate_threshold=rate_threshold,
-        metric=metric,
-        gate=gate,
-        save=save,
-        timeout_s=timeout_s,
-        device=device,
-        workers=workers,
-        seed=seed,
-        cache=cache,
-        ffmpeg=ffmpeg,
-        weights=weights,
-        prompt=prompt,
-        score_precision=score_precision,
-        pool=pool,
-        allow_hdr=allow_hdr,
-        progress=progress,
-    )
+    progress = TimeLeft(progress)
+    options = RegressOptions(**taken(RegressOptions, locals()))
     return _compare(options)
 
 
@@ -351,7 +320,7 @@ def _head(
         "encoder": plan.spec.name,
         "preset": plan.preset,
         "points": [str(point) for point in plan.points],
-        "sizes": [f"{w}x{h}" for w, h in plan.sizes] or ["source"],
+        "sizes": [size_text(size) for size in plan.sizes] or ["source"],
         "metric": metric,
         "baseline": _described(baseline),
         "candidate": _described(candidate) if candidate is not None else None,
@@ -430,7 +399,7 @@ def _settings(plan: RunPlan, pool: str) -> dict[str, str]:
         "encoder": plan.spec.name,
         "preset": plan.preset,
         "points": " ".join(f"{point}" for point in plan.points),
-        "sizes": " ".join(f"{w}x{h}" for w, h in plan.sizes) or "source",
+        "sizes": " ".join(map(size_text, plan.sizes)) or "source",
         "bit depth": str(plan.bit_depth or "source"),
         "frames": str(plan.frames or "all"),
         **({} if pool == "mean" else {"pool": pool}),
@@ -458,7 +427,7 @@ def _probed(options: RegressOptions, plan: RunPlan, binary: str) -> dict[str, So
             raise InputError(f"{quoted(clip)} is there twice; a clip counts once")
         check_metric(plan.metrics[-1], options.weights or options.prompt, canvas=source.canvas)
         checks.checked_depth(source, plan.spec, plan.bit_depth)
-        checks.choose_sizes(source, plan.spec, plan.sizes or (source.canvas,))
+        checks.choose_sizes(source, plan.spec, plan.sizes_of(source))
         for note in source.notes:
             progress(Event("probe", f"{name}: {note}", index, len(clips)))
         found[name] = source

@@ -11,11 +11,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from vqaloop.core.files import scratch
-from vqaloop.core.text import quoted
+from vqaloop.core.text import quoted, size_within
 from vqaloop.encoding.spec import EncoderSpec
 from vqaloop.errors import DecodeFailed, InputError
 from vqaloop.execution.workshop import Workshop
 from vqaloop.media.excerpt import excerpt
+from vqaloop.quality.guard import GuardPlan
 from vqaloop.quality.metric import Metric
 from vqaloop.records import Event, Source, Watcher
 from vqaloop.regress.build_command import (
@@ -62,7 +63,7 @@ class RunPlan:
     """Besides VMAF and PSNR-Y."""
 
     def sizes_of(self, source: Source) -> tuple[tuple[int, int], ...]:
-        return self.sizes or (source.canvas,)
+        return tuple(size_within(s, source.canvas) for s in self.sizes) or (source.canvas,)
 
 
 class ClipRunner:
@@ -153,7 +154,7 @@ class ClipRunner:
         if decoded not in self._scores:
             try:
                 # all frames: builds differ by less than sampled ones would tell
-                found = self.shop.measured(self.source, path, dict.fromkeys(JUDGES, 1))
+                found = self.shop.measured(self.source, path, GuardPlan(dict.fromkeys(JUDGES, 1)))
                 made = {
                     JUDGES[name]: self.shop.pooled(self.source, score)
                     for name, score in found.items()

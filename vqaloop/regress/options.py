@@ -7,8 +7,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from vqaloop.core.option_fields import number, numbers, option, whole, words
-from vqaloop.core.text import parse_resolutions
+from vqaloop.core.option_fields import (
+    number,
+    numbers,
+    option,
+    rates,
+    read_texts,
+    whole,
+    words,
+)
+from vqaloop.core.text import parse_duration, parse_resolutions
+from vqaloop.encoding.registry import codec_names
 from vqaloop.errors import InputError
 from vqaloop.execution.options import CODECS, Encoding, MetricOptions, PathName
 
@@ -24,7 +33,7 @@ class RegressOptions(MetricOptions, Encoding):
     """What `compare_builds` takes."""
 
     # the trend of a history needs neither
-    codec: str = option(metavar=CODECS, required=False)
+    codec: str = option(metavar=CODECS, parse=codec_names, required=False)
     baseline: PathName = option(
         help="an ffmpeg ('bundled' for vqaloop's own), a standalone encoder (x264, x265, "
         "SvtAv1EncApp, aomenc, vpxenc, rav1e), or a result that --save wrote",
@@ -43,7 +52,7 @@ class RegressOptions(MetricOptions, Encoding):
         parse=numbers,
     )
     bitrates: Sequence[float] = option(
-        (), "target bitrates in kb/s instead", group=RUN, metavar="K,...", parse=numbers
+        (), "target bitrates in kb/s instead", group=RUN, metavar="K,...", parse=rates
     )
     resolutions: Sequence[tuple[int, int]] = option(
         (),
@@ -66,7 +75,7 @@ class RegressOptions(MetricOptions, Encoding):
         flags=("--time-limit",),
         group=RUN,
         metavar="S",
-        parse=number,
+        parse=parse_duration,
     )
     save: PathName | None = option(
         None, "keep the baseline's runs", group=RUN, metavar="FILE", parse=Path
@@ -101,6 +110,9 @@ class RegressOptions(MetricOptions, Encoding):
     def __post_init__(self) -> None:
         from vqaloop.execution.checks import check_run
 
+        read_texts(self)
+        if self.progress is None:
+            object.__setattr__(self, "progress", lambda event: None)
         check_run(self.workers, self.seed, self.device, self.timeout_s)
         for name in ("threshold", "clip", "time", "memory", "rate"):
             name = name if name == "threshold" else f"{name}_threshold"

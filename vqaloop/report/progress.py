@@ -3,10 +3,12 @@
 import contextlib
 import sys
 import threading
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from vqaloop.core.scopes import check_cancelled
 from vqaloop.core.text import printable
+from vqaloop.errors import CalledOff
 from vqaloop.records import Event
 from vqaloop.report.console import console_for, encodable, is_terminal, print_line
 
@@ -14,6 +16,23 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.progress import Progress as Bar
     from rich.progress import TaskID
+
+LOADING_S = 0.3
+"""Seconds of imports after which they are announced."""
+
+
+SHOWN_LEFT_S = 5.0
+"""Seconds from which on the time left is shown."""
+
+
+def left_words(event: Event) -> str:
+    """The time that an event's stage will take from here; "" where it is short or not known."""
+    if event.left_s is None or event.left_s < SHOWN_LEFT_S:
+        return ""
+    minutes, seconds = divmod(round(event.left_s), 60)
+    hours, minutes = divmod(minutes, 60)
+    time = f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"
+    return f"{'at most ' * event.at_most}{time} left"
 
 
 class Progress:
@@ -42,6 +61,21 @@ class Progress:
             self._bar.stop()
             self._bar = None
 
+    @contextlib.contextmanager
+    def loading(self) -> Iterator[None]:
+        """Around imports: they are announced where they take long."""
+        timer = threading.Timer(LOADING_S, self._announce)
+        timer.daemon = True
+        timer.start()
+        try:
+            yield
+        finally:
+            timer.cancel()
+
+    def _announce(self) -> None:
+        with contextlib.suppress(CalledOff):
+            self(Event("start", "loading libraries"))
+
     @property
     def live(self) -> bool:
         """Whether there is a bar."""
@@ -58,6 +92,8 @@ class Progress:
             now, count = (event.stage, event.done, event.total), ""
             if event.total and now != self._counted:
                 count = f" {event.done}/{event.total}{' at most' * event.at_most}"
+            if left := left_words(event):
+                count += f", {left}"
             self._counted = now
             self.log(f"{event.stage}{count}: {event.message}")
             return
@@ -65,7 +101,7 @@ class Progress:
             self.log(event.message)
         with self._lock:
             if self._task is None:
-                self._task = self._bar.add_task(event.stage, total=None, message="")
+                self._task = self._bar.add_task(event.stage, total=None, message="", left="")
             self._bar.update(
                 self._task,
                 description=event.stage,
@@ -73,6 +109,7 @@ class Progress:
                 # without a total the bar pulses
                 total=event.total or None,
                 message=printable(event.message),
+                left=left_words(event),
             )
 
     def log(self, line: str) -> None:
@@ -99,6 +136,7 @@ def _make_bar(console: "Console") -> "Bar":
         TextColumn("{task.description}", markup=False),
         BarColumn(bar_width=20),
         MofNCompleteColumn(),
+        TextColumn("{task.fields[left]}", markup=False),
         TextColumn("{task.fields[message]}", markup=False, table_column=message),
         console=console,
         transient=True,

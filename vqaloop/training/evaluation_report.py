@@ -235,13 +235,14 @@ def worst_png(worst: Sequence[LargestError]) -> bytes:
         for error, (left, right) in zip(worst, grid.reshape(-1, 2), strict=False):
             row = error.row
             score = row["alone"] if np.isnan(row["anchored"]) else row["anchored"]
-            size = f", {row['width']}x{row['height']}" if row["width"] else ""
+            size = f"{row['width']}x{row['height']}" if row["width"] else ""
+            what = (row["encoder"], row["attack"] or "", size)
             if error.reference is not None:
                 left.imshow(_rgb(error.reference), interpolation="nearest")
             right.imshow(_rgb(error.distorted), interpolation="nearest")
             left.set_title(printable(row["scene"])[:28], loc="left")
             right.set_title(
-                f"{printable(str(row['encoder'] or 'unknown'))[:16]}{size}\n"
+                f"{', '.join(printable(part)[:18] for part in what if part)}\n"
                 f"label {row['label']:.1f}, score {score:.1f}",
                 loc="left",
             )

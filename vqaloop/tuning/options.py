@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vqaloop.core.option_fields import kbps, number, option, whole
-from vqaloop.core.text import parse_size
+from vqaloop.core.text import parse_size, size_within
 from vqaloop.errors import InputError
 from vqaloop.execution.options import JobOptions, PathName, StorageOptions
 
@@ -64,7 +64,7 @@ class TuneOptions(StorageOptions, JobOptions):
             )
 
     def sizes(self, source: Source) -> Sequence[tuple[int, int]]:
-        return [self.resolution or source.canvas]
+        return [size_within(self.resolution, source.canvas) if self.resolution else source.canvas]
 
 
 def check_trials(trials: int) -> None:

@@ -19,7 +19,7 @@ from vqaloop.encoding.encode import encode
 from vqaloop.errors import DecodeFailed, EncodeFailed, TargetUnreachable, ToolError
 from vqaloop.execution.workshop import Workshop
 from vqaloop.quality.bdrate import NotComparable, bd_rate, bd_score
-from vqaloop.quality.guard import FIGURES, guard_metrics
+from vqaloop.quality.guard import GuardPlan, guard_plan
 from vqaloop.records import RDPoint, Rendition, Source
 from vqaloop.search.curve_fit import fit_curve
 from vqaloop.tuning.default_curves import (
@@ -132,12 +132,10 @@ class ParamJudge:
         try:
             done = self.shop.encode(source, rendition)
             score = self.shop.score(source, done.path, self.confirming if confirm else None).value
+            plan = guard_plan(source, self.shop.ffmpeg, "full", self.shop.spec.decoder)
             if confirm:
-                every = dict.fromkeys(guard_metrics(source, self.shop.ffmpeg), 1)
-                scores = self.shop.measured(source, done.path, every)
-                guard = {FIGURES[name]: each.value for name, each in scores.items()}
-            else:
-                guard = self.shop.guard(source, done.path)
+                plan = GuardPlan(dict.fromkeys(plan.every, 1))
+            guard = self.shop.guard(source, done.path, plan).figures
         except (EncodeFailed, DecodeFailed) as error:
             raise ParamsFailed(str(error)) from error
         if not math.isfinite(score):

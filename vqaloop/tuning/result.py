@@ -85,10 +85,11 @@ def tuning_lines(tuning: Tuning) -> list[str]:
     about = tuning.about
     at, study = about["at_target"], about["study"]
     params = " ".join(f"{name}={value}" for name, value in tuning.params.items())
+    mean = f" (mean {at['score_mean']:.1f})" if "score_mean" in at else ""
     lines = [
         f"parameters: {params or 'the defaults'}",
-        f"{tuning.knob[0]} {tuning.knob[1]:g}: {at['kbps']:.0f} kb/s, score {at['score']:.1f}, "
-        f"VMAF {at['vmaf']:.1f}, PSNR-Y {at['psnr_y']:.1f} dB",
+        f"{tuning.knob[0]} {tuning.knob[1]:g}: {at['kbps']:.0f} kb/s, "
+        f"score {at['score']:.1f}{mean}, VMAF {at['vmaf']:.1f}, PSNR-Y {at['psnr_y']:.1f} dB",
     ]
     if tuning.params:
         savings = about["guard_savings"]

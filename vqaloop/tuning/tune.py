@@ -17,6 +17,7 @@ import numpy as np
 from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial
 
+from vqaloop.core.option_fields import taken
 from vqaloop.core.text import counted, quoted
 from vqaloop.errors import InputError
 from vqaloop.execution.checks import check_folder, folder_undone
@@ -144,14 +145,14 @@ def tune_encoder(
     codec: str,
     encoder: str | None = None,
     target_score: float | None = None,
-    bitrate: float | None = None,
+    bitrate: float | str | None = None,
     trials: int = 30,
     storage: str | None = None,
     sampler: str = "gp",
     slowdown: float = 1.1,
     xpsnr_loss: float = XPSNR_LOSS,
     metric: str = DEFAULT_METRIC,
-    resolution: tuple[int, int] | None = None,
+    resolution: tuple[int, int] | str | None = None,
     preset: str | None = None,
     bit_depth: int | None = None,
     out: str | os.PathLike[str] | None = None,
@@ -159,7 +160,7 @@ def tune_encoder(
     workers: int | Executor = 1,
     seed: int = 0,
     cache: bool = True,
-    timeout_s: float | None = None,
+    timeout_s: float | str | None = None,
     ffmpeg: str | os.PathLike[str] | None = None,
     weights: str | os.PathLike[str] | None = None,
     prompt: str | os.PathLike[str] | None = None,
@@ -217,37 +218,7 @@ def tune_encoder(
         TargetUnreachable: The encoder does not reach the target. Interrupted, the same call goes
             on from there.
     """
-    options = TuneOptions(
-        codec=codec,
-        encoder=encoder,
-        target_score=target_score,
-        bitrate=bitrate,
-        trials=trials,
-        storage=storage,
-        sampler=sampler,
-        slowdown=slowdown,
-        xpsnr_loss=xpsnr_loss,
-        metric=metric,
-        resolution=resolution,
-        preset=preset,
-        bit_depth=bit_depth,
-        out=out,
-        device=device,
-        workers=workers,
-        seed=seed,
-        cache=cache,
-        timeout_s=timeout_s,
-        ffmpeg=ffmpeg,
-        weights=weights,
-        prompt=prompt,
-        score_precision=score_precision,
-        pool=pool,
-        video_size=video_size,
-        pix_fmt=pix_fmt,
-        framerate=framerate,
-        allow_hdr=allow_hdr,
-        progress=progress,
-    )
+    options = TuneOptions(**taken(TuneOptions, locals()))
     return _tune(input, options)
 
 
@@ -397,7 +368,10 @@ def _answer_json(
             for name in GUARDS
         },
         "size": {"width": goal.setting.width, "height": goal.setting.height},
-        "at_target": _point_json(answer.at),
+        "at_target": {
+            **_point_json(answer.at),
+            **({} if answer.score.mean is None else {"score_mean": rounded(answer.score.mean)}),
+        },
         "limits": asdict(goal.limits),
         "curves": {
             "default": [_point_json(point) for point in answer.default],

@@ -8,7 +8,6 @@ import numpy.typing as npt
 
 from vqaloop.errors import InputError
 from vqaloop.media.planes import Frames, require_pair
-from vqaloop.panel.pictures import bitmap
 
 
 def measure(reference: Frames, distorted: Frames) -> npt.NDArray[np.float32]:
@@ -31,6 +30,9 @@ def measure(reference: Frames, distorted: Frames) -> npt.NDArray[np.float32]:
         # it would return 100 for any frames
         raise InputError(f"SSIMULACRA 2 takes frames of at least 8 pixels each way, not {size}")
     compute = require_package()
+    # here: it brings PyTorch
+    from vqaloop.media.pictures import bitmap
+
     pairs = zip(reference, distorted, strict=True)
     scores = [compute(*(io.BytesIO(bitmap(side)) for side in pair)) for pair in pairs]
     return np.asarray(scores, np.float32)

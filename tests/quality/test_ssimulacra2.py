@@ -9,11 +9,14 @@ import torch
 from PIL import Image
 
 from tests.support.media import make_clip, run_ffmpeg
-from vqaloop.core.ffmpeg import file_url
+from vqaloop.core.ffmpeg import ffmpeg_path, file_url
 from vqaloop.errors import InputError
 from vqaloop.media.colour import to_pictures
 from vqaloop.media.planes import Frames
-from vqaloop.panel.ssimulacra2 import measure
+from vqaloop.media.probe import probe_source
+from vqaloop.quality.registry import open_metric
+from vqaloop.quality.ssimulacra2 import measure
+from vqaloop.quality.ssimulacra2_metric import _limited
 
 
 def frames(path: Path, *options: str) -> Frames:
@@ -48,3 +51,30 @@ def test_what_cannot_be_measured_is_refused(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setitem(sys.modules, "ssimulacra2", None)
     with pytest.raises(InputError, match=r"pip install 'vqaloop\[panel\]'"):
         measure(flat, flat)
+
+
+def test_it_is_a_metric(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source = probe_source(make_clip(tmp_path / "source.y4m", size="128x96", frames=12))
+    good, bad = (
+        make_clip(tmp_path / f"{crf}.mp4", size="128x96", frames=12, crf=crf) for crf in (20, 45)
+    )
+    metric = open_metric("ssimulacra2", ffmpeg=ffmpeg_path())
+    high, low = (metric.measure(source, path, "pyav") for path in (good, bad))
+    assert metric.floor < metric.ceiling < metric.top and 0 <= low.value < high.value - 20
+    # each place is one frame, whose value it has alone
+    at = [start for start, _ in high.moments]
+    pair = frames(source.path)[at], frames(good)[at]
+    assert list(high.clips) == pytest.approx(measure(*pair).tolist(), abs=0.01)
+    assert high.interval and high.interval[0] <= high.value <= high.interval[1]
+    assert metric.finer().identity() != metric.identity()  # type: ignore[union-attr]
+    monkeypatch.setitem(sys.modules, "ssimulacra2", None)
+    with pytest.raises(InputError, match=r"pip install 'vqaloop\[panel\]'"):
+        open_metric("ssimulacra2", ffmpeg=ffmpeg_path())
+
+
+def test_full_range_is_brought_to_that_of_pictures() -> None:
+    frame = np.full((1, 12, 8), 128, np.uint8)
+    frame[:, :4], frame[:, 4:8] = 0, 255
+    found = _limited(frame, True)
+    assert (found[:, :4] == 16).all() and (found[:, 4:8] == 235).all()
+    assert (found[:, 8:] == 128).all() and _limited(frame, False) is frame
