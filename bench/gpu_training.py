@@ -359,7 +359,7 @@ def teacher(run: Run) -> Findings:
     with run.device:
         student = create_student(name, anchored, head_config(recipe) if anchored else None)
         if anchored:
-            start_from_cosines(student.backbone)  # type: ignore[arg-type]
+            start_from_cosines(student.backbone.patch_embed)  # type: ignore[arg-type]
             student.backbone.patch_embed.requires_grad_(False)
         model = TrainingModel(student, None, recipe)
     step, rng = stepper(model, recipe), np.random.default_rng(0)

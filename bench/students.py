@@ -17,19 +17,24 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
+from torch.utils.flop_counter import FlopCounterMode
 
 from vqaloop.core.ffmpeg import ffmpeg_path
 from vqaloop.encoding.encode import encode
 from vqaloop.media.planes import CLIP_FRAMES, CLIP_SIZE
 from vqaloop.media.probe import probe_source
+from vqaloop.models.student import CANVAS_HEIGHT
 from vqaloop.models.weights import load_student
 from vqaloop.quality.crop_sampling import CROPS_EACH, POSITIONS
+from vqaloop.quality.inference import BATCH
 from vqaloop.quality.registry import open_metric
 from vqaloop.quality.student_metric import StudentMetric
 from vqaloop.records import Rendition
 from vqaloop.training.evaluate import evaluate, score_shards
 from vqaloop.training.shards import load_shard, shard_paths
 
+RUNS = 5
+"""Of a rung's network, whose time is the mean."""
 SEEDS = range(10)
 ENCODES = ((1.0, 24), (1.0, 34), (0.5, 24), (0.5, 34))
 """Part of the source's height, and x264's CRF."""
@@ -41,15 +46,20 @@ def cost(weights: Path, threads: int) -> dict[str, Any]:
     student, about = load_student(weights)
     clips = torch.randn(POSITIONS * CROPS_EACH, 3, CLIP_FRAMES, CLIP_SIZE, CLIP_SIZE)
     with torch.inference_mode():
-        anchor = student.anchor(clips)
-        student.look(clips, anchor)
+        # as a rung is scored: in batches, by the anchored head alone
+        batches = torch.split(clips, BATCH["cpu"])
+        parts = [(batch, student.anchor(batch, CANVAS_HEIGHT)) for batch in batches]
+        with FlopCounterMode(display=False) as counter:
+            student.compare(*parts[0])
         wall, cpu = time.perf_counter(), time.process_time()
-        for _ in range(5):
-            student.look(clips, anchor)
-        wall, cpu = (time.perf_counter() - wall) / 5, (time.process_time() - cpu) / 5
+        for _ in range(RUNS):
+            for part in parts:
+                student.compare(*part)
+        wall, cpu = (time.perf_counter() - wall) / RUNS, (time.process_time() - cpu) / RUNS
     return {
         "model": about["model"],
         "parameters": sum(p.numel() for p in student.parameters()),
+        "mmacs_a_crop": counter.get_total_flops() / 2e6 / len(parts[0][0]),
         "megabytes": weights.stat().st_size / 1e6,
         "wall_s": wall,
         "cpu_s": cpu,

@@ -8,7 +8,7 @@ import torch
 
 from tests.support.nets import MINI, MINI_SWIN, noise, published_shapes, shaken
 from vqaloop.errors import InputError
-from vqaloop.models import CONFIGS, MODELS, config_of, create_model
+from vqaloop.models import CONFIGS, MODELS, config_of, create_model, create_student
 from vqaloop.models.fastvqa import FastVQA
 from vqaloop.models.internvideo2 import InternVideo2
 
@@ -21,6 +21,13 @@ from vqaloop.models.internvideo2 import InternVideo2
         ("internvqa-1b", 1_020_710_913),
         ("fastvqa-tiny", 28_127_901),
         ("fastvqa-base", 88_495_569),
+        ("rankdvqa", 4_594_938),
+        ("rankdvqa-mini", 449_830),
+        ("swinv2-c2f-tiny", 31_111_723),
+        ("swinv2-c2f-mini", 808_509),
+        ("qmamba-tiny", 27_508_513),
+        ("qmamba-mini", 344_929),
+        ("qmamba-mini-2way", 329_697),
     ],
 )
 def test_parameter_counts_are_the_published_ones(name: str, count: int) -> None:
@@ -34,6 +41,10 @@ def test_unknown_model_is_refused_with_the_list() -> None:
         create_model("internvqa-huge")
     with pytest.raises(InputError, match="the students are internvqa-"):
         config_of("fastvqa-tiny")
+    with pytest.raises(InputError, match="fastvqa-tiny takes no token heads.*rankdvqa"):
+        create_student("fastvqa-tiny")
+    with pytest.raises(InputError, match="rankdvqa-mini compares clips with their source"):
+        create_student("rankdvqa-mini", heads=False)
 
 
 @pytest.mark.parametrize(
@@ -81,7 +92,8 @@ def test_features_compare_across_families_where_their_widths_agree() -> None:
     with torch.device("meta"):
         widths = {name: create_model(name).feature_width for name in MODELS}
     assert widths.pop("fastvqa-base") == 1024
-    assert set(widths.values()) == {768}
+    released = {name for name in widths if name.startswith(("internvqa", "fastvqa"))}
+    assert len(released) == 6 and {widths[name] for name in released} == {768}
 
 
 def test_a_judge_has_one_output() -> None:

@@ -9,10 +9,11 @@ import torch
 
 from tests.support.nets import MINI, noise, shaken
 from vqaloop.errors import InputError
-from vqaloop.models import create_student
+from vqaloop.models import create_student, rankdvqa
 from vqaloop.models.head_config import HeadConfig
 from vqaloop.models.internvideo2 import Config, InternVideo2
 from vqaloop.models.prune import prune
+from vqaloop.models.rankdvqa import RankDVQA
 from vqaloop.models.student import Student
 
 THIN = replace(MINI, width=32, depth=1, heads=1, mlp_width=40)
@@ -200,5 +201,63 @@ def test_other_families_are_refused() -> None:
     with torch.device("meta"):
         other = create_student("fastvqa-tiny", heads=False)
     for pair in ((other, student()), (student(), other)):
-        with pytest.raises(InputError, match="only students of the InternVideo2 family"):
+        with pytest.raises(InputError, match="only students of one family"):
             prune(*pair)
+
+
+WIDE = rankdvqa.Config((4, 6, 6, 8, 8, 8), width=8, frames=2)
+NARROW = rankdvqa.Config((3, 4, 4, 6, 6, 5), width=4, frames=2)
+
+
+def pyramid(config: rankdvqa.Config, seed: int) -> Student:
+    torch.manual_seed(seed)
+    made = Student(RankDVQA(config))
+    shaken(made, seed)
+    return made.eval()
+
+
+def test_channels_of_a_pyramid_without_weight_are_left_out() -> None:
+    larger = pyramid(WIDE, 0)
+    net = larger.backbone
+    assert isinstance(net, RankDVQA)
+    rng = torch.Generator().manual_seed(3)
+    with torch.no_grad():
+        for level, count in zip(net.levels, NARROW.channels, strict=True):
+            first, second = level[0], level[2]  # type: ignore[index]
+            for conv in (first, second):
+                idle = torch.randperm(len(conv.weight), generator=rng)[count:]
+                conv.weight[idle], conv.bias[idle] = 0, 0
+        for block in net.compared:
+            assert isinstance(block, rankdvqa.Difference)
+            # logits of queries would be scaled by the width of a head
+            block.attn.qkv.weight[: WIDE.width], block.attn.qkv.bias[: WIDE.width] = 0, 0
+            idle = torch.randperm(WIDE.width, generator=rng)[NARROW.width :]
+            for layer in (block.conv_first, block.attn.proj, block.fc2, block.conv_after_body):
+                assert layer.bias is not None
+                layer.weight[idle], layer.bias[idle] = 0, 0
+            within = torch.tensor([0, 2, 5, 7])
+            block.attn.proj.weight[:, within] = 0
+            block.fc2.weight[:, torch.randperm(16, generator=rng)[8:]] = 0
+    smaller = prune(larger, pyramid(NARROW, 1))
+    clips, source = noise(2, 2, 3, 2, 80, 80)
+    with torch.no_grad():
+        cut = smaller.backbone
+        torch.testing.assert_close(cut(clips, source), net(clips, source), atol=1e-4, rtol=1e-4)
+        assert smaller(clips, source).isfinite().all() and smaller(clips).isfinite().all()
+    kept = set(torch.cat([v.flatten() for v in larger.state_dict().values()]).tolist())
+    for value in smaller.state_dict().values():
+        assert set(value.flatten().tolist()) <= kept
+    # the anchored head reads what it read, of the channels that are left
+    assert larger.anchored is not None and smaller.anchored is not None
+    columns, other = (s.anchored.compare.weight[0] for s in (smaller, larger))  # type: ignore[union-attr]
+    at = places(columns.detach(), other.detach())
+    own = len(other) - 5 * 9
+    assert at[:own] == list(range(own))
+    assert at[own + 4 :: 5] == list(range(own + 8, len(other), 9)), "the distances"
+
+
+def test_a_pyramid_is_cut_out_of_a_larger_one_alone() -> None:
+    with pytest.raises(InputError, match="cannot be cut out"):
+        prune(pyramid(NARROW, 0), pyramid(WIDE, 0))
+    with pytest.raises(InputError, match="only students of one family"):
+        prune(student(), pyramid(NARROW, 0))

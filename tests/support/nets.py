@@ -12,7 +12,7 @@ from torch import Tensor
 from vqaloop.core.ffmpeg import ffmpeg_path
 from vqaloop.models import create_student, fastvqa
 from vqaloop.models.head_config import HeadConfig
-from vqaloop.models.internvideo2 import Config, InternVideo2
+from vqaloop.models.internvideo2 import Config
 from vqaloop.models.student import start_from_cosines
 from vqaloop.models.weights import save_student
 from vqaloop.quality.crop_sampling import CropSampling
@@ -128,9 +128,9 @@ def random_student(
     """
     torch.manual_seed(0)
     student = create_student(name, config=config)
-    assert isinstance(student.backbone, InternVideo2) and student.anchored is not None
+    assert student.embedding is not None and student.anchored is not None
     assert student.alone is not None
-    start_from_cosines(student.backbone)
+    start_from_cosines(student.embedding)
     with torch.no_grad():
         # as it starts, it answers about 0.5 to all
         for head in (student.anchored, student.alone):

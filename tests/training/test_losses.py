@@ -32,7 +32,10 @@ from vqaloop.training.losses import (
     FIDELITY_SCALE,
     PAIR_TIE,
     PREFERENCE_SCALE,
+    TEMPERATURE,
+    class_rank_loss,
     fidelity_loss,
+    group_contrast,
     masked_mse,
     ordered_loss,
     pair_loss,
@@ -92,6 +95,67 @@ def test_fidelity_of_preferences_by_hand() -> None:
     far = torch.tensor([[0.0, 1.0]], requires_grad=True)
     fidelity_loss(far, torch.tensor([[1.0, 0.0]])).backward()  # type: ignore[no-untyped-call]
     assert far.grad is not None and far.grad.isfinite().all()
+
+
+CLASSES = torch.tensor([[0.0, 1.0, math.nan], [0.0, 2.0, 1.0], [1.0, 0.0, 0.0]])
+"""Of three groups of three encodes."""
+
+
+def test_group_contrast_by_hand() -> None:
+    features = noise(3, 3, 5)
+    unit = (features / features.norm(dim=-1, keepdim=True)).double().numpy()
+    # groups 0 and 2 are one half, group 1 the other; class 2 is in one half alone
+    first = {
+        0: [unit[0, 0], unit[2, 1], unit[2, 2]],
+        1: [unit[0, 1], unit[2, 0]],
+    }
+    second = {0: [unit[1, 0]], 1: [unit[1, 2]]}
+    c, d = ([np.mean(half[k], axis=0) for k in (0, 1)] for half in (first, second))
+    parts = []
+    for i in range(2):
+        alike = [math.exp(c[i] @ d[j] / TEMPERATURE) for j in range(2)]
+        parts.append(-math.log(alike[i] / sum(alike)))
+    assert group_contrast(features, CLASSES).item() == pytest.approx(fmean(parts), rel=1e-5)
+    apart = torch.eye(3)[CLASSES.nan_to_num().int()]
+    assert group_contrast(apart, CLASSES) < 0.2 < group_contrast(torch.ones(3, 3, 5), CLASSES)
+    alone = features.requires_grad_()
+    lonely = group_contrast(alone, torch.zeros(3, 3))
+    assert lonely.item() == 0 and lonely.requires_grad
+
+
+def test_ranks_inside_a_class_by_hand() -> None:
+    labels, scores = (x[:, :3] for x in labels_and_scores())
+    labels[1, 2] = torch.nan
+    flat = [x.flatten().tolist() for x in (scores, labels, CLASSES)]
+    short = []
+    for i in range(9):
+        for j in range(9):
+            if i != j and flat[2][i] == flat[2][j] and 5 not in (i, j):
+                gap, wanted = (x[i] - x[j] for x in flat[:2])
+                short.append(max(0.0, abs(wanted) - math.copysign(1, wanted) * gap))
+    found = class_rank_loss(scores, labels, CLASSES)
+    assert found.item() == pytest.approx(fmean(short), rel=1e-5)
+    assert class_rank_loss(labels, labels, CLASSES).item() == pytest.approx(0, abs=1e-6)
+    assert class_rank_loss(scores, labels, CLASSES * torch.nan).item() == 0
+
+
+def test_classes_of_bitrate_are_those_of_the_shards() -> None:
+    one = SHARDS[1]
+    assert one.canvas is not None and one.fps is not None
+    expected = [
+        math.log2(1000 * row["kbps"] / one.fps / math.prod(one.canvas)) for row in one.encodes
+    ]
+    assert one.rates.tolist() == pytest.approx(expected, abs=1e-4)
+    assert replace(one, fps=None).rates.isnan().all()
+    batch = draw([one], replace(RECIPE, scenes=1), np.random.default_rng(0))
+    assert batch.rates is not None and batch.rates.shape == (1, 2)
+    assert all(rate in one.rates for rate in batch.rates[0])
+    weights = with_losses(region=1, coarse=1, fine=1)
+    found = TrainingModel(made(0), None, weights)(batch_of(), 0)
+    assert set(found) == {"region", "coarse", "fine"} and found["fine"] > 0
+    bare = replace(batch_of(), rates=None)
+    with pytest.raises(InputError, match="coarse and fine a set of scenes with their bitrates"):
+        TrainingModel(made(0), None, weights)(bare, 0)
 
 
 def test_preferences_of_student_and_teacher_by_hand() -> None:

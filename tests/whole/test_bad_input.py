@@ -15,7 +15,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from safetensors.numpy import save
 
 from tests.media.test_probe import (
     HDR_TAGS,
@@ -37,6 +39,8 @@ from tests.support.media import (
     write_y4m,
 )
 from vqaloop.core.ffmpeg import ffmpeg_path
+from vqaloop.core.files import file_sha256
+from vqaloop.core.resources import WEIGHTS
 
 DOCUMENT = REPOSITORY / "docs" / "input.md"
 HEAD, ROW, END = "| case | exit | message |", "| --- | --- | --- |", "<!-- end of table -->"
@@ -132,6 +136,21 @@ def bad_weights(data: bytes) -> Make:
         return plain("--metric", "internvqa-mini", "--weights", "w.safetensors")(room)
 
     return make
+
+
+def bad_prompt(of: str, data: bytes = b"", cut: int = 0) -> Make:
+    """`of`: SHA-256 of a student's weights; `data`, or a prompt of one value cut short."""
+
+    def make(room: Room) -> list[str]:
+        about = {"prompt_of": of, "model": "internvqa-tiny"}
+        whole = save({"answers": np.zeros((1, 1), np.float32)}, about)
+        with_bytes(room.folder / "p.safetensors", data or whole[: len(whole) - cut])
+        return plain("--metric", "internvqa-mini", "--prompt", "p.safetensors")(room)
+
+    return make
+
+
+SHIPPED_SHA256 = file_sha256(WEIGHTS / "internvqa-mini.safetensors")
 
 
 def without_encoder(room: Room) -> list[str]:
@@ -330,6 +349,10 @@ CASES = (
     ),
     Case("weights that are damaged", bad_weights(b"\x10" + b"\0" * 99), "cannot be read"),
     Case("weights for a metric without", plain("--weights", "w"), "psnr takes no weights"),
+    Case("a prompt of another student", bad_prompt("0" * 64), "was trained on other weights"),
+    Case("a prompt of other shapes", bad_prompt(SHIPPED_SHA256), "does not fit internvqa-mini"),
+    Case("a prompt cut short", bad_prompt("0" * 64, cut=2), "cannot be read"),
+    Case("a prompt for a metric without", plain("--prompt", "p"), "psnr takes no prompt"),
     Case("output below a file", output("a.y4m/out"), "is a file, not a folder"),
     Case("output is a file", output("a.y4m"), "is a file; give the output another name"),
     Case("output where nothing can be written", output("/proc/out"), "cannot write in '/proc'"),

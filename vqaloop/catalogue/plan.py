@@ -94,8 +94,8 @@ def _task(
     key = tuple(getattr(options, name) for name in options_of(MetricOptions))
     if key not in metrics:
         metrics[key] = chosen_metric(options)
-        with fault_of("metric", "weights", "score_precision"):
-            check_metric(metrics[key], options.weights)
+        with fault_of("metric", "weights", "prompt", "score_precision"):
+            check_metric(metrics[key], options.weights or options.prompt)
     metric = metrics[key]
     make_rules(metric, options)
     check_folder(folder, Path(title.input))

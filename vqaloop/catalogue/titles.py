@@ -90,8 +90,8 @@ def read_titles(path: Path) -> list[Title]:
                 except InputError as error:
                     why = str(error)
                     raise InputError(why if why.startswith(at) else f"{here}: {why}") from error
-        if weights := options.get("weights"):
-            options["weights"] = path.parent / weights
+        for name in options.keys() & {"weights", "prompt"}:
+            options[name] = path.parent / options[name]
         found.append(Title(path.parent / row["input"], row.get("name") or None, options, at))
     if not found:
         raise InputError(f"table {quoted(path)} lists no titles; give it a row for each")

@@ -18,11 +18,11 @@ def run_score(options: argparse.Namespace) -> int:
         from vqaloop.records import rounded
 
     asked = given_options(MetricOptions, options)
-    names = ("metric", "weights", "score_precision", "pool", "device", "seed", "ffmpeg")
+    names = ("metric", "weights", "prompt", "score_precision", "pool", "device", "seed", "ffmpeg")
     scorer = Scorer(
         **{name: asked[name] for name in names if name in asked}, allow_hdr=options.allow_hdr
     )
-    check_metric(scorer.metric, options.weights, options.reference is not None)
+    check_metric(scorer.metric, options.weights or options.prompt, options.reference is not None)
     canvas = size_within(parse_size(options.canvas)) if options.canvas else None
     if canvas is None and options.reference is None:
         canvas = scorer.canvas_of(options.video)

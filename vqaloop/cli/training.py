@@ -153,7 +153,9 @@ def run_evaluate(options: argparse.Namespace) -> int:
     if options.crops is not None and options.crops < 1:
         raise InputError(f"--crops {options.crops} is too few; give 1 or more")
     names = [options.weights, *([options.against] if options.against else [])]
-    loaded = [_weights(name, options.all) for name in names]
+    loaded = [
+        _weights(name, options.all, None if i else options.prompt) for i, name in enumerate(names)
+    ]
     known = frozenset[str]().union(*(titles for _, _, titles in loaded))
     there = shard_paths(options.datasets)
     paths = [path for path in there if title_of(path) not in known] if known else there
@@ -174,6 +176,7 @@ def run_evaluate(options: argparse.Namespace) -> int:
     figures = {
         "weights": printable(options.weights),
         "weights_sha256": about["sha256"],
+        **({"prompt": printable(str(options.prompt))} if options.prompt else {}),
         **evaluate(found.table, found.regions, seed=running.seed),
         **({"warnings": warnings} if warnings else {}),
     }
@@ -257,8 +260,11 @@ def _scored(
         )
 
 
-def _weights(name: str, every: bool) -> "tuple[Student, dict[str, str], frozenset[str]]":
+def _weights(
+    name: str, every: bool, prompt: Path | None
+) -> "tuple[Student, dict[str, str], frozenset[str]]":
     """A student by its file or shipped name, its header, and the titles to leave out."""
+    from vqaloop.models.style_prompt import load_prompt
     from vqaloop.models.weights import load_student
     from vqaloop.quality.registry import shipped_weights
     from vqaloop.training.shards import trained_titles
@@ -268,6 +274,8 @@ def _weights(name: str, every: bool) -> "tuple[Student, dict[str, str], frozense
     if not path.exists():
         raise InputError(f"no weights {quoted(path)}; give a file, or one of {', '.join(shipped)}")
     student, about = load_student(path)
+    if prompt is not None:
+        about = load_prompt(prompt, student, about)
     return student, about, frozenset() if every else trained_titles(about)
 
 
@@ -418,6 +426,9 @@ def add_evaluate(command: Command) -> None:
         "--against",
         metavar="WEIGHTS",
         help="another student, for the differences on the same encodes",
+    )
+    evaluate.add_argument(
+        "--prompt", type=Path, metavar="FILE", help="of WEIGHTS: a prompt that was trained on them"
     )
     evaluate.add_argument(
         "--metrics",

@@ -154,6 +154,8 @@ class RayCluster:
         if isinstance(metric, StudentMetric):
             facts["metric"] = StudentRecipe.of(metric)
             parcels["weights"] = self._sender.parcel(metric.weights)
+            if metric.engine.prompt is not None:
+                parcels["prompt"] = self._sender.parcel(metric.engine.prompt)
         ffmpeg = getattr(metric, "ffmpeg", None) or ffmpeg_path()
         order = self._order("score", ffmpeg, parcels, facts)
         network = not isinstance(metric, ClassicalMetric)

@@ -243,7 +243,7 @@ _metrics_lock = threading.Lock()
 
 @dataclass(frozen=True)
 class StudentRecipe:
-    """The arguments of a student metric, but for the file of its weights and ffmpeg."""
+    """The arguments of a student metric, but for the files of its weights, prompt and ffmpeg."""
 
     name: str
     device: str
@@ -253,8 +253,8 @@ class StudentRecipe:
     def of(cls, metric: StudentMetric) -> "StudentRecipe":
         return cls(metric.name, metric.device.type, metric.sampling)
 
-    def made(self, weights: Path, ffmpeg: str) -> StudentMetric:
-        engine = StudentEngine(weights, self.device)
+    def made(self, weights: Path, prompt: Path | None, ffmpeg: str) -> StudentMetric:
+        engine = StudentEngine(weights, self.device, prompt=prompt)
         return StudentMetric(self.name, engine, ffmpeg, self.sampling)
 
 
@@ -271,7 +271,7 @@ def _metric(order: Order, files: Mapping[str, Path], ffmpeg: str) -> Metric:
             return _metrics[key]
         metric: Metric = sent
         if isinstance(sent, StudentRecipe):
-            metric = sent.made(files["weights"], ffmpeg)
+            metric = sent.made(files["weights"], files.get("prompt"), ffmpeg)
         elif isinstance(sent, (ClassicalMetric, SampledVmaf, Ssimulacra2)):
             metric = replace(sent, ffmpeg=ffmpeg)
         for name, value in metric.identity().items():

@@ -89,7 +89,8 @@ def check_metric(
 ) -> None:
     """Raises InputError for a device that is not there, and for weights that do not load.
 
-    `anchored`: or that cannot judge against a source; nor one of `canvas`, its width and height.
+    `weights`: those, or the prompt, that were named. `anchored`: or that cannot judge against a
+    source; nor one of `canvas`, its width and height.
 
     A student loads when it first scores; what a user named is better refused before any encode.
     """

@@ -67,6 +67,13 @@ class Scoring:
     weights: PathName | None = option(
         None, "other student weights", metavar="FILE", parse=Path, column=True
     )
+    prompt: PathName | None = option(
+        None,
+        "adapt the student by a prompt that was trained on it",
+        metavar="FILE",
+        parse=Path,
+        column=True,
+    )
     score_precision: float | None = option(
         None,
         "stop looking at a video once a student's score is estimated to ±P, which is no "

@@ -59,7 +59,7 @@ def open_session(input: PathName, options: Asked, tools: Tools) -> Iterator[Sess
         source = _probed(input, options, tools)
         sizes = checks.choose_sizes(source, tools.spec, options.sizes(source))
         depth = checks.checked_depth(source, tools.spec, options.bit_depth)
-        check_metric(tools.metric, options.weights, canvas=source.canvas)
+        check_metric(tools.metric, options.weights or options.prompt, canvas=source.canvas)
         with (
             Cache(enabled=options.cache) as store,
             Workshop(

@@ -47,7 +47,7 @@ def chosen_encoder(options: JobOptions) -> tuple[EncoderSpec, str]:
 def chosen_metric(options: MetricOptions) -> Metric:
     """The metric. Raises InputError, which names the options at fault."""
     check_pool(options.pool)
-    with fault_of("metric", "weights", "score_precision"):
+    with fault_of("metric", "weights", "prompt", "score_precision"):
         if options.metric == CAMBI:
             raise InputError(
                 "cambi measures banding alone, and less is better: it steers nothing; choose "
@@ -59,5 +59,6 @@ def chosen_metric(options: MetricOptions) -> Metric:
             device=options.device,
             seed=options.seed,
             weights=options.weights,
+            prompt=options.prompt,
             precision=options.score_precision,
         )

@@ -110,6 +110,7 @@ def build_ladder(
     timeout_s: float | str | None = None,
     ffmpeg: str | os.PathLike[str] | None = None,
     weights: str | os.PathLike[str] | None = None,
+    prompt: str | os.PathLike[str] | None = None,
     score_precision: float | None = None,
     pool: str = "mean",
     video_size: str | None = None,
@@ -174,6 +175,7 @@ def build_ladder(
         timeout_s: Seconds of one encode.
         ffmpeg: The program; None: the bundled one.
         weights: Of the learned metric; None: those that come with vqaloop.
+        prompt: Of the learned metric: what adapts its scores; None: none.
         score_precision: Half-width of a score's interval at which scoring stops, in points.
         pool: How scores are pooled over time: mean, harmonic, p5, p1 or min-scene.
         video_size: WxH, of raw video.

@@ -24,6 +24,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from vqaloop.errors import InputError
+from vqaloop.models.backbone import Backbone
 from vqaloop.models.fastvqa import FastVQA, WindowAttention, position_index
 from vqaloop.models.internvideo2 import Config, InternVideo2, interpolate_positions
 
@@ -76,7 +77,7 @@ class Loaded:
 
 
 def load_released(
-    model: InternVideo2 | FastVQA, path: str | os.PathLike[str], frames: int | None = None
+    model: Backbone, path: str | os.PathLike[str], frames: int | None = None
 ) -> Loaded:
     """Load the weights of a released checkpoint, or of a student's file, into `model`.
 
@@ -90,9 +91,15 @@ def load_released(
         Which keys were left out, kept their initial values, or were converted.
 
     Raises:
-        InputError: The file cannot be read, holds code, or does not fit; `model` is unchanged.
+        InputError: The file cannot be read, holds code, or does not fit; or nothing is released of
+            the model's family. `model` is unchanged.
     """
     path = Path(path)
+    if not isinstance(model, InternVideo2 | FastVQA):
+        raise InputError(
+            f"{path} is no student's file, and of {type(model).__name__} no weights are published "
+            "that could be read; train one from nothing"
+        )
     tensors = read_tensors(path)
     if isinstance(model, InternVideo2):
         named, ignored = _internvideo2_names(tensors, path)

@@ -16,6 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from vqaloop.models.backbone import Backbone
 from vqaloop.models.drop_path import drop_path, set_drop_path
 from vqaloop.models.fragments import FRAGMENT, FRAGMENTS, cut_fragments, fragment_places
 
@@ -246,7 +247,7 @@ class Head(nn.Module):
         return F.linear(x, self.fc_last.weight.flatten(1), self.fc_last.bias).squeeze(-1)
 
 
-class FastVQA(nn.Module):
+class FastVQA(Backbone):
     """The backbone with its head.
 
     `forward` takes (B, 3, T, H, W) clips, ImageNet-normalised RGB of 7 x 7 fragments, and returns
@@ -301,6 +302,10 @@ class FastVQA(nn.Module):
                 f"not {tuple(shape)}"
             )
 
+    def styled(self) -> dict[str, tuple[nn.Module, int]]:
+        """Its blocks, see `Backbone.styled`."""
+        return styled_stages(self.fragments_backbone.layers, self.config.width)
+
     def feature_map(self, clips: Tensor) -> Tensor:
         """(B, T/2, H/32, W/32, feature_width) features. Raises ValueError for other shapes."""
         self.check_shape(clips.shape)
@@ -327,6 +332,15 @@ class FastVQA(nn.Module):
 
 def _float(values: Tensor | None) -> Tensor | None:
     return None if values is None else values.float()
+
+
+def styled_stages(stages: nn.ModuleList, width: int) -> dict[str, tuple[nn.Module, int]]:
+    """Blocks of stages that each double the channels, as `Backbone.styled` gives them."""
+    return {
+        f"{i}.{j}": (block, width << i)
+        for i, stage in enumerate(stages)
+        for j, block in enumerate(stage.blocks)  # type: ignore[arg-type]
+    }
 
 
 def position_index(window: Triple) -> Tensor:

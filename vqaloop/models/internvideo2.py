@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from vqaloop.models.backbone import TokenBackbone
 from vqaloop.models.drop_path import drop_path, set_drop_path
 
 
@@ -199,7 +200,7 @@ class PatchEmbed(nn.Module):
         return x.flatten(2).transpose(1, 2)
 
 
-class InternVideo2(nn.Module):
+class InternVideo2(TokenBackbone):
     """The transformer with attention pooling and a linear head: InternVQA's quality model.
 
     `forward` takes (B, 3, T, H, W) clips, ImageNet-normalised RGB, and returns (B, outputs),
@@ -211,13 +212,13 @@ class InternVideo2(nn.Module):
         config: Shape of the network.
     """
 
-    recompute = False
-    """Whether activations inside blocks are computed again for the gradient, not kept."""
-
     def __init__(self, config: Config) -> None:
         super().__init__()
         self.config = config
         self.feature_width = config.pooled_width
+        self.taps = (config.depth // 2, config.depth)
+        self.tap_widths = (config.width,) * 2
+        self.energies = config.width
         tokens = config.frames * config.grid**2
         self.cls_token = nn.Parameter(torch.zeros(1, 1, config.width))
         self.pos_embed = nn.Parameter(torch.zeros(1, tokens + 1, config.width))
@@ -264,13 +265,16 @@ class InternVideo2(nn.Module):
                 f"clips must be (B, 3, T, H, W), H and W multiples of {patch}, not {tuple(shape)}"
             )
 
-    def tokens(self, clips: Tensor, taps: tuple[int, ...] = ()) -> tuple[Tensor, list[Tensor]]:
+    def tokens(
+        self, clips: Tensor, taps: tuple[int, ...] = (), pooled: bool = True
+    ) -> tuple[Tensor, list[Tensor]]:
         """Run the transformer blocks.
 
         Args:
             clips: (B, 3, T, H, W).
             taps: Numbers of the blocks after which tokens are returned too; 0: the patch
                 embedding, before positions.
+            pooled: Of no effect: all blocks are before the last tap.
 
         Returns:
             (B, 1 + T·h·w, D) tokens, the class token first, and for each tap (B, T·h·w, D)
@@ -299,8 +303,16 @@ class InternVideo2(nn.Module):
         """(B, N, D) tokens to the (B, pooled_width) feature that distillation compares."""
         return self.fc_norm(self.clip_projector(tokens))  # type: ignore[no-any-return]
 
+    def answer(self, feature: Tensor) -> Tensor:
+        """(B, outputs), unbounded."""
+        return self.head(feature)  # type: ignore[no-any-return]
+
+    def styled(self) -> dict[str, tuple[nn.Module, int]]:
+        """Its blocks, see `Backbone.styled`."""
+        return {f"blocks.{i}": (block, self.config.width) for i, block in enumerate(self.blocks)}
+
     def forward(self, clips: Tensor) -> Tensor:
-        return self.head(self.features(self.tokens(clips)[0]))  # type: ignore[no-any-return]
+        return self.answer(self.features(self.tokens(clips)[0]))
 
     def judge(self, clips: Tensor) -> tuple[Tensor, Tensor]:
         """Scores and pooled features of (B, 3, T, H, W) clips.
@@ -314,8 +326,7 @@ class InternVideo2(nn.Module):
         """
         if self.config.outputs != 1:
             raise ValueError(f"a judge has one output, this model {self.config.outputs}")
-        feature = self.features(self.tokens(clips)[0])
-        return self.head(feature).float().squeeze(-1), feature.float()
+        return super().judge(clips)
 
     def positions(self, frames: int, rows: int, columns: int) -> Tensor:
         """The position table for T × h × w tokens: linear over time, bicubic over space."""

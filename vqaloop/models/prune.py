@@ -10,6 +10,8 @@ from torch import Tensor
 from vqaloop.errors import InputError
 from vqaloop.models.head_config import HeadConfig
 from vqaloop.models.internvideo2 import Config, InternVideo2
+from vqaloop.models.rankdvqa import Config as Pyramid
+from vqaloop.models.rankdvqa import RankDVQA
 from vqaloop.models.student import Student
 
 STACKED = (
@@ -33,13 +35,7 @@ def prune(larger: Student, smaller: Student) -> Student:
     Raises:
         InputError: They are no two sizes of one family.
     """
-    big, small = larger.backbone, smaller.backbone
-    if not (isinstance(big, InternVideo2) and isinstance(small, InternVideo2)):
-        raise InputError("only students of the InternVideo2 family can be pruned")
-    one, other = big.config, small.config
-    sizes = ((c.width, c.depth, c.mlp_width) for c in (one, other))
-    if _fixed(one) != _fixed(other) or any(x < y for x, y in zip(*sizes, strict=True)):
-        raise InputError(f"a model of {other} cannot be cut out of one of {one}")
+    keep = _keep(larger, smaller)
     if smaller.alone is not None and larger.alone is None:
         raise InputError("a student with token heads cannot be cut out of one without")
     if smaller.alone is not None and _of_heads(larger.config) != _of_heads(smaller.config):
@@ -47,9 +43,7 @@ def prune(larger: Student, smaller: Student) -> Student:
             "a student with other token heads cannot be cut out of this one: their outputs or "
             "inputs differ; give it the same configuration of heads"
         )
-    taken = larger.state_dict()
-    keep = _Keep(taken, one, other)
-    result = {}
+    taken, result = larger.state_dict(), {}
     for name, value in smaller.state_dict().items():
         source = taken[keep.name(name)]
         for axis, index in enumerate(keep.axes(name)):
@@ -62,6 +56,30 @@ def prune(larger: Student, smaller: Student) -> Student:
         result[name] = source.clone()
     smaller.load_state_dict(result)
     return smaller
+
+
+def _keep(larger: Student, smaller: Student) -> "_Keep | _KeepPyramid":
+    """What is kept of the larger student. Raises InputError for two of different families."""
+    big, small, values = larger.backbone, smaller.backbone, larger.state_dict()
+    if isinstance(big, InternVideo2) and isinstance(small, InternVideo2):
+        one, other = big.config, small.config
+        sizes = ((c.width, c.depth, c.mlp_width) for c in (one, other))
+        if _fixed(one) == _fixed(other) and all(x >= y for x, y in zip(*sizes, strict=True)):
+            return _Keep(values, one, other)
+        raise InputError(f"a model of {other} cannot be cut out of one of {one}")
+    if isinstance(big, RankDVQA) and isinstance(small, RankDVQA):
+        wide, narrow = big.config, small.config
+        alike = (wide.heads, wide.frames, len(wide.channels)) == (
+            narrow.heads, narrow.frames, len(narrow.channels),
+        )  # fmt: skip
+        pairs = zip((wide.width, *wide.channels), (narrow.width, *narrow.channels), strict=False)
+        if alike and all(x >= y for x, y in pairs):
+            return _KeepPyramid(values, wide, narrow)
+        raise InputError(f"a model of {narrow} cannot be cut out of one of {wide}")
+    raise InputError(
+        "only students of one family can be pruned, of InternVideo2 or of RankDVQA; leave `start` "
+        "out, or name weights of the recipe's model"
+    )
 
 
 def _fixed(config: Config) -> tuple[int, ...]:
@@ -148,6 +166,95 @@ class _Keep:
             inputs = range(0, self.values[part].shape[1], self.one.width)
             return [None, torch.cat([self.width + first for first in inputs])]
         return []
+
+
+class _KeepPyramid:
+    """Which channels of a RankDVQA are kept: of its levels, and of each level's Swin block."""
+
+    def __init__(self, values: dict[str, Tensor], one: Pyramid, other: Pyramid) -> None:
+        self.one, self.values = one, values
+        self.outer = [torch.arange(3)]
+        """Of the pictures, then of each level."""
+        self.inner: list[Tensor] = []
+        """Between the two convolutions of a level."""
+        for level, count in enumerate(other.channels):
+            first, second = (values[f"backbone.levels.{level}.{i}.weight"] for i in (0, 2))
+            # a channel inside by the product of the weights into it and out of it
+            reads = second.transpose(0, 1).flatten(1).norm(dim=1)
+            self.inner.append(_best(reads * first.flatten(1).norm(dim=1), count))
+            self.outer.append(_best(second.flatten(1).norm(dim=1), count))
+        self.wide: list[Tensor] = []
+        self.within: list[Tensor] = []
+        self.hidden: list[Tensor] = []
+        each, wanted = one.width // one.heads, other.width // other.heads
+        for level in range(len(other.channels) - 1):
+            at = f"backbone.compared.{level}."
+            first = values[at + "conv_first.weight"].flatten(1).norm(dim=1)
+            self.wide.append(_best(first, other.width))
+            # heads keep their number, so each gives up as many channels
+            spent = values[at + "attn.proj.weight"].norm(dim=0)
+            parts = range(0, one.width, each)
+            self.within.append(torch.cat([_best(spent[i : i + each], wanted) + i for i in parts]))
+            units = values[at + "fc2.weight"].norm(dim=0) * values[at + "fc1.weight"].norm(dim=1)
+            self.hidden.append(_best(units, 2 * other.width))
+
+    def name(self, name: str) -> str:
+        """The same: no level is left out."""
+        return name
+
+    def axes(self, name: str) -> list[Tensor | None]:
+        """Indices to keep along each axis of a parameter of the smaller model."""
+        kind, *rest = name.removeprefix("backbone.").split(".")
+        if kind == "levels":
+            level, second = int(rest[0]), rest[1] == "2"
+            inner, after = self.inner[level], self.outer[level + 1]
+            both = (after, inner) if second else (inner, self.outer[level])
+            return [*both] if rest[2] == "weight" else [both[0]]
+        if kind == "compared":
+            return self._of_block(int(rest[0]), ".".join(rest[1:]))
+        if kind == "heads":
+            return [None, self.wide[int(rest[0])]]
+        if name.startswith("anchored.project."):
+            # of the third and fourth level
+            kept = self.outer[int(rest[1]) + 3]
+            if rest[2] == "0":
+                return [kept]
+            return [None, kept] if rest[3] == "weight" else []
+        if name == "anchored.compare.weight":
+            return [None, self._compared()]
+        return []
+
+    def _of_block(self, level: int, part: str) -> list[Tensor | None]:
+        wide, within, hidden = self.wide[level], self.within[level], self.hidden[level]
+        if part == "conv_first.weight":
+            # frame by frame: the source's channels, the clip's, the differences'
+            channels = self.one.channels[level]
+            starts = range(0, 3 * self.one.frames * channels, channels)
+            return [wide, torch.cat([self.outer[level + 1] + start for start in starts])]
+        stacked = torch.cat([within + i * self.one.width for i in range(3)])
+        axes: dict[str, list[Tensor | None]] = {
+            "attn.qkv.weight": [stacked, wide],
+            "attn.qkv.bias": [stacked],
+            "attn.proj.weight": [wide, within],
+            "fc1.weight": [hidden, wide],
+            "fc1.bias": [hidden],
+            "fc2.weight": [wide, hidden],
+            "conv_after_body.weight": [wide, wide],
+        }
+        if part.startswith("attn.relative"):
+            return []
+        return axes.get(part, [wide])
+
+    def _compared(self) -> Tensor:
+        """Inputs of the anchored head: its own, then each level's block and distance."""
+        width = self.one.width
+        total = self.values["anchored.compare.weight"].shape[1]
+        own = total - len(self.wide) * (width + 1)
+        kept = [torch.arange(own)]
+        for level, wide in enumerate(self.wide):
+            first = own + level * (width + 1)
+            kept += [wide + first, torch.tensor([first + width])]
+        return torch.cat(kept)
 
 
 def _best(weight: Tensor, count: int) -> Tensor:

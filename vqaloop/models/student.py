@@ -1,4 +1,4 @@
-"""The student: a video transformer that scores a rendition alone, or anchored to its source.
+"""The student: a network that scores a rendition alone, or anchored to its source.
 
 No reference: the paper's head (arXiv 2502.19026), one linear layer on the pooled feature, joined
 by statistics of the tokens, like those of the anchored head but estimated without a source.
@@ -13,18 +13,18 @@ which the worst tokens dominate; their powers are what is summed, and the root i
 """
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vqaloop.errors import InputError
-from vqaloop.models.fastvqa import FastVQA
+from vqaloop.models.backbone import GRID, Backbone, Prompt, Seen, TokenBackbone
 from vqaloop.models.head_config import OUTPUTS as OUTPUTS
 from vqaloop.models.head_config import HeadConfig
-from vqaloop.models.internvideo2 import InternVideo2
+from vqaloop.models.internvideo2 import InternVideo2, PatchEmbed
 from vqaloop.models.stream_facts import COLUMNS
 
 STATISTICS = 24
@@ -35,6 +35,9 @@ LARGEST_WORST = 1000.0
 """Bound on what is raised to the fourth power: sums of any title stay finite in fp32 and bf16."""
 LEAST_WORST = 1e-8
 """Added before the fourth root, whose slope at 0 is infinite."""
+ENERGIES = 96
+"""Channels of the patch embedding of heads on a network that has none of its own. Of patches of
+GRID they reach as high a frequency as those of internvqa-mini."""
 CANVAS_HEIGHT = 1080
 """Height in pixels at which the heads' input of the canvas is 0."""
 
@@ -56,25 +59,45 @@ class Anchor:
     """(B, N, C) features of the reference in the head's hidden layer."""
     weights: Tensor
     """(B, N, S) positive weight of each token in each statistic."""
+    maps: tuple[Tensor, ...] = ()
+    """(B, T, h, w, C) features at their own sizes, of a network that compares them itself."""
+
+    def each(self, change: Callable[[Tensor], Tensor]) -> "Anchor":
+        """The anchor with all its tensors changed alike, along their first axis."""
+        return Anchor(
+            change(self.embedding),
+            tuple(change(tokens) for tokens in self.deep),
+            change(self.context),
+            change(self.weights),
+            tuple(change(features) for features in self.maps),
+        )
 
 
 class AnchoredHead(nn.Module):
     """Compares tokens of a rendition with those of its source; see the module's docstring."""
 
     def __init__(
-        self, width: int, taps: int, config: HeadConfig, hidden: int = 128, projected: int = 64
+        self,
+        width: int,
+        deep: Sequence[int],
+        config: HeadConfig,
+        differences: int = 0,
+        hidden: int = 128,
+        projected: int = 64,
     ) -> None:
+        """`width` and `deep`: channels of the embedding and of each deeper tap; `differences`:
+        those of what the network says of both itself."""
         super().__init__()
-        self.config = config
+        self.config, taps = config, len(deep)
         self.project = nn.ModuleList(
-            nn.Sequential(nn.LayerNorm(width), nn.Linear(width, projected)) for _ in range(taps)
+            nn.Sequential(nn.LayerNorm(of_tap), nn.Linear(of_tap, projected)) for of_tap in deep
         )
         self.source_energy = nn.Linear(2 * width, hidden)
         statistics, energies = STATISTICS + config.worst, 5 if config.change else 3
         self.source_context = nn.Linear(hidden + taps * projected + config.canvas, hidden)
         self.weight = nn.Linear(hidden, statistics)
         self.compare_energy = nn.Linear(energies * width, hidden)
-        self.compare = nn.Linear(2 * hidden + 2 * taps * projected, hidden)
+        self.compare = nn.Linear(2 * hidden + 2 * taps * projected + differences, hidden)
         self.value = nn.Linear(hidden, statistics)
         self.fuse = _fuse(config, 0)
 
@@ -92,9 +115,17 @@ class AnchoredHead(nn.Module):
         return Anchor(embedding, projected, context, F.softplus(self.weight(context)) + 1e-4)
 
     def values(
-        self, anchor: Anchor, embedding: Tensor, projected: Sequence[Tensor], frames: int
+        self,
+        anchor: Anchor,
+        embedding: Tensor,
+        projected: Sequence[Tensor],
+        frames: int,
+        differences: Tensor | None = None,
     ) -> Tensor:
-        """(B, N, S) values of the rendition's tokens, against `anchor`."""
+        """(B, N, S) values of the rendition's tokens, against `anchor`.
+
+        `differences`: (B, N, C) what the network itself says of both.
+        """
         error = embedding - anchor.embedding
         seen = [log_energy(embedding), log_energy(anchor.embedding), log_energy(error)]
         if self.config.change:
@@ -104,6 +135,8 @@ class AnchoredHead(nn.Module):
         parts = [F.gelu(self.compare_energy(energies)), anchor.context]
         for tokens, source in zip(projected, anchor.deep, strict=True):
             parts += [(tokens - source).abs(), tokens * source]
+        if differences is not None:
+            parts.append(differences.to(parts[0].dtype))
         return self.value(F.gelu(self.compare(torch.cat(parts, -1))))  # type: ignore[no-any-return]
 
 
@@ -206,9 +239,9 @@ class Student(nn.Module):
     """A backbone with its heads. Clips are (B, 3, T, H, W), ImageNet-normalised RGB.
 
     Args:
-        backbone: The network that gives tokens and a pooled feature.
-        heads: With the token heads, which need the tokens of an InternVideo2. Without them it is
-            the paper's model alone: no-reference, one linear layer on the pooled feature.
+        backbone: The network that gives a pooled feature, and tokens if there are `heads`.
+        heads: With the token heads, which need a TokenBackbone. Without them it is the paper's
+            model alone: no-reference, a score of the pooled feature.
         config: Of the token heads; None: the first generation's.
 
     Raises:
@@ -216,22 +249,22 @@ class Student(nn.Module):
     """
 
     def __init__(
-        self,
-        backbone: InternVideo2 | FastVQA,
-        heads: bool = True,
-        config: HeadConfig | None = None,
+        self, backbone: Backbone, heads: bool = True, config: HeadConfig | None = None
     ) -> None:
         super().__init__()
         self.backbone = backbone
         self.config = config or HeadConfig()
         self.anchored: AnchoredHead | None = None
         self.alone: AloneHead | None = None
+        self.patch_embed: PatchEmbed | None = None
+        self.prompt: Prompt | None = None
         if heads:
-            assert isinstance(backbone, InternVideo2), "heads need an InternVideo2's tokens"
-            depth, width = backbone.config.depth, backbone.config.width
-            self.taps = (0, depth // 2, depth)
-            self.anchored = AnchoredHead(width, len(self.taps) - 1, self.config)
-            self.alone = AloneHead(width, len(self.taps) - 1, self.config)
+            assert isinstance(backbone, TokenBackbone), "heads need tokens"
+            width, deep = backbone.energies or ENERGIES, backbone.tap_widths
+            if not backbone.energies:
+                self.patch_embed = PatchEmbed(width, GRID)
+            self.anchored = AnchoredHead(width, deep, self.config, backbone.difference_width)
+            self.alone = AloneHead(width, len(deep), self.config)
         elif self.config != HeadConfig():
             raise InputError(
                 "a configuration of token heads is given for a student without them; leave it "
@@ -248,11 +281,27 @@ class Student(nn.Module):
         Raises:
             ValueError: The heads take the height of the canvas, and none is given.
         """
-        assert self.anchored is not None and isinstance(self.backbone, InternVideo2)
-        _, (embedding, *deep) = self.backbone.tokens(reference, self.taps)
+        assert self.anchored is not None
+        seen, embedding = self._seen(reference, pooled=False)
         with torch.autocast(reference.device.type, enabled=False):
-            deep = [x.to(self._head_type) for x in deep]
-            return self.anchored.anchor(embedding, deep, reference.shape[2], canvas_height)
+            deep = [x.to(self._head_type) for x in seen.deep]
+            found = self.anchored.anchor(embedding, deep, reference.shape[2], canvas_height)
+        return replace(found, maps=seen.maps)
+
+    @property
+    def embedding(self) -> PatchEmbed | None:
+        """The patch embedding whose squares heads take; None where there are none for it."""
+        own = self.backbone
+        return own.patch_embed if isinstance(own, InternVideo2) else self.patch_embed
+
+    def _seen(self, clips: Tensor, pooled: bool) -> tuple[Seen, Tensor]:
+        """What the network sees in (B, 3, T, H, W) clips, and the embedding of their patches."""
+        assert isinstance(self.backbone, TokenBackbone)
+        seen = self.backbone.see(clips, pooled)
+        if self.patch_embed is not None:
+            return seen, self.patch_embed(clips)
+        assert seen.embedding is not None
+        return seen, seen.embedding
 
     def look(
         self, clips: Tensor, anchor: Anchor | None = None, canvas_height: Height = None
@@ -272,13 +321,14 @@ class Student(nn.Module):
             return StudentOutput(
                 (score[:, None], torch.ones_like(score[:, None])), None, feature, ()
             )
-        assert isinstance(self.backbone, InternVideo2)
-        tokens, (embedding, *deep) = self.backbone.tokens(clips, self.taps)
-        feature = self.backbone.features(tokens)
-        answer = self.backbone.head(feature)
+        assert isinstance(self.backbone, TokenBackbone)
+        seen, embedding = self._seen(clips, pooled=True)
+        feature = self.backbone.features(seen.whole)
+        answer = self.backbone.answer(feature)
+        differences = None if anchor is None else self.backbone.differences(anchor.maps, seen.maps)
         with torch.autocast(clips.device.type, enabled=False):
             # the embedding stays fp32: bf16 would round away the differences that energies are of
-            deep = [x.to(self._head_type) for x in deep]
+            deep = [x.to(self._head_type) for x in seen.deep]
             projected = tuple(p(x) for p, x in zip(self.anchored.project, deep, strict=True))
             frames = clips.shape[2]
             moving = torch.cat([log_energy(embedding), change_energy(embedding, frames)], -1)
@@ -291,19 +341,22 @@ class Student(nn.Module):
             )
             if anchor is None:
                 return StudentOutput(alone, None, feature, projected)
-            against = self.anchored.values(anchor, embedding, projected, frames)
+            against = self.anchored.values(anchor, embedding, projected, frames, differences)
             anchored = _summed(against, anchor.weights)
         of_tokens = values, against, anchor.weights
         return StudentOutput(alone, anchored, feature, projected, of_tokens)
 
     def compare(self, clips: Tensor, anchor: Anchor) -> tuple[Tensor, Tensor]:
         """`look(clips, anchor).anchored` alone, which takes less time."""
-        assert self.anchored is not None and isinstance(self.backbone, InternVideo2)
-        _, (embedding, *deep) = self.backbone.tokens(clips, self.taps)
+        assert self.anchored is not None and isinstance(self.backbone, TokenBackbone)
+        seen, embedding = self._seen(clips, pooled=False)
+        differences = self.backbone.differences(anchor.maps, seen.maps)
         with torch.autocast(clips.device.type, enabled=False):
-            deep = [x.to(self._head_type) for x in deep]
+            deep = [x.to(self._head_type) for x in seen.deep]
             projected = [p(x) for p, x in zip(self.anchored.project, deep, strict=True)]
-            values = self.anchored.values(anchor, embedding, projected, clips.shape[2])
+            values = self.anchored.values(
+                anchor, embedding, projected, clips.shape[2], differences
+            )
             return _summed(values, anchor.weights)
 
     @property
@@ -330,7 +383,7 @@ class Student(nn.Module):
         """
         assert self.anchored is not None
         seen = self._statistics(sums / weights, canvas_height)
-        return _answers(self.anchored.fuse(seen))
+        return self._answers(self.anchored.fuse(seen), "anchored")
 
     def alone_answers(
         self,
@@ -358,12 +411,19 @@ class Student(nn.Module):
         """
         means = sums / weights
         if self.alone is None:
-            return means
+            return means if self.prompt is None else self.prompt.answer(means, "alone")
         seen = self._statistics(means[..., :-1], canvas_height)
         if self.config.bits:
             seen = torch.cat([seen, _stream_input(stream, seen)], -1)
         out = self.alone.fuse(seen)
-        return _answers(torch.cat([out[..., :1] + means[..., -1:], out[..., 1:]], -1))
+        out = torch.cat([out[..., :1] + means[..., -1:], out[..., 1:]], -1)
+        return self._answers(out, "alone")
+
+    def _answers(self, out: Tensor, head: str) -> Tensor:
+        """The score through a sigmoid to 0..1; the auxiliary outputs as they are."""
+        if self.prompt is not None:
+            out = self.prompt.answer(out, head)
+        return torch.cat([out[..., :1].sigmoid(), out[..., 1:]], -1)
 
     def _statistics(self, means: Tensor, canvas_height: Height) -> Tensor:
         """What the last layers of both heads take, of (..., S) pooled means."""
@@ -391,11 +451,6 @@ class Student(nn.Module):
         return self.anchored_answers(*anchored, canvas_height)[:, 0]
 
 
-def _answers(out: Tensor) -> Tensor:
-    """The score through a sigmoid to 0..1; the auxiliary outputs as they are."""
-    return torch.cat([out[..., :1].sigmoid(), out[..., 1:]], -1)
-
-
 def log_energy(coefficients: Tensor) -> Tensor:
     """Log of squared patch coefficients, 0 at the floor: local signal, error, or change."""
     return torch.log(coefficients.square() / ENERGY_FLOOR + 1) / 4
@@ -414,15 +469,14 @@ def change_energy(embedding: Tensor, frames: int) -> Tensor:
     return torch.cat([steps[:, :1], steps], 1).flatten(1, 2)
 
 
-def start_from_cosines(backbone: InternVideo2) -> None:
-    """Initialise the patch embedding as a 2-D cosine transform of luma, lowest frequency first.
+def start_from_cosines(embedding: PatchEmbed) -> None:
+    """Initialise a patch embedding as a 2-D cosine transform of luma, lowest frequency first.
 
     Quality is read from fine differences between patches; a random projection of 588 samples to a
     few hundred channels blurs them, an orthogonal one keeps nearly all of luma. The last eighth of
     the channels takes the lowest coefficients of the two colour differences (BT.709).
     """
-    config = backbone.config
-    patch = config.patch
+    width, patch = embedding.proj.weight.shape[0], embedding.proj.weight.shape[-1]
     order = torch.arange(patch, dtype=torch.float64)
     basis = torch.cos(math.pi / patch * (order + 0.5) * order[:, None]) * math.sqrt(2 / patch)
     basis[0] /= math.sqrt(2)
@@ -433,14 +487,14 @@ def start_from_cosines(backbone: InternVideo2) -> None:
     luma = torch.tensor([0.2126, 0.7152, 0.0722], dtype=torch.float64)
     blue = (torch.tensor([0.0, 0.0, 1.0], dtype=torch.float64) - luma) / 1.8556
     red = (torch.tensor([1.0, 0.0, 0.0], dtype=torch.float64) - luma) / 1.5748
-    colour = config.width // 16
+    colour = width // 16
     kernels = [
         colours[:, None, None] * std[:, None, None] / std.mean() * plane
-        for colours, count in ((luma, config.width - 2 * colour), (blue, colour), (red, colour))
+        for colours, count in ((luma, width - 2 * colour), (blue, colour), (red, colour))
         for plane in planes[:count]
     ]
-    weight = torch.zeros_like(backbone.patch_embed.proj.weight)
+    weight = torch.zeros_like(embedding.proj.weight)
     weight[: len(kernels), :, 0] = torch.stack(kernels).float()
     with torch.no_grad():
-        backbone.patch_embed.proj.weight.copy_(weight)
-        nn.init.zeros_(backbone.patch_embed.proj.bias)  # type: ignore[arg-type]
+        embedding.proj.weight.copy_(weight)
+        nn.init.zeros_(embedding.proj.bias)  # type: ignore[arg-type]

@@ -16,17 +16,17 @@ from safetensors.torch import load_file, save
 from vqaloop.core.files import check_regular, file_sha256, renamed_to
 from vqaloop.core.resources import WEIGHTS
 from vqaloop.errors import InputError
-from vqaloop.models import MODELS, create_student
 from vqaloop.models.head_config import HeadConfig
+from vqaloop.models.registry import MODELS, SMALL_MODELS, create_student
 from vqaloop.models.student import Student
 
 CONTENT = "content_sha256"
 """Key in the header."""
 
-_SMALL = ("internvqa-mini", "internvqa-tiny")
-"""Models of a few megabytes."""
+PROMPT_OF = "prompt_of"
+"""Key in the header of prompts, see `style_prompt`."""
 _LARGE = 10_000_000
-"""Parameters that any other model has."""
+"""Parameters that any model has which is not one of SMALL_MODELS."""
 
 
 def save_student(
@@ -103,6 +103,11 @@ def load_student(path: Path) -> tuple[Student, dict[str, str]]:
         data = load_file(path)
     except (OSError, SafetensorError) as error:
         raise InputError(f"weights {os.fspath(path)!r} cannot be read: {error}") from error
+    if PROMPT_OF in about:
+        raise InputError(
+            f"weights {os.fspath(path)!r} are a prompt; give it with --prompt, and the student it "
+            "is of with --weights"
+        )
     if about.get("model") not in MODELS:
         raise InputError(f"weights {os.fspath(path)!r} are of no model known here")
     sha256 = file_sha256(path)
@@ -116,7 +121,7 @@ def load_student(path: Path) -> tuple[Student, dict[str, str]]:
         )
     # meta tensors cost no memory but a second of imports, which small models do without; a large
     # model's memory is not allocated for a file too small to hold it
-    small = about["model"] in _SMALL
+    small = about["model"] in SMALL_MODELS
     if not small and sum(value.numel() for value in data.values()) < _LARGE:
         raise InputError(
             f"weights {os.fspath(path)!r} do not fit {about['model']}: too few values"

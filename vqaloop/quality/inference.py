@@ -23,6 +23,7 @@ from vqaloop.media.colour import to_clips
 from vqaloop.media.planes import Frames
 from vqaloop.models.device import exact
 from vqaloop.models.student import Anchor, Student
+from vqaloop.models.style_prompt import hash_of_both, load_prompt
 from vqaloop.models.weights import load_student
 
 BATCH = {"cpu": 32, "cuda": 256}
@@ -39,12 +40,12 @@ _shared: "OrderedDict[tuple[object, ...], Network]" = OrderedDict()
 _sharing = threading.Lock()
 
 
-def network_of(weights: Path, device: torch.device) -> "Network":
+def network_of(weights: Path, device: torch.device, prompt: Path | None = None) -> "Network":
     """The network of these weights: one for all callers, so that their clips share batches.
 
-    Raises InputError for weights that cannot be read.
+    Raises InputError for weights, or a prompt, that cannot be read.
     """
-    network = Network(weights, device)
+    network = Network(weights, device, prompt)
     key = str(weights.absolute()), network.sha256, str(device)
     with _sharing:
         network = _shared.setdefault(key, network)
@@ -70,16 +71,21 @@ class _Request:
 class Network:
     """A student's network, loaded when first needed. Safe to call from several threads.
 
-    `sha256` and `size_bytes` are those of the weights file when the network is made; a file that
-    was replaced before it is loaded is refused. Raises InputError for one that cannot be read.
+    `sha256` and `size_bytes` are those of the weights file when the network is made, with a prompt
+    `sha256` is of both (`style_prompt.hash_of_both`); a file that was replaced before it is loaded
+    is refused. Raises InputError for one that cannot be read.
     """
 
-    def __init__(self, weights: Path, device: torch.device) -> None:
-        self.weights, self.device = weights, device
+    def __init__(self, weights: Path, device: torch.device, prompt: Path | None = None) -> None:
+        self.weights, self.device, self.prompt = weights, device, prompt
+        file, kind = weights, "weights"
         try:
             self.size_bytes, self.sha256 = weights.stat().st_size, file_sha256(weights)
+            if prompt is not None:
+                file, kind = prompt, "prompt"
+                self.sha256 = hash_of_both(self.sha256, file_sha256(prompt))
         except OSError as error:
-            raise InputError(f"weights {quoted(weights)} cannot be read: {error}") from error
+            raise InputError(f"{kind} {quoted(file)} cannot be read: {error}") from error
         self._waiting: deque[_Request] = deque()
         self._queue = threading.Lock()
         self._running = threading.RLock()
@@ -99,6 +105,8 @@ class Network:
 
     def _load(self) -> tuple[Student, dict[str, str]]:
         student, about = load_student(self.weights)
+        if self.prompt is not None:
+            about = load_prompt(self.prompt, student, about)
         if about["sha256"] != self.sha256:
             raise InputError(
                 f"weights {quoted(self.weights)} were changed while they were in use (SHA-256 "
@@ -317,19 +325,14 @@ def _cat(parts: list[Tensor]) -> Tensor:
 def bytes_of(kept: Anchor | Pair) -> int:
     """Bytes of device memory that an anchor holds, or the sums and weights of clips."""
     if isinstance(kept, Anchor):
-        held = kept.embedding, *kept.deep, kept.context, kept.weights
+        held = kept.embedding, *kept.deep, kept.context, kept.weights, *kept.maps
         return sum(values.nbytes for values in held)
     return sum(values.nbytes for values in kept)
 
 
 def part_of(anchor: Anchor, part: slice | Tensor) -> Anchor:
     """The anchor of some of its clips."""
-    return Anchor(
-        anchor.embedding[part],
-        tuple(tokens[part] for tokens in anchor.deep),
-        anchor.context[part],
-        anchor.weights[part],
-    )
+    return anchor.each(lambda values: values[part])
 
 
 def joined(anchors: list[Anchor]) -> Anchor:
@@ -341,4 +344,5 @@ def joined(anchors: list[Anchor]) -> Anchor:
         tuple(torch.cat(tokens) for tokens in zip(*(a.deep for a in anchors), strict=True)),
         torch.cat([a.context for a in anchors]),
         torch.cat([a.weights for a in anchors]),
+        tuple(torch.cat(features) for features in zip(*(a.maps for a in anchors), strict=True)),
     )

@@ -44,6 +44,7 @@ def open_metric(
     device: str = "auto",
     seed: int = 0,
     weights: str | os.PathLike[str] | None = None,
+    prompt: str | os.PathLike[str] | None = None,
     precision: float | None = None,
 ) -> Metric:
     """The metric of that name. Nothing heavy is loaded before its first score.
@@ -54,14 +55,17 @@ def open_metric(
         device: auto, cpu or cuda; where a student's network runs.
         seed: Of the positions of a student's crops.
         weights: A student's weights in the place of the shipped ones.
+        prompt: Of the student, shipped or by `weights`: what adapts its scores.
         precision: Half-width of a score's interval at which a student scores no further
             positions (see `quality/sampling_precision.py`); None: all positions.
 
     Raises:
-        InputError: The name is unknown, the metric takes no precision, or its package is not
-            installed.
+        InputError: The name is unknown, the metric takes no precision or no prompt, or its package
+            is not installed.
     """
     check_precision(precision)
+    if prompt is not None and name in (*CLASSICAL, *SAMPLED, SSIMULACRA2):
+        raise InputError(f"{name} takes no prompt; leave out --prompt or --metric")
     if name in CLASSICAL:
         if precision is not None:
             raise InputError(f"{name} looks at all frames; leave out --score-precision")
@@ -82,7 +86,8 @@ def open_metric(
         hint = "; another student needs --weights FILE" if is_student else ""
         raise InputError(f"unknown metric {name!r}; choose from {', '.join(metric_names())}{hint}")
     sampling = CropSampling(seed=seed, precision=precision)
-    return StudentMetric(full, StudentEngine(file, device), ffmpeg, sampling)
+    engine = StudentEngine(file, device, prompt=None if prompt is None else Path(prompt))
+    return StudentMetric(full, engine, ffmpeg, sampling)
 
 
 def kindred(metric: Metric) -> list[str]:

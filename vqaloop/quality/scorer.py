@@ -55,6 +55,7 @@ class Scorer:
         device: auto, cpu or cuda; where a student's network runs.
         seed: Of the positions of a student's crops; the same seed gives the same score.
         weights: A student's weights in the place of those that come with the package.
+        prompt: A prompt of that student (docs/training.md): it scores as the prompt's label says.
         score_precision: Half-width of a score's 95 % interval in points: a student scores no
             further positions of a video once it is reached. None: all positions.
         ffmpeg: Path of the ffmpeg binary; None: $VQALOOP_FFMPEG, else the one that comes along.
@@ -63,8 +64,8 @@ class Scorer:
             (percentiles of seconds, or of sampled places) or min-scene.
 
     Raises:
-        InputError: The metric or pool is unknown, the metric takes no precision, or there is no
-            usable ffmpeg.
+        InputError: The metric or pool is unknown, the metric takes no precision or no prompt, or
+            there is no usable ffmpeg.
     """
 
     def __init__(
@@ -74,6 +75,7 @@ class Scorer:
         device: str = "auto",
         seed: int = 0,
         weights: str | os.PathLike[str] | None = None,
+        prompt: str | os.PathLike[str] | None = None,
         score_precision: float | None = None,
         ffmpeg: str | os.PathLike[str] | None = None,
         allow_hdr: bool = False,
@@ -90,6 +92,7 @@ class Scorer:
             device=device,
             seed=seed,
             weights=weights,
+            prompt=prompt,
             precision=score_precision,
         )
         self.allow_hdr, self.pool = allow_hdr, pool

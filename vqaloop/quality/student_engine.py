@@ -59,10 +59,17 @@ class WeightsFacts:
 class StudentEngine:
     """A student's weights on a device, loaded when first needed. Safe to call from threads."""
 
-    def __init__(self, weights: Path, device: str = "auto", remote: str | None = None) -> None:
+    def __init__(
+        self,
+        weights: Path,
+        device: str = "auto",
+        remote: str | None = None,
+        prompt: Path | None = None,
+    ) -> None:
         """`device` is auto, cpu or cuda; `remote` is the device type of another machine that
-        will run the network instead of this one."""
+        will run the network instead of this one; `prompt` is of the student of these weights."""
         self.weights, self.device_name, self._remote = weights, device, remote
+        self.prompt = prompt
         self._lock = threading.Lock()
         self._network: Network | None = None
 
@@ -84,14 +91,16 @@ class StudentEngine:
 
         with self._lock:
             if self._network is None:
-                self._network = network_of(self.weights, self.device)
+                self._network = network_of(self.weights, self.device, self.prompt)
             return self._network
 
     @property
     def header(self) -> dict[str, str]:
         """Metadata of the weights file with its `sha256`. Raises InputError."""
         about = self.network.loaded[1]
-        if {**self.facts.metadata, "sha256": about["sha256"]} != about:
+        both = ("sha256", "prompt_sha256")
+        hashes = {key: about[key] for key in both if key in about}
+        if {**self.facts.metadata, **hashes} != about:
             raise InputError(
                 f"weights {quoted(self.weights)} were changed while they were in use; start again"
             )
@@ -107,7 +116,13 @@ class StudentEngine:
                 heads = any(name.startswith("anchored.") for name in file.keys())  # noqa: SIM118
         except (OSError, SafetensorError) as error:
             raise InputError(f"weights {quoted(self.weights)} cannot be read: {error}") from error
-        scale, name = metadata.get(HEADER_KEY), f"weights {quoted(self.weights)}"
+        name = f"weights {quoted(self.weights)}"
+        if self.prompt is not None:
+            from vqaloop.models.style_prompt import joined_about, prompt_about
+
+            metadata = joined_about(metadata, prompt_about(self.prompt))
+            name = f"prompt {quoted(self.prompt)}"
+        scale = metadata.get(HEADER_KEY)
         view = View.of_weights(metadata, name)
         return WeightsFacts(
             label=metadata.get("label", ""),

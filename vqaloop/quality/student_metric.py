@@ -198,7 +198,8 @@ class StudentMetric:
 
     def on(self, device: str) -> "StudentMetric":
         """The same student for another machine, where it is to run on that device."""
-        engine = StudentEngine(self.weights, self.engine.device_name, remote=device)
+        known = self.engine
+        engine = StudentEngine(self.weights, known.device_name, device, known.prompt)
         return replace(self, engine=engine)
 
     def measure(self, source: Source, path: Path, decoder: str) -> Score:

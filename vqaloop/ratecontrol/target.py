@@ -116,6 +116,7 @@ def encode_to_target(
     bit_depth: int | None = None,
     metric: str = DEFAULT_METRIC,
     weights: str | os.PathLike[str] | None = None,
+    prompt: str | os.PathLike[str] | None = None,
     score_precision: float | None = None,
     pool: str = "mean",
     device: str = "auto",
@@ -159,6 +160,7 @@ def encode_to_target(
         bit_depth: 8 or 10; None: the source's.
         metric: By name, see `vqaloop.Scorer`.
         weights: Of the learned metric; None: those that come with vqaloop.
+        prompt: Of the learned metric: what adapts its scores; None: none.
         score_precision: Half-width of a score's interval at which scoring stops, in points.
         pool: How scores are pooled over time: mean, harmonic, p5, p1 or min-scene.
         device: Of the learned metric: auto, cpu or cuda.

@@ -121,6 +121,7 @@ def compare_builds(
     cache: bool = True,
     ffmpeg: str | os.PathLike[str] | None = None,
     weights: str | os.PathLike[str] | None = None,
+    prompt: str | os.PathLike[str] | None = None,
     score_precision: float | None = None,
     pool: str = "mean",
     allow_hdr: bool = False,
@@ -160,6 +161,7 @@ def compare_builds(
         cache: Whether scores and finished clips are kept for the next call.
         ffmpeg: Decodes and scores; None: the bundled one.
         weights: Of the learned metric; None: those that come with vqaloop.
+        prompt: Of the learned metric: what adapts its scores; None: none.
         score_precision: Half-width of a score's interval at which scoring stops, in points.
         pool: How scores are pooled over time: mean, harmonic, p5, p1 or min-scene.
         allow_hdr: Take PQ and HLG, though SDR metrics do not hold for them.
@@ -233,7 +235,7 @@ def _plan(options: RegressOptions, binary: str) -> RunPlan:
     # whether it runs, the builds show
     spec = checks.named_encoder(options.codec, options.encoder)
     lead = chosen_metric(options)
-    check_metric(lead, options.weights)
+    check_metric(lead, options.weights or options.prompt)
     student = lead
     if options.metric in CLASSICAL:
         seed, device = options.seed, options.device
@@ -423,7 +425,7 @@ def _probed(options: RegressOptions, plan: RunPlan, binary: str) -> dict[str, So
         source = probe_source(clip, allow_hdr=options.allow_hdr, ffmpeg=binary)
         if name in found or source.sha256 in {other.sha256 for other in found.values()}:
             raise InputError(f"{quoted(clip)} is there twice; a clip counts once")
-        check_metric(plan.metrics[-1], options.weights, canvas=source.canvas)
+        check_metric(plan.metrics[-1], options.weights or options.prompt, canvas=source.canvas)
         checks.checked_depth(source, plan.spec, plan.bit_depth)
         checks.choose_sizes(source, plan.spec, plan.sizes_of(source))
         for note in source.notes:

@@ -42,6 +42,8 @@ class Batch:
     """(scenes,) height of the canvas in pixels."""
     stream: Tensor | None = None
     """(scenes, E, 3) what the bitstreams say, `StreamFacts.inputs`."""
+    rates: Tensor | None = None
+    """(scenes, E) log2 of the bits for a pixel of the canvas; nan: not known."""
     fdim: Tensor | None = None
     """(G, E, FDIM_FEATURES)."""
 
@@ -112,6 +114,7 @@ def draw(
             parts["teacher_view"].append(seen.flatten(0, 1))
         kept = torch.from_numpy(left_out.random(len(encodes)) >= UNKNOWN_STREAMS)
         parts["stream"].append((shard.stream[encodes] * kept[:, None])[None])
+        parts["rates"].append(shard.rates[encodes][None])
         if shard.canvas is not None:
             parts["heights"].append(torch.tensor([float(shard.canvas[1])]))
         if shard.region_labels is not None and shard.frame_labels is not None:

@@ -24,6 +24,10 @@ PREFERENCE_SCALE = 0.05
 PAIR_TIE = 0.06
 """Labels of 0..1 that differ by no more than this have no clear order: about one just noticeable
 difference of VMAF."""
+RATE_CLASS = 2.0
+"""Octaves of bits a pixel of the canvas that are one class of bitrate: a factor of 4."""
+TEMPERATURE = 0.5
+"""Of the similarities between classes."""
 FIDELITY_SCALE = 10.0
 """Factor on differences in 0..1 of the fidelity loss."""
 
@@ -87,7 +91,21 @@ def label_losses(
         losses["pairs"] = sum((pair_loss(x.scores, label) for x in heads), zero)
     if weights.fidelity:
         losses["fidelity"] = sum((fidelity_loss(x.scores, label) for x in heads), zero)
+    if batch.rates is not None:
+        classes = (batch.rates / RATE_CLASS).floor()
+        classes = classes.repeat_interleave(len(label) // len(classes), 0)
+        if weights.coarse:
+            losses["coarse"] = group_contrast(_of_regions(look.feature, batch), classes)
+        if weights.fine:
+            parts = [class_rank_loss(x.scores, label, classes) for x in heads]
+            losses["fine"] = sum(parts, zero)
     return {name: value for name, value in losses.items() if getattr(weights, name)}
+
+
+def _of_regions(features: Tensor, batch: Batch) -> Tensor:
+    """(clips, D) features as (G, E, D) means over the crops of a region."""
+    groups, encodes = batch.labels.shape[:2]
+    return features.float().reshape(groups, -1, encodes, features.shape[-1]).mean(1)
 
 
 def distillation_losses(
@@ -229,6 +247,49 @@ def fidelity_loss(scores: Tensor, labels: Tensor) -> Tensor:
     # nothing is lost on pairs of one with itself
     count = known.sum() - known.diagonal().sum()
     return torch.where(known, 1 - alike, 0.0).sum() / count.clamp(min=1)
+
+
+def group_contrast(features: Tensor, classes: Tensor) -> Tensor:
+    """Group contrastive loss: classes of bitrate are to be separable by their features.
+
+    With c the mean unit feature of a class over every second group, and c' that over the others:
+    -log of exp(c c' / TEMPERATURE) over its sum with the c' of all classes, mean over the classes
+    that both halves have; 0 where those are fewer than two. The coarse half of Yu et al. (arXiv
+    2401.08522), whose formula is not known; this is NT-Xent of groups, as in arXiv 2102.02751.
+
+    Args:
+        features: (G, E, D), groups of one scene beside each other.
+        classes: (G, E) numbers of classes; nan: of none.
+    """
+    unit = F.normalize(features, dim=-1)
+    halves = [(unit[i::2].flatten(0, 1), classes[i::2].flatten()) for i in (0, 1)]
+    both = set(halves[0][1].tolist()) & set(halves[1][1].tolist())
+    known = sorted(number for number in both if number == number)
+    if len(known) < 2:
+        return unit.sum() * 0
+    one, other = (torch.stack([x[own == number].mean(0) for number in known]) for x, own in halves)
+    alike = one @ other.T / TEMPERATURE
+    return F.cross_entropy(alike, torch.arange(len(known), device=alike.device))
+
+
+def class_rank_loss(scores: Tensor, labels: Tensor, classes: Tensor) -> Tensor:
+    """Rank loss inside classes: how far the order of two falls short of the gap of their labels.
+
+    The mean of max(0, |yi - yj| - sign(yi - yj) (si - sj)) over all pairs of one class, of one
+    scene or of two; 0 without such pairs. The fine half of Yu et al. (arXiv 2401.08522).
+
+    Args:
+        scores: In 0..1, of any shape.
+        labels: In 0..1, of the same shape; nan: not measured.
+        classes: Numbers of classes, of the same shape; nan: of none.
+    """
+    gap, wanted = (_gaps(x) for x in (scores, labels))
+    # a number that is none equals no other
+    alike = (classes.flatten()[:, None] == classes.flatten()) & ~wanted.isnan()
+    alike &= ~torch.eye(len(alike), dtype=torch.bool, device=alike.device)
+    wanted = wanted.nan_to_num()
+    short = F.relu(wanted.abs() - wanted.sign() * gap)
+    return torch.where(alike, short, 0.0).sum() / alike.sum().clamp(min=1)
 
 
 def preference_losses(scores: Tensor, known: Tensor) -> Tensor:

@@ -12,6 +12,7 @@ from vqaloop.core.resources import data_folder
 from vqaloop.errors import InputError
 from vqaloop.models import CONFIGS, MODELS
 from vqaloop.models.head_config import HeadConfig
+from vqaloop.models.style_prompt import MOST_BASIC
 from vqaloop.training.targets import FUSED, MEMBERS, PANEL, POINTS, SPANS
 
 FREEZE = ("paper", "as_released", "all")
@@ -52,6 +53,12 @@ class Losses:
     differ, as RankDVQA (arXiv 2202.08595)."""
     fidelity: Weight = 0.0
     """Fidelity loss (Tsai et al. 2007) between preferences by s and by y, over all pairs."""
+    coarse: Weight = 0.0
+    """Group contrastive loss of pooled features between classes of bitrate, the coarse half of the
+    strategy of arXiv 2401.08522; see `losses.group_contrast`."""
+    fine: Weight = 0.0
+    """Rank loss between regions of one class of bitrate, its fine half; see
+    `losses.class_rank_loss`."""
     dense: Weight = 0.0
     """MSE of the no-reference head's values of each token against the anchored head's, weighted as
     that head weighs them and not trained by this: a target for each token."""
@@ -93,6 +100,14 @@ class Teacher:
 
 
 @dataclass(frozen=True)
+class Prompt:
+    """A prompt of the student in `Recipe.start`, which is trained in the place of its weights."""
+
+    basic: Annotated[int, Meta(ge=1, le=MOST_BASIC)] = 1
+    """Prompts of a place, which what is seen there weighs; 1: one, whatever is seen."""
+
+
+@dataclass(frozen=True)
 class Recipe:
     """A training recipe; see the comments in recipes/*/recipe.toml."""
 
@@ -108,6 +123,11 @@ class Recipe:
     split: str = ""
     """authors, or "fold 2/5": which titles of `corpus` are held out."""
     teacher: Teacher | None = None
+    prompt: Prompt | None = None
+    """Train a style prompt alone; None: the student."""
+    labelled: Annotated[int, Meta(ge=0, le=10**9)] = 0
+    """Encodes trained on, drawn by `seed`, few of a scene; 0: all. To see what few labels are
+    worth."""
     start: str = ""
     """Weights to begin with: a released checkpoint, a student's file or the name of a shipped
     student; a larger student is pruned."""
@@ -262,6 +282,14 @@ def _check(recipe: Recipe, where: str) -> None:
             raise InputError(
                 f"{where}{prefix}recompute is for the internvqa models, not for {model}"
             )
+    if recipe.labelled and recipe.teacher is not None and recipe.teacher.corpus:
+        raise InputError(f"{where}labelled does not go with teacher.corpus; leave one out")
+    if recipe.prompt is not None and not recipe.start:
+        raise InputError(f"{where}[prompt] is of a student; name its weights in `start`")
+    if recipe.prompt is not None and recipe.heads is not None:
+        raise InputError(
+            f"{where}[prompt] leaves the student and its heads as they are; leave out [heads]"
+        )
     loss = recipe.loss
     needing = [name for name in TAUGHT if getattr(loss, name)]
     if recipe.teacher is None and needing:

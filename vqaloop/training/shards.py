@@ -7,6 +7,7 @@ whole videos and no regions.
 """
 
 import json
+import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import as_completed
@@ -94,6 +95,14 @@ class Shard:
     def stream(self) -> Tensor:
         """(E, 3) `StreamFacts.inputs` of each encode; nothing is known of damaged ones."""
         return torch.tensor([self._facts(encode).inputs() for encode in self.encodes])
+
+    @property
+    def rates(self) -> Tensor:
+        """(E,) log2 of the bits of each encode for a pixel of the canvas; nan: not known."""
+        known = [(each, self._facts(each)) for each in self.encodes]
+        # the scale of facts is that of sides
+        bits = [facts.bits_pixel * facts.scale**2 for _, facts in known]
+        return torch.tensor([math.log2(b) if b > 0 else math.nan for b in bits])
 
     def _facts(self, encode: Mapping[str, Any]) -> StreamFacts:
         kbps, width, height = (encode.get(key) for key in ("kbps", "width", "height"))

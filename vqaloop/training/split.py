@@ -4,10 +4,17 @@ import json
 from collections.abc import Sequence
 from dataclasses import replace
 
+import numpy as np
+from torch import Tensor
+
+from vqaloop.core.text import counted
 from vqaloop.errors import InputError
 from vqaloop.training.datasets import held_out
 from vqaloop.training.recipe import Recipe
 from vqaloop.training.shards import Shard, load_corpus
+
+LABELLED_OF_SCENE = 4
+"""Encodes of a scene that are labelled, where few are."""
 
 
 def split_corpus(recipe: Recipe) -> tuple[list[Shard], list[Shard]]:
@@ -34,6 +41,52 @@ def split_corpus(recipe: Recipe) -> tuple[list[Shard], list[Shard]]:
     return (
         _alike([shard for shard in shards if shard.content not in names]),
         [shard for shard in shards if shard.content in names],
+    )
+
+
+def labelled_part(shards: list[Shard], recipe: Recipe) -> list[Shard]:
+    """As many encodes of some shards as the recipe's `labelled`, drawn by its seed.
+
+    LABELLED_OF_SCENE of a scene, as a panel rates several versions of a video; more only where the
+    scenes do not suffice. Raises InputError for too few, of encodes or of scenes for a step.
+    """
+    rng = np.random.default_rng(recipe.seed)
+    turns = [rng.permutation(len(shard.encodes)) for shard in shards]
+    order = rng.permutation(len(shards)).tolist()
+    taken = [0] * len(shards)
+    left = recipe.labelled
+    while left and any(taken[i] < len(turns[i]) for i in order):
+        for i in order:
+            count = min(left, LABELLED_OF_SCENE, len(turns[i]) - taken[i])
+            taken[i] += count
+            left -= count
+    some = [i for i, count in enumerate(taken) if count]
+    if left:
+        raise InputError(
+            f"`labelled` asks for {recipe.labelled} encodes, and the corpus has "
+            f"{recipe.labelled - left}; lower it, or add to the corpus"
+        )
+    if len(some) < recipe.scenes:
+        raise InputError(
+            f"`labelled` takes encodes of {counted(len(some), 'scene')}, and a step takes "
+            f"{recipe.scenes}; raise it, or lower `scenes`"
+        )
+    return [_with_encodes(shards[i], sorted(turns[i][: taken[i]].tolist())) for i in some]
+
+
+def _with_encodes(shard: Shard, rows: list[int]) -> Shard:
+    """The shard with some of its encodes."""
+
+    def chosen(values: Tensor | None) -> Tensor | None:
+        return None if values is None else values[rows]
+
+    return replace(
+        shard,
+        encodes=[shard.encodes[row] for row in rows],
+        distorted=shard.distorted[rows],
+        region_labels=chosen(shard.region_labels),
+        frame_labels=chosen(shard.frame_labels),
+        fdim_features=chosen(shard.fdim_features),
     )
 
 

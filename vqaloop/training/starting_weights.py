@@ -12,10 +12,10 @@ from vqaloop.errors import InputError
 from vqaloop.models import create_student
 from vqaloop.models.checkpoints import load_released
 from vqaloop.models.head_config import HeadConfig
-from vqaloop.models.internvideo2 import InternVideo2
 from vqaloop.models.prune import prune
 from vqaloop.models.stream_facts import COLUMNS
 from vqaloop.models.student import Student, start_from_cosines
+from vqaloop.models.style_prompt import attach
 from vqaloop.models.weights import load_student
 from vqaloop.training.recipe import Recipe, Teacher, head_config
 from vqaloop.training.shards import trained_titles
@@ -52,14 +52,18 @@ def initial_student(
         )
     if not recipe.start:
         student = create_student(recipe.model, heads, config)
-        if heads and isinstance(student.backbone, InternVideo2):
-            start_from_cosines(student.backbone)
+        if student.embedding is not None and heads:
+            start_from_cosines(student.embedding)
         return student, frozenset()
     path = _weights_file(recipe.start)
+    if recipe.prompt is not None and not _has_student_header(path):
+        raise InputError(
+            f"{recipe.start} are no weights of a student, and a prompt is of one; train one first"
+        )
     if not _has_student_header(path):
         return _released(recipe.model, path, heads, config), frozenset()
     larger, about = load_student(path)
-    if opinions and larger.config.bits:
+    if opinions and larger.config.bits and recipe.prompt is None:
         larger = _without_bits(larger, about["model"])
     if heads and larger.anchored is None:
         raise InputError(f"{recipe.start} has no anchored head, which the losses need")
@@ -71,9 +75,23 @@ def initial_student(
             f"{recipe.start} has the auxiliary outputs {', '.join(larger.config.outputs[1:])}, "
             f"and the recipe {', '.join(recipe.auxiliary)}; name the same in the same order"
         )
+    if recipe.prompt is not None:
+        return _prompted(recipe, larger, about), known
     if about["model"] == recipe.model and (config is None or config == larger.config):
         return larger, known
     return prune(larger, create_student(recipe.model, heads, config)), known
+
+
+def _prompted(recipe: Recipe, student: Student, about: dict[str, str]) -> Student:
+    """The student of `start` with prompts, which alone are trained."""
+    assert recipe.prompt is not None
+    if about["model"] != recipe.model:
+        raise InputError(
+            f"{recipe.start} are weights of {about['model']}, and a prompt is of the student it "
+            f'was trained on; set model = "{about["model"]}"'
+        )
+    attach(student, recipe.prompt.basic).of = about["sha256"]
+    return student.train()
 
 
 def _without_bits(student: Student, model: str) -> Student:

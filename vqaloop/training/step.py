@@ -63,12 +63,7 @@ def augmented(clips: Tensor, kind: str, seed: int) -> Tensor:
 
 def repeat_anchor(anchor: Anchor, times: int) -> Anchor:
     """The anchor of B references as that of B·times clips, `times` of each together."""
-    return Anchor(
-        anchor.embedding.repeat_interleave(times, 0),
-        tuple(x.repeat_interleave(times, 0) for x in anchor.deep),
-        anchor.context.repeat_interleave(times, 0),
-        anchor.weights.repeat_interleave(times, 0),
-    )
+    return anchor.each(lambda values: values.repeat_interleave(times, 0))
 
 
 def freeze(teacher: Student, kind: str) -> None:
@@ -99,6 +94,7 @@ class TrainingModel(nn.Module):
         self.student, self.teacher, self.recipe = student, teacher, recipe
         taught = recipe.teacher
         self.drops = bool(recipe.drop_path or (taught is not None and taught.drop_path))
+        self.drops |= any(isinstance(module, nn.Dropout) for module in student.modules())
         self.bridge: nn.Module = nn.Identity()
         if teacher is not None:
             widths = student.backbone.feature_width, teacher.backbone.feature_width
@@ -136,7 +132,8 @@ class TrainingModel(nn.Module):
             raise InputError(
                 f"{', '.join(lacking)} of the loss cannot be computed from this corpus: region, "
                 "pooled, ordered and dense need the source of every scene, auxiliary measured "
-                "labels and token heads, fdim FDIM's features, levels a teacher with token heads"
+                "labels and token heads, fdim FDIM's features, levels a teacher with token heads, "
+                "coarse and fine a set of scenes with their bitrates"
             )
         return losses
 

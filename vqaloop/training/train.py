@@ -26,6 +26,7 @@ from vqaloop.models import create_student
 from vqaloop.models.internvideo2 import InternVideo2
 from vqaloop.models.score_scale import HEADER_KEY, ScoreScale
 from vqaloop.models.student import Student
+from vqaloop.models.style_prompt import attach, save_prompt
 from vqaloop.models.weights import save_student
 from vqaloop.panel.labels import describe
 from vqaloop.quality.clip_views import View
@@ -36,7 +37,7 @@ from vqaloop.training.evaluate import score_shards, summary, summary_lines
 from vqaloop.training.opinion_scale import scale_of
 from vqaloop.training.recipe import Recipe
 from vqaloop.training.shards import Shard, load_corpus
-from vqaloop.training.split import split_corpus, teacher_shards
+from vqaloop.training.split import labelled_part, split_corpus, teacher_shards
 from vqaloop.training.starting_weights import initial_student, initial_teacher, listed
 from vqaloop.training.step import TrainingModel
 from vqaloop.training.targets import PANEL_KEY, Label, label_of, with_targets
@@ -58,9 +59,10 @@ def train(
 ) -> Path:
     """Train a student to the recipe's last step.
 
-    A checkpoint is written every CHECKPOINT_EVERY steps; a resumed run gives the same weights as
-    one that was not interrupted. The corpus is read again then, so it may have grown. `log.csv`
-    and `log.png` in the recipe's folder hold losses and correlations by step.
+    Or its prompt, where the recipe asks for one. A checkpoint is written every CHECKPOINT_EVERY
+    steps; a resumed run gives the same weights as one that was not interrupted. The corpus is read
+    again then, so it may have grown. `log.csv` and `log.png` in the recipe's folder hold losses
+    and correlations by step.
 
     Args:
         recipe: See `recipe.read_recipe`.
@@ -69,8 +71,8 @@ def train(
         report: Called with lines of progress, in the first process alone.
 
     Returns:
-        The weights file, an exponential moving average over the steps. Its header names all
-        titles that it, its initial weights and its teacher were trained on.
+        The weights file, or the prompt's, an exponential moving average over the steps. Its header
+        names all titles that it, its initial weights and its teacher were trained on.
 
     Raises:
         InputError: The corpus, weights or a checkpoint do not fit the recipe.
@@ -88,6 +90,9 @@ def train(
         check_window(shard, window)
     taught_on = teacher_shards(recipe, shards)
     label = label_of(recipe.label, recipe.panel, shards) if shards[0].labels else None
+    if recipe.labelled:
+        # after the label, which is the same however few of it are seen
+        shards = labelled_part(shards, recipe)
     if recipe.teacher is not None:
         for shard in taught_on or ():
             check_window(shard, Window(recipe.teacher.frames, recipe.teacher.crop))
@@ -95,8 +100,8 @@ def train(
     torch.manual_seed(recipe.seed)
     student, known = initial_student(recipe, apart, opinions=label is None)
     teacher, taught = initial_teacher(recipe.teacher, apart)
-    if recipe.fixed_embedding and isinstance(student.backbone, InternVideo2):
-        student.backbone.patch_embed.requires_grad_(False)
+    if recipe.fixed_embedding and student.embedding is not None:
+        student.embedding.requires_grad_(False)
     for network, wanted in ((student, recipe), (teacher, recipe.teacher)):
         if network is not None and wanted is not None:
             network.backbone.set_drop_path(wanted.drop_path)
@@ -255,7 +260,8 @@ class Trainer:
     def finish(self) -> Path:
         """Write the averaged weights and the plot of the log; the weights file."""
         recipe, shard = self.recipe, self.shards[0]
-        path = self.out / f"{recipe.model}.safetensors"
+        prompt = self.student.prompt
+        path = self.out / f"{recipe.model}{'.prompt' if prompt else ''}.safetensors"
         if self.first:
             # where the engine's file lies is this machine's business
             story = {**asdict(recipe), "engine": Path(recipe.engine).name}
@@ -273,7 +279,11 @@ class Trainer:
                 if self.label.panel is not None:
                     about[PANEL_KEY] = self.label.panel.to_json()
             text = shard.label if self.label is None else self.label.text
-            save_student(self.average, path, recipe.model, text, about)
+            if prompt is None or self.average.prompt is None:
+                save_student(self.average, path, recipe.model, text, about)
+            else:
+                about |= {"model": recipe.model, "label": text}
+                save_prompt(self.average.prompt, path, prompt.of, about)
             self.log.plot(self.out / "log.png")
         return path
 
@@ -341,6 +351,8 @@ def _copy(student: Student, recipe: Recipe, device: torch.device) -> Student:
     """An fp32 copy, which becomes the moving average."""
     with torch.device("meta"):  # no memory, and no random values, before the copies
         mean = create_student(recipe.model, student.anchored is not None, student.config)
+        if student.prompt is not None:
+            attach(mean, student.prompt.basic)
     values = {
         name: value.detach().to(device, torch.float32 if value.is_floating_point() else None)
         for name, value in student.state_dict().items()
