@@ -130,22 +130,43 @@ class Workshop:
             return Trial(rendition, error=f"{rendition}: the score is {score.value}", encode=made)
         return Trial(rendition, made.bitrate_kbps, score.value, encode=made, mean=score.mean)
 
-    def encode(self, source: Source, rendition: Rendition) -> Encode:
-        """The encode of a rendition, from the cache where it is there."""
+    def recalled(
+        self, source: Source, rendition: Rendition, starts: Sequence[int] | None = None
+    ) -> Trial | None:
+        """The trial as the cache has it, for which the source's file need not be there; None
+        where anything of it is to be made."""
+        with self.cache.lock(key := self._encode_key(source, rendition)):
+            made = self._kept(key, rendition)
+        if made is None:
+            return None
+        own = ScoreSettings(**self.metric.identity())
+        if self._stored(score_key(source, file_sha256(made.path), own)) is None:
+            return None
+        return self.try_one(source, rendition, starts)
+
+    def _encode_key(self, source: Source, rendition: Rendition) -> dict[str, Any]:
         options = output_options(self.spec, rendition, source)
         words = [word for pair in options.items() for word in pair]
         version = encoder_version(self.spec, self.ffmpeg)
-        key = encode_key(source, words, file_sha256(self.ffmpeg), version)
+        return encode_key(source, words, file_sha256(self.ffmpeg), version)
+
+    def _kept(self, key: dict[str, Any], rendition: Rendition) -> Encode | None:
+        """The encode that the cache has under `key`."""
+        found = self.cache.get_file(key)
+        if found is None:
+            return None
+        self.count(cache_hits=1)
+        path, meta = found
+        args = tuple(meta.pop("ffmpeg_args"))
+        return Encode(**meta, rendition=rendition, path=path, ffmpeg_args=args, cached=True)
+
+    def encode(self, source: Source, rendition: Rendition) -> Encode:
+        """The encode of a rendition, from the cache where it is there."""
+        key = self._encode_key(source, rendition)
         with self.cache.lock(key):
             # inside the lock: another process may just have made it
-            found = self.cache.get_file(key)
-            if found:
-                self.count(cache_hits=1)
-                path, meta = found
-                args = tuple(meta.pop("ffmpeg_args"))
-                return Encode(
-                    **meta, rendition=rendition, path=path, ffmpeg_args=args, cached=True
-                )
+            if found := self._kept(key, rendition):
+                return found
             out = self.scratch / f"{abs(hash(rendition))}-{source.sha256[:12]}{self.spec.suffix}"
             made = self._encoded(source, rendition, out)
             self.count(

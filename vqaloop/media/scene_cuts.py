@@ -7,10 +7,14 @@ most camera shake. Dissolves and fades are no cuts, and stay inside a scene.
 """
 
 import bisect
+import contextlib
 import math
 import re
-from collections.abc import Sequence
+import threading
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from fractions import Fraction
 from itertools import pairwise
 from pathlib import Path
 
@@ -19,7 +23,7 @@ from vqaloop.core import process
 from vqaloop.core.ffmpeg import compiled, input_arguments
 from vqaloop.core.text import quoted
 from vqaloop.errors import DecodeFailed, InputError
-from vqaloop.media.excerpt import GOP_S, excerpt
+from vqaloop.media.excerpt import GOP_S, as_excerpt, excerpt
 from vqaloop.records import Source
 
 AREA = 160 * 90
@@ -82,15 +86,27 @@ def find_scenes(
             f"scenes of {least_s:g} to {most_s:g} s cannot be made of GOPs of {gop_s:g} s: "
             "the longest must last as long as the shortest and as a GOP"
         )
+    shots = find_shots(source, ffmpeg=ffmpeg, least_s=least_s)
+    return split_shots(shots, source.fps, most_s=most_s, gop_s=gop_s)
+
+
+def find_shots(source: Source, *, ffmpeg: str, least_s: float = LEAST_S) -> tuple[Scene, ...]:
+    """The runs of frames between the cuts of a title; arguments as of `find_scenes`.
+
+    Raises DecodeFailed for a title that does not decode.
+    """
     cuts = find_cuts(source, ffmpeg=ffmpeg)
     kept = keep_cuts(cuts, source.frames, math.ceil(round(least_s * source.fps, 6)))
-    gop = max(1, round(gop_s * source.fps))
-    most = max(gop, math.floor(round(most_s * source.fps, 6)))
-    return tuple(
-        part
-        for start, end in pairwise([0, *kept, source.frames])
-        for part in split(Scene(start, end), gop, most)
-    )
+    return tuple(Scene(start, end) for start, end in pairwise([0, *kept, source.frames]))
+
+
+def split_shots(
+    shots: Sequence[Scene], fps: Fraction, *, most_s: float = MOST_S, gop_s: float = GOP_S
+) -> tuple[Scene, ...]:
+    """Shots as scenes: those longer than `most_s` are split; arguments as of `find_scenes`."""
+    gop = max(1, round(gop_s * fps))
+    most = max(gop, math.floor(round(most_s * fps, 6)))
+    return tuple(part for shot in shots for part in split(shot, gop, most))
 
 
 def find_cuts(source: Source, *, ffmpeg: str) -> dict[int, float]:
@@ -182,26 +198,69 @@ def even_gop(frames: int, usual: int) -> int:
     return math.ceil(frames / max(1, round(frames / usual)))
 
 
+def bounded_gop(frames: int, most: int) -> int:
+    """The longest GOP of at most `most` frames that divides a scene evenly.
+
+    For what players switch between: key frames may not lie further apart there.
+    """
+    return math.ceil(frames / math.ceil(frames / most))
+
+
 class SceneExcerpts:
-    """Lossless excerpts of single scenes; the oldest are deleted above EXCERPTS_BYTES."""
+    """Lossless excerpts of single scenes; the oldest are deleted above EXCERPTS_BYTES.
+
+    `held` may be entered from several threads; `of` and `prune` are for one.
+    """
 
     def __init__(self, source: Source, folder: Path, ffmpeg: str) -> None:
         self.source, self.folder, self.ffmpeg = source, folder, ffmpeg
         self._made: dict[Scene, Source] = {}
+        self._lock = threading.Lock()
+        self._users: Counter[Scene] = Counter()
+        self._writing: dict[Scene, threading.Lock] = {}
+
+    def _path(self, scene: Scene) -> Path:
+        return self.folder / f"scene{scene.start_frame}.mkv"
+
+    def known(self, scene: Scene) -> Source:
+        """The scene as a source of its own, whose file may not be there: to look up its encodes."""
+        window = (scene.start_frame, scene.frames)
+        return replace(as_excerpt(self.source, [window], self._path(scene)), windows=(0,))
 
     def of(self, scene: Scene) -> Source:
         """The scene as a source of its own, written unless it is there."""
         if scene not in self._made:
-            path = self.folder / f"scene{scene.start_frame}.mkv"
             window = (scene.start_frame, scene.frames)
-            made = excerpt(self.source, [window], path, ffmpeg=self.ffmpeg)
+            made = excerpt(self.source, [window], self._path(scene), ffmpeg=self.ffmpeg)
             # sampled as the scene is in the title, where its cuts are known too
             self._made[scene] = replace(made, windows=(0,))
         return self._made[scene]
 
+    @contextlib.contextmanager
+    def held(self, scene: Scene) -> Iterator[Source]:
+        """As `of`; the file stays while inside, and afterwards as long as there is room."""
+        with self._lock:
+            self._users[scene] += 1
+            writing = self._writing.setdefault(scene, threading.Lock())
+        try:
+            with writing:
+                made = self.of(scene)
+            yield made
+        finally:
+            with self._lock:
+                self._users[scene] -= 1
+                idle = [s for s in self._made if not self._users[s] and s != scene]
+                # the oldest first, and this one, which may be asked for next, last
+                for other in [*idle, *([scene] if not self._users[scene] else [])]:
+                    if self._bytes() <= EXCERPTS_BYTES:
+                        break
+                    self._made.pop(other).path.unlink(missing_ok=True)
+
+    def _bytes(self) -> int:
+        return sum(part.path.stat().st_size for part in self._made.values())
+
     def prune(self, done: Sequence[Scene]) -> None:
         """Delete the excerpts of scenes that are done, then the oldest; call between batches."""
         for scene in [*done, *list(self._made)]:
-            there = sum(part.path.stat().st_size for part in self._made.values())
-            if scene in self._made and (scene in done or there > EXCERPTS_BYTES):
+            if scene in self._made and (scene in done or self._bytes() > EXCERPTS_BYTES):
                 self._made.pop(scene).path.unlink(missing_ok=True)
