@@ -122,27 +122,21 @@ class Workshop:
         """
         try:
             made = self.encode(source, rendition)
-            score = self.score(source, made.path, starts=starts)
+            return _as_trial(made, self.score(source, made.path, starts=starts))
         except (EncodeFailed, DecodeFailed) as error:
             return Trial(rendition, error=str(error))
-        # as PSNR of an encode without loss
-        if not math.isfinite(score.value):
-            return Trial(rendition, error=f"{rendition}: the score is {score.value}", encode=made)
-        return Trial(rendition, made.bitrate_kbps, score.value, encode=made, mean=score.mean)
 
     def recalled(
         self, source: Source, rendition: Rendition, starts: Sequence[int] | None = None
     ) -> Trial | None:
         """The trial as the cache has it, for which the source's file need not be there; None
         where anything of it is to be made."""
-        with self.cache.lock(key := self._encode_key(source, rendition)):
-            made = self._kept(key, rendition)
+        made = self._kept(self._encode_key(source, rendition), rendition)
         if made is None:
             return None
         own = ScoreSettings(**self.metric.identity())
-        if self._stored(score_key(source, file_sha256(made.path), own)) is None:
-            return None
-        return self.try_one(source, rendition, starts)
+        score = self._stored(score_key(source, file_sha256(made.path), own))
+        return _as_trial(made, self.pooled(source, score, starts)) if score else None
 
     def _encode_key(self, source: Source, rendition: Rendition) -> dict[str, Any]:
         options = output_options(self.spec, rendition, source)
@@ -238,8 +232,7 @@ class Workshop:
         """The score as the metric gives it, which alone is cached."""
         key = score_key(source, file_sha256(path), ScoreSettings(**metric.identity()))
         found = self._stored(key)
-        # entries of earlier versions lack the shares by which places are pooled
-        if found is None or (self.pool != "mean" and found.moments and not found.shares):
+        if found is None:
             found = self.executor.measure(metric, source, path, self.spec.decoder, id(self))
             self._store(key, found)
             self.count(score_s=found.cpu_s)
@@ -292,7 +285,10 @@ class Workshop:
         for name in ("places", "moments"):
             stored[name] = tuple(map(tuple, stored.get(name, ())))
         stored["shares"] = tuple(stored.get("shares", ()))
-        return Score(**stored)
+        score = Score(**stored)
+        # entries of earlier versions lack the shares by which places are pooled
+        lacking = self.pool != "mean" and score.moments and not score.shares
+        return None if lacking else score
 
     def _store(self, key: dict[str, Any], score: Score) -> None:
         self.cache.put_json(key, asdict(score))
@@ -302,3 +298,11 @@ class Workshop:
         with self._counting:
             for name, value in spent.items():
                 setattr(self.cost, name, getattr(self.cost, name) + value)
+
+
+def _as_trial(made: Encode, score: Score) -> Trial:
+    # as PSNR of an encode without loss
+    if not math.isfinite(score.value):
+        error = f"{made.rendition}: the score is {score.value}"
+        return Trial(made.rendition, error=error, encode=made)
+    return Trial(made.rendition, made.bitrate_kbps, score.value, encode=made, mean=score.mean)

@@ -18,7 +18,7 @@ from optuna.storages import BaseStorage
 
 from vqaloop.core.files import file_sha256
 from vqaloop.core.folders import is_study_file
-from vqaloop.core.text import quoted
+from vqaloop.core.text import counted, quoted
 from vqaloop.encoding.survey import encoder_version
 from vqaloop.errors import InputError, TargetUnreachable
 from vqaloop.execution.capping import PEAK_RATIO, PeakLimit, peak_limit
@@ -29,6 +29,7 @@ from vqaloop.execution.stage_progress import counted_cut, described
 from vqaloop.execution.tools import Tools, chosen_tools
 from vqaloop.ladder.document import LadderRun, ladder_json
 from vqaloop.ladder.options import BANDWIDTH_SHARE, LadderOptions
+from vqaloop.ladder.per_shot import NO_CUTS, per_shot
 from vqaloop.ladder.pictures import take_pictures
 from vqaloop.ladder.request import (
     Budget,
@@ -41,6 +42,7 @@ from vqaloop.ladder.steps import Loop
 from vqaloop.ladder.store import write_reports
 from vqaloop.ladder.warnings import find_doubts, guard_warnings, peak_warnings
 from vqaloop.media.excerpt import excerpt
+from vqaloop.media.scene_cuts import Scene, find_shots, split_shots
 from vqaloop.quality.registry import DEFAULT_METRIC, kindred
 from vqaloop.records import Event, Ladder, Source, Watcher
 from vqaloop.search.prior_store import (
@@ -90,6 +92,8 @@ def build_ladder(
     max_peak: float | None = None,
     buffer_s: float = 0.5,
     no_cap: bool = False,
+    per_shot: bool = False,
+    scene_floor: float | None = None,
     preset: str | None = None,
     bit_depth: int | None = None,
     out: str | os.PathLike[str] | None = None,
@@ -140,6 +144,10 @@ def build_ladder(
         max_peak: The same in kb/s; None: no such bound.
         buffer_s: Size of the encoder's buffer where a rung takes a cap, in seconds of the cap.
         no_cap: Leave peaks as they are.
+        per_shot: Every rung has a knob of its own for every scene, by equal slopes at its score,
+            instead of one for the title.
+        scene_floor: With `per_shot`, points below its rung's score at which a scene may lie at
+            most; None: 1.5 of the metric's steps, 6 of VMAF.
         preset: Of the encoder; None: its default one.
         bit_depth: 8 or 10; None: the source's.
         out: Folder; None: NAME.CODEC.ladder here.
@@ -197,6 +205,8 @@ def build_ladder(
         max_peak=max_peak,
         buffer_s=buffer_s,
         no_cap=no_cap,
+        per_shot=per_shot,
+        scene_floor=scene_floor,
         preset=preset,
         bit_depth=bit_depth,
         out=out,
@@ -286,6 +296,9 @@ def _build(request: LadderRequest) -> Ladder:
         rules = replace(request.rules, required=required_sizes(options.require, session.sizes))
         where = options.storage or (default_storage(folder) if options.cache else None)
         with kept_in(where):
+            if options.per_shot and (shots := _shots(session)):
+                run = _per_shot(replace(request, rules=rules), session, shots, where)
+                return _delivered(run, folder, placed)
             # a storage that was named is refused as all else is, before anything is reported
             named = open_storage(where) if options.storage else None
             options.progress(Event("probe", described(session.source)))
@@ -297,6 +310,51 @@ def _build(request: LadderRequest) -> Ladder:
             return _delivered(run, folder, placed)
 
 
+def _shots(session: Session[LadderOptions]) -> Sequence[Scene]:
+    """The title's scenes as `encode` has them; none where it has no cuts."""
+    source, progress = session.source, session.options.progress
+    progress(Event("probe", described(source)))
+    progress(Event("scenes", f"looking for the cuts of {quoted(source.path)}"))
+    shots = find_shots(source, ffmpeg=session.ffmpeg)
+    if len(shots) < 2:
+        session.shop.remarks.append(NO_CUTS)
+        return ()
+    scenes = split_shots(shots, source.fps, gop_s=session.spec.gop_s)
+    progress(Event("scenes", counted(len(scenes), "scene"), len(scenes), len(scenes)))
+    return scenes
+
+
+def _per_shot(
+    request: LadderRequest,
+    session: Session[LadderOptions],
+    scenes: Sequence[Scene],
+    where: str | None,
+) -> LadderRun:
+    """The rungs of the title's scenes."""
+    source = session.source
+    loop = _loop(request, session)
+    tuning = _tune(session, loop, source, where)
+    made = per_shot(session, loop, scenes, request.prior)
+    windows = ((0, source.frames),)
+    about = made.about(len(made.checked))
+    return LadderRun(
+        session, loop, windows, True, tuning, made.found, made.search, made.checked, about
+    )
+
+
+def _loop(request: LadderRequest, session: Session[LadderOptions]) -> Loop:
+    options, source = session.options, session.source
+    space = Space(session.sizes, session.spec.knob, source.canvas, float(source.fps))
+    budget = Budget(math.inf if options.budget_s is None else options.budget_s, session.started)
+    loop = Loop(
+        *(session.shop, space, request.rules, session.preset, session.depth),
+        options.progress,
+        budget,
+    )
+    loop.limit = request.limit
+    return loop
+
+
 def _searched(
     request: LadderRequest,
     session: Session[LadderOptions],
@@ -304,13 +362,8 @@ def _searched(
     where: str | None,
 ) -> LadderRun:
     """The rungs found on the title or its excerpt, and verified over the whole."""
-    options, source, rules = session.options, session.source, request.rules
-    space = Space(session.sizes, session.spec.knob, source.canvas, float(source.fps))
-    budget = Budget(math.inf if options.budget_s is None else options.budget_s, session.started)
-    loop = Loop(
-        session.shop, space, rules, session.preset, session.depth, options.progress, budget
-    )
-    loop.limit = request.limit
+    source, loop = session.source, _loop(request, session)
+    space = loop.space
     title, windows = _excerpt(session)
     whole = title is source
     tuning = _tune(session, loop, title, where)

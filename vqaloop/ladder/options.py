@@ -127,6 +127,19 @@ class LadderOptions(StorageOptions, PriorOptions, PeakOptions, JobOptions):
         "let peaks be: by default no rung has one above 2 times its average",
         column=True,
     )
+    per_shot: bool = option(
+        False,
+        "a knob of its own for every scene of a rung, by equal slopes, instead of one for all",
+        column=True,
+    )
+    scene_floor: float | None = option(
+        None,
+        "with --per-shot: points below its rung's score at which a scene may lie at most "
+        "(default: 1.5 of the metric's steps; of VMAF 6)",
+        metavar="S",
+        parse=number,
+        column=True,
+    )
     tune_trials: int | None = option(
         None,
         "first tune the encoder's parameters on the title, with N trials (20)",
@@ -162,9 +175,36 @@ class LadderOptions(StorageOptions, PriorOptions, PeakOptions, JobOptions):
                     "--no-cap leaves peaks as they are and does not go with --peak-ratio and "
                     "--max-peak; leave out one"
                 )
+        self._check_per_shot()
         with fault_of("budget_s"):
             if self.budget_s is not None and not 0 < self.budget_s < math.inf:
                 raise InputError(f"the budget must be a time above 0, not {self.budget_s:g} s")
+
+    def _check_per_shot(self) -> None:
+        """Raises InputError for what does not go with a ladder of scenes, or with one without."""
+        if self.scene_floor is not None:
+            with fault_of("scene_floor"):
+                if not self.per_shot:
+                    raise InputError("--scene-floor is of scenes; give --per-shot too")
+                if not 0 < self.scene_floor < math.inf:
+                    raise InputError(
+                        f"--scene-floor {self.scene_floor:g} is no distance in points: give a "
+                        "number above 0"
+                    )
+        if not self.per_shot:
+            return
+        with fault_of("per_shot", "budget_s"):
+            if self.budget_s is not None:
+                raise InputError(
+                    "--budget bounds a search over whole encodes and does not go with --per-shot, "
+                    "which has none; leave out one of the two"
+                )
+        with fault_of("per_shot", "storage"):
+            if self.storage is not None:
+                raise InputError(
+                    "--per-shot keeps its scenes in the cache, which several processes share, and "
+                    "has no study; leave out --storage"
+                )
 
     def sizes(self, source: Source) -> Sequence[tuple[int, int]] | None:
         return self.resolutions

@@ -35,6 +35,7 @@ from vqaloop.records import (
     RDPoint,
     Rendition,
     Rung,
+    RungScene,
     Score,
     Source,
     Trial,
@@ -87,6 +88,8 @@ class Checked:
     score: Score
     over: float = 0.0
     """Its peak as a part of the bound that was asked for; 0 where there is none."""
+    scenes: tuple[RungScene, ...] = ()
+    """Of a per-shot ladder."""
 
     @property
     def capped(self) -> bool:
@@ -263,7 +266,7 @@ class Loop:
         if finer:
             again = "a score falls while bits rise: looking again, closer"
             try:
-                with self._counted("search", again, len(checked)) as one:
+                with self.counted("search", again, len(checked)) as one:
                     checked = self.shop.map(lambda p: one(self._looked_at(title, p)), checked)
                 # the rungs of this title are then scored in the same way
                 self._closer.add(title.sha256)
@@ -281,7 +284,7 @@ class Loop:
         return checked
 
     @contextlib.contextmanager
-    def _counted(self, stage: str, message: str, total: int) -> Iterator[Callable[[Made], Made]]:
+    def counted(self, stage: str, message: str, total: int) -> Iterator[Callable[[Made], Made]]:
         """Announces `total` things to do; the function given counts those that pass through it."""
         done = 0
 
@@ -331,7 +334,7 @@ class Loop:
         if self.budget.ended:
             self.warnings.append(budget_warning(self.budget.seconds, len(self.tried)))
         if len(kept) < LEAST_RUNGS:
-            raise TargetUnreachable(self._too_few(kept, found.points))
+            raise TargetUnreachable(self.too_few(kept, found.points))
         self.warnings += rules_warnings(kept, self.rules)
         checked = self._checked(source, kept, found.predicted)
         if any(item.capped for item in checked):
@@ -426,7 +429,7 @@ class Loop:
             )
 
         message = "measuring the rungs" + " and capping their peaks" * (self.limit is not None)
-        with self._counted("verify", message, len(kept)) as one:
+        with self.counted("verify", message, len(kept)) as one:
             results = self.shop.map(lambda point: one(check(point)), kept)
         self.warnings += [f"a rung could not be made: {r}" for r in results if isinstance(r, str)]
         return [result for result in results if isinstance(result, Checked)]
@@ -454,7 +457,8 @@ class Loop:
         self._capped.append(capped)
         return Checked(plain.expected - loss, made, score, found.over)
 
-    def _too_few(self, kept: Sequence[RDPoint], points: Sequence[RDPoint]) -> str:
+    def too_few(self, kept: Sequence[RDPoint], points: Sequence[RDPoint]) -> str:
+        """What to say of a title that the rules leave too few rungs of."""
         scores, rates = [p.score for p in points], [p.bitrate_kbps for p in points]
         early = "; the time budget ended the search early" if self.budget.ended else ""
         return (
@@ -495,6 +499,7 @@ class Loop:
                     ffmpeg_args=item.encode.ffmpeg_args,
                     file=name,
                     over_time=over_time(item.encode.path, spec, source, item.score),
+                    scenes=item.scenes,
                 )
             )
         return rungs

@@ -30,7 +30,7 @@ from vqaloop.errors import InputError
 from vqaloop.ladder.pictures import Pictures, find_pictures, pictures_json
 from vqaloop.ladder.rd_plot import rd_png
 from vqaloop.ladder.report_page import html_page
-from vqaloop.records import LADDER_SCHEMA, Cap, Ladder, Rung
+from vqaloop.records import LADDER_SCHEMA, Cap, Ladder, Rung, RungScene
 
 SCHEMA = LADDER_SCHEMA
 REPORTS = ("pictures.json", "ladder.csv", "rd.png", "report.html", "ladder.json")
@@ -85,6 +85,16 @@ class _Cap(Struct):
     buffer_kbit: Positive
 
 
+class _Scene(Struct):
+    start_frame: Whole
+    end_frame: Whole
+    knob: Number
+    score: Number
+    bitrate_kbps: Number
+    ffmpeg_args: list[str]
+    cap: _Cap | None = None
+
+
 class _Rung(Size):
     bitrate_kbps: Positive
     peak_kbps: Number
@@ -99,6 +109,7 @@ class _Rung(Size):
     opinion: Number | None = None
     score_mean: Number | None = None
     cap: _Cap | None = None
+    scenes: list[_Scene] | None = None
 
 
 class _Point(Struct):
@@ -250,9 +261,24 @@ def _rung(rung: dict[str, Any]) -> Rung:
         "ffmpeg_args": tuple(rung["ffmpeg_args"]),
         "over_time": rung.get("over_time") or {},
         # of other keys than these a later version may have more
-        "cap": Cap(cap["maxrate_kbps"], cap["buffer_kbit"]) if (cap := rung.get("cap")) else None,
+        "cap": _cap(rung),
+        "scenes": tuple(map(_scene, rung.get("scenes") or ())),
     }
     return Rung(**known)
+
+
+def _scene(scene: dict[str, Any]) -> RungScene:
+    names = ("start_frame", "end_frame", "knob", "score", "bitrate_kbps")
+    return RungScene(
+        **{name: scene[name] for name in names},
+        ffmpeg_args=tuple(scene["ffmpeg_args"]),
+        cap=_cap(scene),
+    )
+
+
+def _cap(of: dict[str, Any]) -> Cap | None:
+    cap = of.get("cap")
+    return Cap(cap["maxrate_kbps"], cap["buffer_kbit"]) if cap else None
 
 
 def stays_inside(name: str) -> bool:

@@ -11,7 +11,7 @@ from vqaloop.execution.capping import TOLERANCE, PeakLimit
 from vqaloop.quality.guard import FIGURES
 from vqaloop.quality.metric import Metric
 from vqaloop.quality.sampled_vmaf import SAMPLED
-from vqaloop.records import RDPoint, Rung
+from vqaloop.records import RDPoint, Rung, RungScene
 from vqaloop.search.rungs import Rules
 
 TOLERANCE_STEPS = 1.5
@@ -156,6 +156,18 @@ def capped_away_warning(planned: int, kept: int) -> str:
     return (
         f"{planned} rungs were chosen and {kept} are left: under the caps on their peaks the "
         "others are too near to each other; --peak-ratio with more, or --no-cap, leaves them"
+    )
+
+
+def starved_warning(rung: RDPoint, below: Sequence[RungScene], score: float, floor: float) -> str:
+    """That scenes of a rung lie below its floor."""
+    worst = min(below, key=lambda scene: scene.score)
+    others = f" and {len(below) - 1} more" if len(below) > 1 else ""
+    return (
+        f"{rung.width}x{rung.height} at {rung.bitrate_kbps:.0f} kb/s: frames {worst.start_frame} "
+        f"to {worst.end_frame - 1}{others} score {worst.score:.1f}, more than the floor of "
+        f"{floor:g} below the rung's {score:.1f}; this size does not show them better at a fair "
+        "rate"
     )
 
 

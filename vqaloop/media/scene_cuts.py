@@ -12,7 +12,7 @@ import math
 import re
 import threading
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from itertools import pairwise
@@ -209,7 +209,7 @@ def bounded_gop(frames: int, most: int) -> int:
 class SceneExcerpts:
     """Lossless excerpts of single scenes; the oldest are deleted above EXCERPTS_BYTES.
 
-    `held` may be entered from several threads; `of` and `prune` are for one.
+    Any number of threads may use it.
     """
 
     def __init__(self, source: Source, folder: Path, ffmpeg: str) -> None:
@@ -219,48 +219,46 @@ class SceneExcerpts:
         self._users: Counter[Scene] = Counter()
         self._writing: dict[Scene, threading.Lock] = {}
 
-    def _path(self, scene: Scene) -> Path:
-        return self.folder / f"scene{scene.start_frame}.mkv"
-
     def known(self, scene: Scene) -> Source:
-        """The scene as a source of its own, whose file may not be there: to look up its encodes."""
+        """The scene as a source of its own, whose file may not be there: to look up its
+        encodes."""
+        path = self.folder / f"scene{scene.start_frame}.mkv"
+        # sampled as the scene is in the title, where its cuts are known too
         window = (scene.start_frame, scene.frames)
-        return replace(as_excerpt(self.source, [window], self._path(scene)), windows=(0,))
-
-    def of(self, scene: Scene) -> Source:
-        """The scene as a source of its own, written unless it is there."""
-        if scene not in self._made:
-            window = (scene.start_frame, scene.frames)
-            made = excerpt(self.source, [window], self._path(scene), ffmpeg=self.ffmpeg)
-            # sampled as the scene is in the title, where its cuts are known too
-            self._made[scene] = replace(made, windows=(0,))
-        return self._made[scene]
+        return replace(as_excerpt(self.source, [window], path), windows=(0,))
 
     @contextlib.contextmanager
     def held(self, scene: Scene) -> Iterator[Source]:
-        """As `of`; the file stays while inside, and afterwards as long as there is room."""
+        """The scene as a source of its own, whose file stays while inside, and afterwards as long
+        as there is room."""
         with self._lock:
             self._users[scene] += 1
             writing = self._writing.setdefault(scene, threading.Lock())
         try:
             with writing:
-                made = self.of(scene)
-            yield made
+                if scene not in self._made:
+                    known, window = self.known(scene), (scene.start_frame, scene.frames)
+                    made = excerpt(self.source, [window], known.path, ffmpeg=self.ffmpeg)
+                    self._made[scene] = replace(known, pix_fmt=made.pix_fmt)
+            yield self._made[scene]
         finally:
             with self._lock:
                 self._users[scene] -= 1
-                idle = [s for s in self._made if not self._users[s] and s != scene]
-                # the oldest first, and this one, which may be asked for next, last
-                for other in [*idle, *([scene] if not self._users[scene] else [])]:
+                # this one last: it may be asked for next
+                for other in sorted(self._made, key=lambda other: other == scene):
                     if self._bytes() <= EXCERPTS_BYTES:
                         break
-                    self._made.pop(other).path.unlink(missing_ok=True)
+                    self._delete(other)
+
+    def drop(self, scenes: Iterable[Scene]) -> None:
+        """Delete the excerpts of scenes that are done."""
+        with self._lock:
+            for scene in scenes:
+                self._delete(scene)
+
+    def _delete(self, scene: Scene) -> None:
+        if not self._users[scene] and scene in self._made:
+            self._made.pop(scene).path.unlink(missing_ok=True)
 
     def _bytes(self) -> int:
-        return sum(part.path.stat().st_size for part in self._made.values())
-
-    def prune(self, done: Sequence[Scene]) -> None:
-        """Delete the excerpts of scenes that are done, then the oldest; call between batches."""
-        for scene in [*done, *list(self._made)]:
-            if scene in self._made and (scene in done or self._bytes() > EXCERPTS_BYTES):
-                self._made.pop(scene).path.unlink(missing_ok=True)
+        return sum(part.path.stat().st_size for part in list(self._made.values()))

@@ -221,4 +221,7 @@ def vague_prior() -> Prior:
     # bits a pixel from 1/64 to 1, score from 40 % of the top to 97 %
     mean[[0, 1, TERMS, TERMS + 1]] = -6.0, 6.0, -0.4, 4.0
     spread[[0, 1, 2, TERMS, TERMS + 1, TERMS + 2]] = 4.0, 2.0, 1.0, 2.0, 2.0, 1.0
+    # at half the width a third of the bits and a lower score, most of all at the best quality
+    mean[[4, TERMS + 4, TERMS + 5]] = 1.6, 0.8, 1.0
+    spread[[4, TERMS + 4, TERMS + 5]] = 0.3, 0.5, 0.5
     return Prior(mean, np.diag(spread), 1.0)

@@ -250,7 +250,8 @@ def _raised(scores: Values, bits: Values, aims: Values, floor: float) -> Picks:
     reaching = np.where(high.any(axis=1), high.argmax(axis=1), scores.shape[1] - 1)
     spent = np.array([np.interp(a, s, b) for a, s, b in zip(aims, scores, bits, strict=True)])
     affordable = np.maximum((bits <= FLOOR_BITS * spent[:, None]).sum(axis=1) - 1, 0)
-    return np.minimum(reaching, affordable)
+    least: Picks = np.minimum(reaching, affordable)
+    return least
 
 
 def pick_knob(goals: SceneGoals, curves: SceneCurves, state: SceneState, aim: float) -> int | None:
