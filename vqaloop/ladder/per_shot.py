@@ -15,7 +15,12 @@ from vqaloop.encoding.options import cap_of
 from vqaloop.errors import TargetUnreachable
 from vqaloop.execution.capping import PeakLimit, clipping_rate, next_rate, peaks_of
 from vqaloop.ladder.steps import Checked, SearchResult
-from vqaloop.ladder.warnings import capped_away_warning, rules_warnings, starved_warning
+from vqaloop.ladder.warnings import (
+    capped_away_warning,
+    lost_warning,
+    rules_warnings,
+    starved_warning,
+)
 from vqaloop.media.scene_cuts import Scene
 from vqaloop.quality.registry import kindred
 from vqaloop.quality.sampling_precision import unreached
@@ -135,7 +140,9 @@ class _Assembly:
         done = self._map("verify", "scoring the rungs as wholes", joined, self._scored)
         kept = keep_rules([item.point for item in done], self.loop.rules)
         if len(kept) < len(done):
-            self.loop.warnings.append(capped_away_warning(len(done), len(kept)))
+            capped = any(scene.cap for item in done for scene in item.scenes)
+            warning = capped_away_warning if capped else lost_warning
+            self.loop.warnings.append(warning(len(done), len(kept)))
         if len(kept) < LEAST_RUNGS:
             raise TargetUnreachable("; ".join(self.loop.warnings)[:1500])
         done = [item for item in done if item.point in kept]
@@ -203,12 +210,17 @@ class _Assembly:
         return {at: {s: made[s, at] for s in self.title.scenes} for at in bounds}
 
     def _worth_it(self, plain: JoinedRung, capped: JoinedRung, limit: PeakLimit) -> JoinedRung:
-        """The rung under its cap; without it where nobody asked for one that costs a step."""
+        """The rung under its cap; without it where nobody asked for one that costs a step, or
+        brings a scene below the floor."""
+        if limit.asked or plain is capped:
+            return capped
+        if self._below(capped.choices) - self._below(plain.choices):
+            return plain
         lost = self._pooled(plain.choices) - self._pooled(capped.choices)
         spent = [sum(p.size_bytes for p in item.packets) for item in (plain, capped)]
         # bits saved are worth score too: a step each time that the rate doubles
         fair = math.log2(max(1.0, spent[0] / spent[1])) + 1
-        return plain if not limit.asked and lost > fair * self.shop.metric.step else capped
+        return plain if lost > fair * self.shop.metric.step else capped
 
     def _pooled(self, choices: Mapping[Scene, Trial]) -> float:
         return self.title.pooled(np.array([choices[s].score or 0.0 for s in self.title.scenes]))
@@ -270,17 +282,19 @@ class _Assembly:
             cap_of(trial.rendition),
         )
 
+    def _below(self, choices: Mapping[Scene, Trial]) -> set[Scene]:
+        """Scenes below the floor."""
+        floor = self.title.goal(1.0).floor
+        least = -math.inf if floor is None else self._pooled(choices) - floor
+        return {scene for scene, trial in choices.items() if (trial.score or 0.0) < least}
+
     def _starved(self, checked: Sequence[Checked]) -> list[str]:
         """Rungs with scenes below the floor."""
         floor = self.title.goal(1.0).floor
         if floor is None:
             return []
-        found = []
-        for item in checked:
-            below = [s for s in item.scenes if s.score < item.score.value - floor]
-            if below:
-                found.append(starved_warning(item.point, below, item.score.value, floor))
-        return found
+        found = [(i, [s for s in i.scenes if s.score < i.score.value - floor]) for i in checked]
+        return [starved_warning(item.point, below, floor) for item, below in found if below]
 
 
 def split_args(

@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from vqaloop.core.text import metric_name
+from vqaloop.core.text import counted, metric_name
 from vqaloop.execution.capping import TOLERANCE, PeakLimit
 from vqaloop.quality.guard import FIGURES
 from vqaloop.quality.metric import Metric
@@ -159,15 +159,23 @@ def capped_away_warning(planned: int, kept: int) -> str:
     )
 
 
-def starved_warning(rung: RDPoint, below: Sequence[RungScene], score: float, floor: float) -> str:
+def lost_warning(made: int, kept: int) -> str:
+    """That rungs as made lie nearer to each other than planned."""
+    return (
+        f"{made} rungs were made and {kept} are left: as files the others are too near to each "
+        "other; loosen --min-step or --min-ratio for more"
+    )
+
+
+def starved_warning(rung: RDPoint, below: Sequence[RungScene], floor: float) -> str:
     """That scenes of a rung lie below its floor."""
     worst = min(below, key=lambda scene: scene.score)
-    others = f" and {len(below) - 1} more" if len(below) > 1 else ""
+    others = f" (and {counted(len(below) - 1, 'scene')} more)" if len(below) > 1 else ""
+    why = "a cap on its peak holds it" if worst.cap else "more bits would buy it little"
     return (
         f"{rung.width}x{rung.height} at {rung.bitrate_kbps:.0f} kb/s: frames {worst.start_frame} "
         f"to {worst.end_frame - 1}{others} score {worst.score:.1f}, more than the floor of "
-        f"{floor:g} below the rung's {score:.1f}; this size does not show them better at a fair "
-        "rate"
+        f"{floor:g} below the rung's {rung.score:.1f}; {why}"
     )
 
 

@@ -39,6 +39,9 @@ for the miss of its encode, and for that of the title."""
 FLOOR_BITS = 4.0
 """Times its bits by equal slopes that a scene gets at most for the floor's sake: a scene that a
 size cannot show well would take all bits and still lie below."""
+FLOOR_TRIES = 3
+"""Encodes of a scene after which it is left below its floor: where curves are that wrong, the next
+one comes hardly nearer."""
 
 
 @dataclass(frozen=True)
@@ -146,7 +149,7 @@ class SceneGoals:
         return state.weight * self.gain(state, score)
 
     def starved(self, state: SceneState, score: float) -> bool:
-        """Whether a score is below the floor of scenes."""
+        """Whether a score is below the scene's floor."""
         return score < self.least.get(state.scene, -math.inf)
 
     def strain(self, state: SceneState, score: float, bits: float) -> float:
@@ -154,7 +157,7 @@ class SceneGoals:
         over = self.gain(state, score)
         if not self.price:
             return abs(over) / (NEAR * self.title.scene_tolerance)
-        if self.starved(state, score):
+        if self.starved(state, score) and state.tries < FLOOR_TRIES:
             return math.inf
         # the Lagrangian cost, bits less the price of the score, above its least: the goal's own
         lost = bits - self.bits[state.scene] - self.price * state.weight * over
