@@ -135,7 +135,7 @@ class LadderOptions(StorageOptions, PriorOptions, PeakOptions, JobOptions):
     scene_floor: float | None = option(
         None,
         "with --per-shot: points below its rung's score at which a scene may lie at most "
-        "(default: 1.5 of the metric's steps; of VMAF 6)",
+        "(default: 3 of the metric's steps; of VMAF 12)",
         metavar="S",
         parse=number,
         column=True,

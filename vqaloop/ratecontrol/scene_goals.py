@@ -33,9 +33,9 @@ CORRECTED = 0.7
 """Part of the title's miss that an encode after all scenes are done may leave at most."""
 CAP_USED = 0.95
 """Part of the bitrate cap at which a scene held by it is done."""
-FLOOR_AIM = 0.75
-"""Part of the floor's distance from the title's target at which a scene held up by it aims: room
-for the miss of its encode, and for that of the title."""
+FLOOR_ROOM = 2.0
+"""Tolerances of the title above the floor at which a scene that it holds up aims: room for the miss
+of its encode, and for that of the title."""
 FLOOR_BITS = 4.0
 """Times its bits by equal slopes that a scene gets at most for the floor's sake: a scene that a
 size cannot show well would take all bits and still lie below."""
@@ -213,7 +213,7 @@ def make_goals(
     aims, price = _aims(title, scores, bits, weights, target)
     lowest: dict[Scene, float] = {}
     if title.floor is not None:
-        least = _raised(scores, bits, aims, target - FLOOR_AIM * title.floor)
+        least = _raised(scores, bits, aims, target - title.floor + FLOOR_ROOM * title.tolerance)
         scores, bits = _within(scores, bits, least, most)
         if title.bits is not None:
             target = mean_at_bits(scores, bits, weights, title.bits)

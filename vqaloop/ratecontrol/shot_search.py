@@ -41,9 +41,10 @@ MARGIN = 1.1
 RUNG_FAR, SCENE_FAR = 1 / 4, 1 / 2
 """Parts of a metric's step by which a rung may miss the score it was planned for, and a scene its
 own: where a rung lies matters less than that its scenes' slopes are equal."""
-FLOOR_STEPS = 1.5
-"""Default of the floor of scenes, in steps: 6 points of VMAF, about one just noticeable
-difference, so that the worst scene of a rung is at most noticeably below it."""
+FLOOR_STEPS = 3.0
+"""Default of the floor of scenes, in steps: 12 points of VMAF, about two just noticeable
+differences. One knob for a whole title leaves hard scenes 10 points below, so that a floor much
+nearer takes bits from where they buy more."""
 MORE = 1.5
 """Encodes of scenes for one rung, over the number of scenes, at most."""
 BATCH = 4
