@@ -147,7 +147,8 @@ def build_ladder(
         per_shot: Every rung has a knob of its own for every scene, by equal slopes at its score,
             instead of one for the title.
         scene_floor: With `per_shot`, points below its rung's score at which a scene may lie at
-            most; None: 3 of the metric's steps, 12 of VMAF.
+            most; None: 3 of the metric's steps, 12 of VMAF, or as far as one knob for the whole
+            title leaves it, where that is further.
         preset: Of the encoder; None: its default one.
         bit_depth: 8 or 10; None: the source's.
         out: Folder; None: NAME.CODEC.ladder here.

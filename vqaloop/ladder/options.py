@@ -135,7 +135,8 @@ class LadderOptions(StorageOptions, PriorOptions, PeakOptions, JobOptions):
     scene_floor: float | None = option(
         None,
         "with --per-shot: points below its rung's score at which a scene may lie at most "
-        "(default: 3 of the metric's steps; of VMAF 12)",
+        "(default: 3 of the metric's steps, of VMAF 12, or as far as one knob for the whole title "
+        "leaves it)",
         metavar="S",
         parse=number,
         column=True,

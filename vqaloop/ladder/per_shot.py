@@ -145,9 +145,12 @@ class _Assembly:
             self.loop.warnings.append(warning(len(done), len(kept)))
         if len(kept) < LEAST_RUNGS:
             raise TargetUnreachable("; ".join(self.loop.warnings)[:1500])
-        done = [item for item in done if item.point in kept]
-        self.loop.warnings += self._starved(done)
-        return done
+        floor = self.title.goal(1.0).floor or 0.0
+        pairs = [(i, item) for i, item in zip(joined, done, strict=True) if item.point in kept]
+        for parts, item in pairs:
+            if below := self._starved(parts):
+                self.loop.warnings.append(starved_warning(item.point, below, floor))
+        return [item for _, item in pairs]
 
     def _map(self, stage: str, message: str, items: Sequence[Any], work: Any) -> list[Any]:
         with self.loop.counted(stage, message, len(items)) as one:
@@ -214,7 +217,7 @@ class _Assembly:
         brings a scene below the floor."""
         if limit.asked or plain is capped:
             return capped
-        if self._below(capped.choices) - self._below(plain.choices):
+        if len(self._starved(capped)) > len(self._starved(plain)):
             return plain
         lost = self._pooled(plain.choices) - self._pooled(capped.choices)
         spent = [sum(p.size_bytes for p in item.packets) for item in (plain, capped)]
@@ -282,19 +285,19 @@ class _Assembly:
             cap_of(trial.rendition),
         )
 
-    def _below(self, choices: Mapping[Scene, Trial]) -> set[Scene]:
-        """Scenes below the floor."""
-        floor = self.title.goal(1.0).floor
-        least = -math.inf if floor is None else self._pooled(choices) - floor
-        return {scene for scene, trial in choices.items() if (trial.score or 0.0) < least}
-
-    def _starved(self, checked: Sequence[Checked]) -> list[str]:
-        """Rungs with scenes below the floor."""
+    def _starved(self, joined: JoinedRung) -> list[RungScene]:
+        """Scenes of a rung below the floor: of plain ones those that the search left there, of
+        those under a cap those that it brought there."""
         floor = self.title.goal(1.0).floor
         if floor is None:
             return []
-        found = [(i, [s for s in i.scenes if s.score < i.score.value - floor]) for i in checked]
-        return [starved_warning(item.point, below, floor) for item, below in found if below]
+        least = self._pooled(joined.choices) - floor
+        held = {s for s, t in joined.choices.items() if t is not joined.rung.choices[s]}
+        return [
+            self._scene(scene, trial, ())
+            for scene, trial in joined.choices.items()
+            if scene in joined.rung.starved or (scene in held and (trial.score or 0.0) < least)
+        ]
 
 
 def split_args(

@@ -163,6 +163,11 @@ class _Audience(Struct):
     unserved: Number
 
 
+class _PerShot(Struct):
+    scenes: Whole
+    equivalents_per_rung: Number
+
+
 class _Document(Struct):
     """What of ladder.json the reports rely on."""
 
@@ -180,6 +185,7 @@ class _Document(Struct):
     tuning: _Tuning | None = None
     asked: dict[str, Any] | None = None
     audience: _Audience | None = None
+    per_shot: _PerShot | None = None
     warnings: list[str] | None = None
 
 

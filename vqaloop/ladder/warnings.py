@@ -174,8 +174,8 @@ def starved_warning(rung: RDPoint, below: Sequence[RungScene], floor: float) -> 
     why = "a cap on its peak holds it" if worst.cap else "more bits would buy it little"
     return (
         f"{rung.width}x{rung.height} at {rung.bitrate_kbps:.0f} kb/s: frames {worst.start_frame} "
-        f"to {worst.end_frame - 1}{others} score {worst.score:.1f}, more than the floor of "
-        f"{floor:g} below the rung's {rung.score:.1f}; {why}"
+        f"to {worst.end_frame - 1}{others} score {worst.score:.1f}, below the floor of scenes "
+        f"({floor:g} below the rung's {rung.score:.1f}); {why}"
     )
 
 

@@ -84,6 +84,7 @@ class RateController:
         max_encodes: int | None = None,
         max_kbps: float | None = None,
         floor: float | None = None,
+        strict_floor: bool = True,
         pool: Literal["mean", "harmonic"] = "mean",
         shared: SharedScenes | None = None,
     ) -> None:
@@ -109,6 +110,8 @@ class RateController:
             max_kbps: Most bits of any scene, as its mean bitrate in kb/s.
             floor: With equal slopes, points by which a scene may lie below the target at most;
                 None: as equal slopes have it.
+            strict_floor: False: or as far below as one knob for all scenes would leave it, where
+                that is further.
             pool: The mean of the scenes' scores that is the title's; "harmonic" goes with a
                 target.
             shared: Curves and encodes of the scenes that controllers of one title at several
@@ -123,7 +126,8 @@ class RateController:
         check_positive(width, height, fps)
         total = sum(scene.frames for scene in order)
         bits = None if bitrate_kbps is None else bitrate_kbps * 1000 * total / fps
-        self._goal = Goal(target, bits, allocation, top, tolerance, scene_tolerance, floor, pool)
+        given = (tolerance, scene_tolerance, floor, strict_floor, pool)
+        self._goal = Goal(target, bits, allocation, top, *given)
         self._bounds = Bounds(max_encodes, None if max_kbps is None else max_kbps * 1000 / fps)
         if max_encodes is not None and max_encodes < len(order):
             raise InputError(f"{len(order)} scenes need as many encodes, not {max_encodes}")
@@ -297,6 +301,12 @@ class RateController:
         """The encode chosen for each scene so far, in order; scenes without an encode are left
         out."""
         return {state.scene: probe for state, probe in self._choices().items()}
+
+    @property
+    def starved(self) -> list[Scene]:
+        """Scenes whose chosen encode is below the floor, in order."""
+        goals = self._goals()
+        return [s.scene for s, p in self._choices().items() if goals.starved(s, p.score)]
 
     @property
     def mean_score(self) -> float:

@@ -34,8 +34,8 @@ CORRECTED = 0.7
 CAP_USED = 0.95
 """Part of the bitrate cap at which a scene held by it is done."""
 FLOOR_ROOM = 2.0
-"""Tolerances of the title above the floor at which a scene that it holds up aims: room for the miss
-of its encode, and for that of the title."""
+"""Tolerances of the title above the floor at which a scene that it holds up aims: room for the
+miss of its encode, and for that of the title."""
 FLOOR_BITS = 4.0
 """Times its bits by equal slopes that a scene gets at most for the floor's sake: a scene that a
 size cannot show well would take all bits and still lie below."""
@@ -61,6 +61,8 @@ class Goal:
     """Points of score by which a scene may."""
     floor: float | None = None
     """Points below the title's score at which a scene may lie at most; None for no such bound."""
+    strict: bool = True
+    """False: or as far below as one knob for all scenes would leave it, where that is further."""
     pool: Literal["mean", "harmonic"] = "mean"
     """The mean of the scenes' scores that is the title's."""
 
@@ -205,24 +207,23 @@ def make_goals(
     caps = np.array([bounds.scene_bits(s) for s in states])
     # beyond a scene's cap its curve stays at the last point below it: more bits buy nothing
     most = np.maximum((bits <= caps[:, None]).sum(axis=1) - 1, 0)
-    least = np.zeros_like(most)
-    scores, bits = _within(scores, bits, least, most)
+    scores, bits = _within(scores, bits, np.zeros_like(most), most)
     target = title.target
     if target is None:
         target = mean_at_bits(scores, bits, weights, title.bits or 0.0)
     aims, price = _aims(title, scores, bits, weights, target)
     lowest: dict[Scene, float] = {}
     if title.floor is not None:
-        least = _raised(scores, bits, aims, target - title.floor + FLOOR_ROOM * title.tolerance)
-        scores, bits = _within(scores, bits, least, most)
-        if title.bits is not None:
-            target = mean_at_bits(scores, bits, weights, title.bits)
-        aims, price = _aims(title, scores, bits, weights, target)
-        bound = target - title.floor + title.tolerance
-        lowest = {
-            s.scene: min(bound, float(aim) - title.tolerance)
-            for s, aim in zip(states, aims, strict=True)
-        }
+        floors = _floors(title, scores, weights, target)
+        held_up = floors + (FLOOR_ROOM - 1) * title.tolerance
+        if (aims < held_up).any():
+            raised = _raised(scores, bits, aims, held_up)
+            scores, bits = _within(scores, bits, raised, most)
+            if title.bits is not None:
+                target = mean_at_bits(scores, bits, weights, title.bits)
+            aims, price = _aims(title, scores, bits, weights, target)
+        least_of = np.minimum(floors, aims - title.tolerance).tolist()
+        lowest = {s.scene: bound for s, bound in zip(states, least_of, strict=True)}
     goals = {s.scene: float(aim) for s, aim in zip(states, aims, strict=True)}
     spent = {
         s.scene: float(np.interp(aim, score, bit))
@@ -246,10 +247,23 @@ def _aims(
     return title.score_of(aims, target), price
 
 
-def _raised(scores: Values, bits: Values, aims: Values, floor: float) -> Picks:
-    """The lowest point of each curve that a floor of scores leaves, for no more than FLOOR_BITS
-    times the bits at `aims`."""
-    high = scores >= floor
+def _floors(title: Goal, scores: Values, weights: Values, target: float) -> Values:
+    """The score of each scene below which it may not be left."""
+    floors = np.full(len(scores), target - (title.floor or 0.0) + title.tolerance)
+    if title.strict:
+        return floors
+    # the knob at which all scenes together have the target, between two of the curves' points
+    means = weights @ title.utility(scores, target)
+    place = np.interp(target, means, np.arange(len(means)))
+    alike = [np.interp(place, np.arange(len(means)), row) for row in scores]
+    least: Values = np.minimum(floors, np.array(alike) - title.tolerance)
+    return least
+
+
+def _raised(scores: Values, bits: Values, aims: Values, floors: Values) -> Picks:
+    """The lowest point of each curve that the floors leave, for no more than FLOOR_BITS times the
+    bits at `aims`."""
+    high = scores >= floors[:, None]
     reaching = np.where(high.any(axis=1), high.argmax(axis=1), scores.shape[1] - 1)
     spent = np.array([np.interp(a, s, b) for a, s, b in zip(aims, scores, bits, strict=True)])
     affordable = np.maximum((bits <= FLOOR_BITS * spent[:, None]).sum(axis=1) - 1, 0)

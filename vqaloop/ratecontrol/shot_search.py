@@ -43,8 +43,8 @@ RUNG_FAR, SCENE_FAR = 1 / 4, 1 / 2
 own: where a rung lies matters less than that its scenes' slopes are equal."""
 FLOOR_STEPS = 3.0
 """Default of the floor of scenes, in steps: 12 points of VMAF, about two just noticeable
-differences. One knob for a whole title leaves hard scenes 10 points below, so that a floor much
-nearer takes bits from where they buy more."""
+differences. One knob for a whole title leaves hard scenes 10 points below and more; a floor that
+is nearer than that takes bits from where they buy more, so by default it is never nearer."""
 MORE = 1.5
 """Encodes of scenes for one rung, over the number of scenes, at most."""
 BATCH = 4
@@ -70,7 +70,8 @@ class ShotTitle:
     """The rendition of a width, height and knob."""
     progress: Watcher
     floor: float | None = None
-    """Points below its rung's score at which a scene may lie at most; None for the default."""
+    """Points below its rung's score at which a scene may lie at most; None for the default, which
+    is no nearer than one knob for all scenes would leave it."""
 
     @property
     def knob(self) -> Knob:
@@ -102,8 +103,8 @@ class ShotTitle:
         far = RUNG_FAR * metric.step, SCENE_FAR * metric.step
         if self.mean is None:
             return Goal(score, None, "target", metric.top, *far)
-        floor = self.floor or FLOOR_STEPS * metric.step
-        return Goal(score, None, "equal-slope", metric.top, *far, floor, self.mean)
+        floor, strict = self.floor or FLOOR_STEPS * metric.step, self.floor is not None
+        return Goal(score, None, "equal-slope", metric.top, *far, floor, strict, self.mean)
 
 
 @dataclass(frozen=True)
@@ -115,14 +116,18 @@ class ShotRung:
     planned: float
     """The score that was aimed at."""
     choices: Mapping[Scene, Trial]
+    starved: frozenset[Scene] = frozenset()
+    """Those below the floor."""
 
 
 class ShotSearch:
     """Finds and encodes the rungs of a title; also the surrogate that predicts them."""
 
-    def __init__(self, title: ShotTitle, rules: Rules, prior: Prior | None) -> None:
+    def __init__(
+        self, title: ShotTitle, rules: Rules, prior: Prior | None, work: SceneTrials | None = None
+    ) -> None:
         self.title = title
-        self.work = SceneTrials(title.shop, title.source, bounded_gop)
+        self.work = work or SceneTrials(title.shop, title.source, bounded_gop)
         self.trials: dict[tuple[Scene, Size, float], Trial] = {}
         """All that were made."""
         self._rules = replace(rules, near=NEAR, slack=MARGIN)
@@ -243,6 +248,7 @@ class ShotSearch:
             scene_tolerance=goal.scene_tolerance,
             max_encodes=most,
             floor=goal.floor,
+            strict_floor=goal.strict,
             pool=goal.pool,
             shared=self._shared,
         )
@@ -273,7 +279,7 @@ class ShotSearch:
             score=title.pooled(scores),
         )
         choices = {s: self.trials[s, planned.size, p.knob] for s, p in probes.items()}
-        return ShotRung(point, planned.score, choices)
+        return ShotRung(point, planned.score, choices, frozenset(controller.starved))
 
     def _drive(
         self, driven: Sequence[tuple[Size, RateController]], rounds: int | None = None
