@@ -93,7 +93,7 @@ def test_rungs_take_less_than_one_knob_for_all_scenes_at_little_cost(pool: str) 
     for seed in (0, 2000):
         work = Synthetic(seed)
         search = search_of(work, pool, floor=50.0)
-        chosen = search.chosen(search.run(), RULES)
+        chosen = search.chosen(search.run())
         assert len(chosen) >= 3
         gains += [saved(work, rung, search) for rung in chosen]
         # whole titles a rung, and nothing encoded twice
@@ -126,7 +126,7 @@ def test_no_scene_is_left_below_the_floor() -> None:
 
 def test_with_a_percentile_every_scene_is_brought_to_the_score() -> None:
     search = search_of(Synthetic(1000), "p5")
-    for rung in search.chosen(search.run(), RULES):
+    for rung in search.chosen(search.run()):
         scores = [rung.choices[s].score or 0.0 for s in SCENES]
         assert max(scores) - min(scores) <= 2 * RULES.min_step
         assert rung.point.score == min(scores)
@@ -134,7 +134,7 @@ def test_with_a_percentile_every_scene_is_brought_to_the_score() -> None:
 
 def test_a_size_that_fails_has_no_rung() -> None:
     search = search_of(Synthetic(0, lambda r: r.width == SIZES[1][0]))
-    chosen = search.chosen(search.run(), RULES)
+    chosen = search.chosen(search.run())
     assert len(chosen) >= 2 and {r.point.width for r in chosen} <= {SIZES[0][0], SIZES[2][0]}
     assert search.failures() == ["it failed"]
 

@@ -109,7 +109,7 @@ def per_shot(
     search = ShotSearch(title, loop.rules, known)
     made = search.run()
     loop.warnings += [f"a trial failed and was left out: {text}" for text in search.failures()]
-    chosen = search.chosen(made, loop.rules)
+    chosen = search.chosen(made)
     points = [rung.point for rung in made]
     if len(chosen) < LEAST_RUNGS:
         if not points:

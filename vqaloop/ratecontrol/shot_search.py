@@ -145,20 +145,22 @@ class ShotSearch:
         self._expected = len(self.title.scenes) * (len(first) + len(probes))
         self._drive([(p.size, self._controller(p)) for p in probes], rounds=1)
         made: list[ShotRung] = []
-        most = 0
-        while todo := self._todo(made):
-            most = most or len(todo) + SPARE
-            if len(made) >= most:
-                break
-            made += self._make(todo[: most - len(made)])
+        planned = self._plan([])
+        # a rung more than planned pays only where those that came out are too few for a ladder
+        while (
+            len(made) < len(planned) + SPARE
+            and (len(made) < len(planned) or len(self.chosen(made)) < len(planned))
+            and (todo := self._todo(made))
+        ):
+            made += self._make(todo[: len(planned) + SPARE - len(made)])
         self.work.drop(self.title.scenes)
         return made
 
-    def chosen(self, made: Sequence[ShotRung], rules: Rules) -> list[ShotRung]:
+    def chosen(self, made: Sequence[ShotRung]) -> list[ShotRung]:
         """The rungs of the ladder, ascending, of those that were made."""
         points = [rung.point for rung in made]
-        space = self._space()
-        found = rungs_of(space, replace(rules, near=NEAR), points, self) if points else []
+        rules = replace(self._rules, slack=1.0)
+        found = rungs_of(self._space(), rules, points, self) if points else []
         by_point = {rung.point: rung for rung in made}
         return [by_point[point] for point in keep_rules(found, rules)]
 
@@ -188,10 +190,13 @@ class ShotSearch:
         return plan(self._rules, points, dense)
 
     def _todo(self, made: Sequence[ShotRung]) -> list[RDPoint]:
-        """Rungs to make next, spread over the ladder."""
+        """Rungs to make next: one of each size without an encode, whose others follow from it;
+        then all that are left, up to BATCH."""
         wanted = [p for p in self._plan([rung.point for rung in made]) if not p.measured]
-        count = min(BATCH, len(wanted))
-        return [wanted[i * len(wanted) // count] for i in range(count)]
+        known = {size for _, size, _ in self.trials}
+        new = [size for size in self.title.sizes if size not in known]
+        of_size = [own for size in new if (own := [p for p in wanted if p.size == size])]
+        return [own[len(own) // 2] for own in of_size] or wanted[-BATCH:]
 
     def _states(self, size: Size) -> list[SceneState]:
         title, total = self.title, self.title.source.frames
@@ -234,7 +239,7 @@ class ShotSearch:
 
     def _controller(self, point: RDPoint) -> RateController:
         title, goal = self.title, self.title.goal(min(point.score, self.title.shop.metric.top))
-        most = max(len(title.scenes) + 1, math.ceil(MORE * len(title.scenes)))
+        most = max(len(title.scenes) + 1, math.floor(MORE * len(title.scenes)))
         return RateController(
             title.scenes,
             title.knob,
