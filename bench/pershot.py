@@ -8,9 +8,9 @@ Title n is 2 to 8 of the clips (of those in $VQALOOP_CLIPS where none is named),
 seed, of each its first seconds, joined at the height and 25 fps. For each title and codec a ladder
 of each kind is built, both steered by `--metric` at the harmonic mean, with as many rungs asked
 for. BD-rate is over the harmonic mean of VMAF of all frames, and of the default student, per shot
-against per title: below 0 bits are saved. `worst_scene` is by how many points the worst scene of
-any per-shot rung lies below the rung's mean, by the metric that steered. Figures are kept in
-DIR/pershot.csv as soon as they are known, ladders in DIR; the same command goes on.
+against per title: below 0 bits are saved. The worst scene is that which lies furthest below its
+rung, in points of VMAF; `starved` counts rungs whose warnings name a scene below the floor. Figures
+are kept in DIR/pershot.csv as soon as they are known, ladders in DIR; the same command goes on.
 
 `--time` instead builds one per-shot ladder from nothing by one worker and by two, with a processor
 for each, and compares wall times; run it on an idle machine.
@@ -34,14 +34,14 @@ import vqaloop
 from bench.capped import PRESETS, make_title
 from vqaloop.core.ffmpeg import ffmpeg_path
 from vqaloop.encoding.registry import default_encoder
-from vqaloop.errors import VqaloopError
+from vqaloop.errors import InputError, VqaloopError
 from vqaloop.execution.cache import Cache
 from vqaloop.execution.executor import Local
 from vqaloop.execution.workshop import Workshop
 from vqaloop.media.probe import probe_source
 from vqaloop.quality.bdrate import NotComparable, bd_rate
 from vqaloop.quality.registry import open_metric
-from vqaloop.records import Ladder
+from vqaloop.records import Ladder, Score
 
 JUDGES = ("vmaf", "internvqa")
 POOL = "harmonic"
@@ -60,9 +60,13 @@ class Row:
     bd_vmaf: float
     """Percent, per shot against per title; NaN where the curves cannot be compared."""
     bd_student: float
-    worst_scene: float
-    """Points below the mean of its rung."""
+    worst_per_shot: float
+    """Points of VMAF by which a scene lies below its rung."""
+    worst_per_title: float
+    """The same with one knob for all scenes."""
     floor: float
+    starved: int
+    """Rungs with a scene below the floor."""
     equivalents: float
     """Whole titles encoded for a rung."""
     wall_s: float
@@ -106,54 +110,69 @@ def build(title: Path, codec: str, options: argparse.Namespace, **more: Any) -> 
     )
 
 
-def judged(
-    made: Ladder, scenes: Sequence[tuple[int, int]], judge: str
-) -> list[tuple[float, float]]:
-    """Rate and harmonic mean of each rung, by a metric that looks at every scene."""
+def judged(made: Ladder, scenes: Sequence[tuple[int, int]], judge: str) -> list[Score]:
+    """The harmonic mean of each rung, by a metric that looks at every scene."""
     ffmpeg = ffmpeg_path()
     source = probe_source(Path(made.about["source"]["path"]), ffmpeg=ffmpeg)
     meter = open_metric(judge, ffmpeg=ffmpeg).scene_by_scene(scenes)
     spec = default_encoder(made.about["codec"])
     starts = [start for start, _ in scenes]
     with Workshop(spec, meter, Cache(), ffmpeg=ffmpeg, pool=POOL) as shop:
-        return [
-            (rung.bitrate_kbps, shop.score(source, made.folder / rung.file, starts=starts).value)
-            for rung in made.rungs
-        ]
+        return [shop.score(source, made.folder / r.file, starts=starts) for r in made.rungs]
+
+
+def worst(scores: Sequence[Score], scenes: Sequence[tuple[int, int]]) -> float:
+    """By how much a scene lies below its rung at most, by a metric of all frames."""
+    return max(
+        score.value - min(float(np.mean(score.clips[a : a + n])) for a, n in scenes)
+        for score in scores
+    )
 
 
 def row(title: Path, codec: str, options: argparse.Namespace) -> Row:
-    started, floor = time.monotonic(), {"scene_floor": options.floor}
-    shot = ladder(title, codec, options, per_shot=True, **floor)
+    started = time.monotonic()
+    shot = ladder(title, codec, options, per_shot=True, scene_floor=options.floor)
     wall_s = time.monotonic() - started
     about = shot.about.get("per_shot")
     if about is None:
-        raise SystemExit(f"{title.name}: no cuts were found; draw other clips")
+        raise InputError("no cuts were found between its clips; draw others")
     whole = ladder(title, codec, options)
     spans = [(s.start_frame, s.end_frame - s.start_frame) for s in shot.rungs[0].scenes]
-    bd, notes = {}, []
+    bd, notes, far = {}, [], [0.0, 0.0]
     for judge in JUDGES:
-        curves = [judged(made, spans, judge) for made in (whole, shot)]
+        scores = [judged(made, spans, judge) for made in (whole, shot)]
+        if judge == "vmaf":
+            far = [worst(each, spans) for each in scores]
+        curves = [
+            [
+                (rung.bitrate_kbps, score.value)
+                for rung, score in zip(made.rungs, each, strict=True)
+            ]
+            for made, each in zip((whole, shot), scores, strict=True)
+        ]
         try:
-            bd[judge] = bd_rate(*curves, least_overlap=0.5, names=("per-title", "per-shot"))
+            bd[judge] = bd_rate(
+                curves[0], curves[1], least_overlap=0.5, names=("per-title", "per-shot")
+            )
         except NotComparable as error:
             bd[judge] = math.nan
             notes.append(f"{judge}: {error}")
-    gaps = [rung.score - min(s.score for s in rung.scenes) for rung in shot.rungs]
     return Row(
-        title.stem,
-        codec,
-        options.metric,
-        about["scenes"],
-        len(shot.rungs),
-        len(whole.rungs),
-        bd["vmaf"],
-        bd["internvqa"],
-        max(gaps),
-        about["scene_floor"],
-        about["equivalents_per_rung"],
-        wall_s,
-        "; ".join([*notes, *(w for w in shot.about["warnings"] if "floor" in w)]),
+        title=title.stem,
+        codec=codec,
+        metric=options.metric,
+        scenes=about["scenes"],
+        rungs_per_shot=len(shot.rungs),
+        rungs_per_title=len(whole.rungs),
+        bd_vmaf=bd["vmaf"],
+        bd_student=bd["internvqa"],
+        worst_per_shot=far[1],
+        worst_per_title=far[0],
+        floor=about["scene_floor"],
+        starved=sum("below the floor" in line for line in shot.about["warnings"]),
+        equivalents=about["equivalents_per_rung"],
+        wall_s=wall_s,
+        note="; ".join(notes),
     )
 
 
@@ -219,11 +238,13 @@ def main() -> None:
                 csv.DictWriter(file, names).writerow(asdict(found))
             print(found, flush=True)
     table = pd.read_csv(kept)
-    table["below_floor"] = table["worst_scene"] > table["floor"]
+    if table.empty:
+        return
     print(table.drop(columns="note").to_string(index=False, float_format=lambda v: f"{v:.2f}"))
-    figures = ["bd_vmaf", "bd_student", "worst_scene", "equivalents", "below_floor"]
+    figures = [*("bd_vmaf", "bd_student", "worst_per_shot", "worst_per_title"), "equivalents"]
     print(table.groupby("codec")[figures].mean().round(2).to_string())
     print(table[figures].mean().round(2).to_string())
+    print(f"{(table['bd_vmaf'] > 1).sum()} of {len(table)} more than 1 % worse by VMAF")
 
 
 if __name__ == "__main__":

@@ -109,6 +109,7 @@ BENCHES = {
     "gaming": "--frames 8 --judges vmaf,psnr",
     "scenes": "--titles 2",
     "capped": "--encoders libx264 --height 90 --knobs 3 --ratios 2 --preset fastest",
+    "pershot": "--titles 1 --codecs h264 --rungs 3 --seconds 1.2 --height 90 --preset fastest",
     "targets": "--titles 1 --codecs h264",
     "sampled": "--height 144 --frames 20 --seeds 1",
     "places": "--height 144 --frames 20 --seeds 2",

@@ -284,7 +284,11 @@ class ShotSearch:
             score=title.pooled(scores),
         )
         choices = {s: self.trials[s, planned.size, p.knob] for s, p in probes.items()}
-        return ShotRung(point, planned.score, choices, frozenset(controller.starved))
+        starved = set(controller.starved)
+        if title.floor is not None:
+            # the floor is below the rung's own score, wherever that came out
+            starved |= {s for s, p in probes.items() if p.score < point.score - title.floor}
+        return ShotRung(point, planned.score, choices, frozenset(starved))
 
     def _drive(
         self, driven: Sequence[tuple[Size, RateController]], rounds: int | None = None
