@@ -9,8 +9,9 @@ seed, of each its first seconds, joined at the height and 25 fps. For each title
 of each kind is built, both steered by `--metric` at the harmonic mean, with as many rungs asked
 for. BD-rate is over the harmonic mean of VMAF of all frames, and of the default student, per shot
 against per title: below 0 bits are saved. The worst scene is that which lies furthest below its
-rung, in points of VMAF; `starved` counts rungs whose warnings name a scene below the floor. Figures
-are kept in DIR/pershot.csv as soon as they are known, ladders in DIR; the same command goes on.
+rung, in points of VMAF; `starved` counts rungs whose warnings name a scene below the floor.
+Figures are kept in DIR/pershot.csv as soon as they are known, ladders in DIR; the same command
+goes on.
 
 `--time` instead builds one per-shot ladder from nothing by one worker and by two, with a processor
 for each, and compares wall times; run it on an idle machine.

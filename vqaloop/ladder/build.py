@@ -338,8 +338,10 @@ def _per_shot(
     made = per_shot(session, loop, scenes, request.prior)
     windows = ((0, source.frames),)
     about = made.about(len(made.checked))
+    # a percentile of the whole need not be that of its worst scene
+    exact = made.search.title.mean is None
     return LadderRun(
-        session, loop, windows, True, tuning, made.found, made.search, made.checked, about
+        session, loop, windows, exact, tuning, made.found, made.search, made.checked, about
     )
 
 

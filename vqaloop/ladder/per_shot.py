@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -131,6 +132,7 @@ class _Assembly:
     def __init__(self, session: Session[LadderOptions], loop: Loop, search: ShotSearch) -> None:
         self.session, self.loop, self.search = session, loop, search
         self.shop, self.source, self.title = session.shop, session.source, search.title
+        self._numbers = itertools.count()
 
     def checked(self, rungs: Sequence[ShotRung]) -> list[Checked]:
         """The rungs as files that keep their peaks, scored; those that keep the rules."""
@@ -158,8 +160,7 @@ class _Assembly:
 
     def _joined(self, wanted: tuple[ShotRung, Mapping[Scene, Trial]]) -> JoinedRung:
         rung, choices = wanted
-        width, height, knob = rung.point.key
-        path = self.shop.scratch / f"{width}x{height}-{knob:g}{self.shop.spec.suffix}"
+        path = self.shop.scratch / f"rung{next(self._numbers)}{self.shop.spec.suffix}"
         files = [t.encode.path for s in self.title.scenes if (t := choices[s]).encode]
         join(files, self.source, path, spec=self.shop.spec, ffmpeg=self.shop.ffmpeg, others=False)
         packets = stream_packets(path, self.shop.spec.codec, self.source.fps)
@@ -187,8 +188,9 @@ class _Assembly:
             again = self._under(joined, {at: bounds[at] for at in above}, limit)
             pairs = [(joined[at].rung, again[at]) for at in above]
             made = self._map("join", "joining scenes under caps", pairs, self._joined)
-            found = [*found]
             for at, item in zip(above, made, strict=True):
+                if found[at] is not joined[at]:
+                    found[at].path.unlink()
                 found[at] = item
         return [self._worth_it(p, c, limit) for p, c in zip(joined, found, strict=True)]
 
