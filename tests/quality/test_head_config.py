@@ -266,7 +266,7 @@ def test_a_file_whose_packets_cannot_be_read_has_no_facts(
     assert informed._facts(rung, (160, 120)) != StreamFacts()
 
 
-def test_differences_take_the_rung_s_facts_and_none_of_the_source(
+def test_differences_know_no_facts_and_opinions_those_of_the_rung(
     tmp_path: Path, source: Source, rung: Path
 ) -> None:
     knots = ((10.0, 5.0), (95.0, 90.0))
@@ -292,7 +292,7 @@ def test_differences_take_the_rung_s_facts_and_none_of_the_source(
                 partial(student.alone_answers, canvas_height=120.0, stream=known.inputs())
             )
         expected, opinion = pool_difference(
-            heads[1], heads[0], pairs[1], pairs[0], counts, 0, shares, 3.0
+            heads[0], heads[1], pairs[1], pairs[0], counts, 0, shares, 3.0
         )
     found = own.measure(source, rung, "pyav")
     assert found.opinion == pytest.approx(opinion, abs=1e-3)

@@ -115,7 +115,7 @@ def pool(
 
 def pool_difference(
     answers: "Callable[..., torch.Tensor]",
-    source_answers: "Callable[..., torch.Tensor]",
+    own_answers: "Callable[..., torch.Tensor]",
     ours: "tuple[torch.Tensor, torch.Tensor]",
     of_source: "tuple[torch.Tensor, torch.Tensor]",
     counts: list[int],
@@ -129,8 +129,8 @@ def pool_difference(
     same clips of both.
 
     Args:
-        answers: As of `pool`, without a reference, of the encode.
-        source_answers: The same of the source.
+        answers: As of `pool`, without a reference: what is compared, of encode and source.
+        own_answers: The same of the encode's own score, which may know of its bitstream.
         ours: (B, K) sums and (B, K) weights of the encode's clips.
         of_source: The same of the same clips of the source.
         counts: As of `pool`.
@@ -147,12 +147,12 @@ def pool_difference(
 
     def compared(sums: "torch.Tensor", weights: "torch.Tensor") -> "torch.Tensor":
         own = answers(sums[..., :width], weights[..., :width])
-        original = source_answers(sums[..., width:], weights[..., width:])
+        original = answers(sums[..., width:], weights[..., width:])
         return 1 - (original - own)[..., :1]
 
     sums, weights = (torch.cat(parts, -1) for parts in zip(ours, of_source, strict=True))
     found = pool(compared, (sums, weights), counts, seed, shares, time_power)
-    return found, pool(answers, ours, counts, seed, shares, time_power).value
+    return found, pool(own_answers, ours, counts, seed, shares, time_power).value
 
 
 def linearised(times: Sequence[float], shares: Sequence[float], time_power: float) -> list[float]:

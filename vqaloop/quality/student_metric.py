@@ -261,10 +261,10 @@ class StudentMetric:
         with self.engine.network.exclusive() as student:
             head = partial(student.alone_answers, canvas_height=source.canvas[1])
             found, opinion = pool_difference(
-                partial(head, stream=facts.inputs()),
-                # of a source no facts: heads are trained on those of encodes alone, and an
-                # excerpt, which is raw video, would have others than its title
+                # like with like: heads know the facts of encodes alone, a source has none or
+                # others, and an excerpt, which is raw video, others than its title
                 partial(head, stream=StreamFacts().inputs()),
+                partial(head, stream=facts.inputs()),
                 ours,
                 of_source,
                 clips.counts,
