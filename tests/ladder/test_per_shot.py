@@ -78,6 +78,17 @@ def test_scenes_of_every_rung_have_knobs_of_their_own(room: Room, title: Path) -
     assert [r.to_json() for r in again.rungs] == [r.to_json() for r in ladder.rungs]
 
 
+@pytest.mark.slow
+def test_scenes_under_a_cap_keep_the_peak_of_the_whole(room: Room, title: Path) -> None:
+    options = {**SMALL, "preset": "veryfast", "per_shot": True, "scene_floor": 30.0}
+    free = vqaloop.build_ladder(title, codec="h264", out="free", no_cap=True, **options)
+    assert max(rung.peak_kbps / rung.bitrate_kbps for rung in free.rungs) > 1.6
+    ladder = vqaloop.build_ladder(title, codec="h264", out="out", peak_ratio=1.6, **options)
+    assert any(scene.cap for rung in ladder.rungs for scene in rung.scenes)
+    assert all(rung.peak_kbps <= 1.02 * 1.6 * rung.bitrate_kbps for rung in ladder.rungs)
+    check_replay(ladder, title, room.folder)
+
+
 def check_replay(ladder: Ladder, title: Path, folder: Path) -> None:
     """Each scene's arguments give its pictures again."""
     rung = ladder.rungs[0]

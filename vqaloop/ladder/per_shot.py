@@ -17,6 +17,7 @@ from vqaloop.errors import TargetUnreachable
 from vqaloop.execution.capping import PeakLimit, clipping_rate, next_rate, peaks_of
 from vqaloop.ladder.steps import Checked, SearchResult
 from vqaloop.ladder.warnings import (
+    NO_LADDER_CAPPED,
     capped_away_warning,
     lost_warning,
     rules_warnings,
@@ -27,7 +28,7 @@ from vqaloop.quality.registry import kindred
 from vqaloop.quality.sampling_precision import unreached
 from vqaloop.ratecontrol.concat import join
 from vqaloop.ratecontrol.shot_search import FLOOR_STEPS, ShotRung, ShotSearch, ShotTitle
-from vqaloop.records import Encode, RungScene, Trial, rounded
+from vqaloop.records import Encode, RDPoint, RungScene, Trial, rounded
 from vqaloop.search.prior_store import PriorUse, chosen_prior
 from vqaloop.search.rungs import LEAST_RUNGS, keep_rules
 
@@ -136,11 +137,15 @@ class _Assembly:
 
     def checked(self, rungs: Sequence[ShotRung]) -> list[Checked]:
         """The rungs as files that keep their peaks, scored; those that keep the rules."""
-        joined = self._map("join", "joining scenes", [(r, r.choices) for r in rungs], self._joined)
-        if limit := self.loop.limit:
-            joined = self._capped(joined, limit)
-        done = self._map("verify", "scoring the rungs as wholes", joined, self._scored)
-        kept = keep_rules([item.point for item in done], self.loop.rules)
+        plain = self._map("join", "joining scenes", [(r, r.choices) for r in rungs], self._joined)
+        limit = self.loop.limit
+        joined = self._capped(plain, limit) if limit else plain
+        done, kept = self._kept(joined)
+        if len(kept) < LEAST_RUNGS and joined != plain and limit and not limit.asked:
+            # nobody asked for the bound that leaves no ladder
+            self.loop.limit, joined = None, plain
+            self.loop.warnings.append(NO_LADDER_CAPPED)
+            done, kept = self._kept(joined)
         if len(kept) < len(done):
             capped = any(scene.cap for item in done for scene in item.scenes)
             warning = capped_away_warning if capped else lost_warning
@@ -153,6 +158,11 @@ class _Assembly:
             if below := self._starved(parts):
                 self.loop.warnings.append(starved_warning(item.point, below, floor))
         return [item for _, item in pairs]
+
+    def _kept(self, joined: Sequence[JoinedRung]) -> tuple[list[Checked], list[RDPoint]]:
+        """Files with their scores, and the points of those that keep the rules."""
+        done = self._map("verify", "scoring the rungs as wholes", joined, self._scored)
+        return done, keep_rules([item.point for item in done], self.loop.rules)
 
     def _map(self, stage: str, message: str, items: Sequence[Any], work: Any) -> list[Any]:
         with self.loop.counted(stage, message, len(items)) as one:

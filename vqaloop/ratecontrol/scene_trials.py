@@ -29,7 +29,8 @@ class SceneTrials:
         self._excerpts = SceneExcerpts(source, shop.scratch, shop.ffmpeg)
         self._counting = threading.Lock()
         self.frames = 0
-        """Frames of all encodes asked for, those from the cache too."""
+        """Frames of all encodes asked for, those from the cache too; of attempts with a limit
+        those under caps alone."""
 
     def attempt(self, scene: Scene, rendition: Rendition, limit: PeakLimit | None = None) -> Trial:
         """A scene encoded and scored; `limit` bounds its peak."""
@@ -37,7 +38,8 @@ class SceneTrials:
         rendition = replace(rendition, gop=gop)
         known = self._excerpts.known(scene)
         trial = self._shop.recalled(known, rendition, starts=(0,))
-        self._count(scene.frames)
+        if limit is None:
+            self._count(scene.frames)
         if trial is None or limit is not None:
             with self._excerpts.held(scene) as part:
                 trial = trial or self._shop.try_one(part, rendition, starts=(0,))
