@@ -65,10 +65,10 @@ class Row:
     """What they took."""
 
 
-def make_title(clip: str, height: int, seconds: float, folder: Path) -> Path:
-    """A clip, or several joined, lossless at the height and 25 fps."""
+def make_title(clip: str, height: int, folder: Path, seconds: float | None = None) -> Path:
+    """A clip, or several joined, lossless at the height and 25 fps; of each its first seconds."""
     parts = [Path(part) for part in clip.split("+")]
-    length = f".{seconds:g}s" if seconds < math.inf else ""
+    length = f".{seconds:g}s" if seconds else ""
     out = folder / f"{'+'.join(part.stem for part in parts)}.{height}{length}.mkv"
     if out.exists():
         return out
@@ -80,7 +80,8 @@ def make_title(clip: str, height: int, seconds: float, folder: Path) -> Path:
     graph = ";".join(f"[{i}:V]{scale}[v{i}]" for i in range(len(parts)))
     graph += ";" + "".join(f"[v{i}]" for i in range(len(parts))) + f"concat=n={len(parts)}"
     argv = [ffmpeg_path(), "-nostdin", "-v", "error", "-y"]
-    argv += [word for part in parts for word in ("-i", file_url(part))]
+    trim = ["-t", f"{seconds:g}"] if seconds else []
+    argv += [word for part in parts for word in (*trim, "-i", file_url(part))]
     partial = out.with_suffix(".partial.mkv")
     done = process.run(
         [*argv, "-filter_complex", graph, "-c:v", "ffv1", file_url(partial)], timeout_s=600

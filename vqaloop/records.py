@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vqaloop.core.rounding import finite
+from vqaloop.errors import InputError
 
 if TYPE_CHECKING:
     import pandas
@@ -304,6 +305,36 @@ _NOT_THE_ENCODER_S = frozenset(
 
 
 @dataclass(frozen=True)
+class RungScene:
+    """A scene of a rung that has a knob of its own for each."""
+
+    start_frame: int
+    end_frame: int
+    """The first frame that is not in it."""
+    knob: float
+    """Value of the encoder's quality knob."""
+    score: float
+    """Of the scene's own encode."""
+    bitrate_kbps: float
+    """Mean rate of its frames, container not counted."""
+    ffmpeg_args: tuple[str, ...]
+    """The output options in which it differs from the rung's other scenes."""
+    cap: Cap | None = None
+    """What its encoder's buffer model kept to."""
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "start_frame": self.start_frame,
+            "end_frame": self.end_frame,
+            "knob": self.knob,
+            "score": rounded(self.score),
+            "bitrate_kbps": rounded(self.bitrate_kbps),
+            **({"cap": asdict(self.cap)} if self.cap else {}),
+            "ffmpeg_args": list(self.ffmpeg_args),
+        }
+
+
+@dataclass(frozen=True)
 class Rung:
     """One rung of a ladder: a delivered file, with its measured rate and scores."""
 
@@ -321,7 +352,7 @@ class Rung:
     """Independent figures of the file by name, as docs/scoring.md has them: vmaf (0..100) and
     psnr_y (dB), the others where they can be measured; empty with `--guard off`."""
     knob: tuple[str, float]
-    """Name and value."""
+    """Name and value; with `scenes` the mean of theirs."""
     params: dict[str, str]
     """Further encoder parameters."""
     ffmpeg_args: tuple[str, ...]
@@ -346,8 +377,27 @@ class Rung:
     two_pass: TwoPasses | None = None
     """Its passes; None where one made it."""
 
+    scenes: tuple[RungScene, ...] = ()
+    """Of a per-shot rung, in order; its file is their encodes, joined."""
+
+    def scene_args(self, scene: RungScene) -> tuple[str, ...]:
+        """Complete output options of a scene of a per-shot rung.
+
+        Args:
+            scene: One of `scenes`.
+
+        Returns:
+            `ffmpeg -i INPUT *args OUT` gives the scene's part of the file again.
+        """
+        return (*self.ffmpeg_args, *scene.ffmpeg_args)
+
     @property
     def _options(self) -> dict[str, str]:
+        if self.scenes:
+            raise InputError(
+                f"{self.file} is made of {len(self.scenes)} scenes, each encoded with options of "
+                "its own: take those of `scene_args`, or make the ladder again"
+            )
         return _options_of(self.ffmpeg_args)
 
     def to_ffmpeg(self, input: Any, output: Any = None, **input_options: Any) -> Any:
@@ -431,6 +481,7 @@ class Rung:
             "ffmpeg_args": list(self.ffmpeg_args),
             "file": self.file,
             **({"over_time": self.over_time} if self.over_time else {}),
+            **({"scenes": [scene.to_json() for scene in self.scenes]} if self.scenes else {}),
         }
 
 
@@ -483,6 +534,7 @@ class Ladder:
             row.pop("over_time", None)
             for name, (low, high) in row.pop("guard_interval", {}).items():
                 guard |= {f"{name}_low": low, f"{name}_high": high}
+            row.pop("scenes", None)
             cap = row.pop("cap") or {}
             row["ffmpeg_args"] = shlex.join(row["ffmpeg_args"])
             row["params"] = ",".join(f"{k}={v}" for k, v in rung.params.items())

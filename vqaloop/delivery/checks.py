@@ -4,11 +4,13 @@ A player may switch between rungs at any segment, so their key frames must be al
 """
 
 import contextlib
+import math
 import os
 import stat
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
+from itertools import pairwise
 from pathlib import Path
 
 from vqaloop.core.text import quoted
@@ -167,12 +169,34 @@ def check_alignment(items: Sequence[RungInput]) -> None:
 
 
 def segment_length(stream: RungStream, segment_s: float) -> Fraction:
-    """Duration of a segment in seconds: the whole number of GOPs nearest to `segment_s`."""
+    """Duration of a segment in seconds: the whole number of GOPs nearest to `segment_s`.
+
+    Of GOPs that differ, as scenes have them: the duration that makes the longest segments on
+    average of which none is longer than is allowed.
+    """
     keys = (*stream.keys, stream.end)
     gop = keys[1] - keys[0]
-    # a half is rounded down: segments longer than asked for are worse than shorter ones
-    count = max(1, -(-(Fraction(segment_s) / gop - Fraction(1, 2)) // 1))
-    return gop * count
+    # the last GOP is what is left
+    if all(abs(b - a - gop) * stream.fps < Fraction(1, 2) for a, b in pairwise(keys[:-1])):
+        # a half is rounded down: segments longer than asked for are worse than shorter ones
+        count = max(1, -(-(Fraction(segment_s) / gop - Fraction(1, 2)) // 1))
+        return gop * count
+    most = max(Fraction(segment_s), *(b - a for a, b in pairwise(keys))) + OVERLONG_S
+    frames = range(1, max(2, math.floor(segment_s * stream.fps) + 1))
+    lengths = {count: _segments(keys, count / stream.fps, stream.fps) for count in frames}
+    fit = [count for count, segments in lengths.items() if max(segments) <= most]
+    # segments of a frame are GOPs, so there is one
+    return min(fit, key=lambda count: (len(lengths[count]), -count)) / stream.fps
+
+
+def _segments(keys: Sequence[Fraction], cut_s: Fraction, fps: Fraction) -> list[Fraction]:
+    """Durations of segments that end at the first key frame not earlier than `cut_s`."""
+    starts = [keys[0]]
+    for key in keys[1:-1]:
+        # half a frame of room, as the muxer is given
+        if key - starts[-1] >= cut_s - 1 / (2 * fps):
+            starts.append(key)
+    return [b - a for a, b in pairwise([*starts, keys[-1]])]
 
 
 def check_track(track: Track, first: Track, item: RungInput, segment_s: float) -> None:

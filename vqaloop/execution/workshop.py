@@ -123,30 +123,47 @@ class Workshop:
         """
         try:
             made = self.encode(source, rendition)
-            score = self.score(source, made.path, starts=starts)
+            return _as_trial(made, self.score(source, made.path, starts=starts))
         except (EncodeFailed, DecodeFailed) as error:
             return Trial(rendition, error=str(error))
-        # as PSNR of an encode without loss
-        if not math.isfinite(score.value):
-            return Trial(rendition, error=f"{rendition}: the score is {score.value}", encode=made)
-        return Trial(rendition, made.bitrate_kbps, score.value, encode=made, mean=score.mean)
 
-    def encode(self, source: Source, rendition: Rendition) -> Encode:
-        """The encode of a rendition, from the cache where it is there."""
+    def recalled(
+        self, source: Source, rendition: Rendition, starts: Sequence[int] | None = None
+    ) -> Trial | None:
+        """The trial as the cache has it, for which the source's file need not be there; None
+        where anything of it is to be made."""
+        made = self._kept(self._encode_key(source, rendition), rendition)
+        if made is None:
+            return None
+        own = ScoreSettings(**self.metric.identity())
+        score = self._stored(score_key(source, file_sha256(made.path), own))
+        return _as_trial(made, self.pooled(source, score, starts)) if score else None
+
+    def _encode_key(self, source: Source, rendition: Rendition) -> dict[str, Any]:
         options = output_options(self.spec, rendition, source)
         words = [word for pair in options.items() for word in pair]
         version = encoder_version(self.spec, self.ffmpeg)
-        key = encode_key(source, words, file_sha256(self.ffmpeg), version)
+        return encode_key(source, words, file_sha256(self.ffmpeg), version)
+
+    def _kept(self, key: dict[str, Any], rendition: Rendition) -> Encode | None:
+        """The encode that the cache has under `key`."""
+        found = self.cache.get_file(key)
+        if found is None:
+            return None
+        self.count(cache_hits=1)
+        path, meta = found
+        for name in ("ffmpeg_args", "first_pass_args"):
+            # entries of one pass have no other
+            meta[name] = tuple(meta.get(name, ()))
+        return Encode(**meta, rendition=rendition, path=path, cached=True)
+
+    def encode(self, source: Source, rendition: Rendition) -> Encode:
+        """The encode of a rendition, from the cache where it is there."""
+        key = self._encode_key(source, rendition)
         with self.cache.lock(key):
             # inside the lock: another process may just have made it
-            found = self.cache.get_file(key)
-            if found:
-                self.count(cache_hits=1)
-                path, meta = found
-                for name in ("ffmpeg_args", "first_pass_args"):
-                    # entries of one pass have no other
-                    meta[name] = tuple(meta.get(name, ()))
-                return Encode(**meta, rendition=rendition, path=path, cached=True)
+            if found := self._kept(key, rendition):
+                return found
             out = self.scratch / f"{abs(hash(rendition))}-{source.sha256[:12]}{self.spec.suffix}"
             made = self._encoded(source, rendition, out)
             # each pass encodes the whole title
@@ -228,8 +245,7 @@ class Workshop:
         """The score as the metric gives it, which alone is cached."""
         key = score_key(source, file_sha256(path), ScoreSettings(**metric.identity()))
         found = self._stored(key)
-        # entries of earlier versions lack the shares by which places are pooled
-        if found is None or (self.pool != "mean" and found.moments and not found.shares):
+        if found is None:
             found = self.executor.measure(metric, source, path, self.spec.decoder, id(self))
             self._store(key, found)
             self.count(score_s=found.cpu_s)
@@ -285,7 +301,10 @@ class Workshop:
         for name in ("places", "moments"):
             stored[name] = tuple(map(tuple, stored.get(name, ())))
         stored["shares"] = tuple(stored.get("shares", ()))
-        return Score(**stored)
+        score = Score(**stored)
+        # entries of earlier versions lack the shares by which places are pooled
+        lacking = self.pool != "mean" and score.moments and not score.shares
+        return None if lacking else score
 
     def _store(self, key: dict[str, Any], score: Score) -> None:
         self.cache.put_json(key, asdict(score))
@@ -295,3 +314,11 @@ class Workshop:
         with self._counting:
             for name, value in spent.items():
                 setattr(self.cost, name, getattr(self.cost, name) + value)
+
+
+def _as_trial(made: Encode, score: Score) -> Trial:
+    # as PSNR of an encode without loss
+    if not math.isfinite(score.value):
+        error = f"{made.rendition}: the score is {score.value}"
+        return Trial(made.rendition, error=error, encode=made)
+    return Trial(made.rendition, made.bitrate_kbps, score.value, encode=made, mean=score.mean)

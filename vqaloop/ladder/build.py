@@ -19,7 +19,7 @@ from optuna.storages import BaseStorage
 from vqaloop.core.files import file_sha256
 from vqaloop.core.folders import is_study_file
 from vqaloop.core.option_fields import fault_of, taken
-from vqaloop.core.text import quoted
+from vqaloop.core.text import counted, quoted
 from vqaloop.encoding.registry import codec_names
 from vqaloop.encoding.survey import encoder_version
 from vqaloop.errors import InputError, TargetUnreachable
@@ -32,6 +32,7 @@ from vqaloop.execution.stage_progress import counted_cut, counted_in_message, de
 from vqaloop.execution.tools import Tools, chosen_tools
 from vqaloop.ladder.document import LadderRun, ladder_json
 from vqaloop.ladder.options import BANDWIDTH_SHARE, LadderOptions
+from vqaloop.ladder.per_shot import NO_CUTS, per_shot
 from vqaloop.ladder.pictures import take_pictures
 from vqaloop.ladder.request import (
     Budget,
@@ -45,6 +46,7 @@ from vqaloop.ladder.steps import Loop
 from vqaloop.ladder.store import write_document, write_reports
 from vqaloop.ladder.warnings import banding_warnings, find_doubts, guard_warnings, peak_warnings
 from vqaloop.media.excerpt import excerpt
+from vqaloop.media.scene_cuts import Scene, find_shots, split_shots
 from vqaloop.quality.registry import DEFAULT_METRIC, kindred
 from vqaloop.records import Event, Ladder, Source, Watcher
 from vqaloop.search.prior_store import (
@@ -97,6 +99,8 @@ def build_ladder(
     two_pass: bool = False,
     guard: Literal["full", "sampled", "off"] | None = None,
     max_banding: float | None = None,
+    per_shot: bool = False,
+    scene_floor: float | None = None,
     preset: str | None = None,
     bit_depth: int | None = None,
     out: str | os.PathLike[str] | None = None,
@@ -156,6 +160,11 @@ def build_ladder(
             above 240 frames.
         max_banding: Most visible banding of a rung, as CAMBI (0 to 17; it annoys from about 5 on).
             A ladder with more is not trusted. None: more than 5 is warned of.
+        per_shot: Every rung has a knob of its own for every scene, by equal slopes at its score,
+            instead of one for the title.
+        scene_floor: With `per_shot`, points below its rung's score at which a scene may lie at
+            most; None: 3 of the metric's steps, 12 of VMAF, or as far as one knob for the whole
+            title leaves it, where that is further.
         preset: Of the encoder; None: its default one.
         bit_depth: 8 or 10; None: the source's.
         out: Folder; None: NAME.CODEC.ladder here.
@@ -274,6 +283,9 @@ def _build(request: LadderRequest) -> Ladder:
         )
         where = options.storage or (default_storage(folder) if options.cache else None)
         with kept_in(where):
+            if options.per_shot and (shots := _shots(session)):
+                run = _per_shot(replace(request, rules=rules), session, shots, where)
+                return _delivered(run, folder, placed)
             # a storage that was named is refused as all else is, before anything is reported
             named = open_storage(where) if options.storage else None
             options.progress(Event("probe", described(session.source)))
@@ -285,6 +297,54 @@ def _build(request: LadderRequest) -> Ladder:
             return _delivered(run, folder, placed)
 
 
+def _shots(session: Session[LadderOptions]) -> Sequence[Scene]:
+    """The title's scenes as `encode` has them; none where it has no cuts."""
+    source, progress = session.source, session.options.progress
+    progress(Event("probe", described(source)))
+    progress(Event("scenes", f"looking for the cuts of {quoted(source.path)}"))
+    shots = find_shots(source, ffmpeg=session.ffmpeg)
+    if len(shots) < 2:
+        session.shop.remarks.append(NO_CUTS)
+        return ()
+    scenes = split_shots(shots, source.fps, gop_s=session.spec.gop_s)
+    progress(Event("scenes", counted(len(scenes), "scene"), len(scenes), len(scenes)))
+    return scenes
+
+
+def _per_shot(
+    request: LadderRequest,
+    session: Session[LadderOptions],
+    scenes: Sequence[Scene],
+    where: str | None,
+) -> LadderRun:
+    """The rungs of the title's scenes."""
+    source = session.source
+    loop = _loop(request, session)
+    tuning = _tune(session, loop, source, where)
+    made = per_shot(session, loop, scenes, request.prior)
+    windows = ((0, source.frames),)
+    about = made.about(len(made.checked))
+    # a percentile of the whole need not be that of its worst scene
+    exact = made.search.title.mean is None
+    return LadderRun(
+        session, loop, windows, exact, tuning, made.found, made.search, made.checked, about
+    )
+
+
+def _loop(request: LadderRequest, session: Session[LadderOptions]) -> Loop:
+    options, source = session.options, session.source
+    space = Space(session.sizes, session.spec.knob, source.canvas, float(source.fps))
+    budget = Budget(math.inf if options.budget_s is None else options.budget_s, session.started)
+    loop = Loop(
+        *(session.shop, space, request.rules, session.preset, session.depth),
+        options.progress,
+        budget,
+    )
+    loop.limit, loop.two_pass = request.limit, options.two_pass
+    loop.guard = guard_asked(options, session.shop, source)
+    return loop
+
+
 def _searched(
     request: LadderRequest,
     session: Session[LadderOptions],
@@ -292,14 +352,8 @@ def _searched(
     where: str | None,
 ) -> LadderRun:
     """The rungs found on the title or its excerpt, and verified over the whole."""
-    options, source, rules = session.options, session.source, request.rules
-    space = Space(session.sizes, session.spec.knob, source.canvas, float(source.fps))
-    budget = Budget(math.inf if options.budget_s is None else options.budget_s, session.started)
-    loop = Loop(
-        session.shop, space, rules, session.preset, session.depth, options.progress, budget
-    )
-    loop.limit, loop.two_pass = request.limit, options.two_pass
-    loop.guard = guard_asked(options, session.shop, source)
+    source, loop = session.source, _loop(request, session)
+    space = loop.space
     title, windows = _excerpt(session)
     whole = title is source
     tuning = _tune(session, loop, title, where)

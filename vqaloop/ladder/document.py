@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from vqaloop.execution.document_parts import cost_json, head_json
@@ -37,6 +37,8 @@ class LadderRun:
     found: SearchResult
     surrogate: Surrogate
     checked: Sequence[Checked]
+    shots: Mapping[str, Any] = field(default_factory=dict)
+    """What the document has more of a per-shot ladder."""
 
 
 def ladder_json(run: LadderRun, warnings: Sequence[str]) -> dict[str, Any]:
@@ -52,6 +54,7 @@ def ladder_json(run: LadderRun, warnings: Sequence[str]) -> dict[str, Any]:
         "rules": rules_json(loop.rules),
         **({"audience": audience_json(audience, run.checked)} if audience else {}),
         "guard": guard_json(loop.guard, session.source),
+        **run.shots,
         "windows": [list(window) for window in run.windows],
         "estimate": loop.estimate,
         "tuning": run.tuning or None,

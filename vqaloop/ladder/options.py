@@ -152,6 +152,20 @@ class LadderOptions(StorageOptions, PriorOptions, PeakOptions, GuardOptions, Job
         parse=number,
         column=True,
     )
+    per_shot: bool = option(
+        False,
+        "a knob of its own for every scene of a rung, by equal slopes, instead of one for all",
+        column=True,
+    )
+    scene_floor: float | None = option(
+        None,
+        "with --per-shot: points below its rung's score at which a scene may lie at most "
+        "(default: 3 of the metric's steps, of VMAF 12, or as far as one knob for the whole title "
+        "leaves it)",
+        metavar="S",
+        parse=number,
+        column=True,
+    )
     tune_trials: int | None = option(
         None,
         "first tune the encoder's parameters on the title, with N trials (20)",
@@ -198,9 +212,42 @@ class LadderOptions(StorageOptions, PriorOptions, PeakOptions, GuardOptions, Job
                         "--max-banding is measured by the guard and does not go with --guard off; "
                         "leave out one"
                     )
+        self._check_per_shot()
         with fault_of("budget_s"):
             if self.budget_s is not None and not 0 < self.budget_s < math.inf:
                 raise InputError(f"the budget must be a time above 0, not {self.budget_s:g} s")
+
+    def _check_per_shot(self) -> None:
+        """Raises InputError for what does not go with a ladder of scenes, or with one without."""
+        if self.scene_floor is not None:
+            with fault_of("scene_floor"):
+                if not self.per_shot:
+                    raise InputError("--scene-floor is of scenes; give --per-shot too")
+                if not 0 < self.scene_floor < math.inf:
+                    raise InputError(
+                        f"--scene-floor {self.scene_floor:g} is no distance in points: give a "
+                        "number above 0"
+                    )
+        if not self.per_shot:
+            return
+        with fault_of("per_shot", "budget_s"):
+            if self.budget_s is not None:
+                raise InputError(
+                    "--budget bounds a search over whole encodes and does not go with --per-shot, "
+                    "which has none; leave out one of the two"
+                )
+        with fault_of("per_shot", "two_pass"):
+            if self.two_pass:
+                raise InputError(
+                    "--two-pass makes a rung at one average and does not go with --per-shot, "
+                    "whose scenes have knobs of their own; leave out one of the two"
+                )
+        with fault_of("per_shot", "storage"):
+            if self.storage is not None:
+                raise InputError(
+                    "--per-shot keeps its scenes in the cache, which several processes share, and "
+                    "has no study; leave out --storage"
+                )
 
     def sizes(self, source: Source) -> Sequence[tuple[int, int]] | None:
         return self.within(source.canvas).resolutions

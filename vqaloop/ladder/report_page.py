@@ -111,7 +111,7 @@ def html_page(ladder: Ladder, pictures: Pictures) -> str:
         ),
         cost_plots=_plots((report_plots.cost_svg(ladder), "")),
         cost=cost_line(ladder),
-        ffmpeg=_program(ladder.about["encoder"]),
+        ffmpeg=_program(ladder),
         rung_commands=["\n".join(map(_shell, rung_commands(ladder, r))) for r in ladder.rungs],
         ladder_command=_shell(ladder_command(ladder)),
         report_command=_shell(report_command(ladder)),
@@ -225,8 +225,13 @@ def _over_time(ladder: Ladder) -> Plots:
         fps = ladder.about["source"]["fps"]
         frames = max(1, round(span_s * fps))
         scores = "Every frame." if frames == 1 else f"Means over {span_s:.2g} s, all frames."
+    shots = (
+        "Means of each scene's own encode; dotted lines are the cuts, at which the knob changes."
+    )
     return _plots(
-        (report_plots.bitrate_svg(ladder), rates), (report_plots.score_svg(ladder), scores)
+        (report_plots.bitrate_svg(ladder), rates),
+        (report_plots.score_svg(ladder), scores),
+        (report_plots.scenes_svg(ladder), shots),
     )
 
 
@@ -322,16 +327,24 @@ def rung_commands(ladder: Ladder, rung: Rung) -> list[list[str]]:
     ]
     source, out = _as_ffmpeg_file(about["path"]), _as_ffmpeg_file(rung.file)
     program = ladder.about["encoder"].get("ffmpeg_path") or "ffmpeg"
+    # of a per-shot rung the first scene, as an example of all
+    args = rung.scene_args(rung.scenes[0]) if rung.scenes else rung.ffmpeg_args
     head = [program, *before, "-i", source]
     first = [[*head, *rung.two_pass.first_pass_args, "-"]] if rung.two_pass else []
-    return [*first, [*head, *rung.ffmpeg_args, out]]
+    return [*first, [*head, *args, out]]
 
 
-def _program(encoder: Mapping[str, Any]) -> str:
+def _program(ladder: Ladder) -> str:
     """Which ffmpeg the commands are for."""
+    encoder = ladder.about["encoder"]
     version, digest = encoder.get("ffmpeg_version"), encoder.get("ffmpeg")
     made_by = f"{version} with {encoder['library_version']}" if version else "the same ffmpeg"
     text = f"Each gives its rung again, by {made_by}. "
+    if any(rung.scenes for rung in ladder.rungs):
+        text = (
+            f"Each gives the first scene of its rung again, by {made_by}; the options of the "
+            "other scenes are in ladder.json. "
+        )
     text += "Another may read an option otherwise and give no warning"
     if digest:
         text += f": sha256sum of this one is {digest}"

@@ -88,6 +88,29 @@ def score_svg(ladder: Ladder) -> Markup:
         return as_svg(figure, "Score of each rung over time", "score")
 
 
+def scenes_svg(ladder: Ladder) -> Markup:
+    """Score of each scene of a per-shot ladder, a line a rung, and the cuts; else nothing."""
+    if not any(rung.scenes for rung in ladder.rungs):
+        return Markup()
+    fps, ends = float(ladder.about["source"]["fps"] or 1.0), []
+    with style(10, INK):
+        figure, axes = panel("time (s)", _score_words(ladder))
+        for index, rung in enumerate(ladder.rungs):
+            edges = [scene.start_frame / fps for scene in rung.scenes]
+            edges += [scene.end_frame / fps for scene in rung.scenes[-1:]]
+            scores = [scene.score for scene in rung.scenes]
+            if scores:
+                look = _look(ladder, index, marker="")
+                axes.plot(edges, [*scores, scores[-1]], drawstyle="steps-post", **look)
+                ends.append((index, edges[-1], scores[-1]))
+        longest = max((rung.scenes for rung in ladder.rungs), key=len)
+        for scene in longest[1:]:
+            axes.axvline(scene.start_frame / fps, color=ink(), linestyle=":", linewidth=0.6)
+        axes.set_xlim(0, _duration_s(ladder))
+        _label_ends(axes, ends)
+        return as_svg(figure, "Score of each scene of each rung, with the cuts", "scenes")
+
+
 def is_sampled(ladder: Ladder) -> bool:
     """Whether scores over time are of single moments, rather than of all frames."""
     covered = [

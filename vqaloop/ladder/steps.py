@@ -54,6 +54,7 @@ from vqaloop.records import (
     RDPoint,
     Rendition,
     Rung,
+    RungScene,
     Score,
     Source,
     Trial,
@@ -118,6 +119,8 @@ class Checked:
     """Its peak as a part of the bound that was asked for; 0 where there is none."""
     goal_kbps: int | None = None
     """The mean rate that two passes were to reach."""
+    scenes: tuple[RungScene, ...] = ()
+    """Of a per-shot ladder."""
 
     @property
     def capped(self) -> bool:
@@ -304,7 +307,7 @@ class Loop:
         if finer:
             again = "a score falls while bits rise: looking again, closer"
             try:
-                with self._counted("search", again, len(checked)) as one:
+                with self.counted("search", again, len(checked)) as one:
                     checked = self.shop.map(
                         lambda p: one(lambda: self._looked_at(title, p)), checked
                     )
@@ -324,7 +327,7 @@ class Loop:
         return checked
 
     @contextlib.contextmanager
-    def _counted(
+    def counted(
         self, stage: str, message: str, total: int
     ) -> Iterator[Callable[[Callable[[], Made]], Made]]:
         """Announces `total` things to do; the function given does one and counts it, with the
@@ -382,7 +385,7 @@ class Loop:
         if self.budget.ended:
             self.warnings.append(budget_warning(self.budget.seconds, len(self.tried)))
         if len(kept) < LEAST_RUNGS:
-            raise TargetUnreachable(self._too_few(kept, found.points))
+            raise TargetUnreachable(self.too_few(kept, found.points))
         self.warnings += rules_warnings(kept, self.rules)
         checked = self._checked(source, kept, found.predicted)
         if self.two_pass:
@@ -481,7 +484,7 @@ class Loop:
 
         message = "measuring the rungs" + " and capping their peaks" * (self.limit is not None)
         message += ", in two passes" * self.two_pass
-        with self._counted("verify", message, len(kept)) as one:
+        with self.counted("verify", message, len(kept)) as one:
             results = self.shop.map(lambda point: one(lambda: check(point)), kept)
         self.warnings += [f"a rung could not be made: {r}" for r in results if isinstance(r, str)]
         if self._late:
@@ -571,7 +574,8 @@ class Loop:
             self.warnings.append(two_pass_away_warning(len(checked), len(kept)))
         return kept
 
-    def _too_few(self, kept: Sequence[RDPoint], points: Sequence[RDPoint]) -> str:
+    def too_few(self, kept: Sequence[RDPoint], points: Sequence[RDPoint]) -> str:
+        """What to say of a title that the rules leave too few rungs of."""
         scores, rates = [p.score for p in points], [p.bitrate_kbps for p in points]
         early = "; the time budget ended the search early" if self.budget.ended else ""
         return (
@@ -616,6 +620,7 @@ class Loop:
                     ffmpeg_args=item.encode.ffmpeg_args,
                     file=name,
                     over_time=over_time(item.encode.path, spec, source, item.score),
+                    scenes=item.scenes,
                 )
             )
         return rungs

@@ -30,7 +30,7 @@ from vqaloop.errors import InputError
 from vqaloop.ladder.pictures import Pictures, find_pictures, pictures_json
 from vqaloop.ladder.rd_plot import rd_png
 from vqaloop.ladder.report_page import html_page
-from vqaloop.records import LADDER_SCHEMA, Cap, Ladder, Rung, TwoPasses
+from vqaloop.records import LADDER_SCHEMA, Cap, Ladder, Rung, RungScene, TwoPasses
 
 SCHEMA = LADDER_SCHEMA
 REPORTS = ("pictures.json", "ladder.csv", "rd.png", "report.html", "ladder.json")
@@ -91,6 +91,16 @@ class _TwoPass(Struct):
     first_pass_args: list[str]
 
 
+class _Scene(Struct):
+    start_frame: Whole
+    end_frame: Whole
+    knob: Number
+    score: Number
+    bitrate_kbps: Number
+    ffmpeg_args: list[str]
+    cap: _Cap | None = None
+
+
 class _Rung(Size):
     bitrate_kbps: Positive
     peak_kbps: Number
@@ -108,6 +118,7 @@ class _Rung(Size):
     banding_at_s: Number | None = None
     cap: _Cap | None = None
     two_pass: _TwoPass | None = None
+    scenes: list[_Scene] | None = None
 
 
 class _Point(Struct):
@@ -170,6 +181,11 @@ class _Guard(Struct):
     frames: Whole | None = None
 
 
+class _PerShot(Struct):
+    scenes: Whole
+    equivalents_per_rung: Number
+
+
 class _Document(Struct):
     """What of ladder.json the reports rely on."""
 
@@ -188,6 +204,7 @@ class _Document(Struct):
     tuning: _Tuning | None = None
     asked: dict[str, Any] | None = None
     audience: _Audience | None = None
+    per_shot: _PerShot | None = None
     warnings: list[str] | None = None
 
 
@@ -283,8 +300,9 @@ def _rung(rung: dict[str, Any]) -> Rung:
         "over_time": rung.get("over_time") or {},
         "guard_interval": {k: tuple(v) for k, v in (rung.get("guard_interval") or {}).items()},
         # of other keys than these a later version may have more
-        "cap": Cap(cap["maxrate_kbps"], cap["buffer_kbit"]) if (cap := rung.get("cap")) else None,
         "two_pass": _passes(rung.get("two_pass")),
+        "cap": _cap(rung),
+        "scenes": tuple(map(_scene, rung.get("scenes") or ())),
     }
     return Rung(**known)
 
@@ -293,6 +311,20 @@ def _passes(found: dict[str, Any] | None) -> TwoPasses | None:
     if not found:
         return None
     return TwoPasses(found["goal_kbps"], found["mean_kbps"], tuple(found["first_pass_args"]))
+
+
+def _scene(scene: dict[str, Any]) -> RungScene:
+    names = ("start_frame", "end_frame", "knob", "score", "bitrate_kbps")
+    return RungScene(
+        **{name: scene[name] for name in names},
+        ffmpeg_args=tuple(scene["ffmpeg_args"]),
+        cap=_cap(scene),
+    )
+
+
+def _cap(of: dict[str, Any]) -> Cap | None:
+    cap = of.get("cap")
+    return Cap(cap["maxrate_kbps"], cap["buffer_kbit"]) if cap else None
 
 
 def stays_inside(name: str) -> bool:

@@ -115,7 +115,10 @@ def cost_line(ladder: Ladder) -> str:
     encodes = counted(cost["encodes"], "encode")
     encodes += f" ({cached} more from the cache)" if cached else ""
     frames = f"{cost['encoded_frames']} frames, {_si(cost['encoded_pixels'])}pixel"
-    return f"{encodes}: {frames}, {spent_words(cost)}"
+    shots = ladder.about.get("per_shot") or {}
+    whole = shots.get("equivalents_per_rung")
+    scenes = f", {shots['scenes']} scenes, {whole:.2f} whole titles a rung" if whole else ""
+    return f"{encodes}: {frames}{scenes}, {spent_words(cost)}"
 
 
 def overhead_line(ladder: Ladder) -> str:

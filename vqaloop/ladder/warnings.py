@@ -6,13 +6,13 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from vqaloop.core.text import metric_name
+from vqaloop.core.text import counted, metric_name
 from vqaloop.execution.capping import TOLERANCE, PeakLimit
 from vqaloop.quality.full_reference import CAMBI
 from vqaloop.quality.guard import FIGURES, Guarded
 from vqaloop.quality.metric import Metric
 from vqaloop.quality.sampled_vmaf import SAMPLED
-from vqaloop.records import RDPoint, Rendition, Rung, TwoPasses
+from vqaloop.records import RDPoint, Rendition, Rung, RungScene, TwoPasses
 from vqaloop.search.rungs import Rules
 
 TOLERANCE_STEPS = 1.5
@@ -242,6 +242,26 @@ def one_pass_warning(rendition: Rendition, encoder: str) -> str:
     return (
         f"{rendition}: two passes of {encoder} take no cap and its peak is above the bound, so "
         "that this rung is one pass under a cap; --no-cap leaves two"
+    )
+
+
+def lost_warning(made: int, kept: int) -> str:
+    """That rungs as made lie nearer to each other than planned."""
+    return (
+        f"{made} rungs were made and {kept} are left: as files the others are too near to each "
+        "other; loosen --min-step or --min-ratio for more"
+    )
+
+
+def starved_warning(rung: RDPoint, below: Sequence[RungScene], floor: float) -> str:
+    """That scenes of a rung lie below its floor."""
+    worst = min(below, key=lambda scene: scene.score)
+    others = f" (and {counted(len(below) - 1, 'scene')} more)" if len(below) > 1 else ""
+    why = "a cap on its peak holds it" if worst.cap else "more bits would buy it little"
+    return (
+        f"{rung.width}x{rung.height} at {rung.bitrate_kbps:.0f} kb/s: frames {worst.start_frame} "
+        f"to {worst.end_frame - 1}{others} score {worst.score:.1f}, below the floor of scenes "
+        f"({floor:g} below the rung's {rung.score:.1f}); {why}"
     )
 
 

@@ -76,6 +76,14 @@ def excerpt(
         os.replace(part, out)
     finally:
         part.unlink(missing_ok=True)
+    return replace(as_excerpt(source, windows, out), pix_fmt=pix_fmt)
+
+
+def as_excerpt(source: Source, windows: Sequence[tuple[int, int]], out: Path) -> Source:
+    """An excerpt as `excerpt` describes it, but for its pixel format, without writing it.
+
+    It serves to look up what was made of the same excerpt before.
+    """
     width, height = source.canvas
     # the options too: the same raw bytes read at another size are another picture
     made_of = json.dumps([source.sha256, windows, source.prep, source.input_options])
@@ -85,8 +93,7 @@ def excerpt(
         sha256=hashlib.sha256(made_of.encode()).hexdigest(),
         width=width,
         height=height,
-        frames=wanted,
-        pix_fmt=pix_fmt,
+        frames=sum(count for _, count in windows),
         input_options=(),
         prep=(),
         windows=_first_frames(windows),

@@ -7,10 +7,14 @@ most camera shake. Dissolves and fades are no cuts, and stay inside a scene.
 """
 
 import bisect
+import contextlib
 import math
 import re
-from collections.abc import Sequence
+import threading
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from fractions import Fraction
 from itertools import pairwise
 from pathlib import Path
 
@@ -19,7 +23,7 @@ from vqaloop.core import process
 from vqaloop.core.ffmpeg import compiled, input_arguments
 from vqaloop.core.text import quoted
 from vqaloop.errors import DecodeFailed, InputError
-from vqaloop.media.excerpt import GOP_S, excerpt
+from vqaloop.media.excerpt import GOP_S, as_excerpt, excerpt
 from vqaloop.records import Source
 
 AREA = 160 * 90
@@ -82,15 +86,27 @@ def find_scenes(
             f"scenes of {least_s:g} to {most_s:g} s cannot be made of GOPs of {gop_s:g} s: "
             "the longest must last as long as the shortest and as a GOP"
         )
+    shots = find_shots(source, ffmpeg=ffmpeg, least_s=least_s)
+    return split_shots(shots, source.fps, most_s=most_s, gop_s=gop_s)
+
+
+def find_shots(source: Source, *, ffmpeg: str, least_s: float = LEAST_S) -> tuple[Scene, ...]:
+    """The runs of frames between the cuts of a title; arguments as of `find_scenes`.
+
+    Raises DecodeFailed for a title that does not decode.
+    """
     cuts = find_cuts(source, ffmpeg=ffmpeg)
     kept = keep_cuts(cuts, source.frames, math.ceil(round(least_s * source.fps, 6)))
-    gop = max(1, round(gop_s * source.fps))
-    most = max(gop, math.floor(round(most_s * source.fps, 6)))
-    return tuple(
-        part
-        for start, end in pairwise([0, *kept, source.frames])
-        for part in split(Scene(start, end), gop, most)
-    )
+    return tuple(Scene(start, end) for start, end in pairwise([0, *kept, source.frames]))
+
+
+def split_shots(
+    shots: Sequence[Scene], fps: Fraction, *, most_s: float = MOST_S, gop_s: float = GOP_S
+) -> tuple[Scene, ...]:
+    """Shots as scenes: those longer than `most_s` are split; arguments as of `find_scenes`."""
+    gop = max(1, round(gop_s * fps))
+    most = max(gop, math.floor(round(most_s * fps, 6)))
+    return tuple(part for shot in shots for part in split(shot, gop, most))
 
 
 def find_cuts(source: Source, *, ffmpeg: str) -> dict[int, float]:
@@ -182,26 +198,67 @@ def even_gop(frames: int, usual: int) -> int:
     return math.ceil(frames / max(1, round(frames / usual)))
 
 
+def bounded_gop(frames: int, most: int) -> int:
+    """The longest GOP of at most `most` frames that divides a scene evenly.
+
+    For what players switch between: key frames may not lie further apart there.
+    """
+    return math.ceil(frames / math.ceil(frames / most))
+
+
 class SceneExcerpts:
-    """Lossless excerpts of single scenes; the oldest are deleted above EXCERPTS_BYTES."""
+    """Lossless excerpts of single scenes; the oldest are deleted above EXCERPTS_BYTES.
+
+    Any number of threads may use it.
+    """
 
     def __init__(self, source: Source, folder: Path, ffmpeg: str) -> None:
         self.source, self.folder, self.ffmpeg = source, folder, ffmpeg
         self._made: dict[Scene, Source] = {}
+        self._lock = threading.Lock()
+        self._users: Counter[Scene] = Counter()
+        self._writing: dict[Scene, threading.Lock] = {}
 
-    def of(self, scene: Scene) -> Source:
-        """The scene as a source of its own, written unless it is there."""
-        if scene not in self._made:
-            path = self.folder / f"scene{scene.start_frame}.mkv"
-            window = (scene.start_frame, scene.frames)
-            made = excerpt(self.source, [window], path, ffmpeg=self.ffmpeg)
-            # sampled as the scene is in the title, where its cuts are known too
-            self._made[scene] = replace(made, windows=(0,))
-        return self._made[scene]
+    def known(self, scene: Scene) -> Source:
+        """The scene as a source of its own, whose file may not be there: to look up its
+        encodes."""
+        path = self.folder / f"scene{scene.start_frame}.mkv"
+        # sampled as the scene is in the title, where its cuts are known too
+        window = (scene.start_frame, scene.frames)
+        return replace(as_excerpt(self.source, [window], path), windows=(0,))
 
-    def prune(self, done: Sequence[Scene]) -> None:
-        """Delete the excerpts of scenes that are done, then the oldest; call between batches."""
-        for scene in [*done, *list(self._made)]:
-            there = sum(part.path.stat().st_size for part in self._made.values())
-            if scene in self._made and (scene in done or there > EXCERPTS_BYTES):
-                self._made.pop(scene).path.unlink(missing_ok=True)
+    @contextlib.contextmanager
+    def held(self, scene: Scene) -> Iterator[Source]:
+        """The scene as a source of its own, whose file stays while inside, and afterwards as long
+        as there is room."""
+        with self._lock:
+            self._users[scene] += 1
+            writing = self._writing.setdefault(scene, threading.Lock())
+        try:
+            with writing:
+                if scene not in self._made:
+                    known, window = self.known(scene), (scene.start_frame, scene.frames)
+                    made = excerpt(self.source, [window], known.path, ffmpeg=self.ffmpeg)
+                    self._made[scene] = replace(known, pix_fmt=made.pix_fmt)
+            yield self._made[scene]
+        finally:
+            with self._lock:
+                self._users[scene] -= 1
+                # this one last: it may be asked for next
+                for other in sorted(self._made, key=lambda other: other == scene):
+                    if self._bytes() <= EXCERPTS_BYTES:
+                        break
+                    self._delete(other)
+
+    def drop(self, scenes: Iterable[Scene]) -> None:
+        """Delete the excerpts of scenes that are done."""
+        with self._lock:
+            for scene in scenes:
+                self._delete(scene)
+
+    def _delete(self, scene: Scene) -> None:
+        if not self._users[scene] and scene in self._made:
+            self._made.pop(scene).path.unlink(missing_ok=True)
+
+    def _bytes(self) -> int:
+        return sum(part.path.stat().st_size for part in list(self._made.values()))

@@ -25,7 +25,7 @@ from vqaloop.encoding.spec import EncoderSpec
 from vqaloop.errors import DecodeFailed, InputError, ToolError
 from vqaloop.media.container import opened
 from vqaloop.media.picture_data import is_stereo
-from vqaloop.ratecontrol.other_tracks import tracks_of
+from vqaloop.ratecontrol.other_tracks import OtherTracks, tracks_of
 from vqaloop.records import Source
 
 _MUXERS = {".mp4": "mp4", ".mkv": "matroska", ".webm": "webm"}
@@ -84,7 +84,13 @@ def output_muxer(out: Path, codec: str) -> str:
 
 
 def join(
-    segments: Sequence[Path], source: Source, out: Path, *, spec: EncoderSpec, ffmpeg: str
+    segments: Sequence[Path],
+    source: Source,
+    out: Path,
+    *,
+    spec: EncoderSpec,
+    ffmpeg: str,
+    others: bool = True,
 ) -> Joined:
     """Join coded scenes to one file, with the other tracks of the original.
 
@@ -94,6 +100,7 @@ def join(
         out: The file to write; replaced once the result is verified.
         spec: The encoder of the segments.
         ffmpeg: Path of the binary.
+        others: Whether the original's other tracks come along; without them time starts at 0.
 
     Raises:
         InputError: The container cannot hold the codec, or the folder cannot be written.
@@ -115,7 +122,8 @@ def join(
             if muxer == "avs2":
                 notes = _join_raw(segments, part)
             else:
-                notes = _mux(segments, counts, delay, source, part, spec, muxer, ffmpeg)
+                target = _Target(part, muxer, others)
+                notes = _mux(segments, counts, delay, source, target, spec, ffmpeg)
             video_bytes = _check_video(part, segments, counts, source, spec, ffmpeg)
             size_bytes = part.stat().st_size
     except OSError as error:
@@ -150,25 +158,36 @@ def _join_raw(segments: Sequence[Path], part: Path) -> tuple[str, ...]:
     return ("Raw AVS2 holds video alone: audio, subtitles, chapters and metadata are left out.",)
 
 
+@dataclass(frozen=True)
+class _Target:
+    """What is written: an unfinished file, by which muxer, and with which tracks."""
+
+    part: Path
+    muxer: str
+    others: bool
+
+
 def _mux(
     segments: Sequence[Path],
     counts: Sequence[int],
     delay: int,
     source: Source,
-    part: Path,
+    target: _Target,
     spec: EncoderSpec,
-    muxer: str,
     ffmpeg: str,
 ) -> tuple[str, ...]:
-    """Write the joined file to `part` and check its audio; the notes."""
+    """Write the joined file and check its audio; the notes."""
+    part, muxer = target.part, target.muxer
     alike = len({_headers(path, spec.codec) for path in segments}) == 1
-    late_s = _late_s(source, ffmpeg)
+    late_s = _late_s(source, ffmpeg) if target.others else 0.0
     with scratch() as name:
         folder = Path(name)
         # where the stream signals stereo 3D the container must not repeat it
         with opened(segments[0]) as container:
             packed = is_stereo(container, container.streams.video[0])
-        tracks = tracks_of(source, muxer, folder, packed=packed)
+        tracks = OtherTracks()
+        if target.others:
+            tracks = tracks_of(source, muxer, folder, packed=packed)
         listing = _listing(segments, counts, source.fps, folder)
         # auto_convert would repeat the parameter sets in the stream, where avc1 and hvc1 forbid it
         argv = [ffmpeg, "-nostdin", "-v", "error", "-y", "-f", "concat"]

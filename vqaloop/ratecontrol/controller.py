@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -27,7 +27,7 @@ from vqaloop.errors import InputError
 from vqaloop.media.scene_cuts import Scene
 from vqaloop.ratecontrol.bit_spending import bits_over, is_spent, match_bitrate, next_for_bitrate
 from vqaloop.ratecontrol.remarks import Remark, remarks_on
-from vqaloop.ratecontrol.scene_curves import Probe, SceneCurves, SceneState
+from vqaloop.ratecontrol.scene_curves import Probe, SceneCurves, SceneState, SharedScenes
 from vqaloop.ratecontrol.scene_goals import (
     CAP_USED,
     Allocation,
@@ -83,6 +83,10 @@ class RateController:
         scene_tolerance: float = 2.0,
         max_encodes: int | None = None,
         max_kbps: float | None = None,
+        floor: float | None = None,
+        strict_floor: bool = True,
+        pool: Literal["mean", "harmonic"] = "mean",
+        shared: SharedScenes | None = None,
     ) -> None:
         """Take the scenes and the goal of a title; give either `target` or `bitrate_kbps`.
 
@@ -104,6 +108,14 @@ class RateController:
                 lie from its best point for the title's sake).
             max_encodes: Most encodes of all scenes together; one for each scene at least.
             max_kbps: Most bits of any scene, as its mean bitrate in kb/s.
+            floor: With equal slopes, points by which a scene may lie below the target at most;
+                None: as equal slopes have it.
+            strict_floor: False: or as far below as one knob for all scenes would leave it, where
+                that is further.
+            pool: The mean of the scenes' scores that is the title's; "harmonic" goes with a
+                target.
+            shared: Curves and encodes of the scenes that controllers of one title at several
+                sizes and targets share; `prior` and `top` are then theirs.
 
         Raises:
             InputError: No scenes, or numbers that make no sense.
@@ -114,14 +126,19 @@ class RateController:
         check_positive(width, height, fps)
         total = sum(scene.frames for scene in order)
         bits = None if bitrate_kbps is None else bitrate_kbps * 1000 * total / fps
-        self._goal = Goal(target, bits, allocation, top, tolerance, scene_tolerance)
+        given = (tolerance, scene_tolerance, floor, strict_floor, pool)
+        self._goal = Goal(target, bits, allocation, top, *given)
         self._bounds = Bounds(max_encodes, None if max_kbps is None else max_kbps * 1000 / fps)
         if max_encodes is not None and max_encodes < len(order):
             raise InputError(f"{len(order)} scenes need as many encodes, not {max_encodes}")
         self.encodes = 0
         """Encodes suggested or reported so far, failed ones too."""
-        self._states = {s: SceneState(s, s.frames / total) for s in order}
-        self._curves = SceneCurves(knob, width, height, prior, top)
+        size = width, height
+        shared = shared or SharedScenes(SceneCurves(knob, size, prior, top))
+        self._states = {
+            s: SceneState(s, s.frames / total, size, shared.encodes_of(s)) for s in order
+        }
+        self._curves = shared.curves
         # worked out when asked for; `report` drops them
         self._made_goals: SceneGoals | None = None
         self._made_choices: dict[SceneState, Probe] | None = None
@@ -256,6 +273,14 @@ class RateController:
         self._made_goals = None
         self._settle(state)
 
+    def refresh(self) -> None:
+        """Take note of encodes of `shared` scenes that were reported to another controller."""
+        self._made_goals = None
+        self._forget()
+        for state in self._states.values():
+            if state.probes and state.pending is None:
+                self._settle(state)
+
     @property
     def done(self) -> bool:
         """Whether no encode is under way and none is left to suggest."""
@@ -276,6 +301,12 @@ class RateController:
         """The encode chosen for each scene so far, in order; scenes without an encode are left
         out."""
         return {state.scene: probe for state, probe in self._choices().items()}
+
+    @property
+    def starved(self) -> list[Scene]:
+        """Scenes whose chosen encode is below the floor, in order."""
+        goals = self._goals()
+        return [s.scene for s, p in self._choices().items() if goals.starved(s, p.score)]
 
     @property
     def mean_score(self) -> float:

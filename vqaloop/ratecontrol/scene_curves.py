@@ -1,7 +1,8 @@
 """Surrogate model of a title's scenes: score and bits over the knob, conditioned on their encodes.
 
 The prior learnt on other titles (search/prior.py) is updated by the title's own scenes, as further
-titles of a population, and then conditioned on the encodes of each scene.
+titles of a population, and then conditioned on the encodes of each scene. Encodes at one size
+condition the curves at the others as well, by the prior's polynomials in size and knob.
 """
 
 import math
@@ -16,6 +17,9 @@ from vqaloop.media.scene_cuts import Scene
 from vqaloop.ratecontrol.equal_slope import Values
 from vqaloop.search.prior import TERMS, Prior, TitlePoints, expit, learn, logit
 from vqaloop.search.space import Space
+
+Size = tuple[int, int]
+"""Width and height in pixels."""
 
 TITLE_WEIGHT = 6.0
 """Titles that the prior counts as, against the scenes of this one."""
@@ -43,16 +47,29 @@ class Probe:
 
 
 @dataclass(eq=False)
+class SceneEncodes:
+    """All encodes of one scene, at every size: what the states of that scene share."""
+
+    made: dict[Size, dict[float, Probe]] = field(default_factory=dict)
+    """By size and knob."""
+    failed: dict[Size, set[float]] = field(default_factory=dict)
+    """Knobs, by size."""
+
+    @property
+    def count(self) -> int:
+        return sum(len(probes) for probes in self.made.values())
+
+
+@dataclass(eq=False)
 class SceneState:
-    """The encodes of one scene, and whether more are to come."""
+    """The encodes of one scene at one size, and whether more are to come."""
 
     scene: Scene
     weight: float
     """Its share of the title's frames."""
-    probes: dict[float, Probe] = field(default_factory=dict)
-    """By knob."""
-    failed: set[float] = field(default_factory=set)
-    """Knobs."""
+    size: Size
+    """Width and height of the encodes."""
+    encodes: SceneEncodes = field(default_factory=SceneEncodes)
     tries: int = 0
     """Encodes suggested or reported."""
     pending: float | None = None
@@ -61,15 +78,23 @@ class SceneState:
     stuck: bool = False
     """Done because nothing was left to try."""
 
+    @property
+    def probes(self) -> dict[float, Probe]:
+        """The encodes at this size, by knob."""
+        return self.encodes.made.setdefault(self.size, {})
+
+    @property
+    def failed(self) -> set[float]:
+        """Knobs that failed at this size."""
+        return self.encodes.failed.setdefault(self.size, set())
+
 
 class SceneCurves:
-    """Curves of scenes of one title at one size, for one encoder."""
+    """Curves of scenes of one title, for one encoder, at the title's size and others."""
 
-    def __init__(
-        self, knob: Knob, width: int, height: int, prior: Prior | None, top: float
-    ) -> None:
-        space = Space(((width, height),), knob)
-        self.top, self._pixels, self.quality = top, width * height, space.quality
+    def __init__(self, knob: Knob, canvas: Size, prior: Prior | None, top: float) -> None:
+        space = Space((canvas,), knob)
+        self.top, self._canvas, self.quality = top, canvas, space.quality
         steps = round((knob.max - knob.min) / knob.step)
         every = {knob.snap(knob.min + knob.step * index) for index in range(steps + 1)}
         self.knobs = sorted(
@@ -79,35 +104,53 @@ class SceneCurves:
         self.q = np.array([space.quality(k) for k in self.knobs])
         """Their places: the search range is 0..1."""
         self._prior = self._start = prior or vague_prior()
-        nothing = self._start.given(TitlePoints(*np.zeros((4, 0))))
-        rate, share, _, _ = nothing.at(np.zeros_like(self.q), self.q)
-        self._usual = tuple(np.maximum(np.diff(c), 0.0) for c in (rate, logit(share)))
-        """By how much the curves of other titles rise from each knob to the next."""
+        self._rises: dict[Size, tuple[Values, Values]] = {}
         self._learnt_at = 0
-        self._known: dict[Scene, tuple[Prior, int, Values, Values]] = {}
+        self._known: dict[tuple[Scene, Size], tuple[Prior, int, Values, Values]] = {}
 
-    def learn(self, states: Sequence[SceneState]) -> None:
-        """Update the prior by the scenes that were measured, once there are enough new ones."""
-        measured = [state for state in states if state.probes]
-        if len(measured) >= max(self._learnt_at + 1, GROWTH * self._learnt_at):
+    def learn(self, states: Sequence[SceneState], *, again: bool = False) -> None:
+        """Update the prior by the scenes that were measured, once there are enough new ones.
+
+        `again`: also where no scene is new, as its other encodes are.
+        """
+        measured = [state for state in states if state.encodes.count]
+        if again or len(measured) >= max(self._learnt_at + 1, GROWTH * self._learnt_at):
             self._learnt_at = len(measured)
             latest = [self._titles(state) for state in measured[-LEARNT_FROM:]]
             self._prior = learn(latest, replace(self._start, titles=TITLE_WEIGHT), rounds=2)
 
     def of(self, state: SceneState) -> tuple[Values, Values]:
         """Predicted scores and bits at all `knobs`, both rising."""
-        known = self._known.get(state.scene)
-        if known is None or known[0] is not self._prior or known[1] != len(state.probes):
+        known = self._known.get((state.scene, state.size))
+        if known is None or known[0] is not self._prior or known[1] != state.encodes.count:
             posterior = self._prior.given(self._titles(state))
+            usual_rate, usual_score = self._usual(state.size)
             # reports that contradict each other may lead anywhere
             with np.errstate(over="ignore"):
-                rate, share, _, _ = posterior.at(np.zeros_like(self.q), self.q)
-                scores = expit(self._rising(logit(share), self._usual[1], state)) * self.top
-            rate = np.clip(self._rising(rate, self._usual[0], state), -LARGEST_RATE, LARGEST_RATE)
-            bits = 2.0**rate * (state.scene.frames * self._pixels)
-            known = self._prior, len(state.probes), scores, bits
-            self._known[state.scene] = known
+                rate, share, _, _ = posterior.at(self._u(state.size), self.q)
+                scores = expit(self._rising(logit(share), usual_score, state)) * self.top
+            rate = np.clip(self._rising(rate, usual_rate, state), -LARGEST_RATE, LARGEST_RATE)
+            bits = 2.0**rate * self._samples(state)
+            known = self._prior, state.encodes.count, scores, bits
+            self._known[state.scene, state.size] = known
         return known[2], known[3]
+
+    def _u(self, size: Size) -> Values:
+        """The prior's measure of a size, at all knobs: log2 of its width over the title's."""
+        return np.full_like(self.q, math.log2(size[0] / self._canvas[0]))
+
+    def _samples(self, state: SceneState) -> int:
+        """Pixels of the scene at the title's own size, over which rates are."""
+        return state.scene.frames * self._canvas[0] * self._canvas[1]
+
+    def _usual(self, size: Size) -> tuple[Values, Values]:
+        """By how much the curves of other titles rise from each knob to the next."""
+        if size not in self._rises:
+            nothing = self._start.given(TitlePoints(*np.zeros((4, 0))))
+            curve, share, _, _ = nothing.at(self._u(size), self.q)
+            rate, score = (np.maximum(np.diff(c), 0.0) for c in (curve, logit(share)))
+            self._rises[size] = rate, score
+        return self._rises[size]
 
     def _rising(self, curve: Values, usual: Values, state: SceneState) -> Values:
         """A curve of logits or of log rate made to rise; beyond a scene's encodes by LEAST_RISE of
@@ -144,18 +187,31 @@ class SceneCurves:
         return np.asarray(able)
 
     def forget(self, scene: Scene) -> None:
-        """Drop the prediction of a scene, after a change of its encodes."""
-        self._known.pop(scene, None)
+        """Drop the predictions of a scene, after a change of its encodes."""
+        for key in [key for key in self._known if key[0] == scene]:
+            del self._known[key]
 
     def _titles(self, state: SceneState) -> TitlePoints:
-        probes = list(state.probes.values())
-        size = state.scene.frames * self._pixels
+        made = [(s[0], p) for s, probes in state.encodes.made.items() for p in probes.values()]
+        samples = self._samples(state)
         return TitlePoints(
-            np.zeros(len(probes)),
-            np.array([self.quality(p.knob) for p in probes]),
-            np.array([math.log2(p.bits / size) for p in probes]),
-            np.array([p.score / self.top for p in probes]),
+            np.array([math.log2(width / self._canvas[0]) for width, _ in made]),
+            np.array([self.quality(p.knob) for _, p in made]),
+            np.array([math.log2(p.bits / samples) for _, p in made]),
+            np.array([p.score / self.top for _, p in made]),
         )
+
+
+@dataclass(frozen=True)
+class SharedScenes:
+    """What controllers of one title share, each of another size or target: curves and encodes."""
+
+    curves: SceneCurves
+    encodes: dict[Scene, SceneEncodes] = field(default_factory=dict)
+
+    def encodes_of(self, scene: Scene) -> SceneEncodes:
+        """The encodes of a scene, to which all controllers add."""
+        return self.encodes.setdefault(scene, SceneEncodes())
 
 
 def vague_prior() -> Prior:
@@ -165,4 +221,7 @@ def vague_prior() -> Prior:
     # bits a pixel from 1/64 to 1, score from 40 % of the top to 97 %
     mean[[0, 1, TERMS, TERMS + 1]] = -6.0, 6.0, -0.4, 4.0
     spread[[0, 1, 2, TERMS, TERMS + 1, TERMS + 2]] = 4.0, 2.0, 1.0, 2.0, 2.0, 1.0
+    # at half the width a third of the bits and a lower score, most of all at the best quality
+    mean[[4, TERMS + 4, TERMS + 5]] = 1.6, 0.8, 1.0
+    spread[[4, TERMS + 4, TERMS + 5]] = 0.3, 0.5, 0.5
     return Prior(mean, np.diag(spread), 1.0)

@@ -17,9 +17,9 @@ from vqaloop.core.files import scratch
 from vqaloop.core.folders import check_writable
 from vqaloop.core.option_fields import taken
 from vqaloop.core.text import counted, quoted, utf8
-from vqaloop.encoding.options import CAP, ZONES, gop_frames
+from vqaloop.encoding.options import CAP, ZONES
 from vqaloop.encoding.spec import EncoderSpec
-from vqaloop.errors import DecodeFailed, EncodeFailed, InputError, TargetUnreachable
+from vqaloop.errors import InputError, TargetUnreachable
 from vqaloop.execution.capping import (
     TOLERANCE,
     PeakLimit,
@@ -34,8 +34,7 @@ from vqaloop.execution.executor import Executor
 from vqaloop.execution.session import Session, open_session
 from vqaloop.execution.stage_progress import counted_of, described
 from vqaloop.execution.tools import chosen_tools
-from vqaloop.execution.workshop import Workshop
-from vqaloop.media.scene_cuts import Scene, SceneExcerpts, even_gop, find_scenes
+from vqaloop.media.scene_cuts import Scene, even_gop, find_scenes
 from vqaloop.quality.guard import Guarded
 from vqaloop.quality.metric import LEARNED, Metric
 from vqaloop.quality.registry import DEFAULT_METRIC, kindred
@@ -44,6 +43,7 @@ from vqaloop.ratecontrol.concat import Joined, join, output_muxer
 from vqaloop.ratecontrol.controller import RateController
 from vqaloop.ratecontrol.options import EncodeOptions
 from vqaloop.ratecontrol.scene_goals import CAP_USED
+from vqaloop.ratecontrol.scene_trials import SceneTrials, report_trial
 from vqaloop.records import Event, Rendition, Score, Source, Trial, Watcher, rounded
 from vqaloop.search.prior_store import PriorUse, prior_use
 
@@ -484,64 +484,31 @@ def _drive(
 
     Appends to `trials`. Raises TargetUnreachable when a scene is left without an encode.
     """
-    source, shop, progress = session.source, session.shop, session.options.progress
+    shop, progress = session.shop, session.options.progress
     plain = _rendition(session)
-    excerpts = SceneExcerpts(source, shop.scratch, shop.ffmpeg)
+    work = SceneTrials(shop, session.source, even_gop)
 
-    def attempt(asked: tuple[Scene, float]) -> tuple[Trial, int]:
+    def attempt(asked: tuple[Scene, float]) -> Trial:
         scene, knob = asked
-        gop = even_gop(scene.frames, gop_frames(shop.spec, source.fps))
-        part = excerpts.of(scene)
-        trial = shop.try_one(part, replace(plain, knob=knob, gop=gop), starts=(0,))
-        return (trial, 0) if limit is None else _under(limit, shop, part, trial)
+        return work.attempt(scene, replace(plain, knob=knob), limit)
 
     while asked := controller.next_trials(shop.workers):
-        results = shop.map(attempt, asked)
+        under_caps = work.capped
+        made = list(zip(asked, shop.map(attempt, asked), strict=True))
         # those under caps are of --max-encodes too
-        controller.encodes += sum(tries for _, tries in results)
-        made = list(zip(asked, (trial for trial, _ in results), strict=True))
+        controller.encodes += work.capped - under_caps
         for (scene, _), trial in made:
             trials.append((scene, trial))
-            _report(controller, scene, trial, shop.spec, source)
+            report_trial(controller, scene, trial, work)
         done = [scene for scene in scenes if controller.is_done(scene)]
         for (scene, knob), trial in made:
             outcome = trial.error or f"{plain.encoder} {knob:g}: {trial.score:.2f}"
             where = f"frames {scene.start_frame} to {scene.end_frame - 1}"
             progress(Event("encode", f"{where}, {outcome}", len(done), len(scenes), trial))
-        excerpts.prune(done)
-    excerpts.prune(scenes)
+        work.drop(done)
+    work.drop(scenes)
     if bare := [scene for scene in scenes if scene not in controller.choices]:
         raise TargetUnreachable(_nothing_made(bare, trials))
-
-
-def _under(limit: PeakLimit, shop: Workshop, part: Source, plain: Trial) -> tuple[Trial, int]:
-    """A scene's trial itself where its peak keeps the bound, else one under a cap; and how many
-    encodes that took."""
-    if plain.encode is None or plain.error:
-        return plain, 0
-    try:
-        found = keep_peak(shop, part, plain.encode, limit)
-        if not found.tries:
-            return plain, 0
-        score = shop.score(part, found.encode.path, starts=(0,))
-    except (EncodeFailed, DecodeFailed) as error:
-        return replace(plain, bitrate_kbps=None, score=None, error=str(error), encode=None), 1
-    made = found.encode
-    capped = Trial(made.rendition, made.bitrate_kbps, score.value, encode=made, mean=score.mean)
-    return capped, found.tries
-
-
-def _report(
-    controller: RateController, scene: Scene, trial: Trial, spec: EncoderSpec, source: Source
-) -> None:
-    knob = trial.rendition.knob
-    if trial.encode is None or trial.score is None:
-        controller.report(scene, knob, failed=True)
-    else:
-        # of the frames alone: a scene's container is no part of the joined file
-        packets = stream_packets(trial.encode.path, spec.codec, source.fps)
-        bits = 8 * sum(packet.size_bytes for packet in packets)
-        controller.report(scene, knob, bits, trial.score)
 
 
 def _files(

@@ -69,7 +69,7 @@ def propose(
         return waiting
     if len(tried) >= most or (anchors and not points):
         return []
-    dense = _worth_trying(space, surrogate.dense(points), points, failed)
+    dense = worth_trying(space, surrogate.dense(points), points, failed)
     chosen = plan(rules, points, dense)
     # a rung that is only predicted must be encoded anyway, if the prediction holds
     wanted = [p.key for p in chosen if not p.measured]
@@ -110,7 +110,7 @@ def rungs_of(
 ) -> list[RDPoint]:
     """The best ladder of measured points alone: what stands on or near the predicted hull, then
     required sizes, a smaller lowest rung and rungs that fit between."""
-    dense = _worth_trying(space, surrogate.dense(points), points, failed)
+    dense = worth_trying(space, surrogate.dense(points), points, failed)
     # the hull of all points, so that a measured one far below what could be made is no rung
     best = convex_hull(rising_front([*points, *dense.points]))
     near = near_hull(points, best, rules)
@@ -176,7 +176,7 @@ def explore(
     return points, failed, predicted
 
 
-def _worth_trying(
+def worth_trying(
     space: Space, dense: Predictions, points: Sequence[RDPoint], failed: Sequence[TrialPoint]
 ) -> Predictions:
     """The predictions without points too near to a measured one to differ from it, without points

@@ -1,0 +1,88 @@
+"""Encodes of single scenes with their scores: the unit of work of a title made scene by scene.
+
+A scene is encoded from a lossless excerpt of it, which is cut out by seeking and exists only while
+it is worked on; what the cache has needs none.
+"""
+
+import threading
+from collections.abc import Callable, Iterable
+from dataclasses import replace
+
+from vqaloop.bitstream.packets import stream_packets
+from vqaloop.encoding.options import gop_frames
+from vqaloop.errors import DecodeFailed, EncodeFailed
+from vqaloop.execution.capping import PeakLimit, keep_peak
+from vqaloop.execution.workshop import Workshop
+from vqaloop.media.scene_cuts import Scene, SceneExcerpts
+from vqaloop.ratecontrol.controller import RateController
+from vqaloop.records import Rendition, Source, Trial
+
+GopRule = Callable[[int, int], int]
+"""The GOP length of a scene, from its frames and the usual length; both in frames."""
+
+
+class SceneTrials:
+    """Makes trials of the scenes of a title; `attempt` may be called from several threads."""
+
+    def __init__(self, shop: Workshop, source: Source, gop: GopRule) -> None:
+        self._shop, self._source, self._gop = shop, source, gop
+        self._excerpts = SceneExcerpts(source, shop.scratch, shop.ffmpeg)
+        self._counting = threading.Lock()
+        self.frames = 0
+        """Frames of all encodes asked for, those from the cache too; of attempts with a limit
+        those under caps alone."""
+        self.capped = 0
+        """Encodes under caps."""
+
+    def attempt(self, scene: Scene, rendition: Rendition, limit: PeakLimit | None = None) -> Trial:
+        """A scene encoded and scored; `limit` bounds its peak."""
+        gop = self._gop(scene.frames, gop_frames(self._shop.spec, self._source.fps))
+        rendition = replace(rendition, gop=gop)
+        known = self._excerpts.known(scene)
+        trial = self._shop.recalled(known, rendition, starts=(0,))
+        if limit is None:
+            with self._counting:
+                self.frames += scene.frames
+        if trial is None or limit is not None:
+            with self._excerpts.held(scene) as part:
+                trial = trial or self._shop.try_one(part, rendition, starts=(0,))
+                return trial if limit is None else self._under(limit, scene, part, trial)
+        return trial
+
+    def bits(self, trial: Trial) -> int:
+        """Coded bits of a trial's frames; its container is no part of a joined file."""
+        assert trial.encode is not None
+        packets = stream_packets(trial.encode.path, self._shop.spec.codec, self._source.fps)
+        return 8 * sum(packet.size_bytes for packet in packets)
+
+    def drop(self, scenes: Iterable[Scene]) -> None:
+        """Delete the excerpts of scenes that are done."""
+        self._excerpts.drop(scenes)
+
+    def _under(self, limit: PeakLimit, scene: Scene, part: Source, plain: Trial) -> Trial:
+        """A scene's trial itself where its peak keeps the bound, else one under a cap."""
+        if plain.encode is None or plain.error:
+            return plain
+        try:
+            found = keep_peak(self._shop, part, plain.encode, limit)
+            with self._counting:
+                self.frames += found.tries * scene.frames
+                self.capped += found.tries
+            if not found.tries:
+                return plain
+            score = self._shop.score(part, found.encode.path, starts=(0,))
+        except (EncodeFailed, DecodeFailed) as error:
+            return replace(plain, bitrate_kbps=None, score=None, error=str(error), encode=None)
+        made = found.encode
+        return Trial(made.rendition, made.bitrate_kbps, score.value, encode=made, mean=score.mean)
+
+
+def report_trial(
+    controller: RateController, scene: Scene, trial: Trial, work: SceneTrials
+) -> None:
+    """Report a trial, or its failure, to the controller that asked for it."""
+    knob = trial.rendition.knob
+    if trial.encode is None or trial.score is None:
+        controller.report(scene, knob, failed=True)
+    else:
+        controller.report(scene, knob, work.bits(trial), trial.score)
