@@ -253,7 +253,7 @@ class _Assembly:
             self._encode(joined, common),
             score,
             self._over(joined, limit) if limit else 0.0,
-            tuple(
+            scenes=tuple(
                 self._scene(s, joined.choices[s], args)
                 for s, args in zip(scenes, own, strict=True)
             ),
