@@ -29,10 +29,11 @@ XPSNR = Panel((Member("xpsnr", ((0.0, 10.0), (80.0, 30.0), (100.0, 40.0))),))
 
 
 def weights(path: Path, **header: str) -> Path:
-    """The shipped student with more in its header."""
+    """The shipped student with more in its header, and no other panel."""
     with safe_open(WEIGHTS / "internvqa-mini.safetensors", "np") as file:
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        save_file(tensors, path, (file.metadata() or {}) | header)
+        known = {k: v for k, v in (file.metadata() or {}).items() if k != "panel"}
+        save_file(tensors, path, known | header)
     return path
 
 
@@ -135,13 +136,13 @@ def test_what_cannot_be_done_is_refused(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     clip = make_clip(tmp_path / "tiny.y4m", frames=2)
-    shipped = WEIGHTS / "internvqa-mini.safetensors"
+    bare = weights(tmp_path / "bare.safetensors")
     for words, status, message in (
         ([], 2, "no clips"),
         ([str(clip), "--judges=netflix"], 2, "unknown: netflix"),
         ([str(clip), "--judges=new=none.safetensors"], 2, "no such file: none.safetensors"),
         ([str(clip), "--parts=all"], 2, "unknown: all"),
-        ([str(clip), f"--panel={shipped}"], 1, "its header has no panel"),
+        ([str(clip), f"--panel={bare}"], 1, "its header has no panel"),
     ):
         with pytest.raises(SystemExit) as refused:
             panel.main([*words, f"--out={tmp_path}"])
@@ -150,7 +151,7 @@ def test_what_cannot_be_done_is_refused(
 
 def test_the_fused_label_is_pooled_over_time_by_the_power_of_the_weights(tmp_path: Path) -> None:
     table = pd.DataFrame({"v1": [100.0, 100, 100, 60], "xpsnr": [40.0, 40, 30, 40]})
-    header = {"panel": XPSNR.to_json()}
+    header = {"panel": XPSNR.to_json(), "heads": json.dumps({"time_power": 1.0})}
     mean = panel_labels.read_fusion(weights(tmp_path / "a.safetensors", **header))
     assert mean.label(table, ["v1", "xpsnr"]) == pytest.approx(100 - (20 + 40) / 4)
     assert mean.label(table, ["v1"]) == pytest.approx(90)

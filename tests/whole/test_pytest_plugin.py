@@ -15,6 +15,7 @@ from tests.trend.test_trend import document
 from tests.whole.test_package import loaded_after
 from vqaloop.core.ffmpeg import ffmpeg_path
 from vqaloop.core.option_fields import number, numbers, options_of, whole
+from vqaloop.core.text import parse_duration
 from vqaloop.errors import InputError
 from vqaloop.pytest_plugin import OPTIONS
 from vqaloop.regress.compare import Comparison
@@ -72,7 +73,8 @@ def test_the_plugin_costs_nothing_to_import() -> None:
 @pytest.mark.parametrize("name", sorted(OPTIONS.keys() - {"history"}))
 def test_an_option_is_read_as_the_command_reads_it(name: str) -> None:
     made = options_of(RegressOptions)[name]
-    text = "32" if made.parse in (number, whole, numbers) else "vmaf, psnr"
+    text = "32" if made.parse in (number, whole, numbers, parse_duration) else "vmaf, psnr"
+    text = "h264" if name == "codec" else text
     assert OPTIONS[name].kind(text) == made.parse(text)
 
 

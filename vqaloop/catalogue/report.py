@@ -160,7 +160,9 @@ def catalogue_csv(catalogue: "Catalogue") -> str:
 
 def has_means(entries: Iterable["Entry"]) -> bool:
     """Whether some scores are pooled otherwise than by their mean, which is shown beside."""
-    return any("score_mean" in entry.about["rungs"][0] for entry in entries if entry.about)
+    return any(
+        entry.about["rungs"][0].get("score_mean") is not None for entry in entries if entry.about
+    )
 
 
 def _plain(value: Any) -> Any:
@@ -205,7 +207,7 @@ def _ladder_rows(entries: Iterable["Entry"], alike: bool) -> list[list[str | lis
         source, metric = entry.about["source"], entry.about["metric"]
         scores = f"{shown(low['score'])} to {shown(top['score'])}"
         means: list[str] = []
-        if "score_mean" in low:
+        if low.get("score_mean") is not None:
             means = [f"(mean {shown(low['score_mean'])} to {shown(top['score_mean'])})"]
         rows.append(
             [
