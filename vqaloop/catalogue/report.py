@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import msgspec
-from msgspec import Meta, Struct
+from msgspec import UNSET, Meta, Struct, UnsetType
 
 from vqaloop.core.documents import Number, Size, document_text, read_document
 from vqaloop.core.files import write_whole
@@ -49,7 +49,7 @@ class _Rung(Size):
     bitrate_kbps: Number
     score: Number
     vmaf: Number | None = None
-    score_mean: Number | None = None
+    score_mean: Number | UnsetType = UNSET
 
 
 class _Title(Struct, kw_only=True, tag_field="status"):
