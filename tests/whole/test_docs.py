@@ -102,7 +102,9 @@ QUICK_CALLS: dict[str, dict[str, Any]] = {
 }
 HEAVY = {"corpus", "distill", "evaluate"}
 """Commands that are not quick by any option."""
-HEAVY_PAGES = {"docs/ci.md", "docs/commands.md", "docs/ladder.md", "docs/models.md"}
+HEAVY_PAGES = {
+    *("docs/ci.md", "docs/commands.md", "docs/ladder.md", "docs/models.md", "docs/peaks.md"),
+}
 """Pages that take long even so."""
 BENCHES = {
     "ladders": "--codecs h264 --metric vmaf",
