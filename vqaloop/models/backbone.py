@@ -6,6 +6,8 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
+from vqaloop.models.drop_path import set_drop_path
+
 GRID = 16
 """Pixels a side of a place of the heads' grid, for networks without patches of their own there."""
 
@@ -112,6 +114,51 @@ class TokenBackbone(Backbone):
         """Scores and pooled features, see `Backbone.judge`."""
         feature = self.features(self.tokens(clips)[0])
         return self.answer(feature).float().squeeze(-1), feature.float()
+
+
+class StagedBackbone(TokenBackbone):
+    """One of stages that each halve the size and double the channels, with a linear head.
+
+    A stage has its blocks in `blocks`.
+    """
+
+    stages: nn.ModuleList
+    width: int
+    """Channels of the first stage."""
+    head: nn.Linear
+
+    def reset_head(self) -> None:
+        """Initialise the head alone: a score near 0 whatever the clip."""
+        nn.init.trunc_normal_(self.head.weight, std=0.02 * 0.001)
+        nn.init.zeros_(self.head.bias)
+
+    def set_drop_path(self, rate: float) -> None:
+        """Leave out branches of blocks in training, see `drop_path.set_drop_path`."""
+        set_drop_path((b for b, _ in self.styled().values()), rate)  # type: ignore[misc]
+
+    def check_shape(self, shape: Sequence[int]) -> None:
+        """Raises ValueError where clips of (B, C, T, H, W) do not fit."""
+        check_clips(shape, GRID)
+
+    def styled(self) -> dict[str, tuple[nn.Module, int]]:
+        """Its blocks, see `Backbone.styled`."""
+        return styled_stages(self.stages, self.width)
+
+    def answer(self, feature: Tensor) -> Tensor:
+        """(B, 1), unbounded."""
+        return self.head(feature)  # type: ignore[no-any-return]
+
+    def forward(self, clips: Tensor) -> Tensor:
+        return self.answer(self.features(self.tokens(clips)[0]))
+
+
+def styled_stages(stages: nn.ModuleList, width: int) -> dict[str, tuple[nn.Module, int]]:
+    """Blocks of stages that each double the channels, as `Backbone.styled` gives them."""
+    return {
+        f"{i}.{j}": (block, width << i)
+        for i, stage in enumerate(stages)
+        for j, block in enumerate(stage.blocks)  # type: ignore[arg-type]
+    }
 
 
 def check_clips(shape: Sequence[int], side: int, frames: int = 0, least: int = 0) -> None:

@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from vqaloop.models.backbone import Backbone
+from vqaloop.models.backbone import Backbone, styled_stages
 from vqaloop.models.drop_path import drop_path, set_drop_path
 from vqaloop.models.fragments import FRAGMENT, FRAGMENTS, cut_fragments, fragment_places
 
@@ -166,9 +166,14 @@ class PatchMerging(nn.Module):
         self.norm = nn.LayerNorm(4 * width)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = F.pad(x, (0, 0, 0, x.shape[3] % 2, 0, x.shape[2] % 2))
-        parts = [x[:, :, row::2, column::2] for column in (0, 1) for row in (0, 1)]
-        return self.reduction(self.norm(torch.cat(parts, -1)))  # type: ignore[no-any-return]
+        return self.reduction(self.norm(neighbours(x)))  # type: ignore[no-any-return]
+
+
+def neighbours(x: Tensor) -> Tensor:
+    """(B, T, H, W, C) to (B, T, H/2, W/2, 4C): four neighbours in a row, zeros beyond an edge."""
+    x = F.pad(x, (0, 0, 0, x.shape[3] % 2, 0, x.shape[2] % 2))
+    parts = [x[:, :, row::2, column::2] for column in (0, 1) for row in (0, 1)]
+    return torch.cat(parts, -1)
 
 
 class Stage(nn.Module):
@@ -332,15 +337,6 @@ class FastVQA(Backbone):
 
 def _float(values: Tensor | None) -> Tensor | None:
     return None if values is None else values.float()
-
-
-def styled_stages(stages: nn.ModuleList, width: int) -> dict[str, tuple[nn.Module, int]]:
-    """Blocks of stages that each double the channels, as `Backbone.styled` gives them."""
-    return {
-        f"{i}.{j}": (block, width << i)
-        for i, stage in enumerate(stages)
-        for j, block in enumerate(stage.blocks)  # type: ignore[arg-type]
-    }
 
 
 def position_index(window: Triple) -> Tensor:

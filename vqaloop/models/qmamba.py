@@ -7,16 +7,15 @@ channel, no gate, and an MLP. Frames are looked at one by one, and their feature
 """
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from vqaloop.models.backbone import GRID, TokenBackbone, check_clips, on_grid
-from vqaloop.models.drop_path import drop_path, set_drop_path
-from vqaloop.models.fastvqa import PatchMerging, styled_stages
+from vqaloop.models.backbone import GRID, StagedBackbone, on_grid
+from vqaloop.models.drop_path import drop_path
+from vqaloop.models.fastvqa import PatchMerging
 from vqaloop.models.selective_scan import cross_merge, cross_scan, selective_scan
 from vqaloop.models.swinv2 import PatchEmbed
 
@@ -131,7 +130,7 @@ class Stage(nn.Module):
         return x
 
 
-class QMamba(TokenBackbone):
+class QMamba(StagedBackbone):
     """The stages and a linear head.
 
     `forward` takes (B, 3, T, H, W) clips, ImageNet-normalised RGB with H and W that are multiples
@@ -144,7 +143,7 @@ class QMamba(TokenBackbone):
 
     def __init__(self, config: Config) -> None:
         super().__init__()
-        self.config, stages = config, len(config.depths)
+        self.config, self.width, stages = config, config.width, len(config.depths)
         widths = [config.width << i for i in range(stages)]
         self.feature_width = widths[-1]
         # where tokens are 8 and 16 pixels apart
@@ -160,23 +159,6 @@ class QMamba(TokenBackbone):
                 if module.bias is not None:
                     nn.init.zeros_(module.bias)
         self.reset_head()
-
-    def reset_head(self) -> None:
-        """Initialise the head alone: a score near 0 whatever the clip."""
-        nn.init.trunc_normal_(self.head.weight, std=0.02 * 0.001)
-        nn.init.zeros_(self.head.bias)
-
-    def set_drop_path(self, rate: float) -> None:
-        """Leave out branches of blocks in training, see `drop_path.set_drop_path`."""
-        set_drop_path((b for b in self.modules() if isinstance(b, Block)), rate)
-
-    def check_shape(self, shape: Sequence[int]) -> None:
-        """Raises ValueError where clips of (B, C, T, H, W) do not fit."""
-        check_clips(shape, GRID)
-
-    def styled(self) -> dict[str, tuple[nn.Module, int]]:
-        """Its blocks, see `Backbone.styled`."""
-        return styled_stages(self.stages, self.config.width)
 
     def tokens(
         self, clips: Tensor, taps: tuple[int, ...] = (), pooled: bool = True
@@ -199,10 +181,3 @@ class QMamba(TokenBackbone):
     def features(self, tokens: Tensor) -> Tensor:
         """(B, feature_width): the mean over places and frames."""
         return tokens.mean(1)
-
-    def answer(self, feature: Tensor) -> Tensor:
-        """(B, 1), unbounded."""
-        return self.head(feature)  # type: ignore[no-any-return]
-
-    def forward(self, clips: Tensor) -> Tensor:
-        return self.answer(self.features(self.tokens(clips)[0]))

@@ -8,23 +8,22 @@ is the losses `coarse` and `fine` of a recipe.
 """
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from vqaloop.models.backbone import GRID, TokenBackbone, check_clips, on_grid
-from vqaloop.models.drop_path import drop_path, set_drop_path
+from vqaloop.models.backbone import GRID, StagedBackbone, on_grid
+from vqaloop.models.drop_path import drop_path
 from vqaloop.models.fastvqa import (
     Layout,
     Mlp,
     from_windows,
     lay_out,
+    neighbours,
     padded,
     position_index,
-    styled_stages,
     to_windows,
 )
 
@@ -147,9 +146,7 @@ class PatchMerging(nn.Module):
         self.norm = nn.LayerNorm(2 * width)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = F.pad(x, (0, 0, 0, x.shape[3] % 2, 0, x.shape[2] % 2))
-        parts = [x[:, :, row::2, column::2] for column in (0, 1) for row in (0, 1)]
-        return self.norm(self.reduction(torch.cat(parts, -1)))  # type: ignore[no-any-return]
+        return self.norm(self.reduction(neighbours(x)))  # type: ignore[no-any-return]
 
 
 class Stage(nn.Module):
@@ -236,7 +233,7 @@ class Fusion(nn.Module):
         return self.norm(x[:, 0])  # type: ignore[no-any-return]
 
 
-class SwinV2(TokenBackbone):
+class SwinV2(StagedBackbone):
     """The stages, their fusion and a linear head.
 
     `forward` takes (B, 3, T, H, W) clips, ImageNet-normalised RGB with H and W that are multiples
@@ -249,7 +246,7 @@ class SwinV2(TokenBackbone):
 
     def __init__(self, config: Config) -> None:
         super().__init__()
-        self.config, stages = config, len(config.depths)
+        self.config, self.width, stages = config, config.width, len(config.depths)
         widths = [config.width << i for i in range(stages)]
         self.feature_width = config.fused
         # where tokens are 8 and 16 pixels apart
@@ -280,23 +277,6 @@ class SwinV2(TokenBackbone):
                     nn.init.zeros_(norm.weight)
         self.reset_head()
 
-    def reset_head(self) -> None:
-        """Initialise the head alone: a score near 0 whatever the clip."""
-        nn.init.trunc_normal_(self.head.weight, std=0.02 * 0.001)
-        nn.init.zeros_(self.head.bias)
-
-    def set_drop_path(self, rate: float) -> None:
-        """Leave out branches of blocks in training, see `drop_path.set_drop_path`."""
-        set_drop_path((b for b in self.modules() if isinstance(b, Block)), rate)
-
-    def check_shape(self, shape: Sequence[int]) -> None:
-        """Raises ValueError where clips of (B, C, T, H, W) do not fit."""
-        check_clips(shape, GRID)
-
-    def styled(self) -> dict[str, tuple[nn.Module, int]]:
-        """Its blocks, see `Backbone.styled`."""
-        return styled_stages(self.stages, self.config.width)
-
     def tokens(
         self, clips: Tensor, taps: tuple[int, ...] = (), pooled: bool = True
     ) -> tuple[Tensor, list[Tensor]]:
@@ -322,13 +302,6 @@ class SwinV2(TokenBackbone):
         """(B, T, stages, fused) means of the stages to the (B, fused) feature."""
         frames = self.spatial(tokens.flatten(0, 1)).unflatten(0, tokens.shape[:2])
         return self.temporal(frames)  # type: ignore[no-any-return]
-
-    def answer(self, feature: Tensor) -> Tensor:
-        """(B, 1), unbounded."""
-        return self.head(feature)  # type: ignore[no-any-return]
-
-    def forward(self, clips: Tensor) -> Tensor:
-        return self.answer(self.features(self.tokens(clips)[0]))
 
 
 def log_steps(window: int) -> Tensor:
