@@ -75,8 +75,6 @@ def make_title(clip: str, height: int, folder: Path, seconds: float | None = Non
     sources = [probe_source(part, ffmpeg=ffmpeg_path()) for part in parts]
     width = 2 * round(sources[0].width * height / sources[0].height / 2)
     scale = f"scale={width}:{height}:flags=lanczos,setsar=1,fps=25,format=yuv420p"
-    if length:
-        scale += f",trim=duration={seconds:g}"
     graph = ";".join(f"[{i}:V]{scale}[v{i}]" for i in range(len(parts)))
     graph += ";" + "".join(f"[v{i}]" for i in range(len(parts))) + f"concat=n={len(parts)}"
     argv = [ffmpeg_path(), "-nostdin", "-v", "error", "-y"]
@@ -191,7 +189,7 @@ def main() -> None:
     parser.add_argument("--encoders")
     parser.add_argument("--codecs")
     parser.add_argument("--titles", type=int)
-    parser.add_argument("--seconds", type=float, default=math.inf)
+    parser.add_argument("--seconds", type=float)
     parser.add_argument("--two-pass", action="store_true")
     parser.add_argument("--ratios", type=_numbers, default=[2.0, 1.5])
     parser.add_argument("--height", type=int, default=360)
@@ -207,7 +205,7 @@ def main() -> None:
     if not kept.exists():
         kept.write_text(",".join(field.name for field in fields(Row)) + "\n")
     for clip in options.clips[: options.titles]:
-        title = make_title(clip, options.height, options.seconds, options.out)
+        title = make_title(clip, options.height, options.out, options.seconds)
         for spec in specs:
             table = pd.read_csv(kept)
             own = table[(table["title"] == title.stem) & (table["encoder"] == spec.name)]
