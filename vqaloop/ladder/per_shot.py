@@ -27,7 +27,7 @@ from vqaloop.media.scene_cuts import Scene
 from vqaloop.quality.registry import kindred
 from vqaloop.quality.sampling_precision import unreached
 from vqaloop.ratecontrol.concat import join
-from vqaloop.ratecontrol.shot_search import FLOOR_STEPS, ShotRung, ShotSearch, ShotTitle
+from vqaloop.ratecontrol.shot_search import ShotRung, ShotSearch, ShotTitle
 from vqaloop.records import Encode, RDPoint, RungScene, Trial, rounded
 from vqaloop.search.prior_store import PriorUse, chosen_prior
 from vqaloop.search.rungs import LEAST_RUNGS, keep_rules
@@ -65,11 +65,10 @@ class PerShot:
         """What ladder.json has beside the rungs."""
         title, search = self.search.title, self.search
         whole = search.work.frames / title.source.frames
-        floor = title.floor or FLOOR_STEPS * title.shop.metric.step
         return {
             "per_shot": {
                 "scenes": len(title.scenes),
-                "scene_floor": None if title.mean is None else rounded(floor),
+                "scene_floor": rounded(title.least_below),
                 # pixels encoded over those of the title at the same size
                 "equivalents": rounded(whole),
                 "equivalents_per_rung": rounded(whole / rungs),
@@ -152,7 +151,7 @@ class _Assembly:
             self.loop.warnings.append(warning(len(done), len(kept)))
         if len(kept) < LEAST_RUNGS:
             raise TargetUnreachable("; ".join(self.loop.warnings)[:1500])
-        floor = self.title.goal(1.0).floor or 0.0
+        floor = self.title.least_below or 0.0
         pairs = [(i, item) for i, item in zip(joined, done, strict=True) if item.point in kept]
         for parts, item in pairs:
             if below := self._starved(parts):
@@ -300,7 +299,7 @@ class _Assembly:
     def _starved(self, joined: JoinedRung) -> list[RungScene]:
         """Scenes of a rung below the floor: of plain ones those that the search left there, of
         those under a cap those that it brought there."""
-        floor = self.title.goal(1.0).floor
+        floor = self.title.least_below
         if floor is None:
             return []
         least = self._pooled(joined.choices) - floor

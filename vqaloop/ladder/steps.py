@@ -559,11 +559,11 @@ class Loop:
             return measure_peaks(made.path, shop.spec, source).mean_kbps / goal - 1
 
         first = shop.encode(source, in_two_passes(rendition, goal))
-        if abs(missed(first)) <= GOAL_FAR:
+        off = missed(first)
+        if abs(off) <= GOAL_FAR:
             return first
-        corrected = max(1, round(goal / (1 + missed(first))))
-        second = shop.encode(source, in_two_passes(rendition, corrected))
-        return min(first, second, key=lambda made: abs(missed(made)))
+        second = shop.encode(source, in_two_passes(rendition, max(1, round(goal / (1 + off)))))
+        return second if abs(missed(second)) < abs(off) else first
 
     def _in_order(self, checked: Sequence[Checked]) -> list[Checked]:
         """The rungs that still keep the rules with what two passes have made of them."""

@@ -12,7 +12,6 @@ import math
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import Literal
 
 import numpy as np
@@ -97,14 +96,23 @@ class ShotTitle:
             return harmonic_mean(scores, self.frames)
         return float(np.average(scores, weights=self.frames))
 
+    @property
+    def least_below(self) -> float | None:
+        """Points below its rung's score at which a scene may lie; None where each is at it."""
+        if self.mean is None:
+            return None
+        return self.floor or FLOOR_STEPS * self.shop.metric.step
+
     def goal(self, score: float) -> Goal:
         """What the scenes of a rung of that score are to reach."""
         metric = self.shop.metric
         far = RUNG_FAR * metric.step, SCENE_FAR * metric.step
         if self.mean is None:
             return Goal(score, None, "target", metric.top, *far)
-        floor, strict = self.floor or FLOOR_STEPS * metric.step, self.floor is not None
-        return Goal(score, None, "equal-slope", metric.top, *far, floor, strict, self.mean)
+        strict = self.floor is not None
+        return Goal(
+            score, None, "equal-slope", metric.top, *far, self.least_below, strict, self.mean
+        )
 
 
 @dataclass(frozen=True)
@@ -305,7 +313,7 @@ class ShotSearch:
                 break
             # those of a scene one after another: its excerpt is there once
             wanted = sorted({key for _, key in asked if key not in self.trials})
-            made = self.title.shop.map(partial(self._attempt), wanted)
+            made = self.title.shop.map(self._attempt, wanted)
             self.trials |= dict(zip(wanted, made, strict=True))
             for controller, key in asked:
                 report_trial(controller, key[0], self.trials[key], self.work)
