@@ -210,6 +210,7 @@ def long_clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_ladder_holds_what_it_says(room: Room, clip: Path) -> None:
     events: list[Event] = []
     ladder = vqaloop.build_ladder(clip, codec="h264", out="out", progress=events.append, **SMALL)
+    assert any(event.left_s is not None for event in events)
     document = check_ladder(ladder, 0.5, 1.25)
     assert [event.stage for event in events[:1] + events[-1:]] == ["probe", "write"]
     told = [event.trial for event in events if event.stage == "search"]

@@ -273,18 +273,12 @@ def _build(request: LadderRequest) -> Ladder:
         _undone_on_failure(folder) as placed,
         open_session(request.input, options, request.tools) as session,
     ):
-        options = options.within(session.source.canvas)
-        sizes = allowed_sizes(options, session.sizes)
-        session = replace(session, options=options, sizes=sizes)
-        rules = replace(
-            request.rules,
-            required=required_sizes(options.require, sizes),
-            least_top=math.prod(options.min_top_size or (0,)),
-        )
+        request, session = fitted(request, session)
+        options = session.options
         where = options.storage or (default_storage(folder) if options.cache else None)
         with kept_in(where):
             if options.per_shot and (shots := _shots(session)):
-                run = _per_shot(replace(request, rules=rules), session, shots, where)
+                run = _per_shot(request, session, shots, where)
                 return _delivered(run, folder, placed)
             # a storage that was named is refused as all else is, before anything is reported
             named = open_storage(where) if options.storage else None
@@ -292,9 +286,30 @@ def _build(request: LadderRequest) -> Ladder:
             if where and not named:
                 folder.mkdir(parents=True, exist_ok=True)
             studies = named or open_storage(where)
-            run = _searched(replace(request, rules=rules), session, studies, where)
+            run = _searched(request, session, studies, where)
             _remember(run, request.prior)
             return _delivered(run, folder, placed)
+
+
+def fitted(
+    request: LadderRequest, session: Session[LadderOptions]
+) -> tuple[LadderRequest, Session[LadderOptions]]:
+    """Both with the sizes that fit the source, and the rules that follow. Raises InputError."""
+    options = session.options.within(session.source.canvas)
+    sizes = allowed_sizes(options, session.sizes)
+    rules = replace(
+        request.rules,
+        required=required_sizes(options.require, sizes),
+        least_top=math.prod(options.min_top_size or (0,)),
+    )
+    session = replace(session, options=options, sizes=sizes)
+    return replace(request, rules=rules), session
+
+
+def space_of(session: Session[LadderOptions]) -> Space:
+    """What is searched: sizes and knobs."""
+    fps = float(session.source.fps)
+    return Space(session.sizes, session.spec.knob, session.source.canvas, fps)
 
 
 def _shots(session: Session[LadderOptions]) -> Sequence[Scene]:
@@ -333,10 +348,9 @@ def _per_shot(
 
 def _loop(request: LadderRequest, session: Session[LadderOptions]) -> Loop:
     options, source = session.options, session.source
-    space = Space(session.sizes, session.spec.knob, source.canvas, float(source.fps))
     budget = Budget(math.inf if options.budget_s is None else options.budget_s, session.started)
     loop = Loop(
-        *(session.shop, space, request.rules, session.preset, session.depth),
+        *(session.shop, space_of(session), request.rules, session.preset, session.depth),
         options.progress,
         budget,
     )

@@ -4,20 +4,18 @@ from __future__ import annotations
 
 import math
 import os
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from vqaloop.core.text import counted, quoted, shown, shown_rate
 from vqaloop.encoding.encode import cost_per_megapixel
 from vqaloop.execution.session import Session, open_session
-from vqaloop.ladder.build import checked_request
+from vqaloop.ladder.build import checked_request, fitted, space_of
 from vqaloop.ladder.options import LadderOptions
-from vqaloop.ladder.request import allowed_sizes, required_sizes
 from vqaloop.quality.registry import kindred
 from vqaloop.records import RDPoint, rounded
 from vqaloop.search.explore import plan, propose
 from vqaloop.search.prior_store import chosen_prior
-from vqaloop.search.space import Space
 from vqaloop.search.surrogates import CurveFits, Predictions, TitlePrior
 
 SCHEMA = "vqaloop.plan/1"
@@ -102,15 +100,8 @@ def plan_ladder(input: str | os.PathLike[str], *, codec: str, **options: Any) ->
     """
     request = checked_request(input, LadderOptions(codec=codec, **options))
     with open_session(request.input, request.options, request.tools) as session:
-        asked = request.options.within(session.source.canvas)
-        sizes = allowed_sizes(asked, session.sizes)
-        rules = replace(
-            request.rules,
-            required=required_sizes(asked.require, sizes),
-            least_top=math.prod(asked.min_top_size or (0,)),
-        )
-        source = session.source
-        space = Space(sizes, session.spec.knob, source.canvas, float(source.fps))
+        request, session = fitted(request, session)
+        source, space = session.source, space_of(session)
         windows = session.windows()
         searched = sum(count for _, count in windows)
         names, top = kindred(session.metric), session.metric.top
@@ -119,13 +110,13 @@ def plan_ladder(input: str | os.PathLike[str], *, codec: str, **options: Any) ->
         )
         surrogate = TitlePrior(space, prior, top) if prior else CurveFits(space, top)
         dense = surrogate.dense([]) if prior else None
-        rungs = plan(rules, [], dense) if dense else []
-        first = propose(space, rules, [], [], surrogate, most=40)
+        rungs = plan(request.rules, [], dense) if dense else []
+        first = propose(space, request.rules, [], [], surrogate, most=40)
         return LadderPlan(
             os.fspath(input),
             source.duration_s,
             searched / float(source.fps),
-            sizes,
+            session.sizes,
             session.spec.name,
             session.preset,
             session.spec.knob.name,
