@@ -8,7 +8,7 @@ from bisect import bisect
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 
@@ -110,6 +110,11 @@ class CropSampling:
             for start, each in chosen.items()
         }
 
+    def scenes_of(self, activity: SourceActivity, places: Iterable[int]) -> list[int]:
+        """The scene of each of some places of a title, as a number from 1."""
+        starts = [first for first, _ in self.scenes] or activity.starts
+        return [bisect(starts, place) for place in places]
+
     def distances_at(self, activity: SourceActivity) -> Distances:
         """The distance in time of the frames of clips at each of `places`."""
         return {
@@ -141,6 +146,30 @@ class CropSampling:
         if not self.scenes:
             return [(0, activity)]
         return [(first, SourceActivity.flat(count)) for first, count in self.scenes]
+
+
+class Sampled:
+    """A metric, a dataclass, that looks at a title where its `sampling` says."""
+
+    sampling: CropSampling
+
+    def finer(self) -> Self:
+        """The same with FINER times as many positions in time."""
+        return self._with(self.sampling.finer())
+
+    def confirming(self) -> Self:
+        """The same with FINER times as many positions in time, and others."""
+        return self._with(self.sampling.confirming())
+
+    def scene_by_scene(self, scenes: Sequence[tuple[int, int]]) -> Self:
+        """The same sampling each scene (first frame, number of frames) of a title.
+
+        Where it would were the scene a title of its own; each counts by its length.
+        """
+        return self._with(self.sampling.scene_by_scene(scenes))
+
+    def _with(self, sampling: CropSampling) -> Self:
+        return replace(self, sampling=sampling)  # type: ignore[type-var]
 
 
 def _choose_positions(

@@ -10,7 +10,6 @@ rungs of a title need, a file without a name is kept.
 import os
 import tempfile
 import weakref
-from bisect import bisect
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -121,8 +120,7 @@ def measure_places(
         run = _Run(source, metrics, bits, ffmpeg, threads)
         each = _measured(run, list(windows), read)
     shares = np.array(list(windows.values()))
-    starts = list(activity_of(source).starts)
-    scenes = [bisect(starts, first) for first in windows]
+    scenes = sampling.scenes_of(activity_of(source), windows)
     return {
         name: Score(
             value=float(values @ shares),

@@ -12,9 +12,8 @@ other, the source's frame is put beside them in both videos. The two values are 
 frames have within the whole title.
 """
 
-from bisect import bisect
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -27,7 +26,7 @@ from vqaloop.core.files import file_sha256
 from vqaloop.media.activity import activity_of
 from vqaloop.media.frames import each_of_source, encode_reader
 from vqaloop.media.planes import CLIP_FRAMES, SCALER, Frames
-from vqaloop.quality.crop_sampling import CropSampling
+from vqaloop.quality.crop_sampling import CropSampling, Sampled
 from vqaloop.quality.full_reference import vmaf_model
 from vqaloop.quality.libvmaf import VMAF_MODELS, require_model, vmaf_of_pairs
 from vqaloop.quality.metric import GUARD_GAP
@@ -74,7 +73,7 @@ _SAMPLES: SourceCache[_Samples] = SourceCache(
 
 
 @dataclass(frozen=True)
-class SampledVmaf:
+class SampledVmaf(Sampled):
     """VMAF on the frames that a student looks at; safe to call from several threads."""
 
     name: str
@@ -105,18 +104,6 @@ class SampledVmaf:
             "decoder": f"pyav {av.__version__}, ffmpeg {file_sha256(self.ffmpeg)}",
             "sampling": self.sampling.identity(),
         }
-
-    def finer(self) -> "SampledVmaf":
-        """The same with more places."""
-        return replace(self, sampling=self.sampling.finer())
-
-    def confirming(self) -> "SampledVmaf":
-        """The same with more places, and others."""
-        return replace(self, sampling=self.sampling.confirming())
-
-    def scene_by_scene(self, scenes: Sequence[tuple[int, int]]) -> "SampledVmaf":
-        """The same sampling each scene (first frame, number of frames) of a title."""
-        return replace(self, sampling=self.sampling.scene_by_scene(scenes))
 
     def measure(self, source: Source, path: Path, decoder: str) -> Score:
         return self.compare(source, encode_reader(source, path, decoder, ffmpeg=self.ffmpeg))
@@ -166,7 +153,6 @@ class SampledVmaf:
             activity = activity_of(source)
             parts = self.sampling.places(activity)
             places = list(parts)
-            scenes = [first for first, _ in self.sampling.scenes] or list(activity.starts)
             samples = _pick(
                 places,
                 source.frames,
@@ -181,7 +167,7 @@ class SampledVmaf:
                 rows=np.array(measured).reshape(len(places), -1),
                 starts=places,
                 shares=np.array(list(parts.values())),
-                scenes=[bisect(scenes, start) for start in places],
+                scenes=self.sampling.scenes_of(activity, places),
             )
 
         return _SAMPLES.get(f"{source_key(source)} {self.sampling}", compute)

@@ -4,9 +4,8 @@ It judges a picture's colours by eye-like weights of many scales, in the terms o
 nothing of motion. At 1080p a frame takes seconds of CPU time, hence places alone.
 """
 
-from bisect import bisect
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, ClassVar
@@ -20,7 +19,7 @@ from vqaloop.core.files import file_sha256
 from vqaloop.media.activity import activity_of
 from vqaloop.media.frames import each_of_source, encode_reader
 from vqaloop.media.planes import SCALER, Frames
-from vqaloop.quality.crop_sampling import CropSampling
+from vqaloop.quality.crop_sampling import CropSampling, Sampled
 from vqaloop.quality.metric import GUARD_GAP
 from vqaloop.quality.sampling_precision import interval_of
 from vqaloop.quality.source_cache import SourceCache, source_key
@@ -37,7 +36,7 @@ _FRAMES: SourceCache[Frames] = SourceCache(lambda kept: kept.nbytes, lambda: SOU
 
 
 @dataclass(frozen=True)
-class Ssimulacra2:
+class Ssimulacra2(Sampled):
     """SSIMULACRA 2 of sampled frames; safe to call from several threads.
 
     Raises InputError where its package is not installed.
@@ -70,18 +69,6 @@ class Ssimulacra2:
             "sampling": self.sampling.identity(),
         }
 
-    def finer(self) -> "Ssimulacra2":
-        """The same with more places."""
-        return replace(self, sampling=self.sampling.finer())
-
-    def confirming(self) -> "Ssimulacra2":
-        """The same with more places, and others."""
-        return replace(self, sampling=self.sampling.confirming())
-
-    def scene_by_scene(self, scenes: Sequence[tuple[int, int]]) -> "Ssimulacra2":
-        """The same sampling each scene (first frame, number of frames) of a title."""
-        return replace(self, sampling=self.sampling.scene_by_scene(scenes))
-
     def measure(self, source: Source, path: Path, decoder: str) -> Score:
         return self.compare(source, encode_reader(source, path, decoder, ffmpeg=self.ffmpeg))
 
@@ -105,8 +92,7 @@ class Ssimulacra2:
                 for one, other in zip(reference, read(firsts), strict=True)
             ]
         each, shares = np.array(values, float), np.array(list(places.values()))
-        starts = [first for first, _ in self.sampling.scenes] or list(activity.starts)
-        scenes = [bisect(starts, at) for at in firsts]
+        scenes = self.sampling.scenes_of(activity, firsts)
         return Score(
             # what is worse than anything watchable is below 0
             value=min(100.0, max(0.0, float(each @ shares))),

@@ -4,7 +4,7 @@ Anchored, in one run of the network; or, with weights that cannot be anchored, b
 between their answers on the two.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from itertools import accumulate
@@ -26,7 +26,7 @@ from vqaloop.models.head_config import HeadConfig
 from vqaloop.models.score_scale import ScoreScale
 from vqaloop.models.stream_facts import StreamFacts, stream_facts
 from vqaloop.quality.clip_views import PlacedView, View
-from vqaloop.quality.crop_sampling import Crops, CropSampling, middle_of, read_crops
+from vqaloop.quality.crop_sampling import Crops, CropSampling, Sampled, middle_of, read_crops
 from vqaloop.quality.metric import GUARD_GAP
 from vqaloop.quality.pooling import PooledScore, linearised, pool, pool_difference
 from vqaloop.quality.sampling_precision import around, is_enough, reach, rounds
@@ -50,7 +50,7 @@ GAP_RMSE = 2.5
 
 
 @dataclass(frozen=True, eq=False)
-class StudentMetric:
+class StudentMetric(Sampled):
     """A student that compares clips of a rung with those of the source.
 
     Scores against a source are VMAF points: as the weights predict them, or mapped from the scale
@@ -180,21 +180,6 @@ class StudentMetric:
             if self.view:
                 manner |= {"view": asdict(self.view)}
         return manner
-
-    def finer(self) -> "StudentMetric":
-        """The same student with FINER times as many positions in time."""
-        return replace(self, sampling=self.sampling.finer())
-
-    def confirming(self) -> "StudentMetric":
-        """The same student with FINER times as many positions in time, and other crops at each."""
-        return replace(self, sampling=self.sampling.confirming())
-
-    def scene_by_scene(self, scenes: Sequence[tuple[int, int]]) -> "StudentMetric":
-        """The same student sampling each scene (first frame, number of frames) of a title.
-
-        Where it would were the scene a title of its own; each counts by its length.
-        """
-        return replace(self, sampling=self.sampling.scene_by_scene(scenes))
 
     def on(self, device: str) -> "StudentMetric":
         """The same student for another machine, where it is to run on that device."""
