@@ -54,6 +54,11 @@ def colour_range(source: Source) -> str:
     return dict(source.colour).get("color_range") or "tv"
 
 
+def video_range_of(colour: Tags) -> str:
+    """What HLS calls the dynamic range of samples with these tags: SDR, PQ or HLG."""
+    return HDR_TRANSFERS.get(dict(colour).get("color_trc", ""), "SDR")
+
+
 def in_range(own: str | None, wanted: str | None) -> str:
     """Options of ffmpeg's scale filter that convert samples from one range to another.
 

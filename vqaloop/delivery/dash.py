@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from fractions import Fraction
 
 from vqaloop.bitstream.codec_strings import video_range
+from vqaloop.bitstream.mp4_boxes import VideoEntry
 from vqaloop.delivery.rates import track_rates
 from vqaloop.delivery.segments import (
     AUDIO_CHANNELS,
@@ -65,18 +66,7 @@ def _video_set(period: ET.Element, number: int, tracks: Sequence[Track]) -> None
             "maxHeight": str(max(t.video.height for t in tracks)),
         },
     )
-    if video_range(largest) != "SDR":
-        # code points of ISO/IEC 23091-2, or a player would take it for BT.709
-        for name, code in (
-            ("ColourPrimaries", largest.primaries),
-            ("TransferCharacteristics", largest.transfer),
-            ("MatrixCoefficients", largest.matrix),
-        ):
-            ET.SubElement(
-                group,
-                "SupplementalProperty",
-                {"schemeIdUri": f"urn:mpeg:mpegB:cicp:{name}", "value": str(code)},
-            )
+    _colour(group, largest)
     _role(group)
     _template(group, tracks)
     for place, track in enumerate(tracks):
@@ -96,6 +86,22 @@ def _video_set(period: ET.Element, number: int, tracks: Sequence[Track]) -> None
                 "qualityRanking": str(len(tracks) - place),
             },
         )
+
+
+def _colour(group: ET.Element, entry: VideoEntry) -> None:
+    """The code points (ISO/IEC 23091-2) of HDR, or a player would take it for BT.709."""
+    kind = video_range(entry)
+    if kind == "SDR":
+        return
+    # a player that does not know PQ must not play it; HLG is made to be shown by SDR displays too
+    needed = "EssentialProperty" if kind == "PQ" else "SupplementalProperty"
+    for name, code in (
+        ("ColourPrimaries", entry.primaries),
+        ("TransferCharacteristics", entry.transfer),
+        ("MatrixCoefficients", entry.matrix),
+    ):
+        scheme = f"urn:mpeg:mpegB:cicp:{name}"
+        ET.SubElement(group, needed, {"schemeIdUri": scheme, "value": str(code)})
 
 
 def _audio_set(period: ET.Element, number: int, audio: Track) -> None:

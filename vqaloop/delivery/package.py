@@ -26,6 +26,7 @@ from vqaloop.delivery.checks import (
     RungInput,
     check_alignment,
     check_file,
+    check_ranges,
     check_track,
     find_refusals,
     find_warnings,
@@ -178,6 +179,7 @@ def _checked_rungs(
             elif is_wanted(asked, ladder.about["codec"]):
                 items.append(open_rung(ladder, rung))
     check_alignment(items)
+    check_ranges(items)
     return items
 
 

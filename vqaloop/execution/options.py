@@ -107,7 +107,16 @@ class Reading:
     )
     allow_hdr: bool = option(
         False,
-        "take PQ, HLG and Dolby Vision, though SDR metrics do not hold for them",
+        "take PQ, HLG and Dolby Vision with any metric, though those of SDR do not hold for them",
+        group=RAW,
+        column=True,
+    )
+    dynamic_hdr: Literal["drop", "refuse"] = option(
+        "drop",
+        "drop Dolby Vision and HDR10+ metadata, which no encode keeps, with a warning (default), "
+        "or refuse inputs that have them",
+        metavar="drop|refuse",
+        choices=("drop", "refuse"),
         group=RAW,
         column=True,
     )

@@ -17,6 +17,7 @@ from vqaloop.core.files import scratch
 from vqaloop.core.folders import check_writable
 from vqaloop.core.option_fields import taken
 from vqaloop.core.text import counted, quoted, utf8
+from vqaloop.encoding.checks import hdr_warnings
 from vqaloop.encoding.options import CAP, ZONES
 from vqaloop.encoding.spec import EncoderSpec
 from vqaloop.errors import InputError, TargetUnreachable
@@ -129,6 +130,7 @@ def encode_to_target(
     pix_fmt: str | None = None,
     framerate: str | None = None,
     allow_hdr: bool = False,
+    dynamic_hdr: Literal["drop", "refuse"] = "drop",
     progress: Watcher = lambda event: None,
 ) -> Encoded:
     """Encode a title such that it scores `target_score`, or best at `bitrate` kb/s.
@@ -172,7 +174,9 @@ def encode_to_target(
         video_size: WxH, of raw video.
         pix_fmt: ffmpeg's name, of raw video.
         framerate: Of raw video; of another input the constant rate it is brought to.
-        allow_hdr: Take PQ and HLG, though SDR metrics do not hold for them.
+        allow_hdr: Take PQ and HLG with any metric, though those of SDR do not hold for them.
+        dynamic_hdr: "drop" Dolby Vision and HDR10+ metadata with a warning, or "refuse" inputs
+            that have them.
         progress: Called with every event.
 
     Returns:
@@ -428,7 +432,10 @@ def _answer(made: TitleEncode, outcome: TargetCheck) -> Encoded:
             for scene, trial in made.take.trials
         ],
         "cost": cost_json(session.shop.cost, time.monotonic() - session.started),
-        "warnings": [*source.notes, *session.shop.remarks, *joined.notes, *outcome.remarks],
+        "warnings": [
+            *(*source.notes, *session.shop.remarks, *joined.notes, *outcome.remarks),
+            *hdr_warnings(source, session.spec, [made.path]),
+        ],
         "reached": outcome.reached,
         "trusted": outcome.trusted,
     }

@@ -11,7 +11,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from optuna.storages import BaseStorage
@@ -170,6 +170,7 @@ def tune_encoder(
     pix_fmt: str | None = None,
     framerate: str | None = None,
     allow_hdr: bool = False,
+    dynamic_hdr: Literal["drop", "refuse"] = "drop",
     progress: Watcher = lambda event: None,
 ) -> Tuning:
     """Encoder parameters for a video that save bitrate at equal score, time and PSNR.
@@ -207,7 +208,9 @@ def tune_encoder(
         video_size: WxH, of raw video.
         pix_fmt: ffmpeg's name, of raw video.
         framerate: Of raw video; of another input the constant rate it is brought to.
-        allow_hdr: Take PQ and HLG, though SDR metrics do not hold for them.
+        allow_hdr: Take PQ and HLG with any metric, though those of SDR do not hold for them.
+        dynamic_hdr: "drop" Dolby Vision and HDR10+ metadata with a warning, or "refuse" inputs
+            that have them.
         progress: Called with every event.
 
     Returns:

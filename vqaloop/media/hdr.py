@@ -1,0 +1,132 @@
+"""HDR of a source: what is refused, which metadata are kept and dropped, what users are told."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from vqaloop.bitstream.colour_tags import Tags
+from vqaloop.core.text import quoted
+from vqaloop.errors import InputError
+
+_SIDE_DATA = {
+    "HDR10+": ("DYNAMIC_HDR_PLUS",),
+    "HDR Vivid": ("DYNAMIC_HDR_VIVID",),
+    "Dolby Vision": ("DOVI_RPU_BUFFER", "DOVI_METADATA"),
+}
+"""ffmpeg's names of the side data that is removed of frames: some encoders would write it, though
+it need not fit scaled and coded pictures, and others cannot."""
+
+
+@dataclass(frozen=True)
+class HdrUse:
+    """What is done with an HDR input."""
+
+    judged: bool = False
+    """Whether the metric that scores it is made for HDR."""
+    refuse_dynamic: bool = False
+    """Refuse inputs with dynamic metadata, which are dropped otherwise."""
+
+
+def check_hdr(
+    path: Path, kind: str | None, dolby_vision: tuple[int, int] | None, allow: bool, use: HdrUse
+) -> tuple[str, ...]:
+    """Refuse an HDR input that nobody has asked for, before it is decoded.
+
+    Args:
+        path: The file.
+        kind: PQ or HLG; None by its tags SDR.
+        dolby_vision: Profile and compatibility id by its container.
+        allow: The user wants it, whatever the metric.
+        use: What is done with it.
+
+    Returns:
+        Notes for people.
+
+    Raises:
+        InputError: It is HDR and the metric is not made for that, or its pictures cannot be shown
+            without the metadata that are dropped.
+    """
+    profile, compatibility = dolby_vision or (0, -1)
+    bare = compatibility == 0
+    if not (kind or bare):
+        return ()
+    name = f"Dolby Vision profile {profile}" if bare else f"{kind} transfer"
+    if bare and not allow:
+        raise InputError(
+            f"{quoted(path)} is HDR ({name}): without its metadata, which no encoder here writes, "
+            "its pictures have wrong colours; take a master in HDR10 or HLG, or give --allow-hdr "
+            "to go on all the same"
+        )
+    if not (allow or use.judged):
+        raise InputError(
+            f"{quoted(path)} is HDR ({name}): VMAF, PSNR and the student were made for "
+            "SDR, and their scores do not hold there; give --metric cvvdp, which is made for HDR, "
+            "or --allow-hdr to go on all the same"
+        )
+    notes = []
+    if not use.judged:
+        notes.append(
+            f"HDR ({name}); scores of SDR metrics are not to be trusted on it: --metric cvvdp is "
+            "made for HDR."
+        )
+    if bare:
+        notes.append(
+            "Without the Dolby Vision metadata players show wrong colours: its base layer is made "
+            "for no other display."
+        )
+    return tuple(notes)
+
+
+def dropped(
+    path: Path, dynamic: Sequence[str], use: HdrUse
+) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """The filters that remove dynamic HDR metadata, and notes for people.
+
+    Args:
+        path: The file.
+        dynamic: Kinds of metadata, such as "HDR10+" and "Dolby Vision profile 8".
+        use: What is done with it.
+
+    Raises:
+        InputError: Such inputs are refused.
+    """
+    if not dynamic:
+        return (), ()
+    what = " and ".join(dynamic)
+    if use.refuse_dynamic:
+        raise InputError(
+            f"{quoted(path)} has dynamic HDR metadata ({what}), which every encode here would "
+            "lose; leave out --dynamic-hdr refuse to drop them, or make its encodes with a tool "
+            "of that format"
+        )
+    types = [t for name, types in _SIDE_DATA.items() for t in types if what.find(name) >= 0]
+    filters = tuple(f"sidedata=mode=delete:type={type}" for type in types)
+    return filters, (drop_note(dynamic),)
+
+
+def drop_note(dynamic: Sequence[str]) -> str:
+    """That encodes lose these dynamic metadata."""
+    what = " and ".join(dynamic)
+    return f"{what}: dynamic metadata are dropped; encodes have the base layer alone."
+
+
+def tag_notes(kind: str | None, colour: Tags, bits: int) -> tuple[str, ...]:
+    """Notes on HDR whose tags or depth are not those of HDR10 and HLG (ITU-R BT.2100).
+
+    Args:
+        kind: PQ or HLG; None for SDR.
+        colour: The tags.
+        bits: Bits a sample of the source.
+    """
+    if kind is None:
+        return ()
+    tags, notes = dict(colour), []
+    found = tags.get("color_primaries", "none"), tags.get("colorspace", "none")
+    if found[0] != "bt2020" or found[1] not in ("bt2020nc", "bt2020c", "ictcp"):
+        notes.append(
+            f"Tagged {kind} with primaries {found[0]} and matrix {found[1]}, and kept so; players "
+            "expect BT.2020 of both."
+        )
+    if bits < 10:
+        notes.append(f"Samples have {bits} bits; HDR is delivered with 10.")
+    return tuple(notes)
