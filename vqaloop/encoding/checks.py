@@ -139,12 +139,12 @@ def _check_hdr(source: Source, spec: EncoderSpec, depth: int) -> None:
     if spec.hdr.cannot:
         raise InputError(
             f"{name} is HDR and {spec.name} cannot make that: {spec.hdr.cannot}; choose an "
-            "encoder of 10 bit, such as libx265, libsvtav1 or libvpx-vp9"
+            "encoder of 10 bit, such as libx265, libsvtav1 or libvpx-vp9, or --tonemap"
         )
     if depth < HDR_DEPTH:
         raise InputError(
             f"{name} is HDR, which takes {HDR_DEPTH} bits a sample: with {depth} its gradients "
-            "show as bands; leave out --bit-depth"
+            "show as bands; leave out --bit-depth, or give --tonemap for SDR"
         )
 
 

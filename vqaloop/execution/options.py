@@ -111,6 +111,12 @@ class Reading:
         group=RAW,
         column=True,
     )
+    tonemap: bool = option(
+        False,
+        "make PQ and HLG SDR (BT.709) as they are read, and score against that",
+        group=RAW,
+        column=True,
+    )
     dynamic_hdr: Literal["drop", "refuse"] = option(
         "drop",
         "drop Dolby Vision and HDR10+ metadata, which no encode keeps, with a warning (default), "

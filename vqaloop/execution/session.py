@@ -96,6 +96,7 @@ def _probed(input: PathName, options: JobOptions, tools: Tools) -> Source:
             allow_hdr=options.allow_hdr,
             hdr=HdrUse(
                 judged=tools.metric.name in FOR_HDR,
+                tonemap=options.tonemap,
                 refuse_dynamic=options.dynamic_hdr == "refuse",
             ),
             ffmpeg=tools.ffmpeg,

@@ -7,6 +7,7 @@ from pathlib import Path
 from vqaloop.bitstream.colour_tags import Tags
 from vqaloop.core.text import quoted
 from vqaloop.errors import InputError
+from vqaloop.records import StaticHdr
 
 _SIDE_DATA = {
     "HDR10+": ("DYNAMIC_HDR_PLUS",),
@@ -16,6 +17,11 @@ _SIDE_DATA = {
 """ffmpeg's names of the side data that is removed of frames: some encoders would write it, though
 it need not fit scaled and coded pictures, and others cannot."""
 
+_WHITE_NITS = 100
+"""Luminance of SDR's white, in cd/m²."""
+_PEAK_NITS = 1000
+"""Peak of content that does not tell its own, in cd/m²; that of HLG's reference display."""
+
 
 @dataclass(frozen=True)
 class HdrUse:
@@ -23,6 +29,8 @@ class HdrUse:
 
     judged: bool = False
     """Whether the metric that scores it is made for HDR."""
+    tonemap: bool = False
+    """Make it SDR, as part of how it is read."""
     refuse_dynamic: bool = False
     """Refuse inputs with dynamic metadata, which are dropped otherwise."""
 
@@ -57,11 +65,13 @@ def check_hdr(
             "its pictures have wrong colours; take a master in HDR10 or HLG, or give --allow-hdr "
             "to go on all the same"
         )
+    if use.tonemap and kind:
+        return ()
     if not (allow or use.judged):
         raise InputError(
             f"{quoted(path)} is HDR ({name}): VMAF, PSNR and the student were made for "
             "SDR, and their scores do not hold there; give --metric cvvdp, which is made for HDR, "
-            "or --allow-hdr to go on all the same"
+            "--tonemap to make it SDR, or --allow-hdr to go on all the same"
         )
     notes = []
     if not use.judged:
@@ -130,3 +140,49 @@ def tag_notes(kind: str | None, colour: Tags, bits: int) -> tuple[str, ...]:
     if bits < 10:
         notes.append(f"Samples have {bits} bits; HDR is delivered with 10.")
     return tuple(notes)
+
+
+@dataclass(frozen=True)
+class ToneMapped:
+    """An HDR source made SDR."""
+
+    filters: tuple[str, ...]
+    colour: Tags
+    """The tags behind the filters."""
+    notes: tuple[str, ...]
+
+
+def tone_mapped(kind: str, colour: Tags, static: StaticHdr | None) -> ToneMapped:
+    """The filters that make PQ or HLG limited-range BT.709, 10 bit, and the same on every run.
+
+    What is brighter than the content's MaxCLL, or else its mastering display, is clipped.
+
+    Args:
+        kind: PQ or HLG.
+        colour: The source's tags; BT.2020 and limited range are assumed where they lack.
+        static: Its static metadata.
+    """
+    tags = dict(colour)
+    primaries = tags.get("color_primaries", "bt2020")
+    matrix = tags.get("colorspace", "bt2020nc")
+    peak = _PEAK_NITS
+    if static and static.light and static.light[0] > _WHITE_NITS:
+        peak = static.light[0]
+    elif static and static.luminance and static.luminance[1] > _WHITE_NITS:
+        peak = round(static.luminance[1])
+    own = tags.get("color_range", "tv")
+    given = f"tin={tags['color_trc']}:pin={primaries}:min={matrix}:rin={own}"
+    filters = (
+        f"zscale={given}:t=linear:npl={_WHITE_NITS}",
+        "format=gbrpf32le",
+        "zscale=p=bt709",
+        f"tonemap=tonemap=hable:desat=0:peak={peak / _WHITE_NITS:g}",
+        "zscale=t=bt709:m=bt709:r=tv",
+        "format=yuv420p10le",
+        # or encoders would carry them into SDR
+        "sidedata=mode=delete:type=MASTERING_DISPLAY_METADATA",
+        "sidedata=mode=delete:type=CONTENT_LIGHT_LEVEL",
+    )
+    made = {name: "bt709" for name in ("color_primaries", "color_trc", "colorspace")}
+    note = f"Tone-mapped from {kind} (peak {peak} cd/m²) to SDR, BT.709; scored against that."
+    return ToneMapped(filters, (*made.items(), ("color_range", "tv")), (note,))

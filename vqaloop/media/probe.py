@@ -41,7 +41,7 @@ from vqaloop.media.framerate import (
     regular_rate,
     snapped,
 )
-from vqaloop.media.hdr import HdrUse, check_hdr, dropped, tag_notes
+from vqaloop.media.hdr import HdrUse, check_hdr, dropped, tag_notes, tone_mapped
 from vqaloop.media.limits import check_rate, check_size
 from vqaloop.media.picture_data import source_notes
 from vqaloop.media.rawvideo import Y4M_MAGIC, count_raw_frames, count_y4m_frames
@@ -254,6 +254,10 @@ def _probe_container(path: Path, packets: int | None, wanted: _Wanted, ffmpeg: s
     frames, rate_notes = _count_frames(path, decoded, timing, rate, ffmpeg)
     kind = HDR_TRANSFERS.get(dict(colour).get("color_trc", ""))
     is_hdr = bool(kind or (vision and not vision[1]))
+    tag_remarks, mapped = tag_notes(kind, colour, bit_depth), None
+    if use.tonemap and kind:
+        mapped = tone_mapped(kind, colour, header.static_hdr)
+        is_hdr, bit_depth, colour, tag_remarks = False, 8, mapped.colour, mapped.notes
     return Source(
         path=path,
         sha256=file_sha256(path),
@@ -264,7 +268,15 @@ def _probe_container(path: Path, packets: int | None, wanted: _Wanted, ffmpeg: s
         pix_fmt=decoded.header.pix_fmt,
         bit_depth=bit_depth,
         input_options=(REUSE,) if decoded.same.filters else (),
-        prep=(*decoded.same.filters, *cleaned, *ycbcr, *timing.filters, *to_square),
+        prep=(
+            *decoded.same.filters,
+            *cleaned,
+            *ycbcr,
+            *timing.filters,
+            *to_square,
+            # last: it takes even sides alone
+            *(mapped.filters if mapped else ()),
+        ),
         colour=colour,
         hdr=is_hdr,
         static_hdr=header.static_hdr if is_hdr else None,
@@ -273,7 +285,7 @@ def _probe_container(path: Path, packets: int | None, wanted: _Wanted, ffmpeg: s
             *(["Transparency is dropped."] if header.alpha else []),
             *hdr_notes,
             *drop_notes,
-            *tag_notes(kind, colour, bit_depth),
+            *tag_remarks,
             *notes,
             *timing.notes,
             *rate_notes,

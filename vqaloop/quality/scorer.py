@@ -21,10 +21,12 @@ from vqaloop.core.text import quoted
 from vqaloop.errors import InputError, ToolError
 from vqaloop.media.activity import activity_of
 from vqaloop.media.frames import each_of_source, picks_from
+from vqaloop.media.hdr import HdrUse
 from vqaloop.media.planes import Frames
 from vqaloop.media.probe import probe_source, read_head
 from vqaloop.quality import full_reference
 from vqaloop.quality.full_reference import CAMBI
+from vqaloop.quality.metric import FOR_HDR
 from vqaloop.quality.registry import DEFAULT_METRIC, open_metric
 from vqaloop.quality.sampled_vmaf import SampledVmaf
 from vqaloop.quality.ssimulacra2_metric import Ssimulacra2
@@ -59,7 +61,8 @@ class Scorer:
         score_precision: Half-width of a score's 95 % interval in points: a student scores no
             further positions of a video once it is reached. None: all positions.
         ffmpeg: Path of the ffmpeg binary; None: $VQALOOP_FFMPEG, else the one that comes along.
-        allow_hdr: Score PQ and HLG videos, which are refused otherwise.
+        allow_hdr: Score PQ and HLG videos by any metric; otherwise by cvvdp alone.
+        tonemap: Make PQ and HLG SDR (BT.709) as they are read, reference and video alike.
         pool: How the score is pooled over time: mean (the metric's own value), harmonic, p5, p1
             (percentiles of seconds, or of sampled places) or min-scene.
 
@@ -79,6 +82,7 @@ class Scorer:
         score_precision: float | None = None,
         ffmpeg: str | os.PathLike[str] | None = None,
         allow_hdr: bool = False,
+        tonemap: bool = False,
         pool: str = "mean",
     ) -> None:
         check_pool(pool)
@@ -96,6 +100,7 @@ class Scorer:
             precision=score_precision,
         )
         self.allow_hdr, self.pool = allow_hdr, pool
+        self.hdr = HdrUse(judged=self.metric.name in FOR_HDR, tonemap=tonemap)
 
     def score(
         self,
@@ -206,7 +211,7 @@ class Scorer:
         )
 
     def _probe(self, path: Path) -> Source:
-        return probe_source(path, allow_hdr=self.allow_hdr, ffmpeg=self.ffmpeg)
+        return probe_source(path, allow_hdr=self.allow_hdr, hdr=self.hdr, ffmpeg=self.ffmpeg)
 
 
 def _check_lengths(shown: str, frames: int, source: Source) -> None:

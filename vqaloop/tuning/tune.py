@@ -170,6 +170,7 @@ def tune_encoder(
     pix_fmt: str | None = None,
     framerate: str | None = None,
     allow_hdr: bool = False,
+    tonemap: bool = False,
     dynamic_hdr: Literal["drop", "refuse"] = "drop",
     progress: Watcher = lambda event: None,
 ) -> Tuning:
@@ -209,6 +210,7 @@ def tune_encoder(
         pix_fmt: ffmpeg's name, of raw video.
         framerate: Of raw video; of another input the constant rate it is brought to.
         allow_hdr: Take PQ and HLG with any metric, though those of SDR do not hold for them.
+        tonemap: Make PQ and HLG SDR (BT.709) as they are read, and score against that.
         dynamic_hdr: "drop" Dolby Vision and HDR10+ metadata with a warning, or "refuse" inputs
             that have them.
         progress: Called with every event.
