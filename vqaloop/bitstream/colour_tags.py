@@ -24,6 +24,8 @@ MATRICES = {
     9: "bt2020nc", 10: "bt2020c", 11: "smpte2085", 12: "chroma-derived-nc",
     13: "chroma-derived-c", 14: "ictcp", 15: "ipt-c2", 16: "ycgco-re", 17: "ycgco-ro",
 }  # fmt: skip
+HDR_DEPTH = 10
+"""Least bits a sample of HDR (ITU-R BT.2100)."""
 HDR_TRANSFERS = {"smpte2084": "PQ", "arib-std-b67": "HLG"}
 """The transfer characteristics of HDR, by ffmpeg's names, and what HLS calls them."""
 

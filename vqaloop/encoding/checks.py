@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from vqaloop.bitstream.colour_tags import video_range_of
+from vqaloop.bitstream.colour_tags import HDR_DEPTH, video_range_of
 from vqaloop.bitstream.hdr_metadata import alike, in_words, read_hdr
 from vqaloop.core.text import quoted
 from vqaloop.encoding.registry import codec_hint, codecs, default_encoder, get_encoder
@@ -14,8 +14,6 @@ from vqaloop.records import Source
 
 FRACTIONS = (1, 2 / 3, 1 / 2, 1 / 3, 1 / 4, 1 / 6)
 """Default sizes, as parts of the source's: 1080p gives 1080, 720, 540, 360, 270 and 180 lines."""
-HDR_DEPTH = 10
-"""Least bits a sample of PQ and HLG (ITU-R BT.2100)."""
 LEAST_SIDE = 140
 """Pixels of the shorter side, below which sizes are used only where there would not be two."""
 

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from vqaloop.bitstream.colour_tags import Tags
+from vqaloop.bitstream.colour_tags import Tags, video_range_of
 from vqaloop.core.text import quoted
 from vqaloop.errors import InputError
 from vqaloop.records import StaticHdr
@@ -17,6 +17,12 @@ _SIDE_DATA = {
 """ffmpeg's names of the side data that is removed of frames: some encoders would write it, though
 it need not fit scaled and coded pictures, and others cannot."""
 
+_BT2020 = {"color_primaries": "bt2020", "colorspace": "bt2020nc"}
+_NAMES = {"color_primaries": "primaries", "colorspace": "a matrix"}
+_WIDE = ("bt2020", "ictcp")
+"""How the matrices of BT.2100 begin."""
+_ZSCALE = {"t": "color_trc", "p": "color_primaries", "m": "colorspace"}
+"""How the options of zscale that say what comes in begin, and the tags they take."""
 _WHITE_NITS = 100
 """Luminance of SDR's white, in cd/m²."""
 _PEAK_NITS = 1000
@@ -120,26 +126,33 @@ def drop_note(dynamic: Sequence[str]) -> str:
     return f"{what}: dynamic metadata are dropped; encodes have the base layer alone."
 
 
-def tag_notes(kind: str | None, colour: Tags, bits: int) -> tuple[str, ...]:
-    """Notes on HDR whose tags or depth are not those of HDR10 and HLG (ITU-R BT.2100).
+def completed(colour: Tags, is_rgb: bool) -> tuple[tuple[str, ...], Tags, tuple[str, ...]]:
+    """The tags of BT.2020 for PQ and HLG that lack them: MP4 has a place for all or none.
 
     Args:
-        kind: PQ or HLG; None for SDR.
-        colour: The tags.
-        bits: Bits a sample of the source.
+        colour: The tags of the file.
+        is_rgb: Whether its samples are R'G'B', which have no matrix yet.
+
+    Returns:
+        Filters that set them, all tags, and notes for people; as they were of SDR.
     """
-    if kind is None:
-        return ()
-    tags, notes = dict(colour), []
-    found = tags.get("color_primaries", "none"), tags.get("colorspace", "none")
-    if found[0] != "bt2020" or found[1] not in ("bt2020nc", "bt2020c", "ictcp"):
+    tags, kind = dict(colour), video_range_of(colour)
+    if kind == "SDR":
+        return (), colour, ()
+    lacking = {name: value for name, value in _BT2020.items() if name not in tags}
+    own = {name: value for name, value in lacking.items() if not (is_rgb and name == "colorspace")}
+    notes = []
+    if own:
+        what = " and ".join(_NAMES[name] for name in own)
+        notes.append(f"{kind} without {what}; taken for BT.2020, and tagged so.")
+    tags = lacking | tags
+    if tags["color_primaries"] != "bt2020" or not tags["colorspace"].startswith(_WIDE):
         notes.append(
-            f"Tagged {kind} with primaries {found[0]} and matrix {found[1]}, and kept so; players "
-            "expect BT.2020 of both."
+            f"{kind} with primaries {tags['color_primaries']} and matrix {tags['colorspace']}, "
+            "kept so; players expect BT.2020 of both."
         )
-    if bits < 10:
-        notes.append(f"Samples have {bits} bits; HDR is delivered with 10.")
-    return tuple(notes)
+    filters = ["setparams=" + ":".join(f"{k}={v}" for k, v in own.items())] if own else []
+    return tuple(filters), tuple(tags.items()), tuple(notes)
 
 
 @dataclass(frozen=True)
@@ -159,19 +172,16 @@ def tone_mapped(kind: str, colour: Tags, static: StaticHdr | None) -> ToneMapped
 
     Args:
         kind: PQ or HLG.
-        colour: The source's tags; BT.2020 and limited range are assumed where they lack.
+        colour: The source's tags, `completed`.
         static: Its static metadata.
     """
-    tags = dict(colour)
-    primaries = tags.get("color_primaries", "bt2020")
-    matrix = tags.get("colorspace", "bt2020nc")
-    peak = _PEAK_NITS
+    tags, peak = dict(colour), _PEAK_NITS
     if static and static.light and static.light[0] > _WHITE_NITS:
         peak = static.light[0]
     elif static and static.luminance and static.luminance[1] > _WHITE_NITS:
         peak = round(static.luminance[1])
     own = tags.get("color_range", "tv")
-    given = f"tin={tags['color_trc']}:pin={primaries}:min={matrix}:rin={own}"
+    given = ":".join(f"{name}in={tags[tag]}" for name, tag in _ZSCALE.items()) + f":rin={own}"
     filters = (
         f"zscale={given}:t=linear:npl={_WHITE_NITS}",
         "format=gbrpf32le",

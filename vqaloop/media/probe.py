@@ -16,7 +16,7 @@ from pathlib import Path
 import av
 
 from vqaloop.bitstream.avs2 import has_avs2_name, starts_as_avs2
-from vqaloop.bitstream.colour_tags import HDR_TRANSFERS, to_ycbcr
+from vqaloop.bitstream.colour_tags import HDR_DEPTH, HDR_TRANSFERS, to_ycbcr
 from vqaloop.core.ffmpeg import ffmpeg_path
 from vqaloop.core.files import file_sha256
 from vqaloop.core.text import counted, quoted
@@ -41,7 +41,7 @@ from vqaloop.media.framerate import (
     regular_rate,
     snapped,
 )
-from vqaloop.media.hdr import HdrUse, check_hdr, dropped, tag_notes, tone_mapped
+from vqaloop.media.hdr import HdrUse, check_hdr, completed, dropped, tone_mapped
 from vqaloop.media.limits import check_rate, check_size
 from vqaloop.media.picture_data import source_notes
 from vqaloop.media.rawvideo import Y4M_MAGIC, count_raw_frames, count_y4m_frames
@@ -248,16 +248,17 @@ def _probe_container(path: Path, packets: int | None, wanted: _Wanted, ffmpeg: s
     width, height, to_square, size_notes = _square(decoded.video)
     check_size(name, width, height)
     check_rate(name, timing.fps)
-    ycbcr, colour, colour_notes = to_ycbcr(
-        decoded.layout, (width, height), bit_depth, decoded.header.colour
-    )
+    whole, colour, whole_notes = completed(decoded.header.colour, decoded.layout.is_rgb)
+    ycbcr, colour, colour_notes = to_ycbcr(decoded.layout, (width, height), bit_depth, colour)
     frames, rate_notes = _count_frames(path, decoded, timing, rate, ffmpeg)
     kind = HDR_TRANSFERS.get(dict(colour).get("color_trc", ""))
     is_hdr = bool(kind or (vision and not vision[1]))
-    tag_remarks, mapped = tag_notes(kind, colour, bit_depth), None
+    mapped, depth_notes = None, tuple[str, ...]()
     if use.tonemap and kind:
         mapped = tone_mapped(kind, colour, header.static_hdr)
-        is_hdr, bit_depth, colour, tag_remarks = False, 8, mapped.colour, mapped.notes
+        is_hdr, bit_depth, colour = False, 8, mapped.colour
+    elif kind and bit_depth < HDR_DEPTH:
+        depth_notes = (f"Samples have {bit_depth} bits; HDR is delivered with {HDR_DEPTH}.",)
     return Source(
         path=path,
         sha256=file_sha256(path),
@@ -271,6 +272,7 @@ def _probe_container(path: Path, packets: int | None, wanted: _Wanted, ffmpeg: s
         prep=(
             *decoded.same.filters,
             *cleaned,
+            *whole,
             *ycbcr,
             *timing.filters,
             *to_square,
@@ -285,7 +287,8 @@ def _probe_container(path: Path, packets: int | None, wanted: _Wanted, ffmpeg: s
             *(["Transparency is dropped."] if header.alpha else []),
             *hdr_notes,
             *drop_notes,
-            *tag_remarks,
+            *whole_notes,
+            *(mapped.notes if mapped else depth_notes),
             *notes,
             *timing.notes,
             *rate_notes,
