@@ -18,7 +18,8 @@ def run_score(options: argparse.Namespace) -> int:
         from vqaloop.records import rounded
 
     asked = given_options(MetricOptions, options)
-    names = ("metric", "weights", "prompt", "score_precision", "pool", "device", "seed", "ffmpeg")
+    names = ("metric", "weights", "prompt", "score_precision", "pool", "display", "cvvdp")
+    names += ("device", "seed", "ffmpeg")
     scorer = Scorer(
         **{name: asked[name] for name in names if name in asked},
         allow_hdr=options.allow_hdr,

@@ -60,7 +60,7 @@ class Scoring:
     metric: str = option(
         "internvqa",
         "internvqa (default), internvqa-NAME, vmaf-sampled, vmaf-v1-sampled, vmaf, vmaf-v1, "
-        "vmaf-neg, xpsnr, psnr, ssim or ssimulacra2; of `score` also cambi",
+        "vmaf-neg, xpsnr, psnr, ssim, ssimulacra2 or cvvdp; of `score` also cambi",
         metavar="NAME",
         column=True,
     )
@@ -88,6 +88,19 @@ class Scoring:
         "(default), harmonic, p5 or p1 (percentiles of seconds, or of sampled places), min-scene",
         metavar="mean|harmonic|p5|p1|min-scene",
         column=True,
+    )
+    display: str = option(
+        "monitor",
+        "of cvvdp, what scores are for: monitor (default), phone, tablet, tv or hdr-tv",
+        metavar="NAME",
+        column=True,
+    )
+    cvvdp: PathName | None = option(
+        None,
+        "ColorVideoVDP, the program cvvdp (or $VQALOOP_CVVDP, or on the PATH)",
+        metavar="PROGRAM",
+        parse=Path,
+        recorded=False,
     )
 
 

@@ -120,6 +120,8 @@ def encode_to_target(
     prompt: str | os.PathLike[str] | None = None,
     score_precision: float | None = None,
     pool: str = "mean",
+    display: str = "monitor",
+    cvvdp: str | os.PathLike[str] | None = None,
     device: str = "auto",
     workers: int | Executor = 1,
     seed: int = 0,
@@ -166,6 +168,8 @@ def encode_to_target(
         prompt: Of the learned metric: what adapts its scores; None: none.
         score_precision: Half-width of a score's interval at which scoring stops, in points.
         pool: How scores are pooled over time: mean, harmonic, p5, p1 or min-scene.
+        display: Of cvvdp: monitor, phone, tablet, tv or hdr-tv.
+        cvvdp: ColorVideoVDP's program; None: by $VQALOOP_CVVDP or the PATH.
         device: Of the learned metric: auto, cpu or cuda.
         workers: How many encodes are made at once, or an Executor that makes them elsewhere.
         seed: Of the metric.

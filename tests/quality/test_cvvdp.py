@@ -13,8 +13,8 @@ import pytest
 from vqaloop.core import process
 from vqaloop.errors import InputError, ToolError
 from vqaloop.media.planes import Frames
-from vqaloop.panel import cvvdp
-from vqaloop.panel.cvvdp import measure
+from vqaloop.quality import cvvdp
+from vqaloop.quality.cvvdp import measure
 
 STAND_IN = f"""#!{sys.executable}
 import argparse, itertools, os
