@@ -6,6 +6,7 @@ The table of docs/input.md is made of what these find: VQALOOP_WRITE_DOCS=1 writ
 import json
 import os
 import re
+import shlex
 import xml.etree.ElementTree as ET
 from dataclasses import replace
 from pathlib import Path
@@ -13,9 +14,12 @@ from typing import Any
 
 import pytest
 
+from tests.quality.test_cvvdp import stand_in
+from tests.support import docpages
+from tests.support.commandline import Room
 from tests.support.deliveries import make_ladder, variants, write
 from tests.support.hdr import KINDS, STATIC, make_kind, told
-from tests.support.media import REPOSITORY, frame_hashes
+from tests.support.media import REPOSITORY, frame_hashes, run_ffmpeg
 from vqaloop.bitstream.hdr_metadata import alike
 from vqaloop.bitstream.mp4_boxes import read_video_entry
 from vqaloop.core.ffmpeg import ffmpeg_path
@@ -26,6 +30,7 @@ from vqaloop.encoding.registry import default_encoder, get_encoder, load_encoder
 from vqaloop.errors import InputError
 from vqaloop.execution.cache_keys import encode_key
 from vqaloop.execution.document_parts import source_json
+from vqaloop.ladder.store import read_ladder
 from vqaloop.media.excerpt import excerpt
 from vqaloop.media.frames import read_source
 from vqaloop.media.hdr import HdrUse
@@ -210,3 +215,48 @@ def test_tone_mapped_white_is_brighter_than_grey(kind: str, tmp_path: Path) -> N
     source = probe_source(make_kind(tmp_path, kind), hdr=HdrUse(tonemap=True))
     luma = read_source(source, [0], ffmpeg=FFMPEG)[0, :64]
     assert 16 <= luma.min() < 80 and 150 < luma.max() <= 245
+
+
+@pytest.mark.slow
+def test_an_hdr10_ladder_plays_with_its_metadata(room: Room) -> None:
+    """The commands of the pages; by the real program where $VQALOOP_CVVDP names it."""
+    make_kind(room.folder, HDR10, frames=50, size="192x108").rename(room.folder / "hdr10.mp4")
+    place = Path(os.environ.get("VQALOOP_CVVDP") or stand_in(room.folder))
+    (room.folder / "CVVDP" / "bin").mkdir(parents=True)
+    (room.folder / "CVVDP" / "bin" / "cvvdp").symlink_to(place)
+    small = ("--cvvdp", "CVVDP/bin/cvvdp", "--rungs", "2", "--resolutions", "192x108,128x72")
+    small += ("--guard", "off")
+    made = [c for c in docpages.commands("docs/input.md") if c.startswith("vqaloop ladder hdr10")]
+    assert len(made) == 3
+    for command, out in zip(made, ("hdr", "sdr", "refusing"), strict=True):
+        said = room.run(*shlex.split(command)[1:], *small, "-o", out, "--quiet")
+        assert said.status in (0, 3), said.err
+    upper = None
+    for codec in ("hevc", "av1"):
+        ladder = read_ladder(room.folder / "hdr" / codec)
+        assert ladder.about["metric"]["name"] == "cvvdp"
+        assert not any("not to be trusted" in warning for warning in ladder.about["warnings"])
+        scores = [rung.score for rung in ladder.rungs]
+        assert len(scores) == 2 and scores == sorted(scores) and scores[0] < scores[1] <= 10
+        for rung in ladder.rungs:
+            upper = ladder.folder / rung.file
+            run_ffmpeg("-xerror", "-i", str(upper), "-f", "null", "-")
+            about = told(upper)
+            assert alike(about["static"], STATIC) and about["bits"] == 10
+            assert about["tags"] == ("bt2020", "smpte2084", "bt2020nc", "tv")
+    said = room.run("deliver", "hdr", "-o", "out")
+    assert said.status == 0, said.err
+    assert {v["VIDEO-RANGE"] for v in variants(room.folder / "out").values()} == {"PQ"}
+    assert properties(room.folder / "out" / "manifest.mpd") == "EssentialProperty"
+    for init in (room.folder / "out").glob("*/init.mp4"):
+        assert alike(read_video_entry(init.read_bytes()).static_hdr, STATIC)
+    sdr = read_ladder(room.folder / "sdr")
+    assert told(sdr.folder / sdr.rungs[0].file)["tags"][1] == "bt709"
+    assert upper is not None
+    upper.rename(room.folder / "rung.mp4")
+    for command in docpages.commands("docs/scoring.md"):
+        if "hdr10.mp4" in command:
+            more = () if "--cvvdp" in command else small[:2]
+            said = room.run(*shlex.split(command)[1:], *more)
+            assert said.status in (0, 1), said.err
+    assert alike(told(room.folder / "out.mp4")["static"], STATIC)

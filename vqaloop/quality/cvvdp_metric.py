@@ -35,7 +35,7 @@ POSITIONS = 6
 """Least positions in time at which a title is looked at."""
 RUN = 3
 """Frames of a run: fewer show no motion."""
-START_S, MEGAPIXEL_S = 7.0, 1.0
+START_S, MEGAPIXEL_S = 5.0, 2.5
 """CPU seconds to start the program, and for a million pixels of a run."""
 
 
