@@ -106,7 +106,8 @@ def test_runs_are_given_as_pictures_and_come_back_in_order(
 
 
 def test_hdr_is_given_raw_and_for_a_display(tmp_path: Path) -> None:
-    given, run = stand_in(tmp_path), (run_of(126, 3) * np.uint16(4)).astype(np.uint16)
+    given = stand_in(tmp_path)
+    run: Any = (run_of(126, 3) * np.uint16(4)).astype(np.uint16)
     model = DISPLAYS["tv"].model((16, 16), "HLG")
     look = Look("HLG", "tv", {"tv": model}, "cpu")
     found = measure([run, run], [run, run + np.uint16(4)], 50, given, look)
@@ -246,7 +247,7 @@ def test_the_program_itself() -> None:
 @pytest.mark.parametrize("kind", ["PQ", "HLG"])
 def test_the_program_itself_on_hdr(kind: str) -> None:
     y, x = np.mgrid[0:160, 0:160]
-    run = np.full((3, 240, 160), 512, np.uint16)
+    run: Any = np.full((3, 240, 160), 512, np.uint16)
     run[:, :160] = 440 + 160 * np.sin(x / 3) * np.cos(y / 5)
     slight, strong = run.copy(), run.copy()
     slight[:, :160] += (8 * ((x // 8 + y // 8) % 2)).astype(np.uint16)

@@ -99,7 +99,7 @@ def told(path: Path) -> dict[str, Any]:
     """What a file says of its first frame: bits, tags, static metadata, and whether any more."""
     with av.open(file_url(path)) as container:
         stream = container.streams.video[0]
-        frame = next(container.decode(stream))
+        frame: Any = next(container.decode(stream))
         codec = stream.codec_context
         names = {data.type.name for data in frame.side_data}
         return {

@@ -224,12 +224,12 @@ def test_an_hdr10_ladder_plays_with_its_metadata(room: Room) -> None:
     place = Path(os.environ.get("VQALOOP_CVVDP") or stand_in(room.folder))
     (room.folder / "CVVDP" / "bin").mkdir(parents=True)
     (room.folder / "CVVDP" / "bin" / "cvvdp").symlink_to(place)
-    small = ("--cvvdp", "CVVDP/bin/cvvdp", "--rungs", "2", "--resolutions", "192x108,128x72")
-    small += ("--guard", "off")
+    program = ("--cvvdp", "CVVDP/bin/cvvdp")
+    small = ("--rungs", "2", "--resolutions", "192x108,128x72", "--guard", "off")
     made = [c for c in docpages.commands("docs/input.md") if c.startswith("vqaloop ladder hdr10")]
     assert len(made) == 3
     for command, out in zip(made, ("hdr", "sdr", "refusing"), strict=True):
-        said = room.run(*shlex.split(command)[1:], *small, "-o", out, "--quiet")
+        said = room.run(*shlex.split(command)[1:], *program, *small, "-o", out, "--quiet")
         assert said.status in (0, 3), said.err
     upper = None
     for codec in ("hevc", "av1"):
@@ -256,7 +256,7 @@ def test_an_hdr10_ladder_plays_with_its_metadata(room: Room) -> None:
     upper.rename(room.folder / "rung.mp4")
     for command in docpages.commands("docs/scoring.md"):
         if "hdr10.mp4" in command:
-            more = () if "--cvvdp" in command else small[:2]
+            more = () if "--cvvdp" in command else program
             said = room.run(*shlex.split(command)[1:], *more)
             assert said.status in (0, 1), said.err
     assert alike(told(room.folder / "out.mp4")["static"], STATIC)

@@ -1,6 +1,7 @@
 """`vqaloop score`."""
 
 import argparse
+from dataclasses import fields
 from pathlib import Path
 
 from vqaloop.cli.arguments import Command
@@ -18,8 +19,7 @@ def run_score(options: argparse.Namespace) -> int:
         from vqaloop.records import rounded
 
     asked = given_options(MetricOptions, options)
-    names = ("metric", "weights", "prompt", "score_precision", "pool", "display", "cvvdp")
-    names += ("device", "seed", "ffmpeg")
+    names = [option.name for option in fields(Scoring)] + ["device", "seed", "ffmpeg"]
     scorer = Scorer(
         **{name: asked[name] for name in names if name in asked},
         allow_hdr=options.allow_hdr,

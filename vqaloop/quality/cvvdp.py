@@ -23,7 +23,6 @@ from vqaloop.core import process
 from vqaloop.core.files import scratch
 from vqaloop.core.text import quoted
 from vqaloop.errors import InputError, ToolError
-from vqaloop.media.pictures import bitmap
 from vqaloop.media.planes import Frames, require_pair
 
 BEST = 10.0
@@ -218,6 +217,9 @@ def _call(
 def _write(folder: Path, name: str, run: Frames, look: Look, fps: float) -> str:
     """Write a run for the program; what it is to be given of it."""
     if look.kind == "SDR":
+        # here: it brings PyTorch
+        from vqaloop.media.pictures import bitmap
+
         for index, frame in enumerate(run):
             (folder / f"{name}_{index:05d}.bmp").write_bytes(bitmap(frame))
         return f"{folder}/{name}_%05d.bmp"
