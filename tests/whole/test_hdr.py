@@ -30,9 +30,10 @@ from vqaloop.encoding.registry import default_encoder, get_encoder, load_encoder
 from vqaloop.errors import InputError
 from vqaloop.execution.cache_keys import encode_key
 from vqaloop.execution.document_parts import source_json
+from vqaloop.ladder.options import LadderOptions
 from vqaloop.ladder.store import read_ladder
 from vqaloop.media.excerpt import excerpt
-from vqaloop.media.frames import read_source
+from vqaloop.media.frames import picks_from, read_source
 from vqaloop.media.hdr import HdrUse
 from vqaloop.media.probe import probe_source
 from vqaloop.quality.full_reference import measure
@@ -162,6 +163,22 @@ def test_metadata_survive_an_excerpt_and_are_missed(tmp_path: Path) -> None:
     encode(bare, small, tmp_path / "b.mp4", ffmpeg=FFMPEG)
     (warning,) = hdr_warnings(source, spec, [tmp_path / "b.mp4"])
     assert "b.mp4 has MaxCLL 1000, MaxFALL 400, where its source has R(0.6800" in warning
+
+
+def test_dynamic_metadata_are_refused_where_that_is_asked(tmp_path: Path) -> None:
+    path = make_kind(tmp_path, "PQ with HDR10+")
+    with pytest.raises(InputError, match=r"has dynamic HDR metadata \(HDR10\+\).*--dynamic-hdr"):
+        probe_source(path, allow_hdr=True, hdr=HdrUse(refuse_dynamic=True))
+    source = probe_source(path, allow_hdr=True)
+    assert source.dynamic_hdr == ("HDR10+",)
+    # libaom would write them
+    spec, out = get_encoder("libaom-av1"), tmp_path / "a.mp4"
+    encode(source, Rendition(64, 64, spec.name, 50, "6", 10), out, ffmpeg=FFMPEG)
+    assert not told(out)["dynamic"] and told(path)["dynamic"]
+    # and what is removed keeps no frame from being picked
+    assert picks_from(source) == picks_from(replace(source, prep=()))
+    with pytest.raises(InputError, match="--dynamic-hdr 'keep' is neither drop nor refuse"):
+        LadderOptions(codec="hevc", dynamic_hdr="keep")  # type: ignore[arg-type]
 
 
 def test_a_delivery_has_one_range_and_one_set_of_metadata(tmp_path: Path) -> None:

@@ -20,8 +20,8 @@ _LUMINANCE = 10_000
 """Steps of a cd/m² there; AV1 has 256 for the largest luminance, 16,384 for the least."""
 _APART = 5e-5
 """Rounding of a chromaticity from one of those to another."""
-_APART_NITS = 5e-3
-"""Rounding of a luminance in cd/m²."""
+_APART_NITS = (1.1e-4, 5e-3)
+"""Rounding of the least and the largest luminance in cd/m²."""
 
 
 def static_of(frame: Any) -> StaticHdr | None:
@@ -122,8 +122,9 @@ def alike(one: StaticHdr | None, other: StaticHdr | None) -> bool:
     ]
     if (one.luminance is None) != (other.luminance is None):
         return False
-    nits = zip(one.luminance or (), other.luminance or (), strict=True)
-    return max(apart, default=0.0) <= _APART and all(abs(a - b) <= _APART_NITS for a, b in nits)
+    nits = zip(one.luminance or (), other.luminance or (), _APART_NITS, strict=False)
+    near = all(abs(a - b) <= most for a, b, most in nits)
+    return near and max(apart, default=0.0) <= _APART
 
 
 def in_words(static: StaticHdr | None) -> str:

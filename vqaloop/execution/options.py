@@ -11,9 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from vqaloop.core.option_fields import kbps, number, option, read_texts, whole
+from vqaloop.core.option_fields import fault_of, kbps, number, option, read_texts, whole
 from vqaloop.core.text import parse_duration
 from vqaloop.encoding.registry import codec_names
+from vqaloop.errors import InputError
 
 if TYPE_CHECKING:
     from vqaloop.execution.executor import Executor
@@ -247,6 +248,9 @@ class JobOptions(MetricOptions, Reading, Encoding):
         if self.progress is None:
             object.__setattr__(self, "progress", lambda event: None)
         check_run(self.workers, self.seed, self.device, self.timeout_s)
+        if self.dynamic_hdr not in ("drop", "refuse"):
+            with fault_of("dynamic_hdr"):
+                raise InputError(f"--dynamic-hdr {self.dynamic_hdr!r} is neither drop nor refuse")
 
     def sizes(self, source: Source) -> Sequence[tuple[int, int]] | None:
         """Sizes to encode at; None for those chosen by the source's."""
