@@ -160,10 +160,11 @@ def bits_of(source: Source) -> int:
 
 
 def _version(program: str) -> str:
-    """The version of the package around the program, and the program's own digest."""
+    """The version of the package around the program, else the program's digest."""
     found = sorted(Path(program).resolve().parent.parent.glob("lib/python*/*/cvvdp-*.dist-info"))
     versions = [path.name.removesuffix(".dist-info") for path in found]
-    return f"{' '.join(versions) or 'unknown'} {file_sha256(program)[:12]}"
+    # the program itself names the place of its environment, which may be another elsewhere
+    return " ".join(versions) or file_sha256(program)
 
 
 def _run(start: int, frames: int) -> range:
