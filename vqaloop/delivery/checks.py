@@ -282,8 +282,11 @@ def find_warnings(tracks: Sequence[Track]) -> list[str]:
                 "all variants should have one"
             )
         if track.codec == "h264" and entry.config[1] > 100:
+            # HDR has no 8 bits
+            hdr = video_range(entry) != "SDR"
+            remedy = "of HEVC or AV1, or with --tonemap" if hdr else "with --bit-depth 8"
             found.append(
                 f"{track.name}: a profile above High ({track.codecs}), which most players cannot "
-                "decode; make the ladder with --bit-depth 8"
+                f"decode; make the ladder {remedy}"
             )
     return found
