@@ -203,7 +203,9 @@ def _call(
         files += ["--test", *tests, "--ref", *references]
         # a CPU second a megapixel; it may have to wait for others
         limit_s = 600 + 60 * _pixels(pairs) / 1e6
-        done = process.run([*argv, *files], timeout_s=limit_s, max_stdout=1 << 24)
+        # its PyTorch leaves a folder where temporary files go
+        words = [argv[0], f"TMPDIR={name}", *argv[1:], *files]
+        done = process.run(words, timeout_s=limit_s, max_stdout=1 << 24)
         # it exits with 0 on errors of its own too: what counts is the table
         jod = _read(result) if done.returncode == 0 and not done.timed_out else []
     if len(jod) != len(pairs):
