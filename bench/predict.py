@@ -1,13 +1,13 @@
-"""Ladders predicted without an encode, compared with the encodes: errors, and whether intervals hold.
+"""Ladders predicted without an encode against the encodes: errors, and whether intervals hold.
 
     python -m bench.predict [--grid bench/grid.csv] [--learnt bench/grid-prior.csv]
                             [--content bench/content.csv] [--csv OUT.csv]
                             [--clips NAME,...] [--codecs NAME,...]
 
 For every clip and codec of the grid the ladder is predicted as `vqaloop ladder --predict` does it,
-by the shipped prior on the clip's content and, to compare, by that of all titles; each rung is then
-looked up in the grid. No clip of the grid may be among those that the prior was learnt from, and
-intervals of a clip are stretched by the errors of all titles but its own.
+by the shipped prior on the clip's content and, to compare, by that of all titles; each rung is
+then looked up in the grid. No clip of the grid may be among those that the prior was learnt from,
+and intervals of a clip are stretched by the errors of all titles but its own.
 """
 
 import argparse
@@ -23,19 +23,20 @@ import pandas as pd
 from bench.content import TABLE, Clip, read_content
 from bench.grid import read_grid
 from bench.oracle import Oracle
-from bench.prior import GRID, OTHERS, all_misses, stretch_of
+from bench.prior import FITS, GRID, OTHERS, all_misses, stretch_of
 from bench.search import RULES, TOP, read_oracles
 from vqaloop.core.files import write_whole
 from vqaloop.encoding.registry import default_encoder
 from vqaloop.quality.registry import DEFAULT_STUDENT
 from vqaloop.search.explore import plan
-from vqaloop.search.forecast import forecast, octaves_beyond
+from vqaloop.search.forecast import forecast, unlike_title
 from vqaloop.search.prior import Prior, Values
 from vqaloop.search.prior_store import SHIPPED, shipped_content_prior, shipped_prior
 from vqaloop.search.space import Space
 from vqaloop.search.surrogates import TitlePrior
 
-Misses = dict[str, list[tuple[str, Values]]]
+Misses = dict[tuple[str, str], list[tuple[str, Values]]]
+"""Errors of titles that were left out, by column and prior."""
 METRICS = {"vmaf": "vmaf", "student": DEFAULT_STUDENT}
 """Columns of a grid, and the metrics whose priors predict them."""
 
@@ -45,18 +46,18 @@ def priors_of(encoder: str, metric: str, clip: Clip) -> dict[str, Prior]:
     known, usual = shipped_content_prior(encoder, metric), shipped_prior(encoder, metric)
     if known is None or usual is None:
         raise SystemExit(f"no prior is shipped for {encoder} and {metric}")
-    return {"content": known.at(clip.content.values()), "all titles": usual}
+    return {"content": known.at(clip.content.values()), "all": usual}
 
 
 def rows_of(oracle: Oracle, clip: Clip, off: Misses) -> Iterable[dict[str, object]]:
-    """One row for each rung that is predicted; `off` by metric."""
+    """One row for each rung that is predicted."""
     space = Space(oracle.sizes, oracle.knob, oracle.sizes[0], oracle.fps)
-    unlike = octaves_beyond(oracle.sizes[0], oracle.fps, oracle.frames)
+    unlike = unlike_title(oracle.sizes[0], oracle.fps, oracle.frames, clip.content)
     for column, metric in METRICS.items():
         encoder = default_encoder(oracle.codec).name
         for name, prior in priors_of(encoder, metric, clip).items():
             rungs = plan(RULES, [], TitlePrior(space, prior, TOP).dense([]))
-            stretch = stretch_of([(g, e) for g, e in off[column] if g != clip.group])
+            stretch = stretch_of([(g, e) for g, e in off[column, name] if g != clip.group])
             for found in forecast(space, prior, rungs, TOP, stretch, unlike):
                 point = found.point
                 made = oracle.at(*point.key)
@@ -160,7 +161,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         raise SystemExit(f"{options.content} lacks {', '.join(missing)}; see bench.content")
     check_held_out([oracle.clip for oracle in oracles], about)
     tables = read_grid(options.learnt).astype({"clip": str}), read_grid(options.grid)
-    off = {column: all_misses(tables, column, about) for column in METRICS}
+    off = {
+        (column, name): all_misses(tables, column, about, fit)
+        for column in METRICS
+        for name, fit in FITS.items()
+    }
     table = pd.DataFrame([row for o in oracles for row in rows_of(o, about[o.clip], off)])
     if table.empty:
         raise SystemExit(f"no whole grid in {options.grid} yet")

@@ -12,7 +12,7 @@ those of the grid one title at a time, and those of --others, from which nothing
 import argparse
 import json
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -57,9 +57,7 @@ class Title:
     points: TitlePoints
 
 
-def titles_of(
-    table: pd.DataFrame, codec: str, column: str, clips: dict[str, Clip]
-) -> list[Title]:
+def titles_of(table: pd.DataFrame, codec: str, column: str, clips: dict[str, Clip]) -> list[Title]:
     """Every clip of a grid."""
     spec = default_encoder(codec)
     found = []
@@ -78,23 +76,45 @@ def titles_of(
     return found
 
 
+Fit = Callable[[Sequence[Title]], Callable[[Title], Prior]]
+"""Learns from titles what gives the prior of another."""
+
+
 def learnt(titles: Sequence[Title]) -> ContentPrior:
     """The prior of these titles, on their content."""
     return learn_content([t.points for t in titles], [t.about.content.values() for t in titles])
 
 
-def held_out(titles: Sequence[Title], others: Sequence[Title]) -> Iterator[tuple[Title, Prior]]:
+def on_content(titles: Sequence[Title]) -> Callable[[Title], Prior]:
+    """The prior by a title's content."""
+    known = learnt(titles)
+    return lambda title: known.at(title.about.content.values())
+
+
+def of_all(titles: Sequence[Title]) -> Callable[[Title], Prior]:
+    """The prior that is the same of all titles."""
+    known = learn([title.points for title in titles])
+    return lambda title: known
+
+
+FITS: dict[str, Fit] = {"content": on_content, "all": of_all}
+"""Priors by name, as `stretch` of the document has them."""
+
+
+def held_out(
+    titles: Sequence[Title], others: Sequence[Title], fit: Fit
+) -> Iterator[tuple[Title, Prior]]:
     """Each title with a prior of `titles` without those of its group."""
     for group in sorted({title.about.group for title in titles}):
-        prior = learnt([title for title in titles if title.about.group != group])
+        prior_of = fit([title for title in titles if title.about.group != group])
         for title in titles:
             if title.about.group == group:
-                yield title, prior.at(title.about.content.values())
+                yield title, prior_of(title)
     known = {title.about.group for title in titles}
-    prior = learnt(titles)
+    prior_of = fit(titles)
     for title in others:
         if title.about.group not in known:
-            yield title, prior.at(title.about.content.values())
+            yield title, prior_of(title)
 
 
 def misses(title: Title, prior: Prior) -> Values:
@@ -107,13 +127,13 @@ def misses(title: Title, prior: Prior) -> Values:
 
 
 def all_misses(
-    tables: tuple[pd.DataFrame, pd.DataFrame], column: str, clips: dict[str, Clip]
+    tables: tuple[pd.DataFrame, pd.DataFrame], column: str, clips: dict[str, Clip], fit: Fit
 ) -> list[tuple[str, Values]]:
     """The errors of every title that was left out, by its group, of all codecs."""
     found = []
     for codec in sorted(set(tables[0].codec)):
         titles, others = (titles_of(table, codec, column, clips) for table in tables)
-        for title, prior in held_out(titles, others):
+        for title, prior in held_out(titles, others, fit):
             found.append((title.about.group, misses(title, prior)))
     return found
 
@@ -151,13 +171,15 @@ def main() -> int:
             learned = prior_json(learn([title.points for title in titles]))
             learned["content"] = content_prior_json(learnt(titles))
             encoders.setdefault(default_encoder(codec).name, {})[metric] = learned
-        found = stretch_of(all_misses(tables, column, clips))
-        stretch[metric] = [round(value, 4) for value in found]
+        stretch[metric] = {
+            name: [round(v, 4) for v in stretch_of(all_misses(tables, column, clips, fit))]
+            for name, fit in FITS.items()
+        }
     names = sorted(set(table["clip"]))
     about = f"{len(names)} clips: {', '.join(names)}"
     document = {
         "learnt_from": about,
-        "learnt_on": learnt_on(table),
+        "learnt_on": learnt_on(table, clips),
         "stretch": stretch,
         "encoders": encoders,
     }
@@ -166,16 +188,15 @@ def main() -> int:
     return 0
 
 
-def learnt_on(table: pd.DataFrame) -> dict[str, Any]:
+def learnt_on(table: pd.DataFrame, clips: dict[str, Clip]) -> dict[str, Any]:
     """The ranges of what was learnt from."""
-    clips = table.groupby("clip")
-    pixels = clips.apply(lambda rows: int((rows.width * rows.height).max()))
-    widths = table.width / clips.width.transform("max")
+    pixels = (table.width * table.height).groupby(table["clip"]).max()
+    contents = pd.DataFrame([vars(clips[name].content) for name in set(table["clip"])])
     return {
         "pixels": [int(pixels.min()), int(pixels.max())],
         "fps": [float(table.fps.min()), float(table.fps.max())],
         "frames": int(table.frames.min()),
-        "least_width": round(float(widths.min()), 3),
+        "content": {name: [float(v.min()), float(v.max())] for name, v in contents.items()},
     }
 
 

@@ -17,7 +17,7 @@ import numpy as np
 from vqaloop.encoding.spec import EncoderSpec
 from vqaloop.media.content import Content
 from vqaloop.records import RDPoint, Source
-from vqaloop.search.prior import FAR, TERMS, Prior, expit, logit
+from vqaloop.search.prior import TERMS, Prior, expit, logit
 from vqaloop.search.prior_store import SHIPPED, shipped_content_prior
 from vqaloop.search.space import Space
 from vqaloop.search.surrogates import as_title
@@ -31,9 +31,10 @@ PER_OCTAVE = (0.3, 0.3)
 sizes, frame rates and lengths learnt from adds."""
 PER_PRESET = (0.15, 0.12)
 """The same for each preset away from the one learnt from."""
-OF_ANOTHER_METRIC = (0.0, 0.3)
-OF_HDR = (0.3, 0.3)
-"""The same for another metric's prior, and for pictures in PQ or HLG."""
+BEYOND = 0.25
+"""Part of the range learnt from by which a number of the content may lie outside it."""
+OTHERWISE = (0.15, 0.2)
+"""The same for anything else that is unlike what was learnt from."""
 
 
 @dataclass(frozen=True)
@@ -72,9 +73,12 @@ class Asked:
     source: Source
     spec: EncoderSpec
     preset: str
-    metric: str
+    metrics: Sequence[str]
+    """Names: its own, then those whose priors serve too."""
     content: Content | None
     """What its pictures hold; None: not known."""
+    others: Sequence[str] = ()
+    """What else is unlike all that was learnt from, in words."""
 
 
 def forecast(
@@ -92,9 +96,7 @@ def forecast(
     asked = as_title(space, points, top)
     nothing = as_title(space, [], top)
     rate, score, *widths = replace(prior, spread=wide).given(nothing).at(asked.u, asked.q)
-    rate_off, score_off = (
-        NORMAL * by * width for by, width in zip(stretch, widths, strict=True)
-    )
+    rate_off, score_off = (NORMAL * by * width for by, width in zip(stretch, widths, strict=True))
     odds = logit(score)
     kbps = np.stack([2 ** (rate - rate_off), 2 ** (rate + rate_off)], axis=1) * space.pixel_rate
     ends = top * np.stack([expit(odds - score_off), expit(odds + score_off)], axis=1)
@@ -106,71 +108,65 @@ def forecast(
     ]
 
 
-def shipped_stretch(metrics: Sequence[str]) -> tuple[float, float]:
-    """How far intervals of rate and score are stretched, by the first metric that is known."""
+def shipped_stretch(metrics: Sequence[str], content: Content | None) -> tuple[float, float]:
+    """How far intervals of rate and score are stretched, by the first metric that is known.
+
+    The prior that does not know a title's content has its own.
+    """
     known = _document()["stretch"]
-    rate, score = next((known[name] for name in metrics if name in known), (1.0, 1.0))
+    kind = "all" if content is None else "content"
+    rate, score = next((known[name][kind] for name in metrics if name in known), (1.0, 1.0))
     return rate, score
 
 
-def unlike_learnt(asked: Asked, metrics: Sequence[str]) -> Unlike:
-    """In what a title and its encodes are unlike those that the shipped prior was learnt from.
-
-    Args:
-        asked: The title.
-        metrics: Names of the metrics whose priors serve, of which the first known counts.
-    """
-    source = asked.source
-    found = octaves_beyond(source.canvas, float(source.fps), source.frames)
+def unlike_learnt(asked: Asked) -> Unlike:
+    """In what a title and its encodes are unlike those that the shipped prior was learnt from."""
+    source, metrics = asked.source, asked.metrics
+    known = [name for name in metrics if shipped_content_prior(asked.spec.name, name)]
+    if not known:
+        return Unlike()
+    found = unlike_title(source.canvas, float(source.fps), source.frames, asked.content)
     usual, presets = asked.spec.default_preset, asked.spec.presets
     if away := abs(presets.index(asked.preset) - presets.index(usual)):
-        found = found.also(
-            f"preset {asked.preset}; it was learnt from {usual}", PER_PRESET, away
-        )
+        found = found.also(f"preset {asked.preset}; it was learnt from {usual}", PER_PRESET, away)
+    others = list(asked.others)
     if source.hdr:
-        found = found.also("HDR; it was learnt from SDR", OF_HDR)
-    known = [name for name in metrics if shipped_content_prior(asked.spec.name, name)]
-    if known and known[0] != asked.metric:
-        found = found.also(
-            f"scores of {asked.metric}; it was learnt from {known[0]}", OF_ANOTHER_METRIC
-        )
-    return _unlike_content(found, asked, known)
+        others.append("HDR; it was learnt from SDR")
+    if known[0] != metrics[0]:
+        others.append(f"scores of {metrics[0]}; it was learnt from {known[0]}")
+    for reason in others:
+        found = found.also(reason, OTHERWISE)
+    return found
 
 
-def octaves_beyond(canvas: tuple[int, int], fps: float, frames: int) -> Unlike:
-    """In what size, frame rate and length are unlike those learnt from."""
+def unlike_title(
+    canvas: tuple[int, int], fps: float, frames: int, content: Content | None
+) -> Unlike:
+    """The same of a title alone: its size, frame rate, length and pictures."""
     found, learnt = Unlike(), _document()["learnt_on"]
     width, height = canvas
     # a doubling of both sides is one
     if beyond := _octaves(width * height, learnt["pixels"]) / 2:
         least, most = (round(pixels / 1e6, 2) for pixels in learnt["pixels"])
-        found = found.also(
-            f"pictures of {width}x{height}; it was learnt from {least:g} to {most:g} megapixels",
-            PER_OCTAVE,
-            beyond,
+        reason = (
+            f"pictures of {width}x{height}; it was learnt from {least:g} to {most:g} megapixels"
         )
+        found = found.also(reason, PER_OCTAVE, beyond)
     if beyond := _octaves(fps, learnt["fps"]):
         low, high = learnt["fps"]
-        found = found.also(
-            f"{fps:.4g} fps; it was learnt from {low:g} to {high:g}", PER_OCTAVE, beyond
-        )
+        reason = f"{fps:.4g} fps; it was learnt from {low:g} to {high:g}"
+        found = found.also(reason, PER_OCTAVE, beyond)
     if beyond := _octaves(frames, (learnt["frames"], math.inf)):
-        found = found.also(
-            f"only {frames} frames; it was learnt from {learnt['frames']} and more",
-            PER_OCTAVE,
-            beyond,
-        )
-    return found
-
-
-def _unlike_content(found: Unlike, asked: Asked, known: Sequence[str]) -> Unlike:
-    """The same of what the pictures hold, by which the prior itself is wider already."""
-    if asked.content is None:
+        reason = f"only {frames} frames; it was learnt from {learnt['frames']} and more"
+        found = found.also(reason, PER_OCTAVE, beyond)
+    if content is None:
+        # the prior is that of all titles, and as wide
         return found.also("pictures that could not be looked at", (0.0, 0.0))
-    prior = shipped_content_prior(asked.spec.name, known[0]) if known else None
-    # at that distance the prior takes them for no further off
-    if prior and (np.abs(prior.row(asked.content.values())[1:]) >= FAR).any():
-        return found.also("pictures whose detail or motion is unlike all others'", PER_OCTAVE)
+    for name, value in vars(content).items():
+        low, high = learnt["content"][name]
+        if not low - (high - low) * BEYOND <= value <= high + (high - low) * BEYOND:
+            reason = f"{name} of {value:.2f}; it was learnt from {low:.2f} to {high:.2f}"
+            found = found.also(reason, PER_OCTAVE)
     return found
 
 

@@ -1,10 +1,10 @@
 """The store of priors: those shipped with the package, and the finished titles of this machine.
 
-Of every finished title the measured points are kept, and what its pictures hold, as numbers without
-names: one small file a title, encoder, preset and metric, in `titles` beside the cache, MOST_TITLES of each kind. Delete
-the folder, or run with `--prior none`, and nothing is kept or used. Own titles count with
-`--prior own` alone: by default a search begins with the shipped prior, so that the same command
-gives the same answer whatever was made before.
+Of every finished title the measured points are kept, and what its pictures hold, as numbers
+without names: one small file a title, encoder, preset and metric, in `titles` beside the cache,
+MOST_TITLES of each kind. Delete the folder, or run with `--prior none`, and nothing is kept or
+used. Own titles count with `--prior own` alone: by default a search begins with the shipped prior,
+so that the same command gives the same answer whatever was made before.
 """
 
 from __future__ import annotations
@@ -12,10 +12,9 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass, fields
-from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -131,19 +130,13 @@ def chosen_prior(
     """
     if use == "none":
         return None
-    own: Callable[[str], list[_Own]] = lambda metric: []
-    if use == "own":
-        own = partial(_own_but, encoder, preset, excluded)
     for metric in metrics:
-        if (found := _prior_from(encoder, metric, own(metric), content)) is not None:
+        every = _own_titles((encoder, preset, metric)) if use == "own" else []
+        # a title is not to be predicted from itself
+        own = [title for title in every if title.name != _name(excluded)]
+        if (found := _prior_from(encoder, metric, own, content)) is not None:
             return found
     return None
-
-
-def _own_but(encoder: str, preset: str, excluded: str, metric: str) -> list[_Own]:
-    """This machine's titles but that of the source `excluded`: none is predicted from itself."""
-    every = _own_titles((encoder, preset, metric))
-    return [title for title in every if title.name != _name(excluded)]
 
 
 def _prior_from(
