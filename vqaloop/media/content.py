@@ -12,6 +12,7 @@ import math
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import astuple, dataclass
+from fractions import Fraction
 
 import numpy as np
 import numpy.typing as npt
@@ -115,7 +116,9 @@ def _read(
         # ffmpeg would read its way there; frames of one size give the offset
         name, skipped = "pipe:0", sought * (os.stat(source.path).st_size // source.frames)
     elif sought is not None:
-        options |= {"ss": f"{float(sought / source.fps):.6f}", "noaccurate_seek": None}
+        # half a frame on, since time stamps are rounded
+        place = (sought + Fraction(1, 2)) / source.fps
+        options |= {"ss": f"{float(place):.6f}", "noaccurate_seek": None}
     wanted = sorted({i for first in at for i in (first, first + 1)})
     chosen = any_of([f"eq(n,{i})" for i in wanted])
     graph = ffmpeg_graph.input(name, **options).output(
