@@ -21,7 +21,7 @@ from vqaloop.core.files import write_whole
 from vqaloop.media.content import Content, content_of
 from vqaloop.media.probe import probe_source
 
-TABLE = Path("bench/content.csv")
+TABLE = Path(__file__).with_name("content.csv")
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,7 @@
 """Learns the shipped prior of every encoder and metric from the titles of a grid.
 
     python -m bench.prior [GRID...] [--others GRID] [--content bench/content.csv]
-                          [-o vqaloop/search/priors.json]
+                          [--codecs NAME,...] [-o vqaloop/search/priors.json]
 
 The grid (bench/grid-prior.csv, by `python -m bench.grid ... --knobs 4`) should hold none of the
 titles that the search is evaluated on; what its clips' pictures hold is in the table of
@@ -44,7 +44,7 @@ METRICS = {"vmaf": "vmaf", "psnr_y": "psnr", "student": DEFAULT_STUDENT}
 """Columns of a grid, and the metrics whose scores they hold."""
 JUDGED = (0.25, 0.97)
 """Shares of the top between which rungs lie, and intervals are judged."""
-GRID, OTHERS = Path("bench/grid-prior.csv"), Path("bench/grid.csv")
+GRID, OTHERS = (Path(__file__).with_name(name) for name in ("grid-prior.csv", "grid.csv"))
 NOTHING = TitlePoints(*(np.zeros(0) for _ in range(4)))
 
 
@@ -159,9 +159,12 @@ def main() -> int:
     parser.add_argument("grids", nargs="*", type=Path, default=[GRID])
     parser.add_argument("--others", type=Path, default=OTHERS)
     parser.add_argument("--content", type=Path, default=TABLE)
+    parser.add_argument("--codecs", help="names, with commas between")
     parser.add_argument("-o", "--output", type=Path, default=SHIPPED)
     options = parser.parse_args()
     table = pd.concat(map(read_grid, options.grids), ignore_index=True).astype({"clip": str})
+    if options.codecs:
+        table = table[table.codec.isin(options.codecs.split(","))]
     tables, clips = (table, read_grid(options.others)), read_content(options.content)
     encoders: dict[str, dict[str, object]] = {}
     stretch = {}

@@ -148,9 +148,7 @@ def unlike_title(
     # a doubling of both sides is one
     if beyond := _octaves(width * height, learnt["pixels"]) / 2:
         least, most = (round(pixels / 1e6, 2) for pixels in learnt["pixels"])
-        reason = (
-            f"pictures of {width}x{height}; it was learnt from {least:g} to {most:g} megapixels"
-        )
+        reason = f"{width}x{height}; it was learnt from {least:g} to {most:g} megapixels"
         found = found.also(reason, PER_OCTAVE, beyond)
     if beyond := _octaves(fps, learnt["fps"]):
         low, high = learnt["fps"]

@@ -139,6 +139,17 @@ def chosen_prior(
     return None
 
 
+def current_prior(
+    encoder: str,
+    preset: str,
+    metrics: Sequence[str],
+    excluded: str,
+    content: Content | None = None,
+) -> Prior | None:
+    """The chosen prior with this machine's own titles."""
+    return chosen_prior("own", encoder, preset, metrics, excluded, content)
+
+
 def _prior_from(
     encoder: str, metric: str, own: Sequence[_Own], content: Content | None
 ) -> Prior | None:
