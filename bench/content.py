@@ -10,7 +10,7 @@ title (`file`, `group`). Clips that the table has already are not looked at agai
 import argparse
 import sys
 import tempfile
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 import pandas as pd
@@ -37,8 +37,12 @@ def read_content(path: Path) -> dict[str, Clip]:
     """The table that was written, by clip."""
     if not path.is_file():
         raise SystemExit(f"no {path}; make it with `python -m bench.content`")
-    rows = pd.read_csv(path, dtype={"clip": str, "group": str}).to_dict("records")
-    return {row.pop("clip"): Clip(row.pop("group"), Content(**row)) for row in rows}
+    table = pd.read_csv(path, dtype={"clip": str, "group": str})
+    numbers = table[[field.name for field in fields(Content)]].to_numpy(float).tolist()
+    return {
+        clip: Clip(group, Content(*row))
+        for clip, group, row in zip(table["clip"], table["group"], numbers, strict=True)
+    }
 
 
 def groups_of(folder: Path) -> dict[str, str]:

@@ -99,10 +99,9 @@ COLUMNS = {
 
 def summary(table: pd.DataFrame) -> pd.DataFrame:
     """Errors and coverage for each metric, prior and codec, and of all codecs."""
-    off = np.log2(table.predicted_kbps / table.kbps).abs()
     figures = table[["metric", "prior", "codec"]].assign(
-        off=off,
-        equal=np.log2(table.predicted_kbps / table.hull_kbps).abs(),
+        off=np.abs(np.log2(table.predicted_kbps / table.kbps)),
+        equal=np.abs(np.log2(table.predicted_kbps / table.hull_kbps)),
         score_off=(table.predicted_score - table.score).abs(),
         rate_in=table.kbps.between(table.kbps_low, table.kbps_high),
         score_in=table.score.between(table.score_low, table.score_high),

@@ -1,4 +1,4 @@
-"""What predictions are compared with: looks at clips, the stretch of intervals, titles left out."""
+"""Predictions compared with encodes: looks at clips, stretch of intervals, titles left out."""
 
 from functools import cache
 from pathlib import Path
@@ -10,7 +10,7 @@ import pytest
 from bench import content, predict
 from bench.content import Clip, read_content
 from bench.oracle import Encoded, Oracle
-from bench.prior import stretch_of
+from bench.prior import FITS, stretch_of
 from tests.support.media import make_clip
 from tests.support.titles import CRF, random_title
 from vqaloop.media.content import Content
@@ -45,7 +45,7 @@ def test_every_rung_is_predicted_by_both_priors_and_looked_up() -> None:
     off = {
         (column, name): [("other", np.ones((4, 2))), ("own", np.full((4, 2), 99.0))]
         for column in predict.METRICS
-        for name in predict.FITS
+        for name in FITS
     }
     table = pd.DataFrame(predict.rows_of(oracle(), Clip("own", USUAL), off))
     assert set(table.prior) == {"content", "all"} and set(table.metric) == {"vmaf", "student"}

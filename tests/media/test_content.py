@@ -1,10 +1,13 @@
 """What a title's pictures hold: what each number answers to, and that it is read in every way."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 
 from tests.support.media import make_clip, run_ffmpeg
@@ -17,7 +20,7 @@ FFMPEG = ffmpeg_path()
 WIDTH, HEIGHT, FRAMES = 128, 96, 12
 
 
-def write(path: Path, frames: "list[np.ndarray]") -> Content:  # type: ignore[type-arg]
+def write(path: Path, frames: Sequence[npt.NDArray[Any]]) -> Content:
     """What pictures of luma hold, as y4m."""
     grey = bytes([128]) * (WIDTH * HEIGHT // 2)
     with open(path, "wb") as file:
@@ -57,13 +60,13 @@ def test_a_long_title_is_sought_and_gives_the_same(
 ) -> None:
     """Where every frame is a key frame, seeking meets the very frames."""
     path = tmp_path / name
-    options = {"g": 1} if path.suffix == ".mp4" else {}
+    options: dict[str, Any] = {"g": 1} if path.suffix == ".mp4" else {}
     make_clip(path, frames=30, vf="noise=alls=20:allf=t", **options)
     if path.suffix == ".mkv":
         path.unlink()
         run_ffmpeg("-f", "lavfi", "-i", "testsrc2=s=160x90:r=25:d=1.2", "-c:v", "ffv1", "-g", "1",
                    file_url(path))  # fmt: skip
-    raw = {"video_size": "160x90", "pix_fmt": "yuv420p", "framerate": "25"}
+    raw: dict[str, Any] = {"video_size": "160x90", "pix_fmt": "yuv420p", "framerate": "25"}
     source = probe_source(path, ffmpeg=FFMPEG, **(raw if path.suffix == ".yuv" else {}))
     whole = content_of(source, ffmpeg=FFMPEG)
     content_of.cache_clear()

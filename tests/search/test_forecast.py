@@ -84,10 +84,11 @@ def test_what_is_unlike_is_named_and_widens(change: dict[str, Any], said: str) -
 
 
 def test_the_further_off_the_wider() -> None:
-    def width(**size: int) -> float:
-        return unlike_learnt(replace(ASKED, source=replace(SOURCE, **size))).rate
+    def widened(width: int, height: int) -> float:
+        larger = replace(SOURCE, width=width, height=height)
+        return unlike_learnt(replace(ASKED, source=larger)).rate
 
-    assert 0 < width(width=1280, height=720) < width(width=1920, height=1080)
+    assert 0 < widened(1280, 720) < widened(1920, 1080)
     slower = [unlike_learnt(replace(ASKED, preset=name)).rate for name in ("fast", "veryfast")]
     assert 0 < slower[0] < slower[1]
 
