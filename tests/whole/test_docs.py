@@ -69,6 +69,7 @@ NOT_RUN = {
     "them",
     "python -m bench.regress": "hundreds of encodes are scored, and no option makes them few",
     "python -m bench.cheaper": "as above",
+    "python -m bench.content": "takes the grids' own clips; tests/bench/test_predict.py runs it",
     "python -m bench.gpu": "takes a GPU; tests/bench/test_gpu.py runs its miniature",
     "python -m bench.fuzz": "needs Atheris; tests/whole/test_hostile.py runs what it found",
 }
@@ -112,7 +113,8 @@ BENCHES = {
     "grid": "--codecs h264 --knobs 4 --frames 12",
     "search": "--clips coffee --codecs h264",
     "encoded": "--codecs h264",
-    "prior": "-o prior.json",
+    "prior": "-o prior.json --codecs h264",
+    "predict": "--clips coffee --codecs h264",
     "tune": "--codecs h264 --frames 12 --trials 2",
     "params": "--frames 12 --metric vmaf",
     "cuts": "--titles 2",
