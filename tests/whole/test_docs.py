@@ -181,6 +181,7 @@ def saved_as(block: Block) -> str | None:
         "[pytest]": "pytest.ini",
         "# mine.toml": "mine.toml",
         "# team.toml": "team.toml",
+        "# keys.toml": "keys.toml",
         "input,name": "titles.csv",
         "bandwidth_kbps,share": "audience.csv",
     }

@@ -200,13 +200,14 @@ def _code(
 def _gain_db(source: Path, plan: AudioPlan, ffmpeg: str) -> float:
     """What makes a mix as loud as its source (ITU-R BS.1770), as far as its true peak allows.
 
-    A mix of channels is scaled so that it cannot clip, which makes it too soft.
+    In a mix, channels from behind and the centre count for less than where they are.
     """
     before, _ = _loudness(source, plan.place, "", ffmpeg)
     after, peak = _loudness(source, plan.place, plan.layout, ffmpeg)
     if min(before, after) <= _SILENT_LUFS:
         return 0.0
-    return round(min(before - after, _PEAK_DBTP - peak) if before > after else before - after, 2)
+    room = (_PEAK_DBTP if before > after else 0.0) - peak
+    return round(min(before - after, room), 2)
 
 
 def _loudness(source: Path, place: int, layout: str, ffmpeg: str) -> tuple[float, float]:

