@@ -4,6 +4,7 @@ import argparse
 from collections.abc import Callable, Sequence
 
 from vqaloop.cli.arguments import Parser
+from vqaloop.cli.audit import add_audit
 from vqaloop.cli.deliver import add_deliver
 from vqaloop.cli.doctor import add_doctor
 from vqaloop.cli.encode import add_encode
@@ -65,6 +66,7 @@ def make_parser() -> argparse.ArgumentParser:
         add_tune,
         add_encode,
         add_deliver,
+        add_audit,
         add_regress,
         add_report,
     )
