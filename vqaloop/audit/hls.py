@@ -53,14 +53,15 @@ def _declared(found: dict[str, str], path: Path) -> Declared:
     size = re.fullmatch(r"(\d{1,5})x(\d{1,5})", found.get("RESOLUTION", ""))
     try:
         rate = Fraction(found["FRAME-RATE"]) if "FRAME-RATE" in found else None
-        bits = [
+        peak, mean = (
             int(found[key]) if key in found else None for key in ("BANDWIDTH", "AVERAGE-BANDWIDTH")
-        ]
+        )
     except (ValueError, ZeroDivisionError) as error:
         raise InputError(f"{quoted(path)}: an attribute of a variant is no number") from error
     return Declared(
         "hls",
-        *bits,
+        peak,
+        mean,
         found.get("CODECS"),
         (int(size[1]), int(size[2])) if size else None,
         rate,
