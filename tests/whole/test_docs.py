@@ -52,6 +52,8 @@ NOT_RUN = {
     "mypy": "CI runs it",
     "lint-imports": "CI runs it",
     "#!/bin/sh": "judge.sh, which tests/whole/test_ci.py bisects with",
+    "vqaloop regress --bisect": "takes a repository of an encoder; tests/regress/test_bisect.py "
+    "has some",
     "git ": "in a tree of x264's; tests/whole/test_ci.py bisects a tree of its own",
     "make x264": "as above",
     "cp x264": "as above",
