@@ -238,6 +238,8 @@ def test_the_command_says_what_our_ladder_saves(title: Title, room: Room, tmp_pa
     poor = tmp_path / "poor"
     poor.mkdir()
     shutil.copy(next(title.ladder.glob("*_30.mp4")), poor / "only ü.mp4")
+    # the source beside it is no rung
+    (poor / "source.mkv").hardlink_to(title.source.path)
     ours = json.loads((title.ladder / "ladder.json").read_text())
     ours["metric"]["name"] = "psnr"
     mine = shutil.copytree(title.ladder, tmp_path / "mine")
@@ -250,7 +252,8 @@ def test_the_command_says_what_our_ladder_saves(title: Title, room: Room, tmp_pa
     assert "Our ladder delivers" in said.out and "only ü.mp4" in said.out
     about = json.loads((room.folder / "a.json").read_text())
     assert about["schema"] == "vqaloop.audit/1" and about["against"]["b"]["rungs"]
-    assert about["bd_rate_percent"] is None and "no BD-rate" in about["notes"][0]
+    assert about["notes"][0] == "source.mkv is the source, and no rung"
+    assert about["bd_rate_percent"] is None and "no BD-rate" in about["notes"][1]
     text = (room.folder / "a.md").read_text("utf-8")
     assert "| only ü.mp4 | h264 |" in text and "Our ladder delivers" in text
     # a finding is a negative result

@@ -362,3 +362,48 @@ def test_preview_images_at_an_impossible_distance_are_refused(
     with pytest.raises(InputError, match="preview images every"):
         package_ladder(ladders, out=tmp_path / "out", thumbnail_s=every)
     assert not (tmp_path / "out").exists()
+
+
+# what DASH-IF and Apple demand of renditions
+
+
+def test_dash_sets_have_what_dash_if_demands(single: Delivery, made: Delivery) -> None:
+    order = [
+        *("ContentProtection", "EssentialProperty", "SupplementalProperty", "Label"),
+        *("Accessibility", "Role", "SegmentTemplate", "Representation"),
+    ]
+    for delivery in (single, made):
+        root = ET.parse(delivery.folder / "manifest.mpd").getroot()
+        groups = root.findall(".//d:AdaptationSet", NS)
+        ids = [group.get("id") for group in groups]
+        assert len(ids) == len(set(ids))
+        for group in groups:
+            # the schema gives its children one order
+            found = [order.index(child.tag.rsplit("}", 1)[1]) for child in group]
+            assert found == sorted(found)
+            roles = [role.get("value") for role in group.findall("d:Role", NS)]
+            kind = group.get("contentType")
+            assert roles or kind == "image"
+            for item in group.findall("d:Representation", NS):
+                assert int(item.get("bandwidth", "0")) > 0
+                if kind == "audio":
+                    assert item.get("audioSamplingRate") == "48000"
+                    channels = item.find("d:AudioChannelConfiguration", NS)
+                    assert channels is not None and int(channels.get("value", "0")) in (1, 2, 6)
+        audio = [g for g in groups if g.get("contentType") == "audio"]
+        # players begin with German, and never by themselves with commentary
+        mains = [g.get("lang") for g in audio if g.find("d:Role[@value='main']", NS) is not None]
+        assert mains == ["de"]
+        spoken = [g for g in audio if g.find("d:Role[@value='commentary']", NS) is not None]
+        assert [g.get("lang") for g in spoken] == ["en"]
+
+
+def test_no_segment_of_any_playlist_is_longer_than_its_target(made: Delivery) -> None:
+    playlists = [path for path in made.folder.glob("*/media.m3u8")]
+    assert len(playlists) == len(made.about["renditions"]) + 8
+    for path in playlists:
+        playlist = m3u8.loads(path.read_text())
+        assert playlist.is_endlist and playlist.playlist_type == "vod"
+        assert max(round(s.duration) for s in playlist.segments) <= playlist.target_duration
+        target = {m3u8.loads(p.read_text()).target_duration for p in playlists}
+        assert target == {2}

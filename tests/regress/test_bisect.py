@@ -143,7 +143,8 @@ def test_an_interrupted_bisection_goes_on_and_builds_nothing_twice(
         calls += 1
         if calls == 4:
             raise KeyboardInterrupt
-        return compare(**builds)
+        found: Comparison = compare(**builds)
+        return found
 
     monkeypatch.setattr(bisection, "compare_builds", stop)
     with pytest.raises(KeyboardInterrupt):

@@ -134,7 +134,7 @@ def audit_ladder(
             than the source.
     """
     place, notes = Path(target), list[str]()
-    listed = find_rungs(place, notes)
+    listed = _without_source(find_rungs(place, notes), Path(source), notes)
     if build is not None and against_ladder is not None:
         raise InputError("--build makes the ladder that --against-ladder names; give one of them")
     scoring: dict[str, Any] = {
@@ -191,6 +191,20 @@ def find_rungs(target: Path, notes: list[str]) -> list[Listed]:
     if len(listed) > MOST_RUNGS:
         raise InputError(f"{quoted(target)} has {len(listed)} rungs; {MOST_RUNGS} are taken")
     return listed
+
+
+def _without_source(listed: list[Listed], source: Path, notes: list[str]) -> list[Listed]:
+    """The rungs without the source itself, which may lie among them."""
+    kept = []
+    for item in listed:
+        piece = item.pieces[0]
+        if item.declared is None and source.exists() and piece.path.samefile(source):
+            notes.append(f"{item.name} is the source, and no rung")
+        else:
+            kept.append(item)
+    if not kept:
+        raise InputError(f"the folder holds no video but the source {quoted(source)}")
+    return kept
 
 
 def _of_manifest(path: Path) -> list[Listed]:

@@ -6,7 +6,7 @@ pictures, without gaps; else it is coded again, with silence where it has none.
 
 import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -53,14 +53,15 @@ _PEAK_DBTP = -1.0
 
 
 @dataclass(frozen=True)
-class _Source:
-    """What is known of a coded track, with the time of the first picture behind its beginning."""
+class CodedAudio:
+    """A coded audio track of a source."""
 
     codec: str
     profile: str
     channels: int
     rate: int
     late_s: float
+    """Seconds from the beginning of the file to its first picture."""
     gapless: bool
     """Whether it lasts from the first picture to the last, without gaps."""
 
@@ -68,6 +69,7 @@ class _Source:
 def make_audio(
     source: Path,
     plan: AudioPlan,
+    found: CodedAudio,
     folder: Path,
     cut_s: Fraction,
     end: Fraction,
@@ -79,7 +81,6 @@ def make_audio(
     `end` is when the last picture ends, in seconds; `finish` is called with the folder before it
     is measured. Raises InputError for a source that cannot be read, ToolError when ffmpeg fails.
     """
-    found = _inspect(source, plan.place, end)
     copied = plan.copied and found.gapless
     gain = 0.0
     if copied:
@@ -106,37 +107,45 @@ def make_audio(
     )
 
 
-def _inspect(source: Path, place: int, end: Fraction) -> _Source:
+def inspect_audio(source: Path, places: Collection[int], end: Fraction) -> dict[int, CodedAudio]:
+    """What is known of the audio tracks at these places, by one reading of the source.
+
+    `end` is when the last picture ends, in seconds from the first. Raises InputError for a source
+    that cannot be read.
+    """
     with opened(source) as container:
-        track = container.streams.audio[place]
-        context = track.codec_context
+        tracks = {place: container.streams.audio[place] for place in sorted(places)}
         video = main_video(container) or container.streams.video[0]
         begin_s = (container.start_time or 0) / 1_000_000
         late_s = max(0.0, float((video.start_time or 0) * video.time_base) - begin_s)
         first = begin_s + late_s
-        last, gapless, reached = math.nan, True, -math.inf
-        for packet in container.demux(track):
+        reached, gapless = dict.fromkeys(tracks, math.nan), dict.fromkeys(tracks, True)
+        by_index = {track.index: place for place, track in tracks.items()}
+        for packet in container.demux(*tracks.values()) if tracks else ():
             if not packet.size or packet.pts is None:
                 continue
+            place = by_index[packet.stream.index]
             time = float(packet.pts * packet.time_base)
             length = float((packet.duration or 0) * packet.time_base)
-            if math.isnan(last):
-                gapless = time <= first + length
-            elif abs(time - last) > _GAP_S + length / 2:
-                gapless = False
-            last = time + length
-            reached = max(reached, last)
-        return _Source(
-            context.codec.canonical_name,
-            str(context.profile or ""),
-            context.layout.nb_channels,
-            context.sample_rate,
-            late_s,
-            gapless and reached >= first + float(end) - _SHORT_S,
-        )
+            if math.isnan(reached[place]):
+                gapless[place] = time <= first + length
+            elif abs(time - reached[place]) > _GAP_S + length / 2:
+                gapless[place] = False
+            reached[place] = time + length
+        return {
+            place: CodedAudio(
+                track.codec_context.codec.canonical_name,
+                str(track.codec_context.profile or ""),
+                track.codec_context.layout.nb_channels,
+                track.codec_context.sample_rate,
+                late_s,
+                gapless[place] and reached[place] >= first + float(end) - _SHORT_S,
+            )
+            for place, track in tracks.items()
+        }
 
 
-def _codecs(found: _Source) -> str:
+def _codecs(found: CodedAudio) -> str:
     """The CODECS string (RFC 6381) of a track that is taken over."""
     if found.codec == "aac":
         return f"mp4a.40.{_AAC_TYPES.get(found.profile, 2)}"
@@ -144,7 +153,7 @@ def _codecs(found: _Source) -> str:
 
 
 def _copy(
-    source: Path, plan: AudioPlan, folder: Path, cut_s: Fraction, found: _Source, ffmpeg: str
+    source: Path, plan: AudioPlan, folder: Path, cut_s: Fraction, found: CodedAudio, ffmpeg: str
 ) -> None:
     seek = {"ss": f"{found.late_s:.6f}"} if found.late_s else {}
     graph = ffmpeg_graph.input("INPUT", format_whitelist=READ_FORMATS, **seek).output(

@@ -17,7 +17,7 @@ from vqaloop.core.ffmpeg import ffmpeg_path
 from vqaloop.core.files import file_sha256, place_file
 from vqaloop.core.text import quoted
 from vqaloop.core.version import __version__
-from vqaloop.delivery.audio import make_audio
+from vqaloop.delivery.audio import inspect_audio, make_audio
 from vqaloop.delivery.checks import (
     HLS_CODECS,
     RungInput,
@@ -369,6 +369,11 @@ class _Job:
         self, source: Path, plan: TrackPlan, cut: Fraction, progress: Watcher
     ) -> list[AudioRendition]:
         end, made = self.items[0].stream.end, list[AudioRendition]()
+        try:
+            found = inspect_audio(source, {each.place for each in plan.audio}, end)
+        except InputError as error:
+            self.warnings.append(f"audio is left out: {error}")
+            return []
         for number, each in enumerate(plan.audio, 1):
             progress(Event("package", "audio", len(self.items), len(self.items)))
             folder = self.folder / (
@@ -377,7 +382,9 @@ class _Job:
 
             def make(each: AudioPlan = each, folder: Path = folder) -> AudioRendition:
                 finish = self._finish(cut, audio=True)
-                return make_audio(source, each, folder, cut, end, self.ffmpeg, finish)
+                return make_audio(
+                    source, each, found[each.place], folder, cut, end, self.ffmpeg, finish
+                )
 
             if item := self._tried(each.about, folder, make):
                 if each.copied and not item.copied:

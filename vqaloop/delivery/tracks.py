@@ -143,7 +143,7 @@ def _audio_plans(
         label = labels[numbers.index(programme)]
         about = f"audio track {place + 1} ({_described(track)})"
         layout = track.codec_context.layout
-        aac = _AAC_LAYOUTS.get(layout.name, "5.1" if layout.nb_channels > 3 else "stereo")
+        aac = _aac_layout(layout)
         keeps = _is_kept(track, kinds)
         tiers = _tiers(track, keeps, programme in paired)
         whole = AudioPlan(
@@ -174,6 +174,12 @@ def _audio_plans(
                 )
             )
     return tuple(plans)
+
+
+def _aac_layout(layout: Any) -> str:
+    """The layout in which AAC holds most of another one."""
+    few = "mono" if layout.nb_channels == 1 else "stereo"
+    return _AAC_LAYOUTS.get(layout.name, "5.1" if layout.nb_channels > 3 else few)
 
 
 def _is_kept(track: Any, kinds: tuple[str, ...]) -> bool:
