@@ -174,3 +174,23 @@ def test_rungs_with_captions_are_not_said_to_have_none(tmp_path: Path) -> None:
         "closed captions are in the pictures of h264 and not in those of hevc; they go away where "
         "a player changes to these"
     ]
+
+
+def test_a_track_that_cannot_be_taken_over_has_one_rendition(tmp_path: Path) -> None:
+    """Mono in a codec of Dolby's that ends early: AAC is both what it is and what all decode."""
+    clip = tmp_path / "in.mkv"
+    run_ffmpeg(
+        *("-f", "lavfi", "-i", "testsrc2=s=128x72:r=25:d=2"),
+        *("-f", "lavfi", "-i", "sine=440:r=48000:d=1", "-c:v", "libx264", "-c:a", "ac3"),
+        *("-preset", "ultrafast", "-metadata:s:a:0", 'title=a\nb"c <&> \u0001', file_url(clip)),
+    )
+    made = delivered(probe_source(clip), tmp_path)
+    (item,) = made.about["audio_renditions"]
+    assert (item["codecs"], item["channels"], item["copied"]) == ("mp4a.40.2", 1, False)
+    assert item["name"] == "a b'c <&>"
+    assert made.about["warnings"] == [
+        "audio track 1 (ac3, mono) is coded again as AAC, since it has gaps or does not last as "
+        "long as the pictures"
+    ]
+    assert 'NAME="a b\'c <&>"' in (made.folder / "master.m3u8").read_text("utf-8")
+    assert "a b'c &lt;&amp;&gt;" in (made.folder / "manifest.mpd").read_text("utf-8")

@@ -6,7 +6,7 @@ pictures, without gaps; else it is coded again, with silence where it has none.
 
 import math
 import re
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -81,8 +81,7 @@ def make_audio(
     `end` is when the last picture ends, in seconds; `finish` is called with the folder before it
     is measured. Raises InputError for a source that cannot be read, ToolError when ffmpeg fails.
     """
-    copied = plan.copied and found.gapless
-    gain = 0.0
+    copied, gain = plan.copied, 0.0
     if copied:
         _copy(source, plan, folder, cut_s, found, ffmpeg)
     else:
@@ -107,14 +106,15 @@ def make_audio(
     )
 
 
-def inspect_audio(source: Path, places: Collection[int], end: Fraction) -> dict[int, CodedAudio]:
-    """What is known of the audio tracks at these places, by one reading of the source.
+def inspect_audio(source: Path, end: Fraction) -> dict[int, CodedAudio]:
+    """What is known of the audio tracks by their places, by one reading of the source.
 
     `end` is when the last picture ends, in seconds from the first. Raises InputError for a source
     that cannot be read.
     """
     with opened(source) as container:
-        tracks = {place: container.streams.audio[place] for place in sorted(places)}
+        every = enumerate(container.streams.audio)
+        tracks = {place: track for place, track in every if track.codec_context is not None}
         video = main_video(container) or container.streams.video[0]
         begin_s = (container.start_time or 0) / 1_000_000
         late_s = max(0.0, float((video.start_time or 0) * video.time_base) - begin_s)

@@ -1,14 +1,15 @@
 """Encryption of segments with keys of a file: ISO/IEC 23001-7, schemes `cenc` and `cbcs`.
 
 Segments are encrypted by Shaka Packager, with `cenc` also by ffmpeg. Keys are never part of the
-delivery. Shaka Packager reads them from a file; ffmpeg takes them on its command line alone, which
-other users of the machine can read while it runs.
+delivery. Shaka Packager reads them from its standard input; ffmpeg takes them on its command line
+alone, which other users of the machine can read while it runs.
 """
 
 import base64
 import importlib.util
 import platform
 import shutil
+import tempfile
 import uuid
 from dataclasses import dataclass, field
 from fractions import Fraction
@@ -35,7 +36,7 @@ _INSTALL = (
 )
 _EARLY_S = Fraction(1, 5000)
 """Seconds by which Shaka Packager is given a shorter segment: times are rounded."""
-_CLEAR, _OPTIONS = "clear.mp4", ".options"
+_CLEAR = "clear.mp4"
 
 
 @dataclass(frozen=True)
@@ -188,7 +189,6 @@ def encrypt(folder: Path, encryption: Encryption, cut_s: Fraction, audio: bool) 
         run = _with_shaka if encryption.shaka else _with_ffmpeg
         done = run(folder, encryption, key, cut_s, audio)
     finally:
-        (folder / _OPTIONS).unlink(missing_ok=True)
         clear.unlink(missing_ok=True)
     if done.returncode or done.timed_out or len(media_files(folder)) != len(files):
         raise ToolError(
@@ -199,25 +199,26 @@ def encrypt(folder: Path, encryption: Encryption, cut_s: Fraction, audio: bool) 
 def _with_shaka(
     folder: Path, encryption: Encryption, key: Key, cut_s: Fraction, audio: bool
 ) -> process.Finished:
-    secret = folder / _OPTIONS
-    secret.touch(mode=0o600)
     label = f"label=:key_id={key.key_id.lower()}:key={key.key.lower()}"
-    secret.write_text(f"--enable_raw_key_encryption\n--keys={label}\n", encoding="ascii")
     kind = "audio" if audio else "video"
     argv = [
         encryption.program,
         # names inside the folder: a comma in the name of a folder above would end them
         f"in={_CLEAR},stream={kind},init_segment={INIT},segment_template=$Number%05d$.m4s",
-        f"--flagfile={secret.name}",
+        "--flagfile=/dev/stdin",
         f"--protection_scheme={encryption.keys.scheme}",
         "--clear_lead=0",
         f"--segment_duration={float(cut_s - _EARLY_S):.6f}",
         # a fragment for each key frame, so that it can be fetched alone
-        f"--fragment_duration={'0.05' if not audio else f'{float(cut_s):.6f}'}",
+        f"--fragment_duration={f'{float(cut_s):.6f}' if audio else '0.05'}",
         "--generate_sidx_in_media_segments=false",
     ]
-    with process.working_in(folder):
-        return process.run(argv, timeout_s=120 + (folder / _CLEAR).stat().st_size / 1_000_000)
+    # a file without a name: whatever ends this process, no key is left on the disk
+    with tempfile.TemporaryFile() as secret, process.working_in(folder):
+        secret.write(f"--enable_raw_key_encryption\n--keys={label}\n".encode("ascii"))
+        secret.seek(0)
+        timeout_s = 120 + (folder / _CLEAR).stat().st_size / 1_000_000
+        return process.run(argv, timeout_s=timeout_s, stdin=secret)
 
 
 def _with_ffmpeg(

@@ -6,7 +6,7 @@ final one, measured there, and renamed when complete.
 
 import os
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
@@ -17,7 +17,7 @@ from vqaloop.core.ffmpeg import ffmpeg_path
 from vqaloop.core.files import file_sha256, place_file
 from vqaloop.core.text import quoted
 from vqaloop.core.version import __version__
-from vqaloop.delivery.audio import inspect_audio, make_audio
+from vqaloop.delivery.audio import CodedAudio, inspect_audio, make_audio
 from vqaloop.delivery.checks import (
     HLS_CODECS,
     RungInput,
@@ -350,7 +350,14 @@ class _Job:
     ) -> tuple[list[AudioRendition], list[TextRendition]]:
         given = self.given
         try:
-            plan = plan_tracks(source, self.asked, audio=given.audio, texts=given.subtitles)
+            coded = inspect_audio(source, self.items[0].stream.end) if given.audio else {}
+            plan = plan_tracks(
+                source,
+                self.asked,
+                audio=given.audio,
+                texts=given.subtitles,
+                gapless=[place for place, each in coded.items() if each.gapless],
+            )
             captioned = any(track.captions for track in tracks) or not find_captions(source)
         except InputError as error:
             # a delivery without audio is of more use than none
@@ -361,19 +368,19 @@ class _Job:
             self.warnings.append(
                 "no rung has the closed captions that are in the source's pictures"
             )
-        audio = self._audio(source, plan, cut, progress)
+        audio = self._audio(source, plan, coded, cut, progress)
         texts = self._texts(source, plan, tracks[0], progress)
         return audio, texts
 
     def _audio(
-        self, source: Path, plan: TrackPlan, cut: Fraction, progress: Watcher
+        self,
+        source: Path,
+        plan: TrackPlan,
+        coded: Mapping[int, CodedAudio],
+        cut: Fraction,
+        progress: Watcher,
     ) -> list[AudioRendition]:
         end, made = self.items[0].stream.end, list[AudioRendition]()
-        try:
-            found = inspect_audio(source, {each.place for each in plan.audio}, end)
-        except InputError as error:
-            self.warnings.append(f"audio is left out: {error}")
-            return []
         for number, each in enumerate(plan.audio, 1):
             progress(Event("package", "audio", len(self.items), len(self.items)))
             folder = self.folder / (
@@ -383,15 +390,10 @@ class _Job:
             def make(each: AudioPlan = each, folder: Path = folder) -> AudioRendition:
                 finish = self._finish(cut, audio=True)
                 return make_audio(
-                    source, each, found[each.place], folder, cut, end, self.ffmpeg, finish
+                    source, each, coded[each.place], folder, cut, end, self.ffmpeg, finish
                 )
 
             if item := self._tried(each.about, folder, make):
-                if each.copied and not item.copied:
-                    self.warnings.append(
-                        f"{each.about} is coded again as AAC, since it has gaps or does not last "
-                        "as long as the pictures"
-                    )
                 made.append(item)
         return made
 

@@ -2,7 +2,7 @@
 
 import contextlib
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -28,6 +28,7 @@ _LONGEST_NAME = 80
 _KEPT = {"aac": ("LC", "HE-AAC", "HE-AACv2"), "ac3": (), "eac3": (), "opus": ()}
 """Codecs that are delivered as they are, and of AAC the profiles."""
 _DASH_ALONE = ("opus",)
+_DOLBY = ("ac3", "eac3")
 _AAC_LAYOUTS = {
     "mono": "mono",
     "stereo": "stereo",
@@ -52,13 +53,14 @@ class AudioPlan:
     """The track in words, for messages."""
     label: Label
     programme: int
-    tiers: tuple[str, ...]
     kinds: tuple[str, ...]
-    copied: bool
+    tiers: tuple[str, ...] = ()
+    copied: bool = False
     """Whether the coded track is taken over; else it is coded as AAC."""
-    layout: str
+    layout: str = "stereo"
     """Channel layout to code."""
-    channels: int
+    channels: int = 2
+    """Of what is coded."""
     mixed: bool = False
     """Whether channels are mixed together, which changes the loudness."""
 
@@ -104,17 +106,25 @@ def source_of(ladder: Ladder, wanted: str, warnings: list[str]) -> Path | None:
     return None
 
 
-def plan_tracks(source: Path, kinds: Sequence[str], *, audio: bool, texts: bool) -> TrackPlan:
+def plan_tracks(
+    source: Path,
+    kinds: Sequence[str],
+    *,
+    audio: bool,
+    texts: bool,
+    gapless: Collection[int] = (),
+) -> TrackPlan:
     """What to make of a source's audio and subtitle tracks, for these kinds of manifest.
 
-    Without `audio` or `texts` none of them is planned, nor warned of. Raises InputError for a file
-    that cannot be read.
+    `gapless` are the places of the audio tracks that may be taken over as they are coded. Without
+    `audio` or `texts` none of them is planned, nor warned of. Raises InputError for a file that
+    cannot be read.
     """
     with opened(source) as container:
         sounds = list(container.streams.audio) if audio and container.streams.video else []
         words = list(container.streams.subtitles) if texts and container.streams.video else []
         warnings: list[str] = []
-        plans = _audio_plans(sounds, tuple(kinds), warnings)
+        plans = _audio_plans(sounds, tuple(kinds), gapless, warnings)
         subtitles = _text_plans(words, warnings)
         rest = _rest(container)
         if rest:
@@ -123,7 +133,7 @@ def plan_tracks(source: Path, kinds: Sequence[str], *, audio: bool, texts: bool)
 
 
 def _audio_plans(
-    tracks: Sequence[Any], kinds: tuple[str, ...], warnings: list[str]
+    tracks: Sequence[Any], kinds: tuple[str, ...], gapless: Collection[int], warnings: list[str]
 ) -> tuple[AudioPlan, ...]:
     known = []
     for place, track in enumerate(tracks):
@@ -138,42 +148,49 @@ def _audio_plans(
         [[t for (_, t), p in zip(known, programmes, strict=True) if p == n] for n in numbers]
     )
     plans: list[AudioPlan] = []
-    paired = {p for p in programmes if programmes.count(p) > 1}
     for (place, track), programme in zip(known, programmes, strict=True):
-        label = labels[numbers.index(programme)]
         about = f"audio track {place + 1} ({_described(track)})"
-        layout = track.codec_context.layout
-        aac = _aac_layout(layout)
         keeps = _is_kept(track, kinds)
-        tiers = _tiers(track, keeps, programme in paired)
-        whole = AudioPlan(
-            place, about, label, programme, tiers, kinds, keeps, aac, layout.nb_channels
-        )
-        if not keeps:
-            mixed = layout.name not in _AAC_LAYOUTS and layout.nb_channels > 2
-            channels = {"mono": 1, "stereo": 2, "5.1": 6}.get(aac, layout.nb_channels)
-            whole = replace(whole, channels=channels, mixed=mixed)
-            if mixed:
-                warnings.append(f"{about} is reduced to {aac}, which players of AAC take")
-        plans.append(whole)
-        if STEREO not in tiers and programme not in paired:
-            plans.append(
-                replace(
-                    whole, tiers=(STEREO,), copied=False, layout="stereo", channels=2, mixed=True
-                )
+        if keeps and place not in gapless:
+            keeps = False
+            warnings.append(
+                f"{about} is coded again as AAC, since it has gaps or does not last as long as "
+                "the pictures"
             )
-        if not keeps and track.codec_context.codec.canonical_name in _DASH_ALONE:
-            plans.append(
-                replace(
-                    whole,
-                    tiers=(),
-                    kinds=("dash",),
-                    copied=True,
-                    channels=layout.nb_channels,
-                    mixed=False,
-                )
-            )
+        first = AudioPlan(place, about, labels[numbers.index(programme)], programme, kinds)
+        paired = programmes.count(programme) > 1
+        plans += _renditions(first, track, keeps, paired, warnings)
+        alone = track.codec_context.codec.canonical_name in _DASH_ALONE and not keeps
+        if alone and place in gapless and "dash" in kinds:
+            plans.append(replace(first, kinds=("dash",), copied=True))
     return tuple(plans)
+
+
+def _renditions(
+    plan: AudioPlan, track: Any, keeps: bool, paired: bool, warnings: list[str]
+) -> list[AudioPlan]:
+    """A track's own rendition, kept or as AAC, and where it needs one what every player decodes.
+
+    A track that is `paired` is one of two layouts of a programme, of which the other is that.
+    """
+    layout, codec = track.codec_context.layout, track.codec_context.codec.canonical_name
+    few, aac = layout.nb_channels <= 2, _aac_layout(layout)
+    if keeps:
+        own = replace(plan, copied=True, channels=layout.nb_channels)
+    else:
+        mixed = layout.name not in _AAC_LAYOUTS and not few
+        channels = {"mono": 1, "stereo": 2, "5.1": 6}.get(aac, layout.nb_channels)
+        own = replace(plan, layout=aac, channels=channels, mixed=mixed)
+        if mixed:
+            warnings.append(f"{plan.about} is reduced to {aac}, which players of AAC take")
+    plain = few and not (keeps and codec in _DOLBY)
+    if paired:
+        return [replace(own, tiers=(STEREO,) if few else (ORIGINAL,))]
+    if plain:
+        return [replace(own, tiers=(STEREO, ORIGINAL))]
+    layout_name, channels = ("mono", 1) if layout.nb_channels == 1 else ("stereo", 2)
+    stereo = replace(plan, tiers=(STEREO,), layout=layout_name, channels=channels, mixed=not few)
+    return [replace(own, tiers=(ORIGINAL,)), stereo]
 
 
 def _aac_layout(layout: Any) -> str:
@@ -188,16 +205,6 @@ def _is_kept(track: Any, kinds: tuple[str, ...]) -> bool:
     if profiles is None or (codec in _DASH_ALONE and "hls" in kinds):
         return False
     return not profiles or context.profile is None or context.profile in profiles
-
-
-def _tiers(track: Any, kept: bool, paired: bool) -> tuple[str, ...]:
-    """What a track's own rendition is: STEREO is what every player decodes, so AAC or Opus."""
-    context = track.codec_context
-    few = context.layout.nb_channels <= 2
-    plain = few and (not kept or context.codec.canonical_name in ("aac", "opus"))
-    if paired:
-        return (STEREO,) if few else (ORIGINAL,)
-    return (STEREO, ORIGINAL) if plain else (ORIGINAL,)
 
 
 def _programmes(tracks: Sequence[Any]) -> list[int]:
@@ -222,7 +229,7 @@ def _programmes(tracks: Sequence[Any]) -> list[int]:
 
 def _is_plain(track: Any) -> bool:
     """Whether a track of up to two channels ends up as AAC."""
-    return str(track.codec_context.codec.canonical_name) not in ("ac3", "eac3")
+    return str(track.codec_context.codec.canonical_name) not in _DOLBY
 
 
 def _text_plans(tracks: Sequence[Any], warnings: list[str]) -> tuple[TextPlan, ...]:
