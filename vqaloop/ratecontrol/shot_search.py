@@ -44,7 +44,7 @@ FLOOR_STEPS = 3.0
 """Default of the floor of scenes, in steps: 12 points of VMAF, about two just noticeable
 differences. One knob for a whole title leaves hard scenes 10 points below and more; a floor that
 is nearer than that takes bits from where they buy more, so by default it is never nearer."""
-MORE, LEAST_MORE = 1.5, 2
+MORE, LEAST_MORE = 1.5, 3
 """Encodes of scenes for one rung, over the number of scenes, at most; and how many beyond that
 number in any case, as one first encode in the wrong place unbalances a title of two scenes."""
 BATCH = 4
@@ -212,10 +212,10 @@ class ShotSearch:
         return [own[len(own) // 2] for own in of_size] or wanted[-BATCH:]
 
     def _compare(self, planned: Sequence[RDPoint]) -> bool:
-        """Encode the dearest scene of planned rungs at sizes that come near to each other there and
-        were not measured; returns whether there was anything to encode.
+        """Encode the dearest scene of planned rungs at sizes that come near to each other there.
 
-        Scenes of a title differ from other titles alike, so one shows how far off a size is.
+        Returns whether there was any that was not measured. Scenes of a title differ from other
+        titles alike, so one shows how far off a size is.
         """
         wanted = sorted(
             {
