@@ -217,6 +217,21 @@ def test_subtitles_are_webvtt_in_both_formats(made: Delivery) -> None:
     assert [c.text for c in cues] == ["A <i>word</i>", "Ä --&gt; two\nlines"]
 
 
+def test_of_one_format_only_its_own_files_are_written(ladders: Path, tmp_path: Path) -> None:
+    names = {}
+    for kind in ("hls", "dash"):
+        made = package_ladder(
+            ladders / "h264",
+            out=tmp_path / kind,
+            segment_s=2,
+            audio=False,
+            **{"hls": kind == "hls", "dash": kind == "dash"},
+        )
+        names[kind] = sorted(path.name for path in (made.folder / "subtitles_01").iterdir())
+    assert names["hls"] == ["00001.vtt", "00002.vtt", "00003.vtt", "media.m3u8"]
+    assert names["dash"] == ["all.vtt"]
+
+
 def test_cues_are_read_whatever_is_between_them() -> None:
     text = (
         "WEBVTT\r\n\r\nNOTE none\r\n\r\nid\r\n00:01.000 --> 00:02.000 line:0\r\nOne\r\n\r\n"
@@ -324,6 +339,7 @@ def test_the_index_of_a_single_file_lists_its_segments(single: Delivery) -> None
     assert seen == len(single.about["renditions"]) + len(single.about["audio_renditions"])
 
 
+@pytest.mark.slow
 def test_ffmpeg_plays_a_single_file_as_it_plays_segments(single: Delivery, made: Delivery) -> None:
     def frames(folder: Path) -> bytes:
         return run_ffmpeg("-i", file_url(folder / "media.m3u8"), "-f", "framemd5", "pipe:1")

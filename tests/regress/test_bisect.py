@@ -73,7 +73,9 @@ def plan(tree: Path, good: str, bad: str, **more: Any) -> Plan:
     return Plan(tree, good, bad, BUILD, "x264", tree.parent / "state", **more)
 
 
-@pytest.mark.parametrize("first", [1, 6, 8])
+@pytest.mark.parametrize(
+    "first", [6, *(pytest.param(n, marks=pytest.mark.slow) for n in (1, 2, 5, 8))]
+)
 def test_the_first_bad_commit_is_found_wherever_it_is(
     first: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -135,7 +137,7 @@ def test_an_interrupted_bisection_goes_on_and_builds_nothing_twice(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     tree, seen = new_tree(tmp_path / "tree"), judged(monkeypatch)
-    commits = [commit(tree, f"{n} " + ("worse" if n >= 5 else "fine")) for n in range(17)]
+    commits = [commit(tree, f"{n} " + ("worse" if n >= 5 else "fine")) for n in range(9)]
     compare, calls = vars(bisection)["compare_builds"], 0
 
     def stop(**builds: Any) -> Comparison:

@@ -407,7 +407,7 @@ class _Job:
             folder = self.folder / f"subtitles_{each.place + 1:02d}"
 
             def make(each: TextPlan = each, folder: Path = folder) -> TextRendition:
-                return make_texts(source, each, folder, cuts, self.ffmpeg)
+                return make_texts(source, each, folder, cuts, self.asked, self.ffmpeg)
 
             if item := self._tried(each.about, folder, make):
                 made.append(item)

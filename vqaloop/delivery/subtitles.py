@@ -1,7 +1,7 @@
 """Subtitles as WebVTT: cues of a text track, as segments for HLS and as one file for DASH."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -36,9 +36,14 @@ class Cue:
 
 
 def make_texts(
-    source: Path, plan: TextPlan, folder: Path, cuts: Sequence[Fraction], ffmpeg: str
+    source: Path,
+    plan: TextPlan,
+    folder: Path,
+    cuts: Sequence[Fraction],
+    kinds: Collection[str],
+    ffmpeg: str,
 ) -> TextRendition:
-    """Write a text track as WebVTT into a new folder, in segments between `cuts` and as a whole.
+    """Write a text track as WebVTT into a new folder: for hls in segments, for dash as a whole.
 
     `cuts` are the boundaries of the segments in seconds, from the first picture to the end of the
     last. Raises InputError for a track without a text in that time, ToolError when ffmpeg fails.
@@ -60,10 +65,14 @@ def make_texts(
         # a cue that lasts beyond its segment is in each that it is shown in
         inside = [c for c in cues if c.start_ms < _ms(end) and c.end_ms > _ms(start)]
         file = f"{number:05d}.vtt"
-        size = (folder / file).write_bytes(_vtt(inside, _MAP))
-        parts.append(Segment(file, size, start, end - start))
-    size = (folder / WHOLE).write_bytes(_vtt(cues))
-    whole = Segment(WHOLE, size, cuts[0], cuts[-1] - cuts[0])
+        data = _vtt(inside, _MAP)
+        parts.append(Segment(file, len(data), start, end - start))
+        if "hls" in kinds:
+            (folder / file).write_bytes(data)
+    data = _vtt(cues)
+    whole = Segment(WHOLE, len(data), cuts[0], cuts[-1] - cuts[0])
+    if "dash" in kinds:
+        (folder / WHOLE).write_bytes(data)
     return TextRendition(folder.name, plan.label, tuple(parts), whole, plan.place + 1, len(cues))
 
 
