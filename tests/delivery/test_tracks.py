@@ -194,3 +194,18 @@ def test_a_track_that_cannot_be_taken_over_has_one_rendition(tmp_path: Path) -> 
     ]
     assert 'NAME="a b\'c <&>"' in (made.folder / "master.m3u8").read_text("utf-8")
     assert "a b'c &lt;&amp;&gt;" in (made.folder / "manifest.mpd").read_text("utf-8")
+
+
+@pytest.mark.parametrize("suffix", [".mkv", ".mp4"])
+def test_audio_that_is_taken_over_stays_in_time(suffix: str, tmp_path: Path) -> None:
+    clip = tmp_path / f"in{suffix}"
+    run_ffmpeg(
+        *("-f", "lavfi", "-i", "testsrc2=s=128x72:r=25:d=2", "-f", "lavfi", "-i"),
+        "aevalsrc='0.5*sin(880*PI*t)*gte(t,1.2)':s=48000:d=2",
+        *("-c:v", "libx264", "-preset", "ultrafast", "-c:a", "aac", file_url(clip)),
+    )
+    made = delivered(probe_source(clip), tmp_path)
+    assert made.about["audio"]["copied"]
+    url = file_url(made.folder / "audio" / "media.m3u8")
+    sound = np.frombuffer(run_ffmpeg("-i", url, "-ac", "1", "-f", "f32le", "pipe:1"), np.float32)
+    assert int(np.argmax(np.abs(sound) > 0.1)) / 48000 == pytest.approx(1.2, abs=0.004)
