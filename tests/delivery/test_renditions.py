@@ -225,7 +225,8 @@ def test_of_one_format_only_its_own_files_are_written(ladders: Path, tmp_path: P
             out=tmp_path / kind,
             segment_s=2,
             audio=False,
-            **{"hls": kind == "hls", "dash": kind == "dash"},
+            hls=kind == "hls",
+            dash=kind == "dash",
         )
         names[kind] = sorted(path.name for path in (made.folder / "subtitles_01").iterdir())
     assert names["hls"] == ["00001.vtt", "00002.vtt", "00003.vtt", "media.m3u8"]
