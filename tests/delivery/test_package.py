@@ -389,7 +389,7 @@ def test_the_sound_is_in_time_with_the_pictures_and_as_long(delivered: Delivery)
     assert len(sound) / 48000 == pytest.approx(float(TITLE_S), abs=0.025)
     heard = int(np.argmax(np.abs(sound) > 0.1)) / 48000
     assert heard == pytest.approx(BEEP_S, abs=0.004)
-    assert delivered.about["audio"]["language"] == "deu"
+    assert delivered.about["audio"]["language"] == "de"
 
 
 def test_a_late_picture_has_its_sound_moved_along(tmp_path: Path) -> None:

@@ -22,7 +22,7 @@ class VideoEntry:
     """The sample entry of a video track."""
 
     kind: str
-    """Four-character code: avc1, hvc1, vp09, av01."""
+    """Four-character code: avc1, hvc1, vp09, av01; of an encrypted track the one below it."""
     width: int
     """Coded width in pixels."""
     height: int
@@ -93,6 +93,9 @@ def read_video_entry(init: bytes) -> VideoEntry:
         part: init[at + 8 : after]
         for part, at, after in walk(init, first + 8 + _VISUAL_HEAD, last)
     }
+    if kind == b"encv" and len(parts.get(b"sinf", b"")) >= 12:
+        # the first box in it (frma) names the entry that was encrypted
+        kind = parts[b"sinf"][8:12]
     config = next((parts[name] for name in _CONFIGS if name in parts), b"")
     if not config:
         raise ToolError(f"a sample entry {kind!r} holds no decoder configuration")

@@ -4,7 +4,8 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from vqaloop.core.option_fields import number
+from vqaloop.core.option_fields import add_options, given_options
+from vqaloop.delivery.options import DeliveryOptions
 
 if TYPE_CHECKING:
     from vqaloop.cli.arguments import Command
@@ -20,16 +21,7 @@ def add_deliver(command: "Command") -> None:
         nargs="+",
         help="what `vqaloop ladder` wrote; of one title, a codec each",
     )
-    parser.add_argument("--hls", action="store_true", help="HLS; with neither: all that can be")
-    parser.add_argument("--dash", action="store_true", help="DASH")
-    parser.add_argument(
-        "--segment",
-        type=number,
-        default=6.0,
-        metavar="S",
-        help="seconds of a segment, rounded to whole GOPs (default: 6)",
-    )
-    parser.add_argument("--no-audio", action="store_true", help="leave the source's sound out")
+    add_options(parser, DeliveryOptions)
     parser.add_argument("-o", "--output", type=Path, metavar="DIR", help="default: NAME.delivery")
 
 
@@ -41,15 +33,14 @@ def run_deliver(options: argparse.Namespace) -> int:
         from vqaloop.delivery.package import package_ladder
         from vqaloop.report.progress import Progress
 
-    every = not (options.hls or options.dash)
+    given = given_options(DeliveryOptions, options)
+    hls, dash = bool(options.hls), bool(options.dash)
+    every = not (hls or dash)
     with Progress(quiet=options.quiet) as progress:
         made = package_ladder(
             options.folders,
-            hls=options.hls or every,
-            dash=options.dash or every,
+            **{**given, "hls": hls or every, "dash": dash or every},
             out=options.output,
-            segment_s=options.segment,
-            audio=not options.no_audio,
             ffmpeg=options.ffmpeg,
             progress=progress,
         )
@@ -59,6 +50,13 @@ def run_deliver(options: argparse.Namespace) -> int:
             options,
             f"{track['id']}  {track['codecs']}  {track['average_bandwidth'] / 1000:.0f} kb/s, "
             f"peak {track['bandwidth'] / 1000:.0f}, segments: {track['segments']}",
+        )
+    for track in [*about["audio_renditions"], *about["subtitles"]]:
+        language = f", {track['language']}" if track["language"] else ""
+        say(
+            options,
+            f"{track['id']}  {track['name']}{language}  {track.get('codecs', 'WebVTT')}  "
+            f"{track['average_bandwidth'] / 1000:.0f} kb/s",
         )
     for part in about["plain"]:
         say(options, f"{part['codec']}: {len(part['rungs'])} files, listed in {part['manifest']}")
@@ -70,5 +68,5 @@ def run_deliver(options: argparse.Namespace) -> int:
     ]
     say(options, " and ".join([*filter(None, manifests)] or ["files"]) + f" in {made.folder}")
     emit(options, about)
-    missing = (options.hls and not about["hls"]) or (options.dash and not about["dash"])
+    missing = (hls and not about["hls"]) or (dash and not about["dash"])
     return 1 if missing else 0

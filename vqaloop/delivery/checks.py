@@ -86,6 +86,19 @@ def read_ladders(folders: Sequence[Path]) -> list[Ladder]:
     return ladders
 
 
+def common_metric(ladders: Sequence[Ladder]) -> bool:
+    """Whether one metric, in one mode, scored all of these ladders."""
+    found = []
+    for ladder in ladders:
+        metric = ladder.about.get("metric")
+        found.append(
+            tuple(str(metric.get(key)) for key in ("name", "mode", "label"))
+            if isinstance(metric, dict)
+            else None
+        )
+    return len(set(found)) == 1 and None not in found
+
+
 def is_wanted(asked: Sequence[str], codec: str) -> bool:
     """Whether any of the kinds of manifest asked for takes this codec."""
     return any((kind, codec) not in WHY_NOT for kind in asked)

@@ -29,7 +29,12 @@ from vqaloop.execution.checks import check_folder, folder_undone
 from vqaloop.execution.document_parts import overhead_json
 from vqaloop.execution.executor import Executor
 from vqaloop.execution.session import Session, open_session
-from vqaloop.execution.stage_progress import counted_cut, counted_in_message, described
+from vqaloop.execution.stage_progress import (
+    counted_cut,
+    counted_in_message,
+    described,
+    report_if_slow,
+)
 from vqaloop.execution.tools import Tools, chosen_tools
 from vqaloop.ladder.document import LadderRun, ladder_json
 from vqaloop.ladder.options import BANDWIDTH_SHARE, LadderOptions
@@ -46,6 +51,7 @@ from vqaloop.ladder.request import (
 from vqaloop.ladder.steps import Loop
 from vqaloop.ladder.store import write_document, write_reports
 from vqaloop.ladder.warnings import banding_warnings, find_doubts, guard_warnings, peak_warnings
+from vqaloop.media.content import Content, content_of
 from vqaloop.media.excerpt import excerpt
 from vqaloop.media.scene_cuts import Scene, find_shots, split_shots
 from vqaloop.quality.registry import DEFAULT_METRIC, kindred
@@ -322,6 +328,12 @@ def space_of(session: Session[LadderOptions]) -> Space:
     return Space(session.sizes, session.spec.knob, session.source.canvas, fps)
 
 
+def content_of_title(session: Session[LadderOptions]) -> Content | None:
+    """What the title's pictures hold, by which the prior is chosen."""
+    with report_if_slow(session.options.progress, Event("prior", "looking at a few frames")):
+        return content_of(session.source, ffmpeg=session.ffmpeg)
+
+
 def _shots(session: Session[LadderOptions]) -> Sequence[Scene]:
     """The title's scenes as `encode` has them; none where it has no cuts."""
     source, progress = session.source, session.options.progress
@@ -428,7 +440,8 @@ def _remember(run: LadderRun, prior: PriorUse) -> None:
     if prior != "none" and options.cache and usual:
         metric = session.metric
         kind = session.spec.name, session.preset, metric.name
-        remember(*kind, session.source.sha256, loop.space, run.found.points, metric.top)
+        points, content = run.found.points, content_of_title(session)
+        remember(*kind, session.source.sha256, loop.space, points, metric.top, content)
 
 
 def _delivered(run: LadderRun, folder: Path, placed: list[Path]) -> Ladder:
@@ -485,8 +498,8 @@ def _surrogate(
     metric = session.metric
 
     def known() -> dict[str, Any] | None:
-        sha256 = session.source.sha256
-        found = chosen_prior(use, session.spec.name, session.preset, kindred(metric), sha256)
+        kind = session.spec.name, session.preset, kindred(metric)
+        found = chosen_prior(use, *kind, session.source.sha256, content_of_title(session))
         return prior_json(found) if found else None
 
     # each under its own name, so that one command does not go on with what another began with

@@ -4,22 +4,41 @@ from __future__ import annotations
 
 import math
 import os
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from vqaloop.core.text import counted, quoted, shown, shown_rate
 from vqaloop.encoding.encode import cost_per_megapixel
 from vqaloop.execution.session import Session, open_session
-from vqaloop.ladder.build import checked_request, fitted, space_of
+from vqaloop.ladder.build import (
+    LadderRequest,
+    checked_request,
+    content_of_title,
+    fitted,
+    space_of,
+)
 from vqaloop.ladder.options import LadderOptions
+from vqaloop.ladder.steps import MOST_TRIALS
+from vqaloop.ladder.store import PLAN_SCHEMA
+from vqaloop.media.excerpt_windows import excerpt_frames
 from vqaloop.quality.cvvdp_metric import Cvvdp
 from vqaloop.quality.registry import kindred
 from vqaloop.records import RDPoint, rounded
 from vqaloop.search.explore import plan, propose
+from vqaloop.search.forecast import (
+    COVERED,
+    NORMAL,
+    Asked,
+    Forecast,
+    Unlike,
+    forecast,
+    shipped_stretch,
+    unlike_learnt,
+)
 from vqaloop.search.prior_store import chosen_prior
-from vqaloop.search.surrogates import CurveFits, Predictions, TitlePrior
+from vqaloop.search.surrogates import CurveFits, TitlePrior
 
-SCHEMA = "vqaloop.plan/1"
 ENCODES_A_RUNG = 2.2
 """Encodes of a search for each rung of its ladder, in the mean (docs/search.md)."""
 GUARD_COST = 0.09
@@ -44,7 +63,10 @@ class LadderPlan:
         metric: Name of the metric.
         rungs: Predicted rungs, the lowest first; empty where no prior is known for this encoder
             and metric.
-        deviations: Standard deviation of each predicted score, in points.
+        kbps_intervals: Ends of each rung's interval of 90 %, in kb/s.
+        score_intervals: The same of its score.
+        unlike: In what title or encodes are unlike those that the prior was learnt from, by which
+            intervals are wider; how much wider is a rule, and not measured.
         first: What is encoded first: width, height and knob of each.
         encodes: Encodes of what is searched and, of an excerpt, of the whole title.
         cpu_s: CPU seconds by kind of work: encoding, scoring, guard.
@@ -59,7 +81,9 @@ class LadderPlan:
     knob: str
     metric: str
     rungs: tuple[RDPoint, ...]
-    deviations: tuple[float, ...]
+    kbps_intervals: tuple[tuple[float, float], ...]
+    score_intervals: tuple[tuple[float, float], ...]
+    unlike: tuple[str, ...]
     first: tuple[tuple[int, int, float], ...]
     encodes: tuple[int, int]
     cpu_s: dict[str, float]
@@ -70,31 +94,38 @@ class LadderPlan:
         Returns:
             JSON types.
         """
+        each = zip(self.rungs, self.kbps_intervals, self.score_intervals, strict=True)
         rungs = [
             {
                 "width": point.width,
                 "height": point.height,
                 "bitrate_kbps": rounded(point.bitrate_kbps),
+                "bitrate_kbps_interval": [rounded(end) for end in kbps],
                 "knob": point.knob,
                 "score": rounded(point.score),
-                "deviation": rounded(deviation),
+                "score_interval": [rounded(end) for end in score],
+                "deviation": rounded((score[1] - score[0]) / (2 * NORMAL)),
             }
-            for point, deviation in zip(self.rungs, self.deviations, strict=True)
+            for point, kbps, score in each
         ]
         costs = {name: rounded(value) for name, value in self.cpu_s.items()}
-        return {"schema": SCHEMA, **asdict(self), "rungs": rungs, "cpu_s": costs}
+        told = {k: v for k, v in asdict(self).items() if not k.endswith("_intervals")}
+        measured = {"predicted": True, "interval": COVERED}
+        return {"schema": PLAN_SCHEMA, **measured, **told, "rungs": rungs, "cpu_s": costs}
 
 
 def plan_ladder(input: str | os.PathLike[str], *, codec: str, **options: Any) -> LadderPlan:
-    """What `build_ladder` would begin with and roughly cost; nothing is encoded or written.
+    """The ladder that `build_ladder` will probably make, and its cost; nothing is encoded.
+
+    Nothing is written either. A few frames of the video are looked at.
 
     Args:
-        input: The video, which is read once.
+        input: The video.
         codec: As of `build_ladder`.
         options: Those of `build_ladder`.
 
     Returns:
-        Sizes, predicted rungs and cost.
+        Sizes, predicted rungs with intervals, and cost.
 
     Raises:
         InputError: As of `build_ladder`.
@@ -103,16 +134,11 @@ def plan_ladder(input: str | os.PathLike[str], *, codec: str, **options: Any) ->
     with open_session(request.input, request.options, request.tools) as session:
         request, session = fitted(request, session)
         source, space = session.source, space_of(session)
-        windows = session.windows()
-        searched = sum(count for _, count in windows)
-        names, top = kindred(session.metric), session.metric.top
-        prior = chosen_prior(
-            request.prior, session.spec.name, session.preset, names, source.sha256
+        searched, top = excerpt_frames(source), session.metric.top
+        surrogate, rungs, unlike = _predicted(request, session)
+        first = propose(
+            space, request.rules, [], [], surrogate or CurveFits(space, top), most=MOST_TRIALS
         )
-        surrogate = TitlePrior(space, prior, top) if prior else CurveFits(space, top)
-        dense = surrogate.dense([]) if prior else None
-        rungs = plan(request.rules, [], dense) if dense else []
-        first = propose(space, request.rules, [], [], surrogate, most=40)
         return LadderPlan(
             os.fspath(input),
             source.duration_s,
@@ -122,18 +148,48 @@ def plan_ladder(input: str | os.PathLike[str], *, codec: str, **options: Any) ->
             session.preset,
             session.spec.knob.name,
             session.metric.name,
-            tuple(rungs),
-            _deviations(dense, rungs),
+            tuple(found.point for found in rungs),
+            tuple(found.kbps for found in rungs),
+            tuple(found.score for found in rungs),
+            unlike.reasons if rungs else (),
             tuple(first),
-            *_cost(session, rungs, searched),
+            *_cost(session, [found.point for found in rungs], searched),
         )
 
 
-def _deviations(dense: Predictions | None, rungs: list[RDPoint]) -> tuple[float, ...]:
-    if dense is None:
-        return ()
-    known = dict(zip((p.key for p in dense.points), dense.deviation.tolist(), strict=True))
-    return tuple(known[rung.key] for rung in rungs)
+def _predicted(
+    request: LadderRequest, session: Session[LadderOptions]
+) -> tuple[TitlePrior | None, list[Forecast], Unlike]:
+    """What predicts, the rungs, and in what they are unlike what it was learnt from."""
+    spec, metric, source, space = session.spec, session.metric, session.source, space_of(session)
+    if request.prior == "none":
+        return None, [], Unlike()
+    names, content = kindred(metric), content_of_title(session)
+    prior = chosen_prior(request.prior, spec.name, session.preset, names, source.sha256, content)
+    if prior is None:
+        return None, [], Unlike()
+    surrogate = TitlePrior(space, prior, metric.top)
+    points = plan(request.rules, [], surrogate.dense([]))
+    asked = Asked(source, spec, session.preset, names, content, tuple(_others(session)))
+    unlike, stretch = unlike_learnt(asked), shipped_stretch(names, content)
+    return surrogate, forecast(space, prior, points, metric.top, stretch, unlike), unlike
+
+
+def _others(session: Session[LadderOptions]) -> Iterator[str]:
+    """What of the options no title was learnt from with."""
+    options = session.options
+    if session.depth > 8:
+        yield f"{session.depth} bits a sample; it was learnt from 8"
+    if options.pool != "mean":
+        yield f"scores pooled by {options.pool}; it was learnt from means"
+    if options.weights or options.prompt:
+        yield "scores by other weights"
+    if options.tune_trials is not None:
+        yield "tuned parameters of the encoder; it was learnt from the defaults"
+    if options.per_shot:
+        yield "a knob for every scene; it was learnt from one for the title"
+    if options.two_pass:
+        yield "two passes; it was learnt from one"
 
 
 def _cost(
@@ -180,18 +236,7 @@ def plan_lines(made: LadderPlan) -> list[str]:
         f"sizes to try: {', '.join(f'{w}x{h}' for w, h in made.sizes)}",
         f"by {made.encoder}, preset {made.preset}; scored by {made.metric}",
     ]
-    if made.rungs:
-        lines += [
-            "predicted, before any encode:",
-            f"{'size':>10} {'kb/s':>7} {made.knob:>6}  score",
-        ]
-        lines += [
-            f"{f'{p.width}x{p.height}':>10} {shown_rate(p.bitrate_kbps):>7} {p.knob:>6g}  "
-            f"{shown(p.score)} ± {shown(deviation)}"
-            for p, deviation in zip(made.rungs, made.deviations, strict=True)
-        ]
-    else:
-        lines.append("no prior for this encoder and metric: rungs are not predicted")
+    lines += _rung_lines(made)
     first = ", ".join(f"{w}x{h} at {knob:g}" for w, h, knob in made.first)
     search, whole = made.encodes
     more = f", and {whole} of the whole title" if whole else ""
@@ -201,5 +246,41 @@ def plan_lines(made: LadderPlan) -> list[str]:
         *lines,
         f"first encodes: {first}",
         f"about {counted(search, 'encode')}{more}; about {total:.0f} s of CPU time ({kinds})",
-        "nothing was encoded; the same command without --dry-run makes the ladder",
+        "nothing was encoded; the same command without --predict makes the ladder",
+    ]
+
+
+def _rung_lines(made: LadderPlan) -> list[str]:
+    """The predicted rungs, and what to know of their intervals."""
+    if not made.rungs:
+        return ["no prior for this encoder and metric: rungs are not predicted"]
+    rows = [("size", "kb/s", f"{COVERED:.0%} within", made.knob, "score", f"{COVERED:.0%} within")]
+    for point, kbps, score in zip(
+        made.rungs, made.kbps_intervals, made.score_intervals, strict=True
+    ):
+        ends = " to ".join(map(shown_rate, kbps)), " to ".join(map(shown, score))
+        rows.append(
+            (
+                f"{point.width}x{point.height}",
+                shown_rate(point.bitrate_kbps),
+                ends[0],
+                f"{point.knob:g}",
+                shown(point.score),
+                ends[1],
+            )
+        )
+    lines = ["predicted, before any encode:", *_table(rows)]
+    if made.unlike:
+        lines += [
+            "intervals are widened by rule, not by measurement, since the prior does not know:",
+            *(f"  {reason}" for reason in made.unlike),
+        ]
+    return lines
+
+
+def _table(rows: Sequence[Sequence[str]]) -> list[str]:
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return [
+        "  " + "  ".join(word.rjust(w) for word, w in zip(row, widths, strict=True))
+        for row in rows
     ]
