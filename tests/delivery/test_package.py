@@ -215,9 +215,10 @@ def test_hdr_is_told_in_both_manifests(transfer: str, name: str, tmp_path: Path)
     code = {"PQ": 16, "HLG": 18}[name]
     long = rf"av01\.0\.\d\dM\.10\.0\.11\d\.09\.{code}\.09\.0"
     assert re.fullmatch(long, found["av01"]["CODECS"])
+    needed = {"PQ": "EssentialProperty", "HLG": "SupplementalProperty"}[name]
     values = {
         p.get("schemeIdUri", "").rsplit(":", 1)[1]: p.get("value")
-        for p in ET.parse(made.folder / "manifest.mpd").iterfind(".//d:SupplementalProperty", NS)
+        for p in ET.parse(made.folder / "manifest.mpd").iterfind(f".//d:{needed}", NS)
     }
     assert values["TransferCharacteristics"] == str(code)
 

@@ -42,6 +42,7 @@ NOT_RUN = {
     "python3 -m venv": "makes an environment: CI makes one, and installs and tests in it",
     ". .venv/bin/activate": "as above",
     "pip install": "as above; it needs a package index",
+    "CVVDP/bin/pip install": "as above",
     "pip wheel": "as above",
     "pipx ": "as above; with an environment of its own",
     "uv ": "as above",
@@ -73,6 +74,10 @@ NOT_RUN = {
     "python -m bench.cheaper": "as above",
     "python -m bench.content": "takes the grids' own clips; tests/bench/test_predict.py runs it",
     "python -m bench.gpu": "takes a GPU; tests/bench/test_gpu.py runs its miniature",
+    "vqaloop ladder hdr10.mp4": "needs the program cvvdp; tests/whole/test_hdr.py runs it",
+    "vqaloop encode hdr10.mp4": "as above",
+    "vqaloop score rung.mp4 --reference hdr10.mp4": "as above",
+    "python -m bench.cvvdp": "as above; tests/bench/test_cvvdp.py runs its smallest",
     "python -m bench.fuzz": "needs Atheris; tests/whole/test_hostile.py runs what it found",
 }
 """Beginnings of commands, and why nobody runs them here."""

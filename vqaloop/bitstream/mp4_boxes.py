@@ -7,7 +7,9 @@ import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from vqaloop.bitstream.hdr_metadata import static_of_boxes
 from vqaloop.errors import ToolError
+from vqaloop.records import StaticHdr
 
 _TO_ENTRIES = (b"moov", b"trak", b"mdia", b"minf", b"stbl", b"stsd")
 _CONFIGS = (b"avcC", b"hvcC", b"vpcC", b"av1C")
@@ -37,6 +39,8 @@ class VideoEntry:
     """True for full-range samples."""
     sar: tuple[int, int] = (1, 1)
     """Width and height of a pixel."""
+    static_hdr: StaticHdr | None = None
+    """Mastering display and light levels."""
 
 
 def walk(data: bytes, start: int = 0, end: int | None = None) -> Iterator[tuple[bytes, int, int]]:
@@ -112,6 +116,7 @@ def read_video_entry(init: bytes) -> VideoEntry:
         matrix=colour[2],
         full_range=bool(colour[3] & 0x80),
         sar=(sar[0], sar[1]) if len(sar) == 2 and all(sar) else (1, 1),
+        static_hdr=static_of_boxes(parts.get(b"mdcv", b""), parts.get(b"clli", b"")),
     )
 
 

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from fractions import Fraction
 
 from vqaloop.bitstream.codec_strings import video_range
+from vqaloop.bitstream.mp4_boxes import VideoEntry
 from vqaloop.delivery.content import (
     ORIGINAL,
     AudioRendition,
@@ -94,18 +95,7 @@ def _video_set(
         },
     )
     _protection(group, keys, audio=False)
-    if video_range(largest) != "SDR":
-        # code points of ISO/IEC 23091-2, or a player would take it for BT.709
-        for name, code in (
-            ("ColourPrimaries", largest.primaries),
-            ("TransferCharacteristics", largest.transfer),
-            ("MatrixCoefficients", largest.matrix),
-        ):
-            ET.SubElement(
-                group,
-                "SupplementalProperty",
-                {"schemeIdUri": f"urn:mpeg:mpegB:cicp:{name}", "value": str(code)},
-            )
+    _colour(group, largest)
     _role(group, "main")
     _template(group, tracks)
     for place, track in enumerate(tracks):
@@ -126,6 +116,22 @@ def _video_set(
             },
         )
         _one_file(item, track)
+
+
+def _colour(group: ET.Element, entry: VideoEntry) -> None:
+    """The code points (ISO/IEC 23091-2) of HDR, or a player would take it for BT.709."""
+    kind = video_range(entry)
+    if kind == "SDR":
+        return
+    # a player that does not know PQ must not play it; HLG is made to be shown by SDR displays too
+    needed = "EssentialProperty" if kind == "PQ" else "SupplementalProperty"
+    for name, code in (
+        ("ColourPrimaries", entry.primaries),
+        ("TransferCharacteristics", entry.transfer),
+        ("MatrixCoefficients", entry.matrix),
+    ):
+        scheme = f"urn:mpeg:mpegB:cicp:{name}"
+        ET.SubElement(group, needed, {"schemeIdUri": scheme, "value": str(code)})
 
 
 def _audio_set(period: ET.Element, number: int, audio: AudioRendition, keys: Keys | None) -> None:

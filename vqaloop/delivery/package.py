@@ -23,6 +23,7 @@ from vqaloop.delivery.checks import (
     RungInput,
     check_alignment,
     check_file,
+    check_ranges,
     check_track,
     common_metric,
     find_refusals,
@@ -238,6 +239,7 @@ def _checked_rungs(
             elif is_wanted(asked, ladder.about["codec"]):
                 items.append(open_rung(ladder, rung))
     check_alignment(items)
+    check_ranges(items)
     return items
 
 
