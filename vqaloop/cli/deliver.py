@@ -35,14 +35,13 @@ def add_deliver(command: "Command") -> None:
 
 def run_deliver(options: argparse.Namespace) -> int:
     """Exit status 1 where something was made, but not all that was asked for by name."""
-    from vqaloop.cli.output import emit, loading, say
+    from vqaloop.cli.output import emit, loading, progress_of, say
 
     with loading(options):
         from vqaloop.delivery.package import package_ladder
-        from vqaloop.report.progress import Progress
 
     every = not (options.hls or options.dash)
-    with Progress(quiet=options.quiet) as progress:
+    with progress_of(options) as progress:
         made = package_ladder(
             options.folders,
             hls=options.hls or every,

@@ -11,6 +11,7 @@ from vqaloop.cli.encoders import add_encoders
 from vqaloop.cli.ladder import add_ladder
 from vqaloop.cli.regress import add_regress
 from vqaloop.cli.report import add_report
+from vqaloop.cli.run_events import add_run_events
 from vqaloop.cli.sample import add_sample
 from vqaloop.cli.score import add_score
 from vqaloop.cli.settings import add_settings, parse_with_settings
@@ -49,6 +50,7 @@ def make_parser() -> argparse.ArgumentParser:
     group.add_argument("--json", metavar="FILE", help="write one JSON document; - for stdout")
     add_options(group, Running)
     group.add_argument("--quiet", action="store_true", help="no progress")
+    add_run_events(group)
     add_settings(common.add_argument_group("settings"))
 
     def command(name: str, run: Callable[..., int], summary: str) -> Parser:
