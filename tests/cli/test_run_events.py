@@ -81,10 +81,10 @@ def test_a_ladder_in_events_log_and_notification(room: Room, clip: Path) -> None
     assert all(re.match(r"\S{23}Z \[\d+\] ", line) for line in log.splitlines())
     assert len(re.findall(r"search \d+/\d+ at most: ", log)) == len(trials)
     assert "] end: " in log.splitlines()[-1]
-    again = room.run("ladder", clip, *SMALL, "-o", "out", "--quiet", "--log", "run.log")
+    again = room.run("encoders", "--quiet", "--log", "run.log")
     assert again.err == ""
     longer = (room.folder / "run.log").read_text()
-    assert longer.startswith(log) and longer.count("] start: vqaloop ladder") == 2
+    assert longer.startswith(log) and longer.count("] start: vqaloop ") == 2
 
 
 def test_a_second_run_says_what_it_found_and_keeps_the_first_one_s_cost(

@@ -2,7 +2,7 @@
 
 import argparse
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from vqaloop.core.option_fields import number
 
@@ -20,6 +20,12 @@ def add_deliver(command: "Command") -> None:
         nargs="+",
         help="what `vqaloop ladder` wrote; of one title, a codec each",
     )
+    delivery_options(parser)
+    parser.add_argument("-o", "--output", type=Path, metavar="DIR", help="default: NAME.delivery")
+
+
+def delivery_options(parser: Any) -> None:
+    """What is made of the ladders; `parser` may be an argument group."""
     parser.add_argument("--hls", action="store_true", help="HLS; with neither: all that can be")
     parser.add_argument("--dash", action="store_true", help="DASH")
     parser.add_argument(
@@ -30,7 +36,13 @@ def add_deliver(command: "Command") -> None:
         help="seconds of a segment, rounded to whole GOPs (default: 6)",
     )
     parser.add_argument("--no-audio", action="store_true", help="leave the source's sound out")
-    parser.add_argument("-o", "--output", type=Path, metavar="DIR", help="default: NAME.delivery")
+
+
+def delivery_words(options: argparse.Namespace) -> list[str]:
+    """The command line that asks for the same."""
+    flags = [f"--{name}" for name in ("hls", "dash") if getattr(options, name)]
+    flags += ["--no-audio"] if options.no_audio else []
+    return [*flags, f"--segment={options.segment}"]
 
 
 def run_deliver(options: argparse.Namespace) -> int:

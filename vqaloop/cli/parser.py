@@ -18,6 +18,7 @@ from vqaloop.cli.settings import add_settings, parse_with_settings
 from vqaloop.cli.shell import add_shell
 from vqaloop.cli.training import add_corpus, add_distill, add_evaluate
 from vqaloop.cli.tune import add_tune
+from vqaloop.cli.watch import add_watch
 from vqaloop.core.option_fields import add_options
 from vqaloop.core.version import __version__
 from vqaloop.execution.options import Running
@@ -69,6 +70,7 @@ def make_parser() -> argparse.ArgumentParser:
         add_deliver,
         add_regress,
         add_report,
+        add_watch,
     )
     rest = (add_corpus, add_distill, add_evaluate, add_encoders, add_doctor, add_shell)
     for add in (*added, *rest):
