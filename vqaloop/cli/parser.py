@@ -14,6 +14,7 @@ from vqaloop.cli.report import add_report
 from vqaloop.cli.run_events import add_run_events
 from vqaloop.cli.sample import add_sample
 from vqaloop.cli.score import add_score
+from vqaloop.cli.serve import add_serve
 from vqaloop.cli.settings import add_settings, parse_with_settings
 from vqaloop.cli.shell import add_shell
 from vqaloop.cli.training import add_corpus, add_distill, add_evaluate
@@ -71,6 +72,7 @@ def make_parser() -> argparse.ArgumentParser:
         add_regress,
         add_report,
         add_watch,
+        add_serve,
     )
     rest = (add_corpus, add_distill, add_evaluate, add_encoders, add_doctor, add_shell)
     for add in (*added, *rest):

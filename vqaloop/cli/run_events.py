@@ -55,7 +55,7 @@ def notify_words(text: str) -> list[str]:
 
 def asks_for_json(words: Sequence[str]) -> bool:
     """Whether words that are not parsed yet ask for events: a refusal of them is one as well."""
-    pairs = zip(words, [*words[1:], ""], strict=True)
+    pairs = zip(words, [*words[1:], ""], strict=False)
     return any(w == "--progress=json" or (w, n) == ("--progress", "json") for w, n in pairs)
 
 

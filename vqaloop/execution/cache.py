@@ -91,9 +91,9 @@ class Cache:
         """Whether a file is stored under `key`; it is checked when it is read."""
         name = digest(key)
         entry = self._read(name)
-        return bool(entry and "file" in entry) and (
-            self._entry(name).with_name(entry["file"]["name"]).is_file()
-        )
+        if not entry or "file" not in entry:
+            return False
+        return self._entry(name).with_name(entry["file"]["name"]).is_file()
 
     def put_file(self, key: Mapping[str, Any], path: Path, meta: Mapping[str, Any]) -> Path:
         """Move `path` into the cache and return where it is now; `path` itself on any trouble."""
