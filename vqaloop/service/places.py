@@ -19,6 +19,9 @@ UPLOADS = "uploads"
 LONGEST_PATH = 1024
 LONGEST_NAME = 200
 MOST_LISTED = 1000
+REFUSED = frozenset('/\\:*?"<>|%\ufffd')
+"""Letters of no upload: some file systems lack them, some programs read more into them, and U+FFFD
+is what a name that is no UTF-8 becomes on its way here."""
 
 
 class NotThere(InputError):
@@ -56,12 +59,11 @@ class Places:
 
     def upload(self, name: str) -> Path:
         """Where an upload of this name is kept. Raises InputError for one that is refused."""
-        plain = name and len(name.encode("utf-8", "replace")) <= LONGEST_NAME
-        # U+FFFD is what a name that is no UTF-8 becomes on its way here
-        if not plain or not name.isprintable() or name[0] in ".-" or set(name) & set("/\\\ufffd"):
+        short = 0 < len(name.encode("utf-8", "replace")) <= LONGEST_NAME
+        if not short or not name.isprintable() or name[0] in ".-" or set(name) & REFUSED:
             raise InputError(
-                f"{quoted(name)} is no name of an upload: printable, without slashes, no dot or "
-                f"dash in front, up to {LONGEST_NAME} bytes"
+                f"{quoted(name)} is no name of an upload: printable, without slashes and any of "
+                f'\\ : * ? " < > | %, no dot or dash in front, up to {LONGEST_NAME} bytes'
             )
         if Path(name).suffix.lower() not in SUFFIXES:
             raise InputError(f"{quoted(name)} is no video by its name; one ends in .mp4, .mkv ...")
