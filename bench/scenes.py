@@ -87,16 +87,20 @@ class Title:
         return float(np.exp(np.interp(score, means[order], np.log(bits[order]))))
 
 
-def draw_titles(oracles: Sequence[Oracle], count: int, seed: int = 0) -> list[Title]:
+def draw_titles(
+    oracles: Sequence[Oracle], count: int, seed: int = 0, scenes: tuple[int, int] = (2, 5)
+) -> list[Title]:
     """Random concatenations of different clips; the same seed gives the same."""
     rng = np.random.default_rng(seed)
     titles = []
     for number in range(count):
-        clips = rng.choice(len(oracles), size=rng.integers(2, 6), replace=False)
+        clips = rng.choice(
+            len(oracles), size=rng.integers(scenes[0], scenes[1] + 1), replace=False
+        )
         lengths = [round(s * FPS) for s in rng.uniform(*SECONDS, len(clips))]
         edges = np.cumsum([0, *lengths]).tolist()
-        scenes = tuple(Scene(a, b) for a, b in zip(edges, edges[1:], strict=False))
-        titles.append(Title(tuple(oracles[i] for i in clips), scenes, number))
+        spans = tuple(Scene(a, b) for a, b in zip(edges, edges[1:], strict=False))
+        titles.append(Title(tuple(oracles[i] for i in clips), spans, number))
     return titles
 
 

@@ -47,6 +47,7 @@ def few(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(gaming, "TRICKS", tricks)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("few")
 def test_all_parts_of_a_tiny_clip_and_the_bench_resumes(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch

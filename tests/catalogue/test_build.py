@@ -60,7 +60,7 @@ def answers(folder: Path) -> dict[str, tuple[Any, ...]]:
     return {name: answer(folder / f"{name}.h264.ladder") for name in LOOKS}
 
 
-@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize("workers", [pytest.param(1, marks=pytest.mark.slow), 2])
 def test_titles_come_out_as_one_by_one(
     room: Room, alone: Mapping[str, tuple[Any, ...]], workers: int
 ) -> None:

@@ -127,6 +127,7 @@ def test_what_is_decoded_from_its_beginning_is_read_once(
     assert len(asked) == (2 if plain else 1)
 
 
+@pytest.mark.slow
 def test_a_coarse_precision_looks_at_less_and_a_fine_one_at_all(
     weights: Path, title: Source, rung: Path
 ) -> None:

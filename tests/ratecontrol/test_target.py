@@ -233,6 +233,7 @@ def test_a_title_above_its_target_at_the_worst_knob_is_reached_and_says_so(
     ), made.document["warnings"]
 
 
+@pytest.mark.slow
 def test_the_default_student_steers_as_well(title: Path, tmp_path: Path) -> None:
     made = encode_to_target(
         title, tmp_path / "out.mp4", codec="h264", target_score=70, preset="ultrafast"

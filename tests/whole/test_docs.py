@@ -105,7 +105,8 @@ QUICK_CALLS: dict[str, dict[str, Any]] = {
 HEAVY = {"corpus", "distill", "evaluate"}
 """Commands that are not quick by any option."""
 HEAVY_PAGES = {
-    *("docs/ci.md", "docs/commands.md", "docs/ladder.md", "docs/models.md", "docs/peaks.md"),
+    *("docs/audience.md", "docs/ci.md", "docs/commands.md", "docs/ladder.md", "docs/models.md"),
+    *("docs/peaks.md", "docs/scoring.md"),
 }
 """Pages that take long even so."""
 BENCHES = {

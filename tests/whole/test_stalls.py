@@ -17,6 +17,7 @@ from tests.support.commandline import SMALL, Room, children, fake_ffmpeg, slow_b
 from tests.support.media import REPOSITORY, make_clip
 from vqaloop.core import process
 from vqaloop.encoding import encode
+from vqaloop.media import excerpt
 
 HANG = "exec sleep 600"
 LADDER = {
@@ -38,6 +39,7 @@ SIZES = ("--resolutions", "160x96,112x64", "--no-prior")
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(process, "STALL_S", 2.0)
     monkeypatch.setattr(encode, "IDLE_S", 2.0)
+    monkeypatch.setattr(excerpt, "STALLED_S", 2.0)
 
 
 def once(room: Room, patterns: Mapping[str, str]) -> str:
@@ -158,7 +160,7 @@ def two_and_then_none(room: Room, patterns: Mapping[str, str]) -> str:
     return str(fake_ffmpeg(room.folder / "ffmpeg", cases))
 
 
-@pytest.mark.parametrize("workers", ["1", "2"])
+@pytest.mark.parametrize("workers", ["1", pytest.param("2", marks=pytest.mark.slow)])
 def test_a_budget_ends_what_is_being_encoded(room: Room, workers: str) -> None:
     make_clip(room.folder / "a.mp4", size="160x96", frames=12)
     fake = two_and_then_none(room, {"whole": "*' -crf '*"})

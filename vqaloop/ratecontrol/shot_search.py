@@ -23,7 +23,7 @@ from vqaloop.media.scene_cuts import Scene, bounded_gop
 from vqaloop.quality.time_pooling import harmonic_mean
 from vqaloop.ratecontrol.controller import RateController
 from vqaloop.ratecontrol.equal_slope import Values
-from vqaloop.ratecontrol.scene_curves import SceneCurves, SceneState, SharedScenes, Size
+from vqaloop.ratecontrol.scene_curves import Probe, SceneCurves, SceneState, SharedScenes, Size
 from vqaloop.ratecontrol.scene_goals import Bounds, Goal, make_goals
 from vqaloop.ratecontrol.scene_trials import SceneTrials, report_trial
 from vqaloop.records import Event, RDPoint, Rendition, Source, Trial, Watcher
@@ -44,12 +44,16 @@ FLOOR_STEPS = 3.0
 """Default of the floor of scenes, in steps: 12 points of VMAF, about two just noticeable
 differences. One knob for a whole title leaves hard scenes 10 points below and more; a floor that
 is nearer than that takes bits from where they buy more, so by default it is never nearer."""
-MORE = 1.5
-"""Encodes of scenes for one rung, over the number of scenes, at most."""
+MORE, LEAST_MORE = 1.5, 3
+"""Encodes of scenes for one rung, over the number of scenes, at most; and how many beyond that
+number in any case, as one first encode in the wrong place unbalances a title of two scenes."""
 BATCH = 4
 """Rungs whose scenes are encoded at a time; they show where the next ones belong."""
 SPARE = 1
 """Rungs that may be made beyond those of the first plan."""
+RIVAL, UNSEEN = 1.2, 2.0
+"""Times the rate of a planned rung up to which another size may yet be the better one, and steps
+of score around it in which neither that size nor its own was measured: a scene is encoded then."""
 LEVELS, BETWEEN = 24, 4
 """Scores at which the rate of a size is predicted, and points from one to the next."""
 
@@ -160,7 +164,8 @@ class ShotSearch:
             and (len(made) < len(planned) or len(self.chosen(made)) < len(planned))
             and (todo := self._todo(made))
         ):
-            made += self._make(todo[: len(planned) + SPARE - len(made)])
+            if not self._compare(todo):
+                made += self._make(todo[: len(planned) + SPARE - len(made)])
         self.work.drop(self.title.scenes)
         return made
 
@@ -206,6 +211,64 @@ class ShotSearch:
         of_size = [own for size in new if (own := [p for p in wanted if p.size == size])]
         return [own[len(own) // 2] for own in of_size] or wanted[-BATCH:]
 
+    def _compare(self, planned: Sequence[RDPoint]) -> bool:
+        """Encode the dearest scene of planned rungs at sizes that come near to each other there.
+
+        Returns whether there was any that was not measured. Scenes of a title differ from other
+        titles alike, so one shows how far off a size is.
+        """
+        wanted = sorted(
+            {
+                key
+                for point in planned
+                for size in self._rivals(point)
+                if (key := self._dearest(size, point.score)) not in self.trials
+            }
+        )
+        self._attempt_all(wanted)
+        for scene, size, knob in wanted:
+            trial, encodes = self.trials[scene, size, knob], self._shared.encodes_of(scene)
+            if trial.encode is None or trial.score is None:
+                encodes.failed.setdefault(size, set()).add(knob)
+            else:
+                bits = float(self.work.bits(trial))
+                encodes.made.setdefault(size, {})[knob] = Probe(knob, bits, trial.score)
+        self._learn()
+        return bool(wanted)
+
+    def _rivals(self, point: RDPoint) -> list[Size]:
+        """The sizes between which a planned rung is not decided, its own among them; none where
+        no other comes near."""
+        by_size: dict[Size, list[RDPoint]] = {}
+        for each in self.dense([]).points:
+            by_size.setdefault(each.size, []).append(each)
+        near = [
+            size
+            for size, own in by_size.items()
+            if own[0].score <= point.score <= own[-1].score
+            and np.interp(
+                point.score, [p.score for p in own], [math.log(p.bitrate_kbps) for p in own]
+            )
+            <= math.log(RIVAL * point.bitrate_kbps)
+        ]
+        room = UNSEEN * self.title.shop.metric.step
+        seen = {
+            size
+            for (_, size, _), trial in self.trials.items()
+            if trial.score is not None and abs(trial.score - point.score) <= room
+        }
+        return [size for size in near if size not in seen] if len(near) > 1 else []
+
+    def _dearest(self, size: Size, score: float) -> tuple[Scene, Size, float]:
+        """The scene that takes most bits where a rung has that score, and its knob there."""
+        states, curves = self._states(size), self._shared.curves
+        goals = make_goals(self.title.goal(score), Bounds(None, None), states, curves)
+        known = {s.scene: curves.of(s) for s in states}
+        aims = goals.score
+        scene = max(aims, key=lambda s: (np.interp(aims[s], *known[s]), s))
+        place = int(np.argmin(np.abs(known[scene][0] - aims[scene])))
+        return scene, size, curves.knobs[place]
+
     def _states(self, size: Size) -> list[SceneState]:
         title, total = self.title, self.title.source.frames
         return [
@@ -247,7 +310,8 @@ class ShotSearch:
 
     def _controller(self, point: RDPoint) -> RateController:
         title, goal = self.title, self.title.goal(min(point.score, self.title.shop.metric.top))
-        most = max(len(title.scenes) + 1, math.floor(MORE * len(title.scenes)))
+        count = len(title.scenes)
+        most = max(count + LEAST_MORE, math.floor(MORE * count))
         return RateController(
             title.scenes,
             title.knob,
@@ -311,17 +375,22 @@ class ShotSearch:
             ]
             if not asked:
                 break
-            # those of a scene one after another: its excerpt is there once
-            wanted = sorted({key for _, key in asked if key not in self.trials})
-            made = self.title.shop.map(self._attempt, wanted)
-            self.trials |= dict(zip(wanted, made, strict=True))
+            self._attempt_all(sorted({key for _, key in asked if key not in self.trials}))
             for controller, key in asked:
                 report_trial(controller, key[0], self.trials[key], self.work)
-            states = self._states(self.title.source.canvas)
-            self._shared.curves.learn(states, again=True)
+            self._learn()
             for _, controller in driven:
                 controller.refresh()
             rounds = None if rounds is None else rounds - 1
+
+    def _attempt_all(self, wanted: Sequence[tuple[Scene, Size, float]]) -> None:
+        """In order: those of a scene one after another, as its excerpt is there once."""
+        made = self.title.shop.map(self._attempt, wanted)
+        self.trials |= dict(zip(wanted, made, strict=True))
+
+    def _learn(self) -> None:
+        states = self._states(self.title.source.canvas)
+        self._shared.curves.learn(states, again=True)
 
     def _attempt(self, wanted: tuple[Scene, Size, float]) -> Trial:
         scene, size, knob = wanted

@@ -1,0 +1,37 @@
+"""The simulated bench of per-shot ladders, on the shipped grid."""
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from bench import shots
+from bench.grid import read_grid
+from bench.oracle import read_oracle
+from bench.scenes import draw_titles
+from vqaloop.encoding.registry import get_encoder
+
+
+def test_a_row_of_one_title(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    out = tmp_path / "shots.csv"
+    assert shots.main(["--titles", "1", "--codecs", "h264", "--csv", str(out)]) == 0
+    (row,) = pd.read_csv(out).itertuples()
+    assert row.rungs >= 3 and 2 <= row.scenes <= 8
+    assert 1 <= row.equivalents <= 2.5
+    assert -1 <= row.least_saved <= row.saved <= row.possible + 2
+    assert "0 of 1 titles more than 1 % worse" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("pool", ["mean", "harmonic"])
+def test_equal_slopes_never_cost_more_than_one_knob(pool: str) -> None:
+    grid = read_grid(Path(shots.__file__).with_name("grid.csv")).astype({"clip": str})
+    oracles = [
+        read_oracle(group, get_encoder(str(group.encoder.iloc[0])))
+        for _, group in grid[grid.codec == "av1"].groupby("clip")
+    ]
+    (drawn,) = draw_titles(oracles, 1, scenes=(3, 3))
+    one, best = shots.hulls(shots.Title(drawn.oracles, drawn.scenes, pool))
+    over = np.array([shots.excess(rate, score, one) for rate, score in best])
+    # but where a curve is not concave
+    assert np.nanmax(over) < 2 and np.nanmean(over) < -0.5
