@@ -345,6 +345,20 @@ def test_what_a_child_writes_is_taken_apart(room: Room, monkeypatch: pytest.Monk
     assert ended.status == -signal.SIGSEGV and "SIGSEGV" in str(ended.error)
 
 
+def test_a_child_has_the_paths_of_its_parent(room: Room, monkeypatch: pytest.MonkeyPatch) -> None:
+    (room.folder / "says").write_text(
+        '#!/bin/sh\necho "$VQALOOP_CACHE $VQALOOP_FFMPEG $VQALOOP_TOKEN." > said\n'
+    )
+    (room.folder / "says").chmod(0o755)
+    (room.folder / "place").mkdir()
+    monkeypatch.setattr(child.sys, "executable", str(room.folder / "says"))
+    for name, value in {"CACHE": "a/cache", "FFMPEG": "./ffmpeg", "TOKEN": "secret"}.items():
+        monkeypatch.setenv(f"VQALOOP_{name}", value)
+    child.run_command(["ladder"], room.folder / "place", lambda event: None)
+    said = (room.folder / "place/said").read_text()
+    assert said == f"{room.folder}/a/cache {room.folder}/ffmpeg .\n"
+
+
 # ---- with real commands
 
 

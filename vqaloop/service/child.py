@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 import subprocess
 import sys
 import threading
@@ -67,6 +68,19 @@ class _Lines:
         return True
 
 
+def _variables() -> dict[str, str]:
+    """Of a child's environment: this package, and paths that hold from elsewhere too."""
+    root = str(Path(vqaloop.__file__).resolve().parents[1])
+    paths = [root, *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))]
+    found = {"PYTHONPATH": os.pathsep.join(map(os.path.abspath, paths)), TOKEN_VARIABLE: ""}
+    for name in ("VQALOOP_CACHE", "VQALOOP_FFMPEG"):
+        value = os.environ.get(name, "")
+        # a program without a slash is one of the search path
+        if value and (name == "VQALOOP_CACHE" or "/" in value):
+            found[name] = os.path.abspath(value)
+    return found
+
+
 def run_command(
     words: Sequence[str], folder: Path, watcher: Watcher, scope: scopes.Scope | None = None
 ) -> Ended:
@@ -95,10 +109,9 @@ def run_command(
 
     # -P: what lies in the working folder is never imported
     argv = [sys.executable, "-P", "-m", "vqaloop", *words, "--progress", "json"]
-    root = str(Path(vqaloop.__file__).resolve().parents[1])
     threading.Thread(target=look, daemon=True).start()
     try:
-        with process.working_in(folder, {"PYTHONPATH": root, TOKEN_VARIABLE: ""}), scope.entered():
+        with process.working_in(folder, _variables()), scope.entered():
             done = process.run(
                 argv,
                 # its programs use the time, in process groups of their own
