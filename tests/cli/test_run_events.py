@@ -1,6 +1,7 @@
 """--progress json, --log and --notify; what a resumed run says of the one before."""
 
 import json
+import logging
 import os
 import re
 import signal
@@ -57,8 +58,8 @@ def notifier(path: Path, status: int = 0) -> Path:
 
 def test_a_ladder_in_events_log_and_notification(room: Room, clip: Path) -> None:
     program = notifier(room.folder / "a program.sh", status=4)
-    told = ("--progress", "json", "--log", "run.log")
-    told = (*told, "--notify", f"'{program}' 'one title' $(touch injected) | cat")
+    asked = f"'{program}' 'one title' $(touch injected) | cat"
+    told = ("--progress", "json", "--log", "run.log", "--notify", asked)
     said = room.run("ladder", clip, *SMALL, "-o", "out", *told)
     assert said.status in (0, 3)
     events = events_of(said)
@@ -123,7 +124,7 @@ def test_the_cost_of_a_killed_run_is_not_lost(room: Room, clip: Path) -> None:
         "Progress.__call__ = call\n"
         "from vqaloop.cli.main import main; sys.exit(main())"
     )
-    words = [sys.executable, "-c", code, "ladder", clip, *SMALL, "-o", "out"]
+    words = [sys.executable, "-c", code, "ladder", str(clip), *SMALL, "-o", "out"]
     killed = subprocess.run(words, capture_output=True, timeout=120)
     assert killed.returncode == -signal.SIGKILL, killed.stderr
     cost = room.ladder(clip, *SMALL)["cost"]
@@ -150,18 +151,17 @@ def test_every_end_is_an_event(
         assert reason in end["error"] if reason else end["error"] is None
 
 
-def test_warnings_are_events_and_passwords_are_left_out(
-    room: Room, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_warnings_are_events_and_passwords_are_left_out(room: Room) -> None:
     events = RunEvents(as_json=True)
-    monkeypatch.setattr(run_events.logging, "getLogger", lambda: run_events.logging.Logger("new"))
-    with run_events.relayed_warnings(events):
-        pass
     events.start("ladder", ["ladder", "--storage", "postgresql://me:s3cret@host/db", "a\nb"])
-    events.message("dark\x1b[0m", "warning")
+    with run_events.relayed_warnings(events):
+        logging.getLogger("vqaloop.somewhere").warning("dark%s", "\x1b[0m")
+        logging.getLogger("vqaloop.somewhere").info("of no interest")
+    logging.getLogger("vqaloop.somewhere").warning("after the end")
     found = events_of(Said(0, "", room.capture.readouterr().err))
     assert found[0]["arguments"][2:] == ["postgresql://me:***@host/db", "a\nb"]
-    assert found[1]["message"] == "dark\x1b[0m"
+    assert (found[1]["level"], found[1]["message"]) == ("warning", "dark\x1b[0m")
+    assert len(found) == 2
 
 
 def test_a_log_that_is_none_of_ours_is_left_alone(room: Room, clip: Path) -> None:

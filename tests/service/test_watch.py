@@ -323,7 +323,7 @@ def test_a_child_that_says_nothing_any_more_is_stopped(
     room: Room, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(child, "STALL_S", 0.4)
-    monkeypatch.setattr(child.sys, "executable", str(room.folder / "hangs"))
+    monkeypatch.setattr(sys, "executable", str(room.folder / "hangs"))
     (room.folder / "hangs").write_text("#!/bin/sh\nexec sleep 60\n")
     (room.folder / "hangs").chmod(0o755)
     began = time.monotonic()
@@ -338,7 +338,7 @@ def test_what_a_child_writes_is_taken_apart(room: Room, monkeypatch: pytest.Monk
     (room.folder / "lines").write_text("\n".join([*lines, line % "cut"])[:-1])
     (room.folder / "says").write_text("#!/bin/sh\ncat lines >&2; kill -SEGV $$\n")
     (room.folder / "says").chmod(0o755)
-    monkeypatch.setattr(child.sys, "executable", str(room.folder / "says"))
+    monkeypatch.setattr(sys, "executable", str(room.folder / "says"))
     events: list[dict[str, Any]] = []
     ended = child.run_command(["ladder"], room.folder, events.append)
     assert [event["event"] for event in events] == ["progress"]
@@ -351,7 +351,7 @@ def test_a_child_has_the_paths_of_its_parent(room: Room, monkeypatch: pytest.Mon
     )
     (room.folder / "says").chmod(0o755)
     (room.folder / "place").mkdir()
-    monkeypatch.setattr(child.sys, "executable", str(room.folder / "says"))
+    monkeypatch.setattr(sys, "executable", str(room.folder / "says"))
     for name, value in {"CACHE": "a/cache", "FFMPEG": "./ffmpeg", "TOKEN": "secret"}.items():
         monkeypatch.setenv(f"VQALOOP_{name}", value)
     child.run_command(["ladder"], room.folder / "place", lambda event: None)
