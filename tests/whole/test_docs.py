@@ -125,6 +125,7 @@ BENCHES = {
     "overhead": "--codecs h264 --height 90 --frames 12 --options '--metric psnr --preset "
     "ultrafast --rungs 2 --min-step 0.2 --no-prior'",
     "guard": "--height 90 --knobs 33 --preset ultrafast --positions 4",
+    "shots": "--titles 1 --codecs h264",
     "pershot": "--titles 1 --codecs h264 --rungs 3 --seconds 1.2 --height 90 --preset fastest",
     "targets": "--titles 1 --codecs h264",
     "sampled": "--height 144 --frames 20 --seeds 1",
