@@ -65,6 +65,8 @@ NOT_RUN = {
     "vqaloop ladder title.mp4 --codec hevc -o OUT --weights": "the weights come from a data set; "
     "tests/whole/test_waterloo.py has them",
     "vqaloop deliver OUT -o OUT-delivered": "as above",
+    "vqaloop serve": "goes on until it is stopped; tests/service/test_serve.py runs one",
+    "vqaloop watch": "goes on until it is stopped; tests/service/test_watch.py runs one",
     "optuna-dashboard": "another program, which serves until it is stopped",
     "ray ": "starts and stops a Ray cluster; tests/whole/test_ray.py has one",
     "vqaloop ladder TITLE...": "as above",

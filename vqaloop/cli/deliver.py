@@ -2,9 +2,9 @@
 
 import argparse
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from vqaloop.core.option_fields import add_options, given_options
+from vqaloop.core.option_fields import add_options, changed, given_options, to_argv
 from vqaloop.delivery.options import DeliveryOptions
 
 if TYPE_CHECKING:
@@ -21,22 +21,32 @@ def add_deliver(command: "Command") -> None:
         nargs="+",
         help="what `vqaloop ladder` wrote; of one title, a codec each",
     )
-    add_options(parser, DeliveryOptions)
+    delivery_options(parser)
     parser.add_argument("-o", "--output", type=Path, metavar="DIR", help="default: NAME.delivery")
+
+
+def delivery_options(parser: Any) -> None:
+    """What is made of the ladders; `parser` may be an argument group."""
+    add_options(parser, DeliveryOptions)
+
+
+def delivery_words(options: argparse.Namespace) -> list[str]:
+    """The command line that asks for the same."""
+    asked = DeliveryOptions(**given_options(DeliveryOptions, options))
+    return to_argv(DeliveryOptions, changed(asked))
 
 
 def run_deliver(options: argparse.Namespace) -> int:
     """Exit status 1 where something was made, but not all that was asked for by name."""
-    from vqaloop.cli.output import emit, loading, say
+    from vqaloop.cli.output import emit, loading, progress_of, say
 
     with loading(options):
         from vqaloop.delivery.package import package_ladder
-        from vqaloop.report.progress import Progress
 
     given = given_options(DeliveryOptions, options)
     hls, dash = bool(options.hls), bool(options.dash)
     every = not (hls or dash)
-    with Progress(quiet=options.quiet) as progress:
+    with progress_of(options) as progress:
         made = package_ladder(
             options.folders,
             **{**given, "hls": hls or every, "dash": dash or every},

@@ -12,12 +12,15 @@ from vqaloop.cli.encoders import add_encoders
 from vqaloop.cli.ladder import add_ladder
 from vqaloop.cli.regress import add_regress
 from vqaloop.cli.report import add_report
+from vqaloop.cli.run_events import add_run_events
 from vqaloop.cli.sample import add_sample
 from vqaloop.cli.score import add_score
+from vqaloop.cli.serve import add_serve
 from vqaloop.cli.settings import add_settings, parse_with_settings
 from vqaloop.cli.shell import add_shell
 from vqaloop.cli.training import add_corpus, add_distill, add_evaluate
 from vqaloop.cli.tune import add_tune
+from vqaloop.cli.watch import add_watch
 from vqaloop.core.option_fields import add_options
 from vqaloop.core.version import __version__
 from vqaloop.execution.options import Running
@@ -62,6 +65,7 @@ def make_parser() -> argparse.ArgumentParser:
     group.add_argument("--json", metavar="FILE", help="write one JSON document; - for stdout")
     add_options(group, Running)
     group.add_argument("--quiet", action="store_true", help="no progress")
+    add_run_events(group)
     add_settings(common.add_argument_group("settings"))
 
     def command(name: str, run: Callable[..., int], summary: str) -> Parser:
@@ -81,6 +85,8 @@ def make_parser() -> argparse.ArgumentParser:
         add_audit,
         add_regress,
         add_report,
+        add_watch,
+        add_serve,
     )
     rest = (add_corpus, add_distill, add_evaluate, add_encoders, add_doctor, add_shell)
     for add in (*added, *rest):

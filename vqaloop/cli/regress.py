@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vqaloop.cli.options import check_outputs
-from vqaloop.cli.output import emit, loading, say
+from vqaloop.cli.output import emit, loading, progress_of, say
 from vqaloop.core.files import write_whole
 from vqaloop.core.option_fields import add_options, given_options
 from vqaloop.errors import InputError
@@ -40,7 +40,6 @@ def run_regress(options: argparse.Namespace) -> int:
     with loading(options):
         from vqaloop.regress.compare import compare_builds, split_args
         from vqaloop.regress.summary import print_verdict
-        from vqaloop.report.progress import Progress
 
     if options.bisect:
         return _bisect(options)
@@ -59,7 +58,7 @@ def run_regress(options: argparse.Namespace) -> int:
     for name in ("baseline_args", "candidate_args"):
         flag = f"--{name.replace('_', '-')}"
         asked[name] = [*both, *split_args(asked.get(name, ""), flag)]
-    with Progress(quiet=options.quiet) as progress:
+    with progress_of(options) as progress:
         compared = compare_builds(clips=options.clips, progress=progress, **asked)
     document = compared.document
     if compared.verdict == "saved":

@@ -48,6 +48,7 @@ from vqaloop.ladder.request import (
     make_rules,
     required_sizes,
 )
+from vqaloop.ladder.run_costs import RunCosts, cost_of_folder
 from vqaloop.ladder.steps import Loop
 from vqaloop.ladder.store import write_document, write_reports
 from vqaloop.ladder.warnings import banding_warnings, find_doubts, guard_warnings, peak_warnings
@@ -363,8 +364,10 @@ def _per_shot(
     about = made.about(len(made.checked))
     # a percentile of the whole need not be that of its worst scene
     exact = made.search.title.mean is None
+    earlier = cost_of_folder(request.folder, session) if session.options.cache else {}
     return LadderRun(
-        session, loop, windows, exact, tuning, made.found, made.search, made.checked, about
+        *(session, loop, windows, exact, tuning, made.found, made.search, made.checked),
+        *(about, earlier),
     )
 
 
@@ -399,11 +402,15 @@ def _searched(
         return SharedStudy(studies, name, DIRECTIONS, space.distributions())
 
     with study_of(title) as study:
+        loop.costs = RunCosts(study, session)
+        loop.report_kept(title, study)
         surrogate = _surrogate(study, session, space, request.prior)
         found = loop.search(title, whole, study, surrogate)
     with study_of(source) as study:
         checked = loop.verify(source, found, whole, study, surrogate)
-    return LadderRun(session, loop, windows, whole, tuning, found, surrogate, checked)
+    loop.costs.note()
+    parts = loop, windows, whole, tuning, found, surrogate, checked
+    return LadderRun(session, *parts, earlier=loop.costs.earlier)
 
 
 def _excerpt(session: Session[LadderOptions]) -> tuple[Source, tuple[tuple[int, int], ...]]:
@@ -472,6 +479,8 @@ def _delivered(run: LadderRun, folder: Path, placed: list[Path]) -> Ladder:
     encodes = [trial.encode for trial in run.loop.trials if trial.encode]
     document["cost"] |= overhead_json(session, [item.encode for item in run.checked], encodes)
     write_document(ladder)
+    if run.loop.costs:
+        run.loop.costs.note()
     mark.unlink(missing_ok=True)
     return ladder
 
