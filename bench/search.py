@@ -15,12 +15,14 @@ import math
 import statistics
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
 from bench import rivals
+from bench.content import TABLE, Clip, read_content
 from bench.grid import read_grid
 from bench.oracle import METRICS, SAMPLED, Encoded, Oracle, Tally, read_oracle
 from bench.rivals import Result
@@ -32,7 +34,7 @@ from vqaloop.quality.registry import DEFAULT_STUDENT
 from vqaloop.report.plotting import COLOURS, style
 from vqaloop.search.explore import Measurement, explore, rungs_of
 from vqaloop.search.hull import front
-from vqaloop.search.prior_store import shipped_prior
+from vqaloop.search.prior_store import chosen_prior
 from vqaloop.search.rungs import Rules, keep_rules
 from vqaloop.search.space import Space, TrialPoint
 from vqaloop.search.surrogates import CurveFits, Surrogate, TitlePrior
@@ -43,10 +45,19 @@ TOP, MOST = 100.0, 40
 """Largest score, and the bound on the encodes of a search."""
 
 
+@cache
+def contents() -> dict[str, Clip]:
+    """What the pictures of the grids' clips hold."""
+    return read_content(TABLE)
+
+
 def vqaloop_ladder(oracle: Oracle, metric: str, rules: Rules = RULES) -> Result:
     """The product's own search with its defaults: every rung is an encode of the search."""
     name = {"student": DEFAULT_STUDENT, SAMPLED: "vmaf"}.get(metric, metric)
-    prior = shipped_prior(default_encoder(oracle.codec).name, name)
+    spec, clip = default_encoder(oracle.codec), contents().get(oracle.clip)
+    # of a clip that was not looked at it is the prior of all titles
+    content = clip.content if clip else None
+    prior = chosen_prior("shipped", spec.name, spec.default_preset, [name], "", content)
     space = Space(oracle.sizes, oracle.knob, oracle.sizes[0], oracle.fps)
     return _explored(
         oracle, metric, rules, space, TitlePrior(space, prior, TOP) if prior else None

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from vqaloop.ladder.against import Against, ladder_against
     from vqaloop.ladder.build import build_ladder, build_ladders
     from vqaloop.ladder.compare import LadderComparison, compare_ladders
-    from vqaloop.ladder.dry_run import LadderPlan, plan_ladder
+    from vqaloop.ladder.predict import LadderPlan, plan_ladder
     from vqaloop.ladder.profiles import read_profile
     from vqaloop.ladder.store import read_ladder
     from vqaloop.media.part import cut_part
@@ -47,6 +47,7 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "Against": "ladder.against",
+    "Audit": "audit.audit",
     "Catalogue": "catalogue.entries",
     "Comparison": "regress.compare",
     "Encoded": "ratecontrol.target",
@@ -56,7 +57,7 @@ _HOMES = {
     "Job": "execution.job",
     "Ladder": "records",
     "LadderComparison": "ladder.compare",
-    "LadderPlan": "ladder.dry_run",
+    "LadderPlan": "ladder.predict",
     "Local": "execution.executor",
     "RateController": "ratecontrol.controller",
     "RayCluster": "cluster.ray_cluster",
@@ -65,6 +66,7 @@ _HOMES = {
     "Scorer": "quality.scorer",
     "Title": "catalogue.titles",
     "Tuning": "tuning.result",
+    "audit_ladder": "audit.audit",
     "build_catalogue": "catalogue.build",
     "build_ladder": "ladder.build",
     "build_ladders": "ladder.build",
@@ -76,7 +78,7 @@ _HOMES = {
     "ffmpeg_path": "core.ffmpeg",
     "ladder_against": "ladder.against",
     "package_ladder": "delivery.package",
-    "plan_ladder": "ladder.dry_run",
+    "plan_ladder": "ladder.predict",
     "read_ladder": "ladder.store",
     "read_profile": "ladder.profiles",
     "tune_encoder": "tuning.tune",
@@ -85,6 +87,7 @@ _HOMES = {
 
 __all__ = [
     "Against",
+    "Audit",
     "Cancelled",
     "Catalogue",
     "Comparison",
@@ -112,6 +115,7 @@ __all__ = [
     "Tuning",
     "VqaloopError",
     "__version__",
+    "audit_ladder",
     "build_catalogue",
     "build_ladder",
     "build_ladders",

@@ -16,7 +16,13 @@ from vqaloop.core import process
 from vqaloop.core.ffmpeg import ffmpeg_path, file_url
 from vqaloop.errors import DecodeFailed, InputError
 from vqaloop.media import excerpt_windows
-from vqaloop.media.excerpt_windows import Pairs, choose_windows, pair_costs, sample_pairs
+from vqaloop.media.excerpt_windows import (
+    Pairs,
+    choose_windows,
+    excerpt_frames,
+    pair_costs,
+    sample_pairs,
+)
 from vqaloop.media.probe import probe_source
 from vqaloop.records import Source
 
@@ -229,3 +235,10 @@ def test_costs_know_motion_from_change_and_detail_from_none() -> None:
     intra, inter = costs[:, 0, 1].T
     assert inter[0] == inter[3] == intra[3] == 0
     assert inter[1] < 0.25 * intra[1] and inter[2] > 4 * inter[1]
+
+
+def test_how_long_an_excerpt_is_is_known_before_it_is_chosen(halves: Source) -> None:
+    windows = choose_windows(halves, ffmpeg=FFMPEG)
+    assert excerpt_frames(halves) == sum(count for _, count in windows) == 100
+    short = replace(halves, frames=60)
+    assert excerpt_frames(short) == 60 and choose_windows(short, ffmpeg=FFMPEG) == ((0, 60),)

@@ -12,9 +12,10 @@ from vqaloop.cli.parser import make_parser
 from vqaloop.core.option_fields import given_options
 from vqaloop.errors import InputError
 from vqaloop.execution.options import PriorOptions
+from vqaloop.media.content import Content
 from vqaloop.records import RDPoint
 from vqaloop.search import prior_store
-from vqaloop.search.prior import TERMS, Prior, TitlePoints, expit, learn, logit
+from vqaloop.search.prior import TERMS, Prior, TitlePoints, expit, learn, learn_content, logit
 from vqaloop.search.space import Space, TrialPoint
 from vqaloop.search.surrogates import CurveFits, ExcerptShift, TitlePrior, as_title
 
@@ -30,6 +31,9 @@ def points_of(seed: int, points: list[TrialPoint]) -> list[RDPoint]:
 
 SOME = [(1920, 1080, 20.0), (1920, 1080, 34.0), (960, 540, 26.0), (640, 360, 38.0),
         (416, 234, 30.0), (1280, 720, 24.0)]  # fmt: skip
+
+
+CALM, BUSY = Content(-6.5, -3.5, -8.5, 0.4), Content(-3.0, -2.0, -6.5, 0.0)
 
 
 def same(one: Prior | None, other: Prior | None) -> bool:
@@ -172,6 +176,58 @@ def test_predictions_of_another_title_are_near() -> None:
     assert np.mean(away) > np.mean(errors)
 
 
+# --- on what pictures hold ----------------------------------------------------------------------
+
+
+def drawn_on_content(count: int, seed: int) -> tuple[list[TitlePoints], list[tuple[float, ...]]]:
+    """Titles whose rate follows the first of two numbers, and whose score neither."""
+    rng = np.random.default_rng(seed)
+    _, titles = drawn(count, seed)
+    contents = [tuple(rng.normal(size=2).tolist()) for _ in titles]
+    moved = [
+        TitlePoints(t.u, t.q, t.rate + 1.5 * content[0], t.score)
+        for t, content in zip(titles, contents, strict=True)
+    ]
+    return moved, contents
+
+
+def test_what_pictures_hold_halves_the_error_of_a_title_that_was_not_learnt_from() -> None:
+    titles, contents = drawn_on_content(40, 4)
+    known, usual = learn_content(titles[:30], contents[:30]), learn(titles[:30])
+    errors = np.zeros(2)
+    for title, content in zip(titles[30:], contents[30:], strict=True):
+        for i, prior in enumerate((known.at(content), usual)):
+            rate, *_ = prior.given(NOTHING).at(title.u, title.q)
+            errors[i] += np.abs(rate - title.rate).mean()
+    assert errors[0] < 0.5 * errors[1]
+    u, q = np.zeros(3), np.array([0.1, 0.5, 0.9])
+    ((*_, narrow, _), (*_, wide, _)) = (
+        prior.given(NOTHING).at(u, q) for prior in (known.at((0.0, 0.0)), usual)
+    )
+    assert (narrow < 0.7 * wide).all()
+
+
+def test_titles_unlike_all_others_are_given_wider_intervals() -> None:
+    known = learn_content(*drawn_on_content(20, 6))
+    u, q = np.zeros(2), np.array([0.2, 0.8])
+    widths = [
+        known.at((far, 0.0)).given(NOTHING).at(u, q)[2].mean() for far in (0.0, 2.0, 3.2, 1e9)
+    ]
+    assert widths[0] < widths[1] < widths[2] and np.isfinite(widths[3])
+    # a number that was the same of all titles says nothing of another
+    titles, contents = drawn_on_content(8, 2)
+    same_of_all = learn_content(titles, [(first, 7.0) for first, _ in contents])
+    assert np.isfinite(same_of_all.at((0.0, 8.0)).spread).all()
+
+
+def test_a_prior_on_content_as_json_is_the_same_prior() -> None:
+    prior = learn_content(*drawn_on_content(12, 3))
+    made = prior_store.content_prior_json(prior)
+    again = prior_store.content_prior_of(json.loads(json.dumps(made)))
+    assert prior_store.content_prior_json(again) == made
+    np.testing.assert_allclose(again.at((1.0, 0.0)).mean, prior.at((1.0, 0.0)).mean, atol=1e-3)
+
+
 # --- beliefs ------------------------------------------------------------------------------------
 
 
@@ -257,6 +313,16 @@ def test_no_prior_for_what_is_not_known() -> None:
     assert prior_store.shipped_prior("libx264", "mos") is None
 
 
+@pytest.mark.parametrize("encoder", ENCODERS)
+@pytest.mark.parametrize("metric", METRICS)
+def test_busier_pictures_are_expected_to_take_more(encoder: str, metric: str) -> None:
+    known = prior_store.shipped_content_prior(encoder, metric)
+    assert known is not None and len(known.centre) == len(CALM.values())
+    u, q = np.array([0.0, -1.0]), np.array([0.5, 0.5])
+    rates = [known.at(c.values()).given(NOTHING).at(u, q)[0] for c in (CALM, BUSY)]
+    assert (rates[1] > rates[0] + 1).all()
+
+
 # --- this machine's own titles ------------------------------------------------------------------
 
 
@@ -266,9 +332,11 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def keep(seed: int, encoder: str = "x266", metric: str = "vmaf") -> None:
-    points = points_of(seed, SOME)
-    prior_store.remember(encoder, "medium", metric, f"title {seed}", SPACE, points, 100.0)
+def keep(
+    seed: int, encoder: str = "x266", metric: str = "vmaf", content: Content | None = None
+) -> None:
+    kind, points = (encoder, "medium", metric), points_of(seed, SOME)
+    prior_store.remember(*kind, f"title {seed}", SPACE, points, 100.0, content)
 
 
 def files(cache: Path) -> list[Path]:
@@ -300,6 +368,26 @@ def test_by_default_a_search_begins_with_what_is_shipped_whatever_was_made(cache
     assert same(own, prior_store.current_prior(*asked)) and not same(own, shipped)
     assert prior_store.chosen_prior("none", *asked) is None
     assert prior_store.chosen_prior("shipped", "x266", "medium", ["vmaf"], "new") is None
+
+
+def test_own_titles_of_known_content_move_the_prior_on_content(cache: Path) -> None:
+    asked = ("libx264", "medium", ["vmaf"], "new")
+    shipped = prior_store.chosen_prior("shipped", *asked, BUSY)
+    assert shipped and not same(shipped, prior_store.chosen_prior("shipped", *asked, CALM))
+    assert same(prior_store.chosen_prior("own", *asked, BUSY), shipped)
+    # of a title of which nothing was looked at only the other prior learns
+    keep(0, "libx264")
+    assert same(prior_store.chosen_prior("own", *asked, BUSY), shipped)
+    for seed in range(1, 3):
+        keep(seed, "libx264", content=BUSY)
+    moved = prior_store.chosen_prior("own", *asked, BUSY)
+    assert moved and moved.titles == shipped.titles + 2 and not same(moved, shipped)
+    # and none by a damaged one
+    for file in files(cache):
+        table = json.loads(file.read_text())
+        if "content" in table:
+            file.write_text(json.dumps({**table, "content": ["a", None, float("nan"), 1e99]}))
+    assert same(prior_store.chosen_prior("own", *asked, BUSY), shipped)
 
 
 def test_what_a_search_may_begin_with() -> None:

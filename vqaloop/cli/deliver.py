@@ -1,10 +1,12 @@
 """`vqaloop deliver`: its options, and what it does with them."""
 
 import argparse
+import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from vqaloop.core.option_fields import number
+from vqaloop.core.option_fields import add_options, given_options, options_of
+from vqaloop.delivery.options import DeliveryOptions
 
 if TYPE_CHECKING:
     from vqaloop.cli.arguments import Command
@@ -20,29 +22,20 @@ def add_deliver(command: "Command") -> None:
         nargs="+",
         help="what `vqaloop ladder` wrote; of one title, a codec each",
     )
-    delivery_options(parser)
+    add_options(parser, DeliveryOptions)
     parser.add_argument("-o", "--output", type=Path, metavar="DIR", help="default: NAME.delivery")
 
 
-def delivery_options(parser: Any) -> None:
-    """What is made of the ladders; `parser` may be an argument group."""
-    parser.add_argument("--hls", action="store_true", help="HLS; with neither: all that can be")
-    parser.add_argument("--dash", action="store_true", help="DASH")
-    parser.add_argument(
-        "--segment",
-        type=number,
-        default=6.0,
-        metavar="S",
-        help="seconds of a segment, rounded to whole GOPs (default: 6)",
-    )
-    parser.add_argument("--no-audio", action="store_true", help="leave the source's sound out")
-
-
 def delivery_words(options: argparse.Namespace) -> list[str]:
-    """The command line that asks for the same."""
-    flags = [f"--{name}" for name in ("hls", "dash") if getattr(options, name)]
-    flags += ["--no-audio"] if options.no_audio else []
-    return [*flags, f"--segment={options.segment}"]
+    """The words of a command line elsewhere that asks for the same."""
+    words: list[str] = []
+    given, known = given_options(DeliveryOptions, options), options_of(DeliveryOptions)
+    for name, value in given.items():
+        flag = known[name].flags[-1]
+        if known[name].parse is Path:
+            value = os.path.abspath(value)
+        words.append(flag if known[name].parse is bool else f"{flag}={value}")
+    return words
 
 
 def run_deliver(options: argparse.Namespace) -> int:
@@ -52,15 +45,14 @@ def run_deliver(options: argparse.Namespace) -> int:
     with loading(options):
         from vqaloop.delivery.package import package_ladder
 
-    every = not (options.hls or options.dash)
+    given = given_options(DeliveryOptions, options)
+    hls, dash = bool(options.hls), bool(options.dash)
+    every = not (hls or dash)
     with progress_of(options) as progress:
         made = package_ladder(
             options.folders,
-            hls=options.hls or every,
-            dash=options.dash or every,
+            **{**given, "hls": hls or every, "dash": dash or every},
             out=options.output,
-            segment_s=options.segment,
-            audio=not options.no_audio,
             ffmpeg=options.ffmpeg,
             progress=progress,
         )
@@ -70,6 +62,13 @@ def run_deliver(options: argparse.Namespace) -> int:
             options,
             f"{track['id']}  {track['codecs']}  {track['average_bandwidth'] / 1000:.0f} kb/s, "
             f"peak {track['bandwidth'] / 1000:.0f}, segments: {track['segments']}",
+        )
+    for track in [*about["audio_renditions"], *about["subtitles"]]:
+        language = f", {track['language']}" if track["language"] else ""
+        say(
+            options,
+            f"{track['id']}  {track['name']}{language}  {track.get('codecs', 'WebVTT')}  "
+            f"{track['average_bandwidth'] / 1000:.0f} kb/s",
         )
     for part in about["plain"]:
         say(options, f"{part['codec']}: {len(part['rungs'])} files, listed in {part['manifest']}")
@@ -81,5 +80,5 @@ def run_deliver(options: argparse.Namespace) -> int:
     ]
     say(options, " and ".join([*filter(None, manifests)] or ["files"]) + f" in {made.folder}")
     emit(options, about)
-    missing = (options.hls and not about["hls"]) or (options.dash and not about["dash"])
+    missing = (hls and not about["hls"]) or (dash and not about["dash"])
     return 1 if missing else 0

@@ -16,7 +16,7 @@ from vqaloop.ladder.options import LadderOptions
 def run_ladder(options: argparse.Namespace) -> int:
     """One ladder, one a codec, or a catalogue of many titles; or what that would be."""
     with part_of(options, options.input) as options.input:
-        return _plan(options) if options.dry_run else _make(options)
+        return _plan(options) if options.predict else _make(options)
 
 
 def _make(options: argparse.Namespace) -> int:
@@ -54,10 +54,11 @@ def _plan(options: argparse.Namespace) -> int:
     """What the ladders would be and cost."""
     with loading(options):
         from vqaloop.catalogue.titles import is_table
-        from vqaloop.ladder.dry_run import plan_ladder, plan_lines
+        from vqaloop.ladder.predict import plan_ladder, plan_lines
+        from vqaloop.ladder.store import PLANS_SCHEMA
 
     if len(options.input) > 1 or is_table(options.input[0]):
-        raise InputError("--dry-run plans one title; name one video")
+        raise InputError("--predict is of one title; name one video")
     asked: dict[str, Any] = given_options(LadderOptions, options)
     codecs = asked.pop("codec").split(",")
     with progress_of(options) as progress:
@@ -67,7 +68,7 @@ def _plan(options: argparse.Namespace) -> int:
         for line in [codec] * (len(made) > 1) + plan_lines(one):
             say(options, line)
     documents = {codec: one.to_json() for codec, one in made.items()}
-    several = {"schema": "vqaloop.plans/1", "plans": documents}
+    several = {"schema": PLANS_SCHEMA, "plans": documents}
     emit(options, several if len(made) > 1 else documents[next(iter(made))])
     return 0
 
@@ -83,9 +84,10 @@ def add_ladder(command: Command) -> None:
         help="a video; several, or a .csv that lists them, make a catalogue",
     )
     ladder.add_argument(
+        "--predict",
         "--dry-run",
         action="store_true",
-        help="say sizes, predicted rungs and cost; encode and write nothing",
+        help="predict rungs, with intervals of 90 %%, and cost; encode and write nothing",
     )
     part_options(ladder)
     add_options(ladder, LadderOptions, but=Running)

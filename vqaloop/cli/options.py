@@ -53,7 +53,7 @@ def part_options(parser: argparse.ArgumentParser) -> None:
 @contextlib.contextmanager
 def part_of(options: argparse.Namespace, inputs: Sequence[Path]) -> "Iterator[list[Path]]":
     """The inputs, or the part of the one that --start and --duration ask for, as a file that
-    stays; that of a dry run goes. Raises InputError."""
+    stays; that of a prediction goes. Raises InputError."""
     if options.start is None and options.duration is None:
         yield list(inputs)
         return
@@ -61,7 +61,7 @@ def part_of(options: argparse.Namespace, inputs: Sequence[Path]) -> "Iterator[li
         raise InputError("--start and --duration are of one title; name one video")
     from vqaloop.media.part import cut_part
 
-    dry = getattr(options, "dry_run", False)
+    dry = getattr(options, "predict", False)
     with scratch() if dry else contextlib.nullcontext(".") as folder:
         yield [
             cut_part(

@@ -4,6 +4,7 @@ import argparse
 from collections.abc import Callable, Sequence
 
 from vqaloop.cli.arguments import Parser
+from vqaloop.cli.audit import add_audit
 from vqaloop.cli.deliver import add_deliver
 from vqaloop.cli.doctor import add_doctor
 from vqaloop.cli.encode import add_encode
@@ -34,7 +35,19 @@ def parse_words(argv: Sequence[str]) -> argparse.Namespace:
         for action in parser._actions
         if isinstance(action, argparse._SubParsersAction)
     )
-    return parse_with_settings(parser, commands, list(words))
+    words, build = _without_build(list(words))
+    options = parse_with_settings(parser, commands, words)
+    if build is not None:
+        options.build_command = build
+    return options
+
+
+def _without_build(words: list[str]) -> tuple[list[str], list[str] | None]:
+    """The words of a bisection, and behind its `--` those of the build command."""
+    if words[:1] != ["regress"] or "--bisect" not in words or "--" not in words:
+        return words, None
+    place = words.index("--")
+    return words[:place], words[place + 1 :]
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -69,6 +82,7 @@ def make_parser() -> argparse.ArgumentParser:
         add_tune,
         add_encode,
         add_deliver,
+        add_audit,
         add_regress,
         add_report,
         add_watch,

@@ -9,8 +9,9 @@ import os
 import re
 import reprlib
 import tomllib
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Annotated, Any, TypeVar, get_type_hints
 
 import msgspec
@@ -63,7 +64,14 @@ _TYPES: dict[str, tuple[type, str]] = {
 
 
 def read_document(
-    path: Path, kind: type[T], *, schema: str, give: str, remedy: str, largest: int = LARGEST_JSON
+    path: Path,
+    kind: type[T],
+    *,
+    schema: str,
+    give: str,
+    remedy: str,
+    largest: int = LARGEST_JSON,
+    others: Mapping[str, str] = MappingProxyType({}),
 ) -> T:
     """Read a JSON document as a value of type `kind`; keys that it does not have are let pass.
 
@@ -74,12 +82,15 @@ def read_document(
         give: Says in an error which file is wanted.
         remedy: Says in an error what to do about a wrong one.
         largest: Bytes beyond which the file is refused.
+        others: What to say of a document of another schema that may well be taken for it.
 
     Raises:
         InputError: The file cannot be read or is wrong; names the first place at fault.
     """
     document = _parsed(path, give, remedy, largest)
     found = document.get("schema") if isinstance(document, dict) else None
+    if isinstance(found, str) and found in others:
+        raise InputError(f"{quoted(path)} {others[found]}")
     if found != schema:
         shown = found[:80] if isinstance(found, str) else reprlib.repr(found)
         raise InputError(

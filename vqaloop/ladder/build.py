@@ -20,6 +20,7 @@ from vqaloop.core.files import file_sha256
 from vqaloop.core.folders import is_study_file
 from vqaloop.core.option_fields import fault_of, taken
 from vqaloop.core.text import counted, quoted
+from vqaloop.encoding.checks import hdr_warnings
 from vqaloop.encoding.registry import codec_names
 from vqaloop.encoding.survey import encoder_version
 from vqaloop.errors import InputError, TargetUnreachable
@@ -28,7 +29,12 @@ from vqaloop.execution.checks import check_folder, folder_undone
 from vqaloop.execution.document_parts import overhead_json
 from vqaloop.execution.executor import Executor
 from vqaloop.execution.session import Session, open_session
-from vqaloop.execution.stage_progress import counted_cut, counted_in_message, described
+from vqaloop.execution.stage_progress import (
+    counted_cut,
+    counted_in_message,
+    described,
+    report_if_slow,
+)
 from vqaloop.execution.tools import Tools, chosen_tools
 from vqaloop.ladder.document import LadderRun, ladder_json
 from vqaloop.ladder.options import BANDWIDTH_SHARE, LadderOptions
@@ -46,6 +52,7 @@ from vqaloop.ladder.run_costs import RunCosts, cost_of_folder
 from vqaloop.ladder.steps import Loop
 from vqaloop.ladder.store import write_document, write_reports
 from vqaloop.ladder.warnings import banding_warnings, find_doubts, guard_warnings, peak_warnings
+from vqaloop.media.content import Content, content_of
 from vqaloop.media.excerpt import excerpt
 from vqaloop.media.scene_cuts import Scene, find_shots, split_shots
 from vqaloop.quality.registry import DEFAULT_METRIC, kindred
@@ -118,10 +125,14 @@ def build_ladder(
     prompt: str | os.PathLike[str] | None = None,
     score_precision: float | None = None,
     pool: str = "mean",
+    display: str = "monitor",
+    cvvdp: str | os.PathLike[str] | None = None,
     video_size: str | None = None,
     pix_fmt: str | None = None,
     framerate: str | None = None,
     allow_hdr: bool = False,
+    tonemap: bool = False,
+    dynamic_hdr: Literal["drop", "refuse"] = "drop",
     progress: Watcher = lambda event: None,
 ) -> Ladder:
     """The per-title ladder of a video, its files and reports written to `out`.
@@ -188,10 +199,15 @@ def build_ladder(
         prompt: Of the learned metric: what adapts its scores; None: none.
         score_precision: Half-width of a score's interval at which scoring stops, in points.
         pool: How scores are pooled over time: mean, harmonic, p5, p1 or min-scene.
+        display: Of cvvdp: monitor, phone, tablet, tv or hdr-tv.
+        cvvdp: ColorVideoVDP's program; None: by $VQALOOP_CVVDP or the PATH.
         video_size: WxH, of raw video.
         pix_fmt: ffmpeg's name, of raw video.
         framerate: Of raw video; of another input the constant rate it is brought to.
-        allow_hdr: Take PQ and HLG, though SDR metrics do not hold for them.
+        allow_hdr: Take PQ and HLG with any metric, though those of SDR do not hold for them.
+        tonemap: Make PQ and HLG SDR (BT.709) as they are read, and score against that.
+        dynamic_hdr: "drop" Dolby Vision and HDR10+ metadata with a warning, or "refuse" inputs
+            that have them.
         progress: Called with every event.
 
     Returns:
@@ -313,6 +329,12 @@ def space_of(session: Session[LadderOptions]) -> Space:
     return Space(session.sizes, session.spec.knob, session.source.canvas, fps)
 
 
+def content_of_title(session: Session[LadderOptions]) -> Content | None:
+    """What the title's pictures hold, by which the prior is chosen."""
+    with report_if_slow(session.options.progress, Event("prior", "looking at a few frames")):
+        return content_of(session.source, ffmpeg=session.ffmpeg)
+
+
 def _shots(session: Session[LadderOptions]) -> Sequence[Scene]:
     """The title's scenes as `encode` has them; none where it has no cuts."""
     source, progress = session.source, session.options.progress
@@ -425,7 +447,8 @@ def _remember(run: LadderRun, prior: PriorUse) -> None:
     if prior != "none" and options.cache and usual:
         metric = session.metric
         kind = session.spec.name, session.preset, metric.name
-        remember(*kind, session.source.sha256, loop.space, run.found.points, metric.top)
+        points, content = run.found.points, content_of_title(session)
+        remember(*kind, session.source.sha256, loop.space, points, metric.top, content)
 
 
 def _delivered(run: LadderRun, folder: Path, placed: list[Path]) -> Ladder:
@@ -441,7 +464,8 @@ def _delivered(run: LadderRun, folder: Path, placed: list[Path]) -> Ladder:
     doubts, limit = find_doubts(rungs, session.metric, run.whole), run.loop.limit
     peaks = peak_warnings(rungs, [item.over for item in run.checked], limit) if limit else []
     banding = banding_warnings(rungs, session.options.max_banding, session.depth)
-    document = ladder_json(run, [*doubts.lines, *peaks, *banding, *guard_warnings(rungs)])
+    lost = hdr_warnings(session.source, session.spec, [folder / rung.file for rung in rungs])
+    document = ladder_json(run, [*doubts.lines, *peaks, *banding, *guard_warnings(rungs), *lost])
     # a bound that nobody asked for is no promise
     trusted = doubts.trusted and not (peaks and limit and limit.asked)
     trusted = trusted and not (banding and session.options.max_banding is not None)
@@ -483,8 +507,8 @@ def _surrogate(
     metric = session.metric
 
     def known() -> dict[str, Any] | None:
-        sha256 = session.source.sha256
-        found = chosen_prior(use, session.spec.name, session.preset, kindred(metric), sha256)
+        kind = session.spec.name, session.preset, kindred(metric)
+        found = chosen_prior(use, *kind, session.source.sha256, content_of_title(session))
         return prior_json(found) if found else None
 
     # each under its own name, so that one command does not go on with what another began with

@@ -33,6 +33,14 @@ from vqaloop.ladder.report_page import html_page
 from vqaloop.records import LADDER_SCHEMA, Cap, Ladder, Rung, RungScene, TwoPasses
 
 SCHEMA = LADDER_SCHEMA
+PLAN_SCHEMA, PLANS_SCHEMA = "vqaloop.plan/1", "vqaloop.plans/1"
+"""Of a predicted ladder, and of several."""
+PREDICTIONS = dict.fromkeys(
+    (PLAN_SCHEMA, PLANS_SCHEMA),
+    "is a prediction, of which nothing was encoded; make the ladder by the same command without "
+    "--predict, and give its folder",
+)
+"""What is said of a prediction that is taken for a ladder."""
 REPORTS = ("pictures.json", "ladder.csv", "rd.png", "report.html", "ladder.json")
 """In the order they are put in place: where ladder.json is, the others are."""
 
@@ -282,7 +290,9 @@ def read_ladder(folder: str | os.PathLike[str]) -> Ladder:
     remedy = "name a ladder's folder or its ladder.json, or make the ladder again"
     give = "give the folder that `vqaloop ladder` wrote"
     # all of it: what is not checked here goes into `about` as it is
-    document = read_document(path, dict[str, Any], schema=SCHEMA, give=give, remedy=remedy)
+    document = read_document(
+        path, dict[str, Any], schema=SCHEMA, give=give, remedy=remedy, others=PREDICTIONS
+    )
     for index, rung in enumerate(as_type(document, _Document, quoted(path), remedy).rungs):
         if not stays_inside(rung.file):
             raise InputError(

@@ -28,6 +28,8 @@ from vqaloop.media.excerpt import GOP_S
 from vqaloop.media.frames import any_of
 from vqaloop.records import Source
 
+SECONDS, WINDOW_SECONDS = 20.0, 4.0
+"""Duration of an excerpt, and of a window of it, about."""
 MOST_SAMPLED = 64
 """Most windows' worth of a title in which frames are sampled, evenly spread where it is longer."""
 AREA = 160 * 90
@@ -66,8 +68,8 @@ def choose_windows(
     source: Source,
     *,
     ffmpeg: str,
-    seconds: float = 20.0,
-    window_seconds: float = 4.0,
+    seconds: float = SECONDS,
+    window_seconds: float = WINDOW_SECONDS,
     seed: int = 0,
 ) -> tuple[tuple[int, int], ...]:
     """Choose windows that represent a title in detail, motion and cuts, spread over its length.
@@ -92,10 +94,8 @@ def choose_windows(
     """
     if not (0 < seconds < math.inf and 0 < window_seconds < math.inf):
         raise InputError(f"windows need durations above 0: {seconds = }, {window_seconds = }")
-    gop = round(GOP_S * source.fps)
-    length = max(1, round(window_seconds / GOP_S)) * gop
-    count = min(max(1, round(seconds * float(source.fps) / length)), source.frames // length)
-    if source.duration_s <= 1.25 * seconds or count == 0:
+    count, length, gop = _shape(source, seconds, window_seconds)
+    if count == 0:
         return ((0, source.frames),)
     rng = np.random.default_rng(seed)
     tilings, ranges = _tilings(source.frames, count, length, gop, rng)
@@ -110,6 +110,22 @@ def choose_windows(
     features = [_features(costs, cuts, at, starts, length, gop) for starts in tilings]
     parts = [(starts + length // 2) * count // source.frames for starts in tilings]
     return tuple((start, length) for start in _nearest(tilings, features, parts, count, rng))
+
+
+def excerpt_frames(
+    source: Source, *, seconds: float = SECONDS, window_seconds: float = WINDOW_SECONDS
+) -> int:
+    """Frames of the windows that `choose_windows` would choose; nothing is decoded."""
+    count, length, _ = _shape(source, seconds, window_seconds)
+    return count * length or source.frames
+
+
+def _shape(source: Source, seconds: float, window_seconds: float) -> tuple[int, int, int]:
+    """How many windows there are, and frames of each and of a GOP; 0 where the title is one."""
+    gop = round(GOP_S * source.fps)
+    length = max(1, round(window_seconds / GOP_S)) * gop
+    count = min(max(1, round(seconds * float(source.fps) / length)), source.frames // length)
+    return 0 if source.duration_s <= 1.25 * seconds else count, length, gop
 
 
 def _tilings(

@@ -4,7 +4,9 @@ For one encoder and one metric, every title's curves are taken as one draw from 
 rate and logit of the score are polynomials in the quality knob and the log of the size, whose
 coefficients are normal over titles (a linear mixed model, Laird & Ware 1982), plus a smooth
 residual of the title's own (a Gaussian process). Learning is EM over finished titles; conditioning
-on a few measured points of a new title then predicts all its curves, with their uncertainty.
+on a few measured points of a new title then predicts all its curves, with their uncertainty. Where
+a title's content is known (media/content.py), the mean of its coefficients follows that by a ridge
+regression.
 
 Everything here is plain arithmetic on numbers without units: u is log2 of a rendition's width over
 the source's, q the knob as a part of its search range (0 worst, 1 best quality), rate is log2 of
@@ -14,7 +16,7 @@ bits per source pixel, and score the logit of its share of the metric's top.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -38,6 +40,10 @@ TAILS = 5.0
 population, its other predictions are given wider intervals."""
 INERTIA = 4.0
 """Titles that the spread of another population counts for, when a new one is learnt."""
+RIDGE = 4.0
+"""Titles that a weight of 0 counts for, in the regression on titles' content."""
+FAR = 3.0
+"""Standard deviations beyond which a number of a title's content counts as no further off."""
 
 
 @dataclass(frozen=True)
@@ -105,28 +111,95 @@ class Posterior:
         return mean[:n], expit(mean[n:]), deviation[:n], deviation[n:]
 
 
+@dataclass(frozen=True)
+class ContentPrior:
+    """Curves of a population whose mean follows what a title's pictures hold: a multivariate
+    linear regression of the coefficients, with the uncertainty of its weights."""
+
+    centre: Values
+    """(K,): mean over titles of each number that describes their content."""
+    scale: Values
+    """(K,): their standard deviations."""
+    weights: Values
+    """(2 TERMS, 1 + K): of a constant and of each number."""
+    spread: Values
+    """(2 TERMS, 2 TERMS): covariance over titles of what the weights leave."""
+    precision: Values
+    """(1 + K, 1 + K): of the weights, in units of `spread`."""
+    titles: float
+
+    def row(self, content: Sequence[float]) -> Values:
+        """What the weights multiply."""
+        far = (np.asarray(content, float) - self.centre) / self.scale
+        return np.concatenate([[1.0], np.clip(far, -FAR, FAR)])
+
+    def at(self, content: Sequence[float]) -> Prior:
+        """The prior of a title of that content: the less is known of such, the wider."""
+        row = self.row(content)
+        unknown = float(row @ np.linalg.solve(self.precision, row))
+        return Prior(self.weights @ row, self.spread * (1 + unknown), self.titles)
+
+
 def learn(titles: Sequence[TitlePoints], start: Prior | None = None, rounds: int = 30) -> Prior:
     """The population these titles come from, by EM; with `start`, an update of that population."""
     if start is None:
         # only where EM starts: without earlier titles it has no weight
-        mean, base = np.zeros(2 * TERMS), np.diag(np.full(2 * TERMS, 4.0))
-        before = 0.0
-    else:
-        mean, base, before = start.mean, start.spread, start.titles
-    first, spread, count = mean, base, len(titles)
+        start = Prior(np.zeros(2 * TERMS), np.diag(np.full(2 * TERMS, 4.0)), 0.0)
+    known = _Known(start.mean[:, None], start.spread, np.array([[start.titles]]), start.titles)
+    found = _updated(known, titles, np.ones((len(titles), 1)), rounds)
+    return Prior(found.weights[:, 0], found.spread, found.titles)
+
+
+def learn_content(
+    titles: Sequence[TitlePoints],
+    contents: Sequence[Sequence[float]],
+    start: ContentPrior | None = None,
+    rounds: int = 30,
+) -> ContentPrior:
+    """`learn` of titles whose content is known."""
+    if start is None:
+        values = np.array(contents, float)
+        size, count = 2 * TERMS, 1 + values.shape[1]
+        # of a number that is the same of all titles nothing is learnt
+        scale = np.maximum(values.std(axis=0), 1e-3)
+        ridge = np.diag([0.0] + [RIDGE] * (count - 1))
+        begun = np.zeros((size, count)), np.diag(np.full(size, 4.0)), ridge, 0.0
+        start = ContentPrior(values.mean(axis=0), scale, *begun)
+    rows = np.array([start.row(content) for content in contents])
+    known = _Known(start.weights, start.spread, start.precision, start.titles)
+    found = _updated(known, titles, rows, rounds)
+    return replace(start, **vars(found))
+
+
+@dataclass(frozen=True)
+class _Known:
+    """A regression of titles' coefficients: fields as of ContentPrior."""
+
+    weights: Values
+    spread: Values
+    precision: Values
+    titles: float
+
+
+def _updated(known: _Known, titles: Sequence[TitlePoints], rows: Values, rounds: int) -> _Known:
+    """What is known with these titles too, of which `rows` are what the weights multiply."""
+    weights, spread, before, count = known.weights, known.spread, known.titles, len(titles)
+    precision = known.precision + rows.T @ rows
     for _ in range(rounds if count else 0):
-        # E step: each title's coefficients; M step: mean and spread over titles
-        guesses, rests = zip(*(_coefficients(t, mean, spread) for t in titles), strict=True)
-        mean = (before * first + np.sum(guesses, axis=0)) / (before + count)
-        scatter = sum(
-            rest + np.outer(guess - mean, guess - mean)
-            for guess, rest in zip(guesses, rests, strict=True)
-        )
+        # E step: each title's coefficients; M step: regression and spread over titles
+        found = [
+            _coefficients(t, weights @ row, spread) for t, row in zip(titles, rows, strict=True)
+        ]
+        guesses = np.array([guess for guess, _ in found])
+        pulled = known.precision @ known.weights.T + rows.T @ guesses
+        weights = np.linalg.solve(precision, pulled).T
+        off = guesses - rows @ weights.T
+        scatter = np.sum([rest for _, rest in found], axis=0) + off.T @ off
         # shrinkage: few titles alone would underestimate the spread of the population
         held = max(before, INERTIA)
-        held_spread = base if before else np.diag(np.diag(scatter)) / count
+        held_spread = known.spread if before else np.diag(np.diag(scatter)) / count
         spread = (held * held_spread + scatter) / (held + count)
-    return Prior(mean, spread, before + count)
+    return _Known(weights, spread, precision, before + count)
 
 
 def _coefficients(title: TitlePoints, mean: Values, spread: Values) -> tuple[Values, Values]:

@@ -1,17 +1,20 @@
 """The store of priors: those shipped with the package, and the finished titles of this machine.
 
-Of every finished title the measured points are kept, as numbers without names: one small file a
-title, encoder, preset and metric, in `titles` beside the cache, MOST_TITLES of each kind. Delete
-the folder, or run with `--prior none`, and nothing is kept or used. Own titles count with
-`--prior own` alone: by default a search begins with the shipped prior, so that the same command
-gives the same answer whatever was made before.
+Of every finished title the measured points are kept, and what its pictures hold, as numbers
+without names: one small file a title, encoder, preset and metric, in `titles` beside the cache,
+MOST_TITLES of each kind. Delete the folder, or run with `--prior none`, and nothing is kept or
+used. Own titles count with `--prior own` alone: by default a search begins with the shipped prior,
+so that the same command gives the same answer whatever was made before.
 """
+
+from __future__ import annotations
 
 import contextlib
 import hashlib
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextvars import ContextVar
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Literal
 
@@ -20,8 +23,9 @@ import numpy as np
 from vqaloop.core.files import renamed_to
 from vqaloop.core.folders import cache_folder
 from vqaloop.errors import InputError
+from vqaloop.media.content import Content
 from vqaloop.records import RDPoint
-from vqaloop.search.prior import Prior, TitlePoints, learn
+from vqaloop.search.prior import ContentPrior, Prior, TitlePoints, Values, learn, learn_content
 from vqaloop.search.space import Space
 from vqaloop.search.surrogates import as_title
 
@@ -43,13 +47,34 @@ PriorUse = Literal["shipped", "own", "none"]
 Kind = tuple[str, str, str]
 """Encoder, preset and metric: what titles must have in common to share a prior."""
 
+
+@dataclass(frozen=True)
+class _Own:
+    """A title of this machine."""
+
+    name: str
+    points: TitlePoints
+    content: tuple[float, ...]
+    """What its pictures hold; empty where that is not known."""
+
+
 _snapshot: ContextVar[Mapping[str, Any] | None] = ContextVar("snapshot", default=None)
 
 
 def shipped_prior(encoder: str, metric: str) -> Prior | None:
     """The prior shipped for an encoder and a metric, or None."""
-    found = json.loads(SHIPPED.read_text("utf-8"))["encoders"].get(encoder, {}).get(metric)
+    found = _shipped(encoder, metric)
     return prior_of(found) if found else None
+
+
+def shipped_content_prior(encoder: str, metric: str) -> ContentPrior | None:
+    """The same, for a title of which is known what its pictures hold."""
+    found = _shipped(encoder, metric)
+    return content_prior_of(found["content"]) if found else None
+
+
+def _shipped(encoder: str, metric: str) -> Any:
+    return json.loads(SHIPPED.read_text("utf-8"))["encoders"].get(encoder, {}).get(metric)
 
 
 def snapshot(kinds: Iterable[Kind]) -> dict[str, dict[str, Any]]:
@@ -86,7 +111,12 @@ def prior_use(asked: str | bool) -> PriorUse:
 
 
 def chosen_prior(
-    use: PriorUse, encoder: str, preset: str, metrics: Sequence[str], excluded: str
+    use: PriorUse,
+    encoder: str,
+    preset: str,
+    metrics: Sequence[str],
+    excluded: str,
+    content: Content | None = None,
 ) -> Prior | None:
     """The prior to begin with, or None.
 
@@ -96,33 +126,46 @@ def chosen_prior(
         preset: Its preset; own titles of others do not count.
         metrics: Names, of which the first that there is a prior for counts.
         excluded: SHA-256 of a source whose own points do not count.
+        content: What the title's pictures hold; None: not known, and the prior is that of all.
     """
-    if use == "own":
-        return current_prior(encoder, preset, metrics, excluded)
-    found = (shipped_prior(encoder, metric) for metric in metrics if use == "shipped")
-    return next((prior for prior in found if prior is not None), None)
+    if use == "none":
+        return None
+    for metric in metrics:
+        every = _own_titles((encoder, preset, metric)) if use == "own" else []
+        # a title is not to be predicted from itself
+        own = [title for title in every if title.name != _name(excluded)]
+        if (found := _prior_from(encoder, metric, own, content)) is not None:
+            return found
+    return None
 
 
 def current_prior(
-    encoder: str, preset: str, metrics: Sequence[str], excluded: str
+    encoder: str,
+    preset: str,
+    metrics: Sequence[str],
+    excluded: str,
+    content: Content | None = None,
 ) -> Prior | None:
-    """The prior for an encoder at a preset and the first of `metrics` there is any for, or None.
+    """The chosen prior with this machine's own titles."""
+    return chosen_prior("own", encoder, preset, metrics, excluded, content)
 
-    The shipped one, updated by this machine's own titles but that of the source `excluded`: a
-    title is not to be predicted from itself.
-    """
-    for metric in metrics:
-        start = shipped_prior(encoder, metric)
-        own = [
-            title
-            for name, title in _own_titles((encoder, preset, metric))
-            if name != _name(excluded)
-        ]
-        if start is not None:
-            return learn(own, start, ROUNDS) if own else start
-        if len(own) >= LEAST_TITLES:
-            return learn(own)
-    return None
+
+def _prior_from(
+    encoder: str, metric: str, own: Sequence[_Own], content: Content | None
+) -> Prior | None:
+    """The shipped prior, updated by own titles; learnt from these alone where none is shipped."""
+    shipped = _shipped(encoder, metric)
+    if shipped is None:
+        return learn([title.points for title in own]) if len(own) >= LEAST_TITLES else None
+    if content is None:
+        start = prior_of(shipped)
+        return learn([title.points for title in own], start, ROUNDS) if own else start
+    known = content_prior_of(shipped["content"])
+    pairs = [(title.points, title.content) for title in own if title.content]
+    if pairs:
+        points, contents = zip(*pairs, strict=True)
+        known = learn_content(points, contents, known, ROUNDS)
+    return known.at(content.values())
 
 
 def remember(
@@ -133,12 +176,15 @@ def remember(
     space: Space,
     points: Sequence[RDPoint],
     top: float,
+    content: Content | None = None,
 ) -> None:
     """Store a finished title's points; a folder that cannot be written to is passed over."""
     if len(points) < LEAST_POINTS:
         return
     title = as_title(space, points, top)
     columns = {key: np.round(getattr(title, key), 5).tolist() for key in _COLUMNS}
+    if content:
+        columns["content"] = np.round(content.values(), 5).tolist()
     with contextlib.suppress(OSError):
         folder = _folder(encoder, preset, metric)
         folder.mkdir(parents=True, exist_ok=True)
@@ -153,7 +199,7 @@ def remember(
 _COLUMNS = ("u", "q", "rate", "score")
 
 
-def _own_titles(kind: Kind) -> list[tuple[str, TitlePoints]]:
+def _own_titles(kind: Kind) -> list[_Own]:
     """This machine's own titles, by name; those that cannot be read are passed over."""
     taken = _snapshot.get()
     tables = _tables(kind) if taken is None else taken.get("/".join(kind))
@@ -170,8 +216,8 @@ def _tables(kind: Kind) -> dict[str, Any]:
     return found
 
 
-def _checked(tables: Mapping[str, Any]) -> list[tuple[str, TitlePoints]]:
-    """The tables that are what `remember` writes, by name."""
+def _checked(tables: Mapping[str, Any]) -> list[_Own]:
+    """The tables that are what `remember` writes."""
     found = []
     for name, table in list(tables.items())[:MOST_TITLES]:
         with contextlib.suppress(ValueError, KeyError, TypeError, OverflowError):
@@ -180,8 +226,18 @@ def _checked(tables: Mapping[str, Any]) -> list[tuple[str, TitlePoints]]:
             # logarithms and shares: a larger one, or no number, was not written here
             sane = whole and all((np.abs(c) < LARGEST).all() for c in columns)
             if sane and columns[0].size >= LEAST_POINTS:
-                found.append((name, TitlePoints(*(c[:100] for c in columns))))
+                points = TitlePoints(*(c[:100] for c in columns))
+                found.append(_Own(name, points, _checked_content(table.get("content"))))
     return found
+
+
+def _checked_content(table: Any) -> tuple[float, ...]:
+    """What a title's pictures hold; nothing where it was not kept, or is damaged."""
+    with contextlib.suppress(ValueError, TypeError, OverflowError):
+        values = np.asarray(table, float)
+        if values.shape == (len(fields(Content)),) and (np.abs(values) < LARGEST).all():
+            return tuple(values.tolist())
+    return ()
 
 
 def _folder(encoder: str, preset: str, metric: str) -> Path:
@@ -194,20 +250,49 @@ def _name(source: str) -> str:
 
 def prior_json(prior: Prior) -> dict[str, Any]:
     """A prior as JSON: the covariance by its lower half."""
-    rows, columns = np.tril_indices(len(prior.mean))
     return {
         "titles": prior.titles,
         "mean": np.round(prior.mean, 5).tolist(),
-        "spread": np.round(prior.spread[rows, columns], 6).tolist(),
+        "spread": _lower(prior.spread),
     }
 
 
 def prior_of(found: Mapping[str, Any]) -> Prior:
     """A prior from its JSON."""
     mean = np.array(found["mean"], float)
-    # the lower half, mirrored
-    rows, columns = np.tril_indices(len(mean))
-    spread = np.zeros((len(mean), len(mean)))
-    spread[rows, columns] = found["spread"]
-    spread = spread + np.tril(spread, -1).T
-    return Prior(mean, spread, float(found["titles"]))
+    return Prior(mean, _mirrored(found["spread"], len(mean)), float(found["titles"]))
+
+
+def content_prior_json(prior: ContentPrior) -> dict[str, Any]:
+    """A prior on titles' content as JSON, symmetric matrices by their lower halves."""
+    return {
+        "titles": prior.titles,
+        "centre": np.round(prior.centre, 5).tolist(),
+        "scale": np.round(prior.scale, 5).tolist(),
+        "weights": np.round(prior.weights, 5).tolist(),
+        "spread": _lower(prior.spread),
+        "precision": _lower(prior.precision),
+    }
+
+
+def content_prior_of(found: Mapping[str, Any]) -> ContentPrior:
+    """A prior on titles' content from its JSON."""
+    centre, scale, weights = (
+        np.array(found[name], float) for name in ("centre", "scale", "weights")
+    )
+    spread = _mirrored(found["spread"], len(weights))
+    precision = _mirrored(found["precision"], 1 + len(centre))
+    return ContentPrior(centre, scale, weights, spread, precision, float(found["titles"]))
+
+
+def _lower(matrix: Values) -> list[float]:
+    rows, columns = np.tril_indices(len(matrix))
+    half: list[float] = np.round(matrix[rows, columns], 6).tolist()
+    return half
+
+
+def _mirrored(half: Sequence[float], size: int) -> Values:
+    rows, columns = np.tril_indices(size)
+    matrix = np.zeros((size, size))
+    matrix[rows, columns] = half
+    return matrix + np.tril(matrix, -1).T
