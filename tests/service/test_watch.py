@@ -282,7 +282,8 @@ def test_options_reach_the_commands(room: Room, commands: Commands) -> None:
         '[profiles.ours]\nresolutions = "64x64,32x32"\nmetric = "psnr"\n'
     )
     told = ("--codec", "h264", "--profile", "ours", "--min-ratio", "1.3", "--workers", "2")
-    said = room.run("watch", "in", "--once", "--settle", "0", "--hls", "--no-cache", *told)
+    told = (*told, "--hls", "--no-audio", "--no-cache")
+    said = room.run("watch", "in", "--once", "--settle", "0", *told)
     assert said.status == 0, said.err
     ladder, deliver = commands.words
     for pair in (
@@ -293,7 +294,8 @@ def test_options_reach_the_commands(room: Room, commands: Commands) -> None:
         ("--workers", "2"),
     ):
         assert pair in zip(ladder, ladder[1:], strict=False), ladder
-    assert "--no-cache" in ladder and {"--hls", "--segment=4.0"} <= set(deliver)
+    assert "--no-cache" in ladder
+    assert {"--hls", "--no-audio", "--segment=4.0"} <= set(deliver) and "False" not in deliver
 
 
 def test_files_that_options_name_are_found_from_elsewhere(room: Room) -> None:

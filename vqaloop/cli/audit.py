@@ -30,17 +30,16 @@ def add_audit(command: "Command") -> None:
 def run_audit(options: argparse.Namespace) -> int:
     """Exit status 1 where there is a finding."""
     from vqaloop.cli.options import check_outputs
-    from vqaloop.cli.output import emit, loading
+    from vqaloop.cli.output import emit, loading, progress_of
 
     with loading(options):
         from vqaloop.audit.audit import audit_ladder
         from vqaloop.audit.tables import markdown, print_audit
-        from vqaloop.report.progress import Progress
 
     check_outputs({"markdown": options.markdown})
     given = given_options(AuditOptions, options)
     source = given.pop("source")
-    with Progress(quiet=options.quiet) as progress:
+    with progress_of(options) as progress:
         audit = audit_ladder(
             options.target,
             source,

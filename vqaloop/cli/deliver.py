@@ -1,10 +1,11 @@
 """`vqaloop deliver`: its options, and what it does with them."""
 
 import argparse
+import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from vqaloop.core.option_fields import add_options, changed, given_options, to_argv
+from vqaloop.core.option_fields import add_options, given_options, options_of
 from vqaloop.delivery.options import DeliveryOptions
 
 if TYPE_CHECKING:
@@ -21,19 +22,20 @@ def add_deliver(command: "Command") -> None:
         nargs="+",
         help="what `vqaloop ladder` wrote; of one title, a codec each",
     )
-    delivery_options(parser)
+    add_options(parser, DeliveryOptions)
     parser.add_argument("-o", "--output", type=Path, metavar="DIR", help="default: NAME.delivery")
 
 
-def delivery_options(parser: Any) -> None:
-    """What is made of the ladders; `parser` may be an argument group."""
-    add_options(parser, DeliveryOptions)
-
-
 def delivery_words(options: argparse.Namespace) -> list[str]:
-    """The command line that asks for the same."""
-    asked = DeliveryOptions(**given_options(DeliveryOptions, options))
-    return to_argv(DeliveryOptions, changed(asked))
+    """The words of a command line elsewhere that asks for the same."""
+    words: list[str] = []
+    given, known = given_options(DeliveryOptions, options), options_of(DeliveryOptions)
+    for name, value in given.items():
+        flag = known[name].flags[-1]
+        if known[name].parse is Path:
+            value = os.path.abspath(value)
+        words.append(flag if known[name].parse is bool else f"{flag}={value}")
+    return words
 
 
 def run_deliver(options: argparse.Namespace) -> int:

@@ -78,7 +78,6 @@ def _bisect(options: argparse.Namespace) -> int:
     """Exit status 1 where commits that could not be tested leave several suspects."""
     from vqaloop.regress.bisect import Plan, bisect, describe
     from vqaloop.regress.compare import split_args
-    from vqaloop.report.progress import Progress
 
     for name in ("baseline", "candidate", "save", "history", "junit", "markdown", "html"):
         if getattr(options, name, None):
@@ -103,7 +102,7 @@ def _bisect(options: argparse.Namespace) -> int:
     if Path(program).is_absolute() or ".." in Path(program).parts:
         raise InputError("--program is a path from the top of the tree, such as x264")
     plan = Plan(repository, good, bad, tuple(build), program, Path(state), **limit)
-    with Progress(quiet=options.quiet) as progress:
+    with progress_of(options) as progress:
         found = bisect(plan, {**asked, "clips": options.clips}, progress)
     if options.json != "-":
         describe(found, lambda line: say(options, line))

@@ -6,11 +6,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from vqaloop.cli.deliver import delivery_options, delivery_words
+from vqaloop.cli.deliver import delivery_words
 from vqaloop.cli.output import emit, loading, progress_of, say
 from vqaloop.cli.run_events import notify, notify_words
 from vqaloop.core.option_fields import add_options, given_options, option
 from vqaloop.core.text import counted, parse_duration
+from vqaloop.delivery.options import DeliveryOptions
 from vqaloop.errors import InputError
 from vqaloop.execution.options import Running, StorageOptions
 from vqaloop.ladder.options import LadderOptions
@@ -61,9 +62,8 @@ def add_watch(command: "Command") -> None:
         type=notify_words,
         help="as --notify, at the end of every title, with its record",
     )
-    delivery = parser.add_argument_group("delivery")
-    delivery.add_argument("--no-deliver", action="store_true", help="make ladders alone")
-    delivery_options(delivery)
+    parser.add_argument("--no-deliver", action="store_true", help="make ladders alone")
+    add_options(parser, DeliveryOptions)
     add_options(parser, LadderOptions, but=NotOfTitles)
 
 

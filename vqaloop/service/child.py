@@ -73,7 +73,7 @@ def _variables() -> dict[str, str]:
     root = str(Path(vqaloop.__file__).resolve().parents[1])
     paths = [root, *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))]
     found = {"PYTHONPATH": os.pathsep.join(map(os.path.abspath, paths)), TOKEN_VARIABLE: ""}
-    for name in ("VQALOOP_CACHE", "VQALOOP_FFMPEG"):
+    for name in ("VQALOOP_CACHE", "VQALOOP_FFMPEG", "VQALOOP_CVVDP"):
         value = os.environ.get(name, "")
         # a program without a slash is one of the search path
         if value and (name == "VQALOOP_CACHE" or "/" in value):

@@ -72,8 +72,9 @@ def title_work(given: Mapping[str, Any], place: Path, deliver: Sequence[str] | N
         if isinstance(value := getattr(first, name), os.PathLike) and str(value) != DEFAULT:
             asked[name] = os.path.abspath(value)
     words = ["--codec", ",".join(codecs), *to_argv(LadderOptions, asked)]
-    if first.ffmpeg is not None:
-        words += ["--ffmpeg", os.path.abspath(first.ffmpeg)]
+    for flag, program in (("--ffmpeg", first.ffmpeg), ("--cvvdp", first.cvvdp)):
+        if program is not None:
+            words += [flag, os.path.abspath(program)]
     if not first.cache:
         words.append("--no-cache")
     if isinstance(first.workers, int) and first.workers != 1:
