@@ -170,7 +170,7 @@ def measure_cvvdp(
     uhd: bool,
 ) -> list[pd.DataFrame]:
     """The tables of a title's encodes with ColorVideoVDP, whose program is started once."""
-    from vqaloop.panel import cvvdp
+    from vqaloop.quality import cvvdp
 
     assert tools.cvvdp is not None
     jod = cvvdp.measure(
@@ -178,7 +178,7 @@ def measure_cvvdp(
         [run for own in runs for run in own.distorted],
         fps,
         tools.cvvdp,
-        uhd=uhd,
+        cvvdp.Look(display="standard_4k") if uhd else cvvdp.DEFAULT_LOOK,
     )
     found = []
     for number, (table, own) in enumerate(zip(tables, runs, strict=True)):

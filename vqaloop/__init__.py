@@ -47,6 +47,7 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "Against": "ladder.against",
+    "Audit": "audit.audit",
     "Catalogue": "catalogue.entries",
     "Comparison": "regress.compare",
     "Encoded": "ratecontrol.target",
@@ -65,6 +66,7 @@ _HOMES = {
     "Scorer": "quality.scorer",
     "Title": "catalogue.titles",
     "Tuning": "tuning.result",
+    "audit_ladder": "audit.audit",
     "build_catalogue": "catalogue.build",
     "build_ladder": "ladder.build",
     "build_ladders": "ladder.build",
@@ -85,6 +87,7 @@ _HOMES = {
 
 __all__ = [
     "Against",
+    "Audit",
     "Cancelled",
     "Catalogue",
     "Comparison",
@@ -112,6 +115,7 @@ __all__ = [
     "Tuning",
     "VqaloopError",
     "__version__",
+    "audit_ladder",
     "build_catalogue",
     "build_ladder",
     "build_ladders",

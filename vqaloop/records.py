@@ -29,6 +29,18 @@ LADDER_SCHEMA = "vqaloop.ladder/1"
 
 
 @dataclass(frozen=True)
+class StaticHdr:
+    """Static metadata of HDR10, which hold for a whole title; unset is what is unknown."""
+
+    primaries: tuple[tuple[float, float], ...] = ()
+    """CIE 1931 x and y of the mastering display's red, green, blue and white (SMPTE ST 2086)."""
+    luminance: tuple[float, float] | None = None
+    """Its least and largest luminance in cd/m²."""
+    light: tuple[int, int] | None = None
+    """MaxCLL and MaxFALL in cd/m²: of the brightest pixel, and of the brightest frame's mean."""
+
+
+@dataclass(frozen=True)
 class Source:
     """A probed input; `prep` makes its frames progressive, upright and of constant rate."""
 
@@ -56,6 +68,10 @@ class Source:
     """ffmpeg options that tag the output: color_primaries, color_trc, colorspace, color_range."""
     hdr: bool = False
     """True for PQ and HLG transfer."""
+    static_hdr: StaticHdr | None = None
+    """Mastering display and light levels of an HDR source; None where it has none."""
+    dynamic_hdr: tuple[str, ...] = ()
+    """Metadata that change from scene to scene, which no encode keeps: "HDR10+" ..."""
     windows: tuple[int, ...] = ()
     """First frame of each window of an excerpt, which is taken for a scene; the first is 0."""
     notes: tuple[str, ...] = ()

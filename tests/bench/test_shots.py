@@ -1,9 +1,9 @@
 """The simulated bench of per-shot ladders, on the shipped grid."""
 
+import csv
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 import pytest
 
 from bench import shots
@@ -16,10 +16,12 @@ from vqaloop.encoding.registry import get_encoder
 def test_a_row_of_one_title(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     out = tmp_path / "shots.csv"
     assert shots.main(["--titles", "1", "--codecs", "h264", "--csv", str(out)]) == 0
-    (row,) = pd.read_csv(out).itertuples()
-    assert row.rungs >= 3 and 2 <= row.scenes <= 8
-    assert 1 <= row.equivalents <= 2.5
-    assert -1 <= row.least_saved <= row.saved <= row.possible + 2
+    with out.open() as file:
+        (row,) = csv.DictReader(file)
+    figures = {name: float(value) for name, value in row.items() if name not in ("codec", "clips")}
+    assert figures["rungs"] >= 3 and 2 <= figures["scenes"] <= 8
+    assert 1 <= figures["equivalents"] <= 2.5
+    assert -1 <= figures["least_saved"] <= figures["saved"] <= figures["possible"] + 2
     assert "0 of 1 titles more than 1 % worse" in capsys.readouterr().out
 
 

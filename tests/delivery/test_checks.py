@@ -22,7 +22,8 @@ from tests.support.deliveries import (
 from tests.support.media import run_ffmpeg
 from vqaloop.core import guardian
 from vqaloop.core.ffmpeg import file_url
-from vqaloop.delivery import package, segments
+from vqaloop.delivery import place as delivery_place
+from vqaloop.delivery import segments
 from vqaloop.delivery.package import package_ladder
 from vqaloop.delivery.segments import Track
 from vqaloop.errors import InputError, ToolError
@@ -217,16 +218,16 @@ def test_a_replacement_that_was_cut_off_loses_nothing(own_ladder: Ladder, tmp_pa
     package_ladder(own_ladder.folder, out=out, audio=False, dash=False)
     # killed after the earlier delivery was set aside, and before the new one had its place: no
     # guardian may take it for something unfinished
-    assert package._set_aside(out) == aside and guardian.mark() not in aside.name
+    assert delivery_place._set_aside(out) == aside and guardian.mark() not in aside.name
     out.rename(aside)
     with pytest.raises(InputError, match="ladder"):
         package_ladder(tmp_path / "none", out=out)
     package_ladder(own_ladder.folder, out=out, audio=False, hls=False)
     assert (out / "manifest.mpd").exists() and not aside.exists()
-    package._put_back(out)
+    delivery_place._put_back(out)
     assert (out / "manifest.mpd").exists()
     out.rename(aside)
-    package._put_back(out)
+    delivery_place._put_back(out)
     assert (out / "manifest.mpd").exists() and not aside.exists()
 
 

@@ -1,4 +1,4 @@
-"""What a delivery takes of a source's tracks, and that all it leaves out is told."""
+"""What a delivery makes of a source's tracks, and that all it leaves out is told."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -51,9 +51,9 @@ def delivered(source: Source, folder: Path, audio: bool = True) -> Delivery:
     return package_ladder(ladder.folder, out=folder / "out", audio=audio)
 
 
-def heard(made: Delivery) -> int:
-    """The tone that is delivered, in Hz."""
-    url = file_url(made.folder / "audio" / "media.m3u8")
+def heard(made: Delivery, id: str = "") -> int:
+    """The tone that is delivered, in Hz: of a rendition, or of the one players begin with."""
+    url = file_url(made.folder / (id or made.about["audio"]["id"]) / "media.m3u8")
     raw = run_ffmpeg("-i", url, "-ac", "1", "-f", "f32le", "pipe:1")
     sound = np.frombuffer(raw, np.float32)[4800:43200]
     return int(np.argmax(np.abs(np.fft.rfft(sound))) * 48000 / len(sound))
@@ -64,53 +64,54 @@ def heard(made: Delivery) -> int:
     ("flags", "taken"),
     [(("0", "default"), 1), (("default", "0"), 0), (("default", "default"), 0)],
 )
-def test_the_sound_that_is_flagged_default_is_delivered(
+def test_players_begin_with_the_audio_that_is_flagged_default_and_all_is_there(
     suffix: str, flags: tuple[str, str], taken: int, tmp_path: Path
 ) -> None:
     tracks = [("fra", "stereo", flags[0]), ("eng", "mono", flags[1])]
     made = delivered(make_tracks(tmp_path / f"in{suffix}", tracks, folder=tmp_path), tmp_path)
     assert heard(made) == pytest.approx(HERTZ[taken], abs=3)
-    assert made.about["audio"]["language"] == tracks[taken][0]
-    other = ("track 2 (eng, aac, mono)", "track 1 (fra, aac, stereo)")[taken]
-    assert [line for line in made.about["warnings"] if other in line and "left out" in line]
-    assert len(made.about["warnings"]) == 1
+    assert made.about["audio"]["language"] == ("fr", "en")[taken]
+    listed = made.about["audio_renditions"]
+    assert [item["default"] for item in listed] == [taken == 0, taken == 1]
+    assert [heard(made, item["id"]) for item in listed] == pytest.approx(HERTZ[:2], abs=3)
+    assert made.about["warnings"] == []
 
 
-def test_the_first_sound_is_delivered_where_none_is_flagged(tmp_path: Path) -> None:
+def test_the_first_audio_is_the_default_where_none_is_flagged(tmp_path: Path) -> None:
     tracks = [("fra", "mono", "0"), ("eng", "mono", "0")]
     made = delivered(make_tracks(tmp_path / "in.mkv", tracks, folder=tmp_path), tmp_path)
     assert heard(made) == pytest.approx(HERTZ[0], abs=3)
 
 
-def test_all_that_is_left_out_or_reduced_is_told(room: Room, tmp_path: Path) -> None:
-    words, chapters = tmp_path / "s.srt", tmp_path / "c.txt"
+def test_all_that_is_left_out_is_named(room: Room, tmp_path: Path) -> None:
+    words, chapters, empty = tmp_path / "s.srt", tmp_path / "c.txt", tmp_path / "late.srt"
     words.write_text("1\n00:00:00,200 --> 00:00:00,600\nA word\n")
+    empty.write_text("1\n00:01:00,200 --> 00:01:00,600\nToo late\n")
     chapters.write_text(";FFMETADATA1\n[CHAPTER]\nTIMEBASE=1/1\nSTART=0\nEND=1\ntitle=One\n")
     source = make_tracks(
         tmp_path / "in.mkv",
-        [("fra", "5.1", "0"), ("eng", "5.1", "default"), ("deu", "mono", "0")],
-        *("-map", "4", "-c:s", "srt", "-metadata:s:s:0", "language=spa", "-map_chapters", "5"),
+        [("fra", "5.1", "0"), ("eng", "7.1", "default")],
+        *("-map", "3", "-map", "4", "-map", "3", "-c:s:0", "srt", "-c:s:1", "srt"),
+        *("-c:s:2", "ass"),
+        *("-c:a:1", "pcm_s16le", "-metadata:s:s:0", "language=spa", "-map_chapters", "5"),
         *("-attach", str(words), "-metadata:s:t:0", "mimetype=text/plain"),
-        inputs=("-i", str(words), "-i", str(chapters)),
+        inputs=("-i", str(words), "-i", str(empty), "-i", str(chapters)),
         folder=tmp_path,
     )
     make_ladder(tmp_path / "ladder", source, "h264", RUNG)
     said = room.run("deliver", tmp_path / "ladder", "-o", "out")
     warnings = [line for line in said.out.splitlines() if line.startswith("warning: ")]
     assert warnings == [
-        "warning: audio track 1 (fra, aac, 5.1) is left out; track 2 (eng, aac, 5.1) is delivered",
-        "warning: audio track 2 (eng, aac, 5.1) is reduced to stereo",
-        "warning: audio track 3 (deu, aac, mono) is left out; track 2 (eng, aac, 5.1) is "
-        "delivered",
-        "warning: subtitle track 1 (spa, subrip) is left out; no subtitles are delivered",
+        "warning: audio track 2 (eng, pcm_s16le, 8 channels) is reduced to 5.1, which players "
+        "of AAC take",
         "warning: left out of the source too: 1 attachment, 1 chapter",
+        "warning: subtitle track 2 (subrip) is left out: it holds no text while the pictures of "
+        f"'{tmp_path / 'in.mkv'}' last",
     ]
-    # who wants no sound misses none
-    made = package_ladder(tmp_path / "ladder", out=tmp_path / "mute", audio=False)
-    assert [line.split(" (")[0] for line in made.about["warnings"]] == [
-        "subtitle track 1",
-        "left out of the source too: 1 attachment, 1 chapter",
-    ]
+    # who wants none misses none
+    made = package_ladder(tmp_path / "ladder", out=tmp_path / "mute", audio=False, subtitles=False)
+    assert made.about["warnings"] == ["left out of the source too: 1 attachment, 1 chapter"]
+    assert made.about["audio_renditions"] == made.about["subtitles"] == []
 
 
 def test_one_sound_in_stereo_is_all_there_is_and_nothing_is_told(tmp_path: Path) -> None:
@@ -147,7 +148,7 @@ def test_a_cover_before_the_pictures_does_not_shift_the_sound(tmp_path: Path) ->
     ladder.about["source"]["sha256"] = file_sha256(title)
     write(ladder)
     made = package_ladder(ladder.folder, out=tmp_path / "out")
-    url = file_url(made.folder / "audio" / "media.m3u8")
+    url = file_url(made.folder / made.about["audio"]["id"] / "media.m3u8")
     raw = run_ffmpeg("-i", url, "-ac", "1", "-f", "f32le", "pipe:1")
     first = int(np.argmax(np.abs(np.frombuffer(raw, np.float32)) > 0.1)) / 48000
     assert first == pytest.approx(0.2, abs=0.01)
@@ -173,3 +174,38 @@ def test_rungs_with_captions_are_not_said_to_have_none(tmp_path: Path) -> None:
         "closed captions are in the pictures of h264 and not in those of hevc; they go away where "
         "a player changes to these"
     ]
+
+
+def test_a_track_that_cannot_be_taken_over_has_one_rendition(tmp_path: Path) -> None:
+    """Mono in a codec of Dolby's that ends early: AAC is both what it is and what all decode."""
+    clip = tmp_path / "in.mkv"
+    run_ffmpeg(
+        *("-f", "lavfi", "-i", "testsrc2=s=128x72:r=25:d=2"),
+        *("-f", "lavfi", "-i", "sine=440:r=48000:d=1", "-c:v", "libx264", "-c:a", "ac3"),
+        *("-preset", "ultrafast", "-metadata:s:a:0", 'title=a\nb"c <&> \u0001', file_url(clip)),
+    )
+    made = delivered(probe_source(clip), tmp_path)
+    (item,) = made.about["audio_renditions"]
+    assert (item["codecs"], item["channels"], item["copied"]) == ("mp4a.40.2", 1, False)
+    assert item["name"] == "a b'c <&>"
+    assert made.about["warnings"] == [
+        "audio track 1 (ac3, mono) is coded again as AAC, since it has gaps or does not last as "
+        "long as the pictures"
+    ]
+    assert 'NAME="a b\'c <&>"' in (made.folder / "master.m3u8").read_text("utf-8")
+    assert "a b'c &lt;&amp;&gt;" in (made.folder / "manifest.mpd").read_text("utf-8")
+
+
+@pytest.mark.parametrize("suffix", [".mkv", ".mp4"])
+def test_audio_that_is_taken_over_stays_in_time(suffix: str, tmp_path: Path) -> None:
+    clip = tmp_path / f"in{suffix}"
+    run_ffmpeg(
+        *("-f", "lavfi", "-i", "testsrc2=s=128x72:r=25:d=2", "-f", "lavfi", "-i"),
+        "aevalsrc='0.5*sin(880*PI*t)*gte(t,1.2)':s=48000:d=2",
+        *("-c:v", "libx264", "-preset", "ultrafast", "-c:a", "aac", file_url(clip)),
+    )
+    made = delivered(probe_source(clip), tmp_path)
+    assert made.about["audio"]["copied"]
+    url = file_url(made.folder / "audio" / "media.m3u8")
+    sound = np.frombuffer(run_ffmpeg("-i", url, "-ac", "1", "-f", "f32le", "pipe:1"), np.float32)
+    assert int(np.argmax(np.abs(sound) > 0.1)) / 48000 == pytest.approx(1.2, abs=0.004)

@@ -16,6 +16,7 @@ from vqaloop.encoding.encode import encode
 from vqaloop.encoding.registry import get_encoder
 from vqaloop.errors import InputError
 from vqaloop.media.container import dolby_vision, opened
+from vqaloop.media.hdr import HdrUse
 from vqaloop.media.probe import probe_source
 from vqaloop.quality.full_reference import measure
 from vqaloop.quality.scorer import Scorer
@@ -65,10 +66,11 @@ def test_progressive_frames_are_left_alone(tmp_path: Path) -> None:
 # --- Dolby Vision --------------------------------------------------------------------------------
 
 
-def with_dolby_vision(path: Path, profile: int, compatibility: int) -> Path:
+def with_dolby_vision(path: Path, profile: int, compatibility: int, vf: str | None = None) -> Path:
     """An mp4 of HEVC into whose sample entry a Dolby Vision configuration box is put."""
     options = {"preset": "ultrafast", "x265-params": "log-level=error", "tag:v": "hvc1"}
-    make_clip(path, size="64x64", frames=5, codec="libx265", pix_fmt="yuv420p10le", **options)
+    deep = "yuv420p10le"
+    make_clip(path, size="64x64", frames=5, codec="libx265", pix_fmt=deep, vf=vf, **options)
     data, at, ends = bytearray(path.read_bytes()), 0, []
     for kind in (b"moov", b"trak", b"mdia", b"minf", b"stbl", b"stsd"):
         while bytes(data[at + 4 : at + 8]) != kind:
@@ -107,7 +109,7 @@ def test_dolby_vision_is_seen_before_many_words(tmp_path: Path) -> None:
     sound = ("-f", "lavfi", "-t", "0.2", "-i", "sine", "-c:v", "copy", "-c:a", "flac")
     words = ("-metadata:s:a:0", "comment=" + "word\n" * 2000, "-strict", "unofficial")
     run_ffmpeg("-i", str(path), *sound, *words, str(long))
-    assert dolby_vision(long, "hevc", ffmpeg_path()) == 5
+    assert dolby_vision(long, "hevc", ffmpeg_path()) == (5, 0)
 
 
 @pytest.mark.parametrize(("profile", "compatibility"), [(8, 2), (9, 2)])
@@ -115,7 +117,11 @@ def test_dolby_vision_over_sdr_is_taken_as_that(
     tmp_path: Path, profile: int, compatibility: int
 ) -> None:
     path = with_dolby_vision(tmp_path / "a.mp4", profile, compatibility)
-    assert not probe_source(path).hdr
+    source = probe_source(path)
+    assert not source.hdr
+    assert f"Dolby Vision profile {profile}: dynamic metadata are dropped" in source.notes[0]
+    with pytest.raises(InputError, match=f"Dolby Vision profile {profile}.*--dynamic-hdr"):
+        probe_source(path, hdr=HdrUse(refuse_dynamic=True))
 
 
 # --- transparency, mirrors -----------------------------------------------------------------------

@@ -73,7 +73,7 @@ def test_cvvdp_takes_runs_that_show_motion(
         seen.append(([len(run) for run in ours], fps))
         return np.full(len(ours), 9.5)
 
-    monkeypatch.setattr("vqaloop.panel.cvvdp.measure", judged)
+    monkeypatch.setattr("vqaloop.quality.cvvdp.measure", judged)
     tools = PanelTools(ffmpeg_path(), cvvdp="cvvdp")
     found = cvvdp_labels(runs, runs, tools, fps=Fraction(50), uhd=False)
     assert seen == [([6], 50.0)]

@@ -12,11 +12,10 @@ from tests.support.media import make_clip, run_ffmpeg
 from vqaloop.core.ffmpeg import ffmpeg_path, file_url
 from vqaloop.errors import InputError
 from vqaloop.media.colour import to_pictures
-from vqaloop.media.planes import Frames
+from vqaloop.media.planes import Frames, limited
 from vqaloop.media.probe import probe_source
 from vqaloop.quality.registry import open_metric
 from vqaloop.quality.ssimulacra2 import measure
-from vqaloop.quality.ssimulacra2_metric import _limited
 
 
 def frames(path: Path, *options: str) -> Frames:
@@ -75,6 +74,6 @@ def test_it_is_a_metric(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
 def test_full_range_is_brought_to_that_of_pictures() -> None:
     frame = np.full((1, 12, 8), 128, np.uint8)
     frame[:, :4], frame[:, 4:8] = 0, 255
-    found = _limited(frame, True)
+    found = limited(frame)
     assert (found[:, :4] == 16).all() and (found[:, 4:8] == 235).all()
-    assert (found[:, 8:] == 128).all() and _limited(frame, False) is frame
+    assert (found[:, 8:] == 128).all()

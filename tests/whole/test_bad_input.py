@@ -473,7 +473,7 @@ def test_taken_with_a_note(room: Room, case: Case, shared_cache: Path) -> None:
     document = room.document()
     notes = [note for note in document["warnings"] if case.says and case.says in note]
     assert bool(notes) == bool(case.says), document["warnings"]
-    deep = "10 bit" in case.name and "AVS2" not in case.name
+    deep = case.name.startswith(("10 bit", "HDR")) and "AVS2" not in case.name
     for rung in document["rungs"]:
         assert ("format=yuv420p10le" in " ".join(rung["ffmpeg_args"])) == deep
         assert (room.folder / "out" / rung["file"]).stat().st_size > 0

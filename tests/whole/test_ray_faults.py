@@ -15,7 +15,7 @@ import pytest
 
 from tests.support import rayclusters
 from tests.support.commandline import fake_ffmpeg, running
-from tests.support.media import REPOSITORY, make_clip
+from tests.support.media import REPOSITORY, make_clip, run_ffmpeg
 from tests.support.rayclusters import (
     ENCODES,
     TINY,
@@ -28,7 +28,7 @@ from tests.support.rayclusters import (
     warnings,
 )
 from vqaloop.cluster.ray_cluster import RayCluster
-from vqaloop.core.ffmpeg import ffmpeg_path
+from vqaloop.core.ffmpeg import ffmpeg_path, file_url
 from vqaloop.errors import Cancelled, DecodeFailed, EncodeFailed
 from vqaloop.execution.executor import Local
 from vqaloop.execution.job import Job
@@ -168,9 +168,11 @@ def is_of(note: Path, raylet: int) -> bool:
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("per_shot", [False, True])
 def test_a_node_lost_in_the_middle_of_six_titles_changes_nothing(
-    nodes: Nodes, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    nodes: Nodes, tmp_path: Path, caplog: pytest.LogCaptureFixture, per_shot: bool
 ) -> None:
+    """Or of one whose scenes are the units of work."""
     began = tmp_path / "began"
     began.mkdir()
     # held up so that the node surely is at work when it goes
@@ -179,15 +181,15 @@ def test_a_node_lost_in_the_middle_of_six_titles_changes_nothing(
     wait = f"while [ -e '{hold}' ]; do echo $PPID > '{held}'/$$; sleep 0.1; done"
     action = f"echo > '{began}'/$$; {wait}; sleep 0.2"
     ffmpeg = fake_ffmpeg(tmp_path / "ffmpeg", {ENCODES: action})
-    clips = [
-        make_clip(tmp_path / f"{n}.y4m", size="160x96", frames=10 + n, vf=f"hue=h={40 * n}")
-        for n in range(6)
-    ]
+    clips = [shots(tmp_path / "shots.mkv")] if per_shot else six_clips(tmp_path)
     told: dict[str, Any] = {**TINY, "ffmpeg": ffmpeg}
+    if per_shot:
+        told |= {"per_shot": True, "no_cap": True, "rungs": 3}
     undisturbed = [
         build_ladder(path, out=tmp_path / f"here{n}", workers=Local(4), **told)
         for n, path in enumerate(clips)
     ]
+    assert per_shot == all(rung.scenes for made in undisturbed for rung in made.rungs)
     encodes = len(list(began.iterdir()))
     with (
         nodes.another(num_cpus=2) as node,
@@ -213,6 +215,27 @@ def test_a_node_lost_in_the_middle_of_six_titles_changes_nothing(
     # only what the node was doing was done twice
     assert len(list(began.iterdir())) <= 2 * encodes + 2
     waited(lambda: not nodes.left(), 15)
+
+
+def six_clips(folder: Path) -> list[Path]:
+    return [
+        make_clip(folder / f"{n}.y4m", size="160x96", frames=10 + n, vf=f"hue=h={40 * n}")
+        for n in range(6)
+    ]
+
+
+def shots(path: Path) -> Path:
+    """Eight scenes that are unlike their neighbours, of 12 frames each."""
+    form = "s=160x96:r=25"
+    kinds = (f"testsrc2={form}", f"mandelbrot={form}", f"smptebars={form}", f"life={form}")
+    parts = [
+        f"{kinds[n % 4]},trim=end_frame=12,setpts=PTS-STARTPTS,hue=h={90 * (n // 4)},"
+        f"format=yuv420p[s{n}]"
+        for n in range(8)
+    ]
+    joined = "".join(f"[s{n}]" for n in range(8)) + "concat=n=8"
+    run_ffmpeg("-filter_complex", ";".join([*parts, joined]), "-c:v", "ffv1", file_url(path))
+    return path
 
 
 @pytest.mark.slow

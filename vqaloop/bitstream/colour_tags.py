@@ -24,6 +24,8 @@ MATRICES = {
     9: "bt2020nc", 10: "bt2020c", 11: "smpte2085", 12: "chroma-derived-nc",
     13: "chroma-derived-c", 14: "ictcp", 15: "ipt-c2", 16: "ycgco-re", 17: "ycgco-ro",
 }  # fmt: skip
+HDR_DEPTH = 10
+"""Least bits a sample of HDR (ITU-R BT.2100)."""
 HDR_TRANSFERS = {"smpte2084": "PQ", "arib-std-b67": "HLG"}
 """The transfer characteristics of HDR, by ffmpeg's names, and what HLS calls them."""
 
@@ -52,6 +54,11 @@ def colour_range(source: Source) -> str:
         "tv" (limited) or "pc" (full).
     """
     return dict(source.colour).get("color_range") or "tv"
+
+
+def video_range_of(colour: Tags) -> str:
+    """What HLS calls the dynamic range of samples with these tags: SDR, PQ or HLG."""
+    return HDR_TRANSFERS.get(dict(colour).get("color_trc", ""), "SDR")
 
 
 def in_range(own: str | None, wanted: str | None) -> str:

@@ -7,7 +7,9 @@ import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from vqaloop.bitstream.hdr_metadata import static_of_boxes
 from vqaloop.errors import ToolError
+from vqaloop.records import StaticHdr
 
 _TO_ENTRIES = (b"moov", b"trak", b"mdia", b"minf", b"stbl", b"stsd")
 _CONFIGS = (b"avcC", b"hvcC", b"vpcC", b"av1C")
@@ -20,7 +22,7 @@ class VideoEntry:
     """The sample entry of a video track."""
 
     kind: str
-    """Four-character code: avc1, hvc1, vp09, av01."""
+    """Four-character code: avc1, hvc1, vp09, av01; of an encrypted track the one below it."""
     width: int
     """Coded width in pixels."""
     height: int
@@ -37,6 +39,8 @@ class VideoEntry:
     """True for full-range samples."""
     sar: tuple[int, int] = (1, 1)
     """Width and height of a pixel."""
+    static_hdr: StaticHdr | None = None
+    """Mastering display and light levels."""
 
 
 def walk(data: bytes, start: int = 0, end: int | None = None) -> Iterator[tuple[bytes, int, int]]:
@@ -89,6 +93,9 @@ def read_video_entry(init: bytes) -> VideoEntry:
         part: init[at + 8 : after]
         for part, at, after in walk(init, first + 8 + _VISUAL_HEAD, last)
     }
+    if kind == b"encv" and len(parts.get(b"sinf", b"")) >= 12:
+        # the first box in it (frma) names the entry that was encrypted
+        kind = parts[b"sinf"][8:12]
     config = next((parts[name] for name in _CONFIGS if name in parts), b"")
     if not config:
         raise ToolError(f"a sample entry {kind!r} holds no decoder configuration")
@@ -109,6 +116,7 @@ def read_video_entry(init: bytes) -> VideoEntry:
         matrix=colour[2],
         full_range=bool(colour[3] & 0x80),
         sar=(sar[0], sar[1]) if len(sar) == 2 and all(sar) else (1, 1),
+        static_hdr=static_of_boxes(parts.get(b"mdcv", b""), parts.get(b"clli", b"")),
     )
 
 

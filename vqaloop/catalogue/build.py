@@ -170,6 +170,7 @@ def _entry(task: Task, status: str, reason: str | None, **more: Any) -> Entry:
 def _entry_of(task: Task, ladder: Ladder, kept: bool = False) -> Entry:
     about = ladder.about
     source, warnings = about["source"], list(about.get("warnings") or ())
+    cost = {name: value for name, value in about["cost"].items() if name != "earlier"}
     whole = about.get("windows") == [[0, source["frames"]]]
     doubts = find_doubts(ladder.rungs, task.metric, whole).lines
     doubt = "; ".join(doubts) or UNTRUSTED
@@ -197,6 +198,6 @@ def _entry_of(task: Task, ladder: Ladder, kept: bool = False) -> Entry:
             "rungs": rungs,
             "warnings": warnings,
             # of this call: what was there already has cost it nothing
-            "cost": dict.fromkeys(about["cost"], 0) if kept else about["cost"],
+            "cost": dict.fromkeys(cost, 0) if kept else cost,
         },
     )

@@ -2,9 +2,10 @@
 
 import argparse
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from vqaloop.core.option_fields import number
+from vqaloop.core.option_fields import add_options, changed, given_options, to_argv
+from vqaloop.delivery.options import DeliveryOptions
 
 if TYPE_CHECKING:
     from vqaloop.cli.arguments import Command
@@ -20,36 +21,36 @@ def add_deliver(command: "Command") -> None:
         nargs="+",
         help="what `vqaloop ladder` wrote; of one title, a codec each",
     )
-    parser.add_argument("--hls", action="store_true", help="HLS; with neither: all that can be")
-    parser.add_argument("--dash", action="store_true", help="DASH")
-    parser.add_argument(
-        "--segment",
-        type=number,
-        default=6.0,
-        metavar="S",
-        help="seconds of a segment, rounded to whole GOPs (default: 6)",
-    )
-    parser.add_argument("--no-audio", action="store_true", help="leave the source's sound out")
+    delivery_options(parser)
     parser.add_argument("-o", "--output", type=Path, metavar="DIR", help="default: NAME.delivery")
+
+
+def delivery_options(parser: Any) -> None:
+    """What is made of the ladders; `parser` may be an argument group."""
+    add_options(parser, DeliveryOptions)
+
+
+def delivery_words(options: argparse.Namespace) -> list[str]:
+    """The command line that asks for the same."""
+    asked = DeliveryOptions(**given_options(DeliveryOptions, options))
+    return to_argv(DeliveryOptions, changed(asked))
 
 
 def run_deliver(options: argparse.Namespace) -> int:
     """Exit status 1 where something was made, but not all that was asked for by name."""
-    from vqaloop.cli.output import emit, loading, say
+    from vqaloop.cli.output import emit, loading, progress_of, say
 
     with loading(options):
         from vqaloop.delivery.package import package_ladder
-        from vqaloop.report.progress import Progress
 
-    every = not (options.hls or options.dash)
-    with Progress(quiet=options.quiet) as progress:
+    given = given_options(DeliveryOptions, options)
+    hls, dash = bool(options.hls), bool(options.dash)
+    every = not (hls or dash)
+    with progress_of(options) as progress:
         made = package_ladder(
             options.folders,
-            hls=options.hls or every,
-            dash=options.dash or every,
+            **{**given, "hls": hls or every, "dash": dash or every},
             out=options.output,
-            segment_s=options.segment,
-            audio=not options.no_audio,
             ffmpeg=options.ffmpeg,
             progress=progress,
         )
@@ -59,6 +60,13 @@ def run_deliver(options: argparse.Namespace) -> int:
             options,
             f"{track['id']}  {track['codecs']}  {track['average_bandwidth'] / 1000:.0f} kb/s, "
             f"peak {track['bandwidth'] / 1000:.0f}, segments: {track['segments']}",
+        )
+    for track in [*about["audio_renditions"], *about["subtitles"]]:
+        language = f", {track['language']}" if track["language"] else ""
+        say(
+            options,
+            f"{track['id']}  {track['name']}{language}  {track.get('codecs', 'WebVTT')}  "
+            f"{track['average_bandwidth'] / 1000:.0f} kb/s",
         )
     for part in about["plain"]:
         say(options, f"{part['codec']}: {len(part['rungs'])} files, listed in {part['manifest']}")
@@ -70,5 +78,5 @@ def run_deliver(options: argparse.Namespace) -> int:
     ]
     say(options, " and ".join([*filter(None, manifests)] or ["files"]) + f" in {made.folder}")
     emit(options, about)
-    missing = (options.hls and not about["hls"]) or (options.dash and not about["dash"])
+    missing = (hls and not about["hls"]) or (dash and not about["dash"])
     return 1 if missing else 0

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vqaloop.cli.options import executor_options, opened_executor, part_of, part_options
-from vqaloop.cli.output import emit, loading, say
+from vqaloop.cli.output import emit, loading, progress_of, say
 from vqaloop.core.option_fields import add_options, given_options
 from vqaloop.core.text import counted
 from vqaloop.encoding.registry import get_encoder
@@ -33,12 +33,11 @@ def run_encode(options: argparse.Namespace) -> int:
     were."""
     with loading(options):
         from vqaloop.ratecontrol.target import encode_to_target
-        from vqaloop.report.progress import Progress
 
     with (
         part_of(options, [options.input]) as (title,),
         opened_executor(options) as workers,
-        Progress(quiet=options.quiet) as progress,
+        progress_of(options) as progress,
     ):
         made = encode_to_target(
             title,

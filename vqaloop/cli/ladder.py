@@ -6,7 +6,7 @@ from typing import Any
 
 from vqaloop.cli.arguments import Command
 from vqaloop.cli.options import executor_options, opened_executor, part_of, part_options
-from vqaloop.cli.output import UNTRUSTED, emit, loading, say
+from vqaloop.cli.output import UNTRUSTED, emit, loading, progress_of, say
 from vqaloop.core.option_fields import add_options, given_options
 from vqaloop.errors import InputError
 from vqaloop.execution.options import Running
@@ -25,11 +25,10 @@ def _make(options: argparse.Namespace) -> int:
         from vqaloop.ladder.build import build_ladder, build_ladders
         from vqaloop.ladder.summary import print_ladder
         from vqaloop.records import Ladder
-        from vqaloop.report.progress import Progress
 
     asked: dict[str, Any] = given_options(LadderOptions, options)
     codecs = asked.pop("codec").split(",")
-    with opened_executor(options) as workers, Progress(quiet=options.quiet) as progress:
+    with opened_executor(options) as workers, progress_of(options) as progress:
         asked |= {"workers": workers, "progress": progress}
         made: dict[str, Ladder] = {}
         if many := are_many(options.input):
@@ -57,13 +56,12 @@ def _plan(options: argparse.Namespace) -> int:
         from vqaloop.catalogue.titles import is_table
         from vqaloop.ladder.predict import plan_ladder, plan_lines
         from vqaloop.ladder.store import PLANS_SCHEMA
-        from vqaloop.report.progress import Progress
 
     if len(options.input) > 1 or is_table(options.input[0]):
         raise InputError("--predict is of one title; name one video")
     asked: dict[str, Any] = given_options(LadderOptions, options)
     codecs = asked.pop("codec").split(",")
-    with Progress(quiet=options.quiet) as progress:
+    with progress_of(options) as progress:
         asked["progress"] = progress
         made = {codec: plan_ladder(options.input[0], codec=codec, **asked) for codec in codecs}
     for codec, one in made.items():

@@ -20,6 +20,8 @@ from vqaloop.errors import InputError, VqaloopError
 if TYPE_CHECKING:
     import argparse
 
+    from vqaloop.report.events import RunEvents
+
 
 INTERRUPTED = 130
 TWICE_S = 0.5
@@ -43,6 +45,8 @@ class _Signals:
         """When the first of them came."""
         self.over = False
         """True once there is no work left to call off."""
+        self.events: RunEvents | None = None
+        """Of the command."""
 
     def note(self, *_: object) -> None:
         """The handler: the second time, or with nothing begun, all ends at once."""
@@ -59,8 +63,11 @@ class _Signals:
         """No more Python is run; the guardian stops the programs and removes what is left."""
         # the cursor may be hidden
         shown = b"\x1b[?25h" if os.isatty(2) else b""
-        with contextlib.suppress(OSError):
-            os.write(2, shown + f"\nvqaloop: {message}\n".encode())
+        if self.events is None or not self.events.json:
+            with contextlib.suppress(OSError):
+                os.write(2, shown + f"\nvqaloop: {message}\n".encode())
+        if self.events is not None:
+            self.events.last_words(INTERRUPTED, message)
         os._exit(INTERRUPTED)
 
 
@@ -76,36 +83,84 @@ def main(argv: Sequence[str] | None = None) -> int:
         for name in ("stdout", "stderr"):
             if getattr(sys, name) is None:
                 setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115
-        try:
-            status = _awaited(lambda: _run(argv), signals)
-            sys.stdout.flush()
-            return status
-        except VqaloopError as error:
-            return _refuse(str(error), error.exit_code)
-        except KeyboardInterrupt:
-            return _interrupted()
-        except BrokenPipeError:
-            # whoever read our stdout has left; nothing more can be written there
-            _drop_stdout()
-            return 0
-        except OSError as error:
-            from vqaloop.core.text import quoted
+        from vqaloop.cli.run_events import asks_for_json
+        from vqaloop.report.events import RunEvents
 
-            _drop_stdout()
-            place = f"{quoted(error.filename)}: " if error.filename else ""
-            return _refuse(f"{place}{error.strerror or error}", InputError.exit_code)
+        words = sys.argv[1:] if argv is None else list(argv)
+        run = _Run(words, RunEvents(asks_for_json(words)))
+        if signals is not None:
+            signals.events = run.events
+        with contextlib.closing(run.events):
+            return _ended(run, *_outcome(run, signals))
 
 
-def _run(argv: Sequence[str] | None) -> int:
-    # what is heavy is imported once signals are noted
-    import logging
+def _outcome(run: "_Run", signals: _Signals | None) -> tuple[int, str | None]:
+    """Exit status of a command, and why it was refused or ended."""
+    try:
+        status = _awaited(run, signals)
+        sys.stdout.flush()
+        return status, None
+    except VqaloopError as error:
+        return error.exit_code, str(error)
+    except KeyboardInterrupt:
+        from vqaloop.core.scopes import kill_all
 
-    from vqaloop.cli.parser import parse_words
+        kill_all()
+        return INTERRUPTED, f"interrupted; {_KEPT}"
+    except BrokenPipeError:
+        # whoever read our stdout has left; nothing more can be written there
+        _drop_stdout()
+        return 0, None
+    except OSError as error:
+        from vqaloop.core.text import quoted
 
-    logging.basicConfig(format="vqaloop: %(message)s", level=logging.WARNING)
-    options = parse_words(sys.argv[1:] if argv is None else list(argv))
-    _check_common(options)
-    return int(options.run(options))
+        _drop_stdout()
+        place = f"{quoted(error.filename)}: " if error.filename else ""
+        return InputError.exit_code, f"{place}{error.strerror or error}"
+    except Exception as error:
+        # Python ends with this status, after a traceback
+        unexpected = f"unexpected {type(error).__name__}: {error}"
+        run.events.end(run.events.ending(1, unexpected, "failed"))
+        raise
+
+
+def _ended(run: "_Run", status: int, error: str | None) -> int:
+    """Report the end of a command, to whom it asked for; the exit status."""
+    from vqaloop.core.text import printable
+
+    about = run.events.ending(status, error)
+    if error is not None and not run.events.json:
+        print(f"vqaloop: {printable(error)}", file=sys.stderr)
+    if run.notify:
+        from vqaloop.cli.run_events import notify
+
+        if why := notify(run.notify, about):
+            text = f"--notify {run.notify[0]}: {why}"
+            run.events.message(text, "warning")
+            if not run.events.json:
+                print(f"vqaloop: warning: {printable(text)}", file=sys.stderr)
+    run.events.end(about)
+    return status
+
+
+class _Run:
+    """One command."""
+
+    def __init__(self, words: Sequence[str], events: "RunEvents") -> None:
+        self.words, self.events = words, events
+        self.notify: Sequence[str] = ()
+
+    def __call__(self) -> int:
+        # what is heavy is imported once signals are noted
+        from vqaloop.cli.parser import parse_words
+        from vqaloop.cli.run_events import begin, relayed_warnings
+
+        options = parse_words(self.words)
+        begin(self.events, options, self.words)
+        self.notify = options.notify or ()
+        with relayed_warnings(self.events):
+            _check_common(options)
+            return int(options.run(options))
 
 
 def _awaited(work: Callable[[], int], signals: _Signals | None) -> int:
@@ -160,20 +215,6 @@ def _noted_signals(kept: bool) -> Iterator[_Signals | None]:
                 atexit.register(signal.signal, number, signal.SIG_IGN)
             else:
                 signal.signal(number, before)
-
-
-def _refuse(message: str, status: int) -> int:
-    from vqaloop.core.text import printable
-
-    print(f"vqaloop: {printable(message)}", file=sys.stderr)
-    return status
-
-
-def _interrupted() -> int:
-    from vqaloop.core.scopes import kill_all
-
-    kill_all()
-    return _refuse(f"interrupted; {_KEPT}", INTERRUPTED)
 
 
 def _drop_stdout() -> None:

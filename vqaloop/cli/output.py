@@ -5,7 +5,7 @@ import contextlib
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from vqaloop.core.documents import document_text
 from vqaloop.core.files import write_whole
@@ -13,16 +13,24 @@ from vqaloop.core.text import printable, quoted
 from vqaloop.errors import InputError
 from vqaloop.report.console import encodable
 
+if TYPE_CHECKING:
+    from vqaloop.report.progress import Progress
+
 UNTRUSTED = 3
 
 
 @contextlib.contextmanager
 def loading(options: argparse.Namespace) -> Iterator[None]:
     """Around a command's imports, which are announced where they take long."""
+    with progress_of(options) as progress, progress.loading():
+        yield
+
+
+def progress_of(options: argparse.Namespace) -> "Progress":
+    """Who is told of a command's work, as --quiet, --progress and --log ask."""
     from vqaloop.report.progress import Progress
 
-    with Progress(quiet=options.quiet) as progress, progress.loading():
-        yield
+    return Progress(options.quiet, getattr(options, "events", None))
 
 
 def emit(options: argparse.Namespace, document: Any) -> None:

@@ -6,12 +6,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vqaloop.cli.options import check_outputs
-from vqaloop.cli.output import emit, loading, say
+from vqaloop.cli.output import emit, loading, progress_of, say
 from vqaloop.core.files import write_whole
 from vqaloop.core.option_fields import add_options, given_options
 from vqaloop.errors import InputError
 from vqaloop.execution.options import Running
-from vqaloop.regress.options import RegressOptions
+from vqaloop.regress.options import BisectOptions, RegressOptions
 
 if TYPE_CHECKING:
     from vqaloop.cli.arguments import Command
@@ -23,6 +23,7 @@ def add_regress(command: "Command") -> None:
     parser.add_argument("clips", metavar="CLIP", type=Path, nargs="*", help="what is encoded")
     add_options(parser, RegressOptions, but=Running)
     parser.add_argument("--args", default="", metavar="TEXT", help="more arguments of both builds")
+    add_options(parser, BisectOptions)
     outputs = parser.add_argument_group("outputs, besides the table and --json")
     outputs.add_argument("--junit", type=Path, metavar="FILE", help="a test case a clip and check")
     outputs.add_argument("--markdown", type=Path, metavar="FILE", help="for a pull request")
@@ -39,8 +40,9 @@ def run_regress(options: argparse.Namespace) -> int:
     with loading(options):
         from vqaloop.regress.compare import compare_builds, split_args
         from vqaloop.regress.summary import print_verdict
-        from vqaloop.report.progress import Progress
 
+    if options.bisect:
+        return _bisect(options)
     if options.history and not options.baseline:
         return _trend(options)
     if not options.baseline or not options.codec:
@@ -56,7 +58,7 @@ def run_regress(options: argparse.Namespace) -> int:
     for name in ("baseline_args", "candidate_args"):
         flag = f"--{name.replace('_', '-')}"
         asked[name] = [*both, *split_args(asked.get(name, ""), flag)]
-    with Progress(quiet=options.quiet) as progress:
+    with progress_of(options) as progress:
         compared = compare_builds(clips=options.clips, progress=progress, **asked)
     document = compared.document
     if compared.verdict == "saved":
@@ -70,6 +72,43 @@ def run_regress(options: argparse.Namespace) -> int:
         append(document, options.history)
     emit(options, document)
     return compared.exit_code
+
+
+def _bisect(options: argparse.Namespace) -> int:
+    """Exit status 1 where commits that could not be tested leave several suspects."""
+    from vqaloop.regress.bisect import Plan, bisect, describe
+    from vqaloop.regress.compare import split_args
+    from vqaloop.report.progress import Progress
+
+    for name in ("baseline", "candidate", "save", "history", "junit", "markdown", "html"):
+        if getattr(options, name, None):
+            raise InputError(f"--{name} is of one comparison; leave it out with --bisect")
+    build = getattr(options, "build_command", None)
+    if not build or not options.program or not options.codec or not options.clips:
+        raise InputError(
+            "--bisect takes --codec, --program, clips, and behind -- the command that builds, "
+            "such as: --bisect r3000 r3100 --codec h264 --program x264 clips/*.y4m -- make x264"
+        )
+    asked = given_options(RegressOptions, options)
+    both = split_args(options.args, "--args")
+    for name in ("baseline_args", "candidate_args"):
+        flag = f"--{name.replace('_', '-')}"
+        asked[name] = [*both, *split_args(asked.get(name, ""), flag)]
+    given = given_options(BisectOptions, options)
+    repository = Path(given.get("repository", "."))
+    good, bad = given["bisect"]
+    state = given.get("state") or Path(f"{repository.resolve().name}.bisect")
+    limit = {"build_limit_s": given["build_limit_s"]} if "build_limit_s" in given else {}
+    program = str(options.program)
+    if Path(program).is_absolute() or ".." in Path(program).parts:
+        raise InputError("--program is a path from the top of the tree, such as x264")
+    plan = Plan(repository, good, bad, tuple(build), program, Path(state), **limit)
+    with Progress(quiet=options.quiet) as progress:
+        found = bisect(plan, {**asked, "clips": options.clips}, progress)
+    if options.json != "-":
+        describe(found, lambda line: say(options, line))
+    emit(options, found.to_json())
+    return 0 if found.first_bad else 1
 
 
 def _write_outputs(document: dict[str, Any], paths: dict[str, Path | None]) -> None:

@@ -1,6 +1,7 @@
 """`vqaloop score`."""
 
 import argparse
+from dataclasses import fields
 from pathlib import Path
 
 from vqaloop.cli.arguments import Command
@@ -18,9 +19,11 @@ def run_score(options: argparse.Namespace) -> int:
         from vqaloop.records import rounded
 
     asked = given_options(MetricOptions, options)
-    names = ("metric", "weights", "prompt", "score_precision", "pool", "device", "seed", "ffmpeg")
+    names = [option.name for option in fields(Scoring)] + ["device", "seed", "ffmpeg"]
     scorer = Scorer(
-        **{name: asked[name] for name in names if name in asked}, allow_hdr=options.allow_hdr
+        **{name: asked[name] for name in names if name in asked},
+        allow_hdr=options.allow_hdr,
+        tonemap=options.tonemap,
     )
     check_metric(scorer.metric, options.weights or options.prompt, options.reference is not None)
     canvas = size_within(parse_size(options.canvas)) if options.canvas else None
@@ -79,4 +82,7 @@ def add_score(command: Command) -> None:
         "beside its ladder.json the size of its source, else the video's own)",
     )
     score.add_argument("--allow-hdr", action="store_true", help="score PQ and HLG all the same")
+    score.add_argument(
+        "--tonemap", action="store_true", help="make PQ and HLG SDR (BT.709) as they are read"
+    )
     add_options(score, Scoring)

@@ -21,6 +21,9 @@ _EXCLUSIVE = (
 )
 """Options that do not go together: one in the words puts aside the others of a file."""
 
+MADE_OF = {"watch": ("ladder", "deliver")}
+"""Commands that run others, whose tables count for them too."""
+
 Commands = Mapping[str, argparse.ArgumentParser]
 
 
@@ -76,7 +79,10 @@ def _found(commands: Commands, words: Sequence[str]) -> _Found:
     given = {word.split("=")[0] for word in words if word.startswith("-")}
     actions = commands[command]._option_string_actions
     counted, more = [], list[str]()
-    for name, setting in settings.of(command, _value_of(words, "--profile")).items():
+    profile, named = _value_of(words, "--profile"), dict[str, Setting]()
+    for table in (*MADE_OF.get(command, ()), command):
+        named |= settings.of(table, profile)
+    for name, setting in named.items():
         action = actions.get(f"--{name}")
         if action is None or _put_aside(action, given, actions):
             continue

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from vqaloop.cli.arguments import Command
 from vqaloop.cli.options import workers_of
-from vqaloop.cli.output import emit, say
+from vqaloop.cli.output import emit, progress_of, say
 from vqaloop.core.ffmpeg import ffmpeg_path
 from vqaloop.core.option_fields import given_options, whole
 from vqaloop.core.text import counted, printable, quoted
@@ -25,7 +25,6 @@ if TYPE_CHECKING:
 
 def run_corpus(options: argparse.Namespace) -> int:
     from vqaloop.panel.measure import PanelTools
-    from vqaloop.report.progress import Progress
     from vqaloop.training import corpus_scenes
     from vqaloop.training.corpus import CorpusPlan, build_corpus
 
@@ -53,7 +52,7 @@ def run_corpus(options: argparse.Namespace) -> int:
     tools = PanelTools(
         ffmpeg_path(running.ffmpeg), options.fdim, options.cvvdp, options.ssimulacra2
     )
-    with Progress(quiet=options.quiet) as progress:
+    with progress_of(options) as progress:
         shards = build_corpus(
             scenes, options.out, plan, tools, workers=workers_of(options), report=progress.log
         )
@@ -85,7 +84,6 @@ def _montage(text: str) -> tuple[tuple[int, int], int]:
 
 def _scored_set(options: argparse.Namespace) -> int:
     from vqaloop.quality.clip_views import View
-    from vqaloop.report.progress import Progress
     from vqaloop.training.datasets import read_dataset
     from vqaloop.training.prepare import prepare
 
@@ -94,7 +92,7 @@ def _scored_set(options: argparse.Namespace) -> int:
     running = Running(**given_options(Running, options))
     view = View(options.view, options.frames, options.stride, options.size, options.clips)
     dataset = read_dataset(options.dataset, options.sources[0], options.scale)
-    with Progress(quiet=options.quiet) as progress:
+    with progress_of(options) as progress:
         shards = prepare(
             dataset,
             options.out,
@@ -121,12 +119,11 @@ def _wait_passively() -> None:
 def run_distill(options: argparse.Namespace) -> int:
     _wait_passively()
     from vqaloop.models.device import pick_device
-    from vqaloop.report.progress import Progress
     from vqaloop.training.recipe import read_recipe
     from vqaloop.training.train import train
 
     running = Running(**given_options(Running, options))
-    with Progress(quiet=options.quiet) as progress:
+    with progress_of(options) as progress:
         weights = train(
             read_recipe(options.recipe),
             device=pick_device(running.device),
@@ -219,7 +216,6 @@ def _scored(
     """
     from vqaloop.models.device import pick_device
     from vqaloop.quality.clip_views import View
-    from vqaloop.report.progress import Progress
     from vqaloop.training.evaluate import score_shards
     from vqaloop.training.shards import load_shard
     from vqaloop.training.targets import label_of_weights
@@ -247,7 +243,7 @@ def _scored(
             warned = warned or bool(gap)
             yield shard
 
-    with Progress(quiet=options.quiet) as progress:
+    with progress_of(options) as progress:
         return score_shards(
             student.to(device),
             shards(),

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from vqaloop.cli.arguments import Command
 from vqaloop.cli.options import executor_options, opened_executor, part_of, part_options
-from vqaloop.cli.output import UNTRUSTED, emit, loading, say
+from vqaloop.cli.output import UNTRUSTED, emit, loading, progress_of, say
 from vqaloop.core.option_fields import add_options, given_options
 from vqaloop.execution.options import Running
 from vqaloop.tuning.options import TuneOptions
@@ -14,7 +14,6 @@ from vqaloop.tuning.options import TuneOptions
 def run_tune(options: argparse.Namespace) -> int:
     """Exit status 3 where verification contradicts the search."""
     with loading(options):
-        from vqaloop.report.progress import Progress
         from vqaloop.tuning.result import tuning_lines
         from vqaloop.tuning.tune import tune_encoder
 
@@ -22,7 +21,7 @@ def run_tune(options: argparse.Namespace) -> int:
     with (
         part_of(options, [options.input]) as (title,),
         opened_executor(options) as workers,
-        Progress(quiet=options.quiet) as progress,
+        progress_of(options) as progress,
     ):
         tuning = tune_encoder(title, **{**asked, "workers": workers, "progress": progress})
     for line in tuning_lines(tuning):

@@ -29,6 +29,8 @@ from vqaloop.encoding.encode import encode
 from vqaloop.errors import EncodeFailed, EncoderMissing, ToolError, VqaloopError
 from vqaloop.quality.classical_metric import ClassicalMetric
 from vqaloop.quality.crop_sampling import CropSampling
+from vqaloop.quality.cvvdp import find_program
+from vqaloop.quality.cvvdp_metric import Cvvdp
 from vqaloop.quality.metric import Metric
 from vqaloop.quality.sampled_vmaf import SampledVmaf
 from vqaloop.quality.ssimulacra2_metric import Ssimulacra2
@@ -272,8 +274,11 @@ def _metric(order: Order, files: Mapping[str, Path], ffmpeg: str) -> Metric:
         metric: Metric = sent
         if isinstance(sent, StudentRecipe):
             metric = sent.made(files["weights"], files.get("prompt"), ffmpeg)
-        elif isinstance(sent, (ClassicalMetric, SampledVmaf, Ssimulacra2)):
+        elif isinstance(sent, (ClassicalMetric, SampledVmaf, Ssimulacra2, Cvvdp)):
             metric = replace(sent, ffmpeg=ffmpeg)
+        if isinstance(metric, Cvvdp):
+            # where this node has it
+            metric = replace(metric, program=find_program(None))
         for name, value in metric.identity().items():
             if value != identity.get(name):
                 raise ToolError(

@@ -59,7 +59,7 @@ class _Apart(subprocess.Popen[bytes]):
     """A guardian that forks and whose first process ends at once, so that it is nobody's child: it
     lives as long as its end of the pipe is open."""
 
-    def __init__(self, argv: list[str]) -> None:
+    def __init__(self, argv: list[str], env: dict[str, str]) -> None:
         super().__init__(
             [*argv, "apart"],
             stdin=subprocess.PIPE,
@@ -67,6 +67,7 @@ class _Apart(subprocess.Popen[bytes]):
             stderr=subprocess.DEVNULL,
             start_new_session=True,
             cwd="/",
+            env=env,
         )
         super().wait()
 
@@ -148,9 +149,11 @@ def _send(state: _State, path: bytes) -> None:
 def _start(state: _State) -> None:
     # -I -S: isolated and without site-packages, so that it starts fast and whatever is installed
     argv = [sys.executable, "-I", "-S", os.path.abspath(__file__), state.mark]
+    # of a process that another one of ours runs: whoever kills it by its mark leaves its guardian
+    env = {name: value for name, value in os.environ.items() if name != VARIABLE}
     try:
         if _apart:
-            state.process = _Apart(argv)
+            state.process = _Apart(argv, env)
             return
         # a session of its own: what ends us, Ctrl-C or a closed terminal, shall not end it
         state.process = subprocess.Popen(
@@ -160,6 +163,7 @@ def _start(state: _State) -> None:
             stderr=subprocess.DEVNULL,
             start_new_session=True,
             cwd="/",
+            env=env,
         )
     except OSError:
         state.possible, state.process = False, None

@@ -15,7 +15,7 @@ import subprocess
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
@@ -47,18 +47,20 @@ PIPE_BYTES = 1 << 20
 """The most that a pipe holds, so the most that a program which has ended wrote and nobody read."""
 
 _thread = threading.local()
-"""The `cpu_s` that this thread's programs have used, and the `folder` they work in."""
+"""The `cpu_s` that this thread's programs have used, the `folder` they work in, and `variables`
+of their environment."""
 
 
 @contextlib.contextmanager
-def working_in(folder: Path | None) -> Iterator[None]:
-    """While inside, programs that this thread runs have that working folder; None: this process's
-    own."""
-    before, _thread.folder = getattr(_thread, "folder", None), folder
+def working_in(folder: Path | None, variables: Mapping[str, str] | None = None) -> Iterator[None]:
+    """While inside, programs that this thread runs have that working folder, and these variables
+    in their environment beside this process's own; None: this process's own."""
+    before = getattr(_thread, "folder", None), getattr(_thread, "variables", None)
+    _thread.folder, _thread.variables = folder, variables
     try:
         yield
     finally:
-        _thread.folder = before
+        _thread.folder, _thread.variables = before
 
 
 @dataclass(frozen=True)
@@ -232,7 +234,7 @@ def _started(
             cwd=getattr(_thread, "folder", None),
             # Ctrl-C reaches this process alone, and `kill` the program with all it started
             start_new_session=True,
-            env=guardian.environment(),
+            env={**guardian.environment(), **(getattr(_thread, "variables", None) or {})},
             pass_fds=[counts.writer] if counts else [],
         )
     except BaseException as error:

@@ -13,13 +13,15 @@ from fractions import Fraction
 from itertools import pairwise
 from pathlib import Path
 
+from vqaloop.bitstream.codec_strings import video_range
+from vqaloop.bitstream.hdr_metadata import alike, in_words, read_hdr
 from vqaloop.core.text import quoted
 from vqaloop.delivery.rates import track_rates
 from vqaloop.delivery.segments import RungStream, Track, read_rung
-from vqaloop.errors import InputError, ToolError
+from vqaloop.errors import DecodeFailed, InputError, ToolError
 from vqaloop.execution.capping import PEAK_RATIO
 from vqaloop.ladder.store import read_ladder
-from vqaloop.records import Ladder, Rung
+from vqaloop.records import Ladder, Rung, StaticHdr
 
 KEY_FRAME_S = 2
 """Most seconds between key frames."""
@@ -46,6 +48,10 @@ class RungInput:
     ladder: Ladder
     rung: Rung
     stream: RungStream
+    range: str = "SDR"
+    """SDR, PQ or HLG."""
+    static_hdr: StaticHdr | None = None
+    """Of HDR: its mastering display and light levels."""
 
     @property
     def path(self) -> Path:
@@ -78,6 +84,19 @@ def read_ladders(folders: Sequence[Path]) -> list[Ladder]:
                 "deliver one title at a time"
             )
     return ladders
+
+
+def common_metric(ladders: Sequence[Ladder]) -> bool:
+    """Whether one metric, in one mode, scored all of these ladders."""
+    found = []
+    for ladder in ladders:
+        metric = ladder.about.get("metric")
+        found.append(
+            tuple(str(metric.get(key)) for key in ("name", "mode", "label"))
+            if isinstance(metric, dict)
+            else None
+        )
+    return len(set(found)) == 1 and None not in found
 
 
 def is_wanted(asked: Sequence[str], codec: str) -> bool:
@@ -129,7 +148,36 @@ def open_rung(ladder: Ladder, rung: Rung) -> RungInput:
             f"{quoted(path)} holds {stream.codec}, and its ladder is of {ladder.about['codec']}; "
             "make the ladder again"
         )
-    return RungInput(ladder, rung, stream)
+    try:
+        found, static = read_hdr(path)
+    except DecodeFailed as error:
+        raise InputError(f"{error}; make the ladder again") from error
+    wanted = (ladder.about["source"].get("hdr") or {}).get("range", found)
+    if found != wanted:
+        raise InputError(
+            f"{quoted(path)} is tagged {found}, and its ladder is {wanted}: players would show "
+            "wrong colours; make the ladder again"
+        )
+    return RungInput(ladder, rung, stream, found, static if found != "SDR" else None)
+
+
+def check_ranges(items: Sequence[RungInput]) -> None:
+    """Raises InputError unless all rungs have one dynamic range and the same static metadata.
+
+    A player that changed to a rung of another would change the display's mode.
+    """
+    for item in items[1:]:
+        first = items[0]
+        if item.range != first.range:
+            raise InputError(
+                f"{quoted(item.path)} is {item.range} and {quoted(first.path)} is {first.range}; "
+                "one delivery has one dynamic range: deliver them apart"
+            )
+        if not alike(item.static_hdr, first.static_hdr):
+            raise InputError(
+                f"{quoted(item.path)} has {in_words(item.static_hdr)}, and {quoted(first.path)} "
+                f"has {in_words(first.static_hdr)}; make the ladders again from one source"
+            )
 
 
 def check_alignment(items: Sequence[RungInput]) -> None:
@@ -207,6 +255,13 @@ def check_track(track: Track, first: Track, item: RungInput, segment_s: float) -
             f"{name} is {entry.width}x{entry.height}, and ladder.json says {item.rung.width}x"
             f"{item.rung.height}; make the ladder again"
         )
+    if video_range(entry) != item.range or (
+        item.range != "SDR" and not alike(entry.static_hdr, item.static_hdr)
+    ):
+        raise ToolError(
+            f"ffmpeg did not keep the range of {name} ({item.range}, {in_words(item.static_hdr)}) "
+            f"in its segments: {video_range(entry)}, {in_words(entry.static_hdr)}"
+        )
     if [s.start for s in track.segments] != [s.start for s in first.segments]:
         raise ToolError(f"ffmpeg cut {name} at other times than the other rungs")
     longest = max(s.duration for s in track.segments)
@@ -240,8 +295,11 @@ def find_warnings(tracks: Sequence[Track]) -> list[str]:
                 "all variants should have one"
             )
         if track.codec == "h264" and entry.config[1] > 100:
+            # HDR has no 8 bits
+            hdr = video_range(entry) != "SDR"
+            remedy = "of HEVC or AV1, or with --tonemap" if hdr else "with --bit-depth 8"
             found.append(
                 f"{track.name}: a profile above High ({track.codecs}), which most players cannot "
-                "decode; make the ladder with --bit-depth 8"
+                f"decode; make the ladder {remedy}"
             )
     return found

@@ -4,29 +4,28 @@ The coded frames are those of the rungs, never re-encoded. All is written to a f
 final one, measured there, and renamed when complete.
 """
 
-import contextlib
 import os
 import shutil
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from fractions import Fraction
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-from msgspec import Struct
-
-from vqaloop.bitstream.codec_strings import video_range
-from vqaloop.core.documents import document_text, read_document
+from vqaloop.core.documents import document_text
 from vqaloop.core.ffmpeg import ffmpeg_path
-from vqaloop.core.files import file_sha256, place_file, unfinished
-from vqaloop.core.folders import check_writable
+from vqaloop.core.files import file_sha256, place_file
 from vqaloop.core.text import quoted
 from vqaloop.core.version import __version__
+from vqaloop.delivery.audio import CodedAudio, inspect_audio, make_audio
 from vqaloop.delivery.checks import (
     HLS_CODECS,
     RungInput,
     check_alignment,
     check_file,
+    check_ranges,
     check_track,
+    common_metric,
     find_refusals,
     find_warnings,
     is_wanted,
@@ -34,29 +33,47 @@ from vqaloop.delivery.checks import (
     read_ladders,
     segment_length,
 )
+from vqaloop.delivery.content import AudioRendition, Content, Sheets, TextRendition, audio_groups
 from vqaloop.delivery.dash import MPD, mpd
+from vqaloop.delivery.document import (
+    audio_json,
+    default_audio_json,
+    images_json,
+    rendition_json,
+    text_json,
+    variant_json,
+)
+from vqaloop.delivery.encryption import (
+    Encryption,
+    check_codec,
+    encrypt,
+    open_encryption,
+    read_keys,
+)
 from vqaloop.delivery.hls import (
     IFRAMES,
+    IMAGES,
     MASTER,
     MEDIA,
     iframe_playlist,
+    image_playlist,
     master_playlist,
     media_playlist,
+    text_playlist,
 )
-from vqaloop.delivery.rates import iframe_rates, track_rates, variant_rates
-from vqaloop.delivery.segments import Track, mux_audio, mux_video
-from vqaloop.delivery.tracks import choose_tracks, source_of
+from vqaloop.delivery.options import SEGMENT_S, DeliveryOptions
+from vqaloop.delivery.place import RECORD, SCHEMA, checked_place, placed
+from vqaloop.delivery.segments import Track, mux_video
+from vqaloop.delivery.single_file import joined
+from vqaloop.delivery.subtitles import make_texts
+from vqaloop.delivery.thumbnails import THUMBNAIL_HEIGHT, make_sheets
+from vqaloop.delivery.tracks import AudioPlan, TextPlan, TrackPlan, plan_tracks, source_of
 from vqaloop.errors import InputError, ToolError
 from vqaloop.execution.stage_progress import TimeLeft
 from vqaloop.media.picture_data import find_captions
 from vqaloop.records import Event, Ladder, Watcher
 
-SCHEMA = "vqaloop.delivery/1"
 FILES_SCHEMA = "vqaloop.files/1"
-RECORD = "delivery.json"
-"""The document that marks a folder as a delivery and lists its files."""
-SEGMENT_S, LEAST_SEGMENT_S, MOST_SEGMENT_S = 6.0, 1.0, 30.0
-_REMEDY = "choose another folder with -o"
 _RUNG_FIGURES = ("width", "height", "bitrate_kbps", "peak_kbps", "score")
 
 
@@ -85,6 +102,11 @@ def package_ladder(
     out: str | os.PathLike[str] | None = None,
     segment_s: float = SEGMENT_S,
     audio: bool = True,
+    subtitles: bool = True,
+    single_file: bool = False,
+    thumbnail_s: float = 0.0,
+    keys: str | os.PathLike[str] | None = None,
+    packager: str = "auto",
     ffmpeg: str | os.PathLike[str] | None = None,
     progress: Watcher = lambda event: None,
 ) -> Delivery:
@@ -102,8 +124,12 @@ def package_ladder(
         out: The folder to write, which may hold an earlier delivery; by default NAME.delivery in
             the current folder.
         segment_s: Duration of a segment in seconds, 1 to 30, rounded to whole GOPs.
-        audio: Include the source's default audio track, if the source is still where the ladder
-            found it; its other tracks are left out with a warning.
+        audio: Include the source's audio tracks, if the source is still where the ladder found it.
+        subtitles: Include its subtitles that are text, as WebVTT.
+        single_file: One file for each rendition, of which players fetch byte ranges.
+        thumbnail_s: Seconds between preview images for seeking; 0 for none.
+        keys: A file of keys, with which segments are encrypted.
+        packager: What encrypts: auto, ffmpeg or shaka.
         ffmpeg: Path of the binary; None for the one that comes with vqaloop.
         progress: Called with each Event.
 
@@ -112,49 +138,84 @@ def package_ladder(
 
     Raises:
         InputError: No codec is left for what was asked for, a player could not switch between the
-            rungs, a ladder is damaged, or `out` holds files that are not of a delivery.
-        ToolError: ffmpeg failed.
+            rungs, a ladder or the file of keys is damaged, or `out` holds files that are not of a
+            delivery.
+        ToolError: ffmpeg or the packager failed.
     """
+    given = DeliveryOptions(
+        hls, dash, segment_s, audio, subtitles, single_file, thumbnail_s, keys, packager
+    )
     binary = ffmpeg_path(ffmpeg)
-    if not LEAST_SEGMENT_S <= segment_s <= MOST_SEGMENT_S:
-        raise InputError(
-            f"segments of {segment_s:g} s: {LEAST_SEGMENT_S:g} to {MOST_SEGMENT_S:g} s are taken"
-        )
+    given.check()
     named = [folders] if isinstance(folders, str | os.PathLike) else list(folders)
     ladders = read_ladders([Path(folder) for folder in named])
     asked = [kind for kind, wanted in (("hls", hls), ("dash", dash)) if wanted]
     refused = find_refusals(asked, [ladder.about["codec"] for ladder in ladders])
+    encryption = _opened_keys(given, ladders, asked, binary)
     target = Path(out) if out is not None else _default_place(Path(named[0]))
-    target = _checked_place(target)
+    target = checked_place(target)
     progress = TimeLeft(progress)
     items = _checked_rungs(ladders, asked, progress)
     warnings = [
         f"no {note['kind'].upper()} for {note['codec']}: {note['reason']}" for note in refused
     ]
-    source = ladders[0].about["source"]
-    with _placed(target) as folder:
-        tracks, audio_track = _packaged(
-            folder, items, segment_s, audio, binary, warnings, progress
-        )
+    with placed(target) as folder:
+        job = _Job(folder, tuple(items), tuple(asked), given, encryption, binary, warnings)
+        content = job.content(progress)
         progress(Event("write", f"writing {quoted(target)}"))
-        about = {
-            "schema": SCHEMA,
-            "vqaloop": __version__,
-            "source": {key: str(source.get(key)) for key in ("path", "sha256")},
-            **_write_manifests(folder, asked, tracks, audio_track),
-            "renditions": [
-                _rendition_json(track, item) for track, item in zip(tracks, items, strict=True)
-            ],
-            "audio": _audio_json(audio_track),
-            "plain": [_copied(folder, ladder) for ladder in ladders if _is_plain(ladder)],
-            "refused": refused,
-            "warnings": warnings,
-            # last, as it lists what the entries above have written
-            "files": _listing(folder),
-        }
+        about = _document(job, ladders, content, refused)
         text = document_text(about)
         (folder / RECORD).write_text(text, encoding="ascii")
     return Delivery(target, about)
+
+
+def _opened_keys(
+    given: DeliveryOptions, ladders: Sequence[Ladder], asked: Sequence[str], ffmpeg: str
+) -> Encryption | None:
+    """The keys that were given, with a program that encrypts all of these codecs."""
+    if given.keys is None:
+        return None
+    codecs = [ladder.about["codec"] for ladder in ladders]
+    hls = "hls" in asked and any(codec in HLS_CODECS for codec in codecs)
+    encryption = open_encryption(read_keys(Path(given.keys), hls), given.packager, ffmpeg)
+    for codec in codecs:
+        if codec == "avs2":
+            raise InputError("AVS2 is delivered as files, which are not encrypted; leave it out")
+        if is_wanted(asked, codec):
+            check_codec(encryption, codec)
+    return encryption
+
+
+def _document(
+    job: "_Job",
+    ladders: Sequence[Ladder],
+    content: Content,
+    refused: Sequence[dict[str, str]],
+) -> dict[str, Any]:
+    """Write the manifests and the rungs that are delivered as files; the whole document."""
+    source = ladders[0].about["source"]
+    hls = "hls" in job.asked
+    return {
+        "schema": SCHEMA,
+        "vqaloop": __version__,
+        "source": {key: str(source.get(key)) for key in ("path", "sha256")},
+        **_write_manifests(job, content),
+        "renditions": [
+            rendition_json(track, item)
+            for track, item in zip(content.videos, job.items, strict=True)
+        ],
+        "audio": default_audio_json(content),
+        "audio_renditions": [audio_json(item) for item in content.audio],
+        "subtitles": [text_json(text) for text in content.texts],
+        "images": images_json(content.sheets, hls),
+        "encryption": job.encryption.keys.scheme if job.encryption else None,
+        "single_file": job.given.single_file,
+        "plain": [_copied(job.folder, ladder) for ladder in ladders if _is_plain(ladder)],
+        "refused": list(refused),
+        "warnings": job.warnings,
+        # last, as it lists what the entries above have written
+        "files": _listing(job.folder),
+    }
 
 
 def _is_plain(ladder: Ladder) -> bool:
@@ -178,6 +239,7 @@ def _checked_rungs(
             elif is_wanted(asked, ladder.about["codec"]):
                 items.append(open_rung(ladder, rung))
     check_alignment(items)
+    check_ranges(items)
     return items
 
 
@@ -186,210 +248,216 @@ def _default_place(ladder: Path) -> Path:
     return Path(f"{name.removesuffix('.ladders').removesuffix('.ladder')}.delivery")
 
 
-def _checked_place(out: Path) -> Path:
-    """Where to write, links resolved; InputError unless unused or an earlier delivery."""
-    target = out.resolve()
-    if not target.parent.is_dir():
-        raise InputError(f"the folder {quoted(target.parent)} does not exist; create it first")
-    check_writable(target.parent, _REMEDY)
-    if not target.exists():
-        return target
-    if not target.is_dir():
-        raise InputError(f"{quoted(out)} is a file; {_REMEDY}")
-    try:
-        there = sorted(p for p in target.rglob("*") if p.is_symlink() or not p.is_dir())
-    except OSError as error:
-        raise InputError(f"cannot read {quoted(out)}: {error.strerror or error}") from error
-    listed = _listed(target)
-    # the folder will be replaced: nothing but a delivery's own files may be lost
-    strange = [path for path in there if os.fspath(path.relative_to(target)) not in listed]
-    if strange:
-        raise InputError(
-            f"{quoted(out)} holds {quoted(strange[0].relative_to(target))}, which is not of an "
-            f"earlier delivery; {_REMEDY}"
+Made = TypeVar("Made")
+
+
+@dataclass(frozen=True)
+class _Job:
+    """What is packaged into a folder, and how; collects warnings."""
+
+    folder: Path
+    items: tuple[RungInput, ...]
+    asked: tuple[str, ...]
+    """Kinds of manifest."""
+    given: DeliveryOptions
+    encryption: Encryption | None
+    ffmpeg: str
+    warnings: list[str]
+
+    def content(self, progress: Watcher) -> Content:
+        """All renditions, written to the folder and measured."""
+        if not self.items:
+            self.warnings.append(
+                "AVS2 is delivered as files of pictures alone: no audio, no subtitles"
+            )
+            return Content(())
+        cut = segment_length(self.items[0].stream, self.given.segment_s)
+        tracks = self._videos(cut, progress)
+        self.warnings.extend(find_warnings(tracks))
+        scores = self._scores(tracks)
+        sheets = self._sheets(tracks)
+        source = source_of(self.items[0].ladder, self._wanted(), self.warnings)
+        audio, texts = self._from_source(source, tracks, cut, progress) if source else ([], [])
+        if self.given.single_file:
+            tracks = [joined(self.folder / track.name, track) for track in tracks]
+            audio = [
+                replace(item, track=joined(self.folder / item.track.name, item.track))
+                for item in audio
+            ]
+        return Content(tuple(tracks), tuple(audio), tuple(texts), sheets, scores)
+
+    def _wanted(self) -> str:
+        """What goes with the source, in words; empty where nothing of it is wanted."""
+        if self.given.audio and self.given.subtitles:
+            return "audio is left out, and so are subtitles"
+        if self.given.audio:
+            return "audio is left out"
+        return "subtitles are left out" if self.given.subtitles else ""
+
+    def _videos(self, cut: Fraction, progress: Watcher) -> list[Track]:
+        tracks: list[Track] = []
+        for done, item in enumerate(self.items):
+            codec, rung = item.stream.codec, item.rung
+            place = item.ladder.rungs.index(rung) + 1
+            name = f"{codec}_{place:02d}_{rung.width}x{rung.height}"
+            progress(
+                Event("package", f"{codec} {rung.width}x{rung.height}", done, len(self.items))
+            )
+            finish = self._finish(cut, audio=False)
+            track = mux_video(item.path, item.stream, self.folder / name, cut, self.ffmpeg, finish)
+            check_track(track, tracks[0] if tracks else track, item, self.given.segment_s)
+            tracks.append(track)
+        return tracks
+
+    def _finish(self, cut: Fraction, audio: bool) -> Callable[[Path], None]:
+        """What is done to segments before they are measured."""
+
+        def finish(folder: Path) -> None:
+            if self.encryption:
+                encrypt(folder, self.encryption, cut, audio)
+
+        return finish
+
+    def _scores(self, tracks: Sequence[Track]) -> dict[str, float]:
+        """Scores of the rungs that HLS lists, where they can be compared with each other."""
+        listed = [
+            (track, item)
+            for track, item in zip(tracks, self.items, strict=True)
+            if track.codec in HLS_CODECS
+        ]
+        if "hls" not in self.asked or not listed:
+            return {}
+        if not common_metric([item.ladder for _, item in listed]):
+            self.warnings.append(
+                "no SCORE in the master playlist, as the ladders were measured by different "
+                "metrics; players choose among the codecs by themselves"
+            )
+            return {}
+        return {track.name: max(0.0, item.rung.score) for track, item in listed}
+
+    def _sheets(self, tracks: Sequence[Track]) -> Sheets | None:
+        every = self.given.thumbnail_s
+        if not every:
+            return None
+        # the smallest that is not enlarged for it decodes fastest
+        tall = [t for t in tracks if t.video.height >= THUMBNAIL_HEIGHT] or [tracks[-1]]
+        best = min(tall, key=lambda t: t.video.height)
+        item = self.items[list(tracks).index(best)]
+        return make_sheets(
+            item.path, item.stream, best, self.folder / "thumbnails", every, self.ffmpeg
         )
-    return target
 
+    def _from_source(
+        self, source: Path, tracks: Sequence[Track], cut: Fraction, progress: Watcher
+    ) -> tuple[list[AudioRendition], list[TextRendition]]:
+        given = self.given
+        try:
+            coded = inspect_audio(source, self.items[0].stream.end) if given.audio else {}
+            plan = plan_tracks(
+                source,
+                self.asked,
+                audio=given.audio,
+                texts=given.subtitles,
+                gapless=[place for place, each in coded.items() if each.gapless],
+            )
+            captioned = any(track.captions for track in tracks) or not find_captions(source)
+        except InputError as error:
+            # a delivery without audio is of more use than none
+            self.warnings.append(f"audio is left out: {error}")
+            return [], []
+        self.warnings.extend(plan.warnings)
+        if not captioned:
+            self.warnings.append(
+                "no rung has the closed captions that are in the source's pictures"
+            )
+        audio = self._audio(source, plan, coded, cut, progress)
+        texts = self._texts(source, plan, tracks[0], progress)
+        return audio, texts
 
-class _Listed(Struct):
-    path: str
+    def _audio(
+        self,
+        source: Path,
+        plan: TrackPlan,
+        coded: Mapping[int, CodedAudio],
+        cut: Fraction,
+        progress: Watcher,
+    ) -> list[AudioRendition]:
+        end, made = self.items[0].stream.end, list[AudioRendition]()
+        for number, each in enumerate(plan.audio, 1):
+            progress(Event("package", "audio", len(self.items), len(self.items)))
+            folder = self.folder / (
+                "audio" if len(plan.audio) == 1 else f"audio_{number:02d}_{each.channels}ch"
+            )
 
+            def make(each: AudioPlan = each, folder: Path = folder) -> AudioRendition:
+                finish = self._finish(cut, audio=True)
+                return make_audio(
+                    source, each, coded[each.place], folder, cut, end, self.ffmpeg, finish
+                )
 
-class _Record(Struct):
-    files: list[_Listed]
+            if item := self._tried(each.about, folder, make):
+                made.append(item)
+        return made
 
+    def _texts(
+        self, source: Path, plan: TrackPlan, track: Track, progress: Watcher
+    ) -> list[TextRendition]:
+        cuts = [*(s.start for s in track.segments), track.duration]
+        made = []
+        for each in plan.texts:
+            progress(Event("package", "subtitles", len(self.items), len(self.items)))
+            folder = self.folder / f"subtitles_{each.place + 1:02d}"
 
-def _listed(folder: Path) -> set[str]:
-    """The files of an earlier delivery in this folder; none if there is no delivery."""
-    try:
-        record = read_document(folder / RECORD, _Record, schema=SCHEMA, give="", remedy="")
-    except InputError:
-        return set()
-    return {RECORD, *(file.path for file in record.files)}
+            def make(each: TextPlan = each, folder: Path = folder) -> TextRendition:
+                return make_texts(source, each, folder, cuts, self.asked, self.ffmpeg)
 
+            if item := self._tried(each.about, folder, make):
+                made.append(item)
+        return made
 
-@contextlib.contextmanager
-def _placed(target: Path) -> Iterator[Path]:
-    """A new folder beside `target` that replaces it on success, and is removed on failure."""
-    part = unfinished(target.parent)
-    try:
-        _put_back(target)
-        part.mkdir()
-        yield part
-        # checked again, as packaging took a while
-        _replace(part, _checked_place(target))
-    except OSError as error:
-        raise InputError(
-            f"could not write {quoted(target)}: {error.strerror or error}; make room or {_REMEDY}"
-        ) from error
-    finally:
-        shutil.rmtree(part, ignore_errors=True)
-
-
-def _set_aside(target: Path) -> Path:
-    """Where an earlier delivery is kept while another replaces it."""
-    return target.with_name(f".{target.name}.before")
-
-
-def _put_back(target: Path) -> None:
-    """Undo or complete a replacement that was interrupted."""
-    old = _set_aside(target)
-    if old.is_dir() and not target.exists():
-        old.rename(target)
-    else:
-        shutil.rmtree(old, ignore_errors=True)
-
-
-def _replace(part: Path, target: Path) -> None:
-    if not target.exists():
-        part.rename(target)
-        return
-    # a folder that is not empty cannot be renamed over
-    old = _set_aside(target)
-    target.rename(old)
-    try:
-        part.rename(target)
-    except BaseException:
-        old.rename(target)
-        raise
-    shutil.rmtree(old, ignore_errors=True)
-
-
-def _packaged(
-    folder: Path,
-    items: Sequence[RungInput],
-    segment_s: float,
-    audio: bool,
-    ffmpeg: str,
-    warnings: list[str],
-    progress: Watcher,
-) -> tuple[list[Track], Track | None]:
-    """The tracks of all rungs and of the audio, written to `folder` and measured."""
-    if not items:
-        warnings.append("AVS2 is delivered as files of pictures alone: no audio, no subtitles")
-        return [], None
-    cut, tracks = segment_length(items[0].stream, segment_s), list[Track]()
-    for done, item in enumerate(items):
-        codec, rung = item.stream.codec, item.rung
-        place = item.ladder.rungs.index(rung) + 1
-        name = f"{codec}_{place:02d}_{rung.width}x{rung.height}"
-        progress(Event("package", f"{codec} {rung.width}x{rung.height}", done, len(items)))
-        track = mux_video(item.path, item.stream, folder / name, cut, ffmpeg)
-        check_track(track, tracks[0] if tracks else track, item, segment_s)
-        tracks.append(track)
-    warnings += find_warnings(tracks)
-    path = source_of(items[0].ladder, audio, warnings)
-    if path is None:
-        return tracks, None
-    try:
-        choice = choose_tracks(path, audio)
-        warnings += choice.warnings
-        if not any(track.captions for track in tracks) and find_captions(path):
-            warnings.append("no rung has the closed captions that are in the source's pictures")
-        if choice.audio is None:
-            return tracks, None
-        progress(Event("package", "audio", len(items), len(items)))
-        end = items[0].stream.end
-        return tracks, mux_audio(path, choice.audio, folder / "audio", cut, end, ffmpeg)
-    except (InputError, ToolError) as error:
-        # a delivery without audio is of more use than none
-        shutil.rmtree(folder / "audio", ignore_errors=True)
-        warnings.append(f"audio is left out: {error}")
-    return tracks, None
-
-
-def _write_manifests(
-    folder: Path, asked: Sequence[str], tracks: Sequence[Track], audio_track: Track | None
-) -> dict[str, Any]:
-    """Write the manifests asked for that have a track; their entries in the document."""
-    apple = [track for track in tracks if track.codec in HLS_CODECS]
-    about: dict[str, Any] = {"hls": None, "dash": None}
-    if "hls" in asked and apple:
-        texts = {MASTER: master_playlist(apple, audio_track)}
-        for track in (*apple, *([audio_track] if audio_track else [])):
-            texts[f"{track.name}/{MEDIA}"] = media_playlist(track)
-        for track in apple:
-            texts[f"{track.name}/{IFRAMES}"] = iframe_playlist(track)
-        for name, text in texts.items():
-            (folder / name).write_text(text, encoding="ascii")
-        variants = [_variant_json(track, audio_track) for track in apple]
-        about["hls"] = {"playlist": MASTER, "variants": variants}
-    if "dash" in asked and tracks:
-        (folder / MPD).write_text(mpd(tracks, audio_track), encoding="utf-8")
-        about["dash"] = {"manifest": MPD, "representations": [track.name for track in tracks]}
-    return about
-
-
-def _variant_json(track: Track, audio_track: Track | None) -> dict[str, Any]:
-    """An HLS variant, its rates with the audio."""
-    rates, keys = variant_rates(track, audio_track), iframe_rates(track)
-    return {
-        "id": track.name,
-        "playlist": f"{track.name}/{MEDIA}",
-        "bandwidth": rates.peak,
-        "average_bandwidth": rates.mean,
-        "iframe_playlist": f"{track.name}/{IFRAMES}",
-        "iframe_bandwidth": keys.peak,
-        "iframe_average_bandwidth": keys.mean,
-    }
-
-
-def _rendition_json(track: Track, item: RungInput) -> dict[str, Any]:
-    """A rung as packaged, its rates without audio."""
-    rates, entry = track_rates(track), track.video
-    return {
-        "id": track.name,
-        "rung": item.rung.file,
-        "codec": track.codec,
-        "codecs": track.codecs,
-        "width": entry.width,
-        "height": entry.height,
-        "frame_rate": str(track.fps),
-        "frames": len(item.stream.frames),
-        "video_range": video_range(entry),
-        "closed_captions": track.captions,
-        "bandwidth": rates.peak,
-        "average_bandwidth": rates.mean,
-        "score": item.rung.score,
-        "segments": len(track.segments),
-        "key_frames": len(track.keyframes),
-        "duration": float(track.duration),
-    }
-
-
-def _audio_json(audio_track: Track | None) -> dict[str, Any] | None:
-    if audio_track is None:
+    def _tried(self, about: str, folder: Path, make: Callable[[], Made]) -> Made | None:
+        """What `make` makes; where it fails, a warning: one track less is better than none."""
+        try:
+            return make()
+        except (InputError, ToolError) as error:
+            shutil.rmtree(folder, ignore_errors=True)
+            self.warnings.append(f"{about} is left out: {error}")
         return None
-    rates = track_rates(audio_track)
-    return {
-        "id": audio_track.name,
-        "codecs": audio_track.codecs,
-        "language": audio_track.language,
-        "bandwidth": rates.peak,
-        "average_bandwidth": rates.mean,
-        "segments": len(audio_track.segments),
-        "duration": float(audio_track.duration),
-    }
+
+
+def _write_manifests(job: _Job, content: Content) -> dict[str, Any]:
+    """Write the manifests asked for that have a track; their entries in the document."""
+    about: dict[str, Any] = {"hls": None, "dash": None}
+    keys = job.encryption.keys if job.encryption else None
+    apple = replace(
+        content,
+        videos=tuple(track for track in content.videos if track.codec in HLS_CODECS),
+    )
+    if "hls" in job.asked and apple.videos:
+        texts = {MASTER: master_playlist(apple, keys)}
+        for track in apple.videos:
+            texts[f"{track.name}/{MEDIA}"] = media_playlist(track, keys)
+            texts[f"{track.name}/{IFRAMES}"] = iframe_playlist(track, keys)
+        for item in content.audio:
+            if "hls" in item.kinds:
+                texts[f"{item.track.name}/{MEDIA}"] = media_playlist(item.track, keys, audio=True)
+        for text in content.texts:
+            texts[f"{text.name}/{MEDIA}"] = text_playlist(text)
+        if content.sheets:
+            texts[f"{content.sheets.name}/{IMAGES}"] = image_playlist(content.sheets)
+        for name, written in texts.items():
+            (job.folder / name).write_text(written, encoding="utf-8")
+        variants = [
+            variant_json(track, group, apple)
+            for group in audio_groups(content.audio) or (None,)
+            for track in apple.videos
+        ]
+        about["hls"] = {"playlist": MASTER, "variants": variants}
+    if "dash" in job.asked and content.videos:
+        (job.folder / MPD).write_text(mpd(content, keys), encoding="utf-8")
+        names = [track.name for track in content.videos]
+        about["dash"] = {"manifest": MPD, "representations": names}
+    return about
 
 
 def _copied(folder: Path, ladder: Ladder) -> dict[str, Any]:

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 
+from vqaloop.delivery.content import AudioGroup, Sheets, TextRendition
 from vqaloop.delivery.segments import Track
 
 Parts = Sequence[tuple[int, Fraction]]
@@ -29,10 +30,25 @@ def iframe_rates(track: Track) -> Rates:
     return _rates([(k.size_bytes, k.duration) for k in track.keyframes])
 
 
-def variant_rates(track: Track, audio: Track | None) -> Rates:
-    """Rates of a variant as a player fetches it: video and audio."""
-    rates = [track_rates(each) for each in (track, audio) if each]
-    return Rates(sum(r.peak for r in rates), sum(r.mean for r in rates))
+def text_rates(item: TextRendition | Sheets) -> Rates:
+    """Rates of subtitles or of preview images as they are fetched."""
+    return _rates([(s.size_bytes, s.duration) for s in item.segments])
+
+
+def variant_rates(
+    track: Track, group: AudioGroup | None, texts: Sequence[TextRendition] = ()
+) -> Rates:
+    """Rates of a variant as a player fetches it, with the largest audio and subtitles of it."""
+    kinds = [
+        [track_rates(track)],
+        [track_rates(each.track) for each in group.members] if group else [],
+        [text_rates(each) for each in texts],
+    ]
+    listed = [rates for rates in kinds if rates]
+    return Rates(
+        sum(max(r.peak for r in rates) for rates in listed),
+        sum(max(r.mean for r in rates) for rates in listed),
+    )
 
 
 def _rates(parts: Parts) -> Rates:

@@ -6,8 +6,7 @@ be fetched alone; HLS and DASH share the files.
 
 import io
 import os
-import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -15,8 +14,7 @@ from typing import Any, NamedTuple
 
 import av
 
-from vqaloop.bitstream.codec_strings import AAC_LC, codec_string, vp9_level
-from vqaloop.bitstream.demux import main_video
+from vqaloop.bitstream.codec_strings import codec_string, vp9_level
 from vqaloop.bitstream.mp4_boxes import VideoEntry, fragment_starts, read_video_entry
 from vqaloop.bitstream.random_access import is_random_access
 from vqaloop.core import ffmpeg as ffmpeg_graph
@@ -30,10 +28,7 @@ from vqaloop.media.picture_data import holds_captions
 
 INIT = "init.mp4"
 """File name of an initialisation segment."""
-AUDIO_RATE, AUDIO_KBPS, AUDIO_CHANNELS = 48_000, 128, 2
-_AAC_DELAY = 1024
-"""Priming samples of ffmpeg's AAC encoder."""
-_READ_FORMATS = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm"
+READ_FORMATS = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm"
 _TAGS = {"h264": "avc1", "hevc": "hvc1", "vp9": "vp09", "av1": "av01"}
 
 
@@ -79,6 +74,8 @@ class Segment:
     """Seconds."""
     duration: Fraction
     """Seconds, to the start of the next one."""
+    offset: int | None = None
+    """Of its first byte, where the file holds all segments."""
 
 
 @dataclass(frozen=True)
@@ -110,8 +107,9 @@ class Track:
     keyframes: tuple[KeyFrame, ...] = ()
     captions: bool = False
     """Whether the frames hold closed captions (CEA-608, CEA-708)."""
-    language: str | None = None
-    """Of audio, as an ISO 639 code, where the source has it."""
+    index: range | None = None
+    """Where one file holds all segments: the bytes of its index (sidx), behind the
+    initialisation segment."""
 
     @property
     def video(self) -> VideoEntry:
@@ -170,24 +168,33 @@ def read_rung(path: Path) -> RungStream:
     return RungStream(codec, fps, tuple(frames), captions)
 
 
-def mux_video(rung: Path, stream: RungStream, folder: Path, cut_s: Fraction, ffmpeg: str) -> Track:
+def mux_video(
+    rung: Path,
+    stream: RungStream,
+    folder: Path,
+    cut_s: Fraction,
+    ffmpeg: str,
+    finish: Callable[[Path], None] = lambda folder: None,
+) -> Track:
     """Write the rung's coded frames, unchanged, as segments of `cut_s` seconds into a new folder.
 
     A segment ends at the first key frame not earlier than that, so `cut_s` should be a whole
-    number of GOPs. Raises ToolError when ffmpeg fails or frames are lost.
+    number of GOPs. `finish` is called with the folder before it is measured. Raises ToolError when
+    ffmpeg fails or frames are lost.
     """
-    graph = ffmpeg_graph.input("INPUT", format_whitelist=_READ_FORMATS).output(
+    graph = ffmpeg_graph.input("INPUT", format_whitelist=READ_FORMATS).output(
         "OUTPUT",
         # half a frame less, or rounding may make ffmpeg miss the key frame at `cut_s`
-        **_segmenting(cut_s - 1 / (2 * stream.fps), "cmaf+frag_keyframe+skip_sidx"),
+        **segmenting(cut_s - 1 / (2 * stream.fps), "cmaf+frag_keyframe+skip_sidx"),
         map="0:v:0",
         **{"c:v": "copy", "tag:v": _TAGS[stream.codec]},
         map_metadata="-1",
         map_chapters="-1",
     )
-    _mux(graph, rung, folder, ffmpeg)
+    mux(graph, rung, folder, ffmpeg)
     if stream.codec == "vp9":
         _set_vp9_level(folder / INIT, stream.fps)
+    finish(folder)
     return measure_video(folder, stream)
 
 
@@ -205,10 +212,10 @@ def measure_video(folder: Path, stream: RungStream) -> Track:
     """Read back the segments in `folder`; ToolError unless their frames are those of `stream`."""
     init = (folder / INIT).read_bytes()
     entry = read_video_entry(init)
-    files, parts, heads = _media(folder), [], []
+    files, parts, heads = media_files(folder), [], []
     time_base = Fraction(1)
     for file in files:
-        found, offsets, time_base = _read_segment(
+        found, offsets, time_base = read_segment(
             init, (folder / file).read_bytes(), 1 / stream.fps
         )
         parts.append([frame for frame, *_ in found])
@@ -226,7 +233,7 @@ def measure_video(folder: Path, stream: RungStream) -> Track:
     return Track(
         folder.name,
         codec_string(entry),
-        _segments(folder, files, [*starts, end]),
+        listed_segments(folder, files, [*starts, end]),
         time_base,
         codec=stream.codec,
         entry=entry,
@@ -239,55 +246,8 @@ def measure_video(folder: Path, stream: RungStream) -> Track:
     )
 
 
-def mux_audio(
-    source: Path, place: int, folder: Path, cut_s: Fraction, end: Fraction, ffmpeg: str
-) -> Track:
-    """An audio track of `source` as AAC segments in `folder`, from its first picture on.
-
-    Audio that starts late or ends early is padded with silence to `end` seconds, the duration of
-    the video. `place` is the track's index among the audio tracks. Raises InputError for a source
-    that cannot be read, ToolError when ffmpeg fails.
-    """
-    with opened(source) as container:
-        language = str(container.streams.audio[place].metadata.get("language", ""))
-        video = main_video(container) or container.streams.video[0]
-        begin_s = (container.start_time or 0) / 1_000_000
-        late_s = float((video.start_time or 0) * video.time_base) - begin_s
-    # async fills gaps with silence, first_pts a late start; trimming starts at the first picture
-    samples = (
-        ffmpeg_graph.input("INPUT", format_whitelist=_READ_FORMATS)[f"a:{place}"]
-        .filter("aresample", AUDIO_RATE, **{"async": 1, "first_pts": 0})
-        .filter("atrim", start=f"{max(0.0, late_s):.6f}")
-        .filter("asetpts", "PTS-STARTPTS")
-        .filter("apad", whole_dur=f"{float(end):.6f}")
-        # the encoder's priming samples replace as many of the first, so that without an edit list
-        # all others are played at the right time, by any player
-        .filter("atrim", start_sample=_AAC_DELAY, end=f"{float(end):.6f}")
-    )
-    graph = samples.output(
-        "OUTPUT",
-        **_segmenting(cut_s, "cmaf+skip_sidx", ":use_editlist=0"),
-        use_timeline=0,
-        **{"c:a": "aac", "b:a": f"{AUDIO_KBPS}k"},
-        ac=AUDIO_CHANNELS,
-        map_metadata="-1",
-        map_chapters="-1",
-    )
-    _mux(graph, source, folder, ffmpeg)
-    init, files = (folder / INIT).read_bytes(), _media(folder)
-    frame = Fraction(_AAC_DELAY, AUDIO_RATE)
-    parts = [_read_segment(init, (folder / file).read_bytes(), frame)[0] for file in files]
-    starts = [part[0][0].time for part in parts]
-    return Track(
-        folder.name,
-        AAC_LC,
-        _segments(folder, files, [*starts, parts[-1][-1][0].time + frame]),
-        Fraction(1, AUDIO_RATE),
-        language=language if re.fullmatch(r"[a-z]{2,3}", language) and language != "und" else None,
-    )
-
-
-def _segmenting(cut_s: Fraction, flags: str, more: str = "") -> dict[str, Any]:
+def segmenting(cut_s: Fraction, flags: str, more: str = "") -> dict[str, Any]:
+    """Options of ffmpeg's dash muxer for segments of `cut_s` seconds, with these movflags."""
     return {
         "f": "dash",
         "dash_segment_type": "mp4",
@@ -300,7 +260,8 @@ def _segmenting(cut_s: Fraction, flags: str, more: str = "") -> dict[str, Any]:
     }
 
 
-def _mux(graph: Any, source: Path, folder: Path, ffmpeg: str) -> None:
+def mux(graph: Any, source: Path, folder: Path, ffmpeg: str) -> None:
+    """Write the segments of a graph into a new folder; raises ToolError where it fails."""
     folder.mkdir()
     # ffmpeg's own manifest has neither peak rates nor the other rungs
     manifest = folder / "ffmpeg.mpd"
@@ -309,15 +270,16 @@ def _mux(graph: Any, source: Path, folder: Path, ffmpeg: str) -> None:
     if done.returncode or done.timed_out:
         raise ToolError(f"{quoted(source)} could not be packaged: {done.reason()}")
     manifest.unlink(missing_ok=True)
-    if not _media(folder):
+    if not media_files(folder):
         raise ToolError(f"{quoted(source)} could not be packaged: ffmpeg wrote no segment")
 
 
-def _media(folder: Path) -> list[str]:
+def media_files(folder: Path) -> list[str]:
+    """The media segments in a folder, in their order."""
     return sorted((path.name for path in folder.glob("*.m4s")), key=lambda name: int(name[:-4]))
 
 
-def _segments(
+def listed_segments(
     folder: Path, files: Sequence[str], times: Sequence[Fraction]
 ) -> tuple[Segment, ...]:
     return tuple(
@@ -330,7 +292,7 @@ Located = tuple[CodedFrame, int, int]
 """A coded frame, the offset of its first byte in the segment, and of the byte after its last."""
 
 
-def _read_segment(
+def read_segment(
     init: bytes, segment: bytes, frame: Fraction
 ) -> tuple[list[Located], list[int], Fraction]:
     """The coded frames of one segment, the offsets of its fragments, and its time base.
@@ -340,7 +302,10 @@ def _read_segment(
     """
     found: list[Located] = []
     try:
-        with av.open(io.BytesIO(init + segment), mode="r") as container:
+        # in encrypted frames a parser would take noise for the heads of key frames
+        options = {"fflags": "+noparse"} if b"sinf" in init else {}
+        data = io.BytesIO(init + segment)
+        with av.open(data, mode="r", options=options) as container:
             stream = container.streams[0]
             time_base = Fraction(stream.time_base or frame)
             for packet in container.demux(stream):

@@ -1,7 +1,11 @@
 """Checks of the requested encoder, preset, bit depth and sizes, before any work starts."""
 
 from collections.abc import Sequence
+from pathlib import Path
 
+from vqaloop.bitstream.colour_tags import HDR_DEPTH, video_range_of
+from vqaloop.bitstream.hdr_metadata import alike, in_words, read_hdr
+from vqaloop.core.text import quoted
 from vqaloop.encoding.registry import codec_hint, codecs, default_encoder, get_encoder
 from vqaloop.encoding.spec import EncoderSpec
 from vqaloop.encoding.survey import encoder_version
@@ -117,10 +121,64 @@ def checked_preset(spec: EncoderSpec, preset: str | None) -> str:
 
 
 def checked_depth(source: Source, spec: EncoderSpec, asked: int | None) -> int:
-    """The requested bit depth or the source's; InputError for one that the encoder lacks."""
+    """The requested bit depth or the source's, of HDR at least 10; InputError for one that the
+    encoder lacks, and for HDR with fewer."""
     depth = source.bit_depth if asked is None else asked
+    if source.hdr:
+        depth = max(depth, HDR_DEPTH) if asked is None else depth
+        _check_hdr(source, spec, depth)
     check_depth(spec, depth)
     return depth
+
+
+def _check_hdr(source: Source, spec: EncoderSpec, depth: int) -> None:
+    """Raises InputError where an encoder cannot make HDR, or would with too few bits a sample."""
+    name = quoted(source.path)
+    if spec.hdr.cannot:
+        raise InputError(
+            f"{name} is HDR and {spec.name} cannot make that: {spec.hdr.cannot}; choose an "
+            "encoder of 10 bit, such as libx265, libsvtav1 or libvpx-vp9, or --tonemap"
+        )
+    if depth < HDR_DEPTH:
+        raise InputError(
+            f"{name} is HDR, which takes {HDR_DEPTH} bits a sample: with {depth} its gradients "
+            "show as bands; leave out --bit-depth, or give --tonemap for SDR"
+        )
+
+
+def hdr_warnings(source: Source, spec: EncoderSpec, files: Sequence[Path]) -> list[str]:
+    """What files of an HDR source have lost of its range and metadata.
+
+    Args:
+        source: The title.
+        spec: The encoder that made the files.
+        files: The files.
+
+    Returns:
+        Sentences for people; none of an SDR source.
+
+    Raises:
+        DecodeFailed: A file does not decode.
+    """
+    if not source.hdr:
+        return []
+    found = []
+    if source.static_hdr and spec.hdr.metadata == "container":
+        found.append(
+            f"{spec.name}: mastering display and light levels are in the container alone; they "
+            "are lost where the stream is taken out of it"
+        )
+    wanted = video_range_of(source.colour)
+    for path in files:
+        made, static = read_hdr(path)
+        if made != wanted:
+            found.append(f"{path.name} is tagged {made}, where its source is {wanted}")
+        if not alike(static, source.static_hdr):
+            found.append(
+                f"{path.name} has {in_words(static)}, where its source has "
+                f"{in_words(source.static_hdr)}: this ffmpeg does not carry them; name another"
+            )
+    return found
 
 
 def check_depth(spec: EncoderSpec, depth: int) -> None:

@@ -148,6 +148,17 @@ class TwoPass:
 
 
 @dataclass(frozen=True)
+class Hdr:
+    """What the encoder does with HDR."""
+
+    metadata: str
+    """Where its files have mastering display and light levels: "stream", as well as in the
+    container, or "container", as in there alone; empty where it makes no HDR."""
+    cannot: str
+    """Why it makes none, for people; empty where it does."""
+
+
+@dataclass(frozen=True)
 class EncoderSpec:
     """One encoder, as its file in encoders/ describes it."""
 
@@ -202,6 +213,7 @@ class EncoderSpec:
     # not in the repr, which names catalogues: what is made without a buffer model is the same
     buffer_model: BufferModel = dataclasses.field(repr=False)
     two_pass: TwoPass = dataclasses.field(repr=False)
+    hdr: Hdr = dataclasses.field(repr=False)
 
     @property
     def bit_depths(self) -> tuple[int, ...]:
@@ -283,6 +295,11 @@ class _TwoPass(Struct):
     cannot: str = ""
 
 
+class _Hdr(Struct):
+    metadata: Annotated[str, one_of("stream", "container", "")] = ""
+    cannot: str = ""
+
+
 class _Tunable(Struct):
     name: str
     option: str
@@ -317,6 +334,9 @@ class _File(Struct):
     )
     two_pass: _TwoPass = field(
         default_factory=lambda: _TwoPass(cannot="its file in encoders/ describes none")
+    )
+    hdr: _Hdr = field(
+        default_factory=lambda: _Hdr(cannot="its file in encoders/ does not describe it")
     )
     bitrate: _Bitrate = field(default_factory=_Bitrate)
     threads: _Threads = field(default_factory=_Threads)
@@ -367,6 +387,7 @@ def read_spec(file: Path) -> EncoderSpec:
             found.two_pass.without,
             found.two_pass.cannot,
         ),
+        hdr=Hdr(found.hdr.metadata, found.hdr.cannot),
     )
 
 
@@ -410,6 +431,8 @@ def _rate_faults(found: _File) -> Iterator[tuple[str, str]]:
     for name, table in ((key, model), ("two_pass", found.two_pass)):
         if bool(table.options) == bool(table.cannot):
             yield name, "must have either options, or the reason why it cannot"
+    if bool(found.hdr.metadata) == bool(found.hdr.cannot):
+        yield "hdr", "must have either metadata, or the reason why it cannot"
     while model.options:
         values = tuple(model.options.values())
         yield from _argument_faults(f"{key}.options", values, {"kbps"}, {"kbit", "knob"})

@@ -87,6 +87,14 @@ class Cache:
         self._release(name)
         return None
 
+    def has_file(self, key: Mapping[str, Any]) -> bool:
+        """Whether a file is stored under `key`; it is checked when it is read."""
+        name = digest(key)
+        entry = self._read(name)
+        if not entry or "file" not in entry:
+            return False
+        return self._entry(name).with_name(entry["file"]["name"]).is_file()
+
     def put_file(self, key: Mapping[str, Any], path: Path, meta: Mapping[str, Any]) -> Path:
         """Move `path` into the cache and return where it is now; `path` itself on any trouble."""
         if not self.enabled:

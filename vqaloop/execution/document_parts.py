@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
+from vqaloop.bitstream.colour_tags import video_range_of
 from vqaloop.core.files import file_sha256
 from vqaloop.core.text import utf8
 from vqaloop.core.version import __version__
@@ -33,6 +34,17 @@ def source_json(source: Source) -> dict[str, Any]:
         "frames": source.frames,
         "duration": source.duration_s,
         "input_options": dict(source.input_options),
+        **({"hdr": hdr_json(source)} if source.hdr or source.dynamic_hdr else {}),
+    }
+
+
+def hdr_json(source: Source) -> dict[str, Any]:
+    """The dynamic range of a source, and the metadata that encodes keep (`static`) and lose."""
+    static = source.static_hdr
+    return {
+        "range": video_range_of(source.colour),
+        "static": asdict(static) if static else None,
+        "dropped": list(source.dynamic_hdr),
     }
 
 

@@ -11,9 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from vqaloop.core.option_fields import kbps, number, option, read_texts, whole
+from vqaloop.core.option_fields import fault_of, kbps, number, option, read_texts, whole
 from vqaloop.core.text import parse_duration
 from vqaloop.encoding.registry import codec_names
+from vqaloop.errors import InputError
 
 if TYPE_CHECKING:
     from vqaloop.execution.executor import Executor
@@ -60,7 +61,7 @@ class Scoring:
     metric: str = option(
         "internvqa",
         "internvqa (default), internvqa-NAME, vmaf-sampled, vmaf-v1-sampled, vmaf, vmaf-v1, "
-        "vmaf-neg, xpsnr, psnr, ssim or ssimulacra2; of `score` also cambi",
+        "vmaf-neg, xpsnr, psnr, ssim, ssimulacra2 or cvvdp; of `score` also cambi",
         metavar="NAME",
         column=True,
     )
@@ -89,6 +90,19 @@ class Scoring:
         metavar="mean|harmonic|p5|p1|min-scene",
         column=True,
     )
+    display: str = option(
+        "monitor",
+        "of cvvdp, what scores are for: monitor (default), phone, tablet, tv or hdr-tv",
+        metavar="NAME",
+        column=True,
+    )
+    cvvdp: PathName | None = option(
+        None,
+        "ColorVideoVDP, the program cvvdp (or $VQALOOP_CVVDP, or on the PATH)",
+        metavar="PROGRAM",
+        parse=Path,
+        recorded=False,
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,7 +121,22 @@ class Reading:
     )
     allow_hdr: bool = option(
         False,
-        "take PQ, HLG and Dolby Vision, though SDR metrics do not hold for them",
+        "take PQ, HLG and Dolby Vision with any metric, though those of SDR do not hold for them",
+        group=RAW,
+        column=True,
+    )
+    tonemap: bool = option(
+        False,
+        "make PQ and HLG SDR (BT.709) as they are read, and score against that",
+        group=RAW,
+        column=True,
+    )
+    dynamic_hdr: Literal["drop", "refuse"] = option(
+        "drop",
+        "drop Dolby Vision and HDR10+ metadata, which no encode keeps, with a warning (default), "
+        "or refuse inputs that have them",
+        metavar="drop|refuse",
+        choices=("drop", "refuse"),
         group=RAW,
         column=True,
     )
@@ -219,6 +248,9 @@ class JobOptions(MetricOptions, Reading, Encoding):
         if self.progress is None:
             object.__setattr__(self, "progress", lambda event: None)
         check_run(self.workers, self.seed, self.device, self.timeout_s)
+        if self.dynamic_hdr not in ("drop", "refuse"):
+            with fault_of("dynamic_hdr"):
+                raise InputError(f"--dynamic-hdr {self.dynamic_hdr!r} is neither drop nor refuse")
 
     def sizes(self, source: Source) -> Sequence[tuple[int, int]] | None:
         """Sizes to encode at; None for those chosen by the source's."""

@@ -17,7 +17,9 @@ from vqaloop.execution.stage_progress import TimeLeft, report_if_slow
 from vqaloop.execution.tools import Tools
 from vqaloop.execution.workshop import Workshop
 from vqaloop.media.excerpt_windows import choose_windows
+from vqaloop.media.hdr import HdrUse, drop_note
 from vqaloop.media.probe import probe_source
+from vqaloop.quality.metric import FOR_HDR
 from vqaloop.records import Event, Source
 
 Asked = TypeVar("Asked", bound=JobOptions)
@@ -86,11 +88,20 @@ def open_session(input: PathName, options: Asked, tools: Tools) -> Iterator[Sess
 
 def _probed(input: PathName, options: JobOptions, tools: Tools) -> Source:
     with report_if_slow(options.progress, Event("probe", f"looking at {quoted(input)}")):
-        return probe_source(
+        source = probe_source(
             Path(input),
             video_size=options.video_size,
             pix_fmt=options.pix_fmt,
             framerate=options.framerate,
             allow_hdr=options.allow_hdr,
+            hdr=HdrUse(
+                judged=tools.metric.name in FOR_HDR,
+                tonemap=options.tonemap,
+                refuse_dynamic=options.dynamic_hdr == "refuse",
+            ),
             ffmpeg=tools.ffmpeg,
         )
+    # before any work: who needs them learns it now
+    if source.dynamic_hdr:
+        options.progress(Event("probe", drop_note(source.dynamic_hdr)))
+    return source

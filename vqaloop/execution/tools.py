@@ -9,6 +9,7 @@ from vqaloop.encoding import checks
 from vqaloop.encoding.spec import EncoderSpec
 from vqaloop.errors import InputError
 from vqaloop.execution.options import JobOptions, MetricOptions
+from vqaloop.quality.cvvdp_metric import CvvdpUse
 from vqaloop.quality.full_reference import CAMBI
 from vqaloop.quality.metric import Metric
 from vqaloop.quality.registry import open_metric
@@ -47,7 +48,7 @@ def chosen_encoder(options: JobOptions) -> tuple[EncoderSpec, str]:
 def chosen_metric(options: MetricOptions) -> Metric:
     """The metric. Raises InputError, which names the options at fault."""
     check_pool(options.pool)
-    with fault_of("metric", "weights", "prompt", "score_precision"):
+    with fault_of("metric", "weights", "prompt", "score_precision", "display"):
         if options.metric == CAMBI:
             raise InputError(
                 "cambi measures banding alone, and less is better: it steers nothing; choose "
@@ -61,4 +62,5 @@ def chosen_metric(options: MetricOptions) -> Metric:
             weights=options.weights,
             prompt=options.prompt,
             precision=options.score_precision,
+            cvvdp=CvvdpUse(options.display, options.cvvdp),
         )

@@ -139,6 +139,10 @@ class Workshop:
         score = self._stored(score_key(source, file_sha256(made.path), own))
         return _as_trial(made, self.pooled(source, score, starts)) if score else None
 
+    def keeps(self, source: Source, rendition: Rendition) -> bool:
+        """Whether the cache has the encode of a rendition, which is not read for that."""
+        return self.cache.has_file(self._encode_key(source, rendition))
+
     def _encode_key(self, source: Source, rendition: Rendition) -> dict[str, Any]:
         options = output_options(self.spec, rendition, source)
         words = [word for pair in options.items() for word in pair]

@@ -20,6 +20,7 @@ from vqaloop.core.files import file_sha256
 from vqaloop.core.folders import is_study_file
 from vqaloop.core.option_fields import fault_of, taken
 from vqaloop.core.text import counted, quoted
+from vqaloop.encoding.checks import hdr_warnings
 from vqaloop.encoding.registry import codec_names
 from vqaloop.encoding.survey import encoder_version
 from vqaloop.errors import InputError, TargetUnreachable
@@ -47,6 +48,7 @@ from vqaloop.ladder.request import (
     make_rules,
     required_sizes,
 )
+from vqaloop.ladder.run_costs import RunCosts, cost_of_folder
 from vqaloop.ladder.steps import Loop
 from vqaloop.ladder.store import write_document, write_reports
 from vqaloop.ladder.warnings import banding_warnings, find_doubts, guard_warnings, peak_warnings
@@ -123,10 +125,14 @@ def build_ladder(
     prompt: str | os.PathLike[str] | None = None,
     score_precision: float | None = None,
     pool: str = "mean",
+    display: str = "monitor",
+    cvvdp: str | os.PathLike[str] | None = None,
     video_size: str | None = None,
     pix_fmt: str | None = None,
     framerate: str | None = None,
     allow_hdr: bool = False,
+    tonemap: bool = False,
+    dynamic_hdr: Literal["drop", "refuse"] = "drop",
     progress: Watcher = lambda event: None,
 ) -> Ladder:
     """The per-title ladder of a video, its files and reports written to `out`.
@@ -193,10 +199,15 @@ def build_ladder(
         prompt: Of the learned metric: what adapts its scores; None: none.
         score_precision: Half-width of a score's interval at which scoring stops, in points.
         pool: How scores are pooled over time: mean, harmonic, p5, p1 or min-scene.
+        display: Of cvvdp: monitor, phone, tablet, tv or hdr-tv.
+        cvvdp: ColorVideoVDP's program; None: by $VQALOOP_CVVDP or the PATH.
         video_size: WxH, of raw video.
         pix_fmt: ffmpeg's name, of raw video.
         framerate: Of raw video; of another input the constant rate it is brought to.
-        allow_hdr: Take PQ and HLG, though SDR metrics do not hold for them.
+        allow_hdr: Take PQ and HLG with any metric, though those of SDR do not hold for them.
+        tonemap: Make PQ and HLG SDR (BT.709) as they are read, and score against that.
+        dynamic_hdr: "drop" Dolby Vision and HDR10+ metadata with a warning, or "refuse" inputs
+            that have them.
         progress: Called with every event.
 
     Returns:
@@ -353,8 +364,10 @@ def _per_shot(
     about = made.about(len(made.checked))
     # a percentile of the whole need not be that of its worst scene
     exact = made.search.title.mean is None
+    earlier = cost_of_folder(request.folder, session) if session.options.cache else {}
     return LadderRun(
-        session, loop, windows, exact, tuning, made.found, made.search, made.checked, about
+        *(session, loop, windows, exact, tuning, made.found, made.search, made.checked),
+        *(about, earlier),
     )
 
 
@@ -389,11 +402,15 @@ def _searched(
         return SharedStudy(studies, name, DIRECTIONS, space.distributions())
 
     with study_of(title) as study:
+        loop.costs = RunCosts(study, session)
+        loop.report_kept(title, study)
         surrogate = _surrogate(study, session, space, request.prior)
         found = loop.search(title, whole, study, surrogate)
     with study_of(source) as study:
         checked = loop.verify(source, found, whole, study, surrogate)
-    return LadderRun(session, loop, windows, whole, tuning, found, surrogate, checked)
+    loop.costs.note()
+    parts = loop, windows, whole, tuning, found, surrogate, checked
+    return LadderRun(session, *parts, earlier=loop.costs.earlier)
 
 
 def _excerpt(session: Session[LadderOptions]) -> tuple[Source, tuple[tuple[int, int], ...]]:
@@ -449,7 +466,8 @@ def _delivered(run: LadderRun, folder: Path, placed: list[Path]) -> Ladder:
     doubts, limit = find_doubts(rungs, session.metric, run.whole), run.loop.limit
     peaks = peak_warnings(rungs, [item.over for item in run.checked], limit) if limit else []
     banding = banding_warnings(rungs, session.options.max_banding, session.depth)
-    document = ladder_json(run, [*doubts.lines, *peaks, *banding, *guard_warnings(rungs)])
+    lost = hdr_warnings(session.source, session.spec, [folder / rung.file for rung in rungs])
+    document = ladder_json(run, [*doubts.lines, *peaks, *banding, *guard_warnings(rungs), *lost])
     # a bound that nobody asked for is no promise
     trusted = doubts.trusted and not (peaks and limit and limit.asked)
     trusted = trusted and not (banding and session.options.max_banding is not None)
@@ -463,6 +481,8 @@ def _delivered(run: LadderRun, folder: Path, placed: list[Path]) -> Ladder:
     encodes = [trial.encode for trial in run.loop.trials if trial.encode]
     document["cost"] |= overhead_json(session, [item.encode for item in run.checked], encodes)
     write_document(ladder)
+    if run.loop.costs:
+        run.loop.costs.note()
     mark.unlink(missing_ok=True)
     return ladder
 

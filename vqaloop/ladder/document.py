@@ -39,6 +39,8 @@ class LadderRun:
     checked: Sequence[Checked]
     shots: Mapping[str, Any] = field(default_factory=dict)
     """What the document has more of a per-shot ladder."""
+    earlier: Mapping[str, float] = field(default_factory=dict)
+    """The cost of earlier runs of the same ladder; empty where there were none."""
 
 
 def ladder_json(run: LadderRun, warnings: Sequence[str]) -> dict[str, Any]:
@@ -50,7 +52,10 @@ def ladder_json(run: LadderRun, warnings: Sequence[str]) -> dict[str, Any]:
         **head_json(SCHEMA, session, scores[0]),
         "hull": hull_json(found.points, run.surrogate.dense(found.points)),
         "trials": [trial.to_json() for trial in loop.trials],
-        "cost": cost_json(session.shop.cost, time.monotonic() - session.started),
+        "cost": {
+            **cost_json(session.shop.cost, time.monotonic() - session.started),
+            **({"earlier": dict(run.earlier)} if run.earlier else {}),
+        },
         "rules": rules_json(loop.rules),
         **({"audience": audience_json(audience, run.checked)} if audience else {}),
         "guard": guard_json(loop.guard, session.source),

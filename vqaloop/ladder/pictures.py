@@ -168,6 +168,7 @@ def find_pictures(ladder: Ladder, ffmpeg: str | None = None) -> Pictures:
     New ones need the source where ladder.json says it was, and unchanged.
     """
     from vqaloop.core.ffmpeg import ffmpeg_path
+    from vqaloop.media.hdr import HdrUse
     from vqaloop.media.probe import probe_source
 
     kept = kept_pictures(ladder)
@@ -187,6 +188,7 @@ def find_pictures(ladder: Ladder, ffmpeg: str | None = None) -> Pictures:
             pix_fmt=raw.get("pixel_format") or raw.get("pix_fmt"),
             framerate=str(rate) if rate else None,
             allow_hdr=True,
+            hdr=HdrUse(tonemap=asked.get("tonemap") is True),
             ffmpeg=ffmpeg,
         )
     except (InputError, ToolError) as error:

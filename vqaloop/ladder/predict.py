@@ -23,6 +23,7 @@ from vqaloop.ladder.steps import MOST_TRIALS
 from vqaloop.ladder.store import PLAN_SCHEMA
 from vqaloop.media.content import Content
 from vqaloop.media.excerpt_windows import excerpt_frames
+from vqaloop.quality.cvvdp_metric import Cvvdp
 from vqaloop.quality.registry import kindred
 from vqaloop.records import RDPoint, rounded
 from vqaloop.search.explore import plan, propose
@@ -215,9 +216,15 @@ def _cost(
     guarded = math.prod(source.canvas) / 1e6 * source.frames * count
     return (search, whole), {
         "encoding": each * (search * searched + whole * source.frames),
-        "scoring": SCORE_COST_S * (search + whole),
+        "scoring": _score_cost_s(session) * (search + whole),
         "guard": GUARD_COST * guarded,
     }
+
+
+def _score_cost_s(session: Session[LadderOptions]) -> float:
+    """CPU seconds of a score of one encode, roughly."""
+    metric = session.metric
+    return metric.cost_s(session.source) if isinstance(metric, Cvvdp) else SCORE_COST_S
 
 
 def plan_lines(made: LadderPlan) -> list[str]:

@@ -16,6 +16,7 @@ from vqaloop.ladder.reproduce import folder_name, ladder_command, report_command
 from vqaloop.ladder.summary import (
     audience_line,
     cost_line,
+    earlier_line,
     estimate_line,
     has_opinions,
     knob_heading,
@@ -111,6 +112,7 @@ def html_page(ladder: Ladder, pictures: Pictures) -> str:
         ),
         cost_plots=_plots((report_plots.cost_svg(ladder), "")),
         cost=cost_line(ladder),
+        earlier=earlier_line(ladder),
         ffmpeg=_program(ladder),
         rung_commands=["\n".join(map(_shell, rung_commands(ladder, r))) for r in ladder.rungs],
         ladder_command=_shell(ladder_command(ladder)),

@@ -32,6 +32,7 @@ from vqaloop.execution.capping import (
 )
 from vqaloop.execution.workshop import Workshop
 from vqaloop.ladder.request import Budget
+from vqaloop.ladder.run_costs import RunCosts
 from vqaloop.ladder.timeline import over_time
 from vqaloop.ladder.warnings import (
     NO_LADDER_CAPPED,
@@ -206,6 +207,8 @@ class Stage:
     def _ended(self, point: TrialPoint, trial: Trial, remark: str = "") -> None:
         self.loop.tried[self.whole, point] = trial
         self.done += 1
+        if self.loop.costs:
+            self.loop.costs.note()
         self._report(describe(trial) + remark, trial)
 
     def _report(self, message: str, trial: Trial | None = None) -> None:
@@ -247,6 +250,8 @@ class Loop:
         """Whether rungs are made in two passes, at the mean rates found."""
         self.guard: GuardPlan | None = None
         """What is measured of delivered rungs; None: nothing."""
+        self.costs: RunCosts | None = None
+        """Where the study keeps what runs spend."""
         self._capped: list[Trial] = []
         self._late: list[Checked] = []
         self.warnings: list[str] = []
@@ -266,6 +271,16 @@ class Loop:
         return Rendition(
             width, height, name, knob, self.preset, self.bit_depth, params=self.params
         )
+
+    def report_kept(self, title: Source, study: SharedStudy) -> None:
+        """Say of how many trials that earlier runs made the encodes are still kept."""
+        done = [trial for trial in study.standing().values() if _measured(trial)]
+        if not done:
+            return
+        points = [point_of(trial.params) for trial in done]
+        kept = sum(self.shop.keeps(title, self.rendition(point)) for point in points)
+        message = f"going on: {kept} of {counted(len(done), 'encode')} kept"
+        self.progress(Event("search", message, 0, MOST_TRIALS, at_most=True))
 
     def search(
         self, title: Source, whole: bool, study: SharedStudy, surrogate: Surrogate

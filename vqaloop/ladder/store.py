@@ -153,6 +153,7 @@ class _Cost(Struct):
     cpu_s: Number | None = None
     delivered_cpu_s: Number | None = None
     overhead: Number | None = None
+    earlier: dict[str, Number] | None = None
 
 
 class _Place(Struct):

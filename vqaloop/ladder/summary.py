@@ -132,6 +132,15 @@ def overhead_line(ladder: Ladder) -> str:
     )
 
 
+def earlier_line(ladder: Ladder) -> str:
+    """What earlier runs of the same ladder cost, which is not in the cost of the last; or ""."""
+    cost = ladder.about["cost"].get("earlier")
+    if not cost:
+        return ""
+    encodes = counted(int(cost.get("encodes", 0)), "encode")
+    return f"{counted(int(cost.get('runs', 1)), 'earlier run')}: {encodes}, {spent_words(cost)}"
+
+
 def estimate_line(estimate: Mapping[str, Any]) -> str:
     """How far the excerpt's predictions were from the whole title."""
     if not estimate["encodes"]:
@@ -168,6 +177,8 @@ def print_ladder(ladder: Ladder) -> None:
     if ladder.about.get("estimate"):
         print_line(console, estimate_line(ladder.about["estimate"]))
     print_line(console, cost_line(ladder))
+    if earlier_line(ladder):
+        print_line(console, earlier_line(ladder))
     if overhead_line(ladder):
         print_line(console, overhead_line(ladder))
     print_line(console, f"in {ladder.folder}")

@@ -21,6 +21,7 @@ import numpy.typing as npt
 from vqaloop.bitstream.colour_tags import HDR_TRANSFERS, MATRICES, PRIMARIES, RANGES, TRANSFERS
 from vqaloop.bitstream.demux import open_video, video_streams
 from vqaloop.bitstream.formats import SOURCES, SOURCES_AND_SOUND
+from vqaloop.bitstream.hdr_metadata import static_of
 from vqaloop.bitstream.nal import count_sps, read_sps
 from vqaloop.core import ffmpeg as ffmpeg_graph
 from vqaloop.core import process, scopes
@@ -29,7 +30,7 @@ from vqaloop.core.text import quoted
 from vqaloop.errors import InputError
 from vqaloop.media.frame_properties import FrameLog
 from vqaloop.media.limits import MAX_PIXELS, MAX_SIDE, MIN_SIDE, check_count, check_size
-from vqaloop.records import REUSE
+from vqaloop.records import REUSE, StaticHdr
 
 LOSSLESS = "rewrite it with `ffmpeg -i INPUT -an -c:v ffv1 OUTPUT.mkv` and look at the result"
 """The remedy for a file that decodes badly, for the end of a message."""
@@ -64,6 +65,8 @@ class StreamHeader:
     """How pictures are stored where they have to be turned upright: "Rotated by 90 degrees"."""
     hdr: str | None
     """PQ or HLG."""
+    static_hdr: StaticHdr | None
+    """Mastering display and light levels, as the first frame has them."""
     alpha: bool
     """True where a second, transparent layer lies beside the frames (VP8 and VP9)."""
     colour: tuple[tuple[str, str], ...]
@@ -162,6 +165,7 @@ def read_stream(path: Path) -> StreamHeader:
             field_order=_FIELD_ORDERS.get(order),
             orientation=_orientation(frame),
             hdr=HDR_TRANSFERS.get(TRANSFERS.get(int(codec.color_trc), "")),
+            static_hdr=static_of(frame),
             alpha=stream.metadata.get("alpha_mode") == "1",
             colour=_colour(codec, frame.format),
         )
@@ -244,10 +248,11 @@ def _orientation(frame: Any) -> str | None:
     return f"Rotated by {degrees} degrees" if degrees else None
 
 
-def dolby_vision(path: Path, codec: str, ffmpeg: str) -> int | None:
-    """The Dolby Vision profile, where the base layer cannot be shown without its metadata.
+def dolby_vision(path: Path, codec: str, ffmpeg: str) -> tuple[int, int] | None:
+    """The Dolby Vision profile and compatibility id by the container.
 
-    Base layers of the other profiles are HDR10, HLG or SDR and tagged as that.
+    With the id 0 the base layer cannot be shown without the metadata; the base layers of others
+    are HDR10, HLG or SDR and tagged as that.
 
     Args:
         path: The file.
@@ -255,7 +260,7 @@ def dolby_vision(path: Path, codec: str, ffmpeg: str) -> int | None:
         ffmpeg: The ffmpeg program.
 
     Returns:
-        The profile, None of any other file.
+        Both, None of any other file.
     """
     if codec not in _DOLBY_VISION:
         return None
@@ -271,9 +276,9 @@ def dolby_vision(path: Path, codec: str, ffmpeg: str) -> int | None:
     argv = [ffmpeg, "-nostdin", "-i", file_url(path)]
     done = process.run(argv, timeout_s=60, stderr_reader=lambda: records)
     found = re.search(
-        r"DOVI configuration record:.* profile: (\d+),.* compatibility id: 0,", done.stderr
+        r"DOVI configuration record:.* profile: (\d+),.* compatibility id: (\d+),", done.stderr
     )
-    return int(found[1]) if found else None
+    return (int(found[1]), int(found[2])) if found else None
 
 
 def _video_stream(container: Any, name: str) -> Any:

@@ -23,6 +23,13 @@ _SAME_SHAPE = 0.015
 # ffmpeg's options have these names, its frames the others
 _OPTION_NAMES = {"bt470m": "gamma22", "bt470bg": "gamma28"}
 
+DYNAMIC = {
+    "HDR Dynamic Metadata SMPTE2094-40": "HDR10+",
+    "HDR Dynamic Metadata CUVA": "HDR Vivid",
+    "Dolby Vision": "Dolby Vision",
+}
+"""How showinfo's names of frames' dynamic HDR metadata begin, and what people call them."""
+
 
 @dataclass(frozen=True)
 class Properties:
@@ -75,6 +82,8 @@ class FrameLog:
     mislabelled_at: int | None = None
     """The first frame of limited range in a pixel format of full range: ffmpeg's H.264 decoder
     keeps yuvj420p when the range alone changes, and swscale then takes samples for full range."""
+    dynamic: list[str] = field(default_factory=list)
+    """Kinds of metadata of dynamic range that frames have, by the names of DYNAMIC."""
     changed_to: str = ""
     """ffmpeg's last message of a change; if it fails on the change, no frame follows."""
     _rest: bytes = b""
@@ -125,6 +134,9 @@ class FrameLog:
         """Two lines a frame: its properties, then its colour tags. A frame of which another
         message breaks a line counts as equal to the one before."""
         self.frames += " pts_time:" in text
+        if found := re.search(r"side data - (.+)", text):
+            kinds = [kind for name, kind in DYNAMIC.items() if found[1].startswith(name)]
+            self.dynamic += [kind for kind in kinds if kind not in self.dynamic]
         if found := re.search(r" pts_time:(\S+) .*?fmt:(\S+) .*?sar:(\d+/\d+) s:(\d+x\d+) ", text):
             self._shown = found.groups()
         elif self._shown and (

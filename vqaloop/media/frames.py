@@ -107,8 +107,8 @@ def each_of_source(
 
 def picks_from(source: Source, bits: int = 8) -> bool:
     """Whether selective decoding suits a source; else all of it up to the last is decoded."""
-    # setparams changes tags alone, and no sample
-    changed = any(not text.startswith("setparams=") for text in source.prep)
+    # these change tags and side data alone, and no sample
+    changed = any(not text.startswith(("setparams=", "sidedata=")) for text in source.prep)
     return not (changed or source.input_options) and is_plain(
         source.path, source.frames, source.canvas, source.fps, bits
     )

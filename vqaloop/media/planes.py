@@ -20,13 +20,14 @@ CLIP_SIZE = 112
 """Height and width of a clip in luma pixels."""
 
 
-def require_pair(reference: Frames, distorted: Frames) -> tuple[int, int]:
-    """Luma height and width of two equal (N, H·3/2, W) of uint8. Raises InputError for others."""
+def require_pair(reference: Frames, distorted: Frames, sample: str = "uint8") -> tuple[int, int]:
+    """Luma height and width of two equal (N, H·3/2, W) of `sample`. Raises InputError for
+    others."""
     shape = reference.shape
     if distorted.shape != shape or len(shape) != 3 or 0 in shape or shape[1] % 3 or shape[2] % 2:
         raise InputError(f"frames must be two equal (N, H * 3/2, W): {shape}, {distorted.shape}")
-    if reference.dtype != "uint8" or distorted.dtype != "uint8":
-        raise InputError(f"frames must be uint8: {reference.dtype}, {distorted.dtype}")
+    if reference.dtype != sample or distorted.dtype != sample:
+        raise InputError(f"frames must be {sample}: {reference.dtype}, {distorted.dtype}")
     return shape[1] // 3 * 2, shape[2]
 
 
@@ -40,3 +41,13 @@ def cut(frames: Frames, top: int, left: int, height: int, width: int) -> Frames:
     small = chroma[:, :, top // 2 : (top + height) // 2, left // 2 : (left + width) // 2]
     out[:, height:] = small.reshape(count, height // 2, width)
     return out
+
+
+def limited(frames: Frames) -> Frames:
+    """(N, H·3/2, W) frames of full range in limited range, with 8 or 10 bits as they have."""
+    step, most = (1, 255) if frames.dtype == "uint8" else (4, 1023)
+    rows = frames.shape[1] * 2 // 3
+    made = frames.astype(np.float32)
+    made[:, :rows] = 16 * step + made[:, :rows] * (219 * step / most)
+    made[:, rows:] = 128 * step + (made[:, rows:] - 128 * step) * (224 * step / most)
+    return made.round().astype(frames.dtype)

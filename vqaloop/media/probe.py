@@ -16,7 +16,7 @@ from pathlib import Path
 import av
 
 from vqaloop.bitstream.avs2 import has_avs2_name, starts_as_avs2
-from vqaloop.bitstream.colour_tags import to_ycbcr
+from vqaloop.bitstream.colour_tags import HDR_DEPTH, HDR_TRANSFERS, to_ycbcr
 from vqaloop.core.ffmpeg import ffmpeg_path
 from vqaloop.core.files import file_sha256
 from vqaloop.core.text import counted, quoted
@@ -41,6 +41,7 @@ from vqaloop.media.framerate import (
     regular_rate,
     snapped,
 )
+from vqaloop.media.hdr import HdrUse, check_hdr, completed, dropped, tone_mapped
 from vqaloop.media.limits import check_rate, check_size
 from vqaloop.media.picture_data import source_notes
 from vqaloop.media.rawvideo import Y4M_MAGIC, count_raw_frames, count_y4m_frames
@@ -60,6 +61,7 @@ def probe_source(
     pix_fmt: str | None = None,
     framerate: str | None = None,
     allow_hdr: bool = False,
+    hdr: HdrUse | None = None,
     ffmpeg: str | None = None,
 ) -> Source:
     """Describe an input as the loop sees it: constant rate, progressive, upright, square pixels.
@@ -73,7 +75,8 @@ def probe_source(
         pix_fmt: Of raw video, ffmpeg's name of the pixel format.
         framerate: In fps, "30000/1001" or "29.97". Of raw video, its rate; of others, the constant
             rate that they are brought to in place of the one that their time stamps suggest.
-        allow_hdr: Take HDR (PQ, HLG, Dolby Vision), too.
+        allow_hdr: Take HDR (PQ, HLG, Dolby Vision), whatever scores it.
+        hdr: What is done with HDR; None: no metric is made for it, dynamic metadata are dropped.
         ffmpeg: The ffmpeg program, None for the one that is installed.
 
     Returns:
@@ -109,7 +112,8 @@ def probe_source(
             "--framerate 25"
         )
     rate = parse_rate(framerate) if framerate else None
-    return _probe_container(source_path, expected, rate, allow_hdr, ffmpeg_path(ffmpeg))
+    wanted = _Wanted(rate, allow_hdr, hdr or HdrUse())
+    return _probe_container(source_path, expected, wanted, ffmpeg_path(ffmpeg))
 
 
 def read_head(path: Path) -> bytes:
@@ -215,23 +219,46 @@ class _Decoded:
         return av.VideoFormat(self.header.pix_fmt, 64, 64)
 
 
-def _probe_container(
-    path: Path, packets: int | None, rate: Fraction | None, allow_hdr: bool, ffmpeg: str
-) -> Source:
-    """`packets` is the number of frames where the container has it, `rate` the requested one."""
-    name = quoted(path)
+@dataclass(frozen=True)
+class _Wanted:
+    """How a file with a container is to be read."""
+
+    rate: Fraction | None
+    """The requested frame rate."""
+    allow_hdr: bool
+    hdr: HdrUse
+
+
+def _probe_container(path: Path, packets: int | None, wanted: _Wanted, ffmpeg: str) -> Source:
+    """`packets` is the number of frames where the container has it."""
+    name, rate, use = quoted(path), wanted.rate, wanted.hdr
     header = read_stream(path)
-    hdr_notes = _check_hdr(path, header, allow_hdr, ffmpeg)
-    decoded = _decode(path, header, ffmpeg)
+    vision = dolby_vision(path, header.codec, ffmpeg)
+    hdr_notes = check_hdr(path, header.hdr, vision, wanted.allow_hdr, use)
+    decoded, dynamic = _decode(path, header, ffmpeg)
+    if vision:
+        # frames do not say which profile
+        dynamic = [
+            f"Dolby Vision profile {vision[0]}",
+            *(d for d in dynamic if d != "Dolby Vision"),
+        ]
+    cleaned, drop_notes = dropped(path, dynamic, use)
     bit_depth, notes = _describe(path, decoded, packets)
     timing = _timing(decoded, rate, name)
     width, height, to_square, size_notes = _square(decoded.video)
     check_size(name, width, height)
     check_rate(name, timing.fps)
-    ycbcr, colour, colour_notes = to_ycbcr(
-        decoded.layout, (width, height), bit_depth, decoded.header.colour
-    )
+    whole, colour, whole_notes = completed(decoded.header.colour, decoded.layout.is_rgb)
+    ycbcr, colour, colour_notes = to_ycbcr(decoded.layout, (width, height), bit_depth, colour)
     frames, rate_notes = _count_frames(path, decoded, timing, rate, ffmpeg)
+    kind = HDR_TRANSFERS.get(dict(colour).get("color_trc", ""))
+    is_hdr = bool(kind or (vision and not vision[1]))
+    mapped, depth_notes = None, tuple[str, ...]()
+    if use.tonemap and kind:
+        mapped = tone_mapped(kind, colour, header.static_hdr)
+        is_hdr, bit_depth, colour = False, 8, mapped.colour
+    elif kind and bit_depth < HDR_DEPTH:
+        depth_notes = (f"Samples have {bit_depth} bits; HDR is delivered with {HDR_DEPTH}.",)
     return Source(
         path=path,
         sha256=file_sha256(path),
@@ -242,12 +269,26 @@ def _probe_container(
         pix_fmt=decoded.header.pix_fmt,
         bit_depth=bit_depth,
         input_options=(REUSE,) if decoded.same.filters else (),
-        prep=(*decoded.same.filters, *ycbcr, *timing.filters, *to_square),
+        prep=(
+            *decoded.same.filters,
+            *cleaned,
+            *whole,
+            *ycbcr,
+            *timing.filters,
+            *to_square,
+            # last: it takes even sides alone
+            *(mapped.filters if mapped else ()),
+        ),
         colour=colour,
-        hdr=bool(hdr_notes),
+        hdr=is_hdr,
+        static_hdr=header.static_hdr if is_hdr else None,
+        dynamic_hdr=tuple(dynamic),
         notes=(
             *(["Transparency is dropped."] if header.alpha else []),
             *hdr_notes,
+            *drop_notes,
+            *whole_notes,
+            *(mapped.notes if mapped else depth_notes),
             *notes,
             *timing.notes,
             *rate_notes,
@@ -257,29 +298,9 @@ def _probe_container(
     )
 
 
-def _check_hdr(path: Path, header: StreamHeader, allow: bool, ffmpeg: str) -> tuple[str, ...]:
-    """The notes of an HDR source, which is refused unless allowed; none of an SDR one."""
-    profile = dolby_vision(path, header.codec, ffmpeg)
-    if not (profile or header.hdr):
-        return ()
-    hdr = f"Dolby Vision profile {profile}" if profile else f"{header.hdr} transfer"
-    if not allow:
-        raise InputError(
-            f"{quoted(path)} is HDR ({hdr}): VMAF, PSNR and the student were made for "
-            "SDR, and their scores do not hold there; tone-map it first, or give --allow-hdr "
-            "to go on all the same"
-        )
-    note = f"HDR ({hdr}); scores of SDR metrics are no more than a hint."
-    if not profile:
-        return (note,)
-    return note, (
-        "The Dolby Vision metadata is dropped, without which players show wrong colours: its "
-        "base layer is made for no other display."
-    )
-
-
-def _decode(path: Path, header: StreamHeader, ffmpeg: str) -> _Decoded:
-    """Decode everything once, and see by the log which properties of frames change."""
+def _decode(path: Path, header: StreamHeader, ffmpeg: str) -> tuple[_Decoded, list[str]]:
+    """Decode everything once, and see by the log which properties of frames change, and which
+    dynamic HDR metadata they have."""
     name, log = quoted(path), FrameLog()
     try:
         video = decode_all(path, (), ffmpeg, log)
@@ -303,7 +324,7 @@ def _decode(path: Path, header: StreamHeader, ffmpeg: str) -> _Decoded:
         common = same.properties
         header = replace(header, pix_fmt=common.pix_fmt, colour=common.colour())
         video = replace(video, width=common.width, height=common.height, sar=common.sar)
-    return _Decoded(header, video, same)
+    return _Decoded(header, video, same), log.dynamic
 
 
 def _describe(path: Path, decoded: _Decoded, packets: int | None) -> tuple[int, list[str]]:

@@ -49,7 +49,7 @@ class PanelTools:
 
             require_package()
         if self.cvvdp is not None:
-            from vqaloop.panel.cvvdp import require_program
+            from vqaloop.quality.cvvdp import require_program
 
             require_program(self.cvvdp)
 
@@ -111,12 +111,13 @@ def cvvdp_labels(
     uhd: bool,
 ) -> npt.NDArray[np.float32]:
     """(len(reference),) JOD of runs with margins, nan for those too short to show motion."""
-    from vqaloop.panel import cvvdp
+    from vqaloop.quality import cvvdp
 
     found = np.full(len(reference), np.nan, np.float32)
     inner = slice(pairs.MARGIN, -pairs.MARGIN)
     rows = [i for i, run in enumerate(reference) if len(run[inner]) > 2]
     if rows and tools.cvvdp is not None:
         ours, theirs = ([runs[i][inner] for i in rows] for runs in (reference, distorted))
-        found[rows] = cvvdp.measure(ours, theirs, float(fps), tools.cvvdp, uhd=uhd)
+        look = cvvdp.Look(display="standard_4k") if uhd else cvvdp.DEFAULT_LOOK
+        found[rows] = cvvdp.measure(ours, theirs, float(fps), tools.cvvdp, look)
     return found

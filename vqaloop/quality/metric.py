@@ -12,6 +12,8 @@ from vqaloop.records import Score, Source
 
 LEARNED = ("anchored", "difference")
 """Modes of students, whose scores are VMAF points."""
+FOR_HDR = ("cvvdp",)
+"""Metrics that are made for PQ and HLG too."""
 GUARD_GAP = 10.0
 """Points between a student's score and the VMAF of a delivered file beyond which the student is
 not to be trusted: more than two times its held-out error."""

@@ -7,6 +7,8 @@ from vqaloop.core.resources import WEIGHTS
 from vqaloop.errors import InputError
 from vqaloop.quality.classical_metric import CLASSICAL, ClassicalMetric
 from vqaloop.quality.crop_sampling import CropSampling
+from vqaloop.quality.cvvdp_metric import DEFAULT_DISPLAY, CvvdpUse
+from vqaloop.quality.cvvdp_metric import NAME as CVVDP
 from vqaloop.quality.metric import Metric
 from vqaloop.quality.sampled_vmaf import SAMPLED, SampledVmaf
 from vqaloop.quality.sampling_precision import check_precision
@@ -19,6 +21,7 @@ DEFAULT_METRIC = "internvqa"
 DEFAULT_STUDENT = "internvqa-mini"
 """The student behind `DEFAULT_METRIC`, on every device; docs/model-card.md says why."""
 STUDENT_PREFIX = "internvqa-"
+CVVDP_AS_FOUND = CvvdpUse()
 
 
 def metric_names() -> list[str]:
@@ -29,6 +32,7 @@ def metric_names() -> list[str]:
         *SAMPLED,
         *CLASSICAL,
         SSIMULACRA2,
+        CVVDP,
     ]
 
 
@@ -46,6 +50,7 @@ def open_metric(
     weights: str | os.PathLike[str] | None = None,
     prompt: str | os.PathLike[str] | None = None,
     precision: float | None = None,
+    cvvdp: CvvdpUse = CVVDP_AS_FOUND,
 ) -> Metric:
     """The metric of that name. Nothing heavy is loaded before its first score.
 
@@ -58,26 +63,29 @@ def open_metric(
         prompt: Of the student, shipped or by `weights`: what adapts its scores.
         precision: Half-width of a score's interval at which a student scores no further
             positions (see `quality/sampling_precision.py`); None: all positions.
+        cvvdp: The display and the program of ColorVideoVDP.
 
     Raises:
-        InputError: The name is unknown, the metric takes no precision or no prompt, or its package
-            is not installed.
+        InputError: The name is unknown, the metric takes no precision, prompt or display, or its
+            package or program is not installed.
     """
+    if name != CVVDP and cvvdp.display != DEFAULT_DISPLAY:
+        raise InputError(f"{name} is of no display; leave out --display, or take --metric cvvdp")
     check_precision(precision)
-    if prompt is not None and name in (*CLASSICAL, *SAMPLED, SSIMULACRA2):
+    if prompt is not None and name in (*CLASSICAL, *SAMPLED, SSIMULACRA2, CVVDP):
         raise InputError(f"{name} takes no prompt; leave out --prompt or --metric")
     if name in CLASSICAL:
         if precision is not None:
             raise InputError(f"{name} looks at all frames; leave out --score-precision")
         return ClassicalMetric(name, ffmpeg, *CLASSICAL[name])
+    if name in (*SAMPLED, SSIMULACRA2, CVVDP) and precision is not None:
+        raise InputError(f"{name} measures all its places; leave out --score-precision")
     if name in SAMPLED:
-        if precision is not None:
-            raise InputError(f"{name} measures all its places; leave out --score-precision")
         return SampledVmaf(name, ffmpeg, CropSampling(seed=seed))
     if name == SSIMULACRA2:
-        if precision is not None:
-            raise InputError(f"{name} measures all its places; leave out --score-precision")
         return Ssimulacra2(ffmpeg, CropSampling(seed=seed))
+    if name == CVVDP:
+        return cvvdp.opened(ffmpeg, seed, device)
     full = DEFAULT_STUDENT if name == DEFAULT_METRIC else name
     is_student = full.startswith(STUDENT_PREFIX)
     shipped = {path.stem: path for path in shipped_weights()}

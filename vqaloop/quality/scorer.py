@@ -13,7 +13,7 @@ from vqaloop.bitstream.avs2 import (
     read_pictures,
     starts_as_avs2,
 )
-from vqaloop.bitstream.colour_tags import colour_range
+from vqaloop.bitstream.colour_tags import colour_range, video_range_of
 from vqaloop.core.documents import Size, read_document
 from vqaloop.core.ffmpeg import ffmpeg_path
 from vqaloop.core.files import file_sha256
@@ -21,10 +21,13 @@ from vqaloop.core.text import quoted
 from vqaloop.errors import InputError, ToolError
 from vqaloop.media.activity import activity_of
 from vqaloop.media.frames import each_of_source, picks_from
+from vqaloop.media.hdr import HdrUse
 from vqaloop.media.planes import Frames
 from vqaloop.media.probe import probe_source, read_head
 from vqaloop.quality import full_reference
+from vqaloop.quality.cvvdp_metric import DEFAULT_DISPLAY, Cvvdp, CvvdpUse, bits_of
 from vqaloop.quality.full_reference import CAMBI
+from vqaloop.quality.metric import FOR_HDR
 from vqaloop.quality.registry import DEFAULT_METRIC, open_metric
 from vqaloop.quality.sampled_vmaf import SampledVmaf
 from vqaloop.quality.ssimulacra2_metric import Ssimulacra2
@@ -51,7 +54,7 @@ class Scorer:
 
     Args:
         metric: internvqa (the default student), internvqa-NAME, vmaf-sampled, vmaf-v1-sampled,
-            vmaf, vmaf-v1, vmaf-neg, xpsnr, psnr, ssim, cambi or ssimulacra2.
+            vmaf, vmaf-v1, vmaf-neg, xpsnr, psnr, ssim, cambi, ssimulacra2 or cvvdp.
         device: auto, cpu or cuda; where a student's network runs.
         seed: Of the positions of a student's crops; the same seed gives the same score.
         weights: A student's weights in the place of those that come with the package.
@@ -59,9 +62,12 @@ class Scorer:
         score_precision: Half-width of a score's 95 % interval in points: a student scores no
             further positions of a video once it is reached. None: all positions.
         ffmpeg: Path of the ffmpeg binary; None: $VQALOOP_FFMPEG, else the one that comes along.
-        allow_hdr: Score PQ and HLG videos, which are refused otherwise.
+        allow_hdr: Score PQ and HLG videos by any metric; otherwise by cvvdp alone.
+        tonemap: Make PQ and HLG SDR (BT.709) as they are read, reference and video alike.
         pool: How the score is pooled over time: mean (the metric's own value), harmonic, p5, p1
             (percentiles of seconds, or of sampled places) or min-scene.
+        display: Of cvvdp: monitor, phone, tablet, tv or hdr-tv.
+        cvvdp: ColorVideoVDP's program; None: by $VQALOOP_CVVDP or the PATH.
 
     Raises:
         InputError: The metric or pool is unknown, the metric takes no precision or no prompt, or
@@ -79,7 +85,10 @@ class Scorer:
         score_precision: float | None = None,
         ffmpeg: str | os.PathLike[str] | None = None,
         allow_hdr: bool = False,
+        tonemap: bool = False,
         pool: str = "mean",
+        display: str = DEFAULT_DISPLAY,
+        cvvdp: str | os.PathLike[str] | None = None,
     ) -> None:
         check_pool(pool)
         if metric == CAMBI and pool != "mean":
@@ -94,8 +103,10 @@ class Scorer:
             weights=weights,
             prompt=prompt,
             precision=score_precision,
+            cvvdp=CvvdpUse(display, cvvdp),
         )
         self.allow_hdr, self.pool = allow_hdr, pool
+        self.hdr = HdrUse(judged=self.metric.name in FOR_HDR, tonemap=tonemap)
 
     def score(
         self,
@@ -138,7 +149,9 @@ class Scorer:
             return self.metric.measure(source, path, "ffmpeg")
         other = self._probe(path)
         _check_lengths(repr(path.name), other.frames, source)
-        if isinstance(self.metric, (StudentMetric, SampledVmaf, Ssimulacra2)):
+        if isinstance(self.metric, Cvvdp):
+            _check_same_range(other, source)
+        if isinstance(self.metric, (StudentMetric, SampledVmaf, Ssimulacra2, Cvvdp)):
             return self._compare(self.metric, source, other)
         name = self.metric.name
         return full_reference.measure(source, path, [name], ffmpeg=self.ffmpeg, probed=other)[name]
@@ -180,11 +193,15 @@ class Scorer:
         return self._pooled(self.metric.alone(source, canvas or self.canvas_of(path)), source)
 
     def _compare(
-        self, metric: StudentMetric | SampledVmaf | Ssimulacra2, source: Source, other: Source
+        self,
+        metric: StudentMetric | SampledVmaf | Ssimulacra2 | Cvvdp,
+        source: Source,
+        other: Source,
     ) -> Score:
         """Score of a probed video, which may need filters of its own, against its source."""
         squeezes = isinstance(metric, StudentMetric) and metric.squeezes
         size = other.canvas if squeezes else source.canvas
+        bits = bits_of(source) if isinstance(metric, Cvvdp) else 8
 
         def read(indices: list[int]) -> Iterator[Frames]:
             return each_of_source(
@@ -193,6 +210,7 @@ class Scorer:
                 ffmpeg=self.ffmpeg,
                 size=size,
                 wanted_range=colour_range(source),
+                bits=bits,
             )
 
         if not isinstance(metric, StudentMetric):
@@ -206,7 +224,7 @@ class Scorer:
         )
 
     def _probe(self, path: Path) -> Source:
-        return probe_source(path, allow_hdr=self.allow_hdr, ffmpeg=self.ffmpeg)
+        return probe_source(path, allow_hdr=self.allow_hdr, hdr=self.hdr, ffmpeg=self.ffmpeg)
 
 
 def _check_lengths(shown: str, frames: int, source: Source) -> None:
@@ -215,6 +233,16 @@ def _check_lengths(shown: str, frames: int, source: Source) -> None:
         raise InputError(
             f"{shown} has {frames} frames and its reference {source.frames}; "
             "frames are matched one to one, so cut both to the same ones"
+        )
+
+
+def _check_same_range(video: Source, reference: Source) -> None:
+    """Raise InputError unless a video and its reference have one dynamic range."""
+    own, wanted = (video_range_of(each.colour) for each in (video, reference))
+    if own != wanted:
+        raise InputError(
+            f"{quoted(video.path.name)} is {own} and its reference {wanted}: a display shows one "
+            "of them; give --tonemap to make both SDR, or tag the video as what it is"
         )
 
 

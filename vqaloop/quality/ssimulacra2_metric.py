@@ -18,7 +18,7 @@ from vqaloop.core.cpu_time import METER
 from vqaloop.core.files import file_sha256
 from vqaloop.media.activity import activity_of
 from vqaloop.media.frames import each_of_source, encode_reader
-from vqaloop.media.planes import SCALER, Frames
+from vqaloop.media.planes import SCALER, Frames, limited
 from vqaloop.quality.crop_sampling import CropSampling, Sampled
 from vqaloop.quality.metric import GUARD_GAP
 from vqaloop.quality.sampling_precision import interval_of
@@ -88,8 +88,8 @@ class Ssimulacra2(Sampled):
             )
             full = colour_range(source) == "pc"
             values = [
-                measure(_limited(one[None], full), _limited(other[None], full))[0]
-                for one, other in zip(reference, read(firsts), strict=True)
+                measure(*(limited(each[None]) if full else each[None] for each in pair))[0]
+                for pair in zip(reference, read(firsts), strict=True)
             ]
         each, shares = np.array(values, float), np.array(list(places.values()))
         scenes = self.sampling.scenes_of(activity, firsts)
@@ -106,14 +106,3 @@ class Ssimulacra2(Sampled):
             cpu_s=spent.cpu_s,
             wall_s=spent.wall_s,
         )
-
-
-def _limited(frames: Frames, full: bool) -> Frames:
-    """Frames in limited range, as pictures are made of them."""
-    if not full:
-        return frames
-    rows = frames.shape[1] * 2 // 3
-    made = frames.astype(np.float32)
-    made[:, :rows] = 16 + made[:, :rows] * (219 / 255)
-    made[:, rows:] = 128 + (made[:, rows:] - 128) * (224 / 255)
-    return made.round().astype(np.uint8)

@@ -17,6 +17,7 @@ from vqaloop.core.files import scratch
 from vqaloop.core.folders import check_writable
 from vqaloop.core.option_fields import taken
 from vqaloop.core.text import counted, quoted, utf8
+from vqaloop.encoding.checks import hdr_warnings
 from vqaloop.encoding.options import CAP, ZONES
 from vqaloop.encoding.spec import EncoderSpec
 from vqaloop.errors import InputError, TargetUnreachable
@@ -119,6 +120,8 @@ def encode_to_target(
     prompt: str | os.PathLike[str] | None = None,
     score_precision: float | None = None,
     pool: str = "mean",
+    display: str = "monitor",
+    cvvdp: str | os.PathLike[str] | None = None,
     device: str = "auto",
     workers: int | Executor = 1,
     seed: int = 0,
@@ -129,6 +132,8 @@ def encode_to_target(
     pix_fmt: str | None = None,
     framerate: str | None = None,
     allow_hdr: bool = False,
+    tonemap: bool = False,
+    dynamic_hdr: Literal["drop", "refuse"] = "drop",
     progress: Watcher = lambda event: None,
 ) -> Encoded:
     """Encode a title such that it scores `target_score`, or best at `bitrate` kb/s.
@@ -163,6 +168,8 @@ def encode_to_target(
         prompt: Of the learned metric: what adapts its scores; None: none.
         score_precision: Half-width of a score's interval at which scoring stops, in points.
         pool: How scores are pooled over time: mean, harmonic, p5, p1 or min-scene.
+        display: Of cvvdp: monitor, phone, tablet, tv or hdr-tv.
+        cvvdp: ColorVideoVDP's program; None: by $VQALOOP_CVVDP or the PATH.
         device: Of the learned metric: auto, cpu or cuda.
         workers: How many encodes are made at once, or an Executor that makes them elsewhere.
         seed: Of the metric.
@@ -172,7 +179,10 @@ def encode_to_target(
         video_size: WxH, of raw video.
         pix_fmt: ffmpeg's name, of raw video.
         framerate: Of raw video; of another input the constant rate it is brought to.
-        allow_hdr: Take PQ and HLG, though SDR metrics do not hold for them.
+        allow_hdr: Take PQ and HLG with any metric, though those of SDR do not hold for them.
+        tonemap: Make PQ and HLG SDR (BT.709) as they are read, and score against that.
+        dynamic_hdr: "drop" Dolby Vision and HDR10+ metadata with a warning, or "refuse" inputs
+            that have them.
         progress: Called with every event.
 
     Returns:
@@ -428,7 +438,10 @@ def _answer(made: TitleEncode, outcome: TargetCheck) -> Encoded:
             for scene, trial in made.take.trials
         ],
         "cost": cost_json(session.shop.cost, time.monotonic() - session.started),
-        "warnings": [*source.notes, *session.shop.remarks, *joined.notes, *outcome.remarks],
+        "warnings": [
+            *(*source.notes, *session.shop.remarks, *joined.notes, *outcome.remarks),
+            *hdr_warnings(source, session.spec, [made.path]),
+        ],
         "reached": outcome.reached,
         "trusted": outcome.trusted,
     }

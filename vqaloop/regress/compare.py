@@ -124,6 +124,8 @@ def compare_builds(
     prompt: str | os.PathLike[str] | None = None,
     score_precision: float | None = None,
     pool: str = "mean",
+    display: str = "monitor",
+    cvvdp: str | os.PathLike[str] | None = None,
     allow_hdr: bool = False,
     progress: Watcher = lambda event: None,
 ) -> Comparison:
@@ -164,6 +166,8 @@ def compare_builds(
         prompt: Of the learned metric: what adapts its scores; None: none.
         score_precision: Half-width of a score's interval at which scoring stops, in points.
         pool: How scores are pooled over time: mean, harmonic, p5, p1 or min-scene.
+        display: Of cvvdp: monitor, phone, tablet, tv or hdr-tv.
+        cvvdp: ColorVideoVDP's program; None: by $VQALOOP_CVVDP or the PATH.
         allow_hdr: Take PQ and HLG, though SDR metrics do not hold for them.
         progress: Called with every event.
 

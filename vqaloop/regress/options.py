@@ -26,6 +26,47 @@ if TYPE_CHECKING:
 
 RUN = "what is run"
 WORSE = "what is worse, in percent"
+BISECTION = "which commit made a build worse"
+BUILD_LIMIT_S = 3600.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class BisectOptions:
+    """Where a bisection takes its builds from; the command that makes one stands behind `--`."""
+
+    bisect: Sequence[str] = option(
+        (),
+        "find the first commit after GOOD, up to BAD, whose build is worse than GOOD's; behind -- "
+        "stands the command that builds it, run in a worktree of its own",
+        group=BISECTION,
+        nargs=2,
+        metavar=("GOOD", "BAD"),
+    )
+    repository: PathName = option(
+        ".", "a checkout of the encoder, which is left as it is", group=BISECTION, metavar="DIR"
+    )
+    program: PathName | None = option(
+        None,
+        "the encoder that the command makes, from the top of the tree",
+        group=BISECTION,
+        metavar="PATH",
+    )
+    state: PathName | None = option(
+        None,
+        "where verdicts are kept, so that the same command goes on after an interruption "
+        "(default: REPOSITORY.bisect in the current folder)",
+        group=BISECTION,
+        metavar="DIR",
+        parse=Path,
+    )
+    build_limit_s: float = option(
+        BUILD_LIMIT_S,
+        "a build that takes longer is skipped (default: 1h)",
+        flags=("--build-limit",),
+        group=BISECTION,
+        parse=parse_duration,
+        metavar="S",
+    )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -35,13 +35,14 @@ _TEMPLATES = Environment(
 )
 
 
-def render(template: str, *, script: str = "", **context: Any) -> str:
+def render(template: str, *, script: str = "", connects: bool = False, **context: Any) -> str:
     """A page from a template that extends page.html.
 
     Args:
         template: Name of a file beside this one.
         script: Another such file, the only script that the page's policy lets run; with it come
             pictures that the page holds itself.
+        connects: Whether the script asks the server that the page comes from.
         context: What the template names; `title` is always needed.
 
     Returns:
@@ -52,6 +53,7 @@ def render(template: str, *, script: str = "", **context: Any) -> str:
         code = _beside(script)
         digest = base64.b64encode(hashlib.sha256(code.encode()).digest()).decode()
         policy += f"; img-src data:; script-src 'sha256-{digest}'"
+        policy += "; connect-src 'self'" * connects
     frame = {
         "policy": Markup(policy),
         "style": Markup(_beside("page.css")),

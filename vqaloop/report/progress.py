@@ -11,6 +11,7 @@ from vqaloop.core.text import printable
 from vqaloop.errors import CalledOff
 from vqaloop.records import Event
 from vqaloop.report.console import console_for, encodable, is_terminal, print_line
+from vqaloop.report.events import RunEvents
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -39,11 +40,13 @@ class Progress:
     """Progress on stderr: a live bar on a terminal, plain lines elsewhere, nothing when quiet.
 
     A context manager, and the watcher that `build_ladder` calls; safe to call from any thread.
-    Trouble with stderr itself (closed, full) never stops the work.
+    Trouble with stderr itself (closed, full) never stops the work. `events` get all of it too, and
+    alone where they go to stderr.
     """
 
-    def __init__(self, quiet: bool = False) -> None:
-        self.quiet = quiet
+    def __init__(self, quiet: bool = False, events: RunEvents | None = None) -> None:
+        self._events = events or RunEvents()
+        self.quiet = quiet or self._events.json
         self._stream = sys.stderr
         self._lock = threading.Lock()
         self._bar: Bar | None = None
@@ -87,6 +90,7 @@ class Progress:
         Raises CalledOff where that work was cancelled.
         """
         check_cancelled()
+        self._events.progress(event)
         if self._bar is None:
             # a count is repeated only when it has changed
             now, count = (event.stage, event.done, event.total), ""
@@ -95,10 +99,10 @@ class Progress:
             if left := left_words(event):
                 count += f", {left}"
             self._counted = now
-            self.log(f"{event.stage}{count}: {event.message}")
+            self._show(f"{event.stage}{count}: {event.message}")
             return
         if event.trial is not None and event.trial.error:
-            self.log(event.message)
+            self._show(event.message)
         with self._lock:
             if self._task is None:
                 self._task = self._bar.add_task(event.stage, total=None, message="", left="")
@@ -115,6 +119,10 @@ class Progress:
     def log(self, line: str) -> None:
         """One line, above the bar where there is one. Raises CalledOff as above."""
         check_cancelled()
+        self._events.message(line)
+        self._show(line)
+
+    def _show(self, line: str) -> None:
         if self.quiet:
             return
         with self._lock, contextlib.suppress(OSError, ValueError):

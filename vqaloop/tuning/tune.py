@@ -11,7 +11,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from optuna.storages import BaseStorage
@@ -166,10 +166,14 @@ def tune_encoder(
     prompt: str | os.PathLike[str] | None = None,
     score_precision: float | None = None,
     pool: str = "mean",
+    display: str = "monitor",
+    cvvdp: str | os.PathLike[str] | None = None,
     video_size: str | None = None,
     pix_fmt: str | None = None,
     framerate: str | None = None,
     allow_hdr: bool = False,
+    tonemap: bool = False,
+    dynamic_hdr: Literal["drop", "refuse"] = "drop",
     progress: Watcher = lambda event: None,
 ) -> Tuning:
     """Encoder parameters for a video that save bitrate at equal score, time and PSNR.
@@ -204,10 +208,15 @@ def tune_encoder(
         prompt: Of the learned metric: what adapts its scores; None: none.
         score_precision: Half-width of a score's interval at which scoring stops, in points.
         pool: How scores are pooled over time: mean, harmonic, p5, p1 or min-scene.
+        display: Of cvvdp: monitor, phone, tablet, tv or hdr-tv.
+        cvvdp: ColorVideoVDP's program; None: by $VQALOOP_CVVDP or the PATH.
         video_size: WxH, of raw video.
         pix_fmt: ffmpeg's name, of raw video.
         framerate: Of raw video; of another input the constant rate it is brought to.
-        allow_hdr: Take PQ and HLG, though SDR metrics do not hold for them.
+        allow_hdr: Take PQ and HLG with any metric, though those of SDR do not hold for them.
+        tonemap: Make PQ and HLG SDR (BT.709) as they are read, and score against that.
+        dynamic_hdr: "drop" Dolby Vision and HDR10+ metadata with a warning, or "refuse" inputs
+            that have them.
         progress: Called with every event.
 
     Returns:

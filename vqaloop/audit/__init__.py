@@ -1,0 +1,1 @@
+"""Somebody's finished ladder measured against its source, and what could be better about it."""

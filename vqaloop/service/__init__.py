@@ -1,0 +1,1 @@
+"""Titles made unattended: a watched folder, and a server with a queue."""
