@@ -29,6 +29,7 @@ from bench.rivals import Result
 from vqaloop.core.files import renamed_to, write_whole
 from vqaloop.encoding.registry import default_encoder, get_encoder
 from vqaloop.ladder.rd_plot import MARKERS
+from vqaloop.media.content import Content
 from vqaloop.quality.bdrate import Curve, NotComparable, bd_rate
 from vqaloop.quality.registry import DEFAULT_STUDENT
 from vqaloop.report.plotting import COLOURS, style
@@ -51,17 +52,23 @@ def contents() -> dict[str, Clip]:
     return read_content(TABLE)
 
 
-def vqaloop_ladder(oracle: Oracle, metric: str, rules: Rules = RULES) -> Result:
+def vqaloop_ladder(
+    oracle: Oracle, metric: str, rules: Rules = RULES, content: Content | None = None
+) -> Result:
     """The product's own search with its defaults: every rung is an encode of the search."""
     name = {"student": DEFAULT_STUDENT, SAMPLED: "vmaf"}.get(metric, metric)
-    spec, clip = default_encoder(oracle.codec), contents().get(oracle.clip)
-    # of a clip that was not looked at it is the prior of all titles
-    content = clip.content if clip else None
+    spec = default_encoder(oracle.codec)
     prior = chosen_prior("shipped", spec.name, spec.default_preset, [name], "", content)
     space = Space(oracle.sizes, oracle.knob, oracle.sizes[0], oracle.fps)
     return _explored(
         oracle, metric, rules, space, TitlePrior(space, prior, TOP) if prior else None
     )
+
+
+def vqaloop_by_content(oracle: Oracle, metric: str, rules: Rules = RULES) -> Result:
+    """The same with the prior of what the clip's pictures hold, where that is known."""
+    clip = contents().get(oracle.clip)
+    return vqaloop_ladder(oracle, metric, rules, clip.content if clip else None)
 
 
 def vqaloop_alone(oracle: Oracle, metric: str, rules: Rules = RULES) -> Result:
@@ -86,6 +93,7 @@ def _explored(
 
 METHODS: dict[str, Callable[[Oracle, str, Rules], Result]] = {
     "vqaloop": vqaloop_ladder,
+    "vqaloop, by content": vqaloop_by_content,
     "vqaloop, no prior": vqaloop_alone,
     "ab-av1, size by table": rivals.bisection_by_table,
     "ab-av1, every size": rivals.bisection_of_all,

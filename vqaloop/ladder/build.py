@@ -330,7 +330,7 @@ def space_of(session: Session[LadderOptions]) -> Space:
 
 
 def content_of_title(session: Session[LadderOptions]) -> Content | None:
-    """What the title's pictures hold, by which the prior is chosen."""
+    """What the title's pictures hold."""
     with report_if_slow(session.options.progress, Event("prior", "looking at a few frames")):
         return content_of(session.source, ffmpeg=session.ffmpeg)
 
@@ -447,8 +447,10 @@ def _remember(run: LadderRun, prior: PriorUse) -> None:
     if prior != "none" and options.cache and usual:
         metric = session.metric
         kind = session.spec.name, session.preset, metric.name
-        points, content = run.found.points, content_of_title(session)
-        remember(*kind, session.source.sha256, loop.space, points, metric.top, content)
+        # predictions alone learn by content, and only from titles made like this
+        content = content_of_title(session) if prior == "own" else None
+        sha256, points = session.source.sha256, run.found.points
+        remember(*kind, sha256, loop.space, points, metric.top, content)
 
 
 def _delivered(run: LadderRun, folder: Path, placed: list[Path]) -> Ladder:
@@ -507,8 +509,9 @@ def _surrogate(
     metric = session.metric
 
     def known() -> dict[str, Any] | None:
-        kind = session.spec.name, session.preset, kindred(metric)
-        found = chosen_prior(use, *kind, session.source.sha256, content_of_title(session))
+        sha256 = session.source.sha256
+        # not by the title's content, which saves no encode (docs/predict.md)
+        found = chosen_prior(use, session.spec.name, session.preset, kindred(metric), sha256)
         return prior_json(found) if found else None
 
     # each under its own name, so that one command does not go on with what another began with

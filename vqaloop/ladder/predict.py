@@ -21,6 +21,7 @@ from vqaloop.ladder.build import (
 from vqaloop.ladder.options import LadderOptions
 from vqaloop.ladder.steps import MOST_TRIALS
 from vqaloop.ladder.store import PLAN_SCHEMA
+from vqaloop.media.content import Content
 from vqaloop.media.excerpt_windows import excerpt_frames
 from vqaloop.quality.cvvdp_metric import Cvvdp
 from vqaloop.quality.registry import kindred
@@ -36,6 +37,7 @@ from vqaloop.search.forecast import (
     shipped_stretch,
     unlike_learnt,
 )
+from vqaloop.search.prior import Prior
 from vqaloop.search.prior_store import chosen_prior
 from vqaloop.search.surrogates import CurveFits, TitlePrior
 
@@ -135,10 +137,10 @@ def plan_ladder(input: str | os.PathLike[str], *, codec: str, **options: Any) ->
         request, session = fitted(request, session)
         source, space = session.source, space_of(session)
         searched, top = excerpt_frames(source), session.metric.top
-        surrogate, rungs, unlike = _predicted(request, session)
-        first = propose(
-            space, request.rules, [], [], surrogate or CurveFits(space, top), most=MOST_TRIALS
-        )
+        rungs, unlike = _predicted(request, session)
+        begun = _prior(request, session)
+        surrogate = TitlePrior(space, begun, top) if begun else CurveFits(space, top)
+        first = propose(space, request.rules, [], [], surrogate, most=MOST_TRIALS)
         return LadderPlan(
             os.fspath(input),
             source.duration_s,
@@ -157,22 +159,30 @@ def plan_ladder(input: str | os.PathLike[str], *, codec: str, **options: Any) ->
         )
 
 
+def _prior(
+    request: LadderRequest, session: Session[LadderOptions], content: Content | None = None
+) -> Prior | None:
+    """The prior of titles of that content; the search begins with that of all titles."""
+    kind = session.spec.name, session.preset, kindred(session.metric)
+    return chosen_prior(request.prior, *kind, session.source.sha256, content)
+
+
 def _predicted(
     request: LadderRequest, session: Session[LadderOptions]
-) -> tuple[TitlePrior | None, list[Forecast], Unlike]:
-    """What predicts, the rungs, and in what they are unlike what it was learnt from."""
-    spec, metric, source, space = session.spec, session.metric, session.source, space_of(session)
+) -> tuple[list[Forecast], Unlike]:
+    """The rungs, and in what they are unlike what the prior was learnt from."""
     if request.prior == "none":
-        return None, [], Unlike()
-    names, content = kindred(metric), content_of_title(session)
-    prior = chosen_prior(request.prior, spec.name, session.preset, names, source.sha256, content)
+        return [], Unlike()
+    content, names = content_of_title(session), kindred(session.metric)
+    prior = _prior(request, session, content)
     if prior is None:
-        return None, [], Unlike()
-    surrogate = TitlePrior(space, prior, metric.top)
-    points = plan(request.rules, [], surrogate.dense([]))
-    asked = Asked(source, spec, session.preset, names, content, tuple(_others(session)))
+        return [], Unlike()
+    space, top = space_of(session), session.metric.top
+    points = plan(request.rules, [], TitlePrior(space, prior, top).dense([]))
+    others = tuple(_others(session))
+    asked = Asked(session.source, session.spec, session.preset, names, content, others)
     unlike, stretch = unlike_learnt(asked), shipped_stretch(names, content)
-    return surrogate, forecast(space, prior, points, metric.top, stretch, unlike), unlike
+    return forecast(space, prior, points, top, stretch, unlike), unlike
 
 
 def _others(session: Session[LadderOptions]) -> Iterator[str]:
