@@ -281,8 +281,10 @@ def test_options_reach_the_commands(room: Room, commands: Commands) -> None:
         "[ladder]\nrungs = 4\nmin-ratio = 1.5\n[deliver]\nsegment = 4\n"
         '[profiles.ours]\nresolutions = "64x64,32x32"\nmetric = "psnr"\n'
     )
-    told = ("--codec", "h264", "--profile", "ours", "--min-ratio", "1.3", "--workers", "2")
-    told = (*told, "--hls", "--no-audio", "--no-cache")
+    told = (
+        *("--codec", "h264", "--profile", "ours", "--min-ratio", "1.3", "--workers", "2"),
+        *("--hls", "--no-audio", "--no-cache"),
+    )
     said = room.run("watch", "in", "--once", "--settle", "0", *told)
     assert said.status == 0, said.err
     ladder, deliver = commands.words
