@@ -44,7 +44,10 @@ METRICS = {"vmaf": "vmaf", "psnr_y": "psnr", "student": DEFAULT_STUDENT}
 """Columns of a grid, and the metrics whose scores they hold."""
 JUDGED = (0.25, 0.97)
 """Shares of the top between which rungs lie, and intervals are judged."""
-GRID, OTHERS = (Path(__file__).with_name(name) for name in ("grid-prior.csv", "grid.csv"))
+GRID, OTHERS, RESCORED = (
+    Path(__file__).with_name(name) for name in ("grid-prior.csv", "grid.csv", "grid-sampled.csv")
+)
+"""The student's scores in OTHERS are of its first generation, those in RESCORED of today's."""
 NOTHING = TitlePoints(*(np.zeros(0) for _ in range(4)))
 
 
@@ -157,7 +160,7 @@ def stretch_of(found: Sequence[tuple[str, Values]]) -> tuple[float, float]:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("grids", nargs="*", type=Path, default=[GRID])
-    parser.add_argument("--others", type=Path, default=OTHERS)
+    parser.add_argument("--others", type=Path, help="default: grid.csv, grid-sampled.csv")
     parser.add_argument("--content", type=Path, default=TABLE)
     parser.add_argument("--codecs", help="names, with commas between")
     parser.add_argument("-o", "--output", type=Path, default=SHIPPED)
@@ -165,10 +168,12 @@ def main() -> int:
     table = pd.concat(map(read_grid, options.grids), ignore_index=True).astype({"clip": str})
     if options.codecs:
         table = table[table.codec.isin(options.codecs.split(","))]
-    tables, clips = (table, read_grid(options.others)), read_content(options.content)
+    clips = read_content(options.content)
     encoders: dict[str, dict[str, object]] = {}
     stretch = {}
     for column, metric in METRICS.items():
+        others = options.others or (RESCORED if column == "student" else OTHERS)
+        tables = table, read_grid(others).astype({"clip": str})
         for codec in sorted(set(table.codec)):
             titles = titles_of(table, codec, column, clips)
             learned = prior_json(learn([title.points for title in titles]))
