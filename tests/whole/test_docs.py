@@ -116,7 +116,7 @@ HEAVY = {"corpus", "distill", "evaluate"}
 """Commands that are not quick by any option."""
 HEAVY_PAGES = {
     *("docs/audience.md", "docs/ci.md", "docs/commands.md", "docs/ladder.md", "docs/models.md"),
-    *("docs/audit.md", "docs/peaks.md", "docs/scoring.md"),
+    *("docs/audit.md", "docs/peaks.md", "docs/per-shot.md", "docs/scoring.md"),
 }
 """Pages that take long even so."""
 BENCHES = {
