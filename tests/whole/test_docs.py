@@ -60,6 +60,7 @@ NOT_RUN = {
     "cp x264": "as above",
     "python -m bench.panel": "an hour, of clips and stills; tests/bench/test_panel.py runs both",
     "bash recipes/internvqa-mini/make.sh": "hours; each of its steps is a command run here",
+    "bash recipes/ablations/make.sh": "as above",
     "bash recipes/waterloo-small/make.sh": "as above; tests/whole/test_waterloo.py runs it",
     "GPUS=2 bash recipes/waterloo-small/make.sh": "as above",
     "vqaloop ladder title.mp4 --codec hevc -o OUT --weights": "the weights come from a data set; "
