@@ -21,6 +21,7 @@ from vqaloop.errors import (
 )
 
 if TYPE_CHECKING:
+    from vqaloop.audit.audit import Audit, audit_ladder
     from vqaloop.catalogue.build import build_catalogue
     from vqaloop.catalogue.entries import Catalogue, Entry
     from vqaloop.catalogue.titles import Title
