@@ -35,9 +35,11 @@ from vqaloop.encoding.registry import default_encoder, get_encoder
 from vqaloop.media.scene_cuts import Scene
 from vqaloop.quality.time_pooling import harmonic_mean
 from vqaloop.ratecontrol.equal_slope import equal_slope
+from vqaloop.ratecontrol.scene_goals import Goal
 from vqaloop.ratecontrol.scene_trials import SceneTrials
-from vqaloop.ratecontrol.shot_search import ShotRung, ShotSearch, ShotTitle
-from vqaloop.records import Encode, Event, Rendition, Source, Trial
+from vqaloop.ratecontrol.shot_search import Mean, ShotRung, ShotSearch, ShotTitle
+from vqaloop.records import Encode, Event, RDPoint, Rendition, Source, Trial
+from vqaloop.search.hull import front
 from vqaloop.search.prior_store import shipped_prior
 
 SCENES = (2, 8)
@@ -47,8 +49,8 @@ LEVELS = 60
 """Scores at which equal slopes are solved."""
 
 Values = npt.NDArray[np.float64]
-Hull = list[tuple[float, float]]
-"""Rates in kb/s and scores, ascending."""
+Hull = list[RDPoint]
+"""Ascending; of equal slopes without a knob."""
 
 
 @dataclass(frozen=True)
@@ -57,7 +59,7 @@ class Title:
 
     oracles: tuple[Oracle, ...]
     scenes: tuple[Scene, ...]
-    pool: str
+    pool: Mean
 
     @property
     def sizes(self) -> list[tuple[int, int]]:
@@ -154,31 +156,25 @@ def hulls(title: Title) -> tuple[Hull, Hull]:
         table = np.array([title.encode(i, size, knobs) for i in range(len(title.scenes))])
         table = np.sort(table, axis=2)
         bits, scores = table[:, 0], table[:, 1]
-        own = [(title.kbps(bits[:, at].sum()), title.pooled(scores[:, at])) for at in range(KNOBS)]
+        own = [
+            RDPoint(*title.sizes[size], knob, title.kbps(spent), title.pooled(score))
+            for knob, spent, score in zip(knobs, bits.sum(axis=0), scores.T, strict=True)
+        ]
         alike += own
-        for target in np.linspace(own[0][1], own[-1][1], LEVELS + 2)[1:-1].tolist():
-            value = scores
-            if title.pool == "harmonic":
-                value = 2 * target + 1 - (target + 1) ** 2 / (scores + 1)
+        for target in np.linspace(own[0].score, own[-1].score, LEVELS + 2)[1:-1].tolist():
+            goal = Goal(target, None, "equal-slope", TOP, 1.0, 1.0, pool=title.pool)
+            value = goal.utility(scores, target)
             aims, _ = equal_slope(value, bits, weights, target)
             spent = [np.interp(a, v, b) for a, v, b in zip(aims, value, bits, strict=True)]
-            sloped.append((title.kbps(float(np.sum(spent))), target))
+            kbps = title.kbps(float(np.sum(spent)))
+            sloped.append(RDPoint(*title.sizes[size], math.nan, kbps, target))
     # where curves are not concave, one knob may be the better allocation
-    return lower(alike), lower(alike + sloped)
-
-
-def lower(points: Hull) -> Hull:
-    """Those that no cheaper point equals, ascending."""
-    kept: Hull = []
-    for rate, score in sorted(points):
-        if not kept or score > kept[-1][1]:
-            kept.append((rate, score))
-    return kept
+    return front(alike), front([*alike, *sloped])
 
 
 def excess(rate: float, score: float, hull: Hull) -> float:
     """Percent of rate over a hull at a score; NaN beyond its ends."""
-    rates, scores = np.array(hull).T
+    rates, scores = np.array([(p.bitrate_kbps, p.score) for p in hull]).T
     if not scores[0] <= score <= scores[-1]:
         return math.nan
     return 100 * (rate / math.exp(float(np.interp(score, scores, np.log(rates)))) - 1)

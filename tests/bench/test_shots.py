@@ -11,6 +11,7 @@ from bench.grid import read_grid
 from bench.oracle import read_oracle
 from bench.scenes import draw_titles
 from vqaloop.encoding.registry import get_encoder
+from vqaloop.ratecontrol.shot_search import Mean
 
 
 def test_a_row_of_one_title(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
@@ -26,7 +27,7 @@ def test_a_row_of_one_title(capsys: pytest.CaptureFixture[str], tmp_path: Path) 
 
 
 @pytest.mark.parametrize("pool", ["mean", "harmonic"])
-def test_equal_slopes_never_cost_more_than_one_knob(pool: str) -> None:
+def test_equal_slopes_never_cost_more_than_one_knob(pool: Mean) -> None:
     grid = read_grid(Path(shots.__file__).with_name("grid.csv")).astype({"clip": str})
     oracles = [
         read_oracle(group, get_encoder(str(group.encoder.iloc[0])))
@@ -34,6 +35,6 @@ def test_equal_slopes_never_cost_more_than_one_knob(pool: str) -> None:
     ]
     (drawn,) = draw_titles(oracles, 1, scenes=(3, 3))
     one, best = shots.hulls(shots.Title(drawn.oracles, drawn.scenes, pool))
-    over = np.array([shots.excess(rate, score, one) for rate, score in best])
+    over = np.array([shots.excess(p.bitrate_kbps, p.score, one) for p in best])
     # but where a curve is not concave
     assert np.nanmax(over) < 2 and np.nanmean(over) < -0.5

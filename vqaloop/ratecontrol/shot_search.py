@@ -23,7 +23,7 @@ from vqaloop.media.scene_cuts import Scene, bounded_gop
 from vqaloop.quality.time_pooling import harmonic_mean
 from vqaloop.ratecontrol.controller import RateController
 from vqaloop.ratecontrol.equal_slope import Values
-from vqaloop.ratecontrol.scene_curves import Probe, SceneCurves, SceneState, SharedScenes, Size
+from vqaloop.ratecontrol.scene_curves import SceneCurves, SceneState, SharedScenes, Size
 from vqaloop.ratecontrol.scene_goals import Bounds, Goal, make_goals
 from vqaloop.ratecontrol.scene_trials import SceneTrials, report_trial
 from vqaloop.records import Event, RDPoint, Rendition, Source, Trial, Watcher
@@ -217,24 +217,19 @@ class ShotSearch:
         Returns whether there was any that was not measured. Scenes of a title differ from other
         titles alike, so one shows how far off a size is.
         """
-        wanted = sorted(
-            {
-                key
-                for point in planned
-                for size in self._rivals(point)
-                if (key := self._dearest(size, point.score)) not in self.trials
-            }
-        )
-        self._attempt_all(wanted)
-        for scene, size, knob in wanted:
-            trial, encodes = self.trials[scene, size, knob], self._shared.encodes_of(scene)
-            if trial.encode is None or trial.score is None:
-                encodes.failed.setdefault(size, set()).add(knob)
-            else:
-                bits = float(self.work.bits(trial))
-                encodes.made.setdefault(size, {})[knob] = Probe(knob, bits, trial.score)
+        wanted = {
+            key: replace(point, width=size[0], height=size[1])
+            for point in planned
+            for size in self._rivals(point)
+            if (key := self._dearest(size, point.score)) not in self.trials
+        }
+        if not wanted:
+            return False
+        self._attempt_all(sorted(wanted))
+        for key, point in wanted.items():
+            report_trial(self._controller(point), key[0], self.trials[key], self.work)
         self._learn()
-        return bool(wanted)
+        return True
 
     def _rivals(self, point: RDPoint) -> list[Size]:
         """The sizes between which a planned rung is not decided, its own among them; none where
