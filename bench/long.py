@@ -10,7 +10,8 @@ preset, 25 fps; that loop is repeated to each length without another encode. Eac
 temporary files of its own; the process and its programs are looked at several times a second.
 Stages are those of `--progress json`, the excerpt's in two: `windows`, where they are chosen, and
 `cut`, where they are written. CPU seconds are of the process and all its programs. "Passes" are
-the bytes that programs which name the title have read, over its size: how often it is decoded.
+the bytes that programs which name the title have read, over its size: how often it is decoded, and
+a little more, since MP4 is read again as its index goes to its front.
 Memory is the sum of what the process and its programs hold; pages that they share count in each.
 
 DIR/long.csv gets a row a ladder as soon as it is known; the same command goes on. DIR/long.png is
@@ -29,6 +30,7 @@ import sys
 import threading
 import time
 from collections import defaultdict
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
@@ -243,6 +245,7 @@ def watched(argv: list[str], title: Path, folder: Path) -> Watch:
             child.kill()
             child.wait()
             hearing.join()
+            child.stderr.close()
     if child.returncode not in (0, 3):
         raise SystemExit(f"{title.name}: exit status {child.returncode}; see {log.name}")
     watch.cache = bytes_below(folder / "cache")
@@ -316,7 +319,7 @@ def growth(table: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def main() -> int:
+def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="bench.long")
     lengths = parser.add_mutually_exclusive_group(required=True)
     lengths.add_argument("--hours", type=float)
@@ -325,9 +328,9 @@ def main() -> int:
     parser.add_argument("--size", default="1920x1080")
     parser.add_argument("--codec", default="h264")
     parser.add_argument("--clips", type=Path, default=os.environ.get("VQALOOP_CLIPS"))
-    parser.add_argument("--options", type=shlex.split, default=[], help="more of vqaloop ladder")
+    parser.add_argument("--options", type=shlex.split, default=[], help="of vqaloop ladder")
     parser.add_argument("--out", type=Path, required=True)
-    options = parser.parse_args()
+    options = parser.parse_args(argv)
     if options.clips is None:
         parser.error("--clips FOLDER, or $VQALOOP_CLIPS, is needed")
     out = options.out.resolve()
