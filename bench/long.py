@@ -51,19 +51,24 @@ MOST_S = 86_400.0
 TICK_S = 1 / os.sysconf("SC_CLK_TCK")
 
 
-def make_loop(clips: Path, size: str, out: Path) -> Path:
-    """The clips of a folder, one after another, each at its own pace."""
+def clips_of(folder: Path) -> list[Path]:
+    """The clips of a folder, by name."""
+    found = sorted(p for p in folder.iterdir() if p.suffix in (".mp4", ".mkv", ".y4m"))
+    if not found:
+        raise SystemExit(f"{folder} has no clips (mp4, mkv or y4m); name another by --clips")
+    return found
+
+
+def joined(parts: Sequence[Path], size: str, out: Path, crf: int = 26) -> Path:
+    """Clips one after another, every frame of each, by x264 at its fastest preset."""
     width, height = size.split("x")
-    parts = sorted(p for p in clips.iterdir() if p.suffix in (".mp4", ".mkv", ".y4m"))
-    if not parts:
-        raise SystemExit(f"{clips} has no clips (mp4, mkv or y4m); name another by --clips")
     fit = f"scale={width}:{height}:force_original_aspect_ratio=increase:flags=bicubic"
     fit += f",crop={width}:{height},setsar=1,setpts=N/{FPS}/TB,fps={FPS},format=yuv420p"
     graph = ";".join(f"[{i}:V]{fit}[v{i}]" for i in range(len(parts)))
     graph += ";" + "".join(f"[v{i}]" for i in range(len(parts))) + f"concat=n={len(parts)}"
     words = [word for part in parts for word in ("-threads", "1", "-i", file_url(part))]
-    words += ["-filter_complex", graph, "-c:v", "libx264", "-preset", "ultrafast", "-crf", "26"]
-    return _made(out, [*words, "-g", str(2 * FPS)])
+    words += ["-filter_complex", graph, "-c:v", "libx264", "-preset", "ultrafast"]
+    return _made(out, [*words, "-crf", str(crf), "-g", str(2 * FPS)])
 
 
 def repeated(loop: Path, minutes: float, out: Path) -> Path:
@@ -350,7 +355,9 @@ def main(argv: Sequence[str] | None = None) -> int:
                 there = pd.read_csv(kept, dtype=str, keep_default_na=False)
                 if (there[list(key)] == pd.Series(key)).all(axis=1).any():
                     continue
-            loop = loop or make_loop(options.clips, options.size, out / f"loop.{options.size}.mkv")
+            if loop is None:
+                clips = clips_of(options.clips)
+                loop = joined(clips, options.size, out / f"loop.{options.size}.mkv")
             title = repeated(loop, length, out / f"{length:g}min.{options.size}.mkv")
             folder = out / f"{title.stem}.{options.codec}.{rungs}"
             shutil.rmtree(folder, ignore_errors=True)

@@ -54,6 +54,7 @@ from vqaloop.ladder.store import write_document, write_reports
 from vqaloop.ladder.warnings import banding_warnings, find_doubts, guard_warnings, peak_warnings
 from vqaloop.media.content import Content, content_of
 from vqaloop.media.excerpt import excerpt
+from vqaloop.media.excerpt_rate import excerpt_rate
 from vqaloop.media.scene_cuts import Scene, find_shots, split_shots
 from vqaloop.quality.registry import DEFAULT_METRIC, kindred
 from vqaloop.records import Event, Ladder, Source, Watcher
@@ -395,6 +396,8 @@ def _searched(
     space = loop.space
     title, windows = _excerpt(session)
     whole = title is source
+    if not whole:
+        loop.excerpt_rate = excerpt_rate(source, windows)
     tuning = _tune(session, loop, title, where)
 
     def study_of(part: Source) -> SharedStudy:

@@ -46,6 +46,7 @@ from vqaloop.ladder.warnings import (
     rules_warnings,
     two_pass_away_warning,
 )
+from vqaloop.media.excerpt_rate import ExcerptRate
 from vqaloop.quality.guard import Guarded, GuardPlan
 from vqaloop.quality.metric import Metric
 from vqaloop.quality.sampling_precision import unreached
@@ -250,6 +251,8 @@ class Loop:
         """Whether rungs are made in two passes, at the mean rates found."""
         self.guard: GuardPlan | None = None
         """What is measured of delivered rungs; None: nothing."""
+        self.excerpt_rate = ExcerptRate()
+        """What to expect of the title's bitrates after those of its excerpt."""
         self.costs: RunCosts | None = None
         """Where the study keeps what runs spend."""
         self._capped: list[Trial] = []
@@ -469,7 +472,10 @@ class Loop:
         self, source: Source, found: SearchResult, study: SharedStudy, surrogate: Surrogate
     ) -> tuple[SearchResult, ExcerptShift]:
         """Trials of the whole title after a search on its excerpt, and the surrogate they give."""
-        dense = [*found.points, *surrogate.dense(found.points).points]
+        dense = [
+            replace(p, bitrate_kbps=self.excerpt_rate.of_title(p.bitrate_kbps))
+            for p in [*found.points, *surrogate.dense(found.points).points]
+        ]
         promised = rungs_of(self.space, self._roomier(), found.points, surrogate, found.failed)
         shifted = ExcerptShift(dense, self.shop.metric.top)
         most, share = len(promised) + SPARE, self._search_share()
