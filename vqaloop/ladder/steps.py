@@ -68,7 +68,7 @@ from vqaloop.search.explore import Measurement, explore, rungs_of
 from vqaloop.search.rungs import LEAST_RUNGS, Rules, keep_rules
 from vqaloop.search.shared_study import Outcome, SharedStudy
 from vqaloop.search.space import Space, TrialPoint, params_of, point_of
-from vqaloop.search.surrogates import ExcerptShift, Surrogate
+from vqaloop.search.surrogates import Apart, ExcerptShift, Surrogate
 
 Made = TypeVar("Made")
 
@@ -292,7 +292,7 @@ class Loop:
         share = self._search_share() * (1.0 if whole else EXCERPT_SHARE)
         rules = self.rules if whole else self._roomier()
         stage = Stage(self, "search", title, whole, study, MOST_TRIALS, share)
-        found = stage.explore(rules, surrogate)
+        found = stage.explore(rules, surrogate if whole else Apart(self.space, surrogate))
         failures = self._failures(found, whole)
         self.warnings += [f"a trial failed and was left out: {text}" for text in failures]
         return replace(found, points=self._rechecked(title, found.points))
