@@ -133,6 +133,11 @@ class LadderOptions(StorageOptions, PriorOptions, PeakOptions, GuardOptions, Job
         parse=parse_duration,
         column=True,
     )
+    no_probe: bool = option(
+        False,
+        "make the trial encodes of an excerpt at the preset of the rungs, and not at a faster one",
+        column=True,
+    )
     no_cap: bool = option(
         False,
         "let peaks be: by default no rung has one above 2 times its average",
