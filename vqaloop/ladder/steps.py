@@ -676,7 +676,8 @@ class Loop:
             return
 
         def report(frames: int) -> None:
-            self._reports.get(path, lambda frames: None)(frames)
+            if waiting := self._reports.get(path):
+                waiting(frames)
 
         def guard() -> Guarded:
             with frame_progress.counted_frames(report):
