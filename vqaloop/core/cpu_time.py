@@ -38,6 +38,10 @@ class Meter:
         """Pieces of work under way."""
         return self._active
 
+    def share(self, most: int) -> int:
+        """Threads for one of the pieces of work under way: an equal part of the processors."""
+        return max(1, min(most, len(os.sched_getaffinity(0)) // max(1, self.active)))
+
     def _turn(self, change: int) -> float:
         with self._lock:
             now = self._clock()
