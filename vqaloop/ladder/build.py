@@ -114,7 +114,7 @@ def build_ladder(
     bit_depth: int | None = None,
     out: str | os.PathLike[str] | None = None,
     device: str = "auto",
-    workers: int | Executor = 1,
+    workers: int | Executor | None = None,
     seed: int = 0,
     cache: bool = True,
     storage: str | None = None,
@@ -184,7 +184,7 @@ def build_ladder(
         out: Folder; None: NAME.CODEC.ladder here.
         device: Of the learned metric: auto, cpu or cuda.
         workers: How many encodes are made at once on this machine, or an Executor that makes them
-            elsewhere.
+            elsewhere; None: as many as keep its processors busy. The ladder is the same.
         seed: Of the search and the metric.
         cache: Whether encodes and scores are kept for the next call.
         storage: URL of an Optuna storage that several processes may share; None: a file in `out`,
@@ -459,7 +459,9 @@ def _tune(
     # most ladders are made without, and it is much to load
     from vqaloop.tuning.tune import best_params
 
-    loop.params, tuning = best_params(session, title, options.tune_trials, where)
+    # suggestions depend on what has ended by then, and times on what else runs
+    with session.shop.one_by_one():
+        loop.params, tuning = best_params(session, title, options.tune_trials, where)
     chosen = " ".join(f"{name}={value}" for name, value in loop.params)
     options.progress(Event("tune", f"encoder parameters: {chosen or 'the defaults'}"))
     return tuning

@@ -20,6 +20,7 @@ from vqaloop.encoding.registry import codec_names
 from vqaloop.errors import InputError
 from vqaloop.execution.options import (
     CODECS,
+    WORKERS_HELP,
     GuardOptions,
     JobOptions,
     PathName,
@@ -30,6 +31,7 @@ from vqaloop.execution.options import (
 from vqaloop.tuning.options import check_trials
 
 if TYPE_CHECKING:
+    from vqaloop.execution.executor import Executor
     from vqaloop.records import Source
 
 _FIRST = (
@@ -60,6 +62,9 @@ class LadderOptions(StorageOptions, PriorOptions, PeakOptions, GuardOptions, Job
         metavar=CODECS,
         parse=codec_names,
         recorded=False,
+    )
+    workers: int | Executor | None = option(
+        None, WORKERS_HELP, metavar="N", parse=whole, recorded=False
     )
     resolutions: Sequence[tuple[int, int]] | None = option(
         None,

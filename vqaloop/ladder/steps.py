@@ -4,6 +4,7 @@ import contextlib
 import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -13,6 +14,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from vqaloop.core import frame_progress
 from vqaloop.core.files import place_file
+from vqaloop.core.scopes import waited_for
 from vqaloop.core.text import counted
 from vqaloop.encoding.options import (
     BUFFER,
@@ -181,7 +183,7 @@ class Stage:
         if not batch:
             return {}
         self._at_once = len(batch)
-        wanted, crew = [params_of(p) for p in batch], range(min(loop.shop.workers, len(batch)))
+        wanted, crew = [params_of(p) for p in batch], range(min(loop.shop.at_once, len(batch)))
         settled: list[FrozenTrial] = []
         with budget.ending(self.share, lambda: self.done >= LEAST_RUNGS) as self._check_budget:
             settled = self.study.settle(
@@ -191,7 +193,10 @@ class Stage:
             # made by another run of the same study, or by an earlier one
             if (self.probing, point) not in loop.tried:
                 self._ended(point, self._recalled(trial, point), " (done before)")
-        tried = {p: loop.tried[self.probing, p] for p in batch if (self.probing, p) in loop.tried}
+        # in the order proposed, in which the document has them, whoever ended first
+        keys = [(self.probing, p) for p in batch if (self.probing, p) in loop.tried]
+        loop.tried |= {key: loop.tried.pop(key) for key in keys}
+        tried = {key[1]: loop.tried[key] for key in keys}
         return {point: _outcome(trial) for point, trial in tried.items()}
 
     def _work(self, params: dict[str, Any]) -> Outcome:
@@ -209,9 +214,12 @@ class Stage:
         trial = replace(made, whole_title=not self.probing)
         if not (trial.encode and trial.encode.cached):
             # several run at once: each has taken its part of the time that went by
-            at_once = max(1, min(loop.shop.workers, self._at_once))
+            at_once = max(1, min(loop.shop.at_once, self._at_once))
             loop.budget.spend((time.monotonic() - started) / at_once, self._pixels(point))
         self._ended(point, trial)
+        if self.name == "verify" and trial.encode and trial.score is not None:
+            # of the whole title, chosen on an excerpt: nearly all of these are rungs
+            loop.guard_ahead(title, trial.encode)
         self._check_budget()
         found = _outcome(trial)
         return Outcome(found) if found else Outcome(None, {"error": trial.error})
@@ -267,6 +275,10 @@ class Loop:
         """What is measured of delivered rungs; None: nothing."""
         self.costs: RunCosts | None = None
         """Where the study keeps what runs spend."""
+        self._ahead: dict[Path, Future[Guarded]] = {}
+        """Guards begun while other encodes are made."""
+        self._reports: dict[Path, Callable[[int], None]] = {}
+        """Who is told the frames of these, once somebody waits for them."""
         self._capped: list[Trial] = []
         self._late: list[Checked] = []
         self.warnings: list[str] = []
@@ -517,12 +529,18 @@ class Loop:
                 return str(error)
             plain = Checked(predicted.get(key, score.value), made, score)
             again = self._two_pass_rung if self.two_pass else self._capped_rung
-            return again(source, plain, metric)
+            done = again(source, plain, metric)
+            if isinstance(done, Checked):
+                self.guard_ahead(source, done.encode)
+            return done
 
         message = "measuring the rungs" + " and capping their peaks" * (self.limit is not None)
         message += ", in two passes" * self.two_pass
         with self.counted("verify", message, len(kept)) as one:
             results = self.shop.map(lambda point: one(lambda: check(point)), kept)
+        made = [item.encode.rendition for item in results if isinstance(item, Checked)]
+        # as above; those of a check before, or that failed, come first
+        self._capped.sort(key=lambda t: made.index(t.rendition) if t.rendition in made else -1)
         self.warnings += [f"a rung could not be made: {r}" for r in results if isinstance(r, str)]
         if self._late:
             self.warnings.append(late_warning(self.budget.seconds, len(self._late)))
@@ -673,6 +691,22 @@ class Loop:
             self.warnings.append(missed_goal_warning(made.rendition, found))
         return found
 
+    def guard_ahead(self, source: Source, encode: Encode) -> None:
+        """Begin the guard of what will likely be delivered, while other encodes are made."""
+        plan, path = self.guard, encode.path
+        if plan is None or self.shop.at_once == 1 or path in self._ahead:
+            return
+
+        def report(frames: int) -> None:
+            if waiting := self._reports.get(path):
+                waiting(frames)
+
+        def guard() -> Guarded:
+            with frame_progress.counted_frames(report):
+                return self.shop.guard(source, path, plan)
+
+        self._ahead[path] = self.shop.beside.begin(guard)
+
     def _guarded(self, source: Source, checked: Sequence[Checked]) -> list[Guarded]:
         """The guard of each rung, counted in frames."""
         plan = self.guard
@@ -691,8 +725,10 @@ class Loop:
                 self.progress(Event("guard", rungs, sum(seen.values()), total))
 
             report(0)
+            self._reports[encode.path] = report
+            ahead = self._ahead.get(encode.path)
             with frame_progress.counted_frames(report):
-                found = self.shop.guard(source, encode.path, plan)
+                found = waited_for(ahead) if ahead else self.shop.guard(source, encode.path, plan)
             closer, mean = plan, score.value if score.mean is None else score.mean
             for _ in range(CLOSER_LOOKS):
                 if not is_undecided(mean, found, self.shop.metric):
