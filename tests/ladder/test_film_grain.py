@@ -99,6 +99,7 @@ def test_a_strength_makes_rungs_with_tables_that_are_made_again_byte_for_byte(
     assert "The source has film grain" in page
 
 
+@pytest.mark.slow
 def test_auto_leaves_a_source_without_grain_alone(tmp_path: Path) -> None:
     clip = make_clip(tmp_path / "clip.mkv", size="128x96", frames=10, codec="ffv1")
     ladder = vqaloop.build_ladder(clip, out=tmp_path / "out", film_grain="auto", **SMALL)
