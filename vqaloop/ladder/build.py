@@ -36,7 +36,9 @@ from vqaloop.execution.stage_progress import (
     report_if_slow,
 )
 from vqaloop.execution.tools import Tools, chosen_tools
+from vqaloop.ladder.banding import find_banding
 from vqaloop.ladder.document import LadderRun, ladder_json
+from vqaloop.ladder.film_grain import check_film_grain, use_film_grain
 from vqaloop.ladder.options import BANDWIDTH_SHARE, LadderOptions
 from vqaloop.ladder.per_shot import NO_CUTS, per_shot
 from vqaloop.ladder.pictures import take_pictures
@@ -109,6 +111,7 @@ def build_ladder(
     two_pass: bool = False,
     guard: Literal["full", "sampled", "off"] | None = None,
     max_banding: float | None = None,
+    film_grain: int | str = "off",
     per_shot: bool = False,
     scene_floor: float | None = None,
     preset: str | None = None,
@@ -135,6 +138,7 @@ def build_ladder(
     allow_hdr: bool = False,
     tonemap: bool = False,
     dynamic_hdr: Literal["drop", "refuse"] = "drop",
+    deinterlace: Literal["auto", "frames", "fields", "telecine"] = "auto",
     progress: Watcher = lambda event: None,
 ) -> Ladder:
     """The per-title ladder of a video, its files and reports written to `out`.
@@ -175,6 +179,9 @@ def build_ladder(
             above 240 frames.
         max_banding: Most visible banding of a rung, as CAMBI (0 to 17; it annoys from about 5 on).
             A ladder with more is not trusted. None: more than 5 is warned of.
+        film_grain: Of AV1, a strength at which the picture is denoised and its grain left to
+            decoders; "auto" does that where the source has grain and it scores better at equal
+            rate; "off" never.
         per_shot: Every rung has a knob of its own for every scene, by equal slopes at its score,
             instead of one for the title.
         scene_floor: With `per_shot`, points below its rung's score at which a scene may lie at
@@ -211,6 +218,9 @@ def build_ladder(
         tonemap: Make PQ and HLG SDR (BT.709) as they are read, and score against that.
         dynamic_hdr: "drop" Dolby Vision and HDR10+ metadata with a warning, or "refuse" inputs
             that have them.
+        deinterlace: "auto" inverts telecine where it is recognised and makes one frame of each
+            pair of fields of other interlaced video, "frames" always that, "fields" one frame of
+            each field; "telecine" inverts it, recognised or not.
         progress: Called with every event.
 
     Returns:
@@ -281,6 +291,8 @@ def checked_request(input: str | os.PathLike[str], options: LadderOptions) -> La
                 f"{tools.spec.name} makes no rung in two passes: {tools.spec.two_pass.cannot}; "
                 "choose another encoder, or leave out --two-pass"
             )
+    with fault_of("codec", "encoder", "film_grain"):
+        check_film_grain(tools.spec, options.film_grain)
     limit = peak_limit(options, tools.spec, math.inf if options.no_cap else PEAK_RATIO)
     folder = Path(options.out or f"{Path(input).stem}.{options.codec}.ladder")
     check_folder(folder, Path(input))
@@ -362,6 +374,7 @@ def _per_shot(
     source = session.source
     loop = _loop(request, session)
     tuning = _tune(session, loop, source, where)
+    grain = use_film_grain(session, loop, source)
     made = per_shot(session, loop, scenes, request.prior)
     windows = ((0, source.frames),)
     about = made.about(len(made.checked))
@@ -370,7 +383,7 @@ def _per_shot(
     earlier = cost_of_folder(request.folder, session) if session.options.cache else {}
     return LadderRun(
         *(session, loop, windows, exact, tuning, made.found, made.search, made.checked),
-        *(about, earlier),
+        *(about, earlier, grain.to_json()),
     )
 
 
@@ -399,6 +412,7 @@ def _searched(
     title, windows = _excerpt(session)
     whole = title is source
     tuning = _tune(session, loop, title, where)
+    grain = use_film_grain(session, loop, title).to_json()
     if not whole:
         loop.probe_preset = _probe_preset(session, loop)
 
@@ -429,7 +443,7 @@ def _searched(
     checked = loop.verify(source, found, informed, probed=not whole)
     loop.costs.note()
     parts = loop, windows, whole, tuning, found, informed, checked
-    return LadderRun(session, *parts, earlier=loop.costs.earlier)
+    return LadderRun(session, *parts, earlier=loop.costs.earlier, grain=grain)
 
 
 def _probe_preset(session: Session[LadderOptions], loop: Loop) -> str:
@@ -498,9 +512,13 @@ def _delivered(run: LadderRun, folder: Path, placed: list[Path]) -> Ladder:
     rungs = run.loop.deliver(session.source, folder, run.checked, placed)
     doubts, limit = find_doubts(rungs, session.metric, run.whole), run.loop.limit
     peaks = peak_warnings(rungs, [item.over for item in run.checked], limit) if limit else []
-    banding = banding_warnings(rungs, session.options.max_banding, session.depth)
+    shown = find_banding(session, run.loop, folder, rungs, run.checked)
+    cure = (shown.file, shown.cure.words()) if shown and shown.cure else None
+    banding = banding_warnings(rungs, session.options.max_banding, session.depth, cure)
     lost = hdr_warnings(session.source, session.spec, [folder / rung.file for rung in rungs])
     document = ladder_json(run, [*doubts.lines, *peaks, *banding, *guard_warnings(rungs), *lost])
+    if shown:
+        document["banding"] = shown.to_json()
     # a bound that nobody asked for is no promise
     trusted = doubts.trusted and not (peaks and limit and limit.asked)
     trusted = trusted and not (banding and session.options.max_banding is not None)

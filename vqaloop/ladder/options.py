@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -51,6 +52,18 @@ SHARE_HELP = "part of its bandwidth that a player of the audience spends on vide
 def parse_sizes(text: str) -> list[tuple[int, int]]:
     """Sizes with commas between. Raises InputError."""
     return [parse_size(word) for word in text.split(",") if word]
+
+
+def parse_film_grain(text: str) -> str | int:
+    """Reads --film-grain: auto, off, or a strength. Raises ArgumentTypeError."""
+    word = text.strip().lower()
+    if word in ("auto", "off"):
+        return word
+    if word.isascii() and word.isdigit() and len(word) < 9:
+        return int(word)
+    raise argparse.ArgumentTypeError(
+        f"{text[:50]!r} is no use of film grain: give auto, off, or a strength such as 12"
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -160,6 +173,15 @@ class LadderOptions(StorageOptions, PriorOptions, PeakOptions, GuardOptions, Job
         "on",
         metavar="C",
         parse=number,
+        column=True,
+    )
+    film_grain: str | int = option(
+        "off",
+        "of AV1: code a denoised picture, with a table from which decoders synthesise grain: N is "
+        "the strength; auto tries it where the source has grain, and keeps it where it scores "
+        "better at equal rate (default: off)",
+        metavar="auto|off|N",
+        parse=parse_film_grain,
         column=True,
     )
     per_shot: bool = option(

@@ -166,6 +166,16 @@ class _Place(Struct):
     size: Whole | None = None
 
 
+class _Banding(Struct):
+    rung: Whole
+    file: str
+    cambi: Number
+    frame: Whole
+    left: Whole
+    top: Whole
+    size: Whole
+
+
 class _TuningTrial(Struct):
     number: Whole
     feasible: bool
@@ -192,6 +202,14 @@ class _Guard(Struct):
     frames: Whole | None = None
 
 
+class _FilmGrain(Struct):
+    deviation: Number | None = None
+    strength: Whole | None = None
+    saving_percent: Number | None = None
+    why: str | None = None
+    asked: str | None = None
+
+
 class _PerShot(Struct):
     scenes: Whole
     equivalents_per_rung: Number
@@ -212,10 +230,12 @@ class _Document(Struct):
     trusted: bool
     guard: _Guard | None = None
     worst: list[_Place] | None = None
+    banding: _Banding | None = None
     tuning: _Tuning | None = None
     asked: dict[str, Any] | None = None
     audience: _Audience | None = None
     per_shot: _PerShot | None = None
+    film_grain: _FilmGrain | None = None
     warnings: list[str] | None = None
 
 
