@@ -9,7 +9,7 @@ from tests.support.titles import CRF, RULES, SIZES, Title, random_title, taught
 from vqaloop.records import RDPoint
 from vqaloop.search.explore import Measurement, explore, rungs_of
 from vqaloop.search.space import Space, TrialPoint
-from vqaloop.search.surrogates import APART, Apart, CurveFits, ExcerptShift, Surrogate, TitlePrior
+from vqaloop.search.surrogates import APART, Apart, CurveFits, Surrogate, TitlePrior, given_probes
 
 SPACE = Space(SIZES, CRF)
 NEAR = APART * (CRF.search[1] - CRF.search[0])
@@ -18,7 +18,7 @@ NEAR = APART * (CRF.search[1] - CRF.search[0])
 class Search:
     """What is made of an excerpt, then of its title, which takes a tenth more of bitrate."""
 
-    def __init__(self, title: Title, belief: Surrogate, apart: bool) -> None:
+    def __init__(self, title: Title, belief: CurveFits | TitlePrior, apart: bool) -> None:
         self.batches: list[list[TrialPoint]] = []
 
         def evaluate(batch: Sequence[TrialPoint]) -> dict[TrialPoint, Measurement]:
@@ -29,13 +29,13 @@ class Search:
             made = ((point, title.measure(point)) for point in batch)
             return {point: (1.1 * p.bitrate_kbps, p.score) for point, p in made}
 
-        own = Apart(SPACE, belief) if apart else belief
-        points, *_ = explore(SPACE, RULES, evaluate, surrogate=own, most=40)
-        shifted = ExcerptShift([*points, *belief.dense(points).points])
-        thrifty = replace(RULES, near=0.5, slack=1.1)
-        whole, *_ = explore(SPACE, thrifty, of_title, surrogate=shifted, most=20)
+        own: Surrogate = Apart(SPACE, belief) if apart else belief
+        points, *_ = explore(SPACE, RULES, evaluate, surrogate=own, most=40, most_a_rung=1.0)
+        shifted = given_probes(belief, points, None)
+        thrifty = replace(RULES, near=0.1)
+        whole, *_ = explore(SPACE, thrifty, of_title, surrogate=shifted, most=20, most_a_rung=1.0)
         self.whole = len(whole)
-        self.rungs = rungs_of(SPACE, replace(RULES, near=0.5), whole, shifted)
+        self.rungs = rungs_of(SPACE, thrifty, whole, shifted)
 
     @property
     def asked(self) -> list[TrialPoint]:

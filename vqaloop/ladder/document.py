@@ -41,6 +41,8 @@ class LadderRun:
     """What the document has more of a per-shot ladder."""
     earlier: Mapping[str, float] = field(default_factory=dict)
     """The cost of earlier runs of the same ladder; empty where there were none."""
+    grain: Mapping[str, Any] = field(default_factory=dict)
+    """What was found of the source's film grain, and done about it; empty where nothing was."""
 
 
 def ladder_json(run: LadderRun, warnings: Sequence[str]) -> dict[str, Any]:
@@ -63,6 +65,7 @@ def ladder_json(run: LadderRun, warnings: Sequence[str]) -> dict[str, Any]:
         "windows": [list(window) for window in run.windows],
         "estimate": loop.estimate,
         "tuning": run.tuning or None,
+        **({"film_grain": dict(run.grain)} if run.grain else {}),
         "worst": worst_json(session.source, scores),
         "asked": session.options.asked(),
         "warnings": [
