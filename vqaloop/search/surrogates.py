@@ -32,7 +32,7 @@ SUBSTITUTES = 2
 """Further anchors for a resolution whose anchors failed."""
 FINEST = 1 / 120
 """Part of the search range below which knobs are not distinguished while planning."""
-APART = 1 / 8
+APART = 1 / 16
 """Part of the search range around a measured knob in which no probe of an excerpt is made."""
 
 
