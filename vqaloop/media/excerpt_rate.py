@@ -20,7 +20,7 @@ from vqaloop.records import Source
 
 MOST = math.log(2)
 """Bound of what is corrected, as a logarithm of a ratio."""
-SHARE, SHARE_BY_RATE = 1.5, 0.33
+SHARE, SHARE_BY_RATE = 1.0, 0.33
 """Part of the source's difference that an encode shows: of one at the source's own rate, and how
 much more it is where the rate is e times as high. It is kept from 0 to 1."""
 
