@@ -240,7 +240,7 @@ class Trial:
     score: float | None = None
     error: str | None = None
     whole_title: bool = True
-    """False when it was made on an excerpt."""
+    """False when it is a probe: made on an excerpt, perhaps at a faster preset."""
     encode: Encode | None = field(default=None, compare=False)
     mean: float | None = None
     """The mean score, where `score` is pooled otherwise."""

@@ -22,7 +22,7 @@ from vqaloop.catalogue.titles import Titles, listed
 from vqaloop.core import scopes
 from vqaloop.core.text import utf8
 from vqaloop.errors import VqaloopError
-from vqaloop.execution.executor import Executor, executor_of
+from vqaloop.execution.executor import Executor, calls_at_once, executor_of
 from vqaloop.execution.job import Job
 from vqaloop.execution.stage_progress import TimeLeft
 from vqaloop.ladder.build import build_ladder
@@ -45,7 +45,7 @@ def build_catalogue(
     *,
     codec: str | Sequence[str],
     out: str | os.PathLike[str] = DEFAULT_OUT,
-    workers: int | Executor = 1,
+    workers: int | Executor | None = None,
     progress: Watcher = lambda event: None,
     **options: Any,
 ) -> Catalogue:
@@ -54,7 +54,7 @@ def build_catalogue(
     `titles` is a .csv with a column `input` (see docs/ladder.md for the others), or videos, tables
     and `Title`s one after another. `options` are those of `build_ladder`; what a title says itself
     wins. With one worker titles are made one after another, with several so many at once that no
-    worker waits, all of them sharing the workers in turns.
+    worker waits, all of them sharing the workers in turns; with None two at once.
 
     Raises InputError for what is refused before any work: nothing is then written. A title that
     fails later stops no other: it is in the answer with its reason. What was encoded until an
@@ -93,7 +93,9 @@ def _made(
             news.put((index, None))
 
     titles = TimeLeft(progress)
-    most = min(MOST_OPEN, 1 if executor.workers == 1 else 2 * executor.workers)
+    asked = executor.workers
+    # a second title works while the first decides what to try next
+    most = min(MOST_OPEN, 2 * asked if asked > 1 else min(2, calls_at_once(executor)))
     waiting, entries = deque(range(len(tasks))), dict[int, Entry]()
     try:
         while waiting or jobs:

@@ -201,6 +201,8 @@ class EncoderSpec:
     presets: tuple[str, ...]
     """From slow to fast."""
     default_preset: str
+    probe_preset: str | None
+    """Preset of encodes that only show where the rungs lie; None: none is much cheaper."""
     cost: tuple[float, float]
     """CPU seconds per megapixel at the slowest and the fastest preset, roughly."""
     options: tuple[tuple[str, str], ...]
@@ -253,6 +255,7 @@ class _Presets(Struct):
     names: tuple[str, ...]
     default: str
     cost: tuple[Finite, Finite]
+    probe: str | None = None
 
 
 class _Gop(Struct):
@@ -395,6 +398,7 @@ def read_spec(file: Path) -> EncoderSpec:
         preset_option=presets.option,
         presets=presets.names,
         default_preset=presets.default,
+        probe_preset=presets.probe,
         cost=presets.cost,
         options=tuple(option for table in options for option in table.items()),
         gop_s=found.gop.seconds,
@@ -437,6 +441,8 @@ def _faults(found: _File) -> Iterator[tuple[str, str]]:
         yield "knob.search", f"must ascend, inside {knob.min:g}..{knob.max:g}"
     if presets.default not in presets.names:
         yield "presets.default", f"{presets.default!r} is not among the names"
+    if presets.probe is not None and presets.probe not in presets.names:
+        yield "presets.probe", f"{presets.probe!r} is not among the names"
     # an empty pattern: ffmpeg's log has no version of the library
     if found.version.pattern:
         yield from _pattern_faults("version.pattern", found.version.pattern)

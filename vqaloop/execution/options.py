@@ -30,6 +30,8 @@ pictures, recognised or not."""
 RAW = "frame rate, raw and HDR input"
 """Heading of options that describe the input."""
 
+WORKERS_HELP = "trials at a time (default: of ladders as many as keep the processors busy, else 1)"
+
 PathName = str | os.PathLike[str]
 
 
@@ -161,8 +163,8 @@ class Running:
     """Where a command runs, and on what: options of all commands."""
 
     device: str = option("auto", "where the network runs", metavar="auto|cpu|cuda")
-    workers: int | Executor = option(
-        1, "trials at a time", metavar="N", parse=whole, recorded=False
+    workers: int | Executor | None = option(
+        1, WORKERS_HELP, metavar="N", parse=whole, recorded=False
     )
     seed: int = option(
         0,

@@ -76,7 +76,7 @@ from vqaloop.search.shared_study import (
     open_storage,
 )
 from vqaloop.search.space import Space
-from vqaloop.search.surrogates import CurveFits, Surrogate, TitlePrior
+from vqaloop.search.surrogates import CurveFits, Surrogate, TitlePrior, given_probes
 
 DIRECTIONS: tuple[Literal["minimize", "maximize"], ...] = ("minimize", "maximize")
 """Of a study's values: bitrate and score."""
@@ -105,6 +105,7 @@ def build_ladder(
     peak_ratio: float | None = None,
     max_peak: float | str | None = None,
     buffer_s: float = 0.5,
+    no_probe: bool = False,
     no_cap: bool = False,
     two_pass: bool = False,
     guard: Literal["full", "sampled", "off"] | None = None,
@@ -116,7 +117,7 @@ def build_ladder(
     bit_depth: int | None = None,
     out: str | os.PathLike[str] | None = None,
     device: str = "auto",
-    workers: int | Executor = 1,
+    workers: int | Executor | None = None,
     seed: int = 0,
     cache: bool = True,
     storage: str | None = None,
@@ -168,6 +169,7 @@ def build_ladder(
             bitrate; None: 2, and with `max_peak` no such bound.
         max_peak: The same in kb/s; None: no such bound.
         buffer_s: Size of the encoder's buffer where a rung takes a cap, in seconds of the cap.
+        no_probe: Make the trial encodes of an excerpt at the preset of the rungs, not faster.
         no_cap: Leave peaks as they are.
         two_pass: Make each rung in two passes at the average bitrate found for it, under its cap
             where it needs one.
@@ -189,7 +191,7 @@ def build_ladder(
         out: Folder; None: NAME.CODEC.ladder here.
         device: Of the learned metric: auto, cpu or cuda.
         workers: How many encodes are made at once on this machine, or an Executor that makes them
-            elsewhere.
+            elsewhere; None: as many as keep its processors busy. The ladder is the same.
         seed: Of the search and the metric.
         cache: Whether encodes and scores are kept for the next call.
         storage: URL of an Optuna storage that several processes may share; None: a file in `out`,
@@ -410,21 +412,45 @@ def _searched(
     whole = title is source
     tuning = _tune(session, loop, title, where)
     grain = use_film_grain(session, loop, title).to_json()
+    if not whole:
+        loop.probe_preset = _probe_preset(session, loop)
 
-    def study_of(part: Source) -> SharedStudy:
-        name = _study_name(source, part, loop, session.ffmpeg)
+    def study_of(part: Source, preset: str) -> SharedStudy:
+        name = _study_name(source, part, loop, session.ffmpeg, preset)
         return SharedStudy(studies, name, DIRECTIONS, space.distributions())
 
-    with study_of(title) as study:
+    with study_of(title, loop.probe_preset) as study:
         loop.costs = RunCosts(study, session)
-        loop.report_kept(title, study)
+        loop.report_kept(title, study, probing=not whole)
         surrogate = _surrogate(study, session, space, request.prior)
-        found = loop.search(title, whole, study, surrogate)
-    with study_of(source) as study:
-        checked = loop.verify(source, found, whole, study, surrogate)
+        if whole:
+            found = loop.search(title, study, surrogate)
+        else:
+            probes = loop.search_by_probes(title, study, surrogate)
+    informed: Surrogate = surrogate
+    if not whole:
+        presets, usual = session.spec.presets, session.spec.default_preset
+        away = abs(presets.index(loop.preset) - presets.index(usual))
+        slower = away if loop.probe_preset != loop.preset else None
+        informed = given_probes(surrogate, probes.points, slower)
+        with study_of(source, loop.preset) as study:
+            found = loop.search_given_probes(source, study, informed)
+    checked = loop.verify(source, found, informed, probed=not whole)
     loop.costs.note()
-    parts = loop, windows, whole, tuning, found, surrogate, checked
+    parts = loop, windows, whole, tuning, found, informed, checked
     return LadderRun(session, *parts, earlier=loop.costs.earlier, grain=grain)
+
+
+def _probe_preset(session: Session[LadderOptions], loop: Loop) -> str:
+    """The preset of probes: that of the rungs itself where none is faster, or none is wanted.
+
+    Of a whole title there are none: as many encodes more, at half the price, would save no more.
+    """
+    presets, probe = session.spec.presets, session.spec.probe_preset
+    # parameters that were tuned for one preset may not do for another
+    if session.options.no_probe or probe is None or loop.params:
+        return loop.preset
+    return probe if presets.index(probe) > presets.index(loop.preset) else loop.preset
 
 
 def _excerpt(session: Session[LadderOptions]) -> tuple[Source, tuple[tuple[int, int], ...]]:
@@ -447,7 +473,9 @@ def _tune(
     # most ladders are made without, and it is much to load
     from vqaloop.tuning.tune import best_params
 
-    loop.params, tuning = best_params(session, title, options.tune_trials, where)
+    # suggestions depend on what has ended by then, and times on what else runs
+    with session.shop.one_by_one():
+        loop.params, tuning = best_params(session, title, options.tune_trials, where)
     chosen = " ".join(f"{name}={value}" for name, value in loop.params)
     options.progress(Event("tune", f"encoder parameters: {chosen or 'the defaults'}"))
     return tuning
@@ -505,14 +533,14 @@ def _delivered(run: LadderRun, folder: Path, placed: list[Path]) -> Ladder:
     return ladder
 
 
-def _study_name(source: Source, part: Source, loop: Loop, binary: str) -> str:
+def _study_name(source: Source, part: Source, loop: Loop, binary: str, preset: str) -> str:
     """Readable, and the same only where the trials would be the same: everything that decides
     what an encode and its score are, and the sizes and knobs among which trials are."""
     spec, meter = loop.shop.spec, loop.shop.metric
     decided = [
         *(part.sha256, part.prep, part.input_options),
         *(spec.name, encoder_version(spec, binary), file_sha256(binary)),
-        *(spec.options, loop.preset, loop.bit_depth, loop.params, loop.shop.timeout_s),
+        *(spec.options, preset, loop.bit_depth, loop.params, loop.shop.timeout_s),
         *(loop.space.sizes, repr(loop.space.knob), loop.shop.scoring()),
     ]
     digest = hashlib.sha256(json.dumps(decided, default=str).encode()).hexdigest()[:12]
@@ -522,7 +550,7 @@ def _study_name(source: Source, part: Source, loop: Loop, binary: str) -> str:
 
 def _surrogate(
     study: SharedStudy, session: Session[LadderOptions], space: Space, use: PriorUse
-) -> Surrogate:
+) -> CurveFits | TitlePrior:
     """What predicts the first encodes; a study goes on with what it began with."""
     metric = session.metric
 

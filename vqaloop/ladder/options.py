@@ -21,6 +21,7 @@ from vqaloop.encoding.registry import codec_names
 from vqaloop.errors import InputError
 from vqaloop.execution.options import (
     CODECS,
+    WORKERS_HELP,
     GuardOptions,
     JobOptions,
     PathName,
@@ -31,6 +32,7 @@ from vqaloop.execution.options import (
 from vqaloop.tuning.options import check_trials
 
 if TYPE_CHECKING:
+    from vqaloop.execution.executor import Executor
     from vqaloop.records import Source
 
 _FIRST = (
@@ -73,6 +75,9 @@ class LadderOptions(StorageOptions, PriorOptions, PeakOptions, GuardOptions, Job
         metavar=CODECS,
         parse=codec_names,
         recorded=False,
+    )
+    workers: int | Executor | None = option(
+        None, WORKERS_HELP, metavar="N", parse=whole, recorded=False
     )
     resolutions: Sequence[tuple[int, int]] | None = option(
         None,
@@ -144,6 +149,11 @@ class LadderOptions(StorageOptions, PriorOptions, PeakOptions, GuardOptions, Job
         flags=("--budget",),
         metavar="TIME",
         parse=parse_duration,
+        column=True,
+    )
+    no_probe: bool = option(
+        False,
+        "make the trial encodes of an excerpt at the preset of the rungs, and not at a faster one",
         column=True,
     )
     no_cap: bool = option(

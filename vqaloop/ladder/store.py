@@ -153,6 +153,8 @@ class _Cost(Struct):
     cpu_s: Number | None = None
     delivered_cpu_s: Number | None = None
     overhead: Number | None = None
+    processors: Whole | None = None
+    busy: Number | None = None
     earlier: dict[str, Number] | None = None
 
 

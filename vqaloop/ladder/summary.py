@@ -149,9 +149,11 @@ def overhead_line(ladder: Ladder) -> str:
     cost = ladder.about["cost"]
     if not cost.get("overhead"):
         return ""
+    busy, have = cost.get("busy"), cost.get("processors")
+    used = f"; {busy:.0%} of {have} processors in use while encoding" if busy and have else ""
     return (
         f"overhead {cost['overhead']:.2f}: {cost['cpu_s']:.1f} s CPU in all, of which encoding "
-        f"these rungs took {cost['delivered_cpu_s']:.1f}"
+        f"these rungs took {cost['delivered_cpu_s']:.1f}{used}"
     )
 
 

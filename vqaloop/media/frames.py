@@ -6,7 +6,6 @@ source's size with one fixed scaler.
 """
 
 import contextlib
-import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from fractions import Fraction
 from pathlib import Path
@@ -296,9 +295,7 @@ def encode_reader(
     def read(indices: list[int]) -> Iterator[Frames]:
         if decoder == "ffmpeg":
             return iter(_encode_with_ffmpeg(path, indices, wanted, ffmpeg))
-        # an equal share of the processors for each score that is under way
-        share = len(os.sched_getaffinity(0)) // max(1, METER.active)
-        threads = max(1, min(DECODING_THREADS, share))
+        threads = METER.share(DECODING_THREADS)
         return _with_pyav(path, indices, source.fps, wanted, own, threads)
 
     return read
