@@ -95,7 +95,7 @@ def test_the_ways_that_are_asked_for(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="none of auto, frames, fields, telecine"):
         LadderOptions(codec="h264", deinterlace="both")  # type: ignore[arg-type]
     raw = make_clip(tmp_path / "a.yuv", size="64x64", frames=4)
-    form = {"video_size": "64x64", "pix_fmt": "yuv420p", "framerate": "25"}
+    form: Any = {"video_size": "64x64", "pix_fmt": "yuv420p", "framerate": "25"}
     assert probe_source(raw, **form).frames == 4
     with pytest.raises(InputError, match="raw video is taken for progressive"):
         probe_source(raw, deinterlace="fields", **form)
