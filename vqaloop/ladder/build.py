@@ -56,6 +56,7 @@ from vqaloop.ladder.store import write_document, write_reports
 from vqaloop.ladder.warnings import banding_warnings, find_doubts, guard_warnings, peak_warnings
 from vqaloop.media.content import Content, content_of
 from vqaloop.media.excerpt import excerpt
+from vqaloop.media.excerpt_rate import excerpt_rate
 from vqaloop.media.scene_cuts import Scene, find_shots, split_shots
 from vqaloop.quality.registry import DEFAULT_METRIC, kindred
 from vqaloop.records import Event, Ladder, Source, Watcher
@@ -432,7 +433,11 @@ def _searched(
         presets, usual = session.spec.presets, session.spec.default_preset
         away = abs(presets.index(loop.preset) - presets.index(usual))
         slower = away if loop.probe_preset != loop.preset else None
-        informed = given_probes(surrogate, probes.points, slower)
+        rates = excerpt_rate(source, windows)
+        points = [
+            replace(p, bitrate_kbps=rates.of_title(p.bitrate_kbps)) for p in probes.points
+        ]
+        informed = given_probes(surrogate, points, slower)
         with study_of(source, loop.preset) as study:
             found = loop.search_given_probes(source, study, informed)
     checked = loop.verify(source, found, informed, probed=not whole)
