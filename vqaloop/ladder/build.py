@@ -434,9 +434,7 @@ def _searched(
         away = abs(presets.index(loop.preset) - presets.index(usual))
         slower = away if loop.probe_preset != loop.preset else None
         rates = excerpt_rate(source, windows)
-        points = [
-            replace(p, bitrate_kbps=rates.of_title(p.bitrate_kbps)) for p in probes.points
-        ]
+        points = [replace(p, bitrate_kbps=rates.of_title(p.bitrate_kbps)) for p in probes.points]
         informed = given_probes(surrogate, points, slower)
         with study_of(source, loop.preset) as study:
             found = loop.search_given_probes(source, study, informed)

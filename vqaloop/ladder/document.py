@@ -20,7 +20,8 @@ from vqaloop.search.surrogates import Predictions, Surrogate
 if TYPE_CHECKING:
     from vqaloop.execution.session import Session
     from vqaloop.ladder.options import LadderOptions
-    from vqaloop.ladder.steps import Checked, Loop, SearchResult
+    from vqaloop.ladder.stage import SearchResult
+    from vqaloop.ladder.steps import Checked, Loop
 
 
 @dataclass(frozen=True)
