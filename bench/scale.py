@@ -162,9 +162,16 @@ class Searcher:
 
     workers: int
     idle: int
-    free: float = 0.0
-    """When its Python has done what it was to do until now."""
     busy_s: float = 0.0
+    share_s: float = 0.0
+    """Seconds of Python that each of those that compute at a time was given so far: threads take
+    turns of some milliseconds."""
+    at: float = 0.0
+    """The time of that."""
+    computing: list[tuple[float, int, Callable[[], None]]] = field(default_factory=list)
+    """By the share at which each is done."""
+    turn: int = 0
+    """How often it was looked at when the next is done."""
     queue: "deque[tuple[float, Callable[[], None]]]" = field(default_factory=deque)
 
 
@@ -194,7 +201,7 @@ class Simulation:
         own = [self.workers * (n + 1) // count - self.workers * n // count for n in range(count)]
         self.searchers, self.waiting = [Searcher(n, n) for n in own], iter(chosen)
         for searcher in self.searchers:
-            most = max(2, searcher.workers) if count > 1 else most_open(searcher.workers)
+            most = max(2, searcher.workers // 2) if count > 1 else most_open(searcher.workers)
             for _ in range(min(self.most_open, most)):
                 self._open(searcher)
         while self._events:
@@ -210,12 +217,37 @@ class Simulation:
     def _compute(
         self, by: Searcher, cpu_s: float, then: Callable[[], None], wait_s: float = 0.0
     ) -> None:
-        """Hold a process's Python for a time, then wait for its programs."""
+        """Take so much of a process's Python, then wait for its programs."""
         # what waits takes its share of every second
         cpu_s /= max(0.05, 1 - self.costs.waiting_s * (by.workers - by.idle))
-        by.free = max(self.now, by.free) + cpu_s
         by.busy_s += cpu_s
-        self._at(by.free + wait_s, then)
+        self._shared(by)
+        ended = functools.partial(self._at_after, wait_s, then)
+        heapq.heappush(by.computing, (by.share_s + cpu_s, next(self._order), ended))
+        self._look(by)
+
+    def _at_after(self, wait_s: float, then: Callable[[], None]) -> None:
+        self._at(self.now + wait_s, then)
+
+    def _shared(self, by: Searcher) -> None:
+        """Give what time has passed to those that compute."""
+        if by.computing:
+            by.share_s += (self.now - by.at) / len(by.computing)
+        by.at = self.now
+
+    def _look(self, by: Searcher) -> None:
+        """Look again when the next is done, unless others have begun or ended by then."""
+        if by.computing:
+            left = (by.computing[0][0] - by.share_s) * len(by.computing)
+            by.turn += 1
+            self._at(self.now + max(0.0, left), functools.partial(self._done, by, by.turn))
+
+    def _done(self, by: Searcher, turn: int) -> None:
+        if turn == by.turn:
+            self._shared(by)
+            _, _, then = heapq.heappop(by.computing)
+            then()
+            self._look(by)
 
     def _open(self, by: Searcher) -> None:
         trace = next(self.waiting, None)
@@ -317,11 +349,12 @@ def drive(titles: int, processors: int) -> list[dict[str, Any]]:
         try:
             nodes.add_node(num_cpus=processors)
             with RayCluster(nodes.address) as cluster:
+                # at first for the start of the workers
+                _driven(clips[:1], place / "out", cluster, 2 * processors)
                 return [
-                    _driven(clips, place / f"{each}", cluster, each)
-                    # at first for the start of the workers
-                    for each in (2 * processors, 2 * processors, processors)
-                ][1:]
+                    _driven(clips, place / "out", cluster, each)
+                    for each in (2 * processors, processors)
+                ]
         finally:
             nodes.shutdown()
 

@@ -32,6 +32,11 @@ nodes = rayclusters.nodes
 ASKED: dict[str, Any] = {**TINY, "cache": True, "guard": "off"}
 
 
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("VQALOOP_CACHE", str(tmp_path / "cache"))
+
+
 @pytest.fixture
 def titles(tmp_path: Path) -> list[Path]:
     return [
@@ -71,7 +76,7 @@ def test_a_large_cluster_s_nodes_search(
     spread: RayCluster, titles: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     here = build_catalogue(titles, out=tmp_path / "here", workers=Local(2), **ASKED)
-    monkeypatch.setenv("VQALOOP_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("VQALOOP_CACHE", str(tmp_path / "another"))
     searched_elsewhere(monkeypatch)
     # names relative to the folder of the driver
     monkeypatch.chdir(tmp_path)
@@ -136,7 +141,7 @@ def test_titles_of_what_is_lost_go_on_elsewhere(
     words = "died while it searched" if lost == "process" else "left the Ray cluster"
     assert len(said) == 1 and words in said[0]
     monkeypatch.undo()
-    monkeypatch.setenv("VQALOOP_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("VQALOOP_CACHE", str(tmp_path / "another"))
     here = build_catalogue(titles, out=tmp_path / "here", workers=Local(2), **asked)
     assert decided(there) == decided(here)
     # only what was under way was done twice

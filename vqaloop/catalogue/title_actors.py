@@ -26,7 +26,6 @@ from vqaloop.catalogue.plan import Task, task_of
 from vqaloop.catalogue.title import TitleThreads, failed, make_title
 from vqaloop.catalogue.titles import Title
 from vqaloop.cluster.connection import import_ray
-from vqaloop.cluster.parity import Tools, check_version
 from vqaloop.cluster.ray_cluster import MOST_CRASHES, RayCluster, cause_of
 from vqaloop.cluster.shares import Share
 from vqaloop.cluster.worker import node_name
@@ -35,6 +34,7 @@ from vqaloop.core.ffmpeg import ffmpeg_path
 from vqaloop.core.files import file_sha256, scratch
 from vqaloop.core.folders import cache_folder
 from vqaloop.core.text import counted, quoted
+from vqaloop.core.version import __version__
 from vqaloop.encoding.registry import get_encoder
 from vqaloop.errors import Cancelled, ToolError, VqaloopError
 from vqaloop.ladder.options import LadderOptions
@@ -93,7 +93,8 @@ class Wanted:
 class Setting:
     """What a process must find on its node to make titles as the one that asks would."""
 
-    version: Tools
+    version: str
+    """Of vqaloop."""
     folder: str
     """In which the other works: paths may be relative to it."""
     marks: tuple[str, ...]
@@ -112,24 +113,29 @@ class Setting:
     def of(cls, tasks: Sequence[Task], marks: Sequence[str]) -> "Setting":
         named = {getattr(task.options, name) for task in tasks for name in FILES}
         files = {os.fspath(file) for file in named if file and os.path.isfile(file)}
-        files |= {ffmpeg_path(task.options.ffmpeg) for task in tasks}
+        ffmpegs = {task.options.ffmpeg for task in tasks}
+        files |= {ffmpeg_path(each) for each in ffmpegs}
+        inputs = {os.fspath(task.title.input) for task in tasks}
         own = {k: v for k, v in os.environ.items() if k.startswith(OURS)}
+        own |= {"VQALOOP_CACHE": os.path.abspath(cache_folder())}
+        own |= {"VQALOOP_FFMPEG": ffmpeg_path()} if None in ffmpegs else {}
         own.pop(guardian.VARIABLE, None)
-        ffmpeg = ffmpeg_path()
         return cls(
-            Tools(ffmpeg, file_sha256(ffmpeg)),
+            __version__,
             os.getcwd(),
             tuple(map(os.path.abspath, marks)),
-            {os.fspath(task.title.input): os.stat(task.title.input).st_size for task in tasks},
+            # one that has gone is its title's failure alone
+            {each: os.stat(each).st_size for each in inputs if os.path.exists(each)},
             {file: file_sha256(file) for file in sorted(files)},
             {task.spec.name: repr(task.spec) for task in tasks},
             _libraries(),
-            own | {"VQALOOP_FFMPEG": ffmpeg, "VQALOOP_CACHE": os.path.abspath(cache_folder())},
+            own,
         )
 
     def adopt(self, node: str) -> None:
         """Work in it from now on, in this process. Raises ToolError where that cannot be."""
-        check_version(self.version, node)
+        if self.version != __version__:
+            raise ToolError(f"node {node} has vqaloop {__version__} and this is {self.version}")
         if (own := _libraries()) != self.libraries:
             raise ToolError(f"node {node} has {own} and this machine {self.libraries}")
         for name, spec in self.encoders.items():

@@ -31,9 +31,9 @@ class Share:
 
     @property
     def most_open(self) -> int:
-        """Titles to have open at a time, so that no worker waits: each has several tasks at once,
+        """Titles to have open at a time: each has several tasks at once, so that no worker waits,
         and with more of them all would end, and have their reports made, at the same time."""
-        return max(2, self.workers)
+        return max(2, self.workers // 2)
 
 
 def shares(there: Sequence[Node], workers: int, processors: int) -> list[Share]:
