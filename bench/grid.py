@@ -1,13 +1,14 @@
 """Exhaustive grids: every size x every knob of a clip encoded and scored, as one small table.
 
     python -m bench.grid CLIP... --out DIR [--codecs h264,hevc,...] [--knobs 12] [--frames 40]
-                         [--reuse CSV_OR_DIR]
+                         [--reuse CSV_OR_DIR] [--probes]
 
 Each clip is cut to its first frames (`DIR/NAME.y4m`), and for every codec its grid is written to
 `DIR/points/NAME.CODEC.csv`, point by point: it resumes after an interruption, and several may run
 at a time. Scores are VMAF and PSNR-Y (by ffmpeg, over all frames), the default student's and
 sampled VMAF; seconds are CPU seconds. With --reuse, VMAF and PSNR-Y of encodes that have the
-bitrate they had in an earlier grid are taken from there.
+bitrate they had in an earlier grid are taken from there. With --probes encodes have the preset of
+probes, and codecs without one are passed over.
 """
 
 import argparse
@@ -107,7 +108,13 @@ def reusable(
 
 
 def fill(
-    clip: Path, codec: str, out: Path, count: int, earlier: pd.DataFrame | None = None
+    clip: Path,
+    codec: str,
+    out: Path,
+    count: int,
+    earlier: pd.DataFrame | None = None,
+    *,
+    preset: str,
 ) -> None:
     """Measure the missing points of a clip's grid for one codec; failures are logged, left out."""
     ffmpeg = ffmpeg_path()
@@ -125,7 +132,7 @@ def fill(
             rows.writerow(COLUMNS)
             file.flush()
         for point in missing(source, spec, grid_knobs(spec.knob, count), known):
-            rendition = Rendition(*point[:2], spec.name, point[2], spec.default_preset)
+            rendition = Rendition(*point[:2], spec.name, point[2], preset)
             try:
                 made = encode(source, rendition, Path(scratch, f"x{spec.suffix}"), ffmpeg=ffmpeg)
                 kbps = round(made.bitrate_kbps, 4)
@@ -169,17 +176,22 @@ def main() -> int:
     parser.add_argument("--knobs", type=int, default=12)
     parser.add_argument("--frames", type=int, default=40)
     parser.add_argument("--reuse", type=Path, help="an earlier grid: its CSV, or its folder")
+    parser.add_argument("--probes", action="store_true", help="at the preset of probes")
     options = parser.parse_args()
     earlier = read_grid(options.reuse) if options.reuse else None
     (options.out / "points").mkdir(parents=True, exist_ok=True)
     for clip in options.clips:
         for codec in options.codecs.split(","):
+            spec = default_encoder(codec)
+            preset = spec.probe_preset if options.probes else spec.default_preset
+            if preset is None:
+                continue
             lock = filelock.FileLock(options.out / "points" / f".{clip.stem}.{codec}.lock")
             try:
                 # another process is at it: go on with the next
                 with lock.acquire(blocking=False):
                     cut_clip = cut(clip, options.out, options.frames)
-                    fill(cut_clip, codec, options.out, options.knobs, earlier)
+                    fill(cut_clip, codec, options.out, options.knobs, earlier, preset=preset)
             except filelock.Timeout:
                 continue
             print(f"{clip.stem} {codec}", file=sys.stderr, flush=True)

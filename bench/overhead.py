@@ -12,7 +12,9 @@ cut.
 
 `overhead` is the ladder's own figure, all its CPU seconds over those of encoding its rungs, and
 `overhead_whole` the same by all CPU seconds of the process and its programs, its start included;
-`busy` is the part of the processors that were in use, `guard_percent` and `score_percent` are CPU
+`busy` is the part of the processors that were in use from the first encode to the last; `asked` is
+the part that its programs asked for meanwhile, which other programs on the machine do not lower.
+`guard_percent` and `score_percent` are CPU
 seconds of the two in percent of those of encoding. `loss_percent` is the bitrate lost at equal
 VMAF of all frames, against the exhaustive hull where the grid has the title, else against the
 first variant's ladder. Rows are kept in DIR/overhead.csv as they come; the same command goes on.
@@ -34,6 +36,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from bench.demand import Demand
 from bench.search import read_oracles
 from vqaloop.core import process
 from vqaloop.core.ffmpeg import ffmpeg_path, file_url
@@ -64,6 +67,7 @@ class Row:
     delivered_cpu_s: float
     wall_s: float
     busy: float
+    asked: float
     loss_percent: float
     trusted: bool
 
@@ -156,7 +160,7 @@ def row_of(
         "cpu_s": done.cpu_s,
         "delivered_cpu_s": rungs_s,
         "wall_s": done.wall_s,
-        "busy": done.cpu_s / done.wall_s / len(os.sched_getaffinity(0)),
+        "busy": cost["busy"] or math.nan,
         "trusted": document["trusted"],
     }
 
@@ -194,7 +198,9 @@ def measured(
         if there.any() and (folder / "ladder.json").exists():
             anchor = anchor or (None if hull else curve_of(folder, title))
             continue
-        figures = row_of(title, codec, name, folder, run_ladder(title, codec, words, folder))
+        with Demand() as demand:
+            done = run_ladder(title, codec, words, folder)
+        figures = row_of(title, codec, name, folder, done) | {"asked": demand.share}
         curve = curve_of(folder, title)
         row = Row(**figures, loss_percent=loss_of(curve, anchor, hull))
         anchor = anchor or curve

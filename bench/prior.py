@@ -1,12 +1,14 @@
 """Learns the shipped prior of every encoder and metric from the titles of a grid.
 
     python -m bench.prior [GRID...] [--others GRID] [--content bench/content.csv]
-                          [--codecs NAME,...] [-o vqaloop/search/priors.json]
+                          [--probes GRID] [--codecs NAME,...] [-o vqaloop/search/priors.json]
 
 The grid (bench/grid-prior.csv, by `python -m bench.grid ... --knobs 4`) should hold none of the
 titles that the search is evaluated on; what its clips' pictures hold is in the table of
 `python -m bench.content`. How far intervals are stretched is found on titles that were left out:
 those of the grid one title at a time, and those of --others, from which nothing else is learnt.
+How probes differ is learnt from the same encodes at their preset (--probes, by
+`python -m bench.grid ... --knobs 4 --probes`), where the encoder has one.
 """
 
 import argparse
@@ -34,9 +36,10 @@ from vqaloop.search.prior import (
     Values,
     learn,
     learn_content,
+    learn_link,
     logit,
 )
-from vqaloop.search.prior_store import SHIPPED, content_prior_json, prior_json
+from vqaloop.search.prior_store import SHIPPED, content_prior_json, link_json, prior_json
 from vqaloop.search.space import Space
 from vqaloop.search.surrogates import as_title
 
@@ -44,8 +47,9 @@ METRICS = {"vmaf": "vmaf", "psnr_y": "psnr", "student": DEFAULT_STUDENT}
 """Columns of a grid, and the metrics whose scores they hold."""
 JUDGED = (0.25, 0.97)
 """Shares of the top between which rungs lie, and intervals are judged."""
-GRID, OTHERS, RESCORED = (
-    Path(__file__).with_name(name) for name in ("grid-prior.csv", "grid.csv", "grid-sampled.csv")
+GRID, OTHERS, RESCORED, PROBES = (
+    Path(__file__).with_name(name)
+    for name in ("grid-prior.csv", "grid.csv", "grid-sampled.csv", "grid-probes.csv")
 )
 """The student's scores in OTHERS are of its first generation, those in RESCORED of today's."""
 NOTHING = TitlePoints(*(np.zeros(0) for _ in range(4)))
@@ -77,6 +81,22 @@ def titles_of(table: pd.DataFrame, codec: str, column: str, clips: dict[str, Cli
         ]
         found.append(Title(str(clip), clips[str(clip)], as_title(space, points, 100.0)))
     return found
+
+
+def probed(
+    table: pd.DataFrame, probes: pd.DataFrame, codec: str, column: str, clips: dict[str, Clip]
+) -> list[tuple[TitlePoints, TitlePoints]]:
+    """Of every clip the points of its probes, and of the same encodes at the default preset."""
+    key = ["clip", "codec", "width", "height", "knob"]
+    both = table.merge(probes[probes.codec == codec], on=key, suffixes=("", "_probe"))
+    both = both.drop_duplicates(key, keep="last")
+    if both.empty:
+        return []
+    probe = both.assign(**{name: both[f"{name}_probe"] for name in ("kbps", column)})
+    pairs = zip(
+        titles_of(probe, codec, column, clips), titles_of(both, codec, column, clips), strict=True
+    )
+    return [(one.points, other.points) for one, other in pairs]
 
 
 Fit = Callable[[Sequence[Title]], Callable[[Title], Prior]]
@@ -162,12 +182,14 @@ def main() -> int:
     parser.add_argument("grids", nargs="*", type=Path, default=[GRID])
     parser.add_argument("--others", type=Path, help="default: grid.csv, grid-sampled.csv")
     parser.add_argument("--content", type=Path, default=TABLE)
+    parser.add_argument("--probes", type=Path, default=PROBES)
     parser.add_argument("--codecs", help="names, with commas between")
     parser.add_argument("-o", "--output", type=Path, default=SHIPPED)
     options = parser.parse_args()
     table = pd.concat(map(read_grid, options.grids), ignore_index=True).astype({"clip": str})
     if options.codecs:
         table = table[table.codec.isin(options.codecs.split(","))]
+    probes = read_grid(options.probes).astype({"clip": str})
     clips = read_content(options.content)
     encoders: dict[str, dict[str, object]] = {}
     stretch = {}
@@ -177,6 +199,8 @@ def main() -> int:
         for codec in sorted(set(table.codec)):
             titles = titles_of(table, codec, column, clips)
             learned = prior_json(learn([title.points for title in titles]))
+            if pairs := probed(table, probes, codec, column, clips):
+                learned["link"] = link_json(learn_link(pairs))
             learned["content"] = content_prior_json(learnt(titles))
             encoders.setdefault(default_encoder(codec).name, {})[metric] = learned
         stretch[metric] = {

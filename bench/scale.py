@@ -42,7 +42,7 @@ import pandas as pd
 
 import vqaloop
 from vqaloop.catalogue.build import build_catalogue
-from vqaloop.catalogue.title import MOST_OPEN, most_open
+from vqaloop.catalogue.title import MOST_OPEN
 from vqaloop.cluster import shares
 from vqaloop.cluster.ray_cluster import RayCluster
 from vqaloop.cluster.shares import WORKERS_EACH
@@ -201,7 +201,11 @@ class Simulation:
         own = [self.workers * (n + 1) // count - self.workers * n // count for n in range(count)]
         self.searchers, self.waiting = [Searcher(n, n) for n in own], iter(chosen)
         for searcher in self.searchers:
-            most = max(2, searcher.workers // 2) if count > 1 else most_open(searcher.workers)
+            most = (
+                max(2, searcher.workers // 2)
+                if count > 1
+                else min(MOST_OPEN, 2 * searcher.workers)
+            )
             for _ in range(min(self.most_open, most)):
                 self._open(searcher)
         while self._events:

@@ -63,7 +63,8 @@ class Source:
     input_options: tuple[tuple[str, str], ...] = ()
     """ffmpeg options before -i (raw video: format, size, rate; else how prep takes frames)."""
     prep: tuple[str, ...] = ()
-    """ffmpeg filters: fps for variable rate, bwdif for interlace, crop to even sizes."""
+    """ffmpeg filters: fps for variable rate, bwdif for interlace, fieldmatch and decimate for
+    telecine, crop to even sizes."""
     colour: tuple[tuple[str, str], ...] = ()
     """ffmpeg options that tag the output: color_primaries, color_trc, colorspace, color_range."""
     hdr: bool = False
@@ -239,7 +240,7 @@ class Trial:
     score: float | None = None
     error: str | None = None
     whole_title: bool = True
-    """False when it was made on an excerpt."""
+    """False when it is a probe: made on an excerpt, perhaps at a faster preset."""
     encode: Encode | None = field(default=None, compare=False)
     mean: float | None = None
     """The mean score, where `score` is pooled otherwise."""

@@ -9,6 +9,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -17,9 +18,11 @@ from tests.support.commandline import Room, fake_ffmpeg, running
 from tests.support.media import REPOSITORY, make_clip
 from vqaloop.core import process, scopes
 from vqaloop.core.ffmpeg import ffmpeg_path
+from vqaloop.encoding.footprint import footprint
 from vqaloop.encoding.registry import get_encoder
 from vqaloop.errors import CalledOff, InputError
-from vqaloop.execution.executor import Local, Turns
+from vqaloop.execution.executor import Local, Needs, Turns, calls_at_once
+from vqaloop.execution.executor import Room as Place
 from vqaloop.media.probe import probe_source
 from vqaloop.records import Rendition
 
@@ -98,6 +101,89 @@ def test_who_is_called_off_while_waiting_gives_up_the_turn() -> None:
     assert ended == ["called off"] and not turns._waiting
     with turns.taken("next") as place:
         assert place == 0
+
+
+# --- a number of workers that nobody gave -------------------------------------------------------
+
+X264 = Needs(True, 2, 100)
+SCORE = Needs(False, 1, 10)
+
+
+@pytest.mark.parametrize(
+    ("held", "asks", "may"),
+    [
+        ([], replace(X264, memory_bytes=2000), True),
+        ([X264], X264, True),
+        ([X264, X264], X264, False),
+        ([replace(X264, threads=1)] * 2, replace(X264, threads=1), True),
+        ([X264, X264], SCORE, True),
+        ([SCORE] * 3, SCORE, False),
+        ([SCORE] * 3, X264, True),
+        ([X264], replace(X264, memory_bytes=950), False),
+    ],
+)
+def test_what_may_begin_beside_what_runs(held: list[Needs], asks: Needs, may: bool) -> None:
+    assert Place(processors=2, memory_bytes=1000).takes(asks, held) is may
+
+
+def test_a_score_goes_before_an_encode_that_waits_for_processors() -> None:
+    turns, order = Turns(6, Place(2, 1000)), list[str]()
+    threads = []
+
+    def ask(name: str, needs: Needs) -> None:
+        with turns.taken("title", needs):
+            order.append(name)
+
+    with contextlib.ExitStack() as running_encodes:
+        for _ in range(2):
+            running_encodes.enter_context(turns.taken("title", X264))
+        for name, needs in (("encode", X264), ("score", SCORE)):
+            threads.append(threading.Thread(target=ask, args=(name, needs)))
+            threads[-1].start()
+            wait(lambda: turns._waiting)
+        wait(lambda: order)
+        assert order == ["score"]
+    for thread in threads:
+        thread.join(PATIENCE_S)
+    assert order == ["score", "encode"] and not turns._begun
+
+
+@pytest.mark.parametrize(
+    ("name", "size", "params", "threads"),
+    [
+        ("libx264", (1920, 1080), (), 6),
+        ("libx264", (320, 180), (), 1),
+        # under a cap it has one thread, so that its bytes are the same each time
+        ("libx264", (1920, 1080), (("buffer", "500"), ("cap", "1000")), 1),
+        ("libsvtav1", (1920, 1080), (), 16),
+        ("libsvtav1", (1920, 1080), (("buffer", "500"), ("cap", "1000")), 1),
+        ("libx265", (640, 360), (), 4),
+        ("libxavs2", (1920, 1080), (), 1),
+    ],
+)
+def test_threads_follow_encoder_and_size(
+    room: Room,
+    name: str,
+    size: tuple[int, int],
+    params: tuple[tuple[str, str], ...],
+    threads: int,
+) -> None:
+    source = probe_source(make_clip(room.folder / "a.y4m", size="160x96", frames=10))
+    spec = get_encoder(name)
+    knob = spec.knob.snap(sum(spec.knob.search) / 2)
+    rendition = Rendition(*size, name, knob, spec.default_preset, params=params)
+    found, memory = footprint(source, rendition, 16)
+    assert found == threads and memory > 100 * size[0] * size[1]
+
+
+def test_who_chooses_pins_nobody_and_asks_for_one_trial_at_a_time() -> None:
+    chosen, have = Local(None), len(os.sched_getaffinity(0))
+    assert chosen.workers == 1 and calls_at_once(chosen) == (have + 1 if have > 1 else 1)
+    before = os.sched_getaffinity(0)
+    with chosen._taken("title", X264) as threads:
+        assert os.sched_getaffinity(0) == before and threads == 2
+    # cores that were given are of one worker
+    assert calls_at_once(Local(None, processors=1)) == calls_at_once(Local()) == 1
 
 
 # --- calling off --------------------------------------------------------------------------------

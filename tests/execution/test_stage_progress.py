@@ -53,7 +53,8 @@ def test_a_ladder_tells_of_all_its_stages(room: Room) -> None:
         assert any(" of " in e.message and e.trial is None for e in by_stage[stage])
     total = 60 * len(ladder.rungs)
     assert {e.total for e in by_stage["guard"]} == {total}
-    assert {60, total} <= {e.done for e in by_stage["guard"]}
+    guarded = {e.done for e in by_stage["guard"]}
+    assert {0, total} <= guarded and len(guarded) > 2
     # with the frames of the pictures in between
     assert list(dict.fromkeys((e.done, e.total) for e in by_stage["write"])) == [(0, 2), (1, 2)]
 

@@ -119,6 +119,8 @@ CONTRACT: dict[str, Any] = {
         "cpu_s": NUMBER,
         "delivered_cpu_s": NUMBER,
         "overhead": (*NUMBER, type(None)),
+        "processors": int,
+        "busy": (*NUMBER, type(None)),
     },
     "guard": {"mode": str},
     "warnings": [str],
@@ -447,10 +449,17 @@ def test_a_moved_source_is_the_same_source(room: Room, clip: Path) -> None:
 
 
 def test_several_workers_make_the_same_ladder(room: Room, clip: Path) -> None:
-    one = vqaloop.build_ladder(clip, codec="h264", out="one", cache=False, **SMALL)
-    two = vqaloop.build_ladder(clip, codec="h264", out="two", cache=False, workers=2, **SMALL)
-    assert two.about["cost"]["encodes"] == one.about["cost"]["encodes"]
-    assert rungs_of(one) == rungs_of(two)
+    """Also as many as the processors allow; trials are in the same order."""
+    one = vqaloop.build_ladder(clip, codec="h264", out="one", cache=False, workers=1, **SMALL)
+    for workers in (2, None):
+        two = vqaloop.build_ladder(
+            clip, codec="h264", out=f"{workers}", cache=False, workers=workers, **SMALL
+        )
+        assert two.about["cost"]["encodes"] == one.about["cost"]["encodes"]
+        assert rungs_of(one) == rungs_of(two)
+        assert two.about["trials"] == one.about["trials"]
+        files = [(rung.file, (two.folder / rung.file).read_bytes()) for rung in two.rungs]
+        assert files == [(rung.file, (one.folder / rung.file).read_bytes()) for rung in one.rungs]
 
 
 def test_damage_to_a_delivered_file_is_no_damage_to_the_cache(room: Room, clip: Path) -> None:

@@ -1,6 +1,7 @@
 """A ladder's guard by mode, its limit of banding, and what the ladder cost over its rungs."""
 
 import io
+import os
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -11,12 +12,13 @@ import vqaloop
 from tests.support.commandline import Room
 from tests.support.media import make_clip
 from vqaloop.errors import InputError
+from vqaloop.execution.executor import Local
 from vqaloop.ladder.steps import Loop
 from vqaloop.ladder.store import read_ladder
 from vqaloop.ladder.summary import ladder_table, overhead_line
 from vqaloop.media.probe import probe_source
 from vqaloop.quality.guard import SAMPLING, Guarded, GuardPlan
-from vqaloop.records import Source
+from vqaloop.records import Encode, Score, Source
 from vqaloop.report.console import console_for
 
 SMALL: dict[str, Any] = {
@@ -89,6 +91,39 @@ def test_an_open_verdict_is_looked_at_closer(halved: bool, looks: int, tmp_path:
     assert found.intervals["vmaf"][1] <= 70
     loop.guard = None
     assert loop._guarded(source, checked) == [Guarded()]
+
+
+class Watched(Local):
+    """As many at once as the processors allow; notes when encodes end and guards begin."""
+
+    def __init__(self) -> None:
+        super().__init__(None)
+        self.seen: list[str] = []
+
+    def encode(self, source: Source, *arguments: Any, **options: Any) -> Encode:
+        made = super().encode(source, *arguments, **options)
+        self.seen.append(f"encode of {source.frames}")
+        return made
+
+    def guard(self, *arguments: Any, **options: Any) -> dict[str, Score]:
+        self.seen.append("guard")
+        return super().guard(*arguments, **options)
+
+
+def test_rungs_are_guarded_while_others_are_encoded(room: Room) -> None:
+    if len(os.sched_getaffinity(0)) < 2:
+        pytest.skip("there is one processor only")
+    clip = make_clip(room.folder / "a.mp4", size="160x96", frames=100, rate="2")
+    options = {**SMALL, "resolutions": [(160, 96), (112, 64)], "rungs": 3, "cache": False}
+    watched = Watched()
+    made = vqaloop.build_ladder(clip, out="one", workers=watched, **options)
+    last = len(watched.seen) - watched.seen[::-1].index("encode of 100")
+    assert "guard" in watched.seen[:last]
+    busy = made.about["cost"]["busy"]
+    assert 0 < busy <= 1 and "processors in use" in overhead_line(made)
+    alone = vqaloop.build_ladder(clip, out="two", workers=1, **options)
+    assert [rung.to_json() for rung in made.rungs] == [rung.to_json() for rung in alone.rungs]
+    assert made.about["warnings"] == alone.about["warnings"]
 
 
 def test_a_limit_of_banding_that_cannot_be_measured_is_refused(room: Room) -> None:

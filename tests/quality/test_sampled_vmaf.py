@@ -1,5 +1,6 @@
 """VMAF on the frames that a student looks at."""
 
+import os
 import pickle
 from pathlib import Path
 from typing import Any
@@ -136,6 +137,26 @@ def test_what_libvmaf_is_given_at_a_time_changes_nothing(
     assert parts.clips == whole.clips
     # two more for the motion of those at either end
     assert len(given) >= 20 // samples and max(given) <= samples + 2
+
+
+@pytest.mark.parametrize("name", SAMPLED)
+def test_threads_of_libvmaf_change_nothing(
+    name: str, title: Source, rung: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    used: list[int] = []
+
+    def noted(*words: Any, threads: int, **more: Any) -> pd.DataFrame:
+        used.append(threads)
+        return vmaf_of_pairs(*words, threads=threads, **more)
+
+    monkeypatch.setattr(sampled_vmaf, "vmaf_of_pairs", noted)
+    have = len(os.sched_getaffinity(0))
+    found = open_metric(name, ffmpeg=FFMPEG).measure(title, rung, "pyav")
+    monkeypatch.setattr(sampled_vmaf, "THREADS", 1)
+    alone = open_metric(name, ffmpeg=FFMPEG).measure(title, rung, "pyav")
+    # one score under way has the processors, up to four of them
+    assert used == [min(4, have), 1]
+    assert found.clips == alone.clips
 
 
 def test_one_frame_is_scored(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from vqaloop.records import RDPoint
 from vqaloop.search import prior_store
 from vqaloop.search.prior import TERMS, Prior, TitlePoints, expit, learn, learn_content, logit
 from vqaloop.search.space import Space, TrialPoint
-from vqaloop.search.surrogates import CurveFits, ExcerptShift, TitlePrior, as_title
+from vqaloop.search.surrogates import CurveFits, ProbeShift, TitlePrior, as_title
 
 NOTHING = TitlePoints(*(np.zeros(0) for _ in range(4)))
 SPACE = Space(SIZES, CRF)
@@ -263,7 +263,7 @@ def test_an_excerpt_is_moved_by_what_the_title_shows() -> None:
         score = 100 * float(expit(logit(np.array([p.score / 100])) - 0.5)[0])
         return RDPoint(p.width, p.height, p.knob, p.bitrate_kbps * 1.5, score)
 
-    belief = ExcerptShift(excerpt)
+    belief = ProbeShift(excerpt)
     assert belief.anchors([]) == []
     before = belief.dense([])
     assert [p.score for p in before.points] == pytest.approx([p.score for p in excerpt])

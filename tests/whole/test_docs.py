@@ -117,7 +117,7 @@ HEAVY = {"corpus", "distill", "evaluate"}
 """Commands that are not quick by any option."""
 HEAVY_PAGES = {
     *("docs/audience.md", "docs/ci.md", "docs/commands.md", "docs/ladder.md", "docs/models.md"),
-    *("docs/audit.md", "docs/peaks.md", "docs/per-shot.md", "docs/scoring.md"),
+    *("docs/audit.md", "docs/grain.md", "docs/peaks.md", "docs/per-shot.md", "docs/scoring.md"),
 }
 """Pages that take long even so."""
 BENCHES = {
@@ -136,6 +136,7 @@ BENCHES = {
     "capped": "--encoders libx264 --height 90 --knobs 3 --ratios 2 --preset fastest",
     "overhead": "--codecs h264 --height 90 --frames 12 --options '--metric psnr --preset "
     "ultrafast --rungs 2 --min-step 0.2 --no-prior'",
+    "grain": "--height 90 --frames 8 --strengths 12 --preset 13",
     "guard": "--height 90 --knobs 33 --preset ultrafast --positions 4",
     "shots": "--titles 1 --codecs h264",
     "pershot": "--titles 1 --codecs h264 --rungs 3 --seconds 1.2 --height 90 --preset fastest",

@@ -39,7 +39,7 @@ def build_catalogue(
     *,
     codec: str | Sequence[str],
     out: str | os.PathLike[str] = DEFAULT_OUT,
-    workers: int | Executor = 1,
+    workers: int | Executor | None = None,
     progress: Watcher = lambda event: None,
     **options: Any,
 ) -> Catalogue:
@@ -48,7 +48,7 @@ def build_catalogue(
     `titles` is a .csv with a column `input` (see docs/ladder.md for the others), or videos, tables
     and `Title`s one after another. `options` are those of `build_ladder`; what a title says itself
     wins. With one worker titles are made one after another, with several so many at once that no
-    worker waits, all of them sharing the workers in turns.
+    worker waits, all of them sharing the workers in turns; with None two at once.
 
     Raises InputError for what is refused before any work: nothing is then written. A title that
     fails later stops no other: it is in the answer with its reason. What was encoded until an
@@ -101,7 +101,7 @@ def _makers(
     def make(index: int, progress: Watcher) -> Entry:
         return make_title(tasks[index], executor, known, progress)
 
-    with contextlib.closing(TitleThreads(make, most_open(executor.workers))) as here:
+    with contextlib.closing(TitleThreads(make, most_open(executor))) as here:
         # only those who use a cluster pay for loading this
         ray_cluster = sys.modules.get("vqaloop.cluster.ray_cluster")
         if ray_cluster is None or not isinstance(executor, ray_cluster.RayCluster):

@@ -15,7 +15,7 @@ from vqaloop.catalogue.titles import Title
 from vqaloop.core import scopes
 from vqaloop.core.text import utf8
 from vqaloop.errors import VqaloopError
-from vqaloop.execution.executor import Executor
+from vqaloop.execution.executor import Executor, calls_at_once
 from vqaloop.execution.job import Job
 from vqaloop.ladder.build import build_ladder
 from vqaloop.ladder.warnings import UNTRUSTED, find_doubts
@@ -41,9 +41,11 @@ class Named(Protocol):
     def folder(self) -> Path: ...
 
 
-def most_open(workers: int) -> int:
+def most_open(executor: Executor) -> int:
     """Titles to have open at a time, so that no worker waits."""
-    return 1 if workers == 1 else min(MOST_OPEN, 2 * workers)
+    asked = executor.workers
+    # a second title works while the first decides what to try next
+    return min(MOST_OPEN, 2 * asked if asked > 1 else min(2, calls_at_once(executor)))
 
 
 def make_title(

@@ -28,7 +28,7 @@ def _make(options: argparse.Namespace) -> int:
 
     asked: dict[str, Any] = given_options(LadderOptions, options)
     codecs = asked.pop("codec").split(",")
-    with opened_executor(options) as workers, progress_of(options) as progress:
+    with opened_executor(options, fills=True) as workers, progress_of(options) as progress:
         asked |= {"workers": workers, "progress": progress}
         made: dict[str, Ladder] = {}
         if many := are_many(options.input):

@@ -79,15 +79,18 @@ def workers_of(options: argparse.Namespace) -> int:
 
 
 @contextlib.contextmanager
-def opened_executor(options: argparse.Namespace) -> "Iterator[Executor]":
+def opened_executor(options: argparse.Namespace, fills: bool = False) -> "Iterator[Executor]":
     """Whoever makes the encodes, as --ray, --workers and --processors say, while inside.
+
+    `fills`: this machine's processors are kept busy where no --workers are given.
 
     Raises InputError.
     """
     if options.ray is None:
         from vqaloop.execution.executor import Local
 
-        yield Local(workers_of(options), processors=options.processors)
+        workers = options.workers if fills else workers_of(options)
+        yield Local(workers, processors=options.processors)
         return
     from vqaloop.cluster.ray_cluster import RayCluster
 

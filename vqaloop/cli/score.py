@@ -7,11 +7,12 @@ from pathlib import Path
 from vqaloop.cli.arguments import Command
 from vqaloop.cli.output import emit, loading, say
 from vqaloop.core.option_fields import add_options, given_options
-from vqaloop.execution.options import MetricOptions, Scoring
+from vqaloop.execution.options import WAYS, MetricOptions, Scoring
 
 
 def run_score(options: argparse.Namespace) -> int:
     with loading(options):
+        from vqaloop.bitstream.film_grain import has_synthesis
         from vqaloop.core.text import parse_size, size_within
         from vqaloop.execution.checks import check_metric
         from vqaloop.quality.sampling_precision import unreached
@@ -24,6 +25,7 @@ def run_score(options: argparse.Namespace) -> int:
         **{name: asked[name] for name in names if name in asked},
         allow_hdr=options.allow_hdr,
         tonemap=options.tonemap,
+        deinterlace=options.deinterlace,
     )
     check_metric(scorer.metric, options.weights or options.prompt, options.reference is not None)
     canvas = size_within(parse_size(options.canvas)) if options.canvas else None
@@ -39,6 +41,9 @@ def run_score(options: argparse.Namespace) -> int:
         say(options, f"{found.mean:.2f}  mean{spread}")
     if found.opinion is not None:
         say(options, f"In VMAF points; {found.opinion:.2f} as {found.label}.")
+    grainy = has_synthesis(options.video)
+    if grainy:
+        say(options, "Scored without the film grain that decoders add to it.")
     for warning in unreached([found], scorer.metric):
         say(options, f"warning: {warning}")
     if canvas is not None:
@@ -66,6 +71,7 @@ def run_score(options: argparse.Namespace) -> int:
             "interval": [rounded(v) for v in found.interval] if found.interval else None,
             "clips": [rounded(v) for v in found.clips],
             "canvas": None if canvas is None else list(canvas),
+            **({"film_grain": "left out"} if grainy else {}),
         },
     )
     return 0
@@ -84,5 +90,11 @@ def add_score(command: Command) -> None:
     score.add_argument("--allow-hdr", action="store_true", help="score PQ and HLG all the same")
     score.add_argument(
         "--tonemap", action="store_true", help="make PQ and HLG SDR (BT.709) as they are read"
+    )
+    score.add_argument(
+        "--deinterlace",
+        choices=WAYS,
+        default="auto",
+        help="what is made of interlaced video, as of `vqaloop ladder` (default: auto)",
     )
     add_options(score, Scoring)

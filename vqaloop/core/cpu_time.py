@@ -38,6 +38,10 @@ class Meter:
         """Pieces of work under way."""
         return self._active
 
+    def share(self, most: int) -> int:
+        """Threads for one of the pieces of work under way: an equal part of the processors."""
+        return max(1, min(most, len(os.sched_getaffinity(0)) // max(1, self.active)))
+
     def _turn(self, change: int) -> float:
         with self._lock:
             now = self._clock()
@@ -67,6 +71,34 @@ class Meter:
         finally:
             spent.cpu_s = self._turn(-1) - own + process.spent_cpu_s() - programs
             spent.wall_s = time.monotonic() - wall
+
+
+class Busy:
+    """How many processors this process and its programs used, from the first to the last of
+    some pieces of work, which may overlap."""
+
+    def __init__(self, clock: Callable[[], float] | None = None) -> None:
+        self._clock = clock or _with_programs
+        self._lock = threading.Lock()
+        self._first: tuple[float, float] | None = None
+        self._last = (0.0, 0.0)
+
+    @contextmanager
+    def during(self) -> Iterator[None]:
+        """Around a piece of work."""
+        with self._lock:
+            self._first = self._first or (time.monotonic(), self._clock())
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._last = (time.monotonic(), self._clock())
+
+    def processors(self) -> float | None:
+        """CPU seconds over wall seconds; None before the first piece has ended."""
+        if self._first is None or self._last[0] <= self._first[0]:
+            return None
+        return (self._last[1] - self._first[1]) / (self._last[0] - self._first[0])
 
 
 def _with_programs() -> float:

@@ -9,7 +9,7 @@ import signal
 import subprocess
 import threading
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from typing import Any, Generic, TypeVar
 
 from vqaloop.errors import CalledOff
@@ -117,6 +117,35 @@ def team(threads: int) -> Iterator[Callable[..., Future[Any]]]:
         scope.cancel()
         pool.shutdown(cancel_futures=True)
         raise
+
+
+def waited_for(future: "Future[Made]") -> Made:
+    """The result of work that another thread does. Raises what it raised, and CalledOff."""
+    while not wait([future], timeout=0.2).done:
+        check_cancelled()
+    return future.result()
+
+
+class Beside:
+    """Work on threads of its own, beside that of the thread that begins it."""
+
+    def __init__(self, threads: int) -> None:
+        self._scope, self._pool = Scope(), ThreadPoolExecutor(threads)
+
+    def begin(self, work: Callable[[], Made]) -> "Future[Made]":
+        """Have it done as soon as a thread is free."""
+
+        def within() -> Made:
+            with self._scope.entered():
+                check_cancelled()
+                return work()
+
+        return self._pool.submit(within)
+
+    def close(self) -> None:
+        """Cancel what has not ended, with its programs, and wait for that."""
+        self._scope.cancel()
+        self._pool.shutdown(cancel_futures=True)
 
 
 def add_program(process: subprocess.Popen[bytes]) -> None:

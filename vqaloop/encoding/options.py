@@ -21,6 +21,8 @@ MODEL = "model"
 """How many of the encoder's buffer models are passed over; absent for its first."""
 MEAN = "mean"
 """The mean rate in kb/s of an encode in two passes, in place of the knob."""
+GRAIN = "film-grain"
+"""How strongly the encoder denoises, for a table from which decoders synthesise the grain."""
 PASS_LOG = "vqaloop-pass"
 """How the passes' log files begin, in the working folder."""
 
@@ -130,6 +132,10 @@ def _param_problems(spec: EncoderSpec, params: tuple[tuple[str, str], ...]) -> l
     for name, value in params:
         if own.get(name):
             continue
+        if name == GRAIN:
+            if why := spec.film_grain.cannot or spec.film_grain.refusal(value):
+                problems.append(f"{name} {value!r}: {why}")
+            continue
         if name not in tunables:
             problems.append(f"unknown parameter {name!r}, known are {', '.join(sorted(tunables))}")
         elif why := tunables[name].refusal(value):
@@ -175,6 +181,8 @@ def output_options(spec: EncoderSpec, rendition: Rendition, source: Source) -> d
         if name in (CAP, BUFFER, MODEL, MEAN):
             if name == CAP and not cap:
                 settings |= {key: text.format(kbps=value) for key, text in spec.cap}
+        elif name == GRAIN:
+            settings |= {key: t.format(strength=value) for key, t in spec.film_grain.options}
         elif name == ZONES and spec.zones:
             settings[spec.zones] = value
         else:

@@ -159,6 +159,28 @@ class Hdr:
 
 
 @dataclass(frozen=True)
+class FilmGrain:
+    """How the encoder removes a source's grain and has decoders synthesise it (AV1)."""
+
+    options: tuple[tuple[str, str], ...]
+    """Options that denoise and write the grain's table; {strength} stands for how strongly it is
+    denoised. None where it cannot."""
+    range: tuple[int, int]
+    """Least and greatest strength."""
+    cannot: str
+    """Why it makes none, for people; empty where it does."""
+
+    def __bool__(self) -> bool:
+        return bool(self.options)
+
+    def refusal(self, value: str) -> str | None:
+        """Why `value` is no strength, or None where it is."""
+        low, high = self.range
+        good = value.isascii() and value.isdigit() and len(value) < 9 and low <= int(value) <= high
+        return None if good else f"must be a whole number from {low} to {high}"
+
+
+@dataclass(frozen=True)
 class EncoderSpec:
     """One encoder, as its file in encoders/ describes it."""
 
@@ -179,6 +201,8 @@ class EncoderSpec:
     presets: tuple[str, ...]
     """From slow to fast."""
     default_preset: str
+    probe_preset: str | None
+    """Preset of encodes that only show where the rungs lie; None: none is much cheaper."""
     cost: tuple[float, float]
     """CPU seconds per megapixel at the slowest and the fastest preset, roughly."""
     options: tuple[tuple[str, str], ...]
@@ -214,6 +238,7 @@ class EncoderSpec:
     buffer_model: BufferModel = dataclasses.field(repr=False)
     two_pass: TwoPass = dataclasses.field(repr=False)
     hdr: Hdr = dataclasses.field(repr=False)
+    film_grain: FilmGrain = dataclasses.field(repr=False)
 
     @property
     def bit_depths(self) -> tuple[int, ...]:
@@ -230,6 +255,7 @@ class _Presets(Struct):
     names: tuple[str, ...]
     default: str
     cost: tuple[Finite, Finite]
+    probe: str | None = None
 
 
 class _Gop(Struct):
@@ -300,6 +326,12 @@ class _Hdr(Struct):
     cannot: str = ""
 
 
+class _FilmGrain(Struct):
+    options: Options = {}
+    range: tuple[Annotated[int, Meta(ge=1)], int] = (1, 1)
+    cannot: str = ""
+
+
 class _Tunable(Struct):
     name: str
     option: str
@@ -338,6 +370,9 @@ class _File(Struct):
     hdr: _Hdr = field(
         default_factory=lambda: _Hdr(cannot="its file in encoders/ does not describe it")
     )
+    film_grain: _FilmGrain = field(
+        default_factory=lambda: _FilmGrain(cannot="film-grain synthesis is a part of AV1 alone")
+    )
     bitrate: _Bitrate = field(default_factory=_Bitrate)
     threads: _Threads = field(default_factory=_Threads)
     standalone: _Standalone | None = None
@@ -363,6 +398,7 @@ def read_spec(file: Path) -> EncoderSpec:
         preset_option=presets.option,
         presets=presets.names,
         default_preset=presets.default,
+        probe_preset=presets.probe,
         cost=presets.cost,
         options=tuple(option for table in options for option in table.items()),
         gop_s=found.gop.seconds,
@@ -388,6 +424,11 @@ def read_spec(file: Path) -> EncoderSpec:
             found.two_pass.cannot,
         ),
         hdr=Hdr(found.hdr.metadata, found.hdr.cannot),
+        film_grain=FilmGrain(
+            tuple(found.film_grain.options.items()),
+            found.film_grain.range,
+            found.film_grain.cannot,
+        ),
     )
 
 
@@ -400,6 +441,8 @@ def _faults(found: _File) -> Iterator[tuple[str, str]]:
         yield "knob.search", f"must ascend, inside {knob.min:g}..{knob.max:g}"
     if presets.default not in presets.names:
         yield "presets.default", f"{presets.default!r} is not among the names"
+    if presets.probe is not None and presets.probe not in presets.names:
+        yield "presets.probe", f"{presets.probe!r} is not among the names"
     # an empty pattern: ffmpeg's log has no version of the library
     if found.version.pattern:
         yield from _pattern_faults("version.pattern", found.version.pattern)
@@ -426,13 +469,21 @@ def _faults(found: _File) -> Iterator[tuple[str, str]]:
 
 
 def _rate_faults(found: _File) -> Iterator[tuple[str, str]]:
-    """What is wrong with the buffer models and the two passes."""
+    """What is wrong with buffer models, two passes, HDR and film grain."""
     key, model = "buffer_model", found.buffer_model
     for name, table in ((key, model), ("two_pass", found.two_pass)):
         if bool(table.options) == bool(table.cannot):
             yield name, "must have either options, or the reason why it cannot"
     if bool(found.hdr.metadata) == bool(found.hdr.cannot):
         yield "hdr", "must have either metadata, or the reason why it cannot"
+    grain = found.film_grain
+    if bool(grain.options) == bool(grain.cannot):
+        yield "film_grain", "must have either options, or the reason why it cannot"
+    if grain.range[0] > grain.range[1]:
+        yield "film_grain.range", "must not descend"
+    # one of the options has the strength, others may be switches
+    joined = " ".join(grain.options.values())
+    yield from _argument_faults("film_grain.options", (joined,) if joined else (), {"strength"})
     while model.options:
         values = tuple(model.options.values())
         yield from _argument_faults(f"{key}.options", values, {"kbps"}, {"kbit", "knob"})

@@ -242,8 +242,10 @@ class Cache:
             self._warn(doing, error)
 
     def _warn(self, doing: str, error: OSError) -> None:
-        if not self._warned:
-            self._warned = True
+        # once, though several threads run into it
+        with _held_lock:
+            first, self._warned = not self._warned, True
+        if first:
             log.warning(
                 "going on without the cache in %s: could not %s: %s",
                 self.folder.parent,

@@ -65,7 +65,7 @@ def folder_undone(folder: Path) -> Iterator[bool]:
 
 
 def check_run(
-    workers: int | Executor, seed: int, device: str, timeout_s: float | None = None
+    workers: int | Executor | None, seed: int, device: str, timeout_s: float | None = None
 ) -> None:
     """Raises InputError unless these are words and numbers to work with."""
     if device not in DEVICES:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
@@ -86,10 +87,14 @@ def overhead_json(
     """All CPU seconds of a job so far, and those of encoding what it delivers alone.
 
     Their ratio is None where some encode was made by an earlier run, whose time is unknown here.
+    `busy` is the part of this machine's processors that the process used from the first encode it
+    made to the last; None where it made none, or other machines did.
     """
+    local, busy = isinstance(session.shop.executor, Local), session.shop.busy.processors()
+    have = len(os.sched_getaffinity(0))
     cost = session.shop.cost
     total = session.spent_cpu_s()
-    if not isinstance(session.shop.executor, Local):
+    if not local:
         # what other machines spent is in the cost alone, and this one has done the rest
         total += cost.encode_cpu_s + cost.score_s + cost.guard_s
     encoding = sum(encode.cpu_s for encode in delivered)
@@ -98,6 +103,8 @@ def overhead_json(
         "cpu_s": round(total, 3),
         "delivered_cpu_s": round(encoding, 3),
         "overhead": round(total / encoding, 3) if known else None,
+        "processors": have if local else None,
+        "busy": round(min(1.0, busy / have), 3) if local and busy is not None else None,
     }
 
 

@@ -23,8 +23,14 @@ if TYPE_CHECKING:
 CODECS = "h264|hevc|vp9|av1|avs2"
 """As help texts list them."""
 
+WAYS = ("auto", "frames", "fields", "telecine")
+"""Of --deinterlace: as recognised; a frame of each pair of fields; a frame of each field; film
+pictures, recognised or not."""
+
 RAW = "frame rate, raw and HDR input"
 """Heading of options that describe the input."""
+
+WORKERS_HELP = "trials at a time (default: of ladders as many as keep the processors busy, else 1)"
 
 PathName = str | os.PathLike[str]
 
@@ -140,6 +146,16 @@ class Reading:
         group=RAW,
         column=True,
     )
+    deinterlace: Literal["auto", "frames", "fields", "telecine"] = option(
+        "auto",
+        "auto: invert telecine where it is recognised, and make one frame of each pair of fields "
+        "of other interlaced video (default); frames: always that; fields: one frame of each "
+        "field; telecine: invert it, recognised or not",
+        metavar="auto|frames|fields|telecine",
+        choices=WAYS,
+        group=RAW,
+        column=True,
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -147,8 +163,8 @@ class Running:
     """Where a command runs, and on what: options of all commands."""
 
     device: str = option("auto", "where the network runs", metavar="auto|cpu|cuda")
-    workers: int | Executor = option(
-        1, "trials at a time", metavar="N", parse=whole, recorded=False
+    workers: int | Executor | None = option(
+        1, WORKERS_HELP, metavar="N", parse=whole, recorded=False
     )
     seed: int = option(
         0,
@@ -251,6 +267,11 @@ class JobOptions(MetricOptions, Reading, Encoding):
         if self.dynamic_hdr not in ("drop", "refuse"):
             with fault_of("dynamic_hdr"):
                 raise InputError(f"--dynamic-hdr {self.dynamic_hdr!r} is neither drop nor refuse")
+        if self.deinterlace not in WAYS:
+            with fault_of("deinterlace"):
+                raise InputError(
+                    f"--deinterlace {self.deinterlace!r} is none of {', '.join(WAYS)}"
+                )
 
     def sizes(self, source: Source) -> Sequence[tuple[int, int]] | None:
         """Sizes to encode at; None for those chosen by the source's."""

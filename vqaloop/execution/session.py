@@ -99,6 +99,7 @@ def _probed(input: PathName, options: JobOptions, tools: Tools) -> Source:
                 tonemap=options.tonemap,
                 refuse_dynamic=options.dynamic_hdr == "refuse",
             ),
+            deinterlace=options.deinterlace,
             ffmpeg=tools.ffmpeg,
         )
     # before any work: who needs them learns it now

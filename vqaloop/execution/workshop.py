@@ -3,16 +3,18 @@
 Nothing is encoded or scored twice: not in this run, not in another, not by two processes at once.
 """
 
+import contextlib
 import logging
 import math
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, wait
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from vqaloop.core import scopes
+from vqaloop.core.cpu_time import Busy
 from vqaloop.core.files import file_sha256, scratch
 from vqaloop.encoding.options import output_options
 from vqaloop.encoding.spec import EncoderSpec
@@ -20,7 +22,7 @@ from vqaloop.encoding.survey import encoder_version
 from vqaloop.errors import DecodeFailed, EncodeFailed
 from vqaloop.execution.cache import Cache
 from vqaloop.execution.cache_keys import ScoreSettings, encode_key, score_key
-from vqaloop.execution.executor import Executor, Suiting, executor_of
+from vqaloop.execution.executor import Executor, Suiting, calls_at_once, executor_of
 from vqaloop.media.activity import activity_of
 from vqaloop.quality import full_reference
 from vqaloop.quality.guard import Guarded, GuardPlan, guard_plan
@@ -59,7 +61,7 @@ class Workshop:
         cache: Cache,
         *,
         ffmpeg: str,
-        workers: int | Executor = 1,
+        workers: int | Executor | None = 1,
         timeout_s: float | None = None,
         pool: str = "mean",
     ) -> None:
@@ -68,7 +70,12 @@ class Workshop:
         self.executor, self.timeout_s = executor_of(workers), timeout_s
         if isinstance(self.executor, Suiting):
             self.metric = self.executor.suited(metric)
-        self.cost = Cost()
+        # a limit of wall time means an encode that has the machine to itself
+        self.at_once = calls_at_once(self.executor) if timeout_s is None else self.workers
+        """Calls that `map` makes at a time."""
+        self.beside = scopes.Beside(self.at_once)
+        """For what is needed later and may be made meanwhile; it ends with the workshop."""
+        self.cost, self.busy = Cost(), Busy()
         self.remarks: list[str] = []
         """Failures that were overcome, in words."""
         self._failed_twice: set[tuple[int, int]] = set()
@@ -82,12 +89,22 @@ class Workshop:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self.beside.close()
         self._folder.cleanup()
 
     @property
     def workers(self) -> int:
-        """Encodes or scores that are made at a time."""
+        """Encodes or scores at a time that were asked for; 1 where the executor chooses."""
         return self.executor.workers
+
+    @contextlib.contextmanager
+    def one_by_one(self) -> Iterator[None]:
+        """While inside, no more at a time than was asked for: what is timed is not disturbed."""
+        before, self.at_once = self.at_once, self.workers
+        try:
+            yield
+        finally:
+            self.at_once = before
 
     @property
     def scratch(self) -> Path:
@@ -95,10 +112,10 @@ class Workshop:
         return Path(self._folder.name)
 
     def map(self, work: Callable[[Item], Made], items: Sequence[Item]) -> list[Made]:
-        """`work` of every item, in their order; several at a time with several workers."""
-        if self.workers == 1 or len(items) <= 1:
+        """`work` of every item, in their order; several at a time where `at_once` says so."""
+        if self.at_once == 1 or len(items) <= 1:
             return [work(item) for item in items]
-        with scopes.team(self.workers) as submit:
+        with scopes.team(self.at_once) as submit:
             jobs = [submit(work, item) for item in items]
             left = set(jobs)
             while left:
@@ -197,14 +214,15 @@ class Workshop:
 
         def attempt() -> Encode:
             try:
-                return self.executor.encode(
-                    source,
-                    rendition,
-                    out,
-                    ffmpeg=self.ffmpeg,
-                    timeout_s=self.timeout_s,
-                    whose=id(self),
-                )
+                with self.busy.during():
+                    return self.executor.encode(
+                        source,
+                        rendition,
+                        out,
+                        ffmpeg=self.ffmpeg,
+                        timeout_s=self.timeout_s,
+                        whose=id(self),
+                    )
             except EncodeFailed:
                 self.count(encodes=1)
                 raise

@@ -36,7 +36,9 @@ from vqaloop.execution.stage_progress import (
     report_if_slow,
 )
 from vqaloop.execution.tools import Tools, chosen_tools
+from vqaloop.ladder.banding import find_banding
 from vqaloop.ladder.document import LadderRun, ladder_json
+from vqaloop.ladder.film_grain import check_film_grain, use_film_grain
 from vqaloop.ladder.options import BANDWIDTH_SHARE, LadderOptions
 from vqaloop.ladder.per_shot import NO_CUTS, per_shot
 from vqaloop.ladder.pictures import take_pictures
@@ -54,6 +56,7 @@ from vqaloop.ladder.store import write_document, write_reports
 from vqaloop.ladder.warnings import banding_warnings, find_doubts, guard_warnings, peak_warnings
 from vqaloop.media.content import Content, content_of
 from vqaloop.media.excerpt import excerpt
+from vqaloop.media.excerpt_rate import excerpt_rate
 from vqaloop.media.scene_cuts import Scene, find_shots, split_shots
 from vqaloop.quality.registry import DEFAULT_METRIC, kindred
 from vqaloop.records import Event, Ladder, Source, Watcher
@@ -74,7 +77,7 @@ from vqaloop.search.shared_study import (
     open_storage,
 )
 from vqaloop.search.space import Space
-from vqaloop.search.surrogates import CurveFits, Surrogate, TitlePrior
+from vqaloop.search.surrogates import CurveFits, Surrogate, TitlePrior, given_probes
 
 DIRECTIONS: tuple[Literal["minimize", "maximize"], ...] = ("minimize", "maximize")
 """Of a study's values: bitrate and score."""
@@ -103,17 +106,19 @@ def build_ladder(
     peak_ratio: float | None = None,
     max_peak: float | str | None = None,
     buffer_s: float = 0.5,
+    no_probe: bool = False,
     no_cap: bool = False,
     two_pass: bool = False,
     guard: Literal["full", "sampled", "off"] | None = None,
     max_banding: float | None = None,
+    film_grain: int | str = "off",
     per_shot: bool = False,
     scene_floor: float | None = None,
     preset: str | None = None,
     bit_depth: int | None = None,
     out: str | os.PathLike[str] | None = None,
     device: str = "auto",
-    workers: int | Executor = 1,
+    workers: int | Executor | None = None,
     seed: int = 0,
     cache: bool = True,
     storage: str | None = None,
@@ -133,6 +138,7 @@ def build_ladder(
     allow_hdr: bool = False,
     tonemap: bool = False,
     dynamic_hdr: Literal["drop", "refuse"] = "drop",
+    deinterlace: Literal["auto", "frames", "fields", "telecine"] = "auto",
     progress: Watcher = lambda event: None,
 ) -> Ladder:
     """The per-title ladder of a video, its files and reports written to `out`.
@@ -164,6 +170,7 @@ def build_ladder(
             bitrate; None: 2, and with `max_peak` no such bound.
         max_peak: The same in kb/s; None: no such bound.
         buffer_s: Size of the encoder's buffer where a rung takes a cap, in seconds of the cap.
+        no_probe: Make the trial encodes of an excerpt at the preset of the rungs, not faster.
         no_cap: Leave peaks as they are.
         two_pass: Make each rung in two passes at the average bitrate found for it, under its cap
             where it needs one.
@@ -172,6 +179,9 @@ def build_ladder(
             above 240 frames.
         max_banding: Most visible banding of a rung, as CAMBI (0 to 17; it annoys from about 5 on).
             A ladder with more is not trusted. None: more than 5 is warned of.
+        film_grain: Of AV1, a strength at which the picture is denoised and its grain left to
+            decoders; "auto" does that where the source has grain and it scores better at equal
+            rate; "off" never.
         per_shot: Every rung has a knob of its own for every scene, by equal slopes at its score,
             instead of one for the title.
         scene_floor: With `per_shot`, points below its rung's score at which a scene may lie at
@@ -182,7 +192,7 @@ def build_ladder(
         out: Folder; None: NAME.CODEC.ladder here.
         device: Of the learned metric: auto, cpu or cuda.
         workers: How many encodes are made at once on this machine, or an Executor that makes them
-            elsewhere.
+            elsewhere; None: as many as keep its processors busy. The ladder is the same.
         seed: Of the search and the metric.
         cache: Whether encodes and scores are kept for the next call.
         storage: URL of an Optuna storage that several processes may share; None: a file in `out`,
@@ -208,6 +218,9 @@ def build_ladder(
         tonemap: Make PQ and HLG SDR (BT.709) as they are read, and score against that.
         dynamic_hdr: "drop" Dolby Vision and HDR10+ metadata with a warning, or "refuse" inputs
             that have them.
+        deinterlace: "auto" inverts telecine where it is recognised and makes one frame of each
+            pair of fields of other interlaced video, "frames" always that, "fields" one frame of
+            each field; "telecine" inverts it, recognised or not.
         progress: Called with every event.
 
     Returns:
@@ -278,6 +291,8 @@ def checked_request(input: str | os.PathLike[str], options: LadderOptions) -> La
                 f"{tools.spec.name} makes no rung in two passes: {tools.spec.two_pass.cannot}; "
                 "choose another encoder, or leave out --two-pass"
             )
+    with fault_of("codec", "encoder", "film_grain"):
+        check_film_grain(tools.spec, options.film_grain)
     limit = peak_limit(options, tools.spec, math.inf if options.no_cap else PEAK_RATIO)
     folder = Path(options.out or f"{Path(input).stem}.{options.codec}.ladder")
     check_folder(folder, Path(input))
@@ -359,6 +374,7 @@ def _per_shot(
     source = session.source
     loop = _loop(request, session)
     tuning = _tune(session, loop, source, where)
+    grain = use_film_grain(session, loop, source)
     made = per_shot(session, loop, scenes, request.prior)
     windows = ((0, source.frames),)
     about = made.about(len(made.checked))
@@ -367,7 +383,7 @@ def _per_shot(
     earlier = cost_of_folder(request.folder, session) if session.options.cache else {}
     return LadderRun(
         *(session, loop, windows, exact, tuning, made.found, made.search, made.checked),
-        *(about, earlier),
+        *(about, earlier, grain.to_json()),
     )
 
 
@@ -396,21 +412,48 @@ def _searched(
     title, windows = _excerpt(session)
     whole = title is source
     tuning = _tune(session, loop, title, where)
+    grain = use_film_grain(session, loop, title).to_json()
+    if not whole:
+        loop.probe_preset = _probe_preset(session, loop)
 
-    def study_of(part: Source) -> SharedStudy:
-        name = _study_name(source, part, loop, session.ffmpeg)
+    def study_of(part: Source, preset: str) -> SharedStudy:
+        name = _study_name(source, part, loop, session.ffmpeg, preset)
         return SharedStudy(studies, name, DIRECTIONS, space.distributions())
 
-    with study_of(title) as study:
+    with study_of(title, loop.probe_preset) as study:
         loop.costs = RunCosts(study, session)
-        loop.report_kept(title, study)
+        loop.report_kept(title, study, probing=not whole)
         surrogate = _surrogate(study, session, space, request.prior)
-        found = loop.search(title, whole, study, surrogate)
-    with study_of(source) as study:
-        checked = loop.verify(source, found, whole, study, surrogate)
+        if whole:
+            found = loop.search(title, study, surrogate)
+        else:
+            probes = loop.search_by_probes(title, study, surrogate)
+    informed: Surrogate = surrogate
+    if not whole:
+        presets, usual = session.spec.presets, session.spec.default_preset
+        away = abs(presets.index(loop.preset) - presets.index(usual))
+        slower = away if loop.probe_preset != loop.preset else None
+        rates = excerpt_rate(source, windows)
+        points = [replace(p, bitrate_kbps=rates.of_title(p.bitrate_kbps)) for p in probes.points]
+        informed = given_probes(surrogate, points, slower)
+        with study_of(source, loop.preset) as study:
+            found = loop.search_given_probes(source, study, informed)
+    checked = loop.verify(source, found, informed, probed=not whole)
     loop.costs.note()
-    parts = loop, windows, whole, tuning, found, surrogate, checked
-    return LadderRun(session, *parts, earlier=loop.costs.earlier)
+    parts = loop, windows, whole, tuning, found, informed, checked
+    return LadderRun(session, *parts, earlier=loop.costs.earlier, grain=grain)
+
+
+def _probe_preset(session: Session[LadderOptions], loop: Loop) -> str:
+    """The preset of probes: that of the rungs itself where none is faster, or none is wanted.
+
+    Of a whole title there are none: as many encodes more, at half the price, would save no more.
+    """
+    presets, probe = session.spec.presets, session.spec.probe_preset
+    # parameters that were tuned for one preset may not do for another
+    if session.options.no_probe or probe is None or loop.params:
+        return loop.preset
+    return probe if presets.index(probe) > presets.index(loop.preset) else loop.preset
 
 
 def _excerpt(session: Session[LadderOptions]) -> tuple[Source, tuple[tuple[int, int], ...]]:
@@ -433,7 +476,9 @@ def _tune(
     # most ladders are made without, and it is much to load
     from vqaloop.tuning.tune import best_params
 
-    loop.params, tuning = best_params(session, title, options.tune_trials, where)
+    # suggestions depend on what has ended by then, and times on what else runs
+    with session.shop.one_by_one():
+        loop.params, tuning = best_params(session, title, options.tune_trials, where)
     chosen = " ".join(f"{name}={value}" for name, value in loop.params)
     options.progress(Event("tune", f"encoder parameters: {chosen or 'the defaults'}"))
     return tuning
@@ -465,9 +510,13 @@ def _delivered(run: LadderRun, folder: Path, placed: list[Path]) -> Ladder:
     rungs = run.loop.deliver(session.source, folder, run.checked, placed)
     doubts, limit = find_doubts(rungs, session.metric, run.whole), run.loop.limit
     peaks = peak_warnings(rungs, [item.over for item in run.checked], limit) if limit else []
-    banding = banding_warnings(rungs, session.options.max_banding, session.depth)
+    shown = find_banding(session, run.loop, folder, rungs, run.checked)
+    cure = (shown.file, shown.cure.words()) if shown and shown.cure else None
+    banding = banding_warnings(rungs, session.options.max_banding, session.depth, cure)
     lost = hdr_warnings(session.source, session.spec, [folder / rung.file for rung in rungs])
     document = ladder_json(run, [*doubts.lines, *peaks, *banding, *guard_warnings(rungs), *lost])
+    if shown:
+        document["banding"] = shown.to_json()
     # a bound that nobody asked for is no promise
     trusted = doubts.trusted and not (peaks and limit and limit.asked)
     trusted = trusted and not (banding and session.options.max_banding is not None)
@@ -487,14 +536,14 @@ def _delivered(run: LadderRun, folder: Path, placed: list[Path]) -> Ladder:
     return ladder
 
 
-def _study_name(source: Source, part: Source, loop: Loop, binary: str) -> str:
+def _study_name(source: Source, part: Source, loop: Loop, binary: str, preset: str) -> str:
     """Readable, and the same only where the trials would be the same: everything that decides
     what an encode and its score are, and the sizes and knobs among which trials are."""
     spec, meter = loop.shop.spec, loop.shop.metric
     decided = [
         *(part.sha256, part.prep, part.input_options),
         *(spec.name, encoder_version(spec, binary), file_sha256(binary)),
-        *(spec.options, loop.preset, loop.bit_depth, loop.params, loop.shop.timeout_s),
+        *(spec.options, preset, loop.bit_depth, loop.params, loop.shop.timeout_s),
         *(loop.space.sizes, repr(loop.space.knob), loop.shop.scoring()),
     ]
     digest = hashlib.sha256(json.dumps(decided, default=str).encode()).hexdigest()[:12]
@@ -504,7 +553,7 @@ def _study_name(source: Source, part: Source, loop: Loop, binary: str) -> str:
 
 def _surrogate(
     study: SharedStudy, session: Session[LadderOptions], space: Space, use: PriorUse
-) -> Surrogate:
+) -> CurveFits | TitlePrior:
     """What predicts the first encodes; a study goes on with what it began with."""
     metric = session.metric
 

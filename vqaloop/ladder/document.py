@@ -20,7 +20,8 @@ from vqaloop.search.surrogates import Predictions, Surrogate
 if TYPE_CHECKING:
     from vqaloop.execution.session import Session
     from vqaloop.ladder.options import LadderOptions
-    from vqaloop.ladder.steps import Checked, Loop, SearchResult
+    from vqaloop.ladder.stage import SearchResult
+    from vqaloop.ladder.steps import Checked, Loop
 
 
 @dataclass(frozen=True)
@@ -41,6 +42,8 @@ class LadderRun:
     """What the document has more of a per-shot ladder."""
     earlier: Mapping[str, float] = field(default_factory=dict)
     """The cost of earlier runs of the same ladder; empty where there were none."""
+    grain: Mapping[str, Any] = field(default_factory=dict)
+    """What was found of the source's film grain, and done about it; empty where nothing was."""
 
 
 def ladder_json(run: LadderRun, warnings: Sequence[str]) -> dict[str, Any]:
@@ -63,6 +66,7 @@ def ladder_json(run: LadderRun, warnings: Sequence[str]) -> dict[str, Any]:
         "windows": [list(window) for window in run.windows],
         "estimate": loop.estimate,
         "tuning": run.tuning or None,
+        **({"film_grain": dict(run.grain)} if run.grain else {}),
         "worst": worst_json(session.source, scores),
         "asked": session.options.asked(),
         "warnings": [

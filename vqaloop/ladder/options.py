@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -20,6 +21,7 @@ from vqaloop.encoding.registry import codec_names
 from vqaloop.errors import InputError
 from vqaloop.execution.options import (
     CODECS,
+    WORKERS_HELP,
     GuardOptions,
     JobOptions,
     PathName,
@@ -30,6 +32,7 @@ from vqaloop.execution.options import (
 from vqaloop.tuning.options import check_trials
 
 if TYPE_CHECKING:
+    from vqaloop.execution.executor import Executor
     from vqaloop.records import Source
 
 _FIRST = (
@@ -51,6 +54,18 @@ def parse_sizes(text: str) -> list[tuple[int, int]]:
     return [parse_size(word) for word in text.split(",") if word]
 
 
+def parse_film_grain(text: str) -> str | int:
+    """Reads --film-grain: auto, off, or a strength. Raises ArgumentTypeError."""
+    word = text.strip().lower()
+    if word in ("auto", "off"):
+        return word
+    if word.isascii() and word.isdigit() and len(word) < 9:
+        return int(word)
+    raise argparse.ArgumentTypeError(
+        f"{text[:50]!r} is no use of film grain: give auto, off, or a strength such as 12"
+    )
+
+
 @dataclass(frozen=True, kw_only=True)
 class LadderOptions(StorageOptions, PriorOptions, PeakOptions, GuardOptions, JobOptions):
     """What `build_ladder` takes."""
@@ -60,6 +75,9 @@ class LadderOptions(StorageOptions, PriorOptions, PeakOptions, GuardOptions, Job
         metavar=CODECS,
         parse=codec_names,
         recorded=False,
+    )
+    workers: int | Executor | None = option(
+        None, WORKERS_HELP, metavar="N", parse=whole, recorded=False
     )
     resolutions: Sequence[tuple[int, int]] | None = option(
         None,
@@ -133,6 +151,11 @@ class LadderOptions(StorageOptions, PriorOptions, PeakOptions, GuardOptions, Job
         parse=parse_duration,
         column=True,
     )
+    no_probe: bool = option(
+        False,
+        "make the trial encodes of an excerpt at the preset of the rungs, and not at a faster one",
+        column=True,
+    )
     no_cap: bool = option(
         False,
         "let peaks be: by default no rung has one above 2 times its average",
@@ -150,6 +173,15 @@ class LadderOptions(StorageOptions, PriorOptions, PeakOptions, GuardOptions, Job
         "on",
         metavar="C",
         parse=number,
+        column=True,
+    )
+    film_grain: str | int = option(
+        "off",
+        "of AV1: code a denoised picture, with a table from which decoders synthesise grain: N is "
+        "the strength; auto tries it where the source has grain, and keeps it where it scores "
+        "better at equal rate (default: off)",
+        metavar="auto|off|N",
+        parse=parse_film_grain,
         column=True,
     )
     per_shot: bool = option(

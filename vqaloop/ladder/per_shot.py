@@ -15,7 +15,8 @@ from vqaloop.bitstream.packets import Packet, peak_kbps, stream_packets
 from vqaloop.encoding.options import cap_of
 from vqaloop.errors import TargetUnreachable
 from vqaloop.execution.capping import PeakLimit, clipping_rate, next_rate, peaks_of
-from vqaloop.ladder.steps import Checked, SearchResult
+from vqaloop.ladder.stage import SearchResult
+from vqaloop.ladder.steps import Checked
 from vqaloop.ladder.warnings import (
     NO_LADDER_CAPPED,
     capped_away_warning,

@@ -105,7 +105,7 @@ def worst_json(source: Source, scores: Sequence[Score]) -> list[dict[str, Any]]:
 
 def take_pictures(ladder: Ladder, source: Source, *, ffmpeg: str) -> Pictures:
     """Decode the frames shown, of the source and of every rung; an error becomes `trouble`."""
-    worst = _worst(ladder)
+    worst = shown_places(ladder)
     indices = sorted({place["frame"] for place in worst})
     if not worst:
         return Pictures(trouble=NO_PLACES)
@@ -124,7 +124,9 @@ def take_pictures(ladder: Ladder, source: Source, *, ffmpeg: str) -> Pictures:
         try:
             if not path.is_file():
                 raise InputError(f"{quoted(path)} is not there, or is no file")
-            return read_encode(path, indices, size, source.fps, decoder=decoder, ffmpeg=ffmpeg)
+            # as players show it
+            how: dict[str, Any] = {"decoder": decoder, "ffmpeg": ffmpeg, "grain": True}
+            return read_encode(path, indices, size, source.fps, **how)
         except (InputError, ToolError) as error:
             missing.append(str(error))
             return None
@@ -189,6 +191,7 @@ def find_pictures(ladder: Ladder, ffmpeg: str | None = None) -> Pictures:
             framerate=str(rate) if rate else None,
             allow_hdr=True,
             hdr=HdrUse(tonemap=asked.get("tonemap") is True),
+            deinterlace=str(asked.get("deinterlace") or "auto"),
             ffmpeg=ffmpeg,
         )
     except (InputError, ToolError) as error:
@@ -247,7 +250,7 @@ class _Document(Struct):
 
 def kept_pictures(ladder: Ladder) -> Pictures:
     """The pictures in the pictures.json beside a ladder, where it is of this very ladder."""
-    worst = _worst(ladder)
+    worst = shown_places(ladder)
     if not worst:
         return Pictures(trouble=NO_PLACES)
     path = ladder.folder / "pictures.json"
@@ -295,14 +298,17 @@ def _checked_pictures(pictures: Mapping[str, str], rungs: int) -> dict[int, str]
     return found
 
 
-def _worst(ladder: Ladder) -> list[dict[str, Any]]:
-    return (ladder.about.get("worst") or [])[:PLACES]
+def shown_places(ladder: Ladder) -> list[dict[str, Any]]:
+    """The places that a report shows: the worst, and one of a rung with too much banding."""
+    worst, banding = ladder.about.get("worst") or [], ladder.about.get("banding")
+    return [*worst[:PLACES], *([{**banding, "scores": []}] if banding else [])]
 
 
 def _digest(ladder: Ladder) -> str:
     """Tells pictures of this ladder from those of another."""
     document = ladder.to_json()
     shown = [document["source"].get("sha256"), document["rungs"], document.get("worst")]
+    shown += [document["banding"]] if document.get("banding") else []
     text = json.dumps(finite(shown), sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 

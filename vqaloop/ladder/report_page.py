@@ -10,7 +10,7 @@ from markupsafe import Markup
 
 from vqaloop.core.text import shown, shown_rate
 from vqaloop.ladder import report_plots
-from vqaloop.ladder.pictures import Box, Pictures, Place
+from vqaloop.ladder.pictures import Box, Pictures, Place, shown_places
 from vqaloop.ladder.rd_plot import ladder_title, metric_words, rd_svg
 from vqaloop.ladder.reproduce import folder_name, ladder_command, report_command
 from vqaloop.ladder.summary import (
@@ -18,6 +18,7 @@ from vqaloop.ladder.summary import (
     cost_line,
     earlier_line,
     estimate_line,
+    film_grain_line,
     has_opinions,
     knob_heading,
     knob_value,
@@ -70,6 +71,8 @@ class PlaceView:
     layers: tuple[Layer, ...]
     right: int
     """The rung on the right at first."""
+    why: str = ""
+    """Why it is shown, where that is not its score."""
 
 
 def html_page(ladder: Ladder, pictures: Pictures) -> str:
@@ -88,12 +91,13 @@ def html_page(ladder: Ladder, pictures: Pictures) -> str:
         opinion=_sentence(label_line(ladder)) if label_line(ladder) else "",
         headings=_rung_headings(ladder),
         audience=_sentence(audience_line(ladder)) if audience_line(ladder) else "",
+        film_grain=_sentence(film_grain_line(ladder)) if film_grain_line(ladder) else "",
         metric=metric_words(ladder),
         broad=rd_svg(ladder),
         narrow=rd_svg(ladder, narrow=True),
         places=[
             _place_view(ladder, place, found)
-            for place, found in zip(pictures.places, worst, strict=False)
+            for place, found in zip(pictures.places, shown_places(ladder), strict=False)
         ],
         whole_frames=bool(worst) and worst[0].get("left") is None,
         trouble=pictures.trouble or "none were taken",
@@ -189,9 +193,11 @@ def _place_view(ladder: Ladder, place: Place, found: Mapping[str, Any]) -> Place
     )
     rungs = [layer.number for layer in layers if layer.number]
     square = _square(found, place.box)
-    return PlaceView(
-        f"{time_s:.2f}", place.frame, place.box, square, layers, rungs[len(rungs) // 2]
-    )
+    right, why = rungs[len(rungs) // 2], ""
+    if "cambi" in found:
+        right = found["rung"] if found["rung"] in rungs else right
+        why = f"The most visible banding, in {found['file']}: CAMBI {shown(found['cambi'])}. "
+    return PlaceView(f"{time_s:.2f}", place.frame, place.box, square, layers, right, why)
 
 
 def _layer_words(ladder: Ladder, place: Place, number: int) -> str:

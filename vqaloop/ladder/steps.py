@@ -2,17 +2,17 @@
 
 import contextlib
 import math
-import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
-from optuna.trial import FrozenTrial, TrialState
 
 from vqaloop.core import frame_progress
 from vqaloop.core.files import place_file
+from vqaloop.core.scopes import waited_for
 from vqaloop.core.text import counted
 from vqaloop.encoding.options import (
     BUFFER,
@@ -33,6 +33,7 @@ from vqaloop.execution.capping import (
 from vqaloop.execution.workshop import Workshop
 from vqaloop.ladder.request import Budget
 from vqaloop.ladder.run_costs import RunCosts
+from vqaloop.ladder.stage import SearchResult, Stage, measured
 from vqaloop.ladder.timeline import over_time
 from vqaloop.ladder.warnings import (
     NO_LADDER_CAPPED,
@@ -63,24 +64,26 @@ from vqaloop.records import (
     Watcher,
     rounded,
 )
-from vqaloop.search.explore import Measurement, explore, rungs_of
+from vqaloop.search.explore import plan, rungs_of
 from vqaloop.search.rungs import LEAST_RUNGS, Rules, keep_rules
-from vqaloop.search.shared_study import Outcome, SharedStudy
-from vqaloop.search.space import Space, TrialPoint, params_of, point_of
-from vqaloop.search.surrogates import ExcerptShift, Surrogate
+from vqaloop.search.shared_study import SharedStudy
+from vqaloop.search.space import Space, TrialPoint, point_of
+from vqaloop.search.surrogates import Surrogate
 
 Made = TypeVar("Made")
 
 MOST_TRIALS = 40
 """Bound on the encodes of a search, whatever the sizes asked for."""
 MARGIN = 1.1
-"""Rungs chosen on an excerpt leave this much more room than the rules ask for: the whole title
-differs a little from its excerpt."""
-NEAR_WHOLE = 0.5
-"""Steps below the hull at which an encode of the whole title still counts as a rung."""
-SPARE = 2
-"""Encodes of a whole title, beyond one a rung, that may go into correcting an excerpt's
-predictions."""
+"""Probes are searched for rungs that leave this much more room than the rules ask for: those of
+the title differ a bit."""
+NEAR_HULL = 0.1
+"""Steps below the hull at which an encode still counts as a rung, where probes predict it."""
+SPARE = 4
+"""Encodes of a title, beyond one a rung, that may go into correcting what its probes predict."""
+PROBED_A_RUNG = 1.0
+"""Trials a rung, of probes and of what they predict, beyond which none is made for the hull's sake
+alone."""
 SLIGHT_FALL = 0.05
 """Steps by which a sampled score may fall while the rate rises: less is far below its noise, and
 measuring all again moves the rungs."""
@@ -89,23 +92,12 @@ RUNGS_SHARE = 0.3
 for."""
 CLOSER_LOOKS = 2
 """Times that a rung whose sampled guard leaves its verdict open is measured at more places."""
-EXCERPT_SHARE = 0.4
-"""Part of a time budget that the search on an excerpt may take."""
+PROBES_SHARE = 0.4
+"""Part of a time budget that probes may take."""
 GOAL_FAR = 0.05
 """Part of its goal by which the mean rate of two passes may miss it without a warning."""
 _NO_PARAMS = (BUFFER, CAP, MEAN, MODEL)
 """Of a rendition's parameters those that a rung has as its cap and its passes."""
-
-
-@dataclass(frozen=True)
-class SearchResult:
-    """The results of a search."""
-
-    points: list[RDPoint]
-    """Everything measured."""
-    failed: list[TrialPoint]
-    predicted: dict[TrialPoint, float]
-    """Score that was predicted before the point was measured."""
 
 
 @dataclass(frozen=True)
@@ -133,99 +125,6 @@ class Checked:
         return RDPoint(r.width, r.height, r.knob, self.encode.bitrate_kbps, self.score.value)
 
 
-@dataclass
-class Stage:
-    """Trials of one title, or of its excerpt: proposed in batches, made through a study, counted
-    and reported."""
-
-    loop: "Loop"
-    name: str
-    """As events have it."""
-    title: Source
-    whole: bool
-    """False where the title is an excerpt."""
-    study: SharedStudy
-    most: int
-    """Trials that may be made at most."""
-    share: float = 1.0
-    """Part of the time budget that it may take."""
-    done: int = 0
-    """Trials that have ended."""
-    _at_once: int = 1
-    _check_budget: Callable[[], None] = lambda: None
-
-    def explore(self, rules: Rules, surrogate: Surrogate) -> SearchResult:
-        """Make trials until nothing is left to learn, or the budget has run out."""
-        space = self.loop.space
-        found = explore(space, rules, self._evaluate, surrogate=surrogate, most=self.most)
-        return SearchResult(*found)
-
-    def _evaluate(self, batch: Sequence[TrialPoint]) -> dict[TrialPoint, Measurement]:
-        """The results of a batch, or of as much of it as the budget allows."""
-        loop, budget = self.loop, self.loop.budget
-        # without so many there is no ladder, so these are made whatever they take
-        least = max(0, LEAST_RUNGS - self.done)
-        batch = batch[: budget.affordable([self._pixels(p) for p in batch], self.share, least)]
-        if not batch:
-            return {}
-        self._at_once = len(batch)
-        wanted, crew = [params_of(p) for p in batch], range(min(loop.shop.workers, len(batch)))
-        settled: list[FrozenTrial] = []
-        with budget.ending(self.share, lambda: self.done >= LEAST_RUNGS) as self._check_budget:
-            settled = self.study.settle(
-                wanted, self._work, lambda drain: loop.shop.map(drain, crew)
-            )
-        for point, trial in zip(batch, settled, strict=False):
-            # made by another run of the same study, or by an earlier one
-            if (self.whole, point) not in loop.tried:
-                self._ended(point, self._recalled(trial, point), " (done before)")
-        tried = {p: loop.tried[self.whole, p] for p in batch if (self.whole, p) in loop.tried}
-        return {point: _outcome(trial) for point, trial in tried.items()}
-
-    def _work(self, params: dict[str, Any]) -> Outcome:
-        """One trial, as the study has it."""
-        loop, point, started = self.loop, point_of(params), time.monotonic()
-        width, height, knob = point
-        title = self.title
-
-        def report(frames: int) -> None:
-            head = f"{width}x{height} at {knob:g}: {min(frames, title.frames)} of "
-            self._report(head + counted(title.frames, "frame"))
-
-        with frame_progress.counted_frames(report):
-            made = loop.shop.try_one(title, loop.rendition(point))
-        trial = replace(made, whole_title=self.whole)
-        if not (trial.encode and trial.encode.cached):
-            # several run at once: each has taken its part of the time that went by
-            at_once = max(1, min(loop.shop.workers, self._at_once))
-            loop.budget.spend((time.monotonic() - started) / at_once, self._pixels(point))
-        self._ended(point, trial)
-        self._check_budget()
-        found = _outcome(trial)
-        return Outcome(found) if found else Outcome(None, {"error": trial.error})
-
-    def _ended(self, point: TrialPoint, trial: Trial, remark: str = "") -> None:
-        self.loop.tried[self.whole, point] = trial
-        self.done += 1
-        if self.loop.costs:
-            self.loop.costs.note()
-        self._report(describe(trial) + remark, trial)
-
-    def _report(self, message: str, trial: Trial | None = None) -> None:
-        self.loop.progress(Event(self.name, message, self.done, self.most, trial, at_most=True))
-
-    def _pixels(self, point: TrialPoint) -> int:
-        return point[0] * point[1] * self.title.frames
-
-    def _recalled(self, trial: FrozenTrial, point: TrialPoint) -> Trial:
-        """A trial that another run made, as its study has it."""
-        found = _measured(trial)
-        rendition = self.loop.rendition(point)
-        if found is None:
-            return Trial(rendition, error=trial.user_attrs["error"], whole_title=self.whole)
-        return Trial(rendition, *found, whole_title=self.whole)
-
-
 class Loop:
     """The steps of `build_ladder` that share a workshop and the trials made so far."""
 
@@ -242,6 +141,8 @@ class Loop:
     ) -> None:
         self.shop, self.space, self.rules = shop, space, rules
         self.preset, self.bit_depth, self.progress = preset, bit_depth, progress
+        self.probe_preset = preset
+        """Preset of probes."""
         self.budget, self.params = budget or Budget(), params
         self.tried: dict[tuple[bool, TrialPoint], Trial] = {}
         self.limit: PeakLimit | None = None
@@ -252,6 +153,10 @@ class Loop:
         """What is measured of delivered rungs; None: nothing."""
         self.costs: RunCosts | None = None
         """Where the study keeps what runs spend."""
+        self._ahead: dict[Path, Future[Guarded]] = {}
+        """Guards begun while other encodes are made."""
+        self._reports: dict[Path, Callable[[int], None]] = {}
+        """Who is told the frames of these, once somebody waits for them."""
         self._capped: list[Trial] = []
         self._late: list[Checked] = []
         self.warnings: list[str] = []
@@ -266,49 +171,78 @@ class Loop:
         return [*self.tried.values(), *self._capped]
 
     def rendition(self, point: TrialPoint) -> Rendition:
+        """That of a rung."""
         width, height, knob = point
         name = self.shop.spec.name
         return Rendition(
             width, height, name, knob, self.preset, self.bit_depth, params=self.params
         )
 
-    def report_kept(self, title: Source, study: SharedStudy) -> None:
+    def probe(self, point: TrialPoint) -> Rendition:
+        return replace(self.rendition(point), preset=self.probe_preset)
+
+    def report_kept(self, title: Source, study: SharedStudy, probing: bool) -> None:
         """Say of how many trials that earlier runs made the encodes are still kept."""
-        done = [trial for trial in study.standing().values() if _measured(trial)]
+        done = [trial for trial in study.standing().values() if measured(trial)]
         if not done:
             return
+        rendition = self.probe if probing else self.rendition
         points = [point_of(trial.params) for trial in done]
-        kept = sum(self.shop.keeps(title, self.rendition(point)) for point in points)
+        kept = sum(self.shop.keeps(title, rendition(point)) for point in points)
         message = f"going on: {kept} of {counted(len(done), 'encode')} kept"
         self.progress(Event("search", message, 0, MOST_TRIALS, at_most=True))
 
-    def search(
-        self, title: Source, whole: bool, study: SharedStudy, surrogate: Surrogate
-    ) -> SearchResult:
-        """Make trials of the title, or of its excerpt (`whole` is False)."""
-        share = self._search_share() * (1.0 if whole else EXCERPT_SHARE)
-        rules = self.rules if whole else self._roomier()
-        stage = Stage(self, "search", title, whole, study, MOST_TRIALS, share)
-        found = stage.explore(rules, surrogate)
-        failures = self._failures(found, whole)
-        self.warnings += [f"a trial failed and was left out: {text}" for text in failures]
+    def search(self, title: Source, study: SharedStudy, surrogate: Surrogate) -> SearchResult:
+        """Make trials of the title, at the preset of its rungs."""
+        share = self._search_share()
+        stage = Stage(self, "search", title, False, study, MOST_TRIALS, share=share)
+        found = self._explored(stage, self.rules, surrogate)
         return replace(found, points=self._rechecked(title, found.points))
 
-    def _search_share(self) -> float:
-        """The part of the time budget that goes into trials."""
-        asked = self.two_pass or (self.limit is not None and self.limit.asked)
-        return 1 - RUNGS_SHARE if asked else 1.0
+    def search_by_probes(
+        self, title: Source, study: SharedStudy, surrogate: Surrogate
+    ) -> SearchResult:
+        """Make probes of an excerpt."""
+        share = self._search_share() * PROBES_SHARE
+        stage = Stage(self, "search", title, True, study, MOST_TRIALS, PROBED_A_RUNG, share)
+        return self._explored(stage, self._roomier(), surrogate)
 
-    def _failures(self, found: SearchResult, whole: bool) -> list[str]:
-        """Why trials of the title or its excerpt failed; TargetUnreachable if too few did not."""
-        tried = [trial for trial in self.trials if trial.whole_title == whole]
+    def search_given_probes(
+        self, source: Source, study: SharedStudy, surrogate: Surrogate
+    ) -> SearchResult:
+        """Make trials of the title that its probes show to be rungs.
+
+        The first ones show by how much the probes are off, and the others are chosen with that
+        corrected.
+        """
+        rules, expected = self._thrifty(), surrogate.dense(()).points
+        most = len(plan(rules, (), surrogate.dense(()))) + SPARE
+        share = self._search_share()
+        stage = Stage(self, "verify", source, False, study, most, PROBED_A_RUNG, share)
+        found = self._explored(stage, rules, surrogate)
+        self.estimate = _estimate(found.points, expected)
+        return replace(found, points=self._rechecked(source, found.points))
+
+    def _explored(self, stage: Stage, rules: Rules, surrogate: Surrogate) -> SearchResult:
+        """A stage's results, with a warning for every kind of failure.
+
+        Raises TargetUnreachable if too few trials succeeded.
+        """
+        found = stage.explore(rules, surrogate)
+        tried = [trial for (probing, _), trial in self.tried.items() if probing == stage.probing]
         failures = sorted({trial.error for trial in tried if trial.error})
         if len(found.points) < LEAST_RUNGS:
             raise TargetUnreachable(
                 f"only {len(found.points)} of {len(tried)} trials succeeded, too few for a "
                 "ladder: " + "; ".join(failures)[:1500]
             )
-        return failures
+        self.warnings += [f"a trial failed and was left out: {text}" for text in failures]
+        return found
+
+    def _search_share(self) -> float:
+        """The part of the time budget that goes into trials."""
+        asked = self.two_pass or (self.limit is not None and self.limit.asked)
+        return 1 - RUNGS_SHARE if asked else 1.0
 
     def _rechecked(self, title: Source, points: Sequence[RDPoint]) -> list[RDPoint]:
         """The points; where a score falls while the rate rises all are measured again, finer.
@@ -368,33 +302,24 @@ class Loop:
         return replace(point, score=self.shop.score(title, made.path, self._finer).value)
 
     def _roomier(self) -> Rules:
-        """For an excerpt, whose title will differ a little: room between the rungs."""
+        """For probes, from which rungs will differ a little: room between them."""
         rules = self.rules
         return replace(rules, min_step=rules.min_step * MARGIN, min_ratio=rules.min_ratio * MARGIN)
 
     def _thrifty(self) -> Rules:
         """For costly encodes of the whole title: those made stay, if they keep the rules."""
-        return replace(self.rules, near=NEAR_WHOLE, slack=MARGIN)
+        return replace(self.rules, near=NEAR_HULL)
 
     def verify(
-        self,
-        source: Source,
-        found: SearchResult,
-        whole: bool,
-        study: SharedStudy,
-        surrogate: Surrogate,
+        self, source: Source, found: SearchResult, surrogate: Surrogate, probed: bool
     ) -> list[Checked]:
         """The rungs, encoded and scored over the whole title, those that keep the rules.
 
-        Where the search ran on the whole title this only recalls its own trials. Else the first
-        rungs show by how much the excerpt was off, and the others are chosen with that corrected.
-        Raises TargetUnreachable when fewer than two rungs are left.
+        This only recalls trials of the search, but for rungs under a cap or in two passes. Raises
+        TargetUnreachable when fewer than two rungs are left.
         """
-        rules = self.rules
-        if not whole:
-            # encodes of the whole title are costly: a rung is accepted further below the hull
-            found, surrogate = self._search_whole(source, found, study, surrogate)
-            rules = replace(rules, near=NEAR_WHOLE)
+        # after probes encodes of the title are few: a rung is accepted further below the hull
+        rules = replace(self.rules, near=NEAR_HULL) if probed else self.rules
         chosen = rungs_of(self.space, rules, found.points, surrogate, found.failed)
         kept = keep_rules(chosen, self.rules)
         if self.budget.ended:
@@ -448,8 +373,8 @@ class Loop:
 
     def _wasteful(self, kbps: float, score: float) -> bool:
         """Whether a score is more than a step below what was tried reaches at this rate."""
-        whole = [(t.bitrate_kbps, t.score) for t in self.tried.values() if t.whole_title]
-        rising = sorted((rate, value) for rate, value in whole if rate and value is not None)
+        every = [(t.bitrate_kbps, t.score) for t in self.tried.values() if t.whole_title]
+        rising = sorted((rate, value) for rate, value in every if rate and value is not None)
         if not rising or kbps <= 0:
             return False
         rates, best = np.log([rate for rate, _ in rising]), [value for _, value in rising]
@@ -464,20 +389,6 @@ class Loop:
         except ToolError:
             return False
         return self.limit is None or peaks.over(self.limit) <= 1
-
-    def _search_whole(
-        self, source: Source, found: SearchResult, study: SharedStudy, surrogate: Surrogate
-    ) -> tuple[SearchResult, ExcerptShift]:
-        """Trials of the whole title after a search on its excerpt, and the surrogate they give."""
-        dense = [*found.points, *surrogate.dense(found.points).points]
-        promised = rungs_of(self.space, self._roomier(), found.points, surrogate, found.failed)
-        shifted = ExcerptShift(dense, self.shop.metric.top)
-        most, share = len(promised) + SPARE, self._search_share()
-        stage = Stage(self, "verify", source, True, study, most, share)
-        title = stage.explore(self._thrifty(), shifted)
-        self._failures(title, True)
-        self.estimate = _estimate(title.points, dense)
-        return replace(title, points=self._rechecked(source, title.points)), shifted
 
     def _checked(
         self, source: Source, kept: Sequence[RDPoint], predicted: Mapping[TrialPoint, float]
@@ -495,12 +406,18 @@ class Loop:
                 return str(error)
             plain = Checked(predicted.get(key, score.value), made, score)
             again = self._two_pass_rung if self.two_pass else self._capped_rung
-            return again(source, plain, metric)
+            done = again(source, plain, metric)
+            if isinstance(done, Checked):
+                self.guard_ahead(source, done.encode)
+            return done
 
         message = "measuring the rungs" + " and capping their peaks" * (self.limit is not None)
         message += ", in two passes" * self.two_pass
         with self.counted("verify", message, len(kept)) as one:
             results = self.shop.map(lambda point: one(lambda: check(point)), kept)
+        made = [item.encode.rendition for item in results if isinstance(item, Checked)]
+        # as above; those of a check before, or that failed, come first
+        self._capped.sort(key=lambda t: made.index(t.rendition) if t.rendition in made else -1)
         self.warnings += [f"a rung could not be made: {r}" for r in results if isinstance(r, str)]
         if self._late:
             self.warnings.append(late_warning(self.budget.seconds, len(self._late)))
@@ -651,6 +568,22 @@ class Loop:
             self.warnings.append(missed_goal_warning(made.rendition, found))
         return found
 
+    def guard_ahead(self, source: Source, encode: Encode) -> None:
+        """Begin the guard of what will likely be delivered, while other encodes are made."""
+        plan, path = self.guard, encode.path
+        if plan is None or self.shop.at_once == 1 or path in self._ahead:
+            return
+
+        def report(frames: int) -> None:
+            if waiting := self._reports.get(path):
+                waiting(frames)
+
+        def guard() -> Guarded:
+            with frame_progress.counted_frames(report):
+                return self.shop.guard(source, path, plan)
+
+        self._ahead[path] = self.shop.beside.begin(guard)
+
     def _guarded(self, source: Source, checked: Sequence[Checked]) -> list[Guarded]:
         """The guard of each rung, counted in frames."""
         plan = self.guard
@@ -669,8 +602,10 @@ class Loop:
                 self.progress(Event("guard", rungs, sum(seen.values()), total))
 
             report(0)
+            self._reports[encode.path] = report
+            ahead = self._ahead.get(encode.path)
             with frame_progress.counted_frames(report):
-                found = self.shop.guard(source, encode.path, plan)
+                found = waited_for(ahead) if ahead else self.shop.guard(source, encode.path, plan)
             closer, mean = plan, score.value if score.mean is None else score.mean
             for _ in range(CLOSER_LOOKS):
                 if not is_undecided(mean, found, self.shop.metric):
@@ -690,19 +625,6 @@ def _spread(points: Sequence[RDPoint], count: int) -> list[RDPoint]:
     if count < LEAST_RUNGS:
         return list(points[:count])
     return [points[i * (len(points) - 1) // (count - 1)] for i in range(count)]
-
-
-def _measured(trial: FrozenTrial) -> Measurement:
-    if trial.state != TrialState.COMPLETE:
-        return None
-    kbps, score = trial.values
-    return kbps, score
-
-
-def _outcome(trial: Trial) -> Measurement:
-    if trial.bitrate_kbps is None or trial.score is None:
-        return None
-    return trial.bitrate_kbps, trial.score
 
 
 def _falls(points: Iterable[RDPoint], slight: float) -> list[tuple[RDPoint, RDPoint]]:
@@ -734,13 +656,3 @@ def _estimate(points: Sequence[RDPoint], excerpt: Sequence[RDPoint]) -> dict[str
         "score": rounded(sum(scores) / len(pairs)) if pairs else None,
         "score_worst": rounded(max(scores, key=abs)) if pairs else None,
     }
-
-
-def describe(trial: Trial) -> str:
-    """A trial in one line."""
-    r = trial.rendition
-    head = f"{r.width}x{r.height} at {r.knob:g}"
-    if trial.error or trial.bitrate_kbps is None or trial.score is None:
-        return f"{head}: failed ({trial.error})"
-    again = " (cached)" if trial.encode and trial.encode.cached else ""
-    return f"{head}: {trial.bitrate_kbps:.0f} kb/s, score {trial.score:.1f}{again}"

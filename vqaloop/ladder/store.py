@@ -153,6 +153,8 @@ class _Cost(Struct):
     cpu_s: Number | None = None
     delivered_cpu_s: Number | None = None
     overhead: Number | None = None
+    processors: Whole | None = None
+    busy: Number | None = None
     earlier: dict[str, Number] | None = None
 
 
@@ -162,6 +164,16 @@ class _Place(Struct):
     left: Whole | None = None
     top: Whole | None = None
     size: Whole | None = None
+
+
+class _Banding(Struct):
+    rung: Whole
+    file: str
+    cambi: Number
+    frame: Whole
+    left: Whole
+    top: Whole
+    size: Whole
 
 
 class _TuningTrial(Struct):
@@ -190,6 +202,14 @@ class _Guard(Struct):
     frames: Whole | None = None
 
 
+class _FilmGrain(Struct):
+    deviation: Number | None = None
+    strength: Whole | None = None
+    saving_percent: Number | None = None
+    why: str | None = None
+    asked: str | None = None
+
+
 class _PerShot(Struct):
     scenes: Whole
     equivalents_per_rung: Number
@@ -210,10 +230,12 @@ class _Document(Struct):
     trusted: bool
     guard: _Guard | None = None
     worst: list[_Place] | None = None
+    banding: _Banding | None = None
     tuning: _Tuning | None = None
     asked: dict[str, Any] | None = None
     audience: _Audience | None = None
     per_shot: _PerShot | None = None
+    film_grain: _FilmGrain | None = None
     warnings: list[str] | None = None
 
 

@@ -104,6 +104,29 @@ def audience_line(ladder: Ladder) -> str:
     )
 
 
+def film_grain_line(ladder: Ladder) -> str:
+    """What was found of the source's film grain, and done about it; "" where nothing was."""
+    found = ladder.about.get("film_grain")
+    if not found:
+        return ""
+    seen = "no film grain was found in the source"
+    if found.get("deviation") is not None:
+        seen = (
+            "the source has film grain, of a standard deviation of about "
+            f"{found['deviation']:.1f} of 255 levels"
+        )
+    if found.get("strength"):
+        kept = f"a table of strength {found['strength']}"
+        if found.get("saving_percent") is not None:
+            kept += f" saves {found['saving_percent']:.1f} % of bitrate at equal score"
+        return f"{seen}; {kept}; scores are without the synthesised grain, which the files have"
+    if found.get("why"):
+        return f"{seen}; no table: {printable(found['why'])}"
+    if found.get("asked") == "off":
+        return f"{seen}; --film-grain auto tries to synthesise it (AV1)"
+    return seen
+
+
 def cost_line(ladder: Ladder) -> str:
     """Cost of making the ladder, in one line.
 
@@ -126,9 +149,11 @@ def overhead_line(ladder: Ladder) -> str:
     cost = ladder.about["cost"]
     if not cost.get("overhead"):
         return ""
+    busy, have = cost.get("busy"), cost.get("processors")
+    used = f"; {busy:.0%} of {have} processors in use while encoding" if busy and have else ""
     return (
         f"overhead {cost['overhead']:.2f}: {cost['cpu_s']:.1f} s CPU in all, of which encoding "
-        f"these rungs took {cost['delivered_cpu_s']:.1f}"
+        f"these rungs took {cost['delivered_cpu_s']:.1f}{used}"
     )
 
 
@@ -176,6 +201,8 @@ def print_ladder(ladder: Ladder) -> None:
         print_line(console, audience_line(ladder))
     if ladder.about.get("estimate"):
         print_line(console, estimate_line(ladder.about["estimate"]))
+    if film_grain_line(ladder):
+        print_line(console, film_grain_line(ladder))
     print_line(console, cost_line(ladder))
     if earlier_line(ladder):
         print_line(console, earlier_line(ladder))

@@ -102,24 +102,38 @@ def is_undecided(mean: float, guarded: Guarded, metric: Metric) -> bool:
     return nearest <= metric.guard_gap < _farthest(mean, guarded.figures[figure], spread)
 
 
-def banding_warnings(rungs: Sequence[Rung], limit: float | None, depth: int) -> list[str]:
+def banded(rungs: Sequence[Rung], limit: float | None) -> list[Rung]:
     """Rungs with more visible banding than a limit, or than annoys where none is asked for.
 
     A limit that is asked for is kept by the upper end of a sampled figure's interval.
     """
+
+    def most(rung: Rung) -> float:
+        value = rung.guard.get(CAMBI, 0.0)
+        return value if limit is None else rung.guard_interval.get(CAMBI, (value, value))[1]
+
+    return [
+        r for r in rungs if CAMBI in r.guard and most(r) > (BANDING if limit is None else limit)
+    ]
+
+
+def banding_warnings(
+    rungs: Sequence[Rung], limit: float | None, depth: int, cure: tuple[str, str] | None = None
+) -> list[str]:
+    """Of rungs with too much visible banding how much, when, and what helps.
+
+    `cure` is the file of the rung of which that was measured, and its cost in words.
+    """
     found = []
-    for rung in rungs:
-        value = rung.guard.get(CAMBI)
-        if value is None:
-            continue
-        most = value if limit is None else rung.guard_interval.get(CAMBI, (value, value))[1]
-        if most > (BANDING if limit is None else limit):
-            above = "from about 5 on it annoys" if limit is None else f"the limit is {limit:g}"
-            cure = "; --bit-depth 10 has finer steps, where the encoder takes it" * (depth == 8)
-            found.append(
-                f"{rung.file}: visible banding, CAMBI {_with_spread(rung, CAMBI)} where {above}, "
-                f"most at {rung.banding_at_s or 0:.1f} s{cure}"
-            )
+    for rung in banded(rungs, limit):
+        above = "from about 5 on it annoys" if limit is None else f"the limit is {limit:g}"
+        help = "; --bit-depth 10 has finer steps, where the encoder takes it" * (depth == 8)
+        if cure and cure[0] == rung.file:
+            help = cure[1]
+        found.append(
+            f"{rung.file}: visible banding, CAMBI {_with_spread(rung, CAMBI)} where {above}, "
+            f"most at {rung.banding_at_s or 0:.1f} s{help}"
+        )
     return found
 
 

@@ -79,7 +79,7 @@ def content_of(source: Source, *, ffmpeg: str) -> Content | None:
     """
     if source.frames < 2 or min(source.canvas) < 2 * BLOCK:
         return None
-    found = [_looked_at(before, now) for before, now in _pairs(source, ffmpeg)]
+    found = [_looked_at(before, now) for before, now in frame_pairs(source, ffmpeg)]
     if not found:
         return None
     inter, intra, motion, still = np.mean(found, axis=0).tolist()
@@ -92,7 +92,7 @@ def content_of(source: Source, *, ffmpeg: str) -> Content | None:
     )
 
 
-def _pairs(source: Source, ffmpeg: str) -> Iterator[tuple[Plane, Plane]]:
+def frame_pairs(source: Source, ffmpeg: str) -> Iterator[tuple[Plane, Plane]]:
     """Pairs of luma of neighbouring frames; those that cannot be read are passed over."""
     pixels = math.prod(source.canvas)
     at = np.unique(np.linspace(0, source.frames - 2, PAIRS).astype(int)).tolist()
@@ -151,9 +151,20 @@ def _read(
             yield planes[first], planes[first + 1]
 
 
-def _looked_at(before: Plane, now: Plane) -> tuple[float, float, float, float]:
-    """Bits a pixel as inter and as intra picture, mean motion, and the part of blocks that are
-    still."""
+@dataclass(frozen=True)
+class Blocks:
+    """Blocks of a frame, evenly over it, and their predictions from the frame before."""
+
+    samples: Plane
+    """(N, BLOCK, BLOCK)."""
+    rests: Plane
+    """(N, BLOCK, BLOCK) what is left of them when their predictions are taken away."""
+    lengths: tuple[float, ...]
+    """Of their motion vectors, in pixels."""
+
+
+def blocks_of(before: Plane, now: Plane) -> Blocks:
+    """About BLOCKS blocks of a frame, predicted from the one before."""
     height, width = now.shape
     # of a small picture its blocks, and none twice
     rows = min(max(1, round(math.sqrt(BLOCKS * height / width))), height // BLOCK)
@@ -168,13 +179,20 @@ def _looked_at(before: Plane, now: Plane) -> tuple[float, float, float, float]:
             blocks.append(block)
             rests.append(rest)
             lengths.append(length)
-    intra = _bits(np.array(blocks), without_mean=True)
-    inter = np.minimum(_bits(np.array(rests)), intra)
-    still = np.abs(rests).max((1, 2)) < STILL
+    return Blocks(np.array(blocks), np.array(rests), tuple(lengths))
+
+
+def _looked_at(before: Plane, now: Plane) -> tuple[float, float, float, float]:
+    """Bits a pixel as inter and as intra picture, mean motion, and the part of blocks that are
+    still."""
+    found = blocks_of(before, now)
+    intra = _bits(found.samples, without_mean=True)
+    inter = np.minimum(_bits(found.rests), intra)
+    still = np.abs(found.rests).max((1, 2)) < STILL
     return (
         float(inter.mean()),
         float(intra.mean()),
-        float(np.mean(lengths)) / width,
+        float(np.mean(found.lengths)) / now.shape[1],
         float(still.mean()),
     )
 

@@ -30,7 +30,7 @@ STALLED_S = 60.0
 _SEEK_MARGIN_FRAMES = 20
 """Above the 16 frames that any codec here may reorder, so that the seek lands early enough."""
 
-_TEMPORAL = ("fps=", "bwdif=", "setpts=")
+_TEMPORAL = ("fps=", "bwdif=", "setpts=", "fieldmatch=", "decimate=")
 """How the filters in prep begin that need the frames before, so that seeking changes frames."""
 
 _TO_RANGE = "out_range="

@@ -6,7 +6,6 @@ source's size with one fixed scaler.
 """
 
 import contextlib
-import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from fractions import Fraction
 from pathlib import Path
@@ -19,6 +18,7 @@ from av.video.reformatter import Interpolation, VideoReformatter
 from vqaloop.bitstream.avs2 import read_picture_size
 from vqaloop.bitstream.colour_tags import RANGES, UNTAGGED, colour_range, in_range
 from vqaloop.bitstream.demux import main_video, open_video
+from vqaloop.bitstream.film_grain import NO_SYNTHESIS, without_synthesis
 from vqaloop.bitstream.formats import ENCODES, SOURCES
 from vqaloop.core import ffmpeg as ffmpeg_graph
 from vqaloop.core import process
@@ -47,6 +47,8 @@ class _Wanted(NamedTuple):
     range: str | None = None
     """None for their own."""
     bits: int = 8
+    grain: bool = False
+    """Whether film grain is synthesised where the file asks for it."""
 
 
 def read_source(
@@ -86,7 +88,8 @@ def each_of_source(
     size, found = size or source.canvas, 0
     own = colour_range(source)
     if picks_from(source, bits):
-        wanted = _Wanted(size, wanted_range or own, bits)
+        grain = NO_SYNTHESIS[-1] not in source.input_options
+        wanted = _Wanted(size, wanted_range or own, bits, grain)
         # where that fails, ffmpeg decodes it after all, or says best why not
         with contextlib.suppress(DecodeFailed):
             for frame in _with_pyav(source.path, indices, source.fps, wanted, own, upright=True):
@@ -109,7 +112,7 @@ def picks_from(source: Source, bits: int = 8) -> bool:
     """Whether selective decoding suits a source; else all of it up to the last is decoded."""
     # these change tags and side data alone, and no sample
     changed = any(not text.startswith(("setparams=", "sidedata=")) for text in source.prep)
-    return not (changed or source.input_options) and is_plain(
+    return not (changed or set(source.input_options) - set(NO_SYNTHESIS)) and is_plain(
         source.path, source.frames, source.canvas, source.fps, bits
     )
 
@@ -122,6 +125,7 @@ def read_encode(
     *,
     decoder: str,
     ffmpeg: str,
+    grain: bool = False,
 ) -> Frames:
     """Decode frames of an encode.
 
@@ -132,6 +136,7 @@ def read_encode(
         fps: The constant frame rate.
         decoder: "pyav", or "ffmpeg" for streams that PyAV cannot decode.
         ffmpeg: The ffmpeg program.
+        grain: Whether film grain is synthesised where the file asks for it, as players show it.
 
     Returns:
         (N, H·3/2, W), 8-bit 4:2:0.
@@ -139,7 +144,10 @@ def read_encode(
     Raises:
         DecodeFailed: The file is damaged or lacks a frame.
     """
-    return _stacked(each_of_encode(path, indices, size, fps, decoder=decoder, ffmpeg=ffmpeg))
+    wanted = _Wanted(size, grain=grain)
+    if decoder == "ffmpeg":
+        return _encode_with_ffmpeg(path, indices, wanted, ffmpeg)
+    return _stacked(_with_pyav(path, indices, fps, wanted, None))
 
 
 def read_with_ffmpeg(
@@ -246,7 +254,10 @@ def _encode_with_ffmpeg(
         indices,
         wanted.size,
         ffmpeg=ffmpeg,
-        input_options=[("format_whitelist", ENCODES)],
+        input_options=[
+            ("format_whitelist", ENCODES),
+            *(() if wanted.grain else without_synthesis(path)),
+        ],
         ranges=ranges,
         bits=wanted.bits,
     )
@@ -284,9 +295,7 @@ def encode_reader(
     def read(indices: list[int]) -> Iterator[Frames]:
         if decoder == "ffmpeg":
             return iter(_encode_with_ffmpeg(path, indices, wanted, ffmpeg))
-        # an equal share of the processors for each score that is under way
-        share = len(os.sched_getaffinity(0)) // max(1, METER.active)
-        threads = max(1, min(DECODING_THREADS, share))
+        threads = METER.share(DECODING_THREADS)
         return _with_pyav(path, indices, source.fps, wanted, own, threads)
 
     return read
@@ -318,7 +327,8 @@ def _with_pyav(
     formats = SOURCES if upright else ENCODES
     scaler, found = VideoReformatter(), 0
     try:
-        for frame in frames_at(path, indices, fps, threads=threads, formats=formats):
+        how: dict[str, Any] = {"threads": threads, "formats": formats, "grain": wanted.grain}
+        for frame in frames_at(path, indices, fps, **how):
             if upright and frame.side_data.get("DISPLAYMATRIX"):
                 raise ValueError("it is tagged as rotated")
             yield _scaled(scaler, frame, wanted, untagged)

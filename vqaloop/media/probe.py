@@ -45,6 +45,15 @@ from vqaloop.media.hdr import HdrUse, check_hdr, completed, dropped, tone_mapped
 from vqaloop.media.limits import check_rate, check_size
 from vqaloop.media.picture_data import source_notes
 from vqaloop.media.rawvideo import Y4M_MAGIC, count_raw_frames, count_y4m_frames
+from vqaloop.media.telecine import (
+    LEAST_SHARE,
+    Deinterlacing,
+    inverse_telecine,
+    is_ntsc,
+    share_note,
+    soft_telecine,
+    telecined_share,
+)
 from vqaloop.records import REUSE, Source
 
 _LATE_START = 0.25
@@ -62,12 +71,13 @@ def probe_source(
     framerate: str | None = None,
     allow_hdr: bool = False,
     hdr: HdrUse | None = None,
+    deinterlace: str = "auto",
     ffmpeg: str | None = None,
 ) -> Source:
     """Describe an input as the loop sees it: constant rate, progressive, upright, square pixels.
 
     The whole file is read once, and unless it is raw, decoded once; twice where filters change
-    its frames in time.
+    its frames in time, and once more where it may be telecined.
 
     Args:
         path: A video file: y4m, mp4, mov, mkv, webm or raw.
@@ -77,6 +87,7 @@ def probe_source(
             rate that they are brought to in place of the one that their time stamps suggest.
         allow_hdr: Take HDR (PQ, HLG, Dolby Vision), whatever scores it.
         hdr: What is done with HDR; None: no metric is made for it, dynamic metadata are dropped.
+        deinterlace: auto, frames, fields or telecine: what is made of interlaced video.
         ffmpeg: The ffmpeg program, None for the one that is installed.
 
     Returns:
@@ -96,6 +107,11 @@ def probe_source(
                 f"{name}: raw video needs all of --video-size, --pix-fmt and --framerate, and "
                 "other files at most --framerate"
             )
+        if deinterlace != "auto":
+            raise InputError(
+                f"{name}: raw video is taken for progressive; leave out --deinterlace, or "
+                "deinterlace it first: `ffmpeg ... -vf bwdif -c:v ffv1 OUTPUT.mkv`"
+            )
         return _probe_raw(source_path, video_size, pix_fmt, framerate)
     if has_avs2_name(source_path) or starts_as_avs2(head):
         raise InputError(
@@ -112,7 +128,7 @@ def probe_source(
             "--framerate 25"
         )
     rate = parse_rate(framerate) if framerate else None
-    wanted = _Wanted(rate, allow_hdr, hdr or HdrUse())
+    wanted = _Wanted(rate, allow_hdr, hdr or HdrUse(), deinterlace)
     return _probe_container(source_path, expected, wanted, ffmpeg_path(ffmpeg))
 
 
@@ -227,6 +243,7 @@ class _Wanted:
     """The requested frame rate."""
     allow_hdr: bool
     hdr: HdrUse
+    deinterlace: str = "auto"
 
 
 def _probe_container(path: Path, packets: int | None, wanted: _Wanted, ffmpeg: str) -> Source:
@@ -244,7 +261,8 @@ def _probe_container(path: Path, packets: int | None, wanted: _Wanted, ffmpeg: s
         ]
     cleaned, drop_notes = dropped(path, dynamic, use)
     bit_depth, notes = _describe(path, decoded, packets)
-    timing = _timing(decoded, rate, name)
+    undo = _progressive(path, decoded, wanted.deinterlace, ffmpeg)
+    timing = _timing(decoded, rate, undo, name)
     width, height, to_square, size_notes = _square(decoded.video)
     check_size(name, width, height)
     check_rate(name, timing.fps)
@@ -364,12 +382,14 @@ class _Timing:
 
     fps: Fraction
     regrid: Regrid | None
-    """How frames come to that rate, None where they follow it."""
+    """How frames come to that rate, None where they follow it, or deinterlacing changes it."""
     filters: tuple[str, ...]
     notes: tuple[str, ...]
+    film: bool = False
+    """Whether it is soft telecine."""
 
 
-def _timing(decoded: _Decoded, rate: Fraction | None, name: str) -> _Timing:
+def _timing(decoded: _Decoded, rate: Fraction | None, undo: Deinterlacing, name: str) -> _Timing:
     """Deinterlacing, then the requested rate or the one that the time stamps suggest."""
     video, times_s = decoded.video, decoded.video.times_s
     mean = mean_rate(times_s)
@@ -378,13 +398,18 @@ def _timing(decoded: _Decoded, rate: Fraction | None, name: str) -> _Timing:
     # a frame an hour would ask for thousands of repeated frames
     check_rate(name, Fraction(mean))
     hints = tuple(snapped(hint) for hint in decoded.header.rates)
-    fps = rate or regular_rate(times_s, video.tick_s, hints)
+    # the rate that is asked for is the one behind deinterlacing
+    fps = (rate if undo.ratio == 1 else None) or regular_rate(times_s, video.tick_s, hints)
+    film = None if fps else soft_telecine(times_s, video.tick_s)
+    fps = fps or film
     way = None
     if fps is None or not follows(times_s, video.tick_s, fps):
         moved_s = times_s - times_s[0]
         way = regrid(moved_s, fps) if fps else best_regrid(moved_s, video.tick_s, hints)
         fps = way.fps
-    filters, notes = _progressive(decoded.header, video)
+    if undo.ratio != 1:
+        return _at_another_rate(video, fps, rate, way, undo)
+    filters, notes = list(undo.filters), list(undo.notes)
     late = float(times_s[0]) > _LATE_START / float(fps)
     if late:
         notes.append(f"Video starts {float(times_s[0]):.3f} s late; moved to the start.")
@@ -394,7 +419,29 @@ def _timing(decoded: _Decoded, rate: Fraction | None, name: str) -> _Timing:
         filters += way.filters
     elif late:
         filters.append(f"fps={fps.numerator}/{fps.denominator}")
-    return _Timing(fps, way, tuple(filters), tuple(notes))
+    return _Timing(fps, way, tuple(filters), tuple(notes), film is not None)
+
+
+def _at_another_rate(
+    video: DecodedVideo,
+    fps: Fraction,
+    rate: Fraction | None,
+    way: Regrid | None,
+    undo: Deinterlacing,
+) -> _Timing:
+    """A constant rate, then deinterlacing that changes it, then the requested rate."""
+    filters, notes = list[str](), list(undo.notes)
+    if video.times_s[0]:
+        filters.append("setpts=PTS-STARTPTS")
+    if way:
+        filters += way.filters
+        notes.append(f"Variable frame rate; brought to {float(fps):.6g} fps before that.")
+    made = rate or fps * undo.ratio
+    filters += undo.filters
+    # frames that are no fields come out once
+    if made != fps * undo.ratio or undo.ratio > 1:
+        filters.append(f"fps={made.numerator}/{made.denominator}")
+    return _Timing(made, None, tuple(filters), tuple(notes))
 
 
 def _count_frames(
@@ -411,7 +458,8 @@ def _count_frames(
         return frames, ()
     repeated = counted(frames - before + way.lost, "frame")
     dropped = f", {way.lost} dropped" if way.lost else ", none dropped"
-    what = "Frame rate as asked" if rate else "Variable frame rate"
+    varied = "Soft telecine, film pictures shown for 2 and 3 fields in turn"
+    what = "Frame rate as asked" if rate else varied if timing.film else "Variable frame rate"
     note = (
         f"{what} ({mean_rate(decoded.video.times_s):.3f} on average); brought to "
         f"{float(way.fps):.6g} a second: {repeated} repeated{dropped}."
@@ -419,22 +467,39 @@ def _count_frames(
     return frames, (note,)
 
 
-def _progressive(header: StreamHeader, video: DecodedVideo) -> tuple[list[str], list[str]]:
-    """The filter that deinterlaces, with its note; neither where no frame needs it."""
+def _progressive(path: Path, decoded: _Decoded, way: str, ffmpeg: str) -> Deinterlacing:
+    """What deinterlaces, with its notes; nothing where no frame needs it."""
+    header, video = decoded.header, decoded.video
     frames, flagged = len(video.times_s), video.interlaced
-    if flagged == frames or (not flagged and header.field_order):
-        # bwdif takes frames that are not flagged themselves for top field first
-        unflagged = not flagged and header.field_order == "bff"
-        return (
-            ["bwdif=mode=send_frame" + (":parity=bff" if unflagged else "")],
-            ["Interlaced; deinterlaced with bwdif, one frame for each pair of fields."],
+    whole = flagged == frames or (not flagged and header.field_order is not None)
+    # filters take frames that are not flagged themselves for top field first
+    unflagged = not flagged and header.field_order is not None
+    if way == "telecine":
+        order = (header.field_order if unflagged else None) or "auto"
+        return inverse_telecine(order, recognised=False)
+    if not (whole or flagged):
+        return Deinterlacing()
+    notes = []
+    if way == "auto" and is_ntsc(mean_rate(video.times_s)):
+        share = telecined_share(path, frames, ffmpeg)
+        if share is not None and share >= LEAST_SHARE:
+            order = (header.field_order if unflagged else None) or "auto"
+            return inverse_telecine(order, recognised=True)
+        notes = [share_note(share)] if share and share >= 1 - LEAST_SHARE else []
+    ratio = Fraction(2 if way == "fields" else 1)
+    mode = "bwdif=mode=" + ("send_field" if way == "fields" else "send_frame")
+    each = "field" if way == "fields" else "pair of fields"
+    if whole:
+        return Deinterlacing(
+            (mode + (":parity=bff" if unflagged and header.field_order == "bff" else ""),),
+            (f"Interlaced; deinterlaced with bwdif, one frame for each {each}.", *notes),
+            ratio,
         )
-    if not flagged:
-        return [], []
-    return ["bwdif=mode=send_frame:deint=interlaced"], [
+    note = (
         f"{flagged} of {frames} frames are interlaced; those are deinterlaced with bwdif, one "
-        "frame for each pair of fields."
-    ]
+        f"frame for each {each}."
+    )
+    return Deinterlacing((f"{mode}:deint=interlaced",), (note, *notes), ratio)
 
 
 def _square(video: DecodedVideo) -> tuple[int, int, tuple[str, ...], tuple[str, ...]]:

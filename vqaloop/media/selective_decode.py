@@ -21,6 +21,7 @@ from av.video.frame import VideoFrame
 
 from vqaloop.bitstream.av1_nonreference import NonReferenceFilter
 from vqaloop.bitstream.demux import main_video, open_video
+from vqaloop.bitstream.film_grain import PYAV_NO_SYNTHESIS
 from vqaloop.bitstream.formats import SOURCES
 from vqaloop.bitstream.nal import has_one_temporal_layer
 from vqaloop.core.files import as_of
@@ -42,6 +43,7 @@ def frames_at(
     *,
     threads: int = 1,
     formats: str | None = None,
+    grain: bool = True,
 ) -> Iterator[VideoFrame]:
     """Frames by index, found by their time stamps.
 
@@ -51,6 +53,7 @@ def frames_at(
         fps: The constant frame rate.
         threads: Threads of the decoder.
         formats: ffmpeg's names of the formats that the file may have, None for any.
+        grain: Whether film grain is synthesised where the file asks for it.
 
     Yields:
         The frames, up to the first that is not there.
@@ -60,14 +63,14 @@ def frames_at(
     """
     found = 0
     try:
-        with _opened(path, threads, formats) as (container, stream):
+        with _opened(path, threads, formats, grain) as (container, stream):
             for frame in SelectiveReader(container, stream, indices, fps).frames():
                 yield frame
                 found += 1
     except (_Unselectable, *TROUBLE):
         pass
     if found < len(indices):
-        with _opened(path, threads, formats) as (container, stream):
+        with _opened(path, threads, formats, grain) as (container, stream):
             yield from _in_full(container, stream, indices[found:], fps)
 
 
@@ -139,7 +142,9 @@ class _FrameIndex:
 
 
 @contextmanager
-def _opened(path: Path, threads: int, formats: str | None) -> Iterator[tuple[Any, Any]]:
+def _opened(
+    path: Path, threads: int, formats: str | None, grain: bool = True
+) -> Iterator[tuple[Any, Any]]:
     with open_video(path, formats) as container:
         stream = main_video(container)
         # of a codec without a decoder there is none, whatever the types say
@@ -147,6 +152,8 @@ def _opened(path: Path, threads: int, formats: str | None) -> Iterator[tuple[Any
             raise ValueError("its codec is not known here")
         stream.thread_type = "AUTO" if threads > 1 else "NONE"
         stream.codec_context.thread_count = threads
+        if not grain and stream.codec_context.codec.canonical_name == "av1":
+            stream.codec_context.options = PYAV_NO_SYNTHESIS
         yield container, stream
 
 

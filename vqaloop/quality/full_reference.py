@@ -4,7 +4,8 @@ One ffmpeg run computes all the metrics asked for. Both legs are numbered by fra
 streams without timestamps (raw AVS2) and streams with odd ones are matched alike; the distorted
 leg is scaled to the source's canvas by one fixed scaler, then both have one pixel format. Samples
 are compared as stored: the tags of matrix, primaries and transfer, which one side may lack, are
-removed from both, and the distorted leg is converted to the source's range.
+removed from both, and the distorted leg is converted to the source's range. Film grain that AV1
+decoders synthesise is left out of the distorted leg.
 
 Definitions (`Score.clips` has one value a frame, `Score.value` is their arithmetic mean):
 
@@ -36,6 +37,7 @@ import av
 
 from vqaloop.bitstream.colour_tags import RANGES, UNTAGGED, colour_range, to_ycbcr
 from vqaloop.bitstream.demux import main_video, open_video
+from vqaloop.bitstream.film_grain import without_synthesis
 from vqaloop.core import ffmpeg as ffmpeg_graph
 from vqaloop.core import process
 from vqaloop.core.ffmpeg import append_filters, compiled, input_arguments
@@ -158,7 +160,8 @@ def measure(
     with scratch() as name:
         folder = Path(name)
         pix_fmt = "yuv420p" if bits == 8 else "yuv420p10le"
-        leg = _distorted_leg(source, stored, distorted_options, threads, pix_fmt)
+        decoding = (*without_synthesis(distorted), *distorted_options)
+        leg = _distorted_leg(source, stored, decoding, threads, pix_fmt)
         pair = leg, _reference_leg(source, threads, pix_fmt)
         graph = graph_of(pair, filters_of(wanted, source, folder, threads))
         files = {"DISTORTED": distorted, "REFERENCE": source.path}

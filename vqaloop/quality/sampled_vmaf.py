@@ -40,6 +40,8 @@ BATCH_BYTES = 256 << 20
 """Of samples that libvmaf is given at a time, which lie in memory and in a file meanwhile."""
 SAMPLE_BYTES = 256 << 20
 """Memory for samples of sources; those used longest ago are dropped first."""
+THREADS = 4
+"""Most threads of libvmaf for one score; its values do not depend on them."""
 LIMIT_S = 5.0
 """Seconds that libvmaf may take for a million samples of a plane, beside two minutes; it needs a
 twentieth of one."""
@@ -125,6 +127,7 @@ class SampledVmaf(Sampled):
                     reference,
                     distorted,
                     ffmpeg=self.ffmpeg,
+                    threads=METER.share(THREADS),
                     timeout_s=120 + reference.size / 1e6 * LIMIT_S,
                     model=model,
                 )["vmaf"].to_numpy()[own]

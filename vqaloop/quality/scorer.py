@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Iterator
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from vqaloop.bitstream.avs2 import (
     starts_as_avs2,
 )
 from vqaloop.bitstream.colour_tags import colour_range, video_range_of
+from vqaloop.bitstream.film_grain import without_synthesis
 from vqaloop.core.documents import Size, read_document
 from vqaloop.core.ffmpeg import ffmpeg_path
 from vqaloop.core.files import file_sha256
@@ -64,6 +66,8 @@ class Scorer:
         ffmpeg: Path of the ffmpeg binary; None: $VQALOOP_FFMPEG, else the one that comes along.
         allow_hdr: Score PQ and HLG videos by any metric; otherwise by cvvdp alone.
         tonemap: Make PQ and HLG SDR (BT.709) as they are read, reference and video alike.
+        deinterlace: What is made of interlaced video, reference and video alike: auto, frames,
+            fields or telecine, as `build_ladder` has it.
         pool: How the score is pooled over time: mean (the metric's own value), harmonic, p5, p1
             (percentiles of seconds, or of sampled places) or min-scene.
         display: Of cvvdp: monitor, phone, tablet, tv or hdr-tv.
@@ -86,6 +90,7 @@ class Scorer:
         ffmpeg: str | os.PathLike[str] | None = None,
         allow_hdr: bool = False,
         tonemap: bool = False,
+        deinterlace: str = "auto",
         pool: str = "mean",
         display: str = DEFAULT_DISPLAY,
         cvvdp: str | os.PathLike[str] | None = None,
@@ -105,7 +110,7 @@ class Scorer:
             precision=score_precision,
             cvvdp=CvvdpUse(display, cvvdp),
         )
-        self.allow_hdr, self.pool = allow_hdr, pool
+        self.allow_hdr, self.pool, self.deinterlace = allow_hdr, pool, deinterlace
         self.hdr = HdrUse(judged=self.metric.name in FOR_HDR, tonemap=tonemap)
 
     def score(
@@ -115,6 +120,8 @@ class Scorer:
         canvas: tuple[int, int] | None = None,
     ) -> Score:
         """The score of a video: 0..100, or dB for psnr and xpsnr; higher is better, but for cambi.
+
+        Film grain that decoders of AV1 would add to it is left out, of a reference it is not.
 
         Args:
             video: The file. With a reference it is scaled to that one's size and matched with it
@@ -147,7 +154,7 @@ class Scorer:
         if _is_avs2(path):
             _check_lengths(quoted(path), _avs2_pictures(path), source)
             return self.metric.measure(source, path, "ffmpeg")
-        other = self._probe(path)
+        other = _without_grain(self._probe(path))
         _check_lengths(repr(path.name), other.frames, source)
         if isinstance(self.metric, Cvvdp):
             _check_same_range(other, source)
@@ -189,7 +196,7 @@ class Scorer:
             raise InputError(f"{self.metric.name} needs the original: give it with --reference")
         if canvas is not None:
             _check_canvas(canvas)
-        source = _avs2_source(path) if _is_avs2(path) else self._probe(path)
+        source = _avs2_source(path) if _is_avs2(path) else _without_grain(self._probe(path))
         return self._pooled(self.metric.alone(source, canvas or self.canvas_of(path)), source)
 
     def _compare(
@@ -224,7 +231,19 @@ class Scorer:
         )
 
     def _probe(self, path: Path) -> Source:
-        return probe_source(path, allow_hdr=self.allow_hdr, hdr=self.hdr, ffmpeg=self.ffmpeg)
+        return probe_source(
+            path,
+            allow_hdr=self.allow_hdr,
+            hdr=self.hdr,
+            deinterlace=self.deinterlace,
+            ffmpeg=self.ffmpeg,
+        )
+
+
+def _without_grain(video: Source) -> Source:
+    """A video that is scored, read without the film grain that decoders would add."""
+    options = without_synthesis(video.path)
+    return replace(video, input_options=(*options, *video.input_options)) if options else video
 
 
 def _check_lengths(shown: str, frames: int, source: Source) -> None:

@@ -134,6 +134,7 @@ def encode_to_target(
     allow_hdr: bool = False,
     tonemap: bool = False,
     dynamic_hdr: Literal["drop", "refuse"] = "drop",
+    deinterlace: Literal["auto", "frames", "fields", "telecine"] = "auto",
     progress: Watcher = lambda event: None,
 ) -> Encoded:
     """Encode a title such that it scores `target_score`, or best at `bitrate` kb/s.
@@ -183,6 +184,9 @@ def encode_to_target(
         tonemap: Make PQ and HLG SDR (BT.709) as they are read, and score against that.
         dynamic_hdr: "drop" Dolby Vision and HDR10+ metadata with a warning, or "refuse" inputs
             that have them.
+        deinterlace: "auto" inverts telecine where it is recognised and makes one frame of each
+            pair of fields of other interlaced video, "frames" always that, "fields" one frame of
+            each field; "telecine" inverts it, recognised or not.
         progress: Called with every event.
 
     Returns:

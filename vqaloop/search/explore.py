@@ -36,7 +36,7 @@ GAIN = 0.05
 CLOSE = 1.03
 """Ratio of rates within which another encode of a size is not worth making: rates and scores of
 neighbouring knobs jump about more than their curves rise."""
-MOST_A_RUNG = 2.6
+MOST_A_RUNG = 1.5
 """Encodes a rung beyond which none is made for the hull's sake alone."""
 BESIDE = 1 / 16
 """Part of the search range around a measured knob in which none is tried for the hull's sake."""
@@ -56,6 +56,7 @@ def propose(
     failed: Sequence[TrialPoint],
     surrogate: Surrogate,
     most: int,
+    most_a_rung: float = MOST_A_RUNG,
 ) -> list[TrialPoint]:
     """What to encode next, given all measured points; empty when nothing is worth an encode.
 
@@ -80,7 +81,7 @@ def propose(
     elif len(wanted) > BATCH:
         # spread over the ladder, since neighbours say much about each other
         wanted = [wanted[i * len(wanted) // BATCH] for i in range(BATCH)]
-    elif not wanted and len(chosen) > 1 and len(tried) < MOST_A_RUNG * len(chosen):
+    elif not wanted and len(chosen) > 1 and len(tried) < most_a_rung * len(chosen):
         wanted = _improvement(space, rules, points, dense, chosen)
     elif not wanted and len(chosen) < LEAST_RUNGS:
         # no ladder is predicted: the ends of the search space show whether there is one
@@ -148,6 +149,7 @@ def explore(
     *,
     surrogate: Surrogate,
     most: int,
+    most_a_rung: float = MOST_A_RUNG,
 ) -> tuple[list[RDPoint], list[TrialPoint], dict[TrialPoint, float]]:
     """Propose and evaluate until nothing is proposed, or `evaluate` gives nothing back.
 
@@ -158,7 +160,7 @@ def explore(
     points: list[RDPoint] = []
     failed: list[TrialPoint] = []
     predicted: dict[TrialPoint, float] = {}
-    while batch := propose(space, rules, points, failed, surrogate, most):
+    while batch := propose(space, rules, points, failed, surrogate, most, most_a_rung):
         expected = {p.key: p.score for p in surrogate.dense(points).points}
         results = evaluate(batch)
         if not results:

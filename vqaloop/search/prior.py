@@ -8,6 +8,10 @@ on a few measured points of a new title then predicts all its curves, with their
 a title's content is known (media/content.py), the mean of its coefficients follows that by a ridge
 regression.
 
+Probes, encodes at a faster preset or of an excerpt, have curves of their own, which differ from
+those of the title by a polynomial of fewer terms, again a draw from a population (a Link). So they
+condition the title's curves too, the more the less that population varies.
+
 Everything here is plain arithmetic on numbers without units: u is log2 of a rendition's width over
 the source's, q the knob as a part of its search range (0 worst, 1 best quality), rate is log2 of
 bits per source pixel, and score the logit of its share of the metric's top.
@@ -40,6 +44,8 @@ TAILS = 5.0
 population, its other predictions are given wider intervals."""
 INERTIA = 4.0
 """Titles that the spread of another population counts for, when a new one is learnt."""
+LINK_TERMS = (0, 1, 2, 4, 5)
+"""Of those the ones by which probes differ: 1, q, q^2, u, uq."""
 RIDGE = 4.0
 """Titles that a weight of 0 counts for, in the regression on titles' content."""
 FAR = 3.0
@@ -55,6 +61,32 @@ class TitlePoints:
     rate: Values
     score: Values
     """Share of the metric's top, 0..1."""
+    probe: Values | None = None
+    """1 for each that is of a probe, else 0; None: none is."""
+
+
+@dataclass(frozen=True)
+class Link:
+    """How probes differ from encodes that count, over a population of titles: log2 of rate and
+    logit of score, probe less the other."""
+
+    mean: Values
+    """(2 x LINK_TERMS,): of rate, then of score."""
+    spread: Values
+    """(2 x LINK_TERMS, 2 x LINK_TERMS): their covariance over titles."""
+    rest: Values
+    """(2,): standard deviation of what the polynomials leave, of rate and of score."""
+
+    def wider(self, deviations: Values) -> Link:
+        """One whose constant terms vary more: standard deviations (2,) of rate and of score."""
+        more = np.zeros_like(self.mean)
+        more[[0, len(LINK_TERMS)]] = deviations**2
+        return replace(self, spread=self.spread + np.diag(more))
+
+
+_SIZE = 2 * len(LINK_TERMS)
+NO_LINK = Link(np.zeros(_SIZE), np.zeros((_SIZE, _SIZE)), np.zeros(2))
+"""Of probes at the preset of the encodes that count."""
 
 
 @dataclass(frozen=True)
@@ -67,15 +99,23 @@ class Prior:
     """(2 TERMS, 2 TERMS): their covariance over titles."""
     titles: float
     """How many it was learnt from."""
+    link: Link = NO_LINK
+    """How the title's probes differ."""
 
     def given(self, seen: TitlePoints) -> Posterior:
         """The posterior of a title of which these points (perhaps none) were measured."""
-        rows = _design(seen.u, seen.q)
+        rows, link = _design(seen.u, seen.q), self.link
         cross = rows @ self.spread
         covariance = cross @ rows.T + _rest(seen, seen) + np.diag(_noise(seen))
         known = np.concatenate([seen.rate, logit(seen.score)])
-        precision = np.asarray(np.linalg.inv(covariance) if len(known) else covariance, float)
         off = known - rows @ self.mean
+        if seen.probe is not None:
+            probed = np.tile(seen.probe, 2)
+            differ = probed[:, None] * _design(seen.u, seen.q, LINK_TERMS)
+            covariance = covariance + differ @ link.spread @ differ.T
+            covariance += np.diag(probed * np.repeat(link.rest**2, len(seen.q)))
+            off = off - differ @ link.mean
+        precision = np.asarray(np.linalg.inv(covariance) if len(known) else covariance, float)
         weights = precision @ off
         return Posterior(self, seen, weights, precision, float(off @ weights))
 
@@ -140,6 +180,36 @@ class ContentPrior:
         return Prior(self.weights @ row, self.spread * (1 + unknown), self.titles)
 
 
+def learn_link(titles: Sequence[tuple[TitlePoints, TitlePoints]]) -> Link:
+    """The link of these titles' probes, first, to their other encodes of the same points.
+
+    Least squares of each title, then moments over titles, shrunk as those of `learn`.
+    """
+    found, left = [], []
+    for probes, others in titles:
+        basis = _design(probes.u, probes.q, LINK_TERMS)[: len(probes.q), : len(LINK_TERMS)]
+        off = probes.rate - others.rate, logit(probes.score) - logit(others.score)
+        # a logit near the ends of the scale is mostly noise
+        share = np.minimum(probes.score * (1 - probes.score), others.score * (1 - others.score))
+        weights = np.ones_like(share), np.maximum(share, 0.0) + 1e-3
+        fits = [
+            np.linalg.lstsq(basis * w[:, None], d * w, rcond=None)[0]
+            for d, w in zip(off, weights, strict=True)
+        ]
+        found.append(np.concatenate(fits))
+        left.append(
+            [
+                np.sqrt(np.average((d - basis @ fit) ** 2, weights=w**2))
+                for d, fit, w in zip(off, fits, weights, strict=True)
+            ]
+        )
+    fits_of_all = np.array(found)
+    mean, count = fits_of_all.mean(axis=0), len(titles)
+    scatter = (fits_of_all - mean).T @ (fits_of_all - mean)
+    spread = (scatter + INERTIA * np.diag(np.diag(scatter)) / count) / (count + INERTIA)
+    return Link(mean, spread, np.sqrt(np.mean(np.square(left), axis=0)))
+
+
 def learn(titles: Sequence[TitlePoints], start: Prior | None = None, rounds: int = 30) -> Prior:
     """The population these titles come from, by EM; with `start`, an update of that population."""
     if start is None:
@@ -147,7 +217,7 @@ def learn(titles: Sequence[TitlePoints], start: Prior | None = None, rounds: int
         start = Prior(np.zeros(2 * TERMS), np.diag(np.full(2 * TERMS, 4.0)), 0.0)
     known = _Known(start.mean[:, None], start.spread, np.array([[start.titles]]), start.titles)
     found = _updated(known, titles, np.ones((len(titles), 1)), rounds)
-    return Prior(found.weights[:, 0], found.spread, found.titles)
+    return Prior(found.weights[:, 0], found.spread, found.titles, start.link)
 
 
 def learn_content(
@@ -211,11 +281,11 @@ def _coefficients(title: TitlePoints, mean: Values, spread: Values) -> tuple[Val
     return mean + gain @ (known - rows @ mean), spread - gain @ rows @ spread
 
 
-def _design(u: Values, q: Values) -> Values:
-    """(2 n, 2 TERMS): rows of the two polynomials, rate first."""
+def _design(u: Values, q: Values, terms: Sequence[int] = range(TERMS)) -> Values:
+    """(2 n, 2 x terms): rows of the two polynomials, rate first."""
     one = np.ones_like(q)
-    terms = [one, q, q * q, q**3, u, u * q, u * u, u * q * q, u * u * q]
-    basis = np.stack(terms, axis=1)
+    every = [one, q, q * q, q**3, u, u * q, u * u, u * q * q, u * u * q]
+    basis = np.stack([every[term] for term in terms], axis=1)
     zero = np.zeros_like(basis)
     return np.block([[basis, zero], [zero, basis]])
 

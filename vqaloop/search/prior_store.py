@@ -25,7 +25,16 @@ from vqaloop.core.folders import cache_folder
 from vqaloop.errors import InputError
 from vqaloop.media.content import Content
 from vqaloop.records import RDPoint
-from vqaloop.search.prior import ContentPrior, Prior, TitlePoints, Values, learn, learn_content
+from vqaloop.search.prior import (
+    NO_LINK,
+    ContentPrior,
+    Link,
+    Prior,
+    TitlePoints,
+    Values,
+    learn,
+    learn_content,
+)
 from vqaloop.search.space import Space
 from vqaloop.search.surrogates import as_title
 
@@ -250,17 +259,34 @@ def _name(source: str) -> str:
 
 def prior_json(prior: Prior) -> dict[str, Any]:
     """A prior as JSON: the covariance by its lower half."""
-    return {
+    found = {
         "titles": prior.titles,
         "mean": np.round(prior.mean, 5).tolist(),
         "spread": _lower(prior.spread),
     }
+    return found if prior.link is NO_LINK else {**found, "link": link_json(prior.link)}
 
 
 def prior_of(found: Mapping[str, Any]) -> Prior:
     """A prior from its JSON."""
     mean = np.array(found["mean"], float)
-    return Prior(mean, _mirrored(found["spread"], len(mean)), float(found["titles"]))
+    link = link_of(found["link"]) if "link" in found else NO_LINK
+    return Prior(mean, _mirrored(found["spread"], len(mean)), float(found["titles"]), link)
+
+
+def link_json(link: Link) -> dict[str, Any]:
+    """A link as JSON."""
+    return {
+        "mean": np.round(link.mean, 5).tolist(),
+        "spread": _lower(link.spread),
+        "rest": np.round(link.rest, 5).tolist(),
+    }
+
+
+def link_of(found: Mapping[str, Any]) -> Link:
+    """A link from its JSON."""
+    mean = np.array(found["mean"], float)
+    return Link(mean, _mirrored(found["spread"], len(mean)), np.array(found["rest"], float))
 
 
 def content_prior_json(prior: ContentPrior) -> dict[str, Any]:

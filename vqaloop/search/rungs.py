@@ -47,7 +47,7 @@ class Rules:
     """Steps below the hull at which a measured point stands in for a fitted one."""
     near_top: float = 0.25
     """Steps by which a measured point may miss the score of the top rung and stand in for it."""
-    slack: float = 1.0
+    slack: float = 1.05
     """Times the least step and ratio kept by rungs not yet measured, which come out a bit off."""
     required: tuple[tuple[int, int], ...] = ()
     """Widths and heights that must have a rung, where the other rules allow it."""

@@ -1,20 +1,20 @@
 """Surrogate models: predict rate and score of renditions that are not encoded yet.
 
-From curve fits of each size, from a prior learnt on other titles, or from a searched excerpt. A
-surrogate has `anchors`, the points that it needs measured before it can predict, and `dense`, its
-predictions of all other points with the standard deviation of their scores.
+From curve fits of each size, from a prior learnt on other titles, or from probes. A surrogate has
+`anchors`, the points that it needs measured before it can predict, and `dense`, its predictions of
+all other points with the standard deviation of their scores.
 """
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import numpy as np
 
 from vqaloop.records import RDPoint
 from vqaloop.search.curve_fit import densify
-from vqaloop.search.prior import Prior, TitlePoints, Values, expit, logit
+from vqaloop.search.prior import NO_LINK, Prior, TitlePoints, Values, expit, logit
 from vqaloop.search.space import Space, TrialPoint
 
 FIRST_ANCHORS = (0.15, 0.7)
@@ -23,6 +23,11 @@ LOWER_ANCHORS = (0.2, 0.6)
 """Knobs of the others, whose best end lies beyond the front."""
 LAST_ANCHORS = (0.1, 0.5)
 """Knobs of the smallest, where the lowest rung may need more compression."""
+PER_PRESET = np.array([0.05, 0.05])
+"""Standard deviation of log2 rate and of the logit of the score by which a link is wider for each
+preset from the one that it was learnt at."""
+OF_EXCERPT = np.array([0.25, 0.2])
+"""The same of an excerpt's title from the excerpt."""
 SUBSTITUTES = 2
 """Further anchors for a resolution whose anchors failed."""
 FINEST = 1 / 120
@@ -84,12 +89,14 @@ class TitlePrior:
     space: Space
     prior: Prior
     top: float = 100.0
+    probes: Sequence[RDPoint] = ()
+    """Encodes of which the prior's link says how they differ."""
 
     def anchors(self, failed: Sequence[TrialPoint]) -> list[TrialPoint]:
         return []
 
     def dense(self, points: Sequence[RDPoint]) -> Predictions:
-        posterior = self.prior.given(as_title(self.space, points, self.top))
+        posterior = self.prior.given(self._seen(points))
         low, high = self.space.knob.search
         grid = self.space.grid()
         # every knob of a fine grid would only make planning slow
@@ -113,25 +120,31 @@ class TitlePrior:
             ]
         return Predictions(found, np.concatenate(deviations))
 
+    def _seen(self, points: Sequence[RDPoint]) -> TitlePoints:
+        if not self.probes:
+            return as_title(self.space, points, self.top)
+        probe = np.repeat([1.0, 0.0], [len(self.probes), len(points)])
+        return replace(as_title(self.space, [*self.probes, *points], self.top), probe=probe)
+
 
 @dataclass(frozen=True)
-class ExcerptShift:
-    """The points of a searched excerpt, shifted to the whole title.
+class ProbeShift:
+    """The points of probes, shifted to the encodes that count, where there is no prior.
 
-    Log rate and the logit of the score are moved by the mean difference between the whole title's
-    measured points and the excerpt's.
+    Log rate and the logit of the score are moved by the mean difference between the points that
+    were measured and those of the probes.
     """
 
-    excerpt: list[RDPoint]
-    """All points of the excerpt, measured and predicted."""
+    probes: list[RDPoint]
+    """All points of the probes, measured and predicted."""
     top: float = 100.0
 
     def anchors(self, failed: Sequence[TrialPoint]) -> list[TrialPoint]:
         return []
 
     def shift(self, points: Sequence[RDPoint]) -> tuple[float, float]:
-        """How much larger log2 rate and the logit of the score are over the whole title."""
-        known = {p.key: p for p in self.excerpt}
+        """How much larger log2 rate and the logit of the score are than of the probes."""
+        known = {p.key: p for p in self.probes}
         pairs = [(known[key], p) for p in points if (key := p.key) in known]
         if not pairs:
             return 0.0, 0.0
@@ -145,13 +158,32 @@ class ExcerptShift:
     def dense(self, points: Sequence[RDPoint]) -> Predictions:
         rate, score = self.shift(points)
         known = {p.key for p in points}
-        left = [p for p in self.excerpt if p.key not in known]
+        left = [p for p in self.probes if p.key not in known]
         shares = expit(logit(np.array([p.score for p in left]) / self.top) + score)
         moved = [
             RDPoint(p.width, p.height, p.knob, p.bitrate_kbps * 2**rate, s * self.top, False)
             for p, s in zip(left, shares.tolist(), strict=True)
         ]
         return Predictions(moved, np.zeros(len(moved)))
+
+
+def given_probes(
+    surrogate: CurveFits | TitlePrior, probes: Sequence[RDPoint], away: int | None
+) -> Surrogate:
+    """The surrogate of a title's encodes, given probes of its excerpt.
+
+    Args:
+        surrogate: What the probes were searched with.
+        probes: Their points.
+        away: Presets from the encoder's default, which links are learnt at, to that of the
+            title's encodes; None where probes have that too.
+    """
+    if isinstance(surrogate, CurveFits):
+        return ProbeShift([*probes, *surrogate.dense(probes).points], surrogate.top)
+    prior = surrogate.prior
+    link = NO_LINK if away is None else prior.link.wider(away * PER_PRESET)
+    link = link.wider(OF_EXCERPT)
+    return replace(surrogate, prior=replace(prior, link=link), probes=tuple(probes))
 
 
 def as_title(space: Space, points: Sequence[RDPoint], top: float) -> TitlePoints:

@@ -77,7 +77,7 @@ def title_work(given: Mapping[str, Any], place: Path, deliver: Sequence[str] | N
             words += [flag, os.path.abspath(program)]
     if not first.cache:
         words.append("--no-cache")
-    if isinstance(first.workers, int) and first.workers != 1:
+    if isinstance(first.workers, int):
         words += ["--workers", str(first.workers)]
     return TitleWork(codecs, tuple(words), None if deliver is None else tuple(deliver))
 

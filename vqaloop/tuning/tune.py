@@ -174,6 +174,7 @@ def tune_encoder(
     allow_hdr: bool = False,
     tonemap: bool = False,
     dynamic_hdr: Literal["drop", "refuse"] = "drop",
+    deinterlace: Literal["auto", "frames", "fields", "telecine"] = "auto",
     progress: Watcher = lambda event: None,
 ) -> Tuning:
     """Encoder parameters for a video that save bitrate at equal score, time and PSNR.
@@ -217,6 +218,9 @@ def tune_encoder(
         tonemap: Make PQ and HLG SDR (BT.709) as they are read, and score against that.
         dynamic_hdr: "drop" Dolby Vision and HDR10+ metadata with a warning, or "refuse" inputs
             that have them.
+        deinterlace: "auto" inverts telecine where it is recognised and makes one frame of each
+            pair of fields of other interlaced video, "frames" always that, "fields" one frame of
+            each field; "telecine" inverts it, recognised or not.
         progress: Called with every event.
 
     Returns:
