@@ -355,7 +355,7 @@ def test_an_error_nobody_thought_of_is_the_titles_own(
     def fails(input: Path, **_: object) -> None:
         raise EncodeFailed("no") if Path(input).stem == "one" else ZeroDivisionError("oh")
 
-    monkeypatch.setattr("vqaloop.catalogue.build.build_ladder", fails)
+    monkeypatch.setattr("vqaloop.catalogue.title.build_ladder", fails)
     made = build_catalogue(titles[:2], codec="h264", out="all", **QUICK)
     assert [e.reason for e in made.entries] == [
         "no", "unexpected ZeroDivisionError: oh; try this title alone",

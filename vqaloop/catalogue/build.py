@@ -4,40 +4,34 @@ A title that fails stops no other. Titles do not learn from each other while the
 so that it comes out the same in whatever order they end, and however often it is interrupted.
 """
 
-import logging
+import contextlib
 import os
-import queue
+import sys
 import time
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from vqaloop.catalogue.entries import Catalogue, Entry
 from vqaloop.catalogue.plan import STATE, Task, plan
 from vqaloop.catalogue.report import write_catalogue
-from vqaloop.catalogue.state import begun_with, digest, made_before, note_made
+from vqaloop.catalogue.state import begun_with
+from vqaloop.catalogue.title import TitleThreads, make_title, most_open
 from vqaloop.catalogue.titles import Titles, listed
 from vqaloop.core import scopes
-from vqaloop.core.text import utf8
-from vqaloop.errors import VqaloopError
-from vqaloop.execution.executor import Executor, calls_at_once, executor_of
-from vqaloop.execution.job import Job
+from vqaloop.execution.executor import Executor, executor_of
 from vqaloop.execution.stage_progress import TimeLeft
-from vqaloop.ladder.build import build_ladder
-from vqaloop.ladder.warnings import UNTRUSTED, find_doubts
-from vqaloop.records import Event, Ladder, Watcher, rounded
-from vqaloop.search import prior_store
+from vqaloop.records import Event, Watcher
 
-log = logging.getLogger(__name__)
+if TYPE_CHECKING:
+    from vqaloop.catalogue.title_actors import TitleActors
+
 DEFAULT_OUT = "catalogue.ladders"
 STAGE = "catalogue"
 """Of the events that tell of titles that ended."""
-MOST_OPEN = 64
-"""Titles begun and not ended, however many workers there are."""
 POLL_S = 0.2
-LONGEST_REASON = 2000
 
 
 def build_catalogue(
@@ -66,75 +60,57 @@ def build_catalogue(
     tasks = plan(listed(titles), codecs, folder, options)
     folder.mkdir(parents=True, exist_ok=True)
     known = begun_with(folder / STATE, [kind for task in tasks for kind in task.kinds])
-    entries = _made(tasks, executor, known, progress)
+    entries = _made(tasks, executor, known, folder, progress)
     catalogue = Catalogue(folder, tuple(entries), time.monotonic() - started)
     write_catalogue(catalogue)
     return catalogue
 
 
 def _made(
-    tasks: Sequence[Task], executor: Executor, known: Mapping[str, Any], progress: Watcher
+    tasks: Sequence[Task],
+    executor: Executor,
+    known: Mapping[str, Any],
+    folder: Path,
+    progress: Watcher,
 ) -> list[Entry]:
     """Each task's entry, in order. Whatever is raised here ends them all, cleanly, first."""
-    news: queue.SimpleQueue[tuple[int, Event | None]] = queue.SimpleQueue()
-    jobs, scope = dict[int, Job[Entry]](), scopes.Scope()
     several = len({task.codec for task in tasks}) > 1
     names = [f"{task.name} {task.codec}" if several else task.name for task in tasks]
-
-    def work(index: int, *, progress: Watcher) -> Entry:
-        def report(event: Event) -> None:
-            progress(event)
-            news.put((index, event))
-
-        try:
-            with prior_store.using_snapshot(known):
-                return _make(tasks[index], executor, report)
-        finally:
-            news.put((index, None))
-
     titles = TimeLeft(progress)
-    asked = executor.workers
-    # a second title works while the first decides what to try next
-    most = min(MOST_OPEN, 2 * asked if asked > 1 else min(2, calls_at_once(executor)))
     waiting, entries = deque(range(len(tasks))), dict[int, Entry]()
-    try:
-        while waiting or jobs:
+    with _makers(tasks, executor, known, folder) as makers:
+        while len(entries) < len(tasks):
             scopes.check_cancelled()
-            while waiting and len(jobs) < most:
-                index = waiting.popleft()
-                with scope.entered():
-                    jobs[index] = Job(work, index)
-            try:
-                index, event = news.get(timeout=POLL_S)
-            except queue.Empty:
-                continue
-            if event is not None:
-                progress(replace(event, stage=f"{names[index]}: {event.stage}"))
-                continue
-            # a title that was called off with all the others did not fail
-            scopes.check_cancelled()
-            entries[index] = _ended(tasks[index], jobs[index])
-            del jobs[index]
-            message = f"{names[index]}: {_outcome(entries[index])}"
-            titles(Event(STAGE, message, len(entries), len(tasks)))
-    except BaseException:
-        # all at once: none may take the turn of another that was stopped
-        scope.cancel()
-        while any(job.running for job in jobs.values()):
-            time.sleep(0.02)
-        raise
+            makers.take(waiting)
+            for index, told in makers.news(POLL_S):
+                if isinstance(told, Event):
+                    progress(replace(told, stage=f"{names[index]}: {told.stage}"))
+                    continue
+                entries[index] = told
+                message = f"{names[index]}: {_outcome(told)}"
+                titles(Event(STAGE, message, len(entries), len(tasks)))
     return [entries[index] for index in range(len(tasks))]
 
 
-def _ended(task: Task, job: Job[Entry]) -> Entry:
-    try:
-        return job.result()
-    except (VqaloopError, OSError) as error:
-        reason = str(error)
-    except Exception as error:  # a fault of ours in one title of a thousand
-        log.debug("%s", task.name, exc_info=error)
-        reason = f"unexpected {type(error).__name__}: {error}; try this title alone"
-    return _entry(task, "failed", reason[:LONGEST_REASON])
+@contextlib.contextmanager
+def _makers(
+    tasks: Sequence[Task], executor: Executor, known: Mapping[str, Any], folder: Path
+) -> "Iterator[TitleThreads | TitleActors]":
+    """Whoever makes the titles: threads of this process, or processes all over a large cluster."""
+
+    def make(index: int, progress: Watcher) -> Entry:
+        return make_title(tasks[index], executor, known, progress)
+
+    with contextlib.closing(TitleThreads(make, most_open(executor))) as here:
+        # only those who use a cluster pay for loading this
+        ray_cluster = sys.modules.get("vqaloop.cluster.ray_cluster")
+        if ray_cluster is None or not isinstance(executor, ray_cluster.RayCluster):
+            yield here
+            return
+        from vqaloop.catalogue.title_actors import opened_actors
+
+        with opened_actors(tasks, executor, known, folder, here) as makers:
+            yield makers
 
 
 def _outcome(entry: Entry) -> str:
@@ -143,63 +119,3 @@ def _outcome(entry: Entry) -> str:
     there = " (was there already)" if entry.kept else ""
     doubt = ", not to be trusted" if entry.status == "untrusted" else ""
     return f"{len(entry.about['rungs'])} rungs{there}{doubt}"
-
-
-def _make(task: Task, executor: Executor, progress: Watcher) -> Entry:
-    """The ladder, made now or found made; its entry."""
-    request = digest(task)
-    ladder = made_before(task.folder, request)
-    if ladder is not None:
-        return _entry_of(task, ladder, kept=True)
-    ladder = build_ladder(
-        task.title.input,
-        codec=task.codec,
-        out=task.folder,
-        workers=executor,
-        progress=progress,
-        **task.arguments,
-    )
-    note_made(ladder, request)
-    return _entry_of(task, ladder)
-
-
-def _entry(task: Task, status: str, reason: str | None, **more: Any) -> Entry:
-    return Entry(
-        task.name, utf8(task.title.input), task.codec, task.folder, status, reason, **more
-    )
-
-
-def _entry_of(task: Task, ladder: Ladder, kept: bool = False) -> Entry:
-    about = ladder.about
-    source, warnings = about["source"], list(about.get("warnings") or ())
-    cost = {name: value for name, value in about["cost"].items() if name != "earlier"}
-    whole = about.get("windows") == [[0, source["frames"]]]
-    doubts = find_doubts(ladder.rungs, task.metric, whole).lines
-    doubt = "; ".join(doubts) or UNTRUSTED
-    rungs = [
-        {
-            "width": rung.width,
-            "height": rung.height,
-            "bitrate_kbps": rounded(rung.bitrate_kbps),
-            "score": rounded(rung.score),
-            "vmaf": rounded(rung.guard.get("vmaf", float("nan"))),
-            **({} if rung.score_mean is None else {"score_mean": rounded(rung.score_mean)}),
-        }
-        for rung in ladder.rungs
-    ]
-    return _entry(
-        task,
-        "done" if ladder.trusted else "untrusted",
-        None if ladder.trusted else doubt[:LONGEST_REASON],
-        kept=kept,
-        about={
-            "source": {key: source[key] for key in ("width", "height", "fps", "duration")},
-            "encoder": about["encoder"]["name"],
-            "preset": about["encoder"]["preset"],
-            "metric": about["metric"]["name"],
-            "rungs": rungs,
-            "warnings": warnings,
-            # of this call: what was there already has cost it nothing
-            "cost": dict.fromkeys(cost, 0) if kept else cost,
-        },
-    )

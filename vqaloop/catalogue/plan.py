@@ -78,18 +78,18 @@ def plan(
             for codec in asked:
                 folder = out / f"{name}.{codec}.ladder"
                 ladder = LadderOptions(codec=codec, **{**options, **own})
-                tasks.append(_task(title, name, folder, ladder, metrics))
+                tasks.append(task_of(title, name, folder, ladder, metrics))
     return tasks
 
 
-def _task(
+def task_of(
     title: Title,
     name: str,
     folder: Path,
     options: LadderOptions,
     metrics: dict[tuple[Any, ...], Metric],
 ) -> Task:
-    """`metrics` holds those that other titles share."""
+    """A ladder to make; `metrics` holds those that other titles share. Raises InputError."""
     spec, preset = chosen_encoder(options)
     key = tuple(getattr(options, name) for name in options_of(MetricOptions))
     if key not in metrics:

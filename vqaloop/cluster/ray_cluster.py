@@ -12,7 +12,7 @@ import os
 import re
 import threading
 import time
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Callable, Collection, Hashable, Mapping
 from dataclasses import replace
 from itertools import count
 from pathlib import Path
@@ -22,6 +22,7 @@ from vqaloop.cluster.connection import connect, dead_nodes, first_line, import_r
 from vqaloop.cluster.file_transfer import Parcel, Sender
 from vqaloop.cluster.parity import Terms, Tools
 from vqaloop.cluster.scoring import AT_ONCE, Scorers
+from vqaloop.cluster.shares import Share, shares
 from vqaloop.cluster.worker import Answer, EncodedFile, Order, StudentRecipe, carry_out
 from vqaloop.core import scopes
 from vqaloop.core.ffmpeg import ffmpeg_path
@@ -88,8 +89,9 @@ class RayCluster:
             self._scoring_turns = Turns(on_gpus) if on_gpus else self._turns
             self._scorers = Scorers(had_gpus=on_gpus > 0)
             self._sender = Sender(self._ray.put)
+            self._encodes = workers or places
             self._task = self._ray.remote(carry_out).options(num_cpus=processors, max_retries=0)
-            self._losses = _losses(self._ray.exceptions)
+            self.losses = _losses(self._ray.exceptions)
             self._dead = set(dead_nodes())
         except BaseException:
             self._disconnect()
@@ -99,6 +101,8 @@ class RayCluster:
         self._apart = False
         """Whether some node shares no folder with this machine."""
         self._look = True
+        self._speaks = True
+        """Whether lost nodes are logged here."""
 
     def __enter__(self) -> "RayCluster":
         return self
@@ -188,6 +192,20 @@ class RayCluster:
             device = self._result(order, "looking at a GPU", str, "any title")
         return metric if metric.device.type == device else metric.on(device)
 
+    def shares(self) -> list[Share]:
+        """Of the cluster as it is now: one for each process that is to search for a catalogue."""
+        return shares(nodes(), self._encodes, self.processors)
+
+    def keep_to(self, share: Share) -> None:
+        """Score at the share's places alone, and leave it to others to log that a node is lost.
+
+        Only before it is first used; the share's workers are those it was made with.
+        """
+        on_gpus = AT_ONCE * len(share.places) if share.node.gpus else 0
+        self._scorers = Scorers(on_gpus > 0, share.places)
+        self._scoring_turns = Turns(on_gpus) if on_gpus else self._turns
+        self._speaks = False
+
     def _pair(self, source: Source, path: Path) -> dict[str, Parcel]:
         encode = self._sender.parcel(path)
         if self._apart:
@@ -221,11 +239,13 @@ class RayCluster:
                 # the node lacks a file: the same order again, with that file
                 self._apart = True
                 order = order.with_sent(answer.missing, self._sender.sent)
-            except self._losses as error:
+            except self.losses as error:
                 lost = error if isinstance(error, _Lost) else _Lost(error)
-                attempts.count(lost, with_node=self._lost_node(lost.error))
+                attempts.count(lost, with_node=self.lost_node(lost.error))
             except self._ray.exceptions.RayError as error:
-                raise ToolError(f"the Ray cluster failed while {what}: {_cause(error)}") from error
+                raise ToolError(
+                    f"the Ray cluster failed while {what}: {cause_of(error)}"
+                ) from error
 
     def _answer(self, order: Order, scorer: Hashable, alone: bool) -> Answer:
         if scorer is None:
@@ -240,7 +260,7 @@ class RayCluster:
             try:
                 made = handle.score.remote(number, order)
                 return self._awaited(made, lambda: calls.remote(number))
-            except self._losses as error:
+            except self.losses as error:
                 known = not self._scorers.dropped(handle)
                 raise _Lost(error, logged=known, shared=visit.shared) from error
 
@@ -265,8 +285,8 @@ class RayCluster:
         if not self._ray.wait([ref], timeout=PATIENCE_S)[0]:
             self._ray.cancel(ref, force=True)
 
-    def _lost_node(self, error: BaseException) -> bool:
-        """Whether an order was lost with its node; logs each node that is gone, once."""
+    def lost_node(self, error: BaseException) -> bool:
+        """Whether an order, or an actor, was lost with its node; logs nodes that are gone."""
         text, exceptions = str(error), self._ray.exceptions
         named = set(re.findall(r"\b[0-9a-f]{56}\b", text))
         kinds = (getattr(exceptions, name, ()) for name in _NODE_GONE)
@@ -274,22 +294,30 @@ class RayCluster:
         # only the loss of a process is certain: give Ray time to learn of a dead node
         if not died:
             time.sleep(SETTLE_S)
+        dead, fresh = self.log_lost(named if died else ())
+        return died or bool(named & dead) or bool(fresh and not named)
+
+    def log_lost(self, named: Collection[str] = ()) -> tuple[set[str], set[str]]:
+        """Log each node that is gone, once; their ids, and of those that are so since last time.
+
+        `named`: ids of nodes that are certainly gone.
+        """
         with self._lock:
             # looked at first, or one that goes between the two looks is in neither
             there = {node.id: node.name for node in nodes()}
             dead = dead_nodes()
-            if died:
-                # Ray may know it here before it does everywhere
-                dead |= {id: name for id, name in there.items() if id in named}
+            # Ray may know it here before it does everywhere
+            dead |= {id: name for id, name in there.items() if id in named}
             fresh = dead.keys() - self._dead
             self._dead |= fresh
-        for id in fresh:
+        for id in fresh if self._speaks else ():
             log.warning(
                 "node %s left the Ray cluster; what it was doing is given out again", dead[id]
             )
-        if fresh and not any(n.cpus >= self.processors for n in nodes() if n.id not in fresh):
+        left = any(n.cpus >= self.processors for n in nodes() if n.id not in fresh)
+        if fresh and self._speaks and not left:
             log.warning("the Ray cluster has no node left; waiting for one to join")
-        return died or bool(named & dead.keys()) or bool(fresh and not named)
+        return set(dead), fresh
 
     def _kept(self, made: Any, out: Path) -> Encode:
         """The encode with its file at `out`. Raises InputError or ToolError as `encode` does."""
@@ -372,7 +400,7 @@ def _losses(exceptions: Any) -> tuple[type[BaseException], ...]:
     return (_Lost, *(kind for kind in found if kind is not None))
 
 
-def _cause(error: BaseException) -> str:
+def cause_of(error: BaseException) -> str:
     """The cause in one line; of an exception on a node its message, not the traceback."""
     cause = getattr(error, "cause", None)
     if isinstance(cause, ImportError):

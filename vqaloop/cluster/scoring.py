@@ -14,7 +14,7 @@ import math
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Hashable, Iterator
+from collections.abc import Collection, Hashable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -51,8 +51,9 @@ class Visit:
 class Scorers:
     """Hands out scoring processes; makes those that are needed, anew where one died."""
 
-    def __init__(self, had_gpus: bool = False) -> None:
-        """`had_gpus`: whether the cluster has, or had, any."""
+    def __init__(self, had_gpus: bool = False, only: Collection[Place] | None = None) -> None:
+        """`had_gpus`: whether the cluster has, or had, any; `only`: the places there are to be."""
+        self._only = only
         self._lock = threading.Lock()
         self._changed = threading.Condition(self._lock)
         self._made: dict[Place, Any] = {}
@@ -137,6 +138,8 @@ class Scorers:
     def _places(self, on_gpu: bool) -> dict[Place, Node]:
         """Where it can be scored now, but for those that are in doubt if others are not."""
         places = scoring_places(nodes())
+        if self._only is not None:
+            places = {place: node for place, node in places.items() if place in self._only}
         if places and next(iter(places.values())).gpus:
             self._had_gpus = True
         elif on_gpu:

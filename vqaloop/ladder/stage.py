@@ -111,9 +111,10 @@ class Stage:
             at_once = max(1, min(loop.shop.at_once, self._at_once))
             loop.budget.spend((time.monotonic() - started) / at_once, self._pixels(point))
         self._ended(point, trial)
-        if self.name == "verify" and trial.encode and trial.score is not None:
-            # of the whole title, chosen on an excerpt: nearly all of these are rungs
-            loop.guard_ahead(title, trial.encode)
+        good = trial.encode if trial.score is not None else None
+        # of the whole title, chosen on an excerpt: nearly all of these are rungs
+        if self.name == "verify" and good and loop.stays(title, good):
+            loop.guard_ahead(title, good)
         self._check_budget()
         found = outcome(trial)
         return Outcome(found) if found else Outcome(None, {"error": trial.error})

@@ -568,6 +568,15 @@ class Loop:
             self.warnings.append(missed_goal_warning(made.rendition, found))
         return found
 
+    def stays(self, source: Source, encode: Encode) -> bool:
+        """Whether a rung would be this encode, without a cap or a second pass."""
+        if self.two_pass or self.limit is None:
+            return not self.two_pass
+        try:
+            return measure_peaks(encode.path, self.shop.spec, source).over(self.limit) <= 1
+        except ToolError:
+            return False
+
     def guard_ahead(self, source: Source, encode: Encode) -> None:
         """Begin the guard of what will likely be delivered, while other encodes are made."""
         plan, path = self.guard, encode.path
