@@ -138,6 +138,9 @@ BENCHES = {
     "ultrafast --rungs 2 --min-step 0.2 --no-prior'",
     "grain": "--height 90 --frames 8 --strengths 12 --preset 13",
     "guard": "--height 90 --knobs 33 --preset ultrafast --positions 4",
+    "excerpts": "--clips . --titles 1 --joined 3 --seeds 1 --height 72",
+    "long": "--clips . --minutes 0.5 --size 128x72 --options '--metric psnr --no-cap --guard off "
+    "--resolutions 128x72,64x36'",
     "shots": "--titles 1 --codecs h264",
     "pershot": "--titles 1 --codecs h264 --rungs 3 --seconds 1.2 --height 90 --preset fastest",
     "targets": "--titles 1 --codecs h264",
