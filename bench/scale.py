@@ -226,7 +226,7 @@ class Simulation:
         cpu_s /= max(0.05, 1 - self.costs.waiting_s * (by.workers - by.idle))
         by.busy_s += cpu_s
         self._shared(by)
-        ended = functools.partial(self._at_after, wait_s, then)
+        ended: Callable[[], None] = functools.partial(self._at_after, wait_s, then)
         heapq.heappush(by.computing, (by.share_s + cpu_s, next(self._order), ended))
         self._look(by)
 
