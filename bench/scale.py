@@ -2,9 +2,8 @@
 
     python -m bench.scale record CLIPS --codec h264 --out bench/scale-tasks.json
     python -m bench.rayoverhead > bench/rayoverhead.json
-    python -m bench.scale drive > bench/scale-driver.json
-    python -m bench.scale run bench/scale-tasks.json bench/rayoverhead.json \\
-        bench/scale-driver.json --csv bench/scale.csv
+    python -m bench.scale drive
+    python -m bench.scale run bench/scale-tasks.json bench/rayoverhead.json --csv bench/scale.csv
 
 `record` builds ladders with one worker and one processor an encoder, and records the duration of
 each encode, score and guard, which of them could have run at the same time, and the CPU time of
@@ -53,6 +52,8 @@ from vqaloop.records import Event
 from vqaloop.search.shared_study import SharedStudy
 
 WORKERS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
+TITLE_S = 0.02
+"""Assumed; see --title-s."""
 
 
 class Recorder(Local):
@@ -226,7 +227,7 @@ class Simulation:
         cpu_s /= max(0.05, 1 - self.costs.waiting_s * (by.workers - by.idle))
         by.busy_s += cpu_s
         self._shared(by)
-        ended = functools.partial(self._at_after, wait_s, then)
+        ended: Callable[[], None] = functools.partial(self._at_after, wait_s, then)
         heapq.heappush(by.computing, (by.share_s + cpu_s, next(self._order), ended))
         self._look(by)
 
@@ -401,7 +402,12 @@ def main() -> None:
     running = commands.add_parser("run")
     running.add_argument("tasks", type=Path, help="as record wrote them")
     running.add_argument("overhead", type=Path, help="as bench.rayoverhead wrote it")
-    running.add_argument("driver", type=Path, help="as drive wrote it")
+    running.add_argument(
+        "--title-s",
+        type=float,
+        default=TITLE_S,
+        help="CPU seconds of the driver for a title that a node searches, as drive measures them",
+    )
     running.add_argument("--titles", type=int, default=1000)
     running.add_argument("--most-open", type=int, default=MOST_OPEN)
     running.add_argument(
@@ -430,12 +436,7 @@ def main() -> None:
     for step in (step for trace in traces for step in trace["steps"]):
         step["chains"] = [[(k, s * options.longer) for k, s in chain] for chain in step["chains"]]
     ray = json.loads(options.overhead.read_text())
-    [title_s] = [
-        row["driver_cpu_s_a_title"]
-        for row in json.loads(options.driver.read_text())
-        if row["searched"] == "nodes"
-    ]
-    costs = Costs(ray["driver_cpu_s"], ray["latency_s"], ray["waiting_cpu_s"], title_s)
+    costs = Costs(ray["driver_cpu_s"], ray["latency_s"], ray["waiting_cpu_s"], options.title_s)
     found = table(traces, options.titles, costs, options.most_open)
     print(found.to_string(index=False, float_format=lambda value: f"{value:.3g}"))
     if options.csv:

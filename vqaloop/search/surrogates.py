@@ -26,7 +26,7 @@ LAST_ANCHORS = (0.1, 0.5)
 PER_PRESET = np.array([0.05, 0.05])
 """Standard deviation of log2 rate and of the logit of the score by which a link is wider for each
 preset from the one that it was learnt at."""
-OF_EXCERPT = np.array([0.25, 0.2])
+OF_EXCERPT = np.array([0.15, 0.08])
 """The same of an excerpt's title from the excerpt."""
 SUBSTITUTES = 2
 """Further anchors for a resolution whose anchors failed."""
