@@ -68,7 +68,7 @@ from vqaloop.search.explore import plan, rungs_of
 from vqaloop.search.rungs import LEAST_RUNGS, Rules, keep_rules
 from vqaloop.search.shared_study import SharedStudy
 from vqaloop.search.space import Space, TrialPoint, point_of
-from vqaloop.search.surrogates import Surrogate
+from vqaloop.search.surrogates import Apart, Surrogate
 
 Made = TypeVar("Made")
 
@@ -205,7 +205,7 @@ class Loop:
         """Make probes of an excerpt."""
         share = self._search_share() * PROBES_SHARE
         stage = Stage(self, "search", title, True, study, MOST_TRIALS, PROBED_A_RUNG, share)
-        return self._explored(stage, self._roomier(), surrogate)
+        return self._explored(stage, self._roomier(), Apart(self.space, surrogate))
 
     def search_given_probes(
         self, source: Source, study: SharedStudy, surrogate: Surrogate

@@ -32,6 +32,8 @@ SUBSTITUTES = 2
 """Further anchors for a resolution whose anchors failed."""
 FINEST = 1 / 120
 """Part of the search range below which knobs are not distinguished while planning."""
+APART = 1 / 16
+"""Part of the search range around a measured knob in which no encode of an excerpt is made."""
 
 
 @dataclass(frozen=True)
@@ -125,6 +127,29 @@ class TitlePrior:
             return as_title(self.space, points, self.top)
         probe = np.repeat([1.0, 0.0], [len(self.probes), len(points)])
         return replace(as_title(self.space, [*self.probes, *points], self.top), probe=probe)
+
+
+@dataclass(frozen=True)
+class Apart:
+    """A surrogate for encodes of an excerpt, which predict a title's and are delivered to nobody:
+    what it predicts near a measured point stands for itself, and needs no encode."""
+
+    space: Space
+    surrogate: Surrogate
+
+    def anchors(self, failed: Sequence[TrialPoint]) -> list[TrialPoint]:
+        return self.surrogate.anchors(failed)
+
+    def dense(self, points: Sequence[RDPoint]) -> Predictions:
+        every = self.surrogate.dense(points)
+        low, high = self.space.knob.search
+        near = (high - low) * APART
+        keep = [
+            all(p.size != q.size or abs(p.knob - q.knob) > near for q in points)
+            for p in every.points
+        ]
+        kept = [point for point, kept in zip(every.points, keep, strict=True) if kept]
+        return Predictions(kept, every.deviation[np.array(keep, bool)])
 
 
 @dataclass(frozen=True)
