@@ -414,7 +414,8 @@ def _searched(
     tuning = _tune(session, loop, title, where)
     grain = use_film_grain(session, loop, title).to_json()
     if not whole:
-        loop.probe_preset = _probe_preset(session, loop)
+        # parameters that were chosen for one preset may not do for another
+        loop.probe_preset = loop.preset if loop.params else probe_preset(session)
 
     def study_of(part: Source, preset: str) -> SharedStudy:
         name = _study_name(source, part, loop, session.ffmpeg, preset)
@@ -444,16 +445,15 @@ def _searched(
     return LadderRun(session, *parts, earlier=loop.costs.earlier, grain=grain)
 
 
-def _probe_preset(session: Session[LadderOptions], loop: Loop) -> str:
+def probe_preset(session: Session[LadderOptions]) -> str:
     """The preset of probes: that of the rungs itself where none is faster, or none is wanted.
 
     Of a whole title there are none: as many encodes more, at half the price, would save no more.
     """
     presets, probe = session.spec.presets, session.spec.probe_preset
-    # parameters that were tuned for one preset may not do for another
-    if session.options.no_probe or probe is None or loop.params:
-        return loop.preset
-    return probe if presets.index(probe) > presets.index(loop.preset) else loop.preset
+    if session.options.no_probe or probe is None:
+        return session.preset
+    return probe if presets.index(probe) > presets.index(session.preset) else session.preset
 
 
 def _excerpt(session: Session[LadderOptions]) -> tuple[Source, tuple[tuple[int, int], ...]]:

@@ -16,6 +16,7 @@ from vqaloop.ladder.build import (
     checked_request,
     content_of_title,
     fitted,
+    probe_preset,
     space_of,
 )
 from vqaloop.ladder.options import LadderOptions
@@ -41,8 +42,10 @@ from vqaloop.search.prior import Prior
 from vqaloop.search.prior_store import chosen_prior
 from vqaloop.search.surrogates import CurveFits, TitlePrior
 
-ENCODES_A_RUNG = 2.2
+ENCODES_A_RUNG = 1.9
 """Encodes of a search for each rung of its ladder, in the mean (docs/search.md)."""
+PROBED_A_RUNG = 1.4
+"""The same of the probes of an excerpt, and of the encodes of its title."""
 GUARD_COST = 0.09
 """CPU seconds of the guard's metrics for a million pixels of the source, roughly
 (docs/scoring.md)."""
@@ -209,13 +212,16 @@ def _cost(
     source = session.source
     sizes = [rung.size for rung in rungs] or list(session.sizes)
     count = len(rungs) or session.options.rungs or len(sizes)
-    search = math.ceil(count * ENCODES_A_RUNG)
-    whole = 0 if searched == source.frames else count
+    excerpt = searched < source.frames
+    search = math.ceil(count * (PROBED_A_RUNG if excerpt else ENCODES_A_RUNG))
+    whole = math.ceil(count * PROBED_A_RUNG) if excerpt else 0
     mean = sum(map(math.prod, sizes)) / len(sizes) / 1e6
     each = cost_per_megapixel(session.spec, session.preset) * mean
+    preset = probe_preset(session) if excerpt else session.preset
+    probe = cost_per_megapixel(session.spec, preset) * mean
     guarded = math.prod(source.canvas) / 1e6 * source.frames * count
     return (search, whole), {
-        "encoding": each * (search * searched + whole * source.frames),
+        "encoding": probe * search * searched + each * whole * source.frames,
         "scoring": _score_cost_s(session) * (search + whole),
         "guard": GUARD_COST * guarded,
     }
