@@ -202,6 +202,7 @@ def test_unknown_names_list_the_known_ones() -> None:
         ("search = [16, 44]", "search = [44, 16]", "knob.search: must ascend, inside 1..51"),
         ("search = [16, 44]", "search = [16, 99]", "knob.search: must ascend, inside 1..51"),
         ('default = "medium"', 'default = "no"', "presets.default: 'no' is not among"),
+        ('probe = "veryfast"', 'probe = "no"', "presets.probe: 'no' is not among"),
         ('8 = "yuv420p"', '9 = "yuv420p"', "a key of pixel_formats should be one of 8, 10, 12"),
         ('default = "0.6"', 'default = "7"', r"tunable\[3\].default: must lie between"),
         ('g = "{gop}"', "g = 48", "gop.options.g should be text and is 48"),
