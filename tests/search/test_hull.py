@@ -196,14 +196,14 @@ LINE = [fitted(100 * 2 ** (i / 10), 30 + i) for i in range(0, 71)]
 
 
 def test_rungs_leave_the_larger_of_both_steps() -> None:
-    by_rate = choose_rungs(LINE, Rules(min_step=1, min_ratio=2, ceiling=90))
+    by_rate = choose_rungs(LINE, Rules(min_step=1, min_ratio=2, ceiling=90, slack=1))
     assert [p.score for p in by_rate] == [30, 40, 50, 60, 70, 80, 90]
-    by_score = choose_rungs(LINE, Rules(min_step=20, min_ratio=1.1, ceiling=90))
+    by_score = choose_rungs(LINE, Rules(min_step=20, min_ratio=1.1, ceiling=90, slack=1))
     assert [p.score for p in by_score] == [30, 50, 70, 90]
 
 
 def test_rungs_stay_between_the_bounds() -> None:
-    rules = Rules(min_step=1, min_ratio=2, floor=45, min_kbps=200, max_kbps=3300)
+    rules = Rules(min_step=1, min_ratio=2, floor=45, min_kbps=200, max_kbps=3300, slack=1)
     found = choose_rungs(LINE, rules)
     assert [p.score for p in found] == [50, 60, 70, 80]
     assert choose_rungs(LINE, Rules(min_step=1, min_kbps=20_000)) == []

@@ -3,21 +3,45 @@
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 from optuna.trial import FrozenTrial, TrialState
 
 from vqaloop.core import frame_progress
 from vqaloop.core.text import counted
-from vqaloop.records import Event, RDPoint, Rendition, Source, Trial
+from vqaloop.execution.workshop import Workshop
+from vqaloop.ladder.request import Budget
+from vqaloop.ladder.run_costs import RunCosts
+from vqaloop.records import Encode, Event, RDPoint, Rendition, Source, Trial, Watcher
 from vqaloop.search.explore import MOST_A_RUNG, Measurement, explore
 from vqaloop.search.rungs import LEAST_RUNGS, Rules
 from vqaloop.search.shared_study import Outcome, SharedStudy
-from vqaloop.search.space import TrialPoint, params_of, point_of
+from vqaloop.search.space import Space, TrialPoint, params_of, point_of
 from vqaloop.search.surrogates import Surrogate
 
-if TYPE_CHECKING:
-    from vqaloop.ladder.steps import Loop
+
+class TrialLoop(Protocol):
+    """What stages of one ladder share."""
+
+    shop: Workshop
+    space: Space
+    budget: Budget
+    progress: Watcher
+    costs: RunCosts | None
+    tried: dict[tuple[bool, TrialPoint], Trial]
+    """Trials by whether they are probes, and by their point."""
+
+    def rendition(self, point: TrialPoint) -> Rendition:
+        """That of a rung."""
+
+    def probe(self, point: TrialPoint) -> Rendition:
+        """That of a probe."""
+
+    def stays(self, source: Source, encode: Encode) -> bool:
+        """Whether a rung would be this encode."""
+
+    def guard_ahead(self, source: Source, encode: Encode) -> None:
+        """Begin its guard."""
 
 
 @dataclass(frozen=True)
@@ -36,7 +60,7 @@ class Stage:
     """Trials of one title, or of its excerpt: proposed in batches, made through a study, counted
     and reported."""
 
-    loop: "Loop"
+    loop: TrialLoop
     name: str
     """As events have it."""
     title: Source
