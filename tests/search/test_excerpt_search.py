@@ -10,11 +10,11 @@ from tests.support.titles import CRF, RULES, SIZES, Title, random_title, taught
 from vqaloop.ladder.steps import NEAR_HULL, PROBED_A_RUNG
 from vqaloop.records import RDPoint
 from vqaloop.search.explore import Measurement, explore, rungs_of
-from vqaloop.search.space import Space, TrialPoint
-from vqaloop.search.surrogates import APART, Apart, CurveFits, TitlePrior, given_probes
+from vqaloop.search.space import BESIDE, Space, TrialPoint
+from vqaloop.search.surrogates import Apart, CurveFits, TitlePrior, given_probes
 
 SPACE = Space(SIZES, CRF)
-NEAR = APART * (CRF.search[1] - CRF.search[0])
+NEAR = BESIDE * (CRF.search[1] - CRF.search[0])
 
 
 class Search:

@@ -44,7 +44,7 @@ from vqaloop.search.surrogates import CurveFits, TitlePrior
 
 ENCODES_A_RUNG = 1.9
 """Encodes of a search for each rung of its ladder, in the mean (docs/search.md)."""
-PROBED_A_RUNG = 1.4
+PROBES_A_RUNG = 1.4
 """The same of the probes of an excerpt, and of the encodes of its title."""
 GUARD_COST = 0.09
 """CPU seconds of the guard's metrics for a million pixels of the source, roughly
@@ -213,8 +213,8 @@ def _cost(
     sizes = [rung.size for rung in rungs] or list(session.sizes)
     count = len(rungs) or session.options.rungs or len(sizes)
     excerpt = searched < source.frames
-    search = math.ceil(count * (PROBED_A_RUNG if excerpt else ENCODES_A_RUNG))
-    whole = math.ceil(count * PROBED_A_RUNG) if excerpt else 0
+    search = math.ceil(count * (PROBES_A_RUNG if excerpt else ENCODES_A_RUNG))
+    whole = math.ceil(count * PROBES_A_RUNG) if excerpt else 0
     mean = sum(map(math.prod, sizes)) / len(sizes) / 1e6
     each = cost_per_megapixel(session.spec, session.preset) * mean
     preset = probe_preset(session) if excerpt else session.preset

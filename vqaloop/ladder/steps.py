@@ -215,12 +215,12 @@ class Loop:
         The first ones show by how much the probes are off, and the others are chosen with that
         corrected.
         """
-        rules, expected = self._thrifty(), surrogate.dense(()).points
-        most = len(plan(rules, (), surrogate.dense(()))) + SPARE
+        rules, expected = self._thrifty(), surrogate.dense(())
+        most = len(plan(rules, (), expected)) + SPARE
         share = self._search_share()
         stage = Stage(self, "verify", source, False, study, most, PROBED_A_RUNG, share)
         found = self._explored(stage, rules, surrogate)
-        self.estimate = _estimate(found.points, expected)
+        self.estimate = _estimate(found.points, expected.points)
         return replace(found, points=self._rechecked(source, found.points))
 
     def _explored(self, stage: Stage, rules: Rules, surrogate: Surrogate) -> SearchResult:
@@ -319,7 +319,7 @@ class Loop:
         TargetUnreachable when fewer than two rungs are left.
         """
         # after probes encodes of the title are few: a rung is accepted further below the hull
-        rules = replace(self.rules, near=NEAR_HULL) if probed else self.rules
+        rules = self._thrifty() if probed else self.rules
         chosen = rungs_of(self.space, rules, found.points, surrogate, found.failed)
         kept = keep_rules(chosen, self.rules)
         if self.budget.ended:

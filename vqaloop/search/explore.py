@@ -38,8 +38,6 @@ CLOSE = 1.03
 neighbouring knobs jump about more than their curves rise."""
 MOST_A_RUNG = 1.5
 """Encodes a rung beyond which none is made for the hull's sake alone."""
-BESIDE = 1 / 16
-"""Part of the search range around a measured knob in which none is tried for the hull's sake."""
 SHUN = 1 / 16
 """Part of the search range around a failed knob in which no rung is planned."""
 GIVE_UP = 4
@@ -205,13 +203,6 @@ def worth_trying(
     return Predictions(kept, dense.deviation[np.array(keep, bool)])
 
 
-def _near_measured(space: Space, point: RDPoint, points: Sequence[RDPoint]) -> bool:
-    low, high = space.knob.search
-    return any(
-        p.size == point.size and abs(p.knob - point.knob) <= (high - low) * BESIDE for p in points
-    )
-
-
 def _improvement(
     space: Space,
     rules: Rules,
@@ -237,7 +228,7 @@ def _improvement(
     low, high = np.log(chosen[0].bitrate_kbps), np.log(chosen[-1].bitrate_kbps)
     gain[(rates < low) | (rates > high)] = 0.0
     # near a measured point the prediction is already as good as a measurement
-    gain[[_near_measured(space, p, points) for p in dense.points]] = 0.0
+    gain[[space.is_beside(p.key, points) for p in dense.points]] = 0.0
     first = int(np.argmax(gain))
     if gain[first] < GAIN * rules.min_step:
         return []

@@ -1,12 +1,17 @@
 """The search space of a title: sizes and knobs of the quality setting, as trials have them."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution
 
 from vqaloop.encoding.spec import Knob
+from vqaloop.records import RDPoint
+
+BESIDE = 1 / 16
+"""Part of the search range around a measured knob in which none is tried for the hull's sake, and
+none of an excerpt."""
 
 TrialPoint = tuple[int, int, float]
 """Width, height and knob of a trial: a point of the search space."""
@@ -53,6 +58,12 @@ class Space:
         low, high = self.knob.search
         part = (knob - low) / (high - low)
         return 1 - part if self.knob.lower_is_better else part
+
+    def is_beside(self, point: TrialPoint, points: Iterable[RDPoint]) -> bool:
+        """Whether one of the points has the same size and a knob within BESIDE of this one's."""
+        low, high = self.knob.search
+        near = (high - low) * BESIDE
+        return any(p.size == point[:2] and abs(p.knob - point[2]) <= near for p in points)
 
     def grid(self) -> list[float]:
         """All knobs of the search range, ascending."""

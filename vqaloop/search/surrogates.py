@@ -32,8 +32,6 @@ SUBSTITUTES = 2
 """Further anchors for a resolution whose anchors failed."""
 FINEST = 1 / 120
 """Part of the search range below which knobs are not distinguished while planning."""
-APART = 1 / 16
-"""Part of the search range around a measured knob in which no encode of an excerpt is made."""
 
 
 @dataclass(frozen=True)
@@ -142,12 +140,7 @@ class Apart:
 
     def dense(self, points: Sequence[RDPoint]) -> Predictions:
         every = self.surrogate.dense(points)
-        low, high = self.space.knob.search
-        near = (high - low) * APART
-        keep = [
-            all(p.size != q.size or abs(p.knob - q.knob) > near for q in points)
-            for p in every.points
-        ]
+        keep = [not self.space.is_beside(p.key, points) for p in every.points]
         kept = [point for point, kept in zip(every.points, keep, strict=True) if kept]
         return Predictions(kept, every.deviation[np.array(keep, bool)])
 
