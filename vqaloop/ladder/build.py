@@ -544,7 +544,7 @@ def _study_name(source: Source, part: Source, loop: Loop, binary: str, preset: s
         *(part.sha256, part.prep, part.input_options),
         *(spec.name, encoder_version(spec, binary), file_sha256(binary)),
         *(spec.options, preset, loop.bit_depth, loop.params, loop.shop.timeout_s),
-        *(loop.space.sizes, repr(loop.space.knob), loop.shop.scoring()),
+        *(loop.space.sizes, repr(loop.space.knob), loop.shop.scoring(source)),
     ]
     digest = hashlib.sha256(json.dumps(decided, default=str).encode()).hexdigest()[:12]
     stem = quoted(source.path.stem)[1:-1][:60]
