@@ -39,6 +39,8 @@ class HdrUse:
     """Make it SDR, as part of how it is read."""
     refuse_dynamic: bool = False
     """Refuse inputs with dynamic metadata, which are dropped otherwise."""
+    tonemaps: bool = True
+    """Whether the command has --tonemap, which refusals name then."""
 
 
 def check_hdr(
@@ -77,7 +79,7 @@ def check_hdr(
         raise InputError(
             f"{quoted(path)} is HDR ({name}): VMAF, PSNR and the student were made for "
             "SDR, and their scores do not hold there; give --metric cvvdp, which is made for HDR, "
-            "--tonemap to make it SDR, or --allow-hdr to go on all the same"
+            f"{'--tonemap to make it SDR, ' * use.tonemaps}or --allow-hdr to go on all the same"
         )
     notes = []
     if not use.judged:
