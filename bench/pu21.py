@@ -1,13 +1,14 @@
 """Students on HDR: through PU21 and on PQ's and HLG's codes, each against ColorVideoVDP.
 
     python -m bench.pu21 CLIP... --out DIR [--height 180] [--frames 25] [--metric internvqa]
-                         [--display monitor] [--cvvdp PROGRAM]
+                         [--display monitor] [--cvvdp PROGRAM] [--sdr]
 
 Clips of HDR are taken as they are. Of SDR ones the linear light is scaled to 1000 cd/m² and goes
 to PQ (inverse tone mapping by a factor, as Akyüz et al. 2007 found that viewers like it). Each
 title, scaled to the height, is encoded by x265 and SVT-AV1 in 10 bits: three knobs at its size and
 two at half of it. The table has Spearman's correlation of the rungs of a title with their scores
-by ColorVideoVDP. Rows are kept in DIR/pu21.csv as they come; the same command goes on.
+by ColorVideoVDP. `--sdr` leaves clips of SDR as they are: how far both agree there. Rows are kept
+in DIR/pu21.csv as they come; the same command goes on.
 """
 
 import argparse
@@ -33,15 +34,17 @@ ENCODERS = {
 }
 """Preset, and knobs at the title's size and at half of it."""
 TO_PQ = "zscale=tin=bt709:pin=bt709:min=bt709:rin=tv:t=smpte2084:p=bt2020:m=bt2020nc:r=tv:npl=1000"
-TAGS = "setparams=color_primaries=bt2020:color_trc={}:colorspace=bt2020nc:range=tv"
 
 
-def prepared(clip: Path, height: int, frames: int, folder: Path) -> Source:
-    """A clip as a title of HDR with 10 bits a sample, stored without loss."""
+def prepared(clip: Path, height: int, frames: int, folder: Path, sdr: bool) -> Source:
+    """A clip as a title with 10 bits a sample, of HDR unless it is to stay `sdr`, without loss."""
     given, path = probe_source(clip, allow_hdr=True), folder / f"{clip.stem}.mkv"
-    size = f"scale=-2:{height}:flags=lanczos"
-    tags = TAGS.format(dict(given.colour).get("color_trc") if given.hdr else "smpte2084")
-    filters = [size, *([] if given.hdr else [TO_PQ]), "format=yuv420p10le", tags]
+    transfer = dict(given.colour).get("color_trc") if given.hdr else "smpte2084"
+    convert, tags = ([] if given.hdr else [TO_PQ]), ("bt2020", transfer, "bt2020nc")
+    if sdr and not given.hdr:
+        convert, tags = [], ("bt709", "bt709", "bt709")
+    tag = "setparams=color_primaries={}:color_trc={}:colorspace={}:range=tv".format(*tags)
+    filters = [f"scale=-2:{height}:flags=lanczos", *convert, "format=yuv420p10le", tag]
     argv = [ffmpeg_path(), "-v", "error", "-nostdin", "-y", "-i", file_url(clip), "-map", "0:V:0"]
     argv += ["-vf", ",".join(filters), "-frames:v", str(frames), "-c:v", "ffv1", file_url(path)]
     done = process.run(argv, timeout_s=300)
@@ -83,6 +86,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--metric", default=DEFAULT_METRIC)
     parser.add_argument("--display", default=DEFAULT_DISPLAY)
     parser.add_argument("--cvvdp")
+    parser.add_argument("--sdr", action="store_true")
     options = parser.parse_args(arguments)
     options.out.mkdir(parents=True, exist_ok=True)
     ffmpeg = ffmpeg_path()
@@ -91,7 +95,7 @@ def main(arguments: list[str] | None = None) -> int:
     kept = options.out / "pu21.csv"
     rows: list[dict[Any, Any]] = pd.read_csv(kept).to_dict("records") if kept.exists() else []
     for clip in options.clips:
-        source = prepared(clip, options.height, options.frames, options.out)
+        source = prepared(clip, options.height, options.frames, options.out, options.sdr)
         # without their tags samples are taken for SDR's
         bare = replace(source, colour=())
         for rendition in renditions(source.canvas):

@@ -15,6 +15,10 @@ PQ = tuple({**TAGS, "color_trc": "smpte2084"}.items())
 HLG = tuple({**TAGS, "color_trc": "arib-std-b67"}.items())
 
 
+def fp32(*values: float) -> Any:
+    return np.array(values, np.float32)
+
+
 def grey(code: int, size: tuple[int, int] = (8, 6)) -> Any:
     """A frame of 10 bits without colour."""
     width, height = size
@@ -25,7 +29,7 @@ def grey(code: int, size: tuple[int, int] = (8, 6)) -> Any:
 
 def test_units_are_those_of_the_paper() -> None:
     """Of no light 0, of SDR's white 256, of the most that it is defined for 595."""
-    nits = np.float32([0, 0.005, 100, 10_000])
+    nits = fp32(0, 0.005, 100, 10_000)
     assert pu21(nits) == pytest.approx([0, 0, 256.38, 595.39], abs=0.01)
     rising = pu21(np.geomspace(0.005, 10_000, 200, dtype=np.float32))
     assert (np.diff(rising) > 0).all()
@@ -33,8 +37,8 @@ def test_units_are_those_of_the_paper() -> None:
 
 def test_light_is_that_of_the_standards() -> None:
     """BT.2408: 203 cd/m² are 58 % of PQ and 75 % of HLG; white of HLG's display is 1000."""
-    assert pq_nits(np.float32([0, 0.5807, 1])) == pytest.approx([0, 203, 10_000], rel=1e-3)
-    levels = np.float32([0, 0.75, 1]).repeat(3).reshape(3, 3, 1, 1)
+    assert pq_nits(fp32(0, 0.5807, 1)) == pytest.approx([0, 203, 10_000], rel=1e-3)
+    levels = fp32(0, 0.75, 1).repeat(3).reshape(3, 3, 1, 1)
     assert hlg_nits(levels)[:, 0, 0, 0] == pytest.approx([0, 203.15, 1000], abs=0.1)
 
 
