@@ -77,6 +77,7 @@ def test_source_and_encode_are_seen_in_ten_bits_through_pu21(
     assert all(clips.max() > 255 for clips in seen)
     codes = metric.measure(bare(hlg), rung, "pyav")
     assert seen[-1].dtype == np.uint8 and found.value != codes.value
+    assert found.label == f"{codes.label}; HLG through PU21"
     # as by the ffmpeg program, which reads streams that PyAV cannot
     other = student_metric(metric.weights).measure(hlg, rung, "ffmpeg")
     assert other.value == pytest.approx(found.value, abs=0.01)

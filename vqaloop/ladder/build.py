@@ -508,7 +508,8 @@ def _delivered(run: LadderRun, folder: Path, placed: list[Path]) -> Ladder:
     mark.touch()
     placed.append(mark)
     rungs = run.loop.deliver(session.source, folder, run.checked, placed)
-    doubts, limit = find_doubts(rungs, session.metric, run.whole), run.loop.limit
+    doubts = find_doubts(rungs, session.metric, run.whole, session.source.hdr)
+    limit = run.loop.limit
     peaks = peak_warnings(rungs, [item.over for item in run.checked], limit) if limit else []
     shown = find_banding(session, run.loop, folder, rungs, run.checked)
     cure = (shown.file, shown.cure.words()) if shown and shown.cure else None

@@ -84,8 +84,8 @@ def check_hdr(
     notes = []
     if not use.judged:
         notes.append(
-            f"HDR ({name}); scores of SDR metrics are not to be trusted on it: --metric cvvdp is "
-            "made for HDR."
+            f"HDR ({name}); scores of SDR metrics, and of students through PU21, are not to be "
+            "trusted on it: --metric cvvdp is made for HDR."
         )
     if bare:
         notes.append(

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import av
 
-from vqaloop.bitstream.colour_tags import bits_of
+from vqaloop.bitstream.colour_tags import bits_of, video_range_of
 from vqaloop.bitstream.packets import packet_sizes
 from vqaloop.core.cpu_time import METER, Spent
 from vqaloop.core.files import file_sha256
@@ -233,7 +233,7 @@ class StudentMetric(Sampled):
             else:
                 facts = self._facts(path, source.canvas)
                 found, opinion = self._difference(source, read, facts)
-        return self._score(self.mode, found, spent, opinion)
+        return self._score(source, found, spent, self.mode, opinion)
 
     def _anchored(self, source: Source, read: Read, in_rounds: bool) -> PooledScore:
         crops, anchor = self._anchor(source)
@@ -337,7 +337,7 @@ class StudentMetric(Sampled):
                 found = self._alone_by_crops(source, size, facts)
             else:
                 found = self._alone_by_view(self.view, source, size, facts)
-        return self._score("no-reference", found, spent)
+        return self._score(source, found, spent, "no-reference")
 
     def _alone_by_crops(
         self, source: Source, size: tuple[int, int], facts: StreamFacts
@@ -436,10 +436,16 @@ class StudentMetric(Sampled):
         return found.placed([middle_of(time, distances[time]) for time in seen], places)
 
     def _score(
-        self, mode: str, found: PooledScore, spent: Spent, opinion: float | None = None
+        self,
+        source: Source,
+        found: PooledScore,
+        spent: Spent,
+        mode: str,
+        opinion: float | None = None,
     ) -> Score:
         """`opinion`: of the video, on the label's scale; not for a score that is on it itself."""
-        header = self.engine.header
+        header, kind = self.engine.header, video_range_of(source.colour)
+        label = header.get("label")
         scale = self.scale if opinion is not None else None
         if scale:
             found = found.mapped(scale.points)
@@ -453,7 +459,7 @@ class StudentMetric(Sampled):
             moments=found.moments,
             shares=found.shares,
             weights_sha256=header["sha256"],
-            label=header.get("label"),
+            label=label if kind == "SDR" else f"{label}; {kind} through PU21",
             opinion=opinion if scale else None,
             cpu_s=spent.cpu_s,
             wall_s=spent.wall_s,
