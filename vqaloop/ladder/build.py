@@ -20,7 +20,7 @@ from vqaloop.core.files import file_sha256
 from vqaloop.core.folders import is_study_file
 from vqaloop.core.option_fields import fault_of, taken
 from vqaloop.core.text import counted, quoted
-from vqaloop.encoding.checks import hdr_warnings
+from vqaloop.encoding.checks import check_film_grain, hdr_warnings
 from vqaloop.encoding.registry import codec_names
 from vqaloop.encoding.survey import encoder_version
 from vqaloop.errors import InputError, TargetUnreachable
@@ -38,7 +38,7 @@ from vqaloop.execution.stage_progress import (
 from vqaloop.execution.tools import Tools, chosen_tools
 from vqaloop.ladder.banding import find_banding
 from vqaloop.ladder.document import LadderRun, ladder_json
-from vqaloop.ladder.film_grain import check_film_grain, use_film_grain
+from vqaloop.ladder.film_grain import use_film_grain
 from vqaloop.ladder.options import BANDWIDTH_SHARE, LadderOptions
 from vqaloop.ladder.per_shot import NO_CUTS, per_shot
 from vqaloop.ladder.pictures import take_pictures
