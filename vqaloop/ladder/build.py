@@ -293,7 +293,7 @@ def checked_request(input: str | os.PathLike[str], options: LadderOptions) -> La
             )
     with fault_of("codec", "encoder", "film_grain"):
         check_film_grain(tools.spec, options.film_grain)
-    limit = peak_limit(options, tools.spec, math.inf if options.no_cap else PEAK_RATIO)
+    limit = peak_limit(options, math.inf if options.no_cap else PEAK_RATIO)
     folder = Path(options.out or f"{Path(input).stem}.{options.codec}.ladder")
     check_folder(folder, Path(input))
     return LadderRequest(Path(input), options, tools, rules, limit, prior, folder)

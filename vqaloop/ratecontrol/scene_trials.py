@@ -66,7 +66,7 @@ class SceneTrials:
         try:
             found = keep_peak(self._shop, part, plain.encode, limit)
             with self._counting:
-                self.frames += found.tries * scene.frames
+                self.frames += found.frames
                 self.capped += found.tries
             if not found.tries:
                 return plain

@@ -18,7 +18,7 @@ from vqaloop.core.folders import check_writable
 from vqaloop.core.option_fields import taken
 from vqaloop.core.text import counted, quoted, utf8
 from vqaloop.encoding.checks import hdr_warnings
-from vqaloop.encoding.options import CAP, ZONES
+from vqaloop.encoding.options import CAP, ZONES, encoded_knob
 from vqaloop.encoding.spec import EncoderSpec
 from vqaloop.errors import InputError, TargetUnreachable
 from vqaloop.execution.capping import (
@@ -209,7 +209,7 @@ def _encode(input: Path, out: Path, options: EncodeOptions) -> Encoded:
         raise InputError(f"{spec.name} takes no zones in one run; leave out --one-run")
     if target is not None and not 0 < target <= top:
         raise InputError(f"the target score must lie between 0 and {top:g}, not {target:g}")
-    limit = peak_limit(options, spec)
+    limit = peak_limit(options)
     with open_session(input, options, tools) as session:
         scenes = _scenes(session)
         # beside the output: it gets its name once it is known to be right
@@ -408,6 +408,7 @@ def _answer(made: TitleEncode, outcome: TargetCheck) -> Encoded:
     """The encode with its document."""
     session, controller, joined = made.session, made.controller, made.joined
     source, options, means = session.source, session.options, _scene_means(made)
+    knobs = {(scene, t.rendition.knob): encoded_knob(t.rendition) for scene, t in made.take.trials}
     document = {
         **head_json("vqaloop.encode/1", session, made.score),
         "target": {
@@ -432,7 +433,7 @@ def _answer(made: TitleEncode, outcome: TargetCheck) -> Encoded:
         "duration": joined.duration_s,
         "scenes": [
             {
-                **_scene_json(scene, probe.knob, probe.score, probe.bits, source),
+                **_scene_json(scene, knobs[scene, probe.knob], probe.score, probe.bits, source),
                 **({"score_mean": rounded(means[scene])} if scene in means else {}),
             }
             for scene, probe in controller.choices.items()
