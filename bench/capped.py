@@ -16,7 +16,7 @@ import argparse
 import csv
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 
 import numpy as np
@@ -30,7 +30,7 @@ from vqaloop.encoding.spec import EncoderSpec
 from vqaloop.encoding.survey import available
 from vqaloop.errors import VqaloopError
 from vqaloop.execution.cache import Cache
-from vqaloop.execution.capping import PEAK_RATIO, PeakLimit, measure_peaks
+from vqaloop.execution.capping import PEAK_RATIO, PeakLimit, bounded_gop_frames, measure_peaks
 from vqaloop.execution.workshop import Workshop
 from vqaloop.media.probe import probe_source
 from vqaloop.media.scene_cuts import SceneExcerpts
@@ -115,13 +115,17 @@ def rows_of(
 
 
 def _row(shop: Workshop, source: Source, rendition: Rendition, ratio: float, passes: int) -> Row:
+    limit = PeakLimit(ratio or math.inf)
+    if passes == 1:
+        # as a ladder has it
+        rendition = replace(rendition, gop=bounded_gop_frames(limit, shop.spec, source.fps))
     plain = shop.encode(source, rendition)
     goal = math.nan
     if passes == 2:
         goal = max(1, round(measure_peaks(plain.path, shop.spec, source).mean_kbps))
         plain = shop.encode(source, in_two_passes(rendition, goal))
     excerpts = SceneExcerpts(source, shop.scratch, shop.ffmpeg)
-    found = keep_title_peak(shop, source, plain, PeakLimit(ratio or math.inf), excerpts)
+    found = keep_title_peak(shop, source, plain, limit, excerpts)
     # of a plain encode, whether the default would bind
     bound = PeakLimit(ratio or PEAK_RATIO)
     peaks = measure_peaks(found.encode.path, shop.spec, source)

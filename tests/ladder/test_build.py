@@ -24,7 +24,7 @@ from vqaloop.core.folders import STUDY_FILE, is_study_file
 from vqaloop.core.text import quoted
 from vqaloop.encoding.options import with_cap
 from vqaloop.encoding.registry import get_encoder, load_encoders
-from vqaloop.errors import InputError, TargetUnreachable
+from vqaloop.errors import EncodeFailed, InputError, TargetUnreachable
 from vqaloop.execution.capping import CappedEncode, PeakLimit, measure_peaks
 from vqaloop.execution.workshop import Workshop
 from vqaloop.ladder import steps
@@ -33,7 +33,7 @@ from vqaloop.media.probe import probe_source
 from vqaloop.media.scene_cuts import SceneExcerpts
 from vqaloop.quality import full_reference
 from vqaloop.ratecontrol.concat import join
-from vqaloop.records import Cap, Encode, Event, Ladder, RDPoint, Source
+from vqaloop.records import Cap, Encode, Event, Ladder, RDPoint, Rendition, Source
 from vqaloop.search.audience import audience_of, delivered
 
 SMALL: dict[str, Any] = {
@@ -412,6 +412,20 @@ def test_rungs_in_two_passes_meet_their_average(room: Room, bursty: Path) -> Non
     table = ladder.to_frame()
     assert list(table["goal_kbps"]) == [r.two_pass.goal_kbps for r in ladder.rungs if r.two_pass]
     assert not [p for p in Path(tempfile.gettempdir()).glob("vqaloop-*/*vqaloop-pass*")]
+
+
+def test_a_rung_of_which_two_passes_fail_stays_in_one(
+    room: Room, clip: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(self: steps.Loop, source: Source, rendition: Rendition, goal: int) -> Encode:
+        raise EncodeFailed("the first pass crashed")
+
+    monkeypatch.setattr(steps.Loop, "_at_mean", fail)
+    options = {**SMALL, "rungs": 2}
+    ladder = vqaloop.build_ladder(clip, codec="h264", out="out", two_pass=True, **options)
+    assert len(ladder.rungs) == 2 and not any(rung.two_pass for rung in ladder.rungs)
+    said = " ".join(ladder.about["warnings"])
+    assert said.count("this rung is one pass: the first pass crashed") == 2
 
 
 def test_encoders_of_one_pass_are_refused(room: Room, clip: Path) -> None:

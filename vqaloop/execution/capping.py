@@ -9,6 +9,7 @@ of a title in ratecontrol/capped_parts.py.
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from fractions import Fraction
 from pathlib import Path
 
 from vqaloop.bitstream.packets import Packet, peak_kbps, segment_peak_kbps, stream_packets
@@ -114,6 +115,17 @@ def peak_limit(asked: PeakOptions, default_ratio: float = math.inf) -> PeakLimit
             return None
         return PeakLimit(default_ratio, buffer_s=asked.buffer_s, asked=False)
     return PeakLimit(ratio or math.inf, kbps or math.inf, asked.buffer_s)
+
+
+def bounded_gop_frames(limit: PeakLimit | None, spec: EncoderSpec, fps: Fraction) -> int | None:
+    """The GOP length with which a bound can be kept; None: any.
+
+    In a calm GOP nearly all bits are the key frame's. Any second of a file then has twice the
+    average, unless each has a key frame; a buffer model makes them small instead.
+    """
+    if spec.buffer_model or limit is None or not limit.asked or limit.ratio >= PEAK_RATIO:
+        return None
+    return max(1, round(fps))
 
 
 def measure_peaks(path: Path, spec: EncoderSpec, source: Source) -> Peaks:

@@ -39,6 +39,7 @@ from vqaloop.ladder.warnings import (
     NO_LADDER_CAPPED,
     budget_warning,
     capped_away_warning,
+    failed_passes_warning,
     falling_score_warning,
     is_undecided,
     late_warning,
@@ -146,6 +147,8 @@ class Loop:
         self.probe_preset = preset
         """Preset of probes."""
         self.budget, self.params = budget or Budget(), params
+        self.gop: int | None = None
+        """Frames of a GOP; None: as the encoder's file has it."""
         self.tried: dict[tuple[bool, TrialPoint], Trial] = {}
         self.limit: PeakLimit | None = None
         """Bound of the peaks of rungs."""
@@ -180,7 +183,9 @@ class Loop:
         width, height, knob = point
         name = self.shop.spec.name
         return Rendition(
-            width, height, name, knob, self.preset, self.bit_depth, params=self.params
+            *(width, height, name, knob, self.preset, self.bit_depth),
+            params=self.params,
+            gop=self.gop,
         )
 
     def probe(self, point: TrialPoint) -> Rendition:
@@ -494,7 +499,8 @@ class Loop:
                 over = measure_peaks(made.path, shop.spec, source).over(limit)
                 found, score = CappedEncode(made, over), shop.score(source, made.path, metric)
         except (EncodeFailed, DecodeFailed) as error:
-            return str(error)
+            self.warnings.append(failed_passes_warning(plain.encode.rendition, error))
+            return self._capped_rung(source, plain, metric)
         return replace(self._remade(plain, found, score), goal_kbps=goal)
 
     def _at_mean(self, source: Source, rendition: Rendition, goal: int) -> Encode:

@@ -259,6 +259,11 @@ def one_pass_warning(rendition: Rendition, encoder: str) -> str:
     )
 
 
+def failed_passes_warning(rendition: Rendition, error: Exception) -> str:
+    """That a rung is not in two passes since its encoder failed at them."""
+    return f"{rendition}: two passes failed, so that this rung is one pass: {error}"
+
+
 def lost_warning(made: int, kept: int) -> str:
     """That rungs as made lie nearer to each other than planned."""
     return (

@@ -24,6 +24,7 @@ from vqaloop.errors import InputError, TargetUnreachable
 from vqaloop.execution.capping import (
     TOLERANCE,
     PeakLimit,
+    bounded_gop_frames,
     clipping_rate,
     keep_peak,
     next_rate,
@@ -314,8 +315,9 @@ def _rendition(session: Session[EncodeOptions]) -> Rendition:
     """What all encodes have in common."""
     spec, most = session.spec, session.options.max_bitrate
     capped = ((CAP, f"{most:.0f}"),) if most is not None and spec.cap else ()
-    size = session.sizes[0]
-    return Rendition(*size, spec.name, spec.knob.min, session.preset, session.depth, capped)
+    gop = bounded_gop_frames(peak_limit(session.options), spec, session.source.fps)
+    name, knob = spec.name, spec.knob.min
+    return Rendition(*session.sizes[0], name, knob, session.preset, session.depth, capped, gop)
 
 
 @dataclass(frozen=True)
