@@ -18,12 +18,13 @@ from vqaloop.core.folders import check_writable
 from vqaloop.core.option_fields import fault_of, taken
 from vqaloop.core.text import counted, quoted, utf8
 from vqaloop.encoding.checks import check_film_grain, hdr_warnings
-from vqaloop.encoding.options import CAP, GRAIN, ZONES
+from vqaloop.encoding.options import CAP, GRAIN, ZONES, encoded_knob
 from vqaloop.encoding.spec import EncoderSpec
 from vqaloop.errors import InputError, TargetUnreachable
 from vqaloop.execution.capping import (
     TOLERANCE,
     PeakLimit,
+    bounded_gop_frames,
     clipping_rate,
     keep_peak,
     next_rate,
@@ -212,7 +213,7 @@ def _encode(input: Path, out: Path, options: EncodeOptions) -> Encoded:
         raise InputError(f"{spec.name} takes no zones in one run; leave out --one-run")
     if target is not None and not 0 < target <= top:
         raise InputError(f"the target score must lie between 0 and {top:g}, not {target:g}")
-    limit = peak_limit(options, spec)
+    limit = peak_limit(options)
     with fault_of("codec", "encoder", "film_grain"):
         check_film_grain(spec, options.film_grain)
     with open_session(input, options, tools) as session:
@@ -322,8 +323,9 @@ def _rendition(session: Session[EncodeOptions]) -> Rendition:
     if (grain := session.options.film_grain) != "off":
         params[GRAIN] = str(grain)
     pairs = tuple(sorted(params.items()))
-    size = session.sizes[0]
-    return Rendition(*size, spec.name, spec.knob.min, session.preset, session.depth, pairs)
+    gop = bounded_gop_frames(peak_limit(session.options), spec, session.source.fps)
+    name, knob = spec.name, spec.knob.min
+    return Rendition(*session.sizes[0], name, knob, session.preset, session.depth, pairs, gop)
 
 
 @dataclass(frozen=True)
@@ -416,6 +418,7 @@ def _answer(made: TitleEncode, outcome: TargetCheck) -> Encoded:
     """The encode with its document."""
     session, controller, joined = made.session, made.controller, made.joined
     source, options, means = session.source, session.options, _scene_means(made)
+    knobs = {(scene, t.rendition.knob): encoded_knob(t.rendition) for scene, t in made.take.trials}
     document = {
         **head_json("vqaloop.encode/1", session, made.score),
         "target": {
@@ -441,7 +444,7 @@ def _answer(made: TitleEncode, outcome: TargetCheck) -> Encoded:
         "duration": joined.duration_s,
         "scenes": [
             {
-                **_scene_json(scene, probe.knob, probe.score, probe.bits, source),
+                **_scene_json(scene, knobs[scene, probe.knob], probe.score, probe.bits, source),
                 **({"score_mean": rounded(means[scene])} if scene in means else {}),
             }
             for scene, probe in controller.choices.items()
