@@ -80,7 +80,8 @@ class Scoring:
     metric: str = option(
         "internvqa",
         "internvqa (default), internvqa-NAME, vmaf-sampled, vmaf-v1-sampled, vmaf, vmaf-v1, "
-        "vmaf-neg, xpsnr, psnr, ssim, ssimulacra2 or cvvdp; of `score` also cambi",
+        "vmaf-v1-phone, vmaf-v1-hfr, vmaf-neg, xpsnr, psnr, ssim, ssimulacra2 or cvvdp; of "
+        "`score` also cambi",
         metavar="NAME",
         column=True,
     )

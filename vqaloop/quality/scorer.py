@@ -56,7 +56,8 @@ class Scorer:
 
     Args:
         metric: internvqa (the default student), internvqa-NAME, vmaf-sampled, vmaf-v1-sampled,
-            vmaf, vmaf-v1, vmaf-neg, xpsnr, psnr, ssim, cambi, ssimulacra2 or cvvdp.
+            vmaf, vmaf-v1, vmaf-v1-phone, vmaf-v1-hfr, vmaf-neg, xpsnr, psnr, ssim, cambi,
+            ssimulacra2 or cvvdp.
         device: auto, cpu or cuda; where a student's network runs.
         seed: Of the positions of a student's crops; the same seed gives the same score.
         weights: A student's weights in the place of those that come with the package.
