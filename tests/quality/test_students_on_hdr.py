@@ -78,6 +78,8 @@ def test_source_and_encode_are_seen_in_ten_bits_through_pu21(
     codes = metric.measure(bare(hlg), rung, "pyav")
     assert seen[-1].dtype == np.uint8 and found.value != codes.value
     assert found.label == f"{codes.label}; HLG through PU21"
+    # what it has kept of the one is not taken for the other
+    assert metric.measure(hlg, rung, "pyav").value == found.value
     # as by the ffmpeg program, which reads streams that PyAV cannot
     other = student_metric(metric.weights).measure(hlg, rung, "ffmpeg")
     assert other.value == pytest.approx(found.value, abs=0.01)
