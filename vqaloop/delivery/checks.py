@@ -192,8 +192,8 @@ def check_alignment(items: Sequence[RungInput]) -> None:
     all have."""
     if not items:
         return
-    first = coarsest(items)
-    regular = is_regular(first.stream)
+    first, base = items[0], coarsest(items)
+    regular = is_regular(base.stream)
     near = 1 / (2 * first.stream.fps)
     for item in items:
         stream, name = item.stream, quoted(item.path)
@@ -207,12 +207,14 @@ def check_alignment(items: Sequence[RungInput]) -> None:
                 f"{name} lasts {float(stream.end):.3f} s and {quoted(first.path)} "
                 f"{float(first.stream.end):.3f} s; make the ladders again"
             )
-        pairs = zip((*stream.keys, stream.end), (*first.stream.keys, stream.end), strict=False)
+    for item in items:
+        stream, name = item.stream, quoted(item.path)
+        pairs = zip((*stream.keys, stream.end), (*base.stream.keys, stream.end), strict=False)
         apart = next(((a, b) for a, b in pairs if abs(a - b) > near), None)
-        if apart and not (regular and _has_all(stream.keys, first.stream.keys, near)):
+        if apart and not (regular and _has_all(stream.keys, base.stream.keys, near)):
             raise InputError(
                 f"the key frames do not align: {name} has one at {float(apart[0]):.3f} s where "
-                f"{quoted(first.path)} has one at {float(apart[1]):.3f} s, so no player could "
+                f"{quoted(base.path)} has one at {float(apart[1]):.3f} s, so no player could "
                 "switch there; make all rungs with the same GOP and no scene cuts"
             )
         gaps = zip(stream.keys, (*stream.keys[1:], stream.end), strict=True)
