@@ -24,6 +24,7 @@ from tests.support.media import REPOSITORY, frame_hashes, run_ffmpeg
 from vqaloop.audit.audit import audit_ladder
 from vqaloop.bitstream.hdr_metadata import alike
 from vqaloop.bitstream.mp4_boxes import read_video_entry
+from vqaloop.cli.main import main
 from vqaloop.core.ffmpeg import ffmpeg_path
 from vqaloop.delivery.package import package_ladder
 from vqaloop.encoding.checks import checked_depth, hdr_warnings
@@ -247,6 +248,21 @@ def test_tone_mapped_white_is_brighter_than_grey(kind: str, tmp_path: Path) -> N
     source = probe_source(make_kind(tmp_path, kind), hdr=HdrUse(tonemap=True))
     luma = read_source(source, [0], ffmpeg=FFMPEG)[0, :64]
     assert 16 <= luma.min() < 80 and 150 < luma.max() <= 245
+
+
+def test_score_says_where_its_metric_is_not_made_for_hdr(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = os.fspath(make_kind(tmp_path, "HLG"))
+    words = ["score", path, "--reference", path, "--metric"]
+    for more, kind in (
+        (["psnr", "--allow-hdr"], "HLG"),
+        (["psnr", "--allow-hdr", "--tonemap"], None),
+        (["cvvdp", "--cvvdp", os.fspath(stand_in(tmp_path))], None),
+    ):
+        assert main([*words, *more]) == 0
+        doubt = f"HDR ({kind} transfer); scores of SDR metrics, and of students through PU21"
+        assert (doubt in capsys.readouterr().out) is (kind is not None)
 
 
 def test_audits_and_comparisons_take_hdr_by_cvvdp(tmp_path: Path) -> None:

@@ -83,16 +83,21 @@ def check_hdr(
         )
     notes = []
     if not use.judged:
-        notes.append(
-            f"HDR ({name}); scores of SDR metrics, and of students through PU21, are not to be "
-            "trusted on it: --metric cvvdp is made for HDR."
-        )
+        notes.append(doubt_note(name))
     if bare:
         notes.append(
             "Without the Dolby Vision metadata players show wrong colours: its base layer is made "
             "for no other display."
         )
     return tuple(notes)
+
+
+def doubt_note(name: str) -> str:
+    """That what scores an HDR input, of "PQ transfer" say, is not made for it."""
+    return (
+        f"HDR ({name}); scores of SDR metrics, and of students through PU21, are not to be "
+        "trusted on it: --metric cvvdp is made for HDR."
+    )
 
 
 def dropped(
