@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from tests.quality.test_cvvdp import stand_in
-from tests.quality.test_opinion_students import FRAGMENTS, NATIVE, SQUEEZED, scale, weights_of
+from tests.quality.test_opinion_students import FRAGMENTS, SQUEEZED, scale, weights_of
 from tests.support.hdr import make_kind
 from tests.support.nets import random_student, student_metric
 from vqaloop.core.ffmpeg import ffmpeg_path
@@ -87,7 +87,7 @@ def test_source_and_encode_are_seen_in_ten_bits_through_pu21(
     assert scorer.score(rung, hlg.path).value == pytest.approx(found.value, abs=1e-4)
 
 
-@pytest.mark.parametrize("view", [SQUEEZED, NATIVE, FRAGMENTS, None])
+@pytest.mark.parametrize("view", [SQUEEZED, FRAGMENTS, None])
 def test_other_weights_see_it_so_too(
     view: dict[str, Any] | None, hlg: Source, rung: Path, seen: list[Frames], tmp_path: Path
 ) -> None:
