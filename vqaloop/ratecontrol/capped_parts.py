@@ -17,6 +17,7 @@ from vqaloop.encoding.options import encoded_knob, gop_frames, mean_of, with_rai
 from vqaloop.encoding.spec import Knob
 from vqaloop.execution.capping import (
     AIM,
+    HELD,
     MOST_TRIES,
     NEAR,
     REFINED,
@@ -63,7 +64,7 @@ def keep_title_peak(
     if shop.spec.buffer_model or mean_of(plain.rendition) is not None:
         return keep_peak(shop, source, plain, limit)
     over = peaks_of(_packets(shop, plain, source), source.duration_s).over(limit)
-    if over <= 1:
+    if over <= HELD:
         return CappedEncode(plain, over)
     return _Parts(shop, source, plain, limit, excerpts).kept()
 
@@ -137,9 +138,9 @@ class _Parts:
                 break
             over = peaks_of(self._made(knobs), self.source.duration_s).over(self.limit)
             tried.append((over, knobs))
-            if NEAR <= over <= 1 or (over <= 1 and len(tried) >= REFINED):
+            if NEAR <= over <= HELD or (over <= HELD and len(tried) >= REFINED):
                 break
-        held = [item for item in tried if item[0] <= 1]
+        held = [item for item in tried if item[0] <= HELD]
         over, knobs = max(held) if held else min(tried)
         return self._joined(knobs, over)
 
