@@ -299,7 +299,7 @@ def bursty(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_rungs_keep_their_peaks(room: Room, bursty: Path) -> None:
-    options = {**SMALL, "preset": "veryfast", "rungs": 2}
+    options = {**SMALL, "preset": "veryfast", "rungs": 2, "min_ratio": 1.2}
     free = vqaloop.build_ladder(bursty, codec="h264", out="free", no_cap=True, **options)
     assert all(rung.cap is None for rung in free.rungs)
     assert max(rung.peak_kbps / rung.bitrate_kbps for rung in free.rungs) > 2
@@ -352,8 +352,10 @@ def test_without_a_buffer_model_parts_of_a_rung_keep_its_peak(room: Room, bursty
         assert "raised" not in rung.params
         knobs = [scene.knob for scene in rung.scenes]
         # the burst alone gives way
-        assert knobs[1] > knobs[0] == rung.knob[1] == knobs[-1]
-        assert [scene.start_frame for scene in rung.scenes] == [0, 50, 100]
+        assert knobs[0] == rung.knob[1] == knobs[-1] < min(knobs[1:-1])
+        # below a ratio of 2 there is a key frame a second
+        assert all(scene.start_frame % 25 == 0 for scene in rung.scenes)
+        assert rung.scenes[1].start_frame == 50 and rung.scenes[-1].start_frame == 100
         assert rung.scenes[-1].end_frame == source.frames
         assert all(scene.score is None for scene in rung.scenes)
         files = [room.folder / f"part{at}.mp4" for at in range(len(knobs))]
@@ -362,7 +364,7 @@ def test_without_a_buffer_model_parts_of_a_rung_keep_its_peak(room: Room, bursty
         whole = room.folder / "whole.mp4"
         join(files, source, whole, spec=spec, ffmpeg=ffmpeg_path(), others=False)
         assert whole.read_bytes() == (ladder.folder / rung.file).read_bytes()
-        with pytest.raises(InputError, match="made of 3 scenes"):
+        with pytest.raises(InputError, match=f"made of {len(knobs)} scenes"):
             rung.to_ffmpeg(bursty)
     again = vqaloop.read_ladder("out").rungs
     assert [r.to_json() for r in again] == [r.to_json() for r in ladder.rungs]

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from vqaloop.bitstream.packets import Packet, peak_kbps, segment_peak_kbps, stream_packets
 from vqaloop.core.option_fields import fault_of
-from vqaloop.encoding.options import CAP, encoded_knob, mean_of, with_cap, with_raised
+from vqaloop.encoding.options import CAP, encoded_knob, gop_frames, mean_of, with_cap, with_raised
 from vqaloop.encoding.spec import EncoderSpec, Knob
 from vqaloop.errors import InputError
 from vqaloop.execution.options import PeakOptions
@@ -25,9 +25,11 @@ PEAK_RATIO = 2.0
 """Peak over average rate that HLS allows at most (Apple's authoring specification, 1.30)."""
 TOLERANCE = 0.02
 """Part by which a measured peak may be above its bound."""
+HELD = 1 + TOLERANCE / 2
+"""Part of its bound up to which a peak is not lowered any more."""
 AIM = 0.97
 """Part of the bound at which the next cap aims: peaks jump about with the cap."""
-NEAR = 0.88
+NEAR = 0.84
 """Part of the bound from which on a peak is near enough: more bits would buy little."""
 MOST_TRIES = 6
 """Encodes under a cap at most, for one file."""
@@ -39,8 +41,11 @@ HALVINGS = 6.0
 """Times that the rate halves over an encoder's search range, until its slope has been seen."""
 STEEPEST = 3.0
 """Times that a slope which was seen may differ from that: encodes near to each other show none."""
-_DRAINED = 0.3
+_DRAINED = 0.5
 """Part of its buffer that an encoder spends in the fullest second, beyond what refills it."""
+_FOLLOWS = 0.45
+"""Power with which peaks over their bound follow the cap, until it has been seen: the average
+falls too, and with it a bound relative to that."""
 
 
 @dataclass(frozen=True)
@@ -125,7 +130,12 @@ def bounded_gop_frames(limit: PeakLimit | None, spec: EncoderSpec, fps: Fraction
     """
     if spec.buffer_model or limit is None or not limit.asked or limit.ratio >= PEAK_RATIO:
         return None
-    return max(1, round(fps))
+    return second_gop(gop_frames(spec, fps), fps)
+
+
+def second_gop(usual: int, fps: Fraction) -> int:
+    """The longest GOP of a second at most that divides the usual one, in frames."""
+    return next(n for n in range(max(1, min(usual, round(fps))), 0, -1) if usual % n == 0)
 
 
 def measure_peaks(path: Path, spec: EncoderSpec, source: Source) -> Peaks:
@@ -162,7 +172,7 @@ def keep_peak(shop: Workshop, source: Source, plain: Encode, limit: PeakLimit) -
     spec, two = shop.spec, mean_of(plain.rendition) is not None
     packets = stream_packets(plain.path, spec.codec, source.fps)
     peaks = peaks_of(packets, source.duration_s)
-    if peaks.over(limit) <= 1 or (two and not spec.two_pass.cap):
+    if peaks.over(limit) <= HELD or (two and not spec.two_pass.cap):
         return CappedEncode(plain, peaks.over(limit))
     if two or spec.buffer_model:
         # two passes keep their mean under a cap, so a bound relative to it does not recede
@@ -173,7 +183,7 @@ def keep_peak(shop: Workshop, source: Source, plain: Encode, limit: PeakLimit) -
         made = _raised(shop, source, plain, limit)
     if not made:
         return CappedEncode(plain, peaks.over(limit))
-    held = [item for item in made if item.over <= 1]
+    held = [item for item in made if item.over <= HELD]
     best = max(held, key=_quality) if held else min(made, key=lambda item: item.over)
     return replace(best, tries=len(made), frames=len(made) * source.frames)
 
@@ -199,7 +209,7 @@ def _under_caps(
         encode = shop.encode(source, with_cap(plain.rendition, cap))
         over = measure_peaks(encode.path, shop.spec, source).over(limit)
         made.append((maxrate, CappedEncode(encode, over)))
-        if NEAR <= over <= 1 or (over <= 1 and len(made) >= REFINED):
+        if NEAR <= over <= HELD or (over <= HELD and len(made) >= REFINED):
             break
         rate = next_rate([(at, item.over) for at, item in made])
     return [item for _, item in made]
@@ -214,7 +224,7 @@ def _raised(shop: Workshop, source: Source, plain: Encode, limit: PeakLimit) -> 
         encode = shop.encode(source, with_raised(plain.rendition, at))
         seen[at] = measure_peaks(encode.path, shop.spec, source).over(limit)
         made.append(CappedEncode(encode, seen[at]))
-        if NEAR <= seen[at] <= 1 or (seen[at] <= 1 and len(made) >= REFINED):
+        if NEAR <= seen[at] <= HELD or (seen[at] <= HELD and len(made) >= REFINED):
             break
     return made
 
@@ -274,13 +284,12 @@ def next_rate(made: Sequence[tuple[float, float]]) -> float:
         made: The caps tried, and the peak of each as a part of its bound.
     """
     rate, over = made[-1]
-    held = [at for at, part in made if part <= 1]
-    failed = [at for at, part in made if part > 1]
+    held = [at for at, part in made if part <= HELD]
+    failed = [at for at, part in made if part > HELD]
     if held and failed and max(held) < min(failed):
         return math.sqrt(max(held) * min(failed))
-    slope = 1.0
+    slope = _FOLLOWS
     if len(made) > 1 and made[-2][0] != rate:
-        # the average falls with the cap, so a relative bound recedes: by how much is seen by now
         before, earlier = made[-2]
         slope = math.log(over / earlier) / math.log(rate / before)
     step = math.log(AIM / over) / min(1.5, max(0.3, slope))

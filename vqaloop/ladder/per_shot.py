@@ -14,7 +14,7 @@ import numpy as np
 from vqaloop.bitstream.packets import Packet, stream_packets
 from vqaloop.encoding.options import cap_of, encoded_knob
 from vqaloop.errors import TargetUnreachable
-from vqaloop.execution.capping import PeakLimit, clipping_rate, next_rate, peaks_of
+from vqaloop.execution.capping import HELD, PeakLimit, clipping_rate, next_rate, peaks_of
 from vqaloop.ladder.stage import SearchResult
 from vqaloop.ladder.steps import Checked
 from vqaloop.ladder.warnings import (
@@ -186,7 +186,7 @@ class _Assembly:
         found, tried = list(joined), [list[tuple[float, float]]() for _ in joined]
         bounds = [math.inf for _ in joined]
         for _ in range(MOST_BOUNDS):
-            above = [at for at, item in enumerate(found) if self._over(item, limit) > 1]
+            above = [at for at, item in enumerate(found) if self._over(item, limit) > HELD]
             if not above:
                 break
             for at in above:

@@ -25,6 +25,7 @@ from vqaloop.encoding.options import (
 )
 from vqaloop.errors import DecodeFailed, EncodeFailed, TargetUnreachable, ToolError
 from vqaloop.execution.capping import (
+    HELD,
     TOLERANCE,
     CappedEncode,
     PeakLimit,
@@ -398,7 +399,7 @@ class Loop:
             peaks = measure_peaks(made.path, self.shop.spec, source)
         except ToolError:
             return False
-        return self.limit is None or peaks.over(self.limit) <= 1
+        return self.limit is None or peaks.over(self.limit) <= HELD
 
     def _checked(
         self, source: Source, kept: Sequence[RDPoint], predicted: Mapping[TrialPoint, float]
@@ -594,7 +595,7 @@ class Loop:
         if self.two_pass or self.limit is None:
             return not self.two_pass
         try:
-            return measure_peaks(encode.path, self.shop.spec, source).over(self.limit) <= 1
+            return measure_peaks(encode.path, self.shop.spec, source).over(self.limit) <= HELD
         except ToolError:
             return False
 

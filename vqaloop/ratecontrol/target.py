@@ -22,6 +22,7 @@ from vqaloop.encoding.options import CAP, GRAIN, ZONES, encoded_knob
 from vqaloop.encoding.spec import EncoderSpec
 from vqaloop.errors import InputError, TargetUnreachable
 from vqaloop.execution.capping import (
+    HELD,
     TOLERANCE,
     PeakLimit,
     bounded_gop_frames,
@@ -271,7 +272,7 @@ def _within_peak(
         spent += controller.encodes
         # each scene is encoded once at least under the next bound
         used_up = spent + len(scenes) > most
-        if over <= 1 or session.options.one_run or used_up or len(tried) >= MOST_BOUNDS:
+        if over <= HELD or session.options.one_run or used_up or len(tried) >= MOST_BOUNDS:
             return Take(controller, trials, joined, score, over)
         rate = clipping_rate(packets, session.source.duration_s, limit)
         if bound:
