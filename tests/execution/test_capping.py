@@ -24,8 +24,10 @@ from vqaloop.execution.capping import (
     CappedEncode,
     PeakLimit,
     bounded_gop_frames,
+    expected,
     keep_peak,
     measure_peaks,
+    next_knob,
     peak_limit,
 )
 from vqaloop.execution.options import PeakOptions
@@ -224,6 +226,21 @@ def test_keys_without_a_cap_are_those_of_before(calm: Source) -> None:
 def test_bounds_that_make_no_sense_are_refused(options: dict[str, float], said: str) -> None:
     with pytest.raises(InputError, match=said):
         peak_limit(PeakOptions(**options))
+
+
+def test_the_next_knob_follows_what_was_seen() -> None:
+    knob = SPECS["libvpx-vp9"].knob
+    # alone: less quality for less, by whole steps
+    assert next_knob(knob, {30.0: 200.0}, 100.0) == 37
+    # halfway on a logarithmic scale between two of them, and never one that was too much already
+    seen = {30.0: 200.0, 40.0: 50.0}
+    assert next_knob(knob, seen, 100.0) == 35 and expected(knob, seen, 35.0) == 100.0
+    assert next_knob(knob, {30.0: 103.0, 31.0: 101.0}, 100.0) == 32
+    assert expected(knob, seen, 40.0) == 50.0 > expected(knob, seen, 44.0) > 20.0
+    # at the end of its range there is none left
+    assert next_knob(knob, {63.0: 200.0}, 100.0) == 63
+    # what grows with quality grows with a knob of the other direction
+    assert next_knob(replace(knob, lower_is_better=False), {30.0: 200.0}, 100.0) == 23
 
 
 @pytest.mark.parametrize(
