@@ -702,8 +702,7 @@ def test_an_audience_and_sizes_as_asked(room: Room, clip: Path) -> None:
         and max(p.bitrate_kbps for p in pair) > 1.2 * min(p.bitrate_kbps for p in pair)
     )
     assert room.run("report", "out").status == said.status and room.document("out") == document
-    words = (*words, "--guard", "off")
-    large = room.ladder(*words, "--min-bottom-size", "160x96", out="large")
+    large = room.ladder(*words, "--guard", "off", "--min-bottom-size", "160x96", out="large")
     assert {r["width"] for r in large["rungs"]} == {160}
     top = room.ladder(*words, "--max-bitrate", "300", "--min-top-size", "160x96", out="top")
     assert top["rungs"][-1]["width"] == 160 and top["rules"]["least_top"] == 160 * 96

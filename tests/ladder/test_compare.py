@@ -17,7 +17,7 @@ from tests.support.commandline import SMALL, Room
 from tests.support.media import REPOSITORY, make_clip
 from vqaloop.errors import InputError
 from vqaloop.ladder.compare import compare_ladders, curve_of
-from vqaloop.ladder.compare_page import pair_page, pair_png
+from vqaloop.ladder.compare_page import _figure, pair_page, pair_png
 from vqaloop.ladder.compare_table import rung_rows, side_by_side
 from vqaloop.ladder.store import write_reports
 from vqaloop.quality.bdrate import bd_rate
@@ -363,6 +363,25 @@ def test_the_page_stands_alone_and_the_picture_is_drawn_on(made: Ladder) -> None
         picture = next(container.decode(video=0)).to_ndarray(format="rgb24").astype(int)
     for wanted in ((0x00, 0x72, 0xB2), (0xD5, 0x5E, 0x00)):
         assert np.sum(np.all(np.abs(picture - wanted) < 8, axis=2)) > 100
+
+
+@pytest.mark.drawn
+@pytest.mark.parametrize("narrow", [False, True])
+def test_sizes_are_written_right_of_the_axis(made: Ladder, narrow: bool) -> None:
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.text import Annotation
+
+    for factor in (0.8, 1.25):
+        figure = _figure(
+            compare_ladders(made, scaled(made, factor)),
+            (4.2, 5.4) if narrow else (7.6, 5.4),
+            narrow=narrow,
+        )
+        FigureCanvasAgg(figure).draw()  # type: ignore[no-untyped-call]
+        (axes,) = figure.axes
+        texts = [each for each in axes.get_children() if isinstance(each, Annotation)]
+        assert len(texts) >= 2
+        assert min(text.get_window_extent().x0 for text in texts) > axes.bbox.x0
 
 
 @pytest.mark.drawn
