@@ -330,8 +330,8 @@ class RungScene:
     """The first frame that is not in it."""
     knob: float
     """Value of the encoder's quality knob."""
-    score: float
-    """Of the scene's own encode."""
+    score: float | None
+    """Of the scene's own encode; None where it was scored as a part of the whole alone."""
     bitrate_kbps: float
     """Mean rate of its frames, container not counted."""
     ffmpeg_args: tuple[str, ...]

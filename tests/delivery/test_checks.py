@@ -57,6 +57,19 @@ def test_rungs_that_cannot_be_switched_between_are_refused(
     assert sorted(path.name for path in tmp_path.iterdir()) == ["own"]
 
 
+def test_a_rung_may_have_more_key_frames_than_another(own_ladder: Ladder, tmp_path: Path) -> None:
+    # half of the others' 60 frames; segments begin where all rungs have one
+    more = ("-g", "30", "-keyint_min", "30", "-sc_threshold", "0", "-preset", "ultrafast")
+    spoil(own_ladder, 1, *more, "-x264-params", "open-gop=0")
+    made = package_ladder(own_ladder.folder, out=tmp_path / "out", segment_s=3)
+    cuts = [
+        [line for line in path.read_text().splitlines() if line.startswith("#EXTINF")]
+        for path in sorted((tmp_path / "out").rglob("media.m3u8"))
+    ]
+    videos = cuts[-len(own_ladder.rungs) :]
+    assert len(cuts) >= 2 and all(each == videos[0] for each in videos), made.about["warnings"]
+
+
 def test_too_few_key_frames_are_refused(
     short_title: Source, own_ladder: Ladder, tmp_path: Path
 ) -> None:

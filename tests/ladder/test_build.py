@@ -24,15 +24,17 @@ from vqaloop.core.files import file_sha256
 from vqaloop.core.folders import STUDY_FILE, is_study_file
 from vqaloop.core.text import quoted
 from vqaloop.encoding.options import with_cap
-from vqaloop.encoding.registry import load_encoders
-from vqaloop.errors import InputError, TargetUnreachable
+from vqaloop.encoding.registry import get_encoder, load_encoders
+from vqaloop.errors import EncodeFailed, InputError, TargetUnreachable
 from vqaloop.execution.capping import CappedEncode, PeakLimit, measure_peaks
 from vqaloop.execution.workshop import Workshop
 from vqaloop.ladder import steps
 from vqaloop.ladder.reproduce import ladder_command
 from vqaloop.media.probe import probe_source
+from vqaloop.media.scene_cuts import SceneExcerpts
 from vqaloop.quality import full_reference
-from vqaloop.records import Cap, Encode, Event, Ladder, RDPoint, Source
+from vqaloop.ratecontrol.concat import join
+from vqaloop.records import Cap, Encode, Event, Ladder, RDPoint, Rendition, Source
 from vqaloop.search.audience import audience_of, delivered
 
 SMALL: dict[str, Any] = {
@@ -322,7 +324,7 @@ def bursty(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_rungs_keep_their_peaks(room: Room, bursty: Path) -> None:
-    options = {**SMALL, "preset": "veryfast", "rungs": 2, "guard": "off"}
+    options = {**SMALL, "preset": "veryfast", "rungs": 2, "min_ratio": 1.2, "guard": "off"}
     free = vqaloop.build_ladder(bursty, codec="h264", out="free", no_cap=True, **options)
     assert all(rung.cap is None for rung in free.rungs)
     assert max(rung.peak_kbps / rung.bitrate_kbps for rung in free.rungs) > 2
@@ -360,6 +362,45 @@ def test_rungs_keep_their_peaks(room: Room, bursty: Path) -> None:
     assert [r.to_json() for r in default.rungs] == [r.to_json() for r in free.rungs]
     assert "too few would be left for a ladder" in " ".join(default.about["warnings"])
     assert default.trusted
+
+
+def test_without_a_buffer_model_parts_of_a_rung_keep_its_peak(room: Room, bursty: Path) -> None:
+    options = {**SMALL, "preset": "13", "rungs": 2}
+    ladder = vqaloop.build_ladder(bursty, codec="av1", out="out", peak_ratio=1.8, **options)
+    assert ladder.trusted and all(rung.cap is None for rung in ladder.rungs)
+    parted = [rung for rung in ladder.rungs if rung.scenes]
+    assert parted
+    spec, source = get_encoder("libsvtav1"), probe_source(bursty, ffmpeg=ffmpeg_path())
+    for rung in parted:
+        peaks = measure_peaks(ladder.folder / rung.file, spec, source)
+        assert peaks.highest_kbps <= 1.02 * 1.8 * peaks.mean_kbps
+        assert "raised" not in rung.params
+        knobs = [scene.knob for scene in rung.scenes]
+        # the burst alone gives way
+        assert knobs[0] == rung.knob[1] == knobs[-1] < min(knobs[1:-1])
+        # below a ratio of 2 there is a key frame a second
+        assert all(scene.start_frame % 25 == 0 for scene in rung.scenes)
+        assert rung.scenes[1].start_frame == 50 and rung.scenes[-1].start_frame == 100
+        assert rung.scenes[-1].end_frame == source.frames
+        assert all(scene.score is None for scene in rung.scenes)
+        files = [room.folder / f"part{at}.mp4" for at in range(len(knobs))]
+        for scene, out in zip(rung.scenes, files, strict=True):
+            run_ffmpeg("-y", "-i", file_url(bursty), *rung.scene_args(scene), file_url(out))
+        whole = room.folder / "whole.mp4"
+        join(files, source, whole, spec=spec, ffmpeg=ffmpeg_path(), others=False)
+        assert whole.read_bytes() == (ladder.folder / rung.file).read_bytes()
+        with pytest.raises(InputError, match=f"made of {len(knobs)} scenes"):
+            rung.to_ffmpeg(bursty)
+    again = vqaloop.read_ladder("out").rungs
+    assert [r.to_json() for r in again] == [r.to_json() for r in ladder.rungs]
+    assert ladder.about["cost"]["overhead"] > 1
+    found = vqaloop.package_ladder("out", segment_s=2).about["warnings"]
+    assert not any("times its average rate" in line for line in found)
+    page = (ladder.folder / "report.html").read_text()
+    assert "quality is lower where the title was above its bound" in page
+    second = vqaloop.build_ladder(bursty, codec="av1", out="again", peak_ratio=1.8, **options)
+    assert second.about["cost"]["encodes"] == 0
+    assert [r.to_json() for r in second.rungs] == [r.to_json() for r in ladder.rungs]
 
 
 def test_rungs_in_two_passes_meet_their_average(room: Room, bursty: Path) -> None:
@@ -400,6 +441,20 @@ def test_rungs_in_two_passes_meet_their_average(room: Room, bursty: Path) -> Non
     assert not [p for p in Path(tempfile.gettempdir()).glob("vqaloop-*/*vqaloop-pass*")]
 
 
+def test_a_rung_of_which_two_passes_fail_stays_in_one(
+    room: Room, clip: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(self: steps.Loop, source: Source, rendition: Rendition, goal: int) -> Encode:
+        raise EncodeFailed("the first pass crashed")
+
+    monkeypatch.setattr(steps.Loop, "_at_mean", fail)
+    options = {**SMALL, "rungs": 2}
+    ladder = vqaloop.build_ladder(clip, codec="h264", out="out", two_pass=True, **options)
+    assert len(ladder.rungs) == 2 and not any(rung.two_pass for rung in ladder.rungs)
+    said = " ".join(ladder.about["warnings"])
+    assert said.count("this rung is one pass: the first pass crashed") == 2
+
+
 def test_encoders_of_one_pass_are_refused(room: Room, clip: Path) -> None:
     with pytest.raises(InputError, match="libxavs2 makes no rung in two passes: .*no second"):
         vqaloop.build_ladder(clip, codec="avs2", out="out", two_pass=True)
@@ -409,11 +464,13 @@ def test_encoders_of_one_pass_are_refused(room: Room, clip: Path) -> None:
 def test_the_default_spoils_no_rung(
     room: Room, clip: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def spoil(shop: Workshop, source: Source, plain: Encode, limit: PeakLimit) -> CappedEncode:
+    def spoil(
+        shop: Workshop, source: Source, plain: Encode, limit: PeakLimit, _: SceneExcerpts
+    ) -> CappedEncode:
         poor = with_cap(replace(plain.rendition, knob=51), Cap(50, 25))
         return CappedEncode(shop.encode(source, poor), 0.9, 1)
 
-    monkeypatch.setattr(steps, "keep_peak", spoil)
+    monkeypatch.setattr(steps, "keep_title_peak", spoil)
     options = {**SMALL, "rungs": 2, "guard": "off"}
     ladder = vqaloop.build_ladder(clip, codec="h264", out="out", **options)
     assert [rung.cap for rung in ladder.rungs] == [None, None]

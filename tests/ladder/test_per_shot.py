@@ -11,10 +11,10 @@ from tests.support.commandline import Room
 from tests.support.media import frame_hashes, make_clip, run_ffmpeg
 from vqaloop.core.ffmpeg import file_url
 from vqaloop.errors import InputError
-from vqaloop.ladder.per_shot import split_args
 from vqaloop.ladder.reproduce import ladder_command
 from vqaloop.media.probe import probe_source
 from vqaloop.media.scene_cuts import bounded_gop
+from vqaloop.ratecontrol.joined_encode import split_args
 from vqaloop.records import Ladder
 
 SMALL: dict[str, Any] = {

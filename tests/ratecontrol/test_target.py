@@ -337,8 +337,17 @@ def test_the_peak_of_the_whole_keeps_its_bound(title: Path, tmp_path: Path) -> N
     assert any(trial["cached"] and not trial["params"] for trial in about["trials"])
 
 
-def test_an_encoder_without_a_buffer_model_is_refused(title: Path, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="libxavs2 cannot keep a peak"):
-        encode_to_target(
-            title, tmp_path / "out.avs2", codec="avs2", target_score=TARGET, max_peak=500
-        )
+def test_without_a_buffer_model_scenes_above_the_bound_have_less_quality(
+    title: Path, tmp_path: Path
+) -> None:
+    asked: dict[str, Any] = dict(codec="avs2", target_score=70, metric="vmaf", preset="0")
+    free = encode_to_target(title, tmp_path / "free.avs2", **asked)
+    most = 0.6 * free.document["peak_kbps"]
+    made = encode_to_target(title, tmp_path / "out.avs2", max_peak=most, **asked)
+    packets = stream_packets(made.path, "avs2", Fraction(25))
+    assert max(peak_kbps(packets, 6), segment_peak_kbps(packets, 6)) <= 1.02 * most
+    raised = [t for t in made.document["trials"] if "raised" in t["params"]]
+    assert raised and all(float(t["params"]["raised"]) > t["knob"] for t in raised)
+    # the scenes' knobs are those that the encoder had
+    knobs = {float(t["params"].get("raised", t["knob"])) for t in made.document["trials"]}
+    assert {scene["knob"] for scene in made.document["scenes"]} <= knobs

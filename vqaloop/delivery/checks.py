@@ -3,6 +3,7 @@
 A player may switch between rungs at any segment, so their key frames must be aligned.
 """
 
+import bisect
 import contextlib
 import math
 import os
@@ -180,11 +181,19 @@ def check_ranges(items: Sequence[RungInput]) -> None:
             )
 
 
+def coarsest(items: Sequence[RungInput]) -> RungInput:
+    """The rung with the fewest key frames, which all others have too."""
+    return min(items, key=lambda item: len(item.stream.keys))
+
+
 def check_alignment(items: Sequence[RungInput]) -> None:
-    """Raises InputError unless a player may switch between any two rungs at any key frame."""
+    """Raises InputError unless a player may switch between any two rungs at any key frame of the
+    coarsest. Of regular GOPs the others may have whole fractions; segments begin with those that
+    all have."""
     if not items:
         return
-    first = items[0]
+    first, base = items[0], coarsest(items)
+    regular = is_regular(base.stream)
     near = 1 / (2 * first.stream.fps)
     for item in items:
         stream, name = item.stream, quoted(item.path)
@@ -198,12 +207,14 @@ def check_alignment(items: Sequence[RungInput]) -> None:
                 f"{name} lasts {float(stream.end):.3f} s and {quoted(first.path)} "
                 f"{float(first.stream.end):.3f} s; make the ladders again"
             )
-        pairs = zip((*stream.keys, stream.end), (*first.stream.keys, stream.end), strict=False)
+    for item in items:
+        stream, name = item.stream, quoted(item.path)
+        pairs = zip((*stream.keys, stream.end), (*base.stream.keys, stream.end), strict=False)
         apart = next(((a, b) for a, b in pairs if abs(a - b) > near), None)
-        if apart:
+        if apart and not (regular and _has_all(stream.keys, base.stream.keys, near)):
             raise InputError(
                 f"the key frames do not align: {name} has one at {float(apart[0]):.3f} s where "
-                f"{quoted(first.path)} has one at {float(apart[1]):.3f} s, so no player could "
+                f"{quoted(base.path)} has one at {float(apart[1]):.3f} s, so no player could "
                 "switch there; make all rungs with the same GOP and no scene cuts"
             )
         gaps = zip(stream.keys, (*stream.keys[1:], stream.end), strict=True)
@@ -216,6 +227,20 @@ def check_alignment(items: Sequence[RungInput]) -> None:
             )
 
 
+def _has_all(keys: Sequence[Fraction], wanted: Sequence[Fraction], near: Fraction) -> bool:
+    """Whether each of the wanted times is one of the key frames'."""
+    places = (bisect.bisect_left(keys, time - near) for time in wanted)
+    pairs = zip(places, wanted, strict=True)
+    return all(at < len(keys) and abs(keys[at] - time) <= near for at, time in pairs)
+
+
+def is_regular(stream: RungStream) -> bool:
+    """Whether all GOPs are as long as the first; the last is what is left."""
+    keys = stream.keys
+    gop = (*keys[1:], stream.end)[0] - keys[0]
+    return all(abs(b - a - gop) * stream.fps < Fraction(1, 2) for a, b in pairwise(keys))
+
+
 def segment_length(stream: RungStream, segment_s: float) -> Fraction:
     """Duration of a segment in seconds: the whole number of GOPs nearest to `segment_s`.
 
@@ -224,8 +249,7 @@ def segment_length(stream: RungStream, segment_s: float) -> Fraction:
     """
     keys = (*stream.keys, stream.end)
     gop = keys[1] - keys[0]
-    # the last GOP is what is left
-    if all(abs(b - a - gop) * stream.fps < Fraction(1, 2) for a, b in pairwise(keys[:-1])):
+    if is_regular(stream):
         # a half is rounded down: segments longer than asked for are worse than shorter ones
         count = max(1, -(-(Fraction(segment_s) / gop - Fraction(1, 2)) // 1))
         return gop * count

@@ -25,6 +25,7 @@ from vqaloop.delivery.checks import (
     check_file,
     check_ranges,
     check_track,
+    coarsest,
     common_metric,
     find_refusals,
     find_warnings,
@@ -278,7 +279,7 @@ class _Job:
                 "AVS2 is delivered as files of pictures alone: no audio, no subtitles"
             )
             return Content(())
-        cut = segment_length(self.items[0].stream, self.given.segment_s)
+        cut = segment_length(coarsest(self.items).stream, self.given.segment_s)
         tracks = self._videos(cut, progress)
         self.warnings.extend(find_warnings(tracks))
         scores = self._scores(tracks)

@@ -17,8 +17,8 @@ ZONES, CAP = "zones", "cap"
 """Parameters of some encoders: a knob per range of frames in one run, and a cap in kbit/s."""
 BUFFER = "buffer"
 """The size in kbit of the buffer that the cap refills, for the encoder's buffer model."""
-MODEL = "model"
-"""How many of the encoder's buffer models are passed over; absent for its first."""
+RAISED = "raised"
+"""The knob in place of the rendition's own, for a bound of its peak that no buffer model keeps."""
 MEAN = "mean"
 """The mean rate in kb/s of an encode in two passes, in place of the knob."""
 GRAIN = "film-grain"
@@ -27,21 +27,39 @@ PASS_LOG = "vqaloop-pass"
 """How the passes' log files begin, in the working folder."""
 
 
-def with_cap(rendition: Rendition, cap: Cap, model: int = 0) -> Rendition:
+def with_cap(rendition: Rendition, cap: Cap) -> Rendition:
     """The rendition under a cap by its encoder's buffer model, in place of another cap.
 
     Args:
         rendition: What to encode.
         cap: The cap.
-        model: Which of the encoder's buffer models: 0 for the first, 1 for its fallback.
 
     Returns:
         The rendition, of which `cap_of` gives the cap.
     """
-    others = [pair for pair in rendition.params if pair[0] not in (CAP, BUFFER, MODEL)]
+    others = [pair for pair in rendition.params if pair[0] not in (CAP, BUFFER)]
     own = [(BUFFER, str(cap.buffer_kbit)), (CAP, str(cap.maxrate_kbps))]
-    own += [(MODEL, str(model))] if model else []
     return replace(rendition, params=tuple(sorted([*others, *own])))
+
+
+def with_raised(rendition: Rendition, knob: float) -> Rendition:
+    """The rendition at another knob than its own, which stays its name.
+
+    Args:
+        rendition: What to encode.
+        knob: The knob that the encoder gets.
+
+    Returns:
+        The rendition, of which `encoded_knob` gives that knob.
+    """
+    others = [pair for pair in rendition.params if pair[0] != RAISED]
+    own = [(RAISED, f"{knob:.10g}")] if knob != rendition.knob else []
+    return replace(rendition, params=tuple(sorted([*others, *own])))
+
+
+def encoded_knob(rendition: Rendition) -> float:
+    """The knob that the encoder gets: that of `with_raised`, else the rendition's own."""
+    return float(dict(rendition.params).get(RAISED, rendition.knob))
 
 
 def in_two_passes(rendition: Rendition, mean_kbps: int) -> Rendition:
@@ -126,8 +144,8 @@ def _param_problems(spec: EncoderSpec, params: tuple[tuple[str, str], ...]) -> l
     model = bool(spec.buffer_model)
     if MEAN in dict(params):
         model = bool(spec.two_pass.cap)
-    own = {ZONES: bool(spec.zones), CAP: bool(spec.cap) or model, BUFFER: model, MODEL: model}
-    own[MEAN] = bool(spec.two_pass)
+    own = {ZONES: bool(spec.zones), CAP: bool(spec.cap) or model, BUFFER: model}
+    own |= {MEAN: bool(spec.two_pass), RAISED: not spec.buffer_model}
     problems = []
     for name, value in params:
         if own.get(name):
@@ -175,10 +193,10 @@ def output_options(spec: EncoderSpec, rendition: Rendition, source: Source) -> d
     gop = rendition.gop or gop_frames(spec, source.fps)
     settings = {key: value.format(gop=gop) for key, value in spec.options}
     settings[spec.preset_option] = rendition.preset
-    settings[spec.knob.option] = f"{rendition.knob:.10g}"
+    settings[spec.knob.option] = f"{encoded_knob(rendition):.10g}"
     cap = cap_of(rendition)
     for name, value in sorted(rendition.params):
-        if name in (CAP, BUFFER, MODEL, MEAN):
+        if name in (CAP, BUFFER, MEAN, RAISED):
             if name == CAP and not cap:
                 settings |= {key: text.format(kbps=value) for key, text in spec.cap}
         elif name == GRAIN:
@@ -191,7 +209,7 @@ def output_options(spec: EncoderSpec, rendition: Rendition, source: Source) -> d
     if mean_of(rendition) is not None:
         _set_two_pass(settings, spec, rendition)
     elif cap:
-        _set_cap(settings, spec, rendition, cap)
+        _set_cap(settings, spec, cap)
     return {
         # one mapped stream leaves no audio, subtitles or data behind
         # V rather than v: cover art is no video, and may come first
@@ -222,18 +240,10 @@ def first_pass(options: Mapping[str, str]) -> dict[str, str] | None:
     return {**options, "pass": "1", "f": "null"} if "pass" in options else None
 
 
-def _set_cap(settings: dict[str, str], spec: EncoderSpec, rendition: Rendition, cap: Cap) -> None:
+def _set_cap(settings: dict[str, str], spec: EncoderSpec, cap: Cap) -> None:
     """Set the options of the encoder's buffer model."""
-    model = spec.buffer_model
-    for _ in range(int(dict(rendition.params).get(MODEL, 0))):
-        if model.fallback is None:
-            raise InputError(f"{spec.name} has no further buffer model")
-        model = model.fallback
-    knob = settings[spec.knob.option]
-    values = {"kbps": cap.maxrate_kbps, "kbit": cap.buffer_kbit, "knob": knob}
-    settings |= {key: text.format(**values) for key, text in model.options}
-    for option in model.without:
-        settings.pop(option, None)
+    values = {"kbps": cap.maxrate_kbps, "kbit": cap.buffer_kbit}
+    settings |= {key: text.format(**values) for key, text in spec.buffer_model.options}
 
 
 def _set_two_pass(settings: dict[str, str], spec: EncoderSpec, rendition: Rendition) -> None:

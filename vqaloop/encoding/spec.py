@@ -115,15 +115,9 @@ class BufferModel:
 
     options: tuple[tuple[str, str], ...]
     """Options beside the knob; {kbps} stands for the greatest rate that refills the buffer,
-    {kbit} for the buffer's size, {knob} for the knob's value. None where there is no model."""
-    without: tuple[str, ...]
-    """Options that are left out in turn, such as the knob's own."""
+    {kbit} for the buffer's size. None where there is no model that keeps a peak."""
     cannot: str
-    """Why it has none, for people; empty where it has one."""
-    mean: bool = False
-    """True where {kbps} is the mean rate of the file, which holds its peaks down as well."""
-    fallback: "BufferModel | None" = None
-    """Another model, for files of which this one does not keep the bound."""
+    """Why there is none, for people; empty where there is one."""
 
     def __bool__(self) -> bool:
         return bool(self.options)
@@ -303,15 +297,7 @@ class _Standalone(Struct):
 
 class _BufferModel(Struct):
     options: Options = {}
-    without: tuple[str, ...] = ()
     cannot: str = ""
-    mean: bool = False
-    fallback: "_BufferModel | None" = None
-
-    def built(self) -> BufferModel:
-        fallback = self.fallback.built() if self.fallback else None
-        options = tuple(self.options.items())
-        return BufferModel(options, self.without, self.cannot, self.mean, fallback)
 
 
 class _TwoPass(Struct):
@@ -416,7 +402,9 @@ def read_spec(file: Path) -> EncoderSpec:
         quirks=found.quirks,
         zones=found.zones,
         cap=tuple(found.cap.items()),
-        buffer_model=found.buffer_model.built(),
+        buffer_model=BufferModel(
+            tuple(found.buffer_model.options.items()), found.buffer_model.cannot
+        ),
         two_pass=TwoPass(
             tuple(found.two_pass.options.items()),
             tuple(found.two_pass.cap.items()),
@@ -470,8 +458,7 @@ def _faults(found: _File) -> Iterator[tuple[str, str]]:
 
 def _rate_faults(found: _File) -> Iterator[tuple[str, str]]:
     """What is wrong with buffer models, two passes, HDR and film grain."""
-    key, model = "buffer_model", found.buffer_model
-    for name, table in ((key, model), ("two_pass", found.two_pass)):
+    for name, table in (("buffer_model", found.buffer_model), ("two_pass", found.two_pass)):
         if bool(table.options) == bool(table.cannot):
             yield name, "must have either options, or the reason why it cannot"
     if bool(found.hdr.metadata) == bool(found.hdr.cannot):
@@ -484,14 +471,8 @@ def _rate_faults(found: _File) -> Iterator[tuple[str, str]]:
     # one of the options has the strength, others may be switches
     joined = " ".join(grain.options.values())
     yield from _argument_faults("film_grain.options", (joined,) if joined else (), {"strength"})
-    while model.options:
-        values = tuple(model.options.values())
-        yield from _argument_faults(f"{key}.options", values, {"kbps"}, {"kbit", "knob"})
-        if model.fallback is None:
-            break
-        key, model = f"{key}.fallback", model.fallback
-        if not model.options or model.cannot:
-            yield key, "must have options"
+    values = tuple(found.buffer_model.options.values())
+    yield from _argument_faults("buffer_model.options", values, {"kbps"}, {"kbit"})
     passes = found.two_pass
     yield from _argument_faults("two_pass.options", tuple(passes.options.values()), {"mean"})
     yield from _argument_faults("two_pass.cap", tuple(passes.cap.values()), {"kbps"}, {"kbit"})

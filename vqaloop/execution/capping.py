@@ -2,41 +2,50 @@
 
 A title is encoded without a cap first. Only where the file's peak is above its bound is it encoded
 again, by the encoder's buffer model; these are loose, so the cap is tightened until the file keeps
-the bound.
+the bound. With an encoder that has none the knob is raised instead: of a scene here, of the parts
+of a title in ratecontrol/capped_parts.py.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from fractions import Fraction
 from pathlib import Path
 
 from vqaloop.bitstream.packets import Packet, peak_kbps, segment_peak_kbps, stream_packets
 from vqaloop.core.option_fields import fault_of
-from vqaloop.encoding.options import CAP, mean_of, with_cap
-from vqaloop.encoding.spec import EncoderSpec
+from vqaloop.encoding.options import CAP, encoded_knob, mean_of, with_cap, with_raised
+from vqaloop.encoding.spec import EncoderSpec, Knob
 from vqaloop.errors import InputError
 from vqaloop.execution.options import PeakOptions
 from vqaloop.execution.workshop import Workshop
-from vqaloop.records import Cap, Encode, Source
+from vqaloop.records import Cap, Encode, RungScene, Source
 
 PEAK_RATIO = 2.0
 """Peak over average rate that HLS allows at most (Apple's authoring specification, 1.30)."""
 TOLERANCE = 0.02
 """Part by which a measured peak may be above its bound."""
+HELD = 1 + TOLERANCE / 2
+"""Part of its bound up to which a peak is not lowered any more."""
 AIM = 0.97
 """Part of the bound at which the next cap aims: peaks jump about with the cap."""
-NEAR = 0.88
+NEAR = 0.84
 """Part of the bound from which on a peak is near enough: more bits would buy little."""
 MOST_TRIES = 6
 """Encodes under a cap at most, for one file."""
-MEAN_TRIES = 3
-"""Of these at most with a model that has a mean rate and a fallback: peaks hardly follow it."""
 REFINED = 4
 """Encodes after which a file that keeps its bound is not made again to come nearer to it."""
 LEAST_CAP = 0.1
 """Part of the first cap below which none is tried: what is left of the file would be of no use."""
-_DRAINED = 0.3
+HALVINGS = 6.0
+"""Times that the rate halves over an encoder's search range, until its slope has been seen."""
+STEEPEST = 3.0
+"""Times that a slope which was seen may differ from that: encodes near to each other show none."""
+_DRAINED = 0.5
 """Part of its buffer that an encoder spends in the fullest second, beyond what refills it."""
+_FOLLOWS = 0.45
+"""Power with which peaks over their bound follow the cap, until it has been seen: the average
+falls too, and with it a bound relative to that."""
 
 
 @dataclass(frozen=True)
@@ -71,26 +80,28 @@ class Peaks:
 
 @dataclass(frozen=True)
 class CappedEncode:
-    """An encode, the plain one or one under a cap, and how it keeps its bound."""
+    """An encode, the plain one or one that was made for its bound, and how it keeps that."""
 
     encode: Encode
     over: float
     """Its peak as a part of the bound."""
     tries: int = 0
-    """Encodes under a cap that it took."""
+    """Runs of the encoder that it took beyond the plain one."""
+    frames: int = 0
+    """Frames that these encoded."""
+    scenes: tuple[RungScene, ...] = ()
+    """The parts of which the file is joined, where their knobs differ."""
 
     @property
     def kept(self) -> bool:
         return self.over <= 1 + TOLERANCE
 
 
-def peak_limit(
-    asked: PeakOptions, spec: EncoderSpec, default_ratio: float = math.inf
-) -> PeakLimit | None:
+def peak_limit(asked: PeakOptions, default_ratio: float = math.inf) -> PeakLimit | None:
     """The bound that options ask for, the default where none is; None for no bound.
 
     Raises:
-        InputError: The numbers make no sense, or the encoder cannot be capped.
+        InputError: The numbers make no sense.
     """
     ratio, kbps = asked.peak_ratio, asked.max_peak
     with fault_of("peak_ratio"):
@@ -104,18 +115,22 @@ def peak_limit(
     with fault_of("buffer_s"):
         if not 0.1 <= asked.buffer_s <= 10:
             raise InputError(f"--buffer {asked.buffer_s:g} s: 0.1 to 10 s are taken")
-    wanted = ratio is not None or kbps is not None
-    if wanted and not spec.buffer_model:
-        with fault_of("codec", "encoder", "peak_ratio", "max_peak"):
-            raise InputError(
-                f"{spec.name} cannot keep a peak: {spec.buffer_model.cannot}; choose another "
-                "encoder, or leave out --peak-ratio and --max-peak"
-            )
-    if not wanted:
+    if ratio is None and kbps is None:
         if default_ratio == math.inf:
             return None
         return PeakLimit(default_ratio, buffer_s=asked.buffer_s, asked=False)
     return PeakLimit(ratio or math.inf, kbps or math.inf, asked.buffer_s)
+
+
+def bounded_gop_frames(limit: PeakLimit | None, spec: EncoderSpec, fps: Fraction) -> int | None:
+    """The GOP length with which a bound can be kept; None: any.
+
+    In a calm GOP nearly all bits are the key frame's. Any second of a file then has twice the
+    average, unless each has a key frame; a buffer model makes them small instead.
+    """
+    if spec.buffer_model or limit is None or not limit.asked or limit.ratio >= PEAK_RATIO:
+        return None
+    return max(1, round(fps))
 
 
 def measure_peaks(path: Path, spec: EncoderSpec, source: Source) -> Peaks:
@@ -133,6 +148,9 @@ def peaks_of(packets: Sequence[Packet], duration_s: float) -> Peaks:
 def keep_peak(shop: Workshop, source: Source, plain: Encode, limit: PeakLimit) -> CappedEncode:
     """An encode that keeps the bound: the plain one where it does, else one under a cap.
 
+    Without a buffer model the knob is raised, which lowers the average as much as the peak: that
+    keeps a bound in kb/s alone.
+
     Args:
         shop: Makes the encodes.
         source: What `plain` was made from.
@@ -149,67 +167,109 @@ def keep_peak(shop: Workshop, source: Source, plain: Encode, limit: PeakLimit) -
     spec, two = shop.spec, mean_of(plain.rendition) is not None
     packets = stream_packets(plain.path, spec.codec, source.fps)
     peaks = peaks_of(packets, source.duration_s)
-    if peaks.over(limit) <= 1 or not (spec.two_pass.cap if two else spec.buffer_model):
+    if peaks.over(limit) <= HELD or (two and not spec.two_pass.cap):
         return CappedEncode(plain, peaks.over(limit))
-    clipped = clipping_rate(packets, source.duration_s, limit)
-    # two passes keep their mean under a cap, so a bound relative to it does not recede
-    rate = (limit.of(peaks.mean_kbps) if two else clipped) / (1 + _DRAINED * limit.buffer_s)
+    if two or spec.buffer_model:
+        # two passes keep their mean under a cap, so a bound relative to it does not recede
+        clipped = clipping_rate(packets, source.duration_s, limit)
+        first = (limit.of(peaks.mean_kbps) if two else clipped) / (1 + _DRAINED * limit.buffer_s)
+        made = _under_caps(shop, source, plain, limit, first)
+    else:
+        made = _raised(shop, source, plain, limit)
+    if not made:
+        return CappedEncode(plain, peaks.over(limit))
+    held = [item for item in made if item.over <= HELD]
+    best = max(held, key=_quality) if held else min(made, key=lambda item: item.over)
+    return replace(best, tries=len(made), frames=len(made) * source.frames)
+
+
+def _quality(item: CappedEncode) -> tuple[float, float]:
+    """Higher for an encode that may spend more."""
+    return float(dict(item.encode.rendition.params).get(CAP, 0)), item.over
+
+
+def _under_caps(
+    shop: Workshop, source: Source, plain: Encode, limit: PeakLimit, first: float
+) -> list[CappedEncode]:
+    """Encodes under caps, from `first` in kb/s on, that come nearer and nearer to the bound."""
     # an encode that has a cap already never gets a higher one
     most = float(dict(plain.rendition.params).get(CAP, math.inf))
-    tries: list[CappedEncode] = []
-    model = None if two else spec.buffer_model
-    for place in range(2):
-        series = _Series(place, min(rate, most), most, MOST_TRIES)
-        if model and model.mean:
-            mean = sum(clipped_seconds(packets, source.duration_s, clipped)) / source.duration_s
-            # more than the plain file takes is no cap
-            most_mean = min(most, peaks.mean_kbps)
-            count = MEAN_TRIES if model.fallback else MOST_TRIES
-            series = _Series(place, min(mean, most_mean), most_mean, count)
-        made = _tried(shop, source, plain, limit, series)
-        tries += made
-        held = [item for item in made if item.over <= 1]
-        if held:
-            best = max(held, key=lambda item: int(dict(item.encode.rendition.params)[CAP]))
-            return replace(best, tries=len(tries))
-        if model is None or model.fallback is None:
-            break
-        model = model.fallback
-    return replace(min(tries, key=lambda item: item.over), tries=len(tries))
-
-
-@dataclass(frozen=True)
-class _Series:
-    """The caps to try with one buffer model."""
-
-    model: int
-    """Its place, as of `with_cap`."""
-    first: float
-    """The rate in kb/s to begin with."""
-    most: float
-    """The highest that may be tried."""
-    count: int
-    """How many at most."""
-
-
-def _tried(
-    shop: Workshop, source: Source, plain: Encode, limit: PeakLimit, series: _Series
-) -> list[CappedEncode]:
-    """Encodes under caps that come nearer and nearer to the bound."""
     made: list[tuple[float, CappedEncode]] = []
-    rate = series.first
-    while len(made) < series.count and rate >= LEAST_CAP * series.first:
-        maxrate = max(1, round(min(rate, series.most)))
+    rate = first = min(first, most)
+    while len(made) < MOST_TRIES and rate >= LEAST_CAP * first:
+        maxrate = max(1, round(min(rate, most)))
         if maxrate in (at for at, _ in made):
             break
         cap = Cap(maxrate, max(1, round(maxrate * limit.buffer_s)))
-        encode = shop.encode(source, with_cap(plain.rendition, cap, series.model))
+        encode = shop.encode(source, with_cap(plain.rendition, cap))
         over = measure_peaks(encode.path, shop.spec, source).over(limit)
         made.append((maxrate, CappedEncode(encode, over)))
-        if NEAR <= over <= 1 or (over <= 1 and len(made) >= REFINED):
+        if NEAR <= over <= HELD or (over <= HELD and len(made) >= REFINED):
             break
         rate = next_rate([(at, item.over) for at, item in made])
     return [item for _, item in made]
+
+
+def _raised(shop: Workshop, source: Source, plain: Encode, limit: PeakLimit) -> list[CappedEncode]:
+    """Encodes at knobs of less quality that come near to the bound; none where there is none."""
+    knob, made = shop.spec.knob, list[CappedEncode]()
+    own = measure_peaks(plain.path, shop.spec, source).over(limit)
+    seen = {encoded_knob(plain.rendition): own}
+    while len(made) < MOST_TRIES and (at := next_knob(knob, seen, AIM)) not in seen:
+        encode = shop.encode(source, with_raised(plain.rendition, at))
+        seen[at] = measure_peaks(encode.path, shop.spec, source).over(limit)
+        made.append(CappedEncode(encode, seen[at]))
+        if NEAR <= seen[at] <= HELD or (seen[at] <= HELD and len(made) >= REFINED):
+            break
+    return made
+
+
+def next_knob(knob: Knob, seen: Mapping[float, float], wanted: float) -> float:
+    """The knob at which an amount that falls with quality, such as a rate, will be as wanted.
+
+    Args:
+        knob: The encoder's.
+        seen: The amounts at knobs that were tried, one at least.
+        wanted: The amount to reach, or to come below.
+
+    Returns:
+        On the knob's grid and inside its range: what the two knobs show, on a logarithmic scale,
+        between which it lies or which are nearest to it. One that was not tried, unless no knob
+        of less quality is left or one that was tried is below the amount already.
+    """
+    worse = 1 if knob.lower_is_better else -1
+    near = sorted(seen, key=lambda at: abs(math.log(seen[at] / wanted)))
+    above = [at for at in near if seen[at] > wanted]
+    below = [at for at in near if seen[at] <= wanted]
+    pair = [above[0], below[0]] if above and below else near[:2]
+    slope = _slope(knob, {at: seen[at] for at in pair})
+    found = knob.snap(near[0] + worse * math.log(seen[near[0]] / wanted) / slope)
+    while seen.get(found, 0.0) > wanted and knob.snap(found + worse * knob.step) != found:
+        found = knob.snap(found + worse * knob.step)
+    return found
+
+
+def expected(knob: Knob, seen: Mapping[float, float], at: float) -> float:
+    """The amount that is expected at a knob, as of `next_knob`."""
+    if at in seen:
+        return seen[at]
+    worse = 1 if knob.lower_is_better else -1
+    near = sorted(seen, key=lambda k: abs(k - at))
+    beyond = [k for k in near if (k - at) * (near[0] - at) < 0]
+    pair = [near[0], beyond[0]] if beyond else near[:2]
+    slope = _slope(knob, {k: seen[k] for k in pair})
+    return seen[near[0]] * math.exp(-slope * worse * (at - near[0]))
+
+
+def _slope(knob: Knob, seen: Mapping[float, float]) -> float:
+    """By how much the logarithm of an amount falls for each 1 of the knob, for less quality; as of
+    encoders in general where only one was seen."""
+    usual = HALVINGS * math.log(2) / abs(knob.search[1] - knob.search[0])
+    if len(seen) < 2:
+        return usual
+    first, last = sorted(seen, reverse=not knob.lower_is_better)
+    slope = math.log(seen[first] / seen[last]) / abs(last - first)
+    return min(usual * STEEPEST, max(usual / STEEPEST, slope))
 
 
 def next_rate(made: Sequence[tuple[float, float]]) -> float:
@@ -219,13 +279,12 @@ def next_rate(made: Sequence[tuple[float, float]]) -> float:
         made: The caps tried, and the peak of each as a part of its bound.
     """
     rate, over = made[-1]
-    held = [at for at, part in made if part <= 1]
-    failed = [at for at, part in made if part > 1]
+    held = [at for at, part in made if part <= HELD]
+    failed = [at for at, part in made if part > HELD]
     if held and failed and max(held) < min(failed):
         return math.sqrt(max(held) * min(failed))
-    slope = 1.0
+    slope = _FOLLOWS
     if len(made) > 1 and made[-2][0] != rate:
-        # the average falls with the cap, so a relative bound recedes: by how much is seen by now
         before, earlier = made[-2]
         slope = math.log(over / earlier) / math.log(rate / before)
     step = math.log(AIM / over) / min(1.5, max(0.3, slope))

@@ -7,7 +7,7 @@ import contextlib
 import logging
 import math
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, wait
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -208,6 +208,11 @@ class Workshop:
     def has_made(self, encode: Encode) -> bool:
         """Whether an encode is of this run, and not of an earlier one from the cache."""
         return encode.path in self._made
+
+    def note_joined(self, whole: Encode, parts: Iterable[Encode]) -> None:
+        """That a file is joined of encodes: it is of this run where they all are."""
+        if all(map(self.has_made, parts)):
+            self._made.add(whole.path)
 
     def _encoded(self, source: Source, rendition: Rendition, out: Path) -> Encode:
         """A new encode; made a second time where the first failure may be transient."""

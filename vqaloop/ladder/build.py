@@ -24,7 +24,12 @@ from vqaloop.encoding.checks import hdr_warnings
 from vqaloop.encoding.registry import codec_names
 from vqaloop.encoding.survey import encoder_version
 from vqaloop.errors import InputError, TargetUnreachable
-from vqaloop.execution.capping import PEAK_RATIO, PeakLimit, peak_limit
+from vqaloop.execution.capping import (
+    PEAK_RATIO,
+    PeakLimit,
+    bounded_gop_frames,
+    peak_limit,
+)
 from vqaloop.execution.checks import check_folder, folder_undone
 from vqaloop.execution.document_parts import overhead_json
 from vqaloop.execution.executor import Executor
@@ -293,7 +298,7 @@ def checked_request(input: str | os.PathLike[str], options: LadderOptions) -> La
             )
     with fault_of("codec", "encoder", "film_grain"):
         check_film_grain(tools.spec, options.film_grain)
-    limit = peak_limit(options, tools.spec, math.inf if options.no_cap else PEAK_RATIO)
+    limit = peak_limit(options, math.inf if options.no_cap else PEAK_RATIO)
     folder = Path(options.out or f"{Path(input).stem}.{options.codec}.ladder")
     check_folder(folder, Path(input))
     return LadderRequest(Path(input), options, tools, rules, limit, prior, folder)
@@ -396,6 +401,7 @@ def _loop(request: LadderRequest, session: Session[LadderOptions]) -> Loop:
         budget,
     )
     loop.limit, loop.two_pass = request.limit, options.two_pass
+    loop.gop = bounded_gop_frames(request.limit, session.spec, source.fps)
     loop.guard = guard_asked(options, session.shop, source)
     return loop
 
@@ -546,6 +552,8 @@ def _study_name(source: Source, part: Source, loop: Loop, binary: str, preset: s
         *(spec.options, preset, loop.bit_depth, loop.params, loop.shop.timeout_s),
         *(loop.space.sizes, repr(loop.space.knob), loop.shop.scoring()),
     ]
+    # so that studies of the encoder's own GOP keep their names
+    decided += [] if loop.gop is None else [f"gop {loop.gop}"]
     digest = hashlib.sha256(json.dumps(decided, default=str).encode()).hexdigest()[:12]
     stem = quoted(source.path.stem)[1:-1][:60]
     return f"{stem} {spec.name} {meter.name} {digest}"

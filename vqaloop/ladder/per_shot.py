@@ -11,14 +11,15 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from vqaloop.bitstream.packets import Packet, peak_kbps, stream_packets
-from vqaloop.encoding.options import cap_of
+from vqaloop.bitstream.packets import Packet, stream_packets
+from vqaloop.encoding.options import cap_of, encoded_knob
 from vqaloop.errors import TargetUnreachable
-from vqaloop.execution.capping import PeakLimit, clipping_rate, next_rate, peaks_of
+from vqaloop.execution.capping import HELD, PeakLimit, clipping_rate, next_rate, peaks_of
 from vqaloop.ladder.stage import SearchResult
 from vqaloop.ladder.steps import Checked
 from vqaloop.ladder.warnings import (
     NO_LADDER_CAPPED,
+    Starved,
     capped_away_warning,
     lost_warning,
     rules_warnings,
@@ -28,8 +29,9 @@ from vqaloop.media.scene_cuts import Scene
 from vqaloop.quality.registry import kindred
 from vqaloop.quality.sampling_precision import unreached
 from vqaloop.ratecontrol.concat import join
+from vqaloop.ratecontrol.joined_encode import joined_encode
 from vqaloop.ratecontrol.shot_search import ShotRung, ShotSearch, ShotTitle
-from vqaloop.records import Encode, RDPoint, RungScene, Trial, rounded
+from vqaloop.records import RDPoint, RungScene, Trial, rounded
 from vqaloop.search.prior_store import PriorUse, chosen_prior
 from vqaloop.search.rungs import LEAST_RUNGS, keep_rules
 
@@ -181,12 +183,10 @@ class _Assembly:
 
     def _capped(self, joined: Sequence[JoinedRung], limit: PeakLimit) -> list[JoinedRung]:
         """The rungs, those with a peak above its bound made again of scenes under a cap."""
-        if not self.shop.spec.buffer_model:
-            return list(joined)
         found, tried = list(joined), [list[tuple[float, float]]() for _ in joined]
         bounds = [math.inf for _ in joined]
         for _ in range(MOST_BOUNDS):
-            above = [at for at, item in enumerate(found) if self._over(item, limit) > 1]
+            above = [at for at, item in enumerate(found) if self._over(item, limit) > HELD]
             if not above:
                 break
             for at in above:
@@ -243,14 +243,22 @@ class _Assembly:
     def _scored(self, joined: JoinedRung) -> Checked:
         """A rung's file, scored as a whole where its scenes were."""
         scenes = self.title.scenes
+        encodes = {s: made for s in scenes if (made := joined.choices[s].encode)}
         meter = self.shop.metric.scene_by_scene([(s.start_frame, s.frames) for s in scenes])
         starts = [scene.start_frame for scene in scenes]
         score = self.shop.score(self.source, joined.path, meter, starts)
         limit = self.loop.limit
-        common, own = split_args([self._args(s, joined.choices[s]) for s in scenes])
+        whole, own = joined_encode(
+            self.source,
+            self.loop.rendition(joined.rung.point.key),
+            encodes,
+            joined.path,
+            joined.packets,
+        )
+        self.shop.note_joined(whole, encodes.values())
         return Checked(
             self._pooled(joined.choices),
-            self._encode(joined, common),
+            whole,
             score,
             self._over(joined, limit) if limit else 0.0,
             scenes=tuple(
@@ -259,45 +267,19 @@ class _Assembly:
             ),
         )
 
-    def _encode(self, joined: JoinedRung, common: tuple[str, ...]) -> Encode:
-        """The file as an encode of the title."""
-        parts = [t.encode for t in joined.choices.values() if t.encode]
-        size_bytes, duration_s = joined.path.stat().st_size, self.source.duration_s
-        mean_kbps = size_bytes * 8 / 1000 / duration_s
-        return Encode(
-            rendition=self.loop.rendition(joined.rung.point.key),
-            path=joined.path,
-            size_bytes=size_bytes,
-            frames=self.source.frames,
-            duration_s=duration_s,
-            peak_kbps=max(mean_kbps, peak_kbps(joined.packets, duration_s)),
-            cpu_s=sum(part.cpu_s for part in parts),
-            wall_s=sum(part.wall_s for part in parts),
-            ffmpeg_args=common,
-            encoder_version=parts[0].encoder_version,
-        )
-
-    def _args(self, scene: Scene, trial: Trial) -> dict[str, str]:
-        """The scene's output options for the title itself as the input."""
-        assert trial.encode is not None
-        words = trial.encode.ffmpeg_args
-        found = dict(zip(words[::2], words[1::2], strict=True))
-        trim = f"trim=start_frame={scene.start_frame}:end_frame={scene.end_frame}"
-        return {**found, "-vf": ",".join([*self.source.prep, trim, found["-vf"]])}
-
     def _scene(self, scene: Scene, trial: Trial, args: tuple[str, ...]) -> RungScene:
         kbps = self.search.work.bits(trial) / 1000 / float(scene.frames / self.source.fps)
         return RungScene(
             scene.start_frame,
             scene.end_frame,
-            trial.rendition.knob,
+            encoded_knob(trial.rendition),
             trial.score or 0.0,
             kbps,
             args,
             cap_of(trial.rendition),
         )
 
-    def _starved(self, joined: JoinedRung) -> list[RungScene]:
+    def _starved(self, joined: JoinedRung) -> list[Starved]:
         """Scenes of a rung below the floor: of plain ones those that the search left there, of
         those under a cap those that it brought there."""
         floor = self.title.least_below
@@ -306,21 +288,7 @@ class _Assembly:
         least = self._pooled(joined.choices) - floor
         held = {s for s, t in joined.choices.items() if t is not joined.rung.choices[s]}
         return [
-            self._scene(scene, trial, ())
+            Starved(self._scene(scene, trial, ()), scene in held)
             for scene, trial in joined.choices.items()
             if scene in joined.rung.starved or (scene in held and (trial.score or 0.0) < least)
         ]
-
-
-def split_args(
-    scenes: Sequence[Mapping[str, str]],
-) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
-    """Options that all scenes have in common, and those of each beside them."""
-    first = scenes[0]
-    common = {k: v for k, v in first.items() if all(s.get(k) == v for s in scenes)}
-    own = [{k: v for k, v in s.items() if k not in common} for s in scenes]
-    return _words(common), [_words(each) for each in own]
-
-
-def _words(options: Mapping[str, str]) -> tuple[str, ...]:
-    return tuple(word for pair in options.items() for word in pair)

@@ -222,6 +222,10 @@ def _over_time(ladder: Ladder) -> Plots:
     rates = f"Means over {about.get('step_s') or 0:g} s, frames alone, without the container."
     if any(rung.cap for rung in ladder.rungs):
         rates += " Dotted lines are caps: the rate at which the encoder's buffer is refilled."
+    if any(rung.scenes for rung in ladder.rungs) and not ladder.about.get("per_shot"):
+        rates += (
+            " Of some rungs the quality is lower where the title was above its bound of peaks."
+        )
     scores = "Means of all frames"
     span_s = about.get("span_s") or 0.0
     if report_plots.is_sampled(ladder):

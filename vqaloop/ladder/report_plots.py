@@ -90,7 +90,7 @@ def score_svg(ladder: Ladder) -> Markup:
 
 def scenes_svg(ladder: Ladder) -> Markup:
     """Score of each scene of a per-shot ladder, a line a rung, and the cuts; else nothing."""
-    if not any(rung.scenes for rung in ladder.rungs):
+    if not any(scene.score is not None for rung in ladder.rungs for scene in rung.scenes):
         return Markup()
     fps, ends = float(ladder.about["source"]["fps"] or 1.0), []
     with style(10, INK):
@@ -98,8 +98,8 @@ def scenes_svg(ladder: Ladder) -> Markup:
         for index, rung in enumerate(ladder.rungs):
             edges = [scene.start_frame / fps for scene in rung.scenes]
             edges += [scene.end_frame / fps for scene in rung.scenes[-1:]]
-            scores = [scene.score for scene in rung.scenes]
-            if scores:
+            scores = [scene.score for scene in rung.scenes if scene.score is not None]
+            if scores and len(scores) == len(rung.scenes):
                 look = _look(ladder, index, marker="")
                 axes.plot(edges, [*scores, scores[-1]], drawstyle="steps-post", **look)
                 ends.append((index, edges[-1], scores[-1]))

@@ -2,6 +2,7 @@
 
 import contextlib
 import math
+import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, replace
@@ -18,16 +19,16 @@ from vqaloop.encoding.options import (
     BUFFER,
     CAP,
     MEAN,
-    MODEL,
+    RAISED,
     cap_of,
     in_two_passes,
 )
 from vqaloop.errors import DecodeFailed, EncodeFailed, TargetUnreachable, ToolError
 from vqaloop.execution.capping import (
+    HELD,
     TOLERANCE,
     CappedEncode,
     PeakLimit,
-    keep_peak,
     measure_peaks,
 )
 from vqaloop.execution.workshop import Workshop
@@ -39,6 +40,7 @@ from vqaloop.ladder.warnings import (
     NO_LADDER_CAPPED,
     budget_warning,
     capped_away_warning,
+    failed_passes_warning,
     falling_score_warning,
     is_undecided,
     late_warning,
@@ -47,9 +49,11 @@ from vqaloop.ladder.warnings import (
     rules_warnings,
     two_pass_away_warning,
 )
+from vqaloop.media.scene_cuts import SceneExcerpts
 from vqaloop.quality.guard import Guarded, GuardPlan
 from vqaloop.quality.metric import Metric
 from vqaloop.quality.sampling_precision import unreached
+from vqaloop.ratecontrol.capped_parts import keep_title_peak
 from vqaloop.records import (
     Encode,
     Event,
@@ -96,7 +100,7 @@ PROBES_SHARE = 0.4
 """Part of a time budget that probes may take."""
 GOAL_FAR = 0.05
 """Part of its goal by which the mean rate of two passes may miss it without a warning."""
-_NO_PARAMS = (BUFFER, CAP, MEAN, MODEL)
+_NO_PARAMS = (BUFFER, CAP, MEAN, RAISED)
 """Of a rendition's parameters those that a rung has as its cap and its passes."""
 
 
@@ -113,11 +117,11 @@ class Checked:
     goal_kbps: int | None = None
     """The mean rate that two passes were to reach."""
     scenes: tuple[RungScene, ...] = ()
-    """Of a per-shot ladder."""
+    """Of a per-shot ladder, and of a rung that keeps its bound by the knobs of its parts."""
 
     @property
     def capped(self) -> bool:
-        return cap_of(self.encode.rendition) is not None
+        return bool(self.scenes) or cap_of(self.encode.rendition) is not None
 
     @property
     def point(self) -> RDPoint:
@@ -144,6 +148,8 @@ class Loop:
         self.probe_preset = preset
         """Preset of probes."""
         self.budget, self.params = budget or Budget(), params
+        self.gop: int | None = None
+        """Frames of a GOP; None: as the encoder's file has it."""
         self.tried: dict[tuple[bool, TrialPoint], Trial] = {}
         self.limit: PeakLimit | None = None
         """Bound of the peaks of rungs."""
@@ -162,6 +168,9 @@ class Loop:
         self.warnings: list[str] = []
         self._finer = shop.metric.finer()
         self._closer: set[str] = set()
+        self._excerpts: SceneExcerpts | None = None
+        """Of the title, for rungs whose parts have knobs of their own."""
+        self._excerpting = threading.Lock()
         self.estimate: dict[str, Any] | None = None
         """How far an excerpt was from its title."""
 
@@ -175,7 +184,9 @@ class Loop:
         width, height, knob = point
         name = self.shop.spec.name
         return Rendition(
-            width, height, name, knob, self.preset, self.bit_depth, params=self.params
+            *(width, height, name, knob, self.preset, self.bit_depth),
+            params=self.params,
+            gop=self.gop,
         )
 
     def probe(self, point: TrialPoint) -> Rendition:
@@ -388,7 +399,7 @@ class Loop:
             peaks = measure_peaks(made.path, self.shop.spec, source)
         except ToolError:
             return False
-        return self.limit is None or peaks.over(self.limit) <= 1
+        return self.limit is None or peaks.over(self.limit) <= HELD
 
     def _checked(
         self, source: Source, kept: Sequence[RDPoint], predicted: Mapping[TrialPoint, float]
@@ -435,16 +446,26 @@ class Loop:
             self._late.append(plain)
             return replace(plain, over=over)
         try:
-            found = keep_peak(self.shop, source, plain.encode, self.limit)
+            found = self._within(source, plain.encode, self.limit)
             if not found.tries:
                 return replace(plain, over=found.over)
             score = self.shop.score(source, found.encode.path, metric)
-        except (EncodeFailed, DecodeFailed) as error:
+        except (EncodeFailed, DecodeFailed, ToolError) as error:
             return str(error)
         if not self.limit.asked and self._wasteful(found.encode.bitrate_kbps, score.value):
             # a default shall not spoil a rung: some buffer models do at low rates
             return replace(plain, over=over)
         return self._remade(plain, found, score)
+
+    def _within(self, source: Source, plain: Encode, limit: PeakLimit) -> CappedEncode:
+        """An encode within the bound; raises EncodeFailed."""
+        return keep_title_peak(self.shop, source, plain, limit, self._excerpts_of(source))
+
+    def _excerpts_of(self, source: Source) -> SceneExcerpts:
+        with self._excerpting:
+            if self._excerpts is None:
+                self._excerpts = SceneExcerpts(source, self.shop.scratch, self.shop.ffmpeg)
+            return self._excerpts
 
     def _remade(self, plain: Checked, found: CappedEncode, score: Score) -> Checked:
         """A rung by another encode than that of its trial."""
@@ -452,7 +473,7 @@ class Loop:
         self._capped.append(
             Trial(made.rendition, made.bitrate_kbps, score.value, encode=made, mean=score.mean)
         )
-        return Checked(plain.expected - loss, made, score, found.over)
+        return Checked(plain.expected - loss, made, score, found.over, scenes=found.scenes)
 
     def _two_pass_rung(
         self, source: Source, plain: Checked, metric: Metric | None
@@ -468,7 +489,7 @@ class Loop:
         try:
             made = self._at_mean(source, plain.encode.rendition, goal)
             free = CappedEncode(made, 0.0)
-            found = keep_peak(shop, source, made, limit) if limit else free
+            found = self._within(source, made, limit) if limit else free
             if limit and found.over > 1 + TOLERANCE and not shop.spec.two_pass.cap:
                 self.warnings.append(one_pass_warning(plain.encode.rendition, shop.spec.name))
                 return self._capped_rung(source, plain, metric)
@@ -479,7 +500,8 @@ class Loop:
                 over = measure_peaks(made.path, shop.spec, source).over(limit)
                 found, score = CappedEncode(made, over), shop.score(source, made.path, metric)
         except (EncodeFailed, DecodeFailed) as error:
-            return str(error)
+            self.warnings.append(failed_passes_warning(plain.encode.rendition, error))
+            return self._capped_rung(source, plain, metric)
         return replace(self._remade(plain, found, score), goal_kbps=goal)
 
     def _at_mean(self, source: Source, rendition: Rendition, goal: int) -> Encode:
@@ -573,7 +595,7 @@ class Loop:
         if self.two_pass or self.limit is None:
             return not self.two_pass
         try:
-            return measure_peaks(encode.path, self.shop.spec, source).over(self.limit) <= 1
+            return measure_peaks(encode.path, self.shop.spec, source).over(self.limit) <= HELD
         except ToolError:
             return False
 

@@ -103,9 +103,9 @@ class _Scene(Struct):
     start_frame: Whole
     end_frame: Whole
     knob: Number
-    score: Number
     bitrate_kbps: Number
     ffmpeg_args: list[str]
+    score: Number | None = None
     cap: _Cap | None = None
 
 
@@ -347,9 +347,10 @@ def _passes(found: dict[str, Any] | None) -> TwoPasses | None:
 
 
 def _scene(scene: dict[str, Any]) -> RungScene:
-    names = ("start_frame", "end_frame", "knob", "score", "bitrate_kbps")
+    names = ("start_frame", "end_frame", "knob", "bitrate_kbps")
     return RungScene(
         **{name: scene[name] for name in names},
+        score=scene.get("score"),
         ffmpeg_args=tuple(scene["ffmpeg_args"]),
         cap=_cap(scene),
     )

@@ -259,6 +259,11 @@ def one_pass_warning(rendition: Rendition, encoder: str) -> str:
     )
 
 
+def failed_passes_warning(rendition: Rendition, error: Exception) -> str:
+    """That a rung is not in two passes since its encoder failed at them."""
+    return f"{rendition}: two passes failed, so that this rung is one pass: {error}"
+
+
 def lost_warning(made: int, kept: int) -> str:
     """That rungs as made lie nearer to each other than planned."""
     return (
@@ -267,14 +272,24 @@ def lost_warning(made: int, kept: int) -> str:
     )
 
 
-def starved_warning(rung: RDPoint, below: Sequence[RungScene], floor: float) -> str:
+@dataclass(frozen=True)
+class Starved:
+    """A scene below the floor of its rung."""
+
+    scene: RungScene
+    held: bool
+    """Whether a bound of its peak holds it there."""
+
+
+def starved_warning(rung: RDPoint, below: Sequence[Starved], floor: float) -> str:
     """That scenes of a rung lie below its floor."""
-    worst = min(below, key=lambda scene: scene.score)
+    lowest = min(below, key=lambda item: item.scene.score or 0.0)
+    worst, score = lowest.scene, lowest.scene.score or 0.0
     others = f" (and {counted(len(below) - 1, 'scene')} more)" if len(below) > 1 else ""
-    why = "a cap on its peak holds it" if worst.cap else "more bits would buy it little"
+    why = "the bound of its peak holds it" if lowest.held else "more bits would buy it little"
     return (
         f"{rung.width}x{rung.height} at {rung.bitrate_kbps:.0f} kb/s: frames {worst.start_frame} "
-        f"to {worst.end_frame - 1}{others} score {worst.score:.1f}, below the floor of scenes "
+        f"to {worst.end_frame - 1}{others} score {score:.1f}, below the floor of scenes "
         f"({floor:g} below the rung's {rung.score:.1f}); {why}"
     )
 

@@ -222,7 +222,7 @@ class SceneExcerpts:
     def known(self, scene: Scene) -> Source:
         """The scene as a source of its own, whose file may not be there: to look up its
         encodes."""
-        path = self.folder / f"scene{scene.start_frame}.mkv"
+        path = self.folder / f"scene{scene.start_frame}-{scene.end_frame}.mkv"
         # sampled as the scene is in the title, where its cuts are known too
         window = (scene.start_frame, scene.frames)
         return replace(as_excerpt(self.source, [window], path), windows=(0,))

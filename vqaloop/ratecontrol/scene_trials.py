@@ -36,7 +36,8 @@ class SceneTrials:
 
     def attempt(self, scene: Scene, rendition: Rendition, limit: PeakLimit | None = None) -> Trial:
         """A scene encoded and scored; `limit` bounds its peak."""
-        gop = self._gop(scene.frames, gop_frames(self._shop.spec, self._source.fps))
+        usual = rendition.gop or gop_frames(self._shop.spec, self._source.fps)
+        gop = self._gop(scene.frames, usual)
         rendition = replace(rendition, gop=gop)
         known = self._excerpts.known(scene)
         trial = self._shop.recalled(known, rendition, starts=(0,))
@@ -66,7 +67,7 @@ class SceneTrials:
         try:
             found = keep_peak(self._shop, part, plain.encode, limit)
             with self._counting:
-                self.frames += found.tries * scene.frames
+                self.frames += found.frames
                 self.capped += found.tries
             if not found.tries:
                 return plain

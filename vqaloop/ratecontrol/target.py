@@ -18,12 +18,14 @@ from vqaloop.core.folders import check_writable
 from vqaloop.core.option_fields import taken
 from vqaloop.core.text import counted, quoted, utf8
 from vqaloop.encoding.checks import hdr_warnings
-from vqaloop.encoding.options import CAP, ZONES
+from vqaloop.encoding.options import CAP, ZONES, encoded_knob
 from vqaloop.encoding.spec import EncoderSpec
 from vqaloop.errors import InputError, TargetUnreachable
 from vqaloop.execution.capping import (
+    HELD,
     TOLERANCE,
     PeakLimit,
+    bounded_gop_frames,
     clipping_rate,
     keep_peak,
     next_rate,
@@ -209,7 +211,7 @@ def _encode(input: Path, out: Path, options: EncodeOptions) -> Encoded:
         raise InputError(f"{spec.name} takes no zones in one run; leave out --one-run")
     if target is not None and not 0 < target <= top:
         raise InputError(f"the target score must lie between 0 and {top:g}, not {target:g}")
-    limit = peak_limit(options, spec)
+    limit = peak_limit(options)
     with open_session(input, options, tools) as session:
         scenes = _scenes(session)
         # beside the output: it gets its name once it is known to be right
@@ -265,7 +267,7 @@ def _within_peak(
         spent += controller.encodes
         # each scene is encoded once at least under the next bound
         used_up = spent + len(scenes) > most
-        if over <= 1 or session.options.one_run or used_up or len(tried) >= MOST_BOUNDS:
+        if over <= HELD or session.options.one_run or used_up or len(tried) >= MOST_BOUNDS:
             return Take(controller, trials, joined, score, over)
         rate = clipping_rate(packets, session.source.duration_s, limit)
         if bound:
@@ -314,8 +316,9 @@ def _rendition(session: Session[EncodeOptions]) -> Rendition:
     """What all encodes have in common."""
     spec, most = session.spec, session.options.max_bitrate
     capped = ((CAP, f"{most:.0f}"),) if most is not None and spec.cap else ()
-    size = session.sizes[0]
-    return Rendition(*size, spec.name, spec.knob.min, session.preset, session.depth, capped)
+    gop = bounded_gop_frames(peak_limit(session.options), spec, session.source.fps)
+    name, knob = spec.name, spec.knob.min
+    return Rendition(*session.sizes[0], name, knob, session.preset, session.depth, capped, gop)
 
 
 @dataclass(frozen=True)
@@ -408,6 +411,7 @@ def _answer(made: TitleEncode, outcome: TargetCheck) -> Encoded:
     """The encode with its document."""
     session, controller, joined = made.session, made.controller, made.joined
     source, options, means = session.source, session.options, _scene_means(made)
+    knobs = {(scene, t.rendition.knob): encoded_knob(t.rendition) for scene, t in made.take.trials}
     document = {
         **head_json("vqaloop.encode/1", session, made.score),
         "target": {
@@ -432,7 +436,7 @@ def _answer(made: TitleEncode, outcome: TargetCheck) -> Encoded:
         "duration": joined.duration_s,
         "scenes": [
             {
-                **_scene_json(scene, probe.knob, probe.score, probe.bits, source),
+                **_scene_json(scene, knobs[scene, probe.knob], probe.score, probe.bits, source),
                 **({"score_mean": rounded(means[scene])} if scene in means else {}),
             }
             for scene, probe in controller.choices.items()
