@@ -49,7 +49,7 @@ const listOf = (item) => {
 // one source buffer, fed in the order of the playlist, from where the video is looked at
 class Track {
   constructor(buffer, item) {
-    Object.assign(this, { buffer, item, next: 0, over: false, last: null });
+    Object.assign(this, { buffer, item, next: 0, over: false, last: null, anew: false });
   }
   idle() {
     return new Promise((done) => {
@@ -74,10 +74,15 @@ class Track {
     const spans = this.buffer.buffered;
     return [...Array(spans.length).keys()].some((i) => spans.start(i) <= time + 0.1 && time < spans.end(i));
   }
-  async seek(after = 0) {
+  async seek() {
     const { parts } = await listOf(this.item);
-    this.next = Math.max(0, parts.findLastIndex((part) => part.start <= video.currentTime + 0.1)) + after;
+    this.next = Math.max(0, parts.findLastIndex((part) => part.start <= video.currentTime + 0.1));
     this.over = false;
+  }
+  async choose(item) {
+    this.item = item;
+    await this.seek();
+    this.anew = true;
   }
   async run(ended) {
     for (;;) {
@@ -99,7 +104,13 @@ class Track {
         await this.put(await bytes(list.head));
         this.last = item;
       }
+      const anew = this.anew;
       await this.put(await bytes(part));
+      // what was decoded already is dropped, or it would be shown up to the next key frame
+      if (anew && item === this.item) {
+        this.anew = false;
+        video.currentTime = video.currentTime;
+      }
     }
   }
 }
@@ -126,10 +137,7 @@ const play = async () => {
     const still = tracks.every((track) => track.over && !track.buffer.updating);
     if (still && source.readyState === "open") source.endOfStream();
   };
-  menu.addEventListener("change", () => {
-    tracks[0].item = known[menu.value];
-    tracks[0].seek(1);
-  });
+  menu.addEventListener("change", () => tracks[0].choose(known[menu.value]));
   video.addEventListener("seeking", () => tracks.forEach((t) => t.holds(video.currentTime) || t.seek()));
   video.addEventListener("resize", () => say(`shown: ${video.videoWidth}x${video.videoHeight}`));
   await Promise.all(tracks.map((track) => track.run(ended)));
