@@ -37,7 +37,7 @@ SECONDS, FPS = 10, 25
 ENCODES = (("libx264", "veryfast", 26.0), ("libsvtav1", "10", 35.0))
 """Encoder, preset, knob."""
 JUDGES = ("internvqa", "vmaf", "vmaf-v1", "vmaf-neg", "cambi", "xpsnr", "psnr")
-"""Those measured unless others are named; of ssimulacra2 a score takes minutes."""
+"""Those measured unless others are named; of ssimulacra2 and cvvdp a score takes minutes."""
 
 
 def make_title(
@@ -107,7 +107,9 @@ def judged(title: Path, rung: Path, judge: str, threads: int, repeats: int) -> d
             max(0.0, once[0] - least.cpu_s),
             max(0.0, once[1] - least.wall_s),
         )
-        found["peak_mb"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+        # ColorVideoVDP is a program
+        whose = resource.RUSAGE_CHILDREN if judge == "cvvdp" else resource.RUSAGE_SELF
+        found["peak_mb"] = resource.getrusage(whose).ru_maxrss / 1024
         assert first.value == runs[0].value
     best = min(runs, key=lambda run: run.cpu_s)
     return {**found, "score": best.value, "cpu_s": best.cpu_s, "wall_s": best.wall_s}

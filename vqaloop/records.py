@@ -176,7 +176,7 @@ class Score:
     value: float
     """0..100 (dB for psnr and xpsnr), higher is better; pooled over time by `pool`."""
     metric: str
-    """internvqa-tiny, vmaf, vmaf-v1, vmaf-neg, xpsnr, psnr, ssim."""
+    """internvqa-tiny, vmaf, vmaf-v1, vmaf-v1-phone, vmaf-neg, xpsnr, psnr, ssim ..."""
     mode: str
     """anchored: crops compared with the source's. difference: the no-reference answer, subtracted
     from that on the source. no-reference or full-reference."""

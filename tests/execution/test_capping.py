@@ -14,7 +14,7 @@ from tests.support.media import make_bursty, run_ffmpeg
 from vqaloop.bitstream.packets import Packet, peak_kbps, segment_peak_kbps, stream_packets
 from vqaloop.core.ffmpeg import ffmpeg_path, file_url
 from vqaloop.encoding.encode import encode
-from vqaloop.encoding.options import cap_of, in_two_passes, output_options, with_cap
+from vqaloop.encoding.options import cap_of, gop_frames, in_two_passes, output_options, with_cap
 from vqaloop.encoding.registry import load_encoders
 from vqaloop.errors import InputError
 from vqaloop.execution import capping
@@ -224,6 +224,37 @@ def test_keys_without_a_cap_are_those_of_before(calm: Source) -> None:
 def test_bounds_that_make_no_sense_are_refused(options: dict[str, float], said: str) -> None:
     with pytest.raises(InputError, match=said):
         peak_limit(PeakOptions(**options))
+
+
+@pytest.mark.parametrize(
+    ("fps", "usual", "frames"),
+    [(Fraction(25), 50, 25), (Fraction(30000, 1001), 60, 30), (Fraction(25, 2), 25, 5)],
+)
+def test_short_gops_divide_the_usual_ones(fps: Fraction, usual: int, frames: int) -> None:
+    spec = SPECS["libsvtav1"]
+    assert gop_frames(spec, fps) == usual
+    assert bounded_gop_frames(PeakLimit(1.5), spec, fps) == frames
+    # 2 is the default, and calm titles keep it with the usual ones
+    assert bounded_gop_frames(PeakLimit(2.0), spec, fps) is None
+    assert bounded_gop_frames(PeakLimit(1.5), SPECS["libx264"], fps) is None
+
+
+def test_a_calm_title_keeps_a_bound_by_more_key_frames(calm: Source, tmp_path: Path) -> None:
+    # of a still picture nearly all bits are the key frames'
+    with opened("libsvtav1", tmp_path) as shop:
+        still = replace(calm, path=tmp_path / "still.mkv")
+        graph = "mandelbrot=s=192x108:r=25,trim=end_frame=1,loop=149:1:0,format=yuv420p,fps=25"
+        run_ffmpeg("-filter_complex", graph, "-c:v", "ffv1", file_url(still.path))
+        still = probe_source(still.path, ffmpeg=FFMPEG)
+        plain = shop.encode(still, rendition_of("libsvtav1", still))
+        limit = PeakLimit(ratio=1.15)
+        assert measure_peaks(plain.path, shop.spec, still).over(limit) > 1.1
+        found = kept(shop, still, plain, limit)
+        assert found.kept
+        packets = stream_packets(found.encode.path, "av1", still.fps)
+        assert [at for at, p in enumerate(packets) if p.keyframe] == list(
+            range(0, still.frames, 25)
+        )
 
 
 def test_a_default_bound_is_none_that_was_asked_for() -> None:

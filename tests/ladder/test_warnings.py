@@ -58,6 +58,8 @@ def test_like_is_compared_with_like(
     if not trusted:
         value = guard.get("vmaf_hd", guard["vmaf"])
         assert f"score {score:.1f}, but VMAF {value:.1f}; the student" in doubts.lines[0]
+        hdr = find_doubts([rung(score, **guard)], judge, whole=True, hdr=True)  # type: ignore[arg-type]
+        assert hdr.lines[0].endswith("; neither is made for HDR, use --metric cvvdp")
 
 
 def test_the_guard_is_compared_with_the_mean() -> None:

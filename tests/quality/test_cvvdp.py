@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from tests.support.hdr import make_kind
+from vqaloop.bitstream.colour_tags import bits_of
 from vqaloop.core import process
 from vqaloop.core.ffmpeg import ffmpeg_path
 from vqaloop.encoding.encode import encode
@@ -23,7 +24,7 @@ from vqaloop.media.planes import Frames, limited
 from vqaloop.media.probe import probe_source
 from vqaloop.quality import cvvdp
 from vqaloop.quality.cvvdp import DISPLAYS, Look, measure
-from vqaloop.quality.cvvdp_metric import Cvvdp, CvvdpUse, bits_of
+from vqaloop.quality.cvvdp_metric import Cvvdp, CvvdpUse
 from vqaloop.quality.registry import open_metric
 from vqaloop.quality.scorer import Scorer
 from vqaloop.records import Rendition

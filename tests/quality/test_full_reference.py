@@ -27,6 +27,8 @@ FRAMES = 12
 WIDTH, HEIGHT = 320, 180
 NTSC = Fraction(30000, 1001)
 FFMPEG = ffmpeg_path()
+FITTING = tuple(name for name in METRICS if name != "vmaf-v1-phone")
+"""For which such frames are not too small."""
 
 Planes = npt.NDArray[np.uint8]
 
@@ -110,9 +112,9 @@ def test_ten_bits_after_eight_are_compared_in_ten(tmp_path: Path) -> None:
 
 
 def test_all_at_once_equals_one_by_one(source: Source, rungs: list[Path]) -> None:
-    together = measure(source, rungs[1], METRICS, ffmpeg=FFMPEG, threads=1)
-    assert tuple(together) == METRICS
-    for name in METRICS:
+    together = measure(source, rungs[1], FITTING, ffmpeg=FFMPEG, threads=1)
+    assert tuple(together) == FITTING
+    for name in FITTING:
         alone = measure(source, rungs[1], [name], ffmpeg=FFMPEG)[name]
         assert together[name].clips == alone.clips
         assert len(alone.clips) == FRAMES
@@ -120,17 +122,33 @@ def test_all_at_once_equals_one_by_one(source: Source, rungs: list[Path]) -> Non
         assert together[name].cpu_s > 0 and together[name].wall_s > 0
 
 
+def test_vmaf_v1_has_models_of_other_viewers(folder: Path, source: Source) -> None:
+    """Seen from farther away damage is less; of one run all have the values of their own."""
+    large = ["-vf", "scale=480:272", "-frames:v", "6"]
+    one = probe_source(encode(source.path, folder / "large.y4m", *large))
+    rung = encode(one.path, folder / "large.mp4", "-c:v", "libx264", "-crf", "40")
+    names = ["vmaf-v1", "vmaf-v1-phone", "vmaf-v1-hfr", CAMBI]
+    together = measure(one, rung, names, ffmpeg=FFMPEG, threads=1)
+    for name in names:
+        assert together[name].clips == measure(one, rung, [name], ffmpeg=FFMPEG)[name].clips
+    assert 0 < together["vmaf-v1"].value < together["vmaf-v1-phone"].value - 3 < 97
+    assert together["vmaf-v1-hfr"].value != together["vmaf-v1"].value
+    assert together["vmaf-v1-phone"].label == "VMAF v1 for phones"
+    with pytest.raises(InputError, match="320x180 is too small for VMAF v1 for phones"):
+        measure(source, source.path, ["vmaf-v1-phone"], ffmpeg=FFMPEG)
+
+
 def test_values_fall_with_compression(source: Source, rungs: list[Path]) -> None:
-    scores = [measure(source, rung, METRICS, ffmpeg=FFMPEG) for rung in rungs]
+    scores = [measure(source, rung, FITTING, ffmpeg=FFMPEG) for rung in rungs]
     # of banding less is better, and compression may blur it away
-    for name in set(METRICS) - {CAMBI}:
+    for name in set(FITTING) - {CAMBI}:
         values = [score[name].value for score in scores]
         assert values == sorted(values, reverse=True) and len(set(values)) == 3
     assert all(0 < score["ssim"].value < 100 for score in scores)
 
 
 def test_identical_is_finite(source: Source) -> None:
-    scores = measure(source, source.path, METRICS, ffmpeg=FFMPEG)
+    scores = measure(source, source.path, FITTING, ffmpeg=FFMPEG)
     assert scores["vmaf"].value >= 97
     assert scores["ssim"].value == pytest.approx(100)
     assert scores["psnr"].clips == scores["xpsnr"].clips == (60.0,) * FRAMES
@@ -262,7 +280,7 @@ def test_temporary_files_anywhere_and_gone(
     odd = tmp_path / "it's: [a], 100%;b=c\\d"
     odd.mkdir()
     monkeypatch.setattr(tempfile, "tempdir", str(odd))
-    assert set(measure(source, rungs[0], METRICS, ffmpeg=FFMPEG)) == set(METRICS)
+    assert set(measure(source, rungs[0], FITTING, ffmpeg=FFMPEG)) == set(FITTING)
     assert list(odd.iterdir()) == []
 
 
@@ -332,7 +350,7 @@ def test_refusals(source: Source, rungs: list[Path], tmp_path: Path) -> None:
     with pytest.raises(DecodeFailed, match=r"half\.mp4"):
         measure(source, tmp_path / "half.mp4", ["psnr"], ffmpeg=FFMPEG)
     with pytest.raises(DecodeFailed, match="time limit"):
-        measure(source, rungs[0], METRICS, ffmpeg=FFMPEG, timeout_s=0.001)
+        measure(source, rungs[0], FITTING, ffmpeg=FFMPEG, timeout_s=0.001)
 
 
 def frames(count: int, noise: int = 0, size: int = 112) -> Planes:

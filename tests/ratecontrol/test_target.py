@@ -12,9 +12,12 @@ import pytest
 from tests.support.commandline import slow_but
 from tests.support.media import make_clip, run_ffmpeg
 from vqaloop import InputError, encode_to_target
+from vqaloop.bitstream.film_grain import has_synthesis
 from vqaloop.bitstream.packets import peak_kbps, segment_peak_kbps, stream_packets
 from vqaloop.cli.main import main
+from vqaloop.core.ffmpeg import ffmpeg_path
 from vqaloop.media.probe import probe_source
+from vqaloop.quality.full_reference import measure
 from vqaloop.records import Event
 
 TARGET = 80.0
@@ -118,6 +121,26 @@ def test_one_run_takes_the_scenes_knobs_as_zones(title: Path, tmp_path: Path, co
     for index, kbps in enumerate(alone):
         part = sum(sizes[50 * index : 50 * index + 50]) * 8 / 1000 / 2
         assert part == pytest.approx(kbps, rel=0.35)
+
+
+@pytest.mark.slow
+def test_scenes_are_joined_with_a_grain_table_and_scored_without(
+    title: Path, tmp_path: Path
+) -> None:
+    """With a cap on their peaks as well."""
+    asked: dict[str, Any] = dict(codec="av1", target_score=45, metric="vmaf", preset="12")
+    plain = encode_to_target(title, tmp_path / "plain.mp4", **asked)
+    bound = 0.8 * plain.document["peak_kbps"]
+    made = encode_to_target(
+        title, tmp_path / "out.mp4", **asked, film_grain="20", max_peak=bound, max_encodes=24
+    )
+    assert made.document["target"]["film_grain"] == 20
+    assert "film_grain" not in plain.document["target"]
+    assert has_synthesis(made.path) and not has_synthesis(plain.path)
+    assert made.document["frames"] == 150
+    source = probe_source(title)
+    found = measure(source, made.path, ["vmaf"], ffmpeg=ffmpeg_path())["vmaf"]
+    assert found.value == pytest.approx(made.score, abs=0.01)
 
 
 def test_one_run_is_refused_where_the_encoder_takes_no_zones(title: Path, tmp_path: Path) -> None:
@@ -253,6 +276,10 @@ def test_the_default_student_steers_as_well(title: Path, tmp_path: Path) -> None
         (dict(max_bitrate=-1), "above 0"),
         (dict(codec="vp8"), "unknown codec"),
         (dict(preset="warp"), "no preset"),
+        (dict(film_grain=8), "libx264 makes no film-grain table"),
+        (dict(codec="av1", film_grain=51), "whole number from 1 to 50, for libsvtav1; or off"),
+        (dict(codec="av1", film_grain="auto"), "is of `vqaloop ladder`.*give that strength"),
+        (dict(codec="av1", film_grain="much"), "give auto, off, or a strength"),
     ],
 )
 def test_what_cannot_be_asked_is_refused_and_nothing_is_written(

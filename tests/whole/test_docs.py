@@ -82,6 +82,8 @@ NOT_RUN = {
     "vqaloop encode hdr10.mp4": "as above",
     "vqaloop score rung.mp4 --reference hdr10.mp4": "as above",
     "python -m bench.cvvdp": "as above; tests/bench/test_cvvdp.py runs its smallest",
+    "python -m bench.scoring --judges": "as above; test_the_benches_run has the other judges",
+    "python -m bench.pu21": "as above; tests/bench/test_pu21.py runs it",
     "python -m bench.fuzz": "needs Atheris; tests/whole/test_hostile.py runs what it found",
 }
 """Beginnings of commands, and why nobody runs them here."""

@@ -21,8 +21,10 @@ from tests.support.commandline import Room
 from tests.support.deliveries import make_ladder, variants, write
 from tests.support.hdr import KINDS, STATIC, make_kind, told
 from tests.support.media import REPOSITORY, frame_hashes, run_ffmpeg
+from vqaloop.audit.audit import audit_ladder
 from vqaloop.bitstream.hdr_metadata import alike
 from vqaloop.bitstream.mp4_boxes import read_video_entry
+from vqaloop.cli.main import main
 from vqaloop.core.ffmpeg import ffmpeg_path
 from vqaloop.delivery.package import package_ladder
 from vqaloop.encoding.checks import checked_depth, hdr_warnings
@@ -39,6 +41,7 @@ from vqaloop.media.hdr import HdrUse
 from vqaloop.media.probe import probe_source
 from vqaloop.quality.full_reference import measure
 from vqaloop.records import Rendition, Source
+from vqaloop.regress.compare import compare_builds
 
 FFMPEG = ffmpeg_path()
 DOCUMENT = REPOSITORY / "docs" / "input.md"
@@ -245,6 +248,39 @@ def test_tone_mapped_white_is_brighter_than_grey(kind: str, tmp_path: Path) -> N
     source = probe_source(make_kind(tmp_path, kind), hdr=HdrUse(tonemap=True))
     luma = read_source(source, [0], ffmpeg=FFMPEG)[0, :64]
     assert 16 <= luma.min() < 80 and 150 < luma.max() <= 245
+
+
+def test_score_says_where_its_metric_is_not_made_for_hdr(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = os.fspath(make_kind(tmp_path, "HLG"))
+    words = ["score", path, "--reference", path, "--metric"]
+    for more, kind in (
+        (["psnr", "--allow-hdr"], "HLG"),
+        (["psnr", "--allow-hdr", "--tonemap"], None),
+        (["cvvdp", "--cvvdp", os.fspath(stand_in(tmp_path))], None),
+    ):
+        assert main([*words, *more]) == 0
+        doubt = f"HDR ({kind} transfer); scores of SDR metrics, and of students through PU21"
+        assert (doubt in capsys.readouterr().out) is (kind is not None)
+
+
+def test_audits_and_comparisons_take_hdr_by_cvvdp(tmp_path: Path) -> None:
+    """Without it they refuse, and name no option that they lack."""
+    path, given = make_kind(tmp_path, HDR10), stand_in(tmp_path)
+    source = probe_source(path, allow_hdr=True)
+    ladder = make_ladder(tmp_path / "l", source, "hevc", [(96, 64, 40), (96, 64, 25)], 10)
+    only = "give --metric cvvdp, which is made for HDR, or --allow-hdr to go on"
+    with pytest.raises(InputError, match=only):
+        audit_ladder(ladder.folder, path, metric="psnr")
+    found = audit_ladder(ladder.folder, path, metric="cvvdp", display="tv", cvvdp=given)
+    assert [0 < rung.score < 10 for rung in found.rungs] == [True, True]
+    asked: dict[str, Any] = {"codec": "hevc", "clips": [path], "knobs": (20, 25, 30, 35)}
+    asked |= {"preset": "ultrafast", "cache": False}
+    with pytest.raises(InputError, match=only):
+        compare_builds(FFMPEG, FFMPEG, metric="psnr", **asked)
+    compared = compare_builds(FFMPEG, FFMPEG, metric="cvvdp", cvvdp=given, **asked)
+    assert compared.verdict == "no change"
 
 
 @pytest.mark.slow

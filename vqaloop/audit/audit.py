@@ -3,7 +3,7 @@
 import os
 import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from vqaloop.ladder.options import BANDWIDTH_SHARE
 from vqaloop.ladder.store import read_ladder
 from vqaloop.media.probe import probe_source
 from vqaloop.quality.bdrate import NotComparable, bd_rate
+from vqaloop.quality.cvvdp_metric import DEFAULT_DISPLAY
 from vqaloop.quality.registry import DEFAULT_METRIC
 from vqaloop.quality.scorer import Scorer
 from vqaloop.records import Event, Ladder, RDPoint, Source, Watcher, rounded
@@ -99,6 +100,8 @@ def audit_ladder(
     weights: str | os.PathLike[str] | None = None,
     prompt: str | os.PathLike[str] | None = None,
     score_precision: float | None = None,
+    display: str = DEFAULT_DISPLAY,
+    cvvdp: str | os.PathLike[str] | None = None,
     allow_hdr: bool = False,
     device: str = "auto",
     seed: int = 0,
@@ -120,7 +123,9 @@ def audit_ladder(
         weights: Of a student: see `Scorer`.
         prompt: Of a student: see `Scorer`.
         score_precision: Of a student: see `Scorer`.
-        allow_hdr: Take PQ and HLG.
+        display: Of cvvdp: see `Scorer`.
+        cvvdp: Its program: see `Scorer`.
+        allow_hdr: Take PQ and HLG with any metric, though those of SDR do not hold for them.
         device: auto, cpu or cuda; where a student's network runs.
         seed: Of the positions of a student's crops.
         ffmpeg: Path of the binary; None for the one that comes with vqaloop.
@@ -140,10 +145,11 @@ def audit_ladder(
     scoring: dict[str, Any] = {
         **{"metric": metric, "pool": pool, "weights": weights, "prompt": prompt},
         **{"score_precision": score_precision, "device": device, "seed": seed},
-        **{"ffmpeg": ffmpeg, "allow_hdr": allow_hdr},
+        **{"ffmpeg": ffmpeg, "allow_hdr": allow_hdr, "display": display, "cvvdp": cvvdp},
     }
     scorer = Scorer(**scoring)
-    title = probe_source(Path(source), allow_hdr=allow_hdr, ffmpeg=scorer.ffmpeg)
+    use = replace(scorer.hdr, tonemaps=False)
+    title = probe_source(Path(source), allow_hdr=allow_hdr, hdr=use, ffmpeg=scorer.ffmpeg)
     rungs, label = [], None
     for done, item in enumerate(listed):
         progress(Event("audit", f"measuring {item.name}", done, len(listed)))

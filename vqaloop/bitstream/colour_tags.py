@@ -61,6 +61,11 @@ def video_range_of(colour: Tags) -> str:
     return HDR_TRANSFERS.get(dict(colour).get("color_trc", ""), "SDR")
 
 
+def bits_of(source: Source) -> int:
+    """Bits a sample at which metrics for HDR look at a source and its encodes: 10 of HDR."""
+    return 8 if video_range_of(source.colour) == "SDR" else HDR_DEPTH
+
+
 def in_range(own: str | None, wanted: str | None) -> str:
     """Options of ffmpeg's scale filter that convert samples from one range to another.
 

@@ -141,7 +141,8 @@ def _entry_of(task: Task, ladder: Ladder, kept: bool = False) -> Entry:
     source, warnings = about["source"], list(about.get("warnings") or ())
     cost = {name: value for name, value in about["cost"].items() if name != "earlier"}
     whole = about.get("windows") == [[0, source["frames"]]]
-    doubts = find_doubts(ladder.rungs, task.metric, whole).lines
+    hdr = (source.get("hdr") or {}).get("range", "SDR") != "SDR"
+    doubts = find_doubts(ladder.rungs, task.metric, whole, hdr).lines
     doubt = "; ".join(doubts) or UNTRUSTED
     rungs = [
         {

@@ -1,13 +1,18 @@
 """`vqaloop score`."""
 
 import argparse
+import contextlib
 from dataclasses import fields
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from vqaloop.cli.arguments import Command
 from vqaloop.cli.output import emit, loading, say
 from vqaloop.core.option_fields import add_options, given_options
 from vqaloop.execution.options import WAYS, MetricOptions, Scoring
+
+if TYPE_CHECKING:
+    from vqaloop.quality.scorer import Scorer
 
 SCHEMA = "vqaloop.score/1"
 
@@ -17,6 +22,7 @@ def run_score(options: argparse.Namespace) -> int:
         from vqaloop.bitstream.film_grain import has_synthesis
         from vqaloop.core.text import parse_size, quoted, size_within
         from vqaloop.execution.checks import check_metric
+        from vqaloop.media.hdr import doubt_note
         from vqaloop.quality.sampling_precision import unreached
         from vqaloop.quality.scorer import Scorer
         from vqaloop.records import rounded
@@ -49,6 +55,8 @@ def run_score(options: argparse.Namespace) -> int:
         say(options, "Scored without the film grain that decoders add to it.")
     for warning in unreached([found], scorer.metric):
         say(options, f"warning: {warning}")
+    if kind := _doubted(options, scorer):
+        say(options, f"warning: {doubt_note(f'{kind} transfer')}")
     if canvas is not None:
         given = "--canvas" if options.canvas else "its ladder's source; --canvas sets another"
         say(options, f"Judged at {canvas[0]}x{canvas[1]} ({given}).")
@@ -80,6 +88,19 @@ def run_score(options: argparse.Namespace) -> int:
         },
     )
     return 0
+
+
+def _doubted(options: argparse.Namespace, scorer: "Scorer") -> str | None:
+    """PQ or HLG, where what has scored it is not made for that."""
+    from vqaloop.errors import InputError
+    from vqaloop.media.container import read_stream
+
+    if scorer.hdr.judged or options.tonemap:
+        return None
+    # a raw stream of AVS2, which was scored, has no container that tells
+    with contextlib.suppress(InputError):
+        return read_stream(options.reference or options.video).hdr
+    return None
 
 
 def add_score(command: Command) -> None:

@@ -120,6 +120,19 @@ def checked_preset(spec: EncoderSpec, preset: str | None) -> str:
     return preset
 
 
+def check_film_grain(spec: EncoderSpec, asked: str | int) -> None:
+    """Raises InputError for a strength that an encoder does not take."""
+    if isinstance(asked, str):
+        return
+    if spec.film_grain.cannot:
+        raise InputError(
+            f"{spec.name} makes no film-grain table: {spec.film_grain.cannot}; choose libsvtav1 "
+            "or libaom-av1 (--codec av1), or leave out --film-grain"
+        )
+    if why := spec.film_grain.refusal(str(asked)):
+        raise InputError(f"--film-grain {asked} {why}, for {spec.name}; or off")
+
+
 def checked_depth(source: Source, spec: EncoderSpec, asked: int | None) -> int:
     """The requested bit depth or the source's, of HDR at least 10; InputError for one that the
     encoder lacks, and for HDR with fewer."""

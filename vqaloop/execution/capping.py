@@ -14,7 +14,7 @@ from pathlib import Path
 
 from vqaloop.bitstream.packets import Packet, peak_kbps, segment_peak_kbps, stream_packets
 from vqaloop.core.option_fields import fault_of
-from vqaloop.encoding.options import CAP, encoded_knob, mean_of, with_cap, with_raised
+from vqaloop.encoding.options import CAP, encoded_knob, gop_frames, mean_of, with_cap, with_raised
 from vqaloop.encoding.spec import EncoderSpec, Knob
 from vqaloop.errors import InputError
 from vqaloop.execution.options import PeakOptions
@@ -130,7 +130,12 @@ def bounded_gop_frames(limit: PeakLimit | None, spec: EncoderSpec, fps: Fraction
     """
     if spec.buffer_model or limit is None or not limit.asked or limit.ratio >= PEAK_RATIO:
         return None
-    return max(1, round(fps))
+    return second_gop(gop_frames(spec, fps), fps)
+
+
+def second_gop(usual: int, fps: Fraction) -> int:
+    """The longest GOP of a second at most that divides the usual one, in frames."""
+    return next(n for n in range(max(1, min(usual, round(fps))), 0, -1) if usual % n == 0)
 
 
 def measure_peaks(path: Path, spec: EncoderSpec, source: Source) -> Peaks:

@@ -5,6 +5,7 @@ A field holds the default of the Python argument and of the command's option ali
 
 from __future__ import annotations
 
+import argparse
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -33,6 +34,18 @@ RAW = "frame rate, raw and HDR input"
 WORKERS_HELP = "trials at a time (default: of ladders as many as keep the processors busy, else 1)"
 
 PathName = str | os.PathLike[str]
+
+
+def parse_film_grain(text: str) -> str | int:
+    """Reads --film-grain: auto, off, or a strength. Raises ArgumentTypeError."""
+    word = text.strip().lower()
+    if word in ("auto", "off"):
+        return word
+    if word.isascii() and word.isdigit() and len(word) < 9:
+        return int(word)
+    raise argparse.ArgumentTypeError(
+        f"{text[:50]!r} is no use of film grain: give auto, off, or a strength such as 12"
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,7 +80,8 @@ class Scoring:
     metric: str = option(
         "internvqa",
         "internvqa (default), internvqa-NAME, vmaf-sampled, vmaf-v1-sampled, vmaf, vmaf-v1, "
-        "vmaf-neg, xpsnr, psnr, ssim, ssimulacra2 or cvvdp; of `score` also cambi",
+        "vmaf-v1-phone, vmaf-v1-hfr, vmaf-neg, xpsnr, psnr, ssim, ssimulacra2 or cvvdp; of "
+        "`score` also cambi",
         metavar="NAME",
         column=True,
     )

@@ -26,6 +26,7 @@ from vqaloop.execution.executor import Executor, Suiting, calls_at_once, executo
 from vqaloop.media.activity import activity_of
 from vqaloop.quality import full_reference
 from vqaloop.quality.guard import Guarded, GuardPlan, guard_plan
+from vqaloop.quality.metric import identity_on
 from vqaloop.quality.time_pooling import pooled
 from vqaloop.records import Encode, Rendition, Score, Source, Trial
 
@@ -126,9 +127,9 @@ class Workshop:
                     job.result()
             return [job.result() for job in jobs]
 
-    def scoring(self) -> dict[str, Any]:
+    def scoring(self, source: Source) -> dict[str, Any]:
         """All that decides a trial's score apart from the two files, for names of studies."""
-        own = self.metric.identity()
+        own = identity_on(self.metric, source)
         return own if self.pool == "mean" else {**own, "pool": self.pool}
 
     def try_one(
@@ -152,7 +153,7 @@ class Workshop:
         made = self._kept(self._encode_key(source, rendition), rendition)
         if made is None:
             return None
-        own = ScoreSettings(**self.metric.identity())
+        own = ScoreSettings(**identity_on(self.metric, source))
         score = self._stored(score_key(source, file_sha256(made.path), own))
         return _as_trial(made, self.pooled(source, score, starts)) if score else None
 
@@ -270,7 +271,7 @@ class Workshop:
 
     def _scored(self, source: Source, path: Path, metric: "Metric") -> Score:
         """The score as the metric gives it, which alone is cached."""
-        key = score_key(source, file_sha256(path), ScoreSettings(**metric.identity()))
+        key = score_key(source, file_sha256(path), ScoreSettings(**identity_on(metric, source)))
         found = self._stored(key)
         if found is None:
             found = self.executor.measure(metric, source, path, self.spec.decoder, id(self))

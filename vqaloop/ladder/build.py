@@ -20,7 +20,7 @@ from vqaloop.core.files import file_sha256
 from vqaloop.core.folders import is_study_file
 from vqaloop.core.option_fields import fault_of, taken
 from vqaloop.core.text import counted, quoted
-from vqaloop.encoding.checks import hdr_warnings
+from vqaloop.encoding.checks import check_film_grain, hdr_warnings
 from vqaloop.encoding.registry import codec_names
 from vqaloop.encoding.survey import encoder_version
 from vqaloop.errors import InputError, TargetUnreachable
@@ -43,7 +43,7 @@ from vqaloop.execution.stage_progress import (
 from vqaloop.execution.tools import Tools, chosen_tools
 from vqaloop.ladder.banding import find_banding
 from vqaloop.ladder.document import LadderRun, ladder_json
-from vqaloop.ladder.film_grain import check_film_grain, use_film_grain
+from vqaloop.ladder.film_grain import use_film_grain
 from vqaloop.ladder.options import BANDWIDTH_SHARE, LadderOptions
 from vqaloop.ladder.per_shot import NO_CUTS, per_shot
 from vqaloop.ladder.pictures import take_pictures
@@ -514,7 +514,8 @@ def _delivered(run: LadderRun, folder: Path, placed: list[Path]) -> Ladder:
     mark.touch()
     placed.append(mark)
     rungs = run.loop.deliver(session.source, folder, run.checked, placed)
-    doubts, limit = find_doubts(rungs, session.metric, run.whole), run.loop.limit
+    doubts = find_doubts(rungs, session.metric, run.whole, session.source.hdr)
+    limit = run.loop.limit
     peaks = peak_warnings(rungs, [item.over for item in run.checked], limit) if limit else []
     shown = find_banding(session, run.loop, folder, rungs, run.checked)
     cure = (shown.file, shown.cure.words()) if shown and shown.cure else None
@@ -550,7 +551,7 @@ def _study_name(source: Source, part: Source, loop: Loop, binary: str, preset: s
         *(part.sha256, part.prep, part.input_options),
         *(spec.name, encoder_version(spec, binary), file_sha256(binary)),
         *(spec.options, preset, loop.bit_depth, loop.params, loop.shop.timeout_s),
-        *(loop.space.sizes, repr(loop.space.knob), loop.shop.scoring()),
+        *(loop.space.sizes, repr(loop.space.knob), loop.shop.scoring(source)),
     ]
     # so that studies of the encoder's own GOP keep their names
     decided += [] if loop.gop is None else [f"gop {loop.gop}"]

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 
 from vqaloop.encoding.options import GRAIN
 from vqaloop.encoding.spec import EncoderSpec
-from vqaloop.errors import InputError
 from vqaloop.media.grain_estimate import grain_of
 from vqaloop.quality.bdrate import NotComparable, bd_rate, bd_score
 from vqaloop.records import Rendition, Source, Trial, rounded
@@ -68,19 +67,6 @@ class GrainUse:
             "gain": rounded(self.gain, 2),
             "why": self.why,
         }
-
-
-def check_film_grain(spec: EncoderSpec, asked: str | int) -> None:
-    """Raises InputError for a strength that an encoder does not take."""
-    if isinstance(asked, str):
-        return
-    if spec.film_grain.cannot:
-        raise InputError(
-            f"{spec.name} makes no film-grain table: {spec.film_grain.cannot}; choose libsvtav1 "
-            "or libaom-av1 (--codec av1), or leave out --film-grain"
-        )
-    if why := spec.film_grain.refusal(str(asked)):
-        raise InputError(f"--film-grain {asked} {why}, for {spec.name}; or auto, or off")
 
 
 def use_film_grain(session: Session[LadderOptions], loop: Loop, title: Source) -> GrainUse:

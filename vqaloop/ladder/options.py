@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -28,6 +27,7 @@ from vqaloop.execution.options import (
     PeakOptions,
     PriorOptions,
     StorageOptions,
+    parse_film_grain,
 )
 from vqaloop.tuning.options import check_trials
 
@@ -52,18 +52,6 @@ SHARE_HELP = "part of its bandwidth that a player of the audience spends on vide
 def parse_sizes(text: str) -> list[tuple[int, int]]:
     """Sizes with commas between. Raises InputError."""
     return [parse_size(word) for word in text.split(",") if word]
-
-
-def parse_film_grain(text: str) -> str | int:
-    """Reads --film-grain: auto, off, or a strength. Raises ArgumentTypeError."""
-    word = text.strip().lower()
-    if word in ("auto", "off"):
-        return word
-    if word.isascii() and word.isdigit() and len(word) < 9:
-        return int(word)
-    raise argparse.ArgumentTypeError(
-        f"{text[:50]!r} is no use of film grain: give auto, off, or a strength such as 12"
-    )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -159,8 +159,9 @@ def guard_warnings(rungs: Sequence[Rung]) -> list[str]:
     ]
 
 
-def find_doubts(rungs: Sequence[Rung], metric: Metric, whole: bool) -> Doubts:
-    """`whole`: the search measured the very files, and planned with their scores."""
+def find_doubts(rungs: Sequence[Rung], metric: Metric, whole: bool, hdr: bool = False) -> Doubts:
+    """`whole`: the search measured the very files, and planned with their scores; `hdr`: of PQ or
+    HLG, on which neither score nor guard holds."""
     tolerance = TOLERANCE_STEPS * metric.step
     missed = [r for r in rungs if not whole and abs(r.score - r.score_predicted) > tolerance]
     judge, advice = metric.guarded_by, ""
@@ -169,6 +170,8 @@ def find_doubts(rungs: Sequence[Rung], metric: Metric, whole: bool) -> Doubts:
         advice = f"the student does not know such material, use --metric {known}"
         if metric.name in SAMPLED:
             advice = f"other frames are unlike those sampled, use --metric {known}"
+        if hdr:
+            advice = "neither is made for HDR, use --metric cvvdp"
     figures = [] if judge is None else [_figure(rung.guard, judge) for rung in rungs]
     astray = [
         (rung, figure)

@@ -39,6 +39,8 @@ class HdrUse:
     """Make it SDR, as part of how it is read."""
     refuse_dynamic: bool = False
     """Refuse inputs with dynamic metadata, which are dropped otherwise."""
+    tonemaps: bool = True
+    """Whether the command has --tonemap, which refusals name then."""
 
 
 def check_hdr(
@@ -77,20 +79,25 @@ def check_hdr(
         raise InputError(
             f"{quoted(path)} is HDR ({name}): VMAF, PSNR and the student were made for "
             "SDR, and their scores do not hold there; give --metric cvvdp, which is made for HDR, "
-            "--tonemap to make it SDR, or --allow-hdr to go on all the same"
+            f"{'--tonemap to make it SDR, ' * use.tonemaps}or --allow-hdr to go on all the same"
         )
     notes = []
     if not use.judged:
-        notes.append(
-            f"HDR ({name}); scores of SDR metrics are not to be trusted on it: --metric cvvdp is "
-            "made for HDR."
-        )
+        notes.append(doubt_note(name))
     if bare:
         notes.append(
             "Without the Dolby Vision metadata players show wrong colours: its base layer is made "
             "for no other display."
         )
     return tuple(notes)
+
+
+def doubt_note(name: str) -> str:
+    """That what scores an HDR input, of "PQ transfer" say, is not made for it."""
+    return (
+        f"HDR ({name}); scores of SDR metrics, and of students through PU21, are not to be "
+        "trusted on it: --metric cvvdp is made for HDR."
+    )
 
 
 def dropped(

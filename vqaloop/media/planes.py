@@ -35,7 +35,7 @@ def cut(frames: Frames, top: int, left: int, height: int, width: int) -> Frames:
     """A crop of (N, H·3/2, W) frames, in the same form; all four numbers are even."""
     count, lines, wide = frames.shape
     tall = lines * 2 // 3
-    out = np.empty((count, height * 3 // 2, width), np.uint8)
+    out = np.empty((count, height * 3 // 2, width), frames.dtype)
     out[:, :height] = frames[:, top : top + height, left : left + width]
     chroma = frames[:, tall:].reshape(count, 2, tall // 2, wide // 2)
     small = chroma[:, :, top // 2 : (top + height) // 2, left // 2 : (left + width) // 2]

@@ -54,6 +54,8 @@ CLASSICAL = {
     # above which viewers see none (Kah et al. 2021); dB values are the usual span of streaming
     "vmaf": (100.0, 4.0, 95.0, 30.0),
     "vmaf-v1": (100.0, 4.0, 95.0, 30.0),
+    "vmaf-v1-phone": (100.0, 4.0, 95.0, 30.0),
+    "vmaf-v1-hfr": (100.0, 4.0, 95.0, 30.0),
     "vmaf-neg": (100.0, 4.0, 95.0, 30.0),
     "ssim": (100.0, 0.6, 99.2, 80.0),
     "psnr": (100.0, 1.2, 45.0, 26.0),

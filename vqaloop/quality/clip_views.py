@@ -161,7 +161,7 @@ def squeezed(frames: Frames, size: int) -> Frames:
             mode="bilinear",
             align_corners=False,
         )
-        rounded = small.round().clamp(0, 255).to(torch.uint8).numpy()
+        rounded = small.round().numpy().astype(frames.dtype)
         top, left = ((side - size) // 4 * 2 // part for side in (tall, wide))
         square = rounded[:, :, top : top + size // part, left : left + size // part]
         planes.append(square.reshape(count, -1))
@@ -201,6 +201,7 @@ def clips_of(
         clips = np.empty((len(group), view.frames, view.side * 3 // 2, view.side), np.uint8)
         indices = sorted(wanted)
         for index, frame in zip(indices, read(indices), strict=True):
+            clips = clips.astype(frame.dtype, copy=False)
             for place, step, clip in wanted[index]:
                 clips[place, step] = placed.cut(frame[None], clip)[0]
         yield clips

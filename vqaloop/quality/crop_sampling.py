@@ -302,7 +302,7 @@ def read_crops(
         read: Gives (H·3/2, W) frames of planar 4:2:0 by ascending index.
 
     Returns:
-        (B, T, S·3/2, S) clips, in the order of `crops`.
+        (B, T, S·3/2, S) clips, in the order of `crops`, of the frames' type.
     """
     wanted: dict[int, list[tuple[int, int, int, int]]] = {}
     places = [(start, *place) for start, group in crops.items() for place in group]
@@ -313,6 +313,7 @@ def read_crops(
     clips = np.empty((len(places), CLIP_FRAMES, CLIP_SIZE * 3 // 2, CLIP_SIZE), np.uint8)
     indices = sorted(wanted)
     for index, frame in zip(indices, read(indices), strict=True):
+        clips = clips.astype(frame.dtype, copy=False)
         padded = _padded(frame[None])
         for clip, step, top, left in wanted[index]:
             clips[clip, step] = cut(padded, top, left, CLIP_SIZE, CLIP_SIZE)[0]

@@ -14,7 +14,7 @@ from typing import Any, ClassVar
 import av
 import numpy as np
 
-from vqaloop.bitstream.colour_tags import colour_range, video_range_of
+from vqaloop.bitstream.colour_tags import bits_of, colour_range, video_range_of
 from vqaloop.core.cpu_time import METER
 from vqaloop.core.files import file_sha256
 from vqaloop.errors import InputError
@@ -152,11 +152,6 @@ class CvvdpUse:
         # its own choice would be whatever its PyTorch finds
         own = "cuda" if device == "cuda" else "cpu"
         return Cvvdp(ffmpeg, find_program(self.program), self.display, own, sampling)
-
-
-def bits_of(source: Source) -> int:
-    """Bits a sample at which a source and its encodes are looked at: 10 of HDR."""
-    return 8 if video_range_of(source.colour) == "SDR" else 10
 
 
 def _version(program: str) -> str:

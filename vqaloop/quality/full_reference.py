@@ -12,6 +12,8 @@ Definitions (`Score.clips` has one value a frame, `Score.value` is their arithme
 - vmaf: VMAF v0.6.1, or its 4K model on a canvas larger than 2560x1440; 0..100.
 - vmaf-v1: VMAF v1, or its 4K model likewise; 0..100. Unlike v0.6.1 it sees chroma and banding, and
   gains nothing by sharpening.
+- vmaf-v1-phone: VMAF v1 for phones, on any canvas; 0..100.
+- vmaf-v1-hfr: VMAF v1 for 50 and 60 fps, or its 4K model likewise; 0..100.
 - vmaf-neg: the v0.6.1 that gains less by enhancement (NEG), or its 4K model likewise; 0..100.
 - vmaf-hd: VMAF v0.6.1 on any canvas, which students imitate; 0..100.
 - cambi: CAMBI with VMAF v1's parameters, whose feature it is: visible banding of the encode alone,
@@ -89,6 +91,8 @@ class _Definition:
 _VMAF = {
     "vmaf": ("v0.6.1", "4k"),
     "vmaf-v1": ("v1", "v1-4k"),
+    "vmaf-v1-phone": ("v1-phone", "v1-phone"),
+    "vmaf-v1-hfr": ("v1-hfr", "v1-hfr-4k"),
     "vmaf-neg": ("neg", "neg-4k"),
     "vmaf-hd": ("v0.6.1", "v0.6.1"),
     # a feature of VMAF v1: beside that one it costs nothing

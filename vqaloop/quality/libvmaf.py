@@ -74,9 +74,12 @@ VMAF_MODELS = {
     "v1": VmafModel("vmaf_v1.0.16_3d0h", "VMAF v1", 160, 216, 10),
     "neg-4k": VmafModel("vmaf_4k_v0.6.1neg", "VMAF NEG 4K v0.6.1"),
     "v1-4k": VmafModel("vmaf_v1.0.16_1d5h_2160", "VMAF 4K v1", 160, 216, 10),
+    "v1-phone": VmafModel("vmaf_v1.0.16_5d0h", "VMAF v1 for phones", 266, 266, 10),
+    "v1-hfr": VmafModel("vmaf_v1.0.16_hfr_3d0h", "VMAF v1 HFR", 160, 216, 10),
+    "v1-hfr-4k": VmafModel("vmaf_v1.0.16_hfr_1d5h_2160", "VMAF 4K v1 HFR", 160, 216, 10),
 }
 """By the names that `vmaf_options` takes. Those of 4K are for a canvas larger than 2560x1440, seen
-from 1.5 picture heights; the others for three heights, as on a television set."""
+from 1.5 picture heights; that of phones for five, the others for three, as on a television set."""
 
 
 def vmaf_of_pairs(
@@ -210,9 +213,11 @@ def has_model(ffmpeg: str, name: str) -> bool:
     """Whether this ffmpeg's libvmaf has a model, which no option of ffmpeg lists."""
     if name in ("v0.6.1", "4k"):
         return True  # built into any libvmaf that ffmpeg's filter takes a version of
-    raw = input_arguments([("f", "rawvideo"), ("pix_fmt", "yuv420p"), ("video_size", "216x160")])
+    model = VMAF_MODELS[name]
+    size = f"{max(model.long_side, 216)}x{max(model.short_side, 160)}"
+    raw = input_arguments([("f", "rawvideo"), ("pix_fmt", "yuv420p"), ("video_size", size)])
     legs = [ffmpeg_graph.input(key, **raw) for key in ("ONE", "OTHER")]
-    node = ffmpeg_graph.filter(legs, "libvmaf", model=f"version={VMAF_MODELS[name].version}")
+    node = ffmpeg_graph.filter(legs, "libvmaf", model=f"version={model.version}")
     node = node.output("-", format="null", vframes=1)
     argv = compiled(node, ffmpeg, dict.fromkeys(("ONE", "OTHER"), "/dev/zero"))
     done = process.run(argv, timeout_s=60)

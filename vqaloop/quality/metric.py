@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
+from vqaloop.bitstream.colour_tags import video_range_of
+from vqaloop.media import pu21
 from vqaloop.models.score_scale import ScoreScale
 from vqaloop.records import Score, Source
 
@@ -81,3 +83,11 @@ class Metric(Protocol):
 
     def scene_by_scene(self, scenes: Sequence[tuple[int, int]]) -> "Metric":
         """The same metric sampling each scene (first frame, number of frames) of the title."""
+
+
+def identity_on(metric: Metric, source: Source) -> dict[str, Any]:
+    """`metric.identity()` and, of students, how they see a source of HDR."""
+    own = metric.identity()
+    if video_range_of(source.colour) != "SDR" and own.get("weights_sha256"):
+        own["preprocessing"] += f" pu21 {pu21.REVISION}"
+    return own

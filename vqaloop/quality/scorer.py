@@ -14,7 +14,7 @@ from vqaloop.bitstream.avs2 import (
     read_pictures,
     starts_as_avs2,
 )
-from vqaloop.bitstream.colour_tags import colour_range, video_range_of
+from vqaloop.bitstream.colour_tags import bits_of, colour_range, video_range_of
 from vqaloop.bitstream.film_grain import without_synthesis
 from vqaloop.core.documents import Size, read_document
 from vqaloop.core.ffmpeg import ffmpeg_path
@@ -27,7 +27,7 @@ from vqaloop.media.hdr import HdrUse
 from vqaloop.media.planes import Frames
 from vqaloop.media.probe import probe_source, read_head
 from vqaloop.quality import full_reference
-from vqaloop.quality.cvvdp_metric import DEFAULT_DISPLAY, Cvvdp, CvvdpUse, bits_of
+from vqaloop.quality.cvvdp_metric import DEFAULT_DISPLAY, Cvvdp, CvvdpUse
 from vqaloop.quality.full_reference import CAMBI
 from vqaloop.quality.metric import FOR_HDR
 from vqaloop.quality.registry import DEFAULT_METRIC, open_metric
@@ -56,7 +56,8 @@ class Scorer:
 
     Args:
         metric: internvqa (the default student), internvqa-NAME, vmaf-sampled, vmaf-v1-sampled,
-            vmaf, vmaf-v1, vmaf-neg, xpsnr, psnr, ssim, cambi, ssimulacra2 or cvvdp.
+            vmaf, vmaf-v1, vmaf-v1-phone, vmaf-v1-hfr, vmaf-neg, xpsnr, psnr, ssim, cambi,
+            ssimulacra2 or cvvdp.
         device: auto, cpu or cuda; where a student's network runs.
         seed: Of the positions of a student's crops; the same seed gives the same score.
         weights: A student's weights in the place of those that come with the package.
@@ -156,7 +157,7 @@ class Scorer:
             return self.metric.measure(source, path, "ffmpeg")
         other = _without_grain(self._probe(path))
         _check_lengths(repr(path.name), other.frames, source)
-        if isinstance(self.metric, Cvvdp):
+        if isinstance(self.metric, (Cvvdp, StudentMetric)):
             _check_same_range(other, source)
         if isinstance(self.metric, (StudentMetric, SampledVmaf, Ssimulacra2, Cvvdp)):
             return self._compare(self.metric, source, other)
@@ -208,7 +209,7 @@ class Scorer:
         """Score of a probed video, which may need filters of its own, against its source."""
         squeezes = isinstance(metric, StudentMetric) and metric.squeezes
         size = other.canvas if squeezes else source.canvas
-        bits = bits_of(source) if isinstance(metric, Cvvdp) else 8
+        bits = bits_of(source) if isinstance(metric, (Cvvdp, StudentMetric)) else 8
 
         def read(indices: list[int]) -> Iterator[Frames]:
             return each_of_source(
@@ -227,7 +228,7 @@ class Scorer:
             source,
             read,
             None if other.is_raw else other.path,
-            in_rounds=metric.precision is not None and picks_from(other),
+            in_rounds=metric.precision is not None and picks_from(other, bits),
         )
 
     def _probe(self, path: Path) -> Source:

@@ -14,8 +14,9 @@ Kept = TypeVar("Kept")
 
 
 def source_key(source: Source) -> str:
-    """All of a source that decides its frames, and where it is sampled."""
-    return repr((source.sha256, source.prep, source.input_options, source.windows))
+    """All of a source that decides its frames, what they stand for, and where it is sampled."""
+    read = source.sha256, source.prep, source.input_options
+    return repr((*read, source.windows, source.colour))
 
 
 class SourceCache(Generic[Kept]):

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import av
 
+from vqaloop.bitstream.colour_tags import bits_of, video_range_of
 from vqaloop.bitstream.packets import packet_sizes
 from vqaloop.core.cpu_time import METER, Spent
 from vqaloop.core.files import file_sha256
@@ -21,12 +22,20 @@ from vqaloop.errors import InputError, ToolError
 from vqaloop.media.activity import SourceActivity, activity_of
 from vqaloop.media.frames import each_of_source, encode_reader, encode_size, picks_from
 from vqaloop.media.planes import SCALER, Frames
+from vqaloop.media.pu21 import as_sdr
 from vqaloop.media.selective_decode import TROUBLE
 from vqaloop.models.head_config import HeadConfig
 from vqaloop.models.score_scale import ScoreScale
 from vqaloop.models.stream_facts import StreamFacts, stream_facts
 from vqaloop.quality.clip_views import PlacedView, View
-from vqaloop.quality.crop_sampling import Crops, CropSampling, Sampled, middle_of, read_crops
+from vqaloop.quality.crop_sampling import (
+    Crops,
+    CropSampling,
+    Distances,
+    Sampled,
+    middle_of,
+    read_crops,
+)
 from vqaloop.quality.metric import GUARD_GAP
 from vqaloop.quality.pooling import PooledScore, linearised, pool, pool_difference
 from vqaloop.quality.sampling_precision import around, is_enough, reach, rounds
@@ -189,7 +198,8 @@ class StudentMetric(Sampled):
 
     def measure(self, source: Source, path: Path, decoder: str) -> Score:
         size = encode_size(path, decoder) if self.squeezes else source.canvas
-        read = encode_reader(source, path, decoder, ffmpeg=self.ffmpeg, size=size)
+        bits = bits_of(source)
+        read = encode_reader(source, path, decoder, ffmpeg=self.ffmpeg, size=size, bits=bits)
         # ffmpeg decodes from the first frame each time, so all crops are read in one pass
         return self.compare(source, read, path, in_rounds=decoder != "ffmpeg")
 
@@ -206,7 +216,8 @@ class StudentMetric(Sampled):
         Args:
             source: The original.
             read: Gives (H·3/2, W) frames of the video by ascending index: on the source's canvas,
-                or at its own size if the weights squeeze whole pictures.
+                or at its own size if the weights squeeze whole pictures; of `bits_of` bits a
+                sample and, of HDR, in the source's range.
             path: The file of the video, for what its bitstream says; None: nothing is known.
             in_rounds: Whether `read` may be called several times, for a score of the precision
                 that was asked for.
@@ -222,7 +233,7 @@ class StudentMetric(Sampled):
             else:
                 facts = self._facts(path, source.canvas)
                 found, opinion = self._difference(source, read, facts)
-        return self._score(self.mode, found, spent, opinion)
+        return self._score(source, found, spent, self.mode, opinion)
 
     def _anchored(self, source: Source, read: Read, in_rounds: bool) -> PooledScore:
         crops, anchor = self._anchor(source)
@@ -230,7 +241,7 @@ class StudentMetric(Sampled):
         distances = sampling.distances_at(activity)
 
         def compare(some: Crops, rows: list[int]) -> "Pair":
-            clips = read_crops(some, distances, source.frames, read)
+            clips = _clips(source, some, distances, read)
             return self.engine.network.compare(clips, _part_of(anchor, rows))
 
         if self.scale or not in_rounds:  # a precision in VMAF points says nothing of answers
@@ -243,7 +254,7 @@ class StudentMetric(Sampled):
     ) -> tuple[PooledScore, float]:
         """The difference to the answer on the source, and the answer on the video."""
         clips, of_source = self._source_answers(source)
-        ours = self._look(clips, read, source.canvas[1])
+        ours = self._look(source, clips, read, source.canvas[1])
         with self.engine.network.exclusive() as student:
             head = partial(student.alone_answers, canvas_height=source.canvas[1])
             found, opinion = pool_difference(
@@ -271,18 +282,25 @@ class StudentMetric(Sampled):
                 clips = clips_by_crops(self._crops(source), places, distances, source.frames)
             else:
                 clips = clips_by_view(self.view, self.sampling, source.frames, source.canvas)
-            return clips, self._look(
-                clips, lambda i: each_of_source(source, i, ffmpeg=self.ffmpeg), source.canvas[1]
-            )
+            return clips, self._look(source, clips, self._reader(source), source.canvas[1])
 
         return self.answers.get(source_key(source), compute)
 
-    def _look(self, clips: TitleClips, read: Read, canvas_height: int) -> "Pair":
-        """(B, S + 1) sums and weights of the clips of a video, without a reference."""
+    def _reader(self, source: Source, size: tuple[int, int] | None = None) -> Read:
+        """What gives the frames of a source, on its canvas or at `size`."""
+        how: dict[str, Any] = {"ffmpeg": self.ffmpeg, "size": size, "bits": bits_of(source)}
+        return lambda indices: each_of_source(source, indices, **how)
+
+    def _look(self, source: Source, clips: TitleClips, read: Read, canvas_height: int) -> "Pair":
+        """(B, S + 1) sums and weights of the clips of a video, without a reference.
+
+        Its samples are those of `source`: itself, or what it is an encode of.
+        """
         import torch
 
         network = self.engine.network
-        seen = [network.alone(part, canvas_height) for part in clips.each(read)]
+        parts = (as_sdr(part, source.colour) for part in clips.each(read))
+        seen = [network.alone(part, canvas_height) for part in parts]
         sums, weights = (torch.cat(parts) for parts in zip(*seen, strict=True))
         return sums, weights
 
@@ -319,13 +337,13 @@ class StudentMetric(Sampled):
                 found = self._alone_by_crops(source, size, facts)
             else:
                 found = self._alone_by_view(self.view, source, size, facts)
-        return self._score("no-reference", found, spent)
+        return self._score(source, found, spent, "no-reference")
 
     def _alone_by_crops(
         self, source: Source, size: tuple[int, int], facts: StreamFacts
     ) -> PooledScore:
         precision = self.precision
-        if precision is not None and not picks_from(source):
+        if precision is not None and not picks_from(source, bits_of(source)):
             precision = None  # each round would decode the video from its beginning
         sampling = CropSampling(
             seed=self.sampling.seed, precision=precision, distances=self.heads.distances
@@ -335,12 +353,7 @@ class StudentMetric(Sampled):
         distances, crops = sampling.distances_at(flat), sampling.crops(flat, size)
 
         def look(some: Crops, _: list[int]) -> "Pair":
-            clips = read_crops(
-                some,
-                distances,
-                source.frames,
-                lambda i: each_of_source(source, i, ffmpeg=self.ffmpeg, size=size),
-            )
+            clips = _clips(source, some, distances, self._reader(source, size))
             return self.engine.network.alone(clips, size[1])
 
         return self._pooled(sampling, flat, crops, look, size[1], facts)
@@ -350,9 +363,7 @@ class StudentMetric(Sampled):
     ) -> PooledScore:
         seed = self.sampling.seed
         clips = clips_by_view(view, CropSampling(seed=seed), source.frames, size)
-        seen = self._look(
-            clips, lambda i: each_of_source(source, i, ffmpeg=self.ffmpeg, size=size), size[1]
-        )
+        seen = self._look(source, clips, self._reader(source, size), size[1])
         with self.engine.network.exclusive() as student:
             answers = partial(student.alone_answers, canvas_height=size[1], stream=facts.inputs())
             power = self.heads.time_power
@@ -364,12 +375,8 @@ class StudentMetric(Sampled):
 
         def compute() -> "tuple[Crops, Anchor]":
             crops = self._crops(source)
-            clips = read_crops(
-                crops,
-                self.cropping.distances_at(activity_of(source)),
-                source.frames,
-                lambda i: each_of_source(source, i, ffmpeg=self.ffmpeg),
-            )
+            distances = self.cropping.distances_at(activity_of(source))
+            clips = _clips(source, crops, distances, self._reader(source))
             return crops, self.engine.network.anchor(clips, source.canvas[1])
 
         return self.anchors.get(source_key(source), compute)
@@ -429,10 +436,16 @@ class StudentMetric(Sampled):
         return found.placed([middle_of(time, distances[time]) for time in seen], places)
 
     def _score(
-        self, mode: str, found: PooledScore, spent: Spent, opinion: float | None = None
+        self,
+        source: Source,
+        found: PooledScore,
+        spent: Spent,
+        mode: str,
+        opinion: float | None = None,
     ) -> Score:
         """`opinion`: of the video, on the label's scale; not for a score that is on it itself."""
-        header = self.engine.header
+        header, kind = self.engine.header, video_range_of(source.colour)
+        label = header.get("label")
         scale = self.scale if opinion is not None else None
         if scale:
             found = found.mapped(scale.points)
@@ -446,11 +459,16 @@ class StudentMetric(Sampled):
             moments=found.moments,
             shares=found.shares,
             weights_sha256=header["sha256"],
-            label=header.get("label"),
+            label=label if kind == "SDR" else f"{label}; {kind} through PU21",
             opinion=opinion if scale else None,
             cpu_s=spent.cpu_s,
             wall_s=spent.wall_s,
         )
+
+
+def _clips(source: Source, crops: Crops, distances: Distances, read: Read) -> Frames:
+    """The crops of a source or an encode of it, as the network takes them."""
+    return as_sdr(read_crops(crops, distances, source.frames, read), source.colour)
 
 
 def _part_of(anchor: "Anchor", rows: list[int]) -> "Anchor":

@@ -7,7 +7,13 @@ from typing import Literal
 
 from vqaloop.core.option_fields import kbps, number, option, whole
 from vqaloop.errors import InputError
-from vqaloop.execution.options import GuardOptions, JobOptions, PeakOptions, PriorOptions
+from vqaloop.execution.options import (
+    GuardOptions,
+    JobOptions,
+    PeakOptions,
+    PriorOptions,
+    parse_film_grain,
+)
 from vqaloop.quality.time_pooling import check_pool
 
 
@@ -29,6 +35,13 @@ class EncodeOptions(PriorOptions, PeakOptions, GuardOptions, JobOptions):
     max_encodes: int | None = option(
         None, "in all, with those that caps take", metavar="N", parse=whole
     )
+    film_grain: int | str = option(
+        "off",
+        "of AV1: code a denoised picture, with a table of strength N, from which decoders "
+        "synthesise grain (default: off)",
+        metavar="off|N",
+        parse=parse_film_grain,
+    )
     one_run: bool = option(
         False, "the knobs found as zones of one run over the whole (x264, x265)"
     )
@@ -39,6 +52,11 @@ class EncodeOptions(PriorOptions, PeakOptions, GuardOptions, JobOptions):
             raise InputError("give --target-score S, or --bitrate K to spend best; one of the two")
         if self.allocation not in (None, "target", "equal-slope"):
             raise InputError(f"--allocation {self.allocation!r} is neither target nor equal-slope")
+        if self.film_grain == "auto":
+            raise InputError(
+                "--film-grain auto is of `vqaloop ladder`, which tries whether a table pays, and "
+                "says of what strength; give that strength, or off"
+            )
         check_pool(self.pool)
         if self.pool != "mean" and self.how == "equal-slope":
             raise InputError(

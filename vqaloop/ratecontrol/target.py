@@ -15,10 +15,10 @@ from typing import Any, Literal
 from vqaloop.bitstream.packets import peak_kbps, stream_packets
 from vqaloop.core.files import scratch
 from vqaloop.core.folders import check_writable
-from vqaloop.core.option_fields import taken
+from vqaloop.core.option_fields import fault_of, taken
 from vqaloop.core.text import counted, quoted, utf8
-from vqaloop.encoding.checks import hdr_warnings
-from vqaloop.encoding.options import CAP, ZONES, encoded_knob
+from vqaloop.encoding.checks import check_film_grain, hdr_warnings
+from vqaloop.encoding.options import CAP, GRAIN, ZONES, encoded_knob
 from vqaloop.encoding.spec import EncoderSpec
 from vqaloop.errors import InputError, TargetUnreachable
 from vqaloop.execution.capping import (
@@ -111,6 +111,7 @@ def encode_to_target(
     peak_ratio: float | None = None,
     max_peak: float | str | None = None,
     buffer_s: float = 0.5,
+    film_grain: int | str = "off",
     one_run: bool = False,
     guard: Literal["full", "sampled", "off"] | None = None,
     prior: PriorUse | bool = "shipped",
@@ -159,6 +160,8 @@ def encode_to_target(
             bitrate; None: no such bound.
         max_peak: The same in kb/s; None: no such bound.
         buffer_s: Size of the encoder's buffer where a scene takes a cap, in seconds of the cap.
+        film_grain: Of AV1, a strength at which the picture is denoised and its grain left to
+            decoders; "off": it is coded as it is.
         one_run: Make the knobs found zones of one more run over the whole (x264, x265), instead of
             joining the scenes' own files.
         guard: "full", "sampled" or "off", as of `build_ladder`.
@@ -212,6 +215,8 @@ def _encode(input: Path, out: Path, options: EncodeOptions) -> Encoded:
     if target is not None and not 0 < target <= top:
         raise InputError(f"the target score must lie between 0 and {top:g}, not {target:g}")
     limit = peak_limit(options)
+    with fault_of("codec", "encoder", "film_grain"):
+        check_film_grain(spec, options.film_grain)
     with open_session(input, options, tools) as session:
         scenes = _scenes(session)
         # beside the output: it gets its name once it is known to be right
@@ -315,10 +320,13 @@ def _controller(
 def _rendition(session: Session[EncodeOptions]) -> Rendition:
     """What all encodes have in common."""
     spec, most = session.spec, session.options.max_bitrate
-    capped = ((CAP, f"{most:.0f}"),) if most is not None and spec.cap else ()
+    params = {CAP: f"{most:.0f}"} if most is not None and spec.cap else {}
+    if (grain := session.options.film_grain) != "off":
+        params[GRAIN] = str(grain)
+    pairs = tuple(sorted(params.items()))
     gop = bounded_gop_frames(peak_limit(session.options), spec, session.source.fps)
     name, knob = spec.name, spec.knob.min
-    return Rendition(*session.sizes[0], name, knob, session.preset, session.depth, capped, gop)
+    return Rendition(*session.sizes[0], name, knob, session.preset, session.depth, pairs, gop)
 
 
 @dataclass(frozen=True)
@@ -421,6 +429,7 @@ def _answer(made: TitleEncode, outcome: TargetCheck) -> Encoded:
             "aim": rounded(controller.target_score),
             "tolerance": tolerance_of(session.metric),
             "one_run": options.one_run,
+            **({} if options.film_grain == "off" else {"film_grain": options.film_grain}),
         },
         "file": utf8(made.path),
         "score": rounded(made.score.value),

@@ -28,9 +28,10 @@ from vqaloop.execution.options import PathName
 from vqaloop.execution.stage_progress import TimeLeft
 from vqaloop.execution.tools import chosen_metric
 from vqaloop.execution.workshop import Cost, Workshop
+from vqaloop.media.hdr import HdrUse
 from vqaloop.media.probe import probe_source
 from vqaloop.quality.classical_metric import CLASSICAL
-from vqaloop.quality.metric import Metric
+from vqaloop.quality.metric import FOR_HDR, Metric
 from vqaloop.quality.registry import DEFAULT_METRIC, open_metric
 from vqaloop.records import Event, Source, Watcher
 from vqaloop.regress.build_command import Build, Point
@@ -422,11 +423,12 @@ def _probed(options: RegressOptions, plan: RunPlan, binary: str) -> dict[str, So
     if not clips:
         raise InputError("there are no clips to compare on; name one or more")
     times = Counter(Path(clip).name for clip in clips)
+    use = HdrUse(judged=plan.metrics[-1].name in FOR_HDR, tonemaps=False)
     found: dict[str, Source] = {}
     for index, clip in enumerate(clips):
         progress(Event("probe", f"{quoted(clip)}", index, len(clips)))
         name = Path(clip).name if times[Path(clip).name] == 1 else os.fspath(clip)
-        source = probe_source(clip, allow_hdr=options.allow_hdr, ffmpeg=binary)
+        source = probe_source(clip, allow_hdr=options.allow_hdr, hdr=use, ffmpeg=binary)
         if name in found or source.sha256 in {other.sha256 for other in found.values()}:
             raise InputError(f"{quoted(clip)} is there twice; a clip counts once")
         check_metric(plan.metrics[-1], options.weights or options.prompt, canvas=source.canvas)

@@ -144,7 +144,7 @@ def study_name(
         "library": encoder_version(shop.spec, shop.ffmpeg),
         "space": [dataclasses.asdict(tunable) for tunable in shop.spec.tunables],
         "ffmpeg": file_sha256(shop.ffmpeg),
-        "metric": shop.scoring(),
+        "metric": shop.scoring(source),
         "setting": asdict(judge.setting),
         "target": asdict(target),
         "rules": asdict(limits),
