@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
-from scipy.ndimage import maximum_filter, minimum_filter
 
 from vqaloop.errors import DecodeFailed, EncodeFailed, ToolError
 from vqaloop.ladder.warnings import banded
@@ -133,6 +132,9 @@ def find_banding(
 
 def most_banded(luma: npt.NDArray[np.uint8], size: int) -> tuple[int, int]:
     """Left and top of the square with the most bands: level plateaus amid slight slopes."""
+    # seldom needed, and slow to import
+    from scipy.ndimage import maximum_filter, minimum_filter
+
     slope = maximum_filter(luma, _REACH).astype(int) - minimum_filter(luma, _REACH)
     level = maximum_filter(luma, 3) == minimum_filter(luma, 3)
     bands = level & (slope > 0) & (slope <= _STEP)

@@ -118,10 +118,8 @@ class Checked:
     """The mean rate that two passes were to reach."""
     scenes: tuple[RungScene, ...] = ()
     """Of a per-shot ladder, and of a rung that keeps its bound by the knobs of its parts."""
-
-    @property
-    def capped(self) -> bool:
-        return bool(self.scenes) or cap_of(self.encode.rendition) is not None
+    remade: bool = False
+    """Whether it is another encode than its trial's, for a bound or in two passes."""
 
     @property
     def point(self) -> RDPoint:
@@ -341,7 +339,7 @@ class Loop:
         checked = self._checked(source, kept, found.predicted)
         if self.two_pass:
             checked = self._in_order(checked)
-        elif any(item.capped for item in checked):
+        elif any(item.remade for item in checked):
             checked = self._chosen_again(source, found, checked, rules, surrogate)
         if len(checked) < LEAST_RUNGS and self.limit and not self.limit.asked:
             # nobody asked for the bound that leaves no ladder
@@ -473,7 +471,9 @@ class Loop:
         self._capped.append(
             Trial(made.rendition, made.bitrate_kbps, score.value, encode=made, mean=score.mean)
         )
-        return Checked(plain.expected - loss, made, score, found.over, scenes=found.scenes)
+        return Checked(
+            plain.expected - loss, made, score, found.over, scenes=found.scenes, remade=True
+        )
 
     def _two_pass_rung(
         self, source: Source, plain: Checked, metric: Metric | None

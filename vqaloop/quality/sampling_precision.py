@@ -67,14 +67,15 @@ def reach(
         return apart
     if seen < 2:
         return math.inf, math.inf
-    from scipy.stats import t
+    # of scipy.stats the import takes as long as that of everything else here
+    from scipy.special import stdtrit
 
     weights = np.array(shares) / known
     mean = weights @ times
     variance = weights @ (np.array(times) - mean) ** 2 * seen / (seen - 1)
     # as of a sample of equal weights that is as precise
     spread = variance * (weights @ weights) * (1 - known)
-    between = float(t.ppf(0.975, seen - 1)) * math.sqrt(spread)
+    between = float(stdtrit(seen - 1, 0.975)) * math.sqrt(spread)
     return math.hypot(between, apart[0]), math.hypot(between, apart[1])
 
 

@@ -34,12 +34,15 @@ from vqaloop.execution.workshop import Workshop
 from vqaloop.media.scene_cuts import MOST_S, Scene, SceneExcerpts
 from vqaloop.ratecontrol.concat import join
 from vqaloop.ratecontrol.joined_encode import joined_encode
-from vqaloop.records import Encode, RungScene, Source
+from vqaloop.records import Encode, Rendition, RungScene, Source
 
 Values = npt.NDArray[np.float64]
 
 LEAST_SHARE, PLANS = 0.02, 50
 """Part of the highest second's rate down to which others are considered, and how many of them."""
+MUCH = 0.7
+"""Part of its bits with which a title is made in parts; where less would be left, a key frame a
+second is tried first, which costs a tenth or so and keeps the quality."""
 _LEAST_KBIT = 1e-6
 _numbers = itertools.count()
 
@@ -65,26 +68,43 @@ def keep_title_peak(
     """
     if shop.spec.buffer_model or mean_of(plain.rendition) is not None:
         return keep_peak(shop, source, plain, limit)
-    found = _in_parts(shop, source, plain, limit, excerpts)
-    usual = plain.rendition.gop or gop_frames(shop.spec, source.fps)
-    gop = second_gop(usual, source.fps)
-    if found.kept or gop == usual:
-        return found
-    # where key frames are nearly all of a GOP, a second has its bits twice
-    shorter = shop.encode(source, replace(plain.rendition, gop=gop))
-    other = _in_parts(shop, source, shorter, limit, excerpts)
-    best = min(found, other, key=lambda item: (not item.kept, item.over))
-    tries, frames = found.tries + 1 + other.tries, found.frames + source.frames + other.frames
-    return replace(best, tries=tries, frames=frames)
-
-
-def _in_parts(
-    shop: Workshop, source: Source, plain: Encode, limit: PeakLimit, excerpts: SceneExcerpts
-) -> CappedEncode:
     over = peaks_of(_packets(shop, plain, source), source.duration_s).over(limit)
     if over <= HELD:
         return CappedEncode(plain, over)
-    return _Parts(shop, source, plain, limit, excerpts).kept()
+    parts = _Parts(shop, source, plain, limit, excerpts)
+    usual = plain.rendition.gop or gop_frames(shop.spec, source.fps)
+    gop = second_gop(usual, source.fps)
+    found = None
+    if gop == usual or parts.share_left() >= MUCH:
+        found = parts.kept()
+        if found.kept or gop == usual:
+            return found
+    # where key frames are nearly all of a GOP, a second has its bits twice
+    other = _shorter(shop, source, replace(plain.rendition, gop=gop), limit, excerpts)
+    if not other.kept:
+        found = found or parts.kept()
+    both = [item for item in (found, other) if item]
+    return replace(
+        min(both, key=lambda item: (not item.kept, item.over)),
+        tries=sum(item.tries for item in both),
+        frames=sum(item.frames for item in both),
+    )
+
+
+def _shorter(
+    shop: Workshop,
+    source: Source,
+    rendition: Rendition,
+    limit: PeakLimit,
+    excerpts: SceneExcerpts,
+) -> CappedEncode:
+    """An encode with other GOPs than the plain one, in parts where it is above the bound."""
+    made = shop.encode(source, rendition)
+    over = peaks_of(_packets(shop, made, source), source.duration_s).over(limit)
+    found = CappedEncode(made, over)
+    if over > HELD:
+        found = _Parts(shop, source, made, limit, excerpts).kept()
+    return replace(found, tries=found.tries + 1, frames=found.frames + source.frames)
 
 
 class _Gop:
@@ -161,6 +181,12 @@ class _Parts:
         held = [item for item in tried if item[0] <= HELD]
         over, knobs = max(held) if held else min(tried)
         return self._joined(knobs, over)
+
+    def share_left(self) -> float:
+        """The part of its bits that the file is expected to keep."""
+        pairs = list(zip(self.gops, self._planned(), strict=True))
+        left = sum(float(gop.kbits_at(knob).sum()) for gop, knob in pairs)
+        return left / sum(float(gop.kbits_at(self.own).sum()) for gop in self.gops)
 
     def _planned(self) -> list[float]:
         """The knobs with which the bound is expected to be kept by most bits.
