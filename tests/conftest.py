@@ -12,15 +12,31 @@ from pathlib import Path
 
 import hypothesis
 import pytest
+from matplotlib.figure import Figure
 
 from tests.support.commandline import Room, children
 
 # ladders of real encodes, made once for all tests of deliveries
-from tests.support.deliveries import codec_ladders, delivered, own_ladder, short_title  # noqa: F401
+from tests.support.deliveries import (  # noqa: F401
+    codec_ladders,
+    delivered,
+    h264_ladder,
+    own_ladder,
+    short_title,
+)
 
 # a test may be slow on a busy machine, and the same commit passes or fails the same way twice
-hypothesis.settings.register_profile("vqaloop", deadline=None, derandomize=True)
+hypothesis.settings.register_profile("vqaloop", deadline=None, derandomize=True, max_examples=50)
 hypothesis.settings.load_profile("vqaloop")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
+    """Plots are blank sheets, except in tests marked `drawn`: drawing takes half of a ladder."""
+    with pytest.MonkeyPatch.context() as patch:
+        if not item.get_closest_marker("drawn"):
+            patch.setattr(Figure, "draw", lambda figure, renderer: None)
+        return (yield)
 
 
 @pytest.fixture

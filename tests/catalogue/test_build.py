@@ -25,6 +25,7 @@ QUICK: dict[str, Any] = {
     "resolutions": [(160, 96), (112, 64)],
     "min_step": 0.5,
     "min_ratio": 1.25,
+    "guard": "off",
 }
 WORDS = (
     *("--codec", "h264", "--metric", "psnr", "--preset", "ultrafast", "--min-step", "0.5"),

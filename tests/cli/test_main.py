@@ -20,6 +20,7 @@ from vqaloop.cli.parser import make_parser
 from vqaloop.core.folders import is_study_file
 
 SIZES = ("--resolutions", "160x96,112x64")
+UNGUARDED = (*SMALL, *SIZES, "--guard", "off")
 COMMANDS = (
     *("sample", "ladder", "score", "tune", "encode", "deliver", "regress", "report"),
     *("corpus", "distill", "evaluate", "encoders", "doctor", "completion", "man"),
@@ -77,7 +78,7 @@ def test_quiet_says_nothing_on_stderr(room: Room, clip: str) -> None:
 
 
 def test_a_second_ladder_in_the_same_folder_replaces_the_first(room: Room, clip: str) -> None:
-    first = room.ladder(clip, *SMALL, *SIZES)
+    first = room.ladder(clip, *UNGUARDED)
     second = room.ladder(clip, *SMALL, "--resolutions", "144x88,112x64")
     files = {path.name for path in (room.folder / "out").iterdir()}
     assert {rung["file"] for rung in second["rungs"]} <= files
@@ -90,7 +91,7 @@ def test_a_second_ladder_in_the_same_folder_replaces_the_first(room: Room, clip:
 )
 def test_names_are_data(room: Room, clip: str, name: str) -> None:
     (room.folder / clip).rename(room.folder / name)
-    said = room.run("ladder", *SMALL, *SIZES, "--", name)
+    said = room.run("ladder", *UNGUARDED, "--", name)
     assert said.status == 0, said.err
     assert "\x1b" not in said.out + said.err
     (out,) = (path for path in room.folder.iterdir() if path.is_dir())
@@ -100,7 +101,7 @@ def test_names_are_data(room: Room, clip: str, name: str) -> None:
 def test_a_name_that_is_no_utf8(room: Room, clip: str) -> None:
     name = os.fsdecode(b"a\xff.y4m")
     (room.folder / clip).rename(room.folder / name)
-    said = room.run("ladder", name, *SMALL, *SIZES, "--json", "-")
+    said = room.run("ladder", name, *UNGUARDED, "--json", "-")
     assert said.status == 0, said.err
     assert json.loads(said.out)["source"]["path"] == "a\ufffd.y4m"
     missing = room.run("ladder", os.fsdecode(b"b\xff.y4m"), *SMALL)
@@ -174,7 +175,8 @@ def test_score_and_report(room: Room, clip: str) -> None:
     found = json.loads(said.out)
     assert found["value"] == pytest.approx(rung["score"], abs=1e-3)
     assert (found["metric"], found["mode"], found["interval"]) == ("psnr", "full-reference", None)
-    assert len(found["clips"]) == 12
+    assert len(found["clips"]) == 12 and found["lowest"] == min(found["clips"])
+    assert found["schema"] == "vqaloop.score/1"
     human = room.run("score", video, "--reference", clip, "--metric", "psnr")
     assert human.out == f"{found['value']:.2f}  psnr, full-reference\n"
     (room.folder / "out" / "report.html").unlink()
@@ -273,7 +275,7 @@ def test_interrupted_by_a_signal(room: Room, clip: str, number: signal.Signals) 
     (room.folder / "now").touch()
     hangs = f"if [ -e now ]; then echo $$ >> '{pids}'; exec sleep 600; fi"
     fake = fake_ffmpeg(room.folder / "ffmpeg", {"*libx264*scale=112:64:*": hangs})
-    words = ("ladder", clip, *SMALL, *SIZES, "-o", "out", "--workers", "2", "--ffmpeg", str(fake))
+    words = ("ladder", clip, *UNGUARDED, "-o", "out", "--workers", "2", "--ffmpeg", str(fake))
     argv, environment = command(room, *words)
     running_one = subprocess.Popen(
         argv, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
@@ -427,7 +429,7 @@ def test_a_full_stdout_is_one(room: Room) -> None:
 
 
 def test_a_closed_stdout_is_none(room: Room, clip: str) -> None:
-    words, environment = command(room, "ladder", clip, *SMALL, *SIZES, "--json", "-", "-o", "out")
+    words, environment = command(room, "ladder", clip, *UNGUARDED, "--json", "-", "-o", "out")
     shell = ["/bin/sh", "-c", 'exec "$@" >&-', "sh", *words]
     done = subprocess.run(shell, env=environment, stderr=subprocess.PIPE, text=True, timeout=60)
     assert done.returncode == 0, done.stderr
@@ -437,7 +439,7 @@ def test_a_closed_stdout_is_none(room: Room, clip: str) -> None:
 def test_a_terminal_of_few_letters(room: Room, clip: str) -> None:
     (room.folder / clip).rename(room.folder / "ä.y4m")
     plain = {"PYTHONIOENCODING": "ascii", "LC_ALL": "C"}
-    done = run_with(room, subprocess.PIPE, "ladder", "ä.y4m", *SMALL, *SIZES, more=plain)
+    done = run_with(room, subprocess.PIPE, "ladder", "ä.y4m", *UNGUARDED, more=plain)
     assert done.returncode == 0, done.stderr
     assert "in \\xe4.h264.ladder" in done.stdout
 

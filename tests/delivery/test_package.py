@@ -427,8 +427,8 @@ def test_sound_is_spoken_of_where_there_is_some(silent: bool, tmp_path: Path) ->
     ladder = make_ladder(tmp_path / "ladder", title, "h264", [(128, 72, 40)])
     told: list[Event] = []
     made = package_ladder(ladder.folder, out=tmp_path / "out", progress=told.append)
-    packaged = [event.message for event in told if event.stage == "package"]
-    assert packaged == ["h264 128x72", *["audio"] * (not silent)]
+    packaged = [(event.message, event.done) for event in told if event.stage == "package"]
+    assert packaged == [("h264 128x72", 1), *[("audio", 1)] * (not silent)]
     assert (made.about["audio"] is None) == silent and made.about["warnings"] == []
 
 

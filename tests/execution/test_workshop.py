@@ -105,7 +105,8 @@ def test_an_encoder_that_dies_of_the_whole_group_leaves_nobody(room: Room, clip:
     pids = room.folder / "pids"
     action = f"sleep 600 & echo $! >> {pids}; wait"
     fake = fake_ffmpeg(room.folder / "ffmpeg", {SMALLER: action})
-    room.ladder(clip, *SMALL, *SIZES, "--time-limit", "2", "--ffmpeg", fake, "--workers", "4")
+    words = ("--time-limit", "1.5", "--ffmpeg", fake, "--workers", "4", "--guard", "off")
+    room.ladder(clip, *SMALL, *SIZES, *words)
     started = [int(line) for line in pids.read_text().split()]
     assert 1 <= len(started) <= 2 * (GIVE_UP + 2)
     for pid in started:

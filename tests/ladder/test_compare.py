@@ -17,7 +17,7 @@ from tests.support.commandline import SMALL, Room
 from tests.support.media import REPOSITORY, make_clip
 from vqaloop.errors import InputError
 from vqaloop.ladder.compare import compare_ladders, curve_of
-from vqaloop.ladder.compare_page import pair_page, pair_png
+from vqaloop.ladder.compare_page import _figure, pair_page, pair_png
 from vqaloop.ladder.compare_table import rung_rows, side_by_side
 from vqaloop.ladder.store import write_reports
 from vqaloop.quality.bdrate import bd_rate
@@ -243,6 +243,7 @@ def test_the_command_tells_the_answer_within_80_columns(room: Room) -> None:
     assert "11520x6480" in said.out and "116196" in said.out
 
 
+@pytest.mark.drawn
 def test_the_command_writes_page_picture_and_document(room: Room) -> None:
     a, b = two_folders(room.folder, lambda ladder: scaled(ladder, 0.8))
     before = room.tree()
@@ -281,6 +282,7 @@ def test_the_command_refuses_with_one_message(room: Room, argv: list[str], messa
     assert not said.out and room.tree() == before
 
 
+@pytest.mark.drawn
 def test_what_no_metric_can_tell_is_shown_all_the_same(room: Room) -> None:
     a, b = two_folders(room.folder, lambda ladder: replace(ladder, rungs=ladder.rungs[:2]))
     said = room.run("report", a, b, "--html", "pair.html")
@@ -331,6 +333,7 @@ def test_a_gain_over_a_small_part_of_a_ladder_is_none(made: Ladder) -> None:
         assert compared.gaps[0].bd_score is None and compared.gaps[0].bd_rate_percent is not None
 
 
+@pytest.mark.drawn
 def test_a_phone_has_the_rungs_below_each_other(made: Ladder) -> None:
     compared = compare_ladders(made, scaled(about(made, metric={"name": "vmaf"}), 0.5))
     headings, rows = rung_rows(compared)
@@ -344,6 +347,7 @@ def test_a_phone_has_the_rungs_below_each_other(made: Ladder) -> None:
     assert '<div class="narrow"><div class="scroll"><table class="dense numbers">' in text
 
 
+@pytest.mark.drawn
 def test_the_page_stands_alone_and_the_picture_is_drawn_on(made: Ladder) -> None:
     import av
     import numpy as np
@@ -361,6 +365,26 @@ def test_the_page_stands_alone_and_the_picture_is_drawn_on(made: Ladder) -> None
         assert np.sum(np.all(np.abs(picture - wanted) < 8, axis=2)) > 100
 
 
+@pytest.mark.drawn
+@pytest.mark.parametrize("narrow", [False, True])
+def test_sizes_are_written_right_of_the_axis(made: Ladder, narrow: bool) -> None:
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.text import Annotation
+
+    for factor in (0.8, 1.25):
+        figure = _figure(
+            compare_ladders(made, scaled(made, factor)),
+            (4.2, 5.4) if narrow else (7.6, 5.4),
+            narrow=narrow,
+        )
+        FigureCanvasAgg(figure).draw()  # type: ignore[no-untyped-call]
+        (axes,) = figure.axes
+        texts = [each for each in axes.get_children() if isinstance(each, Annotation)]
+        assert len(texts) >= 2
+        assert min(text.get_window_extent().x0 for text in texts) > axes.bbox.x0
+
+
+@pytest.mark.drawn
 def test_words_of_others_are_data(tmp_path: Path, room: Room) -> None:
     plain = Page(pair_page(compare_ladders(*[make_ladder(tmp_path)] * 2))).tags
     hostile = " ".join(HOSTILE)

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 import optuna
 import pytest
-from hypothesis import given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from tests.ladder.test_store import Page, make_ladder, make_pictures, page_of
@@ -144,12 +144,18 @@ def test_inputs_may_stand_apart() -> None:
 
 
 @given(st.floats(0, 1e15, exclude_min=True))
-@pytest.mark.parametrize("fixed", [12345.678, 1e6, 1e-7, 30.0])
-def test_the_command_asks_for_the_very_same_numbers(fixed: float, drawn: float) -> None:
-    for value in (fixed, drawn):
-        options = _options_of({"max_bitrate": value, "budget_s": value, "score_precision": value})
-        assert options.max_bitrate == options.score_precision == value
-        assert options.budget_s == value
+@example(12345.678)
+@example(1e6)
+@example(1e-7)
+@example(30.0)
+@settings(max_examples=30)
+def test_the_command_asks_for_the_very_same_numbers(value: float) -> None:
+    options = _options_of({"max_bitrate": value, "budget_s": value, "score_precision": value})
+    assert options.max_bitrate == options.score_precision == value
+    assert options.budget_s == value
+
+
+def test_the_command_asks_for_negative_numbers_too() -> None:
     asked = {"score_precision": 0.5, "budget_s": 90.0, "min_score": -3.5}
     options = _options_of(asked)
     assert (options.score_precision, options.budget_s, options.min_score) == (0.5, 90, -3.5)

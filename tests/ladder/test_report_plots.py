@@ -15,6 +15,8 @@ from vqaloop.ladder import report_plots
 from vqaloop.records import Cap
 from vqaloop.report.plotting import label_octaves
 
+pytestmark = pytest.mark.drawn
+
 
 def ticks_of(low: float, high: float, which: str = "x", most: int = 12) -> list[str]:
     axes = Figure().add_subplot()

@@ -226,6 +226,7 @@ def test_trouble_with_the_folder_leaves_the_older_reports(tmp_path: Path) -> Non
     assert not list(tmp_path.glob(".*"))
 
 
+@pytest.mark.drawn
 @pytest.mark.parametrize("metric", ["internvqa-mini", "vmaf", "psnr"])
 def test_the_picture_decodes_and_is_drawn_on(tmp_path: Path, metric: str) -> None:
     import av
@@ -241,6 +242,7 @@ def test_the_picture_decodes_and_is_drawn_on(tmp_path: Path, metric: str) -> Non
         assert np.sum(np.all(np.abs(picture.astype(int) - wanted) < 8, axis=2)) > 100
 
 
+@pytest.mark.drawn
 def test_global_state_of_matplotlib_is_left_alone(tmp_path: Path) -> None:
     import matplotlib
     from matplotlib import pyplot
@@ -270,6 +272,7 @@ def plain(tmp_path_factory: pytest.TempPathFactory) -> Page:
     return page_of(make_ladder(tmp_path_factory.mktemp("plain")))[1]
 
 
+@pytest.mark.drawn
 @pytest.mark.parametrize("name", HOSTILE)
 def test_names_are_data(tmp_path: Path, plain: Page, name: str) -> None:
     ladder = make_ladder(tmp_path, path=f"a dir/{name}")
@@ -291,6 +294,7 @@ def test_names_are_data(tmp_path: Path, plain: Page, name: str) -> None:
     assert read_ladder(tmp_path).about["source"]["path"] == f"a dir/{name}"
 
 
+@pytest.mark.drawn
 def test_the_page_stands_alone(tmp_path: Path) -> None:
     text, page = page_of(make_ladder(tmp_path))
     sources = [value for key, value in page.attributes if key in ("src", "href", "xlink:href")]
@@ -350,6 +354,7 @@ def test_commands_with_control_characters_are_safe_to_paste(tmp_path: Path) -> N
     assert done.stdout.decode().split("@")[1] == name
 
 
+@pytest.mark.drawn
 def test_the_least_that_can_be_drawn(tmp_path: Path) -> None:
     ladder = make_ladder(tmp_path)
     ladder.about.update(trials=[], hull=[], warnings=[], worst=[], tuning=None)

@@ -307,7 +307,7 @@ def test_the_command_tells_points_and_opinion(
     found = json.loads((tmp_path / "it.json").read_text("ascii"))
     assert found["mode"] == "difference" and found["label"] == "MOS"
     words = f"In VMAF points; {found['opinion']:.2f} as MOS."
-    assert words in said.out + said.err
+    assert words in said.out + said.err and f"internvqa-mine of {str(weights)!r}, " in said.out
     assert main(["score", str(rung), *chosen, "--json", str(tmp_path / "alone.json")]) == 0
     assert "opinion" not in json.loads((tmp_path / "alone.json").read_text("ascii"))
 

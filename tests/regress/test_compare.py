@@ -174,7 +174,7 @@ def test_builds_that_misbehave_on_one_clip_are_named_as_what_they_did(
         "h264",
         "--quiet",
     ]
-    argv += [*clips.values(), "--junit", junit, "--time-limit", "5"]
+    argv += [*clips.values(), "--junit", junit, "--time-limit", "3"]
     assert run_main(argv) == 1
     capsys.readouterr()
     failures = {

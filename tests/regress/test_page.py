@@ -7,6 +7,8 @@ from tests.regress.test_summary import rendered as table_of
 from vqaloop.regress.page import regress_page
 from vqaloop.regress.summary import headline, markdown
 
+pytestmark = pytest.mark.drawn
+
 
 def test_a_heading_names_every_check_that_failed() -> None:
     document = make_document()

@@ -16,8 +16,10 @@ from tests.ladder.test_store import HOSTILE, Page
 from tests.report.test_console import COLOUR, on_terminal
 from vqaloop.regress.junit import junit_xml
 from vqaloop.regress.page import curves_figure, difference_figure, regress_page
-from vqaloop.regress.summary import markdown, print_verdict, regress_table
+from vqaloop.regress.summary import builds_line, markdown, print_verdict, regress_table
 from vqaloop.report.plotting import INK, style
+
+pytestmark = pytest.mark.drawn
 
 # all figures here are made up; they are only of a believable size
 METRICS = ("internvqa-mini", "vmaf", "psnr_y")
@@ -170,6 +172,7 @@ def test_the_table_says_the_verdict_first_and_every_clip_after() -> None:
     lines = rendered(make_document())
     assert lines[0] == "regression"
     assert lines[1].startswith("Worse: the candidate crashes on dark.y4m.")
+    assert builds_line(make_document()) in " ".join(" ".join(lines[:6]).split())
     assert row(lines, "clip ") == "clip internvqa-mini VMAF PSNR-Y time memory bits %"
     assert row(lines, "crowd") == "crowd.y4m +6.25 +6.25! +6.25 1.03x 1.00x +6.25"
     assert row(lines, "title") == "title.y4m +0.40 refused +0.40 1.03x 1.00x +0.40"

@@ -20,6 +20,9 @@ SMALL = (
 )
 """Options of a ladder that takes about a second."""
 
+BLANK = "from matplotlib.figure import Figure; Figure.draw = lambda *_: None\n"
+"""Before a program's own code, it keeps the program's plots blank, as the tests' own are."""
+
 
 @dataclass(frozen=True)
 class Said:

@@ -225,7 +225,7 @@ def test_a_log_forgets_steps_that_will_be_taken_again(tmp_path: Path) -> None:
     again = TrainingLog(tmp_path / "log.csv")
     again.open(12)
     assert [row["step"] for row in again.rows] == list(range(1, 13))
-    assert again.summary(5) == "0.50 s/step  rms crop 0.2000"
+    assert again.summary(5, 130) == "0.50 s a step, 1:05 left; root of each loss: crop 0.2000"
     again.write()
     whole = TrainingLog(tmp_path / "log.csv")
     whole.open(30)

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import vqaloop
-from tests.support.commandline import Room
+from tests.support.commandline import Room, slow_but
 from tests.support.media import CHANGES, frame_hashes, make_changing, make_clip, remux, run_ffmpeg
 from tests.support.nets import random_student, student_metric
 from vqaloop.core.ffmpeg import ffmpeg_path
@@ -151,23 +151,35 @@ def test_file_against_itself(
     assert score.value > least and len(score.clips) == 30
 
 
+def seen_as_one(clip: Path, folder: Path) -> tuple[Source, Source]:
+    """A clip, and all its frames as they are made alike, in a file of one kind."""
+    source = probe_source(clip)
+    return source, excerpt(source, [(0, 30)], folder / "whole.mkv", ffmpeg=FFMPEG)
+
+
 @pytest.mark.parametrize("change", CHANGES)
 def test_student_reads_what_is_compared(
     clips: dict[str, Path], tmp_path: Path, change: str
 ) -> None:
-    source = probe_source(clips[change])
-    view = tmp_path / "whole.mkv"
-    whole = excerpt(source, [(0, 30)], view, ffmpeg=FFMPEG)
+    source, whole = seen_as_one(clips[change], tmp_path)
     wanted = [0, 13, 14, 23, 24, 29]
     frames = read_source(source, wanted, ffmpeg=FFMPEG)
     assert (frames == read_source(whole, wanted, ffmpeg=FFMPEG)).all()
-    alone = read_encode(view, wanted, (160, 96), source.fps, decoder="pyav", ffmpeg=FFMPEG)
+    size, fps = source.canvas, source.fps
+    alone = read_encode(whole.path, wanted, size, fps, decoder="pyav", ffmpeg=FFMPEG)
     assert (frames == alone).all()
+
+
+@pytest.mark.parametrize("change", slow_but(CHANGES, "size", "colour tags"))
+def test_student_scores_what_is_compared(
+    clips: dict[str, Path], tmp_path: Path, change: str
+) -> None:
+    source, whole = seen_as_one(clips[change], tmp_path)
     metric = student_metric(random_student(tmp_path))
     # as one scene each: the packets of the two differ, and so would the places
     one, other = (replace(title, windows=(0,)) for title in (source, whole))
-    assert metric.measure(one, view, "pyav").value == pytest.approx(
-        metric.measure(other, view, "pyav").value
+    assert metric.measure(one, whole.path, "pyav").value == pytest.approx(
+        metric.measure(other, whole.path, "pyav").value
     )
 
 

@@ -47,6 +47,7 @@ NOT_RUN = {
     "pipx ": "as above; with an environment of its own",
     "uv ": "as above",
     "docker ": "needs a container engine",
+    "python3 -m http.server": "serves until it is stopped; tests/delivery/test_page.py has one",
     "pytest -n auto": "these are the tests",
     "pytest -m slow": "these are the tests",
     "ruff ": "CI runs it",
@@ -102,7 +103,7 @@ QUICK = {
     ),
     "tune": ("--metric", "vmaf", "--trials", "2"),
     "encode": ("--metric", "vmaf"),
-    "regress": ("--metric", "vmaf"),
+    "regress": ("--metric", "vmaf", "--frames", "12"),
     "audit": ("--metric", "vmaf"),
 }
 """What is put behind a command for it to be quick."""
@@ -112,7 +113,7 @@ QUICK_CALLS: dict[str, dict[str, Any]] = {
     "build_ladders": _LADDER,
     "tune_encoder": {"metric": "vmaf", "trials": 2},
     "encode_to_target": {"metric": "vmaf"},
-    "compare_builds": {"metric": "vmaf"},
+    "compare_builds": {"metric": "vmaf", "frames": 12},
     "audit_ladder": {"metric": "vmaf"},
 }
 HEAVY = {"corpus", "distill", "evaluate"}

@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 
-from tests.support.commandline import FAILURES, Room, children, fake_ffmpeg, slow_but
+from tests.support.commandline import BLANK, FAILURES, Room, children, fake_ffmpeg, slow_but
 from tests.support.media import REPOSITORY, make_clip
 from vqaloop.core import guardian, process
 from vqaloop.errors import ToolError
@@ -26,7 +26,7 @@ WORDS = (
     *("--codec", "h264", "--metric", "psnr", "--preset", "ultrafast", "--min-step", "0.5"),
     *("--min-ratio", "1.25", "--resolutions", "160x96,112x64", "--quiet"),
 )
-MAIN = "import sys; from vqaloop.cli.main import main; sys.exit(main())"
+MAIN = f"{BLANK}import sys; from vqaloop.cli.main import main; sys.exit(main())"
 PATIENCE_S = 120
 
 
@@ -227,7 +227,7 @@ def test_two_drivers_in_one_folder(room: Room, clip: str, calm: dict[str, Any]) 
 def test_clocks_that_jump(room: Room, clip: str, calm: dict[str, Any], jump_s: float) -> None:
     """Of two drivers on one study; the clock of one is a day off every other time it looks."""
     jumps = (
-        "import itertools, sys, time\n"
+        f"{BLANK}import itertools, sys, time\n"
         f"real, by = time.time, itertools.cycle([0.0, {jump_s}])\n"
         "time.time = lambda: real() + next(by)\n"
         "from vqaloop.cli.main import main; sys.exit(main())"

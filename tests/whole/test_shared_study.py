@@ -13,16 +13,16 @@ import optuna
 import pytest
 from optuna.trial import TrialState
 
-from tests.support.commandline import FAILURES, Room, fake_ffmpeg, running
+from tests.support.commandline import BLANK, FAILURES, Room, fake_ffmpeg, running
 from tests.support.media import REPOSITORY, make_clip
 from vqaloop.core.folders import STUDY_FILE, is_study_file
 from vqaloop.search.shared_study import default_storage, open_storage
 
 WORDS = (
     *("--codec", "h264", "--metric", "psnr", "--preset", "ultrafast", "--min-step", "0.5"),
-    *("--min-ratio", "1.25", "--resolutions", "160x96,112x64"),
+    *("--min-ratio", "1.25", "--resolutions", "160x96,112x64", "--guard", "off"),
 )
-MAIN = "import sys; from vqaloop.cli.main import main; sys.exit(main())"
+MAIN = f"{BLANK}import sys; from vqaloop.cli.main import main; sys.exit(main())"
 
 
 @pytest.fixture

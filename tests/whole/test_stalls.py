@@ -37,9 +37,9 @@ SIZES = ("--resolutions", "160x96,112x64", "--no-prior")
 
 @pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(process, "STALL_S", 2.0)
-    monkeypatch.setattr(encode, "IDLE_S", 2.0)
-    monkeypatch.setattr(excerpt, "STALLED_S", 2.0)
+    monkeypatch.setattr(process, "STALL_S", 1.5)
+    monkeypatch.setattr(encode, "IDLE_S", 1.5)
+    monkeypatch.setattr(excerpt, "STALLED_S", 1.5)
 
 
 def once(room: Room, patterns: Mapping[str, str]) -> str:
@@ -88,7 +88,7 @@ def test_packaging_that_hangs(
     room: Room, impatient: None, caplog: pytest.LogCaptureFixture
 ) -> None:
     make_clip(room.folder / "a.mp4", size="160x96", frames=30)
-    room.ladder("a.mp4", *SMALL, *SIZES)
+    room.ladder("a.mp4", *SMALL, *SIZES, "--guard", "off")
     fake = once(room, {"mux": "*-f\\ dash*"})
     said = room.run("deliver", "out", "-o", "delivery", "--ffmpeg", fake)
     assert said.status == 0, said.err
@@ -113,9 +113,9 @@ def test_what_hangs_each_time_is_given_up(room: Room, impatient: None, stage: st
 
 STOPPED = """
 from vqaloop.core import process
-process.PAUSE_S = 0.5
+process.PAUSE_S = 0.25
 print("begun", flush=True)
-print(process.run(["sleep", "6"], timeout_s=20, idle_s=5, again=False).returncode, flush=True)
+print(process.run(["sleep", "3"], timeout_s=20, idle_s=2.5, again=False).returncode, flush=True)
 """
 
 
@@ -124,9 +124,9 @@ def test_time_in_which_this_process_is_stopped_does_not_count() -> None:
     argv = [sys.executable, "-c", STOPPED]
     one = subprocess.Popen(argv, stdout=subprocess.PIPE, text=True, cwd=REPOSITORY)
     assert one.stdout is not None and one.stdout.readline() == "begun\n"
-    time.sleep(1)
+    time.sleep(0.5)
     one.send_signal(signal.SIGSTOP)
-    time.sleep(3)
+    time.sleep(1.5)
     one.send_signal(signal.SIGCONT)
     assert one.communicate(timeout=30)[0] == "0\n"
 
@@ -138,16 +138,16 @@ def test_a_program_that_only_looks_at_the_time_does_nothing(
         """With so many ticks of work a look, of which there are four in idle_s."""
         used = itertools.count(0, ticks)
         monkeypatch.setattr(process, "_group_ticks", lambda group: next(used))
-        return process.run(["sleep", "60"], timeout_s=4, idle_s=2, again=False)
+        return process.run(["sleep", "60"], timeout_s=2, idle_s=1, again=False)
 
-    monkeypatch.setattr(process, "STILL", 4)
+    monkeypatch.setattr(process, "STILL", 8)
     assert run(2).stalled
     assert not run(3).stalled
 
 
 # --- the time budget ----------------------------------------------------------------------------
 
-BUDGET_S = 8
+BUDGET_S = 6
 
 
 def two_and_then_none(room: Room, patterns: Mapping[str, str]) -> str:

@@ -2,6 +2,7 @@
 
 import argparse
 import os
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -23,7 +24,9 @@ def add_deliver(command: "Command") -> None:
         help="what `vqaloop ladder` wrote; of one title, a codec each",
     )
     add_options(parser, DeliveryOptions)
-    parser.add_argument("-o", "--output", type=Path, metavar="DIR", help="default: NAME.delivery")
+    parser.add_argument(
+        "-o", "--output", type=Path, metavar="DIR", help="default: X.delivery of X.ladder"
+    )
 
 
 def delivery_words(options: argparse.Namespace) -> list[str]:
@@ -44,6 +47,7 @@ def run_deliver(options: argparse.Namespace) -> int:
 
     with loading(options):
         from vqaloop.delivery.package import package_ladder
+        from vqaloop.delivery.page import PAGE
 
     given = given_options(DeliveryOptions, options)
     hls, dash = bool(options.hls), bool(options.dash)
@@ -79,6 +83,10 @@ def run_deliver(options: argparse.Namespace) -> int:
         about["dash"] and about["dash"]["manifest"],
     ]
     say(options, " and ".join([*filter(None, manifests)] or ["files"]) + f" in {made.folder}")
+    if given.get("page"):
+        where = shlex.quote(str(made.folder))
+        say(options, f"to play it: python3 -m http.server -d {where}")
+        say(options, f"            and open http://localhost:8000/{PAGE}")
     emit(options, about)
     missing = (hls and not about["hls"]) or (dash and not about["dash"])
     return 1 if missing else 0

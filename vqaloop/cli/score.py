@@ -14,11 +14,13 @@ from vqaloop.execution.options import WAYS, MetricOptions, Scoring
 if TYPE_CHECKING:
     from vqaloop.quality.scorer import Scorer
 
+SCHEMA = "vqaloop.score/1"
+
 
 def run_score(options: argparse.Namespace) -> int:
     with loading(options):
         from vqaloop.bitstream.film_grain import has_synthesis
-        from vqaloop.core.text import parse_size, size_within
+        from vqaloop.core.text import parse_size, quoted, size_within
         from vqaloop.execution.checks import check_metric
         from vqaloop.media.hdr import doubt_note
         from vqaloop.quality.sampling_precision import unreached
@@ -40,10 +42,11 @@ def run_score(options: argparse.Namespace) -> int:
     found = scorer.score(options.video, options.reference, canvas)
     low, high = found.interval or (found.value, found.value)
     spread = f" (95 % interval {low:.1f} to {high:.1f})" if found.interval else ""
+    name = found.metric + (f" of {quoted(options.weights)}" if options.weights else "")
     if found.mean is None:
-        say(options, f"{found.value:.2f}  {found.metric}, {found.mode}{spread}")
+        say(options, f"{found.value:.2f}  {name}, {found.mode}{spread}")
     else:
-        say(options, f"{found.value:.2f}  {found.metric} by {found.pool}, {found.mode}")
+        say(options, f"{found.value:.2f}  {name} by {found.pool}, {found.mode}")
         say(options, f"{found.mean:.2f}  mean{spread}")
     if found.opinion is not None:
         say(options, f"In VMAF points; {found.opinion:.2f} as {found.label}.")
@@ -65,6 +68,7 @@ def run_score(options: argparse.Namespace) -> int:
     emit(
         options,
         {
+            "schema": SCHEMA,
             "value": rounded(found.value),
             **(
                 {}
@@ -77,6 +81,7 @@ def run_score(options: argparse.Namespace) -> int:
             **({} if found.opinion is None else {"opinion": rounded(found.opinion)}),
             "weights_sha256": found.weights_sha256,
             "interval": [rounded(v) for v in found.interval] if found.interval else None,
+            "lowest": rounded(min(found.clips)) if found.clips else None,
             "clips": [rounded(v) for v in found.clips],
             "canvas": None if canvas is None else list(canvas),
             **({"film_grain": "left out"} if grainy else {}),

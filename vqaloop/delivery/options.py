@@ -53,12 +53,19 @@ class DeliveryOptions:
         metavar="NAME",
     )
 
+    page: bool = option(False, "a page too that plays it in a browser, play.html")
+
     def check(self) -> None:
-        """Raises InputError for a number out of its range."""
+        """Raises InputError for a number out of its range, and for what does not go together."""
         if not LEAST_SEGMENT_S <= self.segment_s <= MOST_SEGMENT_S:
             raise InputError(
                 f"segments of {self.segment_s:g} s: {LEAST_SEGMENT_S:g} to {MOST_SEGMENT_S:g} s "
                 "are taken"
+            )
+        if self.page and (self.keys is not None or not self.hls):
+            raise InputError(
+                "--page plays HLS that is not encrypted; leave it out, or "
+                + ("--encrypt" if self.keys is not None else "deliver HLS too")
             )
         if self.thumbnail_s and not LEAST_THUMBNAIL_S <= self.thumbnail_s <= 3600:
             raise InputError(

@@ -63,6 +63,7 @@ from vqaloop.delivery.hls import (
     text_playlist,
 )
 from vqaloop.delivery.options import SEGMENT_S, DeliveryOptions
+from vqaloop.delivery.page import write_page
 from vqaloop.delivery.place import RECORD, SCHEMA, checked_place, placed
 from vqaloop.delivery.segments import Track, mux_video
 from vqaloop.delivery.single_file import joined
@@ -108,6 +109,7 @@ def package_ladder(
     thumbnail_s: float = 0.0,
     keys: str | os.PathLike[str] | None = None,
     packager: str = "auto",
+    page: bool = False,
     ffmpeg: str | os.PathLike[str] | None = None,
     progress: Watcher = lambda event: None,
 ) -> Delivery:
@@ -131,6 +133,7 @@ def package_ladder(
         thumbnail_s: Seconds between preview images for seeking; 0 for none.
         keys: A file of keys, with which segments are encrypted.
         packager: What encrypts: auto, ffmpeg or shaka.
+        page: Write play.html too, a page that plays the delivery in a browser.
         ffmpeg: Path of the binary; None for the one that comes with vqaloop.
         progress: Called with each Event.
 
@@ -144,7 +147,7 @@ def package_ladder(
         ToolError: ffmpeg or the packager failed.
     """
     given = DeliveryOptions(
-        hls, dash, segment_s, audio, subtitles, single_file, thumbnail_s, keys, packager
+        hls, dash, segment_s, audio, subtitles, single_file, thumbnail_s, keys, packager, page
     )
     binary = ffmpeg_path(ffmpeg)
     given.check()
@@ -152,6 +155,8 @@ def package_ladder(
     ladders = read_ladders([Path(folder) for folder in named])
     asked = [kind for kind, wanted in (("hls", hls), ("dash", dash)) if wanted]
     refused = find_refusals(asked, [ladder.about["codec"] for ladder in ladders])
+    if page and all(ladder.about["codec"] not in HLS_CODECS for ladder in ladders):
+        raise InputError("--page plays HLS, in which none of these codecs is; leave it out")
     encryption = _opened_keys(given, ladders, asked, binary)
     target = Path(out) if out is not None else _default_place(Path(named[0]))
     target = checked_place(target)
@@ -196,7 +201,7 @@ def _document(
     """Write the manifests and the rungs that are delivered as files; the whole document."""
     source = ladders[0].about["source"]
     hls = "hls" in job.asked
-    return {
+    about: dict[str, Any] = {
         "schema": SCHEMA,
         "vqaloop": __version__,
         "source": {key: str(source.get(key)) for key in ("path", "sha256")},
@@ -214,9 +219,11 @@ def _document(
         "plain": [_copied(job.folder, ladder) for ladder in ladders if _is_plain(ladder)],
         "refused": list(refused),
         "warnings": job.warnings,
-        # last, as it lists what the entries above have written
-        "files": _listing(job.folder),
     }
+    if job.given.page:
+        write_page(job.folder, about)
+    # last, as it lists what was written
+    return {**about, "files": _listing(job.folder)}
 
 
 def _is_plain(ladder: Ladder) -> bool:
@@ -297,17 +304,17 @@ class _Job:
 
     def _videos(self, cut: Fraction, progress: Watcher) -> list[Track]:
         tracks: list[Track] = []
-        for done, item in enumerate(self.items):
+        for done, item in enumerate(self.items, 1):
             codec, rung = item.stream.codec, item.rung
             place = item.ladder.rungs.index(rung) + 1
             name = f"{codec}_{place:02d}_{rung.width}x{rung.height}"
-            progress(
-                Event("package", f"{codec} {rung.width}x{rung.height}", done, len(self.items))
-            )
             finish = self._finish(cut, audio=False)
             track = mux_video(item.path, item.stream, self.folder / name, cut, self.ffmpeg, finish)
             check_track(track, tracks[0] if tracks else track, item, self.given.segment_s)
             tracks.append(track)
+            progress(
+                Event("package", f"{codec} {rung.width}x{rung.height}", done, len(self.items))
+            )
         return tracks
 
     def _finish(self, cut: Fraction, audio: bool) -> Callable[[Path], None]:

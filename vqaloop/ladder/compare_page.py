@@ -109,6 +109,8 @@ def _figure(
     upper = "A" if compared.more_bits == "b" else "B"
     for name, ladder in (("A", compared.a), ("B", compared.b)):
         _draw(axes, ladder, name, metric, above=name == upper)
+    # room for the size that is written left of the lowest rung
+    axes.margins(x=0.32 if narrow else 0.12)
     label_octaves(axes, most=6 if narrow else 12)
     if narrow:
         figure.legend(loc="outside lower center", framealpha=0, fontsize=8)

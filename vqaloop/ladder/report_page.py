@@ -231,7 +231,7 @@ def _over_time(ladder: Ladder) -> Plots:
     if report_plots.is_sampled(ladder):
         scores = (
             f"Points are the moments that were looked at, {span_s:.2g} s each; what lies between "
-            "them was not, and the lines only lead the eye."
+            "them was not; the lines only connect the points."
         )
     elif span_s > 0:
         fps = ladder.about["source"]["fps"]

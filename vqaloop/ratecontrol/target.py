@@ -514,7 +514,7 @@ def _drive(
 
     Appends to `trials`. Raises TargetUnreachable when a scene is left without an encode.
     """
-    shop, progress = session.shop, session.options.progress
+    shop, spec, progress = session.shop, session.spec, session.options.progress
     plain = _rendition(session)
     work = SceneTrials(shop, session.source, even_gop)
 
@@ -532,7 +532,7 @@ def _drive(
             report_trial(controller, scene, trial, work)
         done = [scene for scene in scenes if controller.is_done(scene)]
         for (scene, knob), trial in made:
-            outcome = trial.error or f"{plain.encoder} {knob:g}: {trial.score:.2f}"
+            outcome = trial.error or f"{spec.knob.name} {knob:g}: score {trial.score:.2f}"
             where = f"frames {scene.start_frame} to {scene.end_frame - 1}"
             progress(Event("encode", f"{where}, {outcome}", len(done), len(scenes), trial))
         work.drop(done)

@@ -226,6 +226,7 @@ def regress_table(document: Document) -> "Group":
     parts: list[Any] = [
         Text(printable(verdict), STYLES.get(verdict, "bold")),
         _line(document["summary"]),
+        _line(builds_line(document)),
     ]
     names = list(document["metrics"])
     groups = [names[i : i + ACROSS] for i in range(0, len(names), ACROSS)] or [[]]

@@ -35,7 +35,14 @@ _TEMPLATES = Environment(
 )
 
 
-def render(template: str, *, script: str = "", connects: bool = False, **context: Any) -> str:
+def render(
+    template: str,
+    *,
+    script: str = "",
+    connects: bool = False,
+    plays: bool = False,
+    **context: Any,
+) -> str:
     """A page from a template that extends page.html.
 
     Args:
@@ -43,6 +50,7 @@ def render(template: str, *, script: str = "", connects: bool = False, **context
         script: Another such file, the only script that the page's policy lets run; with it come
             pictures that the page holds itself.
         connects: Whether the script asks the server that the page comes from.
+        plays: Whether it plays media that it has fetched.
         context: What the template names; `title` is always needed.
 
     Returns:
@@ -53,7 +61,7 @@ def render(template: str, *, script: str = "", connects: bool = False, **context
         code = _beside(script)
         digest = base64.b64encode(hashlib.sha256(code.encode()).digest()).decode()
         policy += f"; img-src data:; script-src 'sha256-{digest}'"
-        policy += "; connect-src 'self'" * connects
+        policy += "; connect-src 'self'" * connects + "; media-src blob:" * plays
     frame = {
         "policy": Markup(policy),
         "style": Markup(_beside("page.css")),

@@ -218,7 +218,8 @@ class Trainer:
         seconds = time.monotonic() - since
         self.log.add({"step": self.step_count, "lr": rate, "seconds": seconds, **losses})
         if self.step_count % 20 == 0:
-            self.say(f"step {self.step_count}/{recipe.steps} {self.log.summary(20)}")
+            told = self.log.summary(20, recipe.steps - self.step_count)
+            self.say(f"step {self.step_count}/{recipe.steps}: {told}")
 
     def _backward(self, part: int) -> dict[str, float]:
         """Gradients of one batch; its losses by name, unweighted."""

@@ -31,13 +31,15 @@ class TrainingLog:
         """Add a row of figures by name, `step` among them; those that are None are left out."""
         self.rows.append({k: float(v) for k, v in row.items() if v is not None})
 
-    def summary(self, last: int) -> str:
-        """Mean pace and root of each loss over the last rows."""
+    def summary(self, last: int, steps_left: int) -> str:
+        """Mean pace and root of each loss over the last rows, and the time left at that pace."""
         rows = [row for row in self.rows if "seconds" in row][-last:]
         names = dict.fromkeys(k for row in rows for k in row if k not in ("step", "lr", "seconds"))
         means = {k: sum(row.get(k, 0.0) for row in rows) / len(rows) for k in ("seconds", *names)}
-        shown = " ".join(f"{k} {math.sqrt(means[k]):.4f}" for k in names)
-        return f"{means['seconds']:.2f} s/step  rms {shown}"
+        shown = ", ".join(f"{k} {math.sqrt(means[k]):.4f}" for k in names)
+        minutes, seconds = divmod(round(steps_left * means["seconds"]), 60)
+        pace = f"{means['seconds']:.2f} s a step, {minutes}:{seconds:02} left"
+        return f"{pace}; root of each loss: {shown}"
 
     def plot(self, path: Path) -> None:
         """Losses over steps, and the correlations on titles held out, as a PNG."""

@@ -13,12 +13,6 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 
-VERDICTS = {
-    "regression": "worse",
-    "improvement": "better",
-    "no change": "same",
-    "cannot tell": "unknown",
-}
 ROWS = 20
 """Of a table, the newest."""
 
@@ -45,16 +39,16 @@ def trend_table(trend: Trend) -> "Table":
         ends = row.interval or (None, None)
         cells = [
             "*" if index in changed else "",
-            f"{row.when:%y-%m-%d %H:%M}",
+            f"{row.when:%Y-%m-%d}",
             _build_label(row.candidate, 22),
             _signed(row.bd_rate),
             " ".join(_signed(end) for end in ends) if row.interval else "-",
             _signed(trend.levels[index]),
             shown(row.cpu_ratio, 2),
-            VERDICTS.get(row.overall, row.overall),
+            row.overall,
         ]
         rows.append(cells)
-    headings = ("", "when", "candidate", "BD %", "interval", "in all", "CPU", "verdict")
+    headings = ("", "when", "candidate", "BD %", "interval", "total", "CPU", "verdict")
     return table(headings, rows, left=(0, 1, 2, 7), padding=0)
 
 
@@ -74,7 +68,7 @@ def change_lines(trend: Trend) -> list[str]:
     if not trend.changes:
         lines.append("no change found")
     if known:
-        lines.append(f"in all {_signed(known[-1])} % against {_full_name(trend.rows[0].baseline)}")
+        lines.append(f"total {_signed(known[-1])} % against {_full_name(trend.rows[0].baseline)}")
     return lines
 
 
@@ -102,7 +96,8 @@ def short_name(build: BuildName, width: int = 24) -> str:
 def _build_label(build: BuildName, width: int) -> str:
     """What distinguishes a build in a table: its version, or its arguments where it has some."""
     args = printable(" ".join(json.loads(build.args)))
-    return f"{build.sha256[:7]} {args}"[:width] if args else short_name(build, width)
+    label = f"{build.sha256[:7]} {args}" if args else short_name(build, width)
+    return label if len(label) <= width else f"{label[: width - 2]}.."
 
 
 def _full_name(build: BuildName) -> str:

@@ -57,6 +57,11 @@ class Gains:
     """Those of the defaults timed right after it, where that was done."""
 
 
+def saved_words(percent: float) -> str:
+    """What a saving of bitrate is in words; a negative one is a loss."""
+    return f"{abs(percent):.1f} % {'saved' if percent > -0.05 else 'more bitrate'}"
+
+
 def time_ratio(gains: Sequence[Gains]) -> float:
     """CPU time over the defaults'.
 

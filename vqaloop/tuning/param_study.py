@@ -22,7 +22,7 @@ from optuna.trial import FrozenTrial, TrialState
 from vqaloop.core.text import counted
 from vqaloop.records import Event, Watcher, rounded
 from vqaloop.search.shared_study import POLL_S, SharedStudy
-from vqaloop.tuning.default_curves import GUARDS, Gains, time_ratio
+from vqaloop.tuning.default_curves import GUARDS, Gains, saved_words, time_ratio
 from vqaloop.tuning.param_trials import ParamJudge, ParamsFailed, TuneLimits
 from vqaloop.tuning.samplers import (
     KNOB,
@@ -189,7 +189,7 @@ class ParamSearch:
         else:
             # the other samplers ignore trials in Optuna's state "pruned"
             shared.tell(trial, [saving])
-        text = f"{saving:+z.1f} % saved"
+        text = saved_words(saving)
         if "time" not in refusals:
             text += f", {ratio:.2f} times the time"
         if pruned:

@@ -28,6 +28,7 @@ from vqaloop.tuning.default_curves import (
     DefaultCurves,
     Gains,
     measured_guards,
+    saved_words,
 )
 from vqaloop.tuning.options import XPSNR_LOSS
 from vqaloop.tuning.samplers import Params
@@ -381,7 +382,7 @@ class ParamJudge:
             else:
                 if isinstance(found, Verification):
                     took = f"{found.time_ratio:.2f} times the time"
-                    progress(f"{label}: {found.saving:.1f} % saved, {took}")
+                    progress(f"{label}: {saved_words(found.saving)}, {took}")
                     return found, default, doubts
                 doubts.append(f"{label} was not confirmed: {found}")
             progress(doubts[-1])

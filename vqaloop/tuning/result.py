@@ -17,7 +17,7 @@ from vqaloop.encoding.survey import encoder_version
 from vqaloop.errors import InputError
 from vqaloop.records import Source, rounded
 from vqaloop.report.cost import spent_words
-from vqaloop.tuning.default_curves import GUARDS
+from vqaloop.tuning.default_curves import GUARDS, saved_words
 from vqaloop.tuning.param_trials import ParamJudge, Target, TuneLimits
 
 SCHEMA = "vqaloop.tuning/1"
@@ -105,7 +105,7 @@ def tuning_lines(tuning: Tuning) -> list[str]:
         lines.append("front of bitrate and score:")
     lines += [
         f"  {point['bitrate_kbps']:.0f} kb/s, score {point['score']:.1f} "
-        f"({point['saving_percent']:+.1f} % saved): {tuning.knob[0]} {point['knob']:g} "
+        f"({saved_words(point['saving_percent'])}): {tuning.knob[0]} {point['knob']:g} "
         + (" ".join(f"{k}={v}" for k, v in point["params"].items()) or "and the defaults")
         for point in about["front"]
     ]
