@@ -91,6 +91,9 @@ class CappedEncode:
     """Frames that these encoded."""
     scenes: tuple[RungScene, ...] = ()
     """The parts of which the file is joined, where their knobs differ."""
+    share: float | None = None
+    """Its cap over the rate that was expected to do; another rung of the title will have a like
+    one."""
 
     @property
     def kept(self) -> bool:
@@ -150,7 +153,13 @@ def peaks_of(packets: Sequence[Packet], duration_s: float) -> Peaks:
     return Peaks(mean, max(mean, highest))
 
 
-def keep_peak(shop: Workshop, source: Source, plain: Encode, limit: PeakLimit) -> CappedEncode:
+def keep_peak(
+    shop: Workshop,
+    source: Source,
+    plain: Encode,
+    limit: PeakLimit,
+    share: float | None = None,
+) -> CappedEncode:
     """An encode that keeps the bound: the plain one where it does, else one under a cap.
 
     Without a buffer model the knob is raised, which lowers the average as much as the peak: that
@@ -161,6 +170,7 @@ def keep_peak(shop: Workshop, source: Source, plain: Encode, limit: PeakLimit) -
         source: What `plain` was made from.
         plain: The encode without this cap.
         limit: The bound.
+        share: That of another rung's cap, with which to begin.
 
     Returns:
         The encode of the highest cap that keeps the bound; where none of the tries does, the one
@@ -177,8 +187,10 @@ def keep_peak(shop: Workshop, source: Source, plain: Encode, limit: PeakLimit) -
     if two or spec.buffer_model:
         # two passes keep their mean under a cap, so a bound relative to it does not recede
         clipped = clipping_rate(packets, source.duration_s, limit)
-        first = (limit.of(peaks.mean_kbps) if two else clipped) / (1 + _DRAINED * limit.buffer_s)
-        made = _under_caps(shop, source, plain, limit, first)
+        rate = limit.of(peaks.mean_kbps) if two else clipped
+        usual = 1 / (1 + _DRAINED * limit.buffer_s)
+        made = _under_caps(shop, source, plain, limit, rate * (share or usual))
+        made = [replace(item, share=_cap_kbps(item) / rate) for item in made]
     else:
         made = _raised(shop, source, plain, limit)
     if not made:
@@ -190,7 +202,11 @@ def keep_peak(shop: Workshop, source: Source, plain: Encode, limit: PeakLimit) -
 
 def _quality(item: CappedEncode) -> tuple[float, float]:
     """Higher for an encode that may spend more."""
-    return float(dict(item.encode.rendition.params).get(CAP, 0)), item.over
+    return _cap_kbps(item), item.over
+
+
+def _cap_kbps(item: CappedEncode) -> float:
+    return float(dict(item.encode.rendition.params).get(CAP, 0))
 
 
 def _under_caps(

@@ -169,6 +169,9 @@ class Loop:
         self._excerpts: SceneExcerpts | None = None
         """Of the title, for rungs whose parts have knobs of their own."""
         self._excerpting = threading.Lock()
+        self._cap_share: float | None = None
+        """That of the first rung under a cap, with which those of the others begin."""
+        self._share_seen: float | None = None
         self.estimate: dict[str, Any] | None = None
         """How far an excerpt was from its title."""
 
@@ -422,8 +425,14 @@ class Loop:
 
         message = "measuring the rungs" + " and capping their peaks" * (self.limit is not None)
         message += ", in two passes" * self.two_pass
+        first, results = 0, list[Checked | str]()
         with self.counted("verify", message, len(kept)) as one:
-            results = self.shop.map(lambda point: one(lambda: check(point)), kept)
+            if self.limit and self._cap_share is None:
+                # the cheapest rung shows where caps end, for all others alike
+                first, self._share_seen = 1, None
+                results = [one(lambda: check(kept[0]))]
+                self._cap_share = self._share_seen
+            results += self.shop.map(lambda point: one(lambda: check(point)), kept[first:])
         made = [item.encode.rendition for item in results if isinstance(item, Checked)]
         # as above; those of a check before, or that failed, come first
         self._capped.sort(key=lambda t: made.index(t.rendition) if t.rendition in made else -1)
@@ -457,7 +466,10 @@ class Loop:
 
     def _within(self, source: Source, plain: Encode, limit: PeakLimit) -> CappedEncode:
         """An encode within the bound; raises EncodeFailed."""
-        return keep_title_peak(self.shop, source, plain, limit, self._excerpts_of(source))
+        excerpts = self._excerpts_of(source)
+        found = keep_title_peak(self.shop, source, plain, limit, excerpts, self._cap_share)
+        self._share_seen = found.share
+        return found
 
     def _excerpts_of(self, source: Source) -> SceneExcerpts:
         with self._excerpting:

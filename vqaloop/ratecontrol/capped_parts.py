@@ -48,7 +48,12 @@ _numbers = itertools.count()
 
 
 def keep_title_peak(
-    shop: Workshop, source: Source, plain: Encode, limit: PeakLimit, excerpts: SceneExcerpts
+    shop: Workshop,
+    source: Source,
+    plain: Encode,
+    limit: PeakLimit,
+    excerpts: SceneExcerpts,
+    share: float | None = None,
 ) -> CappedEncode:
     """An encode of a title that keeps the bound: by the encoder's buffer model, or in parts.
 
@@ -58,6 +63,7 @@ def keep_title_peak(
         plain: Its encode without a bound.
         limit: The bound.
         excerpts: Of the title, for its parts.
+        share: As of `keep_peak`.
 
     Returns:
         As of `keep_peak`; of a file joined of parts these are its `scenes`.
@@ -67,7 +73,7 @@ def keep_title_peak(
         ToolError: The parts could not be joined.
     """
     if shop.spec.buffer_model or mean_of(plain.rendition) is not None:
-        return keep_peak(shop, source, plain, limit)
+        return keep_peak(shop, source, plain, limit, share)
     over = peaks_of(_packets(shop, plain, source), source.duration_s).over(limit)
     if over <= HELD:
         return CappedEncode(plain, over)
