@@ -348,7 +348,7 @@ def named(monkeypatch: pytest.MonkeyPatch, source: Source, *, rate_asked: bool =
     monkeypatch.setattr(result, "file_sha256", lambda path: "f" * 64)
     spec = SimpleNamespace(name="x", codec="h264", tunables=())
     judge: Any = SimpleNamespace(
-        shop=SimpleNamespace(spec=spec, ffmpeg="ffmpeg", scoring=lambda: "psnr"),
+        shop=SimpleNamespace(spec=spec, ffmpeg="ffmpeg", scoring=lambda source: "psnr"),
         windows=[source],
         setting=Setting(64, 64, "fast", 8),
     )
