@@ -244,6 +244,8 @@ class Trial:
     encode: Encode | None = field(default=None, compare=False)
     mean: float | None = None
     """The mean score, where `score` is pooled otherwise."""
+    parts: int = 0
+    """How many encodes with knobs of their own the file is joined of; 0 where it is one encode."""
 
     def to_json(self) -> dict[str, Any]:
         r = self.rendition
@@ -253,6 +255,8 @@ class Trial:
             "knob": r.knob,
             "preset": r.preset,
             "params": dict(r.params),
+            **({} if r.gop is None else {"gop": r.gop}),
+            **({"parts": self.parts} if self.parts else {}),
             "bitrate_kbps": rounded(self.bitrate_kbps),
             "score": rounded(self.score),
             **({} if self.mean is None else {"score_mean": rounded(self.mean)}),
@@ -395,10 +399,11 @@ class Rung:
     """Its passes; None where one made it."""
 
     scenes: tuple[RungScene, ...] = ()
-    """Of a per-shot rung, in order; its file is their encodes, joined."""
+    """Of a rung made of scenes, in order: of a per-shot ladder, or one whose parts keep its peak
+    by knobs of their own. Its file is their encodes, joined."""
 
     def scene_args(self, scene: RungScene) -> tuple[str, ...]:
-        """Complete output options of a scene of a per-shot rung.
+        """Complete output options of a scene of a rung made of scenes.
 
         Args:
             scene: One of `scenes`.

@@ -245,9 +245,15 @@ def test_the_next_knob_follows_what_was_seen() -> None:
 
 @pytest.mark.parametrize(
     ("fps", "usual", "frames"),
-    [(Fraction(25), 50, 25), (Fraction(30000, 1001), 60, 30), (Fraction(25, 2), 25, 5)],
+    [
+        (Fraction(25), 50, 25),
+        (Fraction(30000, 1001), 60, 30),
+        # no fraction of these is about a second
+        (Fraction(25, 2), 25, None),
+        (Fraction(59, 2), 59, None),
+    ],
 )
-def test_short_gops_divide_the_usual_ones(fps: Fraction, usual: int, frames: int) -> None:
+def test_short_gops_divide_the_usual_ones(fps: Fraction, usual: int, frames: int | None) -> None:
     spec = SPECS["libsvtav1"]
     assert gop_frames(spec, fps) == usual
     assert bounded_gop_frames(PeakLimit(1.5), spec, fps) == frames
@@ -272,6 +278,34 @@ def test_a_calm_title_keeps_a_bound_by_more_key_frames(calm: Source, tmp_path: P
         assert [at for at, p in enumerate(packets) if p.keyframe] == list(
             range(0, still.frames, 25)
         )
+
+
+def test_what_nothing_keeps_is_left_as_it_was(bursty: Source, tmp_path: Path) -> None:
+    # at its worst quality there is nothing to take away, and caps leave bursts alone
+    with opened("libx264", tmp_path) as shop:
+        plain = shop.encode(bursty, replace(rendition_of("libx264", bursty), knob=51.0))
+        limit = PeakLimit(ratio=1.05)
+        over = measure_peaks(plain.path, shop.spec, bursty).over(limit)
+        found = keep_peak(shop, bursty, plain, limit)
+        assert not found.kept and found.tries and found.over <= over
+    with opened("libsvtav1", tmp_path) as shop:
+        plain = shop.encode(bursty, replace(rendition_of("libsvtav1", bursty), knob=70.0))
+        over = measure_peaks(plain.path, shop.spec, bursty).over(limit)
+        assert kept(shop, bursty, plain, limit).over <= over
+
+
+def test_a_short_last_gop_is_not_taken_for_a_burst(calm: Source, tmp_path: Path) -> None:
+    with opened("libsvtav1", tmp_path) as shop:
+        tail = tmp_path / "tail.mkv"
+        run_ffmpeg("-i", file_url(calm.path), "-frames:v", "51", "-c:v", "ffv1", file_url(tail))
+        source = probe_source(tail, ffmpeg=FFMPEG)
+        plain = shop.encode(source, rendition_of("libsvtav1", source))
+        most = 0.7 * measure_peaks(plain.path, shop.spec, source).highest_kbps
+        found = kept(shop, source, plain, PeakLimit(kbps=most))
+        assert found.kept and found.scenes
+        knobs = {scene.start_frame: scene.knob for scene in found.scenes}
+        # one frame after the first GOP has a fraction of its bits
+        assert knobs.get(50, min(knobs.values())) <= knobs[0]
 
 
 def test_a_default_bound_is_none_that_was_asked_for() -> None:

@@ -465,7 +465,12 @@ def test_the_default_spoils_no_rung(
     room: Room, clip: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def spoil(
-        shop: Workshop, source: Source, plain: Encode, limit: PeakLimit, _: SceneExcerpts
+        shop: Workshop,
+        source: Source,
+        plain: Encode,
+        limit: PeakLimit,
+        excerpts: SceneExcerpts,
+        share: float | None,
     ) -> CappedEncode:
         poor = with_cap(replace(plain.rendition, knob=51), Cap(50, 25))
         return CappedEncode(shop.encode(source, poor), 0.9, 1)
@@ -475,7 +480,7 @@ def test_the_default_spoils_no_rung(
     ladder = vqaloop.build_ladder(clip, codec="h264", out="out", **options)
     assert [rung.cap for rung in ladder.rungs] == [None, None]
     # a bound that was asked for is kept whatever it costs, and then there is no ladder
-    with pytest.raises(TargetUnreachable, match="under the caps on their peaks"):
+    with pytest.raises(TargetUnreachable, match="under the bound of their peaks"):
         vqaloop.build_ladder(clip, codec="h264", out="asked", peak_ratio=2.0, **options)
 
 

@@ -37,6 +37,10 @@ REFINED = 4
 """Encodes after which a file that keeps its bound is not made again to come nearer to it."""
 LEAST_CAP = 0.1
 """Part of the first cap below which none is tried: what is left of the file would be of no use."""
+LEAST_GOP_S = 0.75
+"""Seconds of the shortest GOP that is taken for one of a second."""
+AGAIN_NEAR = 0.93
+"""As NEAR, of a first cap that another rung suggests, which may be too low for this one."""
 HALVINGS = 6.0
 """Times that the rate halves over an encoder's search range, until its slope has been seen."""
 STEEPEST = 3.0
@@ -133,12 +137,17 @@ def bounded_gop_frames(limit: PeakLimit | None, spec: EncoderSpec, fps: Fraction
     """
     if spec.buffer_model or limit is None or not limit.asked or limit.ratio >= PEAK_RATIO:
         return None
-    return second_gop(gop_frames(spec, fps), fps)
+    usual = gop_frames(spec, fps)
+    found = second_gop(usual, fps)
+    return None if found == usual else found
 
 
 def second_gop(usual: int, fps: Fraction) -> int:
-    """The longest GOP of a second at most that divides the usual one, in frames."""
-    return next(n for n in range(max(1, min(usual, round(fps))), 0, -1) if usual % n == 0)
+    """The longest GOP of a second that divides the usual one, in frames; that one itself where
+    the next shorter one is far from a second, as at odd frame rates."""
+    most = max(1, min(usual, round(fps)))
+    least = math.ceil(LEAST_GOP_S * fps)
+    return next((n for n in range(most, max(1, least) - 1, -1) if usual % n == 0), usual)
 
 
 def measure_peaks(path: Path, spec: EncoderSpec, source: Source) -> Peaks:
@@ -189,7 +198,8 @@ def keep_peak(
         clipped = clipping_rate(packets, source.duration_s, limit)
         rate = limit.of(peaks.mean_kbps) if two else clipped
         usual = 1 / (1 + _DRAINED * limit.buffer_s)
-        made = _under_caps(shop, source, plain, limit, rate * (share or usual))
+        begin = rate * (share or usual), NEAR if share is None else AGAIN_NEAR
+        made = _under_caps(shop, source, plain, limit, begin)
         made = [replace(item, share=_cap_kbps(item) / rate) for item in made]
     else:
         made = _raised(shop, source, plain, limit)
@@ -210,9 +220,15 @@ def _cap_kbps(item: CappedEncode) -> float:
 
 
 def _under_caps(
-    shop: Workshop, source: Source, plain: Encode, limit: PeakLimit, first: float
+    shop: Workshop,
+    source: Source,
+    plain: Encode,
+    limit: PeakLimit,
+    begin: tuple[float, float],
 ) -> list[CappedEncode]:
-    """Encodes under caps, from `first` in kb/s on, that come nearer and nearer to the bound."""
+    """Encodes under caps that come nearer and nearer to the bound; `begin` is the first in kb/s,
+    and the part of the bound from which on its peak is near enough."""
+    first, near = begin
     # an encode that has a cap already never gets a higher one
     most = float(dict(plain.rendition.params).get(CAP, math.inf))
     made: list[tuple[float, CappedEncode]] = []
@@ -225,8 +241,9 @@ def _under_caps(
         encode = shop.encode(source, with_cap(plain.rendition, cap))
         over = measure_peaks(encode.path, shop.spec, source).over(limit)
         made.append((maxrate, CappedEncode(encode, over)))
-        if NEAR <= over <= HELD or (over <= HELD and len(made) >= REFINED):
+        if near <= over <= HELD or (over <= HELD and len(made) >= REFINED):
             break
+        near = NEAR
         rate = next_rate([(at, item.over) for at, item in made])
     return [item for _, item in made]
 

@@ -100,6 +100,8 @@ def per_shot(
     Raises TargetUnreachable when fewer than two rungs are left.
     """
     options, source, metric = session.options, session.source, session.metric
+    # scenes have the same GOPs in all codecs
+    loop.gop = None
     title = ShotTitle(
         session.shop,
         source,
@@ -149,7 +151,7 @@ class _Assembly:
             self.loop.warnings.append(NO_LADDER_CAPPED)
             done, kept = self._kept(joined)
         if len(kept) < len(done):
-            capped = any(scene.cap for item in done for scene in item.scenes)
+            capped = any(item.choices is not item.rung.choices for item in joined)
             warning = capped_away_warning if capped else lost_warning
             self.loop.warnings.append(warning(len(done), len(kept)))
         if len(kept) < LEAST_RUNGS:
@@ -184,7 +186,7 @@ class _Assembly:
     def _capped(self, joined: Sequence[JoinedRung], limit: PeakLimit) -> list[JoinedRung]:
         """The rungs, those with a peak above its bound made again of scenes under a cap."""
         found, tried = list(joined), [list[tuple[float, float]]() for _ in joined]
-        bounds = [math.inf for _ in joined]
+        bounds, best = [math.inf for _ in joined], list(joined)
         for _ in range(MOST_BOUNDS):
             above = [at for at, item in enumerate(found) if self._over(item, limit) > HELD]
             if not above:
@@ -199,10 +201,13 @@ class _Assembly:
             pairs = [(joined[at].rung, again[at]) for at in above]
             made = self._map("join", "joining scenes under caps", pairs, self._joined)
             for at, item in zip(above, made, strict=True):
-                if found[at] is not joined[at]:
-                    found[at].path.unlink()
                 found[at] = item
-        return [self._worth_it(p, c, limit) for p, c in zip(joined, found, strict=True)]
+                # the first that keeps the bound is the last that is made
+                if self._over(item, limit) < self._over(best[at], limit):
+                    item, best[at] = best[at], item
+                if item is not joined[at]:
+                    item.path.unlink()
+        return [self._worth_it(p, c, limit) for p, c in zip(joined, best, strict=True)]
 
     def _under(
         self, joined: Sequence[JoinedRung], bounds: Mapping[int, float], limit: PeakLimit

@@ -1,6 +1,7 @@
 """The report of a ladder as one HTML page that opens offline: what its template needs."""
 
 import contextlib
+import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -337,9 +338,11 @@ def rung_commands(ladder: Ladder, rung: Rung) -> list[list[str]]:
         for name, value in (about.get("input_options") or {}).items()
         for word in (f"-{name}", value)
     ]
-    source, out = _as_ffmpeg_file(about["path"]), _as_ffmpeg_file(rung.file)
+    # of a rung made of scenes the first one, as an example of all
+    stem, suffix = os.path.splitext(rung.file)
+    file = f"{stem}.scene1{suffix}" if rung.scenes else rung.file
+    source, out = _as_ffmpeg_file(about["path"]), _as_ffmpeg_file(file)
     program = ladder.about["encoder"].get("ffmpeg_path") or "ffmpeg"
-    # of a per-shot rung the first scene, as an example of all
     args = rung.scene_args(rung.scenes[0]) if rung.scenes else rung.ffmpeg_args
     head = [program, *before, "-i", source]
     first = [[*head, *rung.two_pass.first_pass_args, "-"]] if rung.two_pass else []
@@ -354,8 +357,8 @@ def _program(ladder: Ladder) -> str:
     text = f"Each gives its rung again, by {made_by}. "
     if any(rung.scenes for rung in ladder.rungs):
         text = (
-            f"Each gives the first scene of its rung again, by {made_by}; the options of the "
-            "other scenes are in ladder.json. "
+            f"Each gives its rung again, by {made_by}, or the first scene of a rung made of "
+            "scenes; the options of the others are in ladder.json. "
         )
     text += "Another may read an option otherwise and give no warning"
     if digest:

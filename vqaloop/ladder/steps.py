@@ -22,6 +22,7 @@ from vqaloop.encoding.options import (
     RAISED,
     cap_of,
     in_two_passes,
+    mean_of,
 )
 from vqaloop.errors import DecodeFailed, EncodeFailed, TargetUnreachable, ToolError
 from vqaloop.execution.capping import (
@@ -48,6 +49,7 @@ from vqaloop.ladder.warnings import (
     one_pass_warning,
     rules_warnings,
     two_pass_away_warning,
+    unbounded_warning,
 )
 from vqaloop.media.scene_cuts import SceneExcerpts
 from vqaloop.quality.guard import Guarded, GuardPlan
@@ -427,7 +429,7 @@ class Loop:
         message += ", in two passes" * self.two_pass
         first, results = 0, list[Checked | str]()
         with self.counted("verify", message, len(kept)) as one:
-            if self.limit and self._cap_share is None:
+            if self.limit and self.shop.spec.buffer_model and self._cap_share is None:
                 # the cheapest rung shows where caps end, for all others alike
                 first, self._share_seen = 1, None
                 results = [one(lambda: check(kept[0]))]
@@ -447,7 +449,10 @@ class Loop:
         wrong, where that cannot be made."""
         if not self.limit:
             return plain
-        over = measure_peaks(plain.encode.path, self.shop.spec, source).over(self.limit)
+        try:
+            over = measure_peaks(plain.encode.path, self.shop.spec, source).over(self.limit)
+        except ToolError as error:
+            return str(error)
         if not self.limit.asked and over > 1 and self.budget.left_s() <= 0:
             # a bound that was asked for is kept whatever it takes
             self._late.append(plain)
@@ -458,7 +463,10 @@ class Loop:
                 return replace(plain, over=found.over)
             score = self.shop.score(source, found.encode.path, metric)
         except (EncodeFailed, DecodeFailed, ToolError) as error:
-            return str(error)
+            if self.limit.asked:
+                return str(error)
+            self.warnings.append(unbounded_warning(plain.encode.rendition, error))
+            return replace(plain, over=over)
         if not self.limit.asked and self._wasteful(found.encode.bitrate_kbps, score.value):
             # a default shall not spoil a rung: some buffer models do at low rates
             return replace(plain, over=over)
@@ -467,8 +475,11 @@ class Loop:
     def _within(self, source: Source, plain: Encode, limit: PeakLimit) -> CappedEncode:
         """An encode within the bound; raises EncodeFailed."""
         excerpts = self._excerpts_of(source)
-        found = keep_title_peak(self.shop, source, plain, limit, excerpts, self._cap_share)
-        self._share_seen = found.share
+        # caps of two passes are set from another rate
+        share = self._cap_share if mean_of(plain.rendition) is None else None
+        found = keep_title_peak(self.shop, source, plain, limit, excerpts, share)
+        if found.kept and mean_of(found.encode.rendition) is None:
+            self._share_seen = found.share
         return found
 
     def _excerpts_of(self, source: Source) -> SceneExcerpts:
@@ -480,9 +491,8 @@ class Loop:
     def _remade(self, plain: Checked, found: CappedEncode, score: Score) -> Checked:
         """A rung by another encode than that of its trial."""
         made, loss = found.encode, plain.score.value - score.value
-        self._capped.append(
-            Trial(made.rendition, made.bitrate_kbps, score.value, encode=made, mean=score.mean)
-        )
+        trial = Trial(made.rendition, made.bitrate_kbps, score.value, encode=made, mean=score.mean)
+        self._capped.append(replace(trial, parts=len(found.scenes)))
         return Checked(
             plain.expected - loss, made, score, found.over, scenes=found.scenes, remade=True
         )
@@ -496,9 +506,9 @@ class Loop:
         if self.budget.left_s() <= 0:
             self._late.append(plain)
             return self._capped_rung(source, plain, metric)
-        mean = measure_peaks(plain.encode.path, shop.spec, source).mean_kbps
-        goal = max(1, round(mean))
         try:
+            mean = measure_peaks(plain.encode.path, shop.spec, source).mean_kbps
+            goal = max(1, round(mean))
             made = self._at_mean(source, plain.encode.rendition, goal)
             free = CappedEncode(made, 0.0)
             found = self._within(source, made, limit) if limit else free
@@ -511,7 +521,7 @@ class Loop:
                 # as of one pass: a default shall not spoil a rung
                 over = measure_peaks(made.path, shop.spec, source).over(limit)
                 found, score = CappedEncode(made, over), shop.score(source, made.path, metric)
-        except (EncodeFailed, DecodeFailed) as error:
+        except (EncodeFailed, DecodeFailed, ToolError) as error:
             self.warnings.append(failed_passes_warning(plain.encode.rendition, error))
             return self._capped_rung(source, plain, metric)
         return replace(self._remade(plain, found, score), goal_kbps=goal)

@@ -24,14 +24,16 @@ encodes have 5 at most (35 of nine clips); crushed blacks 11 to 16, swapped chro
 
 
 NO_LADDER_CAPPED = (
-    "rungs have peaks above 2 times their average: capped, too few would be left for a ladder; "
-    "--peak-ratio with more is a bound that they may keep"
+    "rungs have peaks above 2 times their average: brought below, too few would be left for a "
+    "ladder; --peak-ratio with more is a bound that they may keep"
 )
 """Where the default bound of peaks is given up."""
 BANDING = 5.0
 """CAMBI from which banding is slightly annoying (Tandon et al. 2021), the limit of a warning where
 no other is asked for."""
-UNTRUSTED = "a score is far from its prediction, or from VMAF"
+UNTRUSTED = (
+    "a score is far from its prediction or from VMAF, or a bound that was asked for is broken"
+)
 """Why a ladder is not to be trusted, in general; its warnings name the rungs."""
 
 
@@ -225,7 +227,7 @@ def falling_score_warning(low: RDPoint, high: RDPoint, looked: str) -> str:
 def capped_away_warning(planned: int, kept: int) -> str:
     """That caps, or second passes, have left fewer rungs."""
     return (
-        f"{planned} rungs were chosen and {kept} are left: under the caps on their peaks the "
+        f"{planned} rungs were chosen and {kept} are left: under the bound of their peaks the "
         "others are too near to each other; --peak-ratio with more, or --no-cap, leaves them"
     )
 
@@ -258,7 +260,14 @@ def one_pass_warning(rendition: Rendition, encoder: str) -> str:
     """That a rung is not in two passes for the sake of its bound."""
     return (
         f"{rendition}: two passes of {encoder} take no cap and its peak is above the bound, so "
-        "that this rung is one pass under a cap; --no-cap leaves two"
+        "that this rung is one pass that keeps it; without a bound (--no-cap) there are two"
+    )
+
+
+def unbounded_warning(rendition: Rendition, error: Exception) -> str:
+    """That a rung is left as it was, since encoding it for the default bound failed."""
+    return (
+        f"{rendition}: its peak is above the default bound, and bringing it below failed: {error}"
     )
 
 
@@ -304,7 +313,7 @@ def peak_warnings(rungs: Sequence[Rung], over: Sequence[float], limit: PeakLimit
     fair = "" if limit.asked else " without a loss of score"
     return [
         f"{rung.file}: its peak is {100 * (part - 1):.0f} % above the bound of "
-        f"{' and '.join(bounds)}, and no cap brought it below{fair}"
+        f"{' and '.join(bounds)}, and nothing brought it below{fair}"
         for rung, part in zip(rungs, over, strict=True)
         if part > 1 + TOLERANCE
     ]

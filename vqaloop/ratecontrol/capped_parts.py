@@ -8,7 +8,7 @@ they are in every other rung, as the parts are whole GOPs.
 import itertools
 import math
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -20,8 +20,6 @@ from vqaloop.execution.capping import (
     AIM,
     HELD,
     MOST_TRIES,
-    NEAR,
-    REFINED,
     CappedEncode,
     PeakLimit,
     expected,
@@ -43,6 +41,8 @@ LEAST_SHARE, PLANS = 0.02, 50
 MUCH = 0.7
 """Part of its bits with which a title is made in parts; where less would be left, a key frame a
 second is tried first, which costs a tenth or so and keeps the quality."""
+WORTH = 1.08
+"""Times the bits of a file that keeps the bound which another is to promise, to be made."""
 _LEAST_KBIT = 1e-6
 _numbers = itertools.count()
 
@@ -81,7 +81,7 @@ def keep_title_peak(
     usual = plain.rendition.gop or gop_frames(shop.spec, source.fps)
     gop = second_gop(usual, source.fps)
     found = None
-    if gop == usual or parts.share_left() >= MUCH:
+    if gop == usual or parts.planned().kbps >= MUCH * parts.kbps:
         found = parts.kept()
         if found.kept or gop == usual:
             return found
@@ -91,7 +91,7 @@ def keep_title_peak(
         found = found or parts.kept()
     both = [item for item in (found, other) if item]
     return replace(
-        min(both, key=lambda item: (not item.kept, item.over)),
+        min([*both, CappedEncode(plain, over)], key=lambda item: (not item.kept, item.over)),
         tries=sum(item.tries for item in both),
         frames=sum(item.frames for item in both),
     )
@@ -125,7 +125,7 @@ class _Gop:
 
     def add(self, knob: float, kbits: Values) -> None:
         self._kbits[knob] = np.maximum(kbits, _LEAST_KBIT)
-        self._peaks[knob] = peak_rate(self._kbits[knob], self.fps)
+        self._peaks[knob] = highest_rate(self._kbits[knob], self.fps)
 
     def knob_for(self, own: float, rate: float) -> float:
         """The rung's knob where no second is above the rate in kb/s, else another one."""
@@ -149,6 +149,20 @@ class _Gop:
         return self._kbits[nearest] * ratio
 
 
+@dataclass(frozen=True)
+class _Plan:
+    """Knobs of a title's GOPs, and what is expected of them."""
+
+    knobs: list[float]
+    kbps: float
+    over: float
+    """The peak as a part of the bound."""
+
+
+class _Tried(_Plan):
+    """What was measured."""
+
+
 class _Parts:
     """The parts of one encode."""
 
@@ -165,50 +179,61 @@ class _Parts:
         self.length = plain.rendition.gop or gop_frames(shop.spec, source.fps)
         self.own = encoded_knob(plain.rendition)
         self.fps = float(source.fps)
-        whole = _whole_gops(source.frames, self.length, shop.spec.min_frames)
+        # one of less than a second counts in segments with the one before
+        least = max(shop.spec.min_frames, math.ceil(self.fps - 1e-6))
+        whole = _whole_gops(source.frames, self.length, least)
         self.gops = [_Gop(frames, shop.spec.knob, self.fps) for frames in whole]
         kbits = _kbits(_packets(shop, plain, source))
         for gop in self.gops:
             gop.add(self.own, kbits[gop.frames])
         self.highest = peak_rate(kbits, self.fps)
+        peaks = peaks_of(_packets(shop, plain, source), source.duration_s)
+        self.kbps, self.over = peaks.mean_kbps, peaks.over(limit)
+        self._plan: _Plan | None = None
         self.made: dict[tuple[Scene, float], Encode] = {}
 
     def kept(self) -> CappedEncode:
-        """The file of parts that comes nearest to the bound, from below if any does."""
-        tried: list[tuple[float, list[float]]] = []
+        """The file of parts that keeps the bound with most bits; where none does, the nearest to
+        it, which may be the plain one."""
+        tried: list[_Tried] = []
         while len(tried) < MOST_TRIES:
-            knobs = self._planned()
-            if any(knobs == before for _, before in tried):
+            plan = self.planned()
+            held = [item for item in tried if item.over <= HELD]
+            most = max((item.kbps for item in held), default=0.0)
+            if any(plan.knobs == item.knobs for item in tried) or plan.kbps < WORTH * most:
                 break
-            over = peaks_of(self._made(knobs), self.source.duration_s).over(self.limit)
-            tried.append((over, knobs))
-            if NEAR <= over <= HELD or (over <= HELD and len(tried) >= REFINED):
-                break
-        held = [item for item in tried if item[0] <= HELD]
-        over, knobs = max(held) if held else min(tried)
-        return self._joined(knobs, over)
+            peaks = peaks_of(self._made(plan.knobs), self.source.duration_s)
+            tried.append(_Tried(plan.knobs, peaks.mean_kbps, peaks.over(self.limit)))
+        held = [item for item in tried if item.over <= HELD]
+        if held:
+            return self._joined(max(held, key=lambda item: item.kbps))
+        nearest = min(tried, key=lambda item: item.over)
+        if nearest.over < self.over:
+            return self._joined(nearest)
+        return CappedEncode(self.plain, self.over, len(self.made), self._frames())
 
-    def share_left(self) -> float:
-        """The part of its bits that the file is expected to keep."""
-        pairs = list(zip(self.gops, self._planned(), strict=True))
-        left = sum(float(gop.kbits_at(knob).sum()) for gop, knob in pairs)
-        return left / sum(float(gop.kbits_at(self.own).sum()) for gop in self.gops)
-
-    def _planned(self) -> list[float]:
+    def planned(self) -> "_Plan":
         """The knobs with which the bound is expected to be kept by most bits.
 
         No GOP is to have a second above some rate, which lowers the average too, and with it a
         bound relative to that: of a range of such rates the best is taken.
         """
-        plans = []
-        for rate in self.highest * np.geomspace(1.0, LEAST_SHARE, PLANS):
-            knobs = [gop.knob_for(self.own, float(rate)) for gop in self.gops]
-            pairs = zip(self.gops, knobs, strict=True)
-            kbits = np.concatenate([gop.kbits_at(knob) for gop, knob in pairs])
-            mean = float(kbits.sum()) / self.source.duration_s
-            over = max(mean, peak_rate(kbits, self.fps)) / self.limit.of(mean)
-            plans.append((over > AIM, over if over > AIM else -mean, knobs))
-        return min(plans, key=lambda plan: plan[:2])[2]
+        if self._plan is None:
+            rates = self.highest * np.geomspace(1.0, LEAST_SHARE, PLANS)
+            plans = [self._under(float(rate)) for rate in rates]
+            # those that keep it by their bits, the others by how near they come
+            self._plan = max(plans, key=lambda p: (p.over <= AIM, min(AIM - p.over, 0), p.kbps))
+        return self._plan
+
+    def _under(self, rate: float) -> "_Plan":
+        """The plan in which no GOP has a second above a rate in kb/s."""
+        knobs = [gop.knob_for(self.own, rate) for gop in self.gops]
+        each = [gop.kbits_at(knob) for gop, knob in zip(self.gops, knobs, strict=True)]
+        kbits = np.concatenate(each)
+        mean = float(kbits.sum()) / self.source.duration_s
+        segments = max(highest_rate(part, self.fps) for part in each)
+        highest = max(mean, segments, peak_rate(kbits, self.fps))
+        return _Plan(knobs, mean, highest / self.limit.of(mean))
 
     def _made(self, knobs: Sequence[float]) -> list[Packet]:
         """The coded frames of the file with these knobs, whose parts are encoded for that."""
@@ -222,6 +247,7 @@ class _Parts:
         kbits = _kbits(packets)
         for gop, knob in zip(self.gops, knobs, strict=True):
             gop.add(knob, kbits[gop.frames])
+        self._plan = None
         return packets
 
     def _parts(self, knobs: Sequence[float]) -> list[tuple[Scene, float]]:
@@ -247,9 +273,12 @@ class _Parts:
                     self.made[scene, knob] = shop.encode(part, rendition)
         return self.made[scene, knob]
 
-    def _joined(self, knobs: Sequence[float], over: float) -> CappedEncode:
+    def _frames(self) -> int:
+        return sum(scene.frames for scene, _ in self.made)
+
+    def _joined(self, chosen: "_Tried") -> CappedEncode:
         shop, source = self.shop, self.source
-        parts = {scene: self._encode(scene, knob) for scene, knob in self._parts(knobs)}
+        parts = {scene: self._encode(scene, knob) for scene, knob in self._parts(chosen.knobs)}
         path = shop.scratch / f"parts{next(_numbers)}{shop.spec.suffix}"
         files = [made.path for made in parts.values()]
         join(files, source, path, spec=shop.spec, ffmpeg=shop.ffmpeg, others=False)
@@ -268,8 +297,7 @@ class _Parts:
             )
             for (scene, made), own in zip(parts.items(), args, strict=True)
         )
-        frames = sum(scene.frames for scene, _ in self.made)
-        return CappedEncode(whole, over, len(self.made), frames, scenes)
+        return CappedEncode(whole, chosen.over, len(self.made), self._frames(), scenes)
 
 
 def _whole_gops(frames: int, gop: int, least: int) -> list[slice]:
@@ -281,11 +309,16 @@ def _whole_gops(frames: int, gop: int, least: int) -> list[slice]:
 
 
 def peak_rate(kbits: Values, fps: float) -> float:
-    """The highest rate in kb/s of any second within frames of so many kbits, or of all of them
-    where they are fewer."""
-    count = min(len(kbits), max(1, round(fps)))
+    """The highest rate in kb/s of any second within frames of so many kbits, as `peak_kbps` has
+    it: of all frames that begin within a second."""
+    count = min(len(kbits), max(1, math.ceil(fps - 1e-6)))
     sums = np.concatenate([[0.0], np.cumsum(kbits)])
-    return float((sums[count:] - sums[:-count]).max()) * fps / count
+    return float((sums[count:] - sums[:-count]).max())
+
+
+def highest_rate(kbits: Values, fps: float) -> float:
+    """The highest rate in kb/s of any second of a segment, and of the whole of it."""
+    return max(peak_rate(kbits, fps), float(kbits.sum()) * fps / max(len(kbits), fps))
 
 
 def _packets(shop: Workshop, made: Encode, source: Source) -> list[Packet]:

@@ -10,7 +10,7 @@ from dataclasses import replace
 
 from vqaloop.bitstream.packets import stream_packets
 from vqaloop.encoding.options import gop_frames
-from vqaloop.errors import DecodeFailed, EncodeFailed
+from vqaloop.errors import DecodeFailed, EncodeFailed, ToolError
 from vqaloop.execution.capping import PeakLimit, keep_peak
 from vqaloop.execution.workshop import Workshop
 from vqaloop.media.scene_cuts import Scene, SceneExcerpts
@@ -72,7 +72,7 @@ class SceneTrials:
             if not found.tries:
                 return plain
             score = self._shop.score(part, found.encode.path, starts=(0,))
-        except (EncodeFailed, DecodeFailed) as error:
+        except (EncodeFailed, DecodeFailed, ToolError) as error:
             return replace(plain, bitrate_kbps=None, score=None, error=str(error), encode=None)
         made = found.encode
         return Trial(made.rendition, made.bitrate_kbps, score.value, encode=made, mean=score.mean)

@@ -18,7 +18,7 @@ from vqaloop.core.folders import check_writable
 from vqaloop.core.option_fields import fault_of, taken
 from vqaloop.core.text import counted, quoted, utf8
 from vqaloop.encoding.checks import check_film_grain, hdr_warnings
-from vqaloop.encoding.options import CAP, GRAIN, ZONES, encoded_knob
+from vqaloop.encoding.options import BUFFER, CAP, GRAIN, RAISED, ZONES, encoded_knob
 from vqaloop.encoding.spec import EncoderSpec
 from vqaloop.errors import InputError, TargetUnreachable
 from vqaloop.execution.capping import (
@@ -487,7 +487,11 @@ def _held_back(made: TitleEncode, *, above: bool) -> str:
     if not above and max_bitrate is not None and max(rates) > CAP_USED * max_bitrate:
         held.append("--max-bitrate")
     end = "worst-knob" if above else "best-knob"
-    if any(remark.kind == end for remark in controller.remarks()):
+    chosen = {(scene, probe.knob) for scene, probe in controller.choices.items()}
+    renditions = [t.rendition for s, t in made.take.trials if (s, t.rendition.knob) in chosen]
+    if not above and any({BUFFER, RAISED} & dict(r.params).keys() for r in renditions):
+        held.append("the bound of its peaks")
+    elif any(remark.kind == end for remark in controller.remarks()):
         held.append(f"the range of the knob ({end.split('-')[0]} quality)")
     return f"; held back by {' and '.join(held)}" if held else ""
 
