@@ -30,6 +30,7 @@ from vqaloop.execution.capping import CappedEncode, PeakLimit, measure_peaks
 from vqaloop.execution.workshop import Workshop
 from vqaloop.ladder import steps
 from vqaloop.ladder.reproduce import ladder_command
+from vqaloop.ladder.summary import parts_line
 from vqaloop.media.probe import probe_source
 from vqaloop.media.scene_cuts import SceneExcerpts
 from vqaloop.quality import full_reference
@@ -398,6 +399,10 @@ def test_without_a_buffer_model_parts_of_a_rung_keep_its_peak(room: Room, bursty
     assert not any("times its average rate" in line for line in found)
     page = (ladder.folder / "report.html").read_text()
     assert "quality is lower where the title was above its bound" in page
+    places = ", ".join(str(at) for at, rung in enumerate(ladder.rungs, 1) if rung.scenes)
+    assert f" {places}: less quality than the knob says" in parts_line(ladder)
+    marked = [trial for trial in ladder.about["trials"] if trial.get("parts")]
+    assert len(marked) == len(parted) and all(trial["gop"] == 25 for trial in marked)
     second = vqaloop.build_ladder(bursty, codec="av1", out="again", peak_ratio=1.8, **options)
     assert second.about["cost"]["encodes"] == 0
     assert [r.to_json() for r in second.rungs] == [r.to_json() for r in ladder.rungs]

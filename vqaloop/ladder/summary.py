@@ -91,6 +91,17 @@ def label_line(ladder: Ladder) -> str:
     )
 
 
+def parts_line(ladder: Ladder) -> str:
+    """Which rungs have less quality than their knob says, in parts; empty where none has."""
+    if ladder.about.get("per_shot"):
+        return ""
+    places = [str(at) for at, rung in enumerate(ladder.rungs, 1) if rung.scenes]
+    if not places:
+        return ""
+    which = f"rung{'s' * (len(places) > 1)} {', '.join(places)}"
+    return f"{which}: less quality than the knob says where the peak was above its bound"
+
+
 def audience_line(ladder: Ladder) -> str:
     """What the audience that placed the rungs gets; "" where none did."""
     found = ladder.about.get("audience")
@@ -197,6 +208,8 @@ def print_ladder(ladder: Ladder) -> None:
         print_line(console, f"warning: {warning}", "yellow")
     if not ladder.trusted:
         print_line(console, f"not to be trusted: {UNTRUSTED}", "bold red")
+    if parts_line(ladder):
+        print_line(console, parts_line(ladder))
     if audience_line(ladder):
         print_line(console, audience_line(ladder))
     if ladder.about.get("estimate"):
