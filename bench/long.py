@@ -306,6 +306,11 @@ def draw(table: pd.DataFrame, out: Path) -> None:
             sizes.plot(least.minutes, least[f"{name}_mb"], "o-", color=colour, label=name)
         for axes, unit in ((times, "CPU s"), (sizes, "MB")):
             axes.set(xscale="log", yscale="log", xlabel="minutes of video", ylabel=unit)
+            lengths = sorted(set(table["minutes"].astype(float)))
+            axes.set_xticks(lengths, [f"{minutes:g}" for minutes in lengths])
+            axes.minorticks_off()
+            # powers of ten would be set as formulas, which this style has no letters for
+            axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
             axes.grid(alpha=0.3)
             axes.legend(fontsize=7)
         out.write_bytes(as_png(figure))
