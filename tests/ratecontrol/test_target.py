@@ -10,7 +10,7 @@ import av
 import pytest
 
 from tests.support.commandline import slow_but
-from tests.support.media import make_clip, run_ffmpeg
+from tests.support.media import make_bursty, make_clip, run_ffmpeg
 from vqaloop import InputError, encode_to_target
 from vqaloop.bitstream.film_grain import has_synthesis
 from vqaloop.bitstream.packets import peak_kbps, segment_peak_kbps, stream_packets
@@ -18,6 +18,7 @@ from vqaloop.cli.main import main
 from vqaloop.core.ffmpeg import ffmpeg_path
 from vqaloop.media.probe import probe_source
 from vqaloop.quality.full_reference import measure
+from vqaloop.ratecontrol.target import MOST_BOUNDS
 from vqaloop.records import Event
 
 TARGET = 80.0
@@ -364,6 +365,7 @@ def test_the_peak_of_the_whole_keeps_its_bound(title: Path, tmp_path: Path) -> N
     assert any(trial["cached"] and not trial["params"] for trial in about["trials"])
 
 
+@pytest.mark.slow
 def test_without_a_buffer_model_scenes_above_the_bound_have_less_quality(
     title: Path, tmp_path: Path
 ) -> None:
@@ -378,3 +380,24 @@ def test_without_a_buffer_model_scenes_above_the_bound_have_less_quality(
     # the scenes' knobs are those that the encoder had
     knobs = {float(t["params"].get("raised", t["knob"])) for t in made.document["trials"]}
     assert {scene["knob"] for scene in made.document["scenes"]} <= knobs
+
+
+@pytest.mark.slow
+def test_a_bound_that_holds_a_scene_back_is_named_and_not_tried_in_vain(tmp_path: Path) -> None:
+    burst = make_bursty(tmp_path / "burst.mkv", "96x64", 20, after_s=2)
+    made = encode_to_target(
+        burst,
+        tmp_path / "out.mp4",
+        codec="av1",
+        preset="13",
+        metric="psnr",
+        target_score=35,
+        peak_ratio=1.5,
+        guard="off",
+    )
+    about = made.document
+    assert made.exit_code == 1 and about["peak_of_bound"] <= 1.02
+    assert "held back by the bound of its peaks" in " ".join(about["warnings"])
+    # at better knobs the burst is above its bound all the more: one encode stands for them all
+    raised = [t["params"]["raised"] for t in about["trials"] if t["params"]]
+    assert len(raised) > 4 and len(set(raised)) <= MOST_BOUNDS

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import replace
 
 from vqaloop.bitstream.packets import stream_packets
-from vqaloop.encoding.options import gop_frames
+from vqaloop.encoding.options import encoded_knob, gop_frames, with_raised
 from vqaloop.errors import DecodeFailed, EncodeFailed, ToolError
 from vqaloop.execution.capping import PeakLimit, keep_peak
 from vqaloop.execution.workshop import Workshop
@@ -33,6 +33,9 @@ class SceneTrials:
         those under caps alone."""
         self.capped = 0
         """Encodes under caps."""
+        self._raised: dict[tuple[Scene, Rendition, float], tuple[float, float]] = {}
+        """Of scenes above a bound in kb/s, at whatever knob: the knob that was asked for, and the
+        one that kept the bound."""
 
     def attempt(self, scene: Scene, rendition: Rendition, limit: PeakLimit | None = None) -> Trial:
         """A scene encoded and scored; `limit` bounds its peak."""
@@ -40,6 +43,9 @@ class SceneTrials:
         gop = self._gop(scene.frames, usual)
         rendition = replace(rendition, gop=gop)
         known = self._excerpts.known(scene)
+        if limit and (held := self._known_to_break(scene, rendition, limit)):
+            with self._excerpts.held(scene) as part:
+                return self._shop.try_one(part, held, starts=(0,))
         trial = self._shop.recalled(known, rendition, starts=(0,))
         if limit is None:
             with self._counting:
@@ -60,6 +66,19 @@ class SceneTrials:
         """Delete the excerpts of scenes that are done."""
         self._excerpts.drop(scenes)
 
+    def _known_to_break(
+        self, scene: Scene, rendition: Rendition, limit: PeakLimit
+    ) -> Rendition | None:
+        """What keeps the bound in place of a rendition that breaks it, as one of less quality has
+        broken it; None where that is not known."""
+        found = self._raised.get((scene, replace(rendition, knob=0.0), limit.kbps))
+        if found is None:
+            return None
+        asked, held = found
+        lower = self._shop.spec.knob.lower_is_better
+        better = rendition.knob < asked if lower else rendition.knob > asked
+        return with_raised(rendition, held) if better else None
+
     def _under(self, limit: PeakLimit, scene: Scene, part: Source, plain: Trial) -> Trial:
         """A scene's trial itself where its peak keeps the bound, else one under a cap."""
         if plain.encode is None or plain.error:
@@ -71,6 +90,10 @@ class SceneTrials:
                 self.capped += found.tries
             if not found.tries:
                 return plain
+            if found.kept and encoded_knob(found.encode.rendition) != plain.rendition.knob:
+                key = scene, replace(plain.rendition, knob=0.0), limit.kbps
+                knobs = plain.rendition.knob, encoded_knob(found.encode.rendition)
+                self._raised.setdefault(key, knobs)
             score = self._shop.score(part, found.encode.path, starts=(0,))
         except (EncodeFailed, DecodeFailed, ToolError) as error:
             return replace(plain, bitrate_kbps=None, score=None, error=str(error), encode=None)
