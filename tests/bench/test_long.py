@@ -58,7 +58,8 @@ def test_twelve_minutes_at_1080_lines_stay_within_their_bounds(tmp_path: Path) -
     words += ["--options", "--no-cap --resolutions 480x270,320x180"]
     (row,) = rows(tmp_path / "out", words)
     number = {k: float(v) for k, v in row.items() if v.replace(".", "").isdigit()}
-    assert number["memory_mb"] < 2500 and number["temporary_mb"] < 2500
+    # two guards of 1080 lines at a time take more than a gigabyte each
+    assert number["memory_mb"] < 4000 and number["temporary_mb"] < 2500
     assert number["report_mb"] < 2 and number["document_mb"] < 0.1
     # probing and each encode of the whole read it once; windows, excerpt and guard a part of it
     assert number["passes"] < 1 + number["whole_encodes"] + 1
