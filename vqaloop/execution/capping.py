@@ -183,7 +183,7 @@ def keep_peak(
 
     Returns:
         The encode of the highest cap that keeps the bound; where none of the tries does, the one
-        that comes nearest to it.
+        that comes nearest to it, which may be the plain one.
 
     Raises:
         EncodeFailed: An encode under a cap failed.
@@ -191,22 +191,21 @@ def keep_peak(
     spec, two = shop.spec, mean_of(plain.rendition) is not None
     packets = stream_packets(plain.path, spec.codec, source.fps)
     peaks = peaks_of(packets, source.duration_s)
-    if peaks.over(limit) <= HELD or (two and not spec.two_pass.cap):
-        return CappedEncode(plain, peaks.over(limit))
+    without = CappedEncode(plain, peaks.over(limit))
+    if without.over <= HELD or (two and not spec.two_pass.cap):
+        return without
     if two or spec.buffer_model:
         # two passes keep their mean under a cap, so a bound relative to it does not recede
         clipped = clipping_rate(packets, source.duration_s, limit)
         rate = limit.of(peaks.mean_kbps) if two else clipped
         usual = 1 / (1 + _DRAINED * limit.buffer_s)
-        begin = rate * (share or usual), NEAR if share is None else AGAIN_NEAR
-        made = _under_caps(shop, source, plain, limit, begin)
+        near = NEAR if share is None else AGAIN_NEAR
+        made = _under_caps(shop, source, plain, limit, rate * (share or usual), near)
         made = [replace(item, share=_cap_kbps(item) / rate) for item in made]
     else:
-        made = _raised(shop, source, plain, limit)
-    if not made:
-        return CappedEncode(plain, peaks.over(limit))
+        made = _raised(shop, source, without, limit)
     held = [item for item in made if item.over <= HELD]
-    best = max(held, key=_quality) if held else min(made, key=lambda item: item.over)
+    best = max(held, key=_quality) if held else min([without, *made], key=lambda item: item.over)
     return replace(best, tries=len(made), frames=len(made) * source.frames)
 
 
@@ -224,11 +223,11 @@ def _under_caps(
     source: Source,
     plain: Encode,
     limit: PeakLimit,
-    begin: tuple[float, float],
+    first: float,
+    near: float,
 ) -> list[CappedEncode]:
-    """Encodes under caps that come nearer and nearer to the bound; `begin` is the first in kb/s,
-    and the part of the bound from which on its peak is near enough."""
-    first, near = begin
+    """Encodes under caps that come nearer and nearer to the bound: `first` is the first in kb/s,
+    and `near` the part of the bound from which on its peak is near enough."""
     # an encode that has a cap already never gets a higher one
     most = float(dict(plain.rendition.params).get(CAP, math.inf))
     made: list[tuple[float, CappedEncode]] = []
@@ -248,13 +247,14 @@ def _under_caps(
     return [item for _, item in made]
 
 
-def _raised(shop: Workshop, source: Source, plain: Encode, limit: PeakLimit) -> list[CappedEncode]:
+def _raised(
+    shop: Workshop, source: Source, plain: CappedEncode, limit: PeakLimit
+) -> list[CappedEncode]:
     """Encodes at knobs of less quality that come near to the bound; none where there is none."""
-    knob, made = shop.spec.knob, list[CappedEncode]()
-    own = measure_peaks(plain.path, shop.spec, source).over(limit)
-    seen = {encoded_knob(plain.rendition): own}
+    rendition, knob, made = plain.encode.rendition, shop.spec.knob, list[CappedEncode]()
+    seen = {encoded_knob(rendition): plain.over}
     while len(made) < MOST_TRIES and (at := next_knob(knob, seen, AIM)) not in seen:
-        encode = shop.encode(source, with_raised(plain.rendition, at))
+        encode = shop.encode(source, with_raised(rendition, at))
         seen[at] = measure_peaks(encode.path, shop.spec, source).over(limit)
         made.append(CappedEncode(encode, seen[at]))
         if NEAR <= seen[at] <= HELD or (seen[at] <= HELD and len(made) >= REFINED):

@@ -24,6 +24,7 @@ from vqaloop.execution.capping import (
     PeakLimit,
     expected,
     keep_peak,
+    measure_peaks,
     next_knob,
     peaks_of,
     second_gop,
@@ -74,7 +75,7 @@ def keep_title_peak(
     """
     if shop.spec.buffer_model or mean_of(plain.rendition) is not None:
         return keep_peak(shop, source, plain, limit, share)
-    over = peaks_of(_packets(shop, plain, source), source.duration_s).over(limit)
+    over = measure_peaks(plain.path, shop.spec, source).over(limit)
     if over <= HELD:
         return CappedEncode(plain, over)
     parts = _Parts(shop, source, plain, limit, excerpts)
@@ -106,9 +107,8 @@ def _shorter(
 ) -> CappedEncode:
     """An encode with other GOPs than the plain one, in parts where it is above the bound."""
     made = shop.encode(source, rendition)
-    over = peaks_of(_packets(shop, made, source), source.duration_s).over(limit)
-    found = CappedEncode(made, over)
-    if over > HELD:
+    found = CappedEncode(made, measure_peaks(made.path, shop.spec, source).over(limit))
+    if found.over > HELD:
         found = _Parts(shop, source, made, limit, excerpts).kept()
     return replace(found, tries=found.tries + 1, frames=found.frames + source.frames)
 
@@ -151,16 +151,12 @@ class _Gop:
 
 @dataclass(frozen=True)
 class _Plan:
-    """Knobs of a title's GOPs, and what is expected of them."""
+    """Knobs of a title's GOPs, and what is expected of them, or was measured."""
 
     knobs: list[float]
     kbps: float
     over: float
     """The peak as a part of the bound."""
-
-
-class _Tried(_Plan):
-    """What was measured."""
 
 
 class _Parts:
@@ -183,11 +179,12 @@ class _Parts:
         least = max(shop.spec.min_frames, math.ceil(self.fps - 1e-6))
         whole = _whole_gops(source.frames, self.length, least)
         self.gops = [_Gop(frames, shop.spec.knob, self.fps) for frames in whole]
-        kbits = _kbits(_packets(shop, plain, source))
+        packets = stream_packets(plain.path, shop.spec.codec, source.fps)
+        kbits = _kbits(packets)
         for gop in self.gops:
             gop.add(self.own, kbits[gop.frames])
         self.highest = peak_rate(kbits, self.fps)
-        peaks = peaks_of(_packets(shop, plain, source), source.duration_s)
+        peaks = peaks_of(packets, source.duration_s)
         self.kbps, self.over = peaks.mean_kbps, peaks.over(limit)
         self._plan: _Plan | None = None
         self.made: dict[tuple[Scene, float], Encode] = {}
@@ -195,24 +192,23 @@ class _Parts:
     def kept(self) -> CappedEncode:
         """The file of parts that keeps the bound with most bits; where none does, the nearest to
         it, which may be the plain one."""
-        tried: list[_Tried] = []
+        tried: list[_Plan] = []
+        best: _Plan | None = None
         while len(tried) < MOST_TRIES:
             plan = self.planned()
-            held = [item for item in tried if item.over <= HELD]
-            most = max((item.kbps for item in held), default=0.0)
-            if any(plan.knobs == item.knobs for item in tried) or plan.kbps < WORTH * most:
+            worth = best is None or plan.kbps >= WORTH * best.kbps
+            if not worth or any(plan.knobs == item.knobs for item in tried):
                 break
             peaks = peaks_of(self._made(plan.knobs), self.source.duration_s)
-            tried.append(_Tried(plan.knobs, peaks.mean_kbps, peaks.over(self.limit)))
-        held = [item for item in tried if item.over <= HELD]
-        if held:
-            return self._joined(max(held, key=lambda item: item.kbps))
-        nearest = min(tried, key=lambda item: item.over)
+            tried.append(_Plan(plan.knobs, peaks.mean_kbps, peaks.over(self.limit)))
+            held = [item for item in tried if item.over <= HELD]
+            best = max(held, key=lambda item: item.kbps, default=None)
+        nearest = best or min(tried, key=lambda item: item.over)
         if nearest.over < self.over:
             return self._joined(nearest)
         return CappedEncode(self.plain, self.over, len(self.made), self._frames())
 
-    def planned(self) -> "_Plan":
+    def planned(self) -> _Plan:
         """The knobs with which the bound is expected to be kept by most bits.
 
         No GOP is to have a second above some rate, which lowers the average too, and with it a
@@ -225,7 +221,7 @@ class _Parts:
             self._plan = max(plans, key=lambda p: (p.over <= AIM, min(AIM - p.over, 0), p.kbps))
         return self._plan
 
-    def _under(self, rate: float) -> "_Plan":
+    def _under(self, rate: float) -> _Plan:
         """The plan in which no GOP has a second above a rate in kb/s."""
         knobs = [gop.knob_for(self.own, rate) for gop in self.gops]
         each = [gop.kbits_at(knob) for gop, knob in zip(self.gops, knobs, strict=True)]
@@ -276,7 +272,7 @@ class _Parts:
     def _frames(self) -> int:
         return sum(scene.frames for scene, _ in self.made)
 
-    def _joined(self, chosen: "_Tried") -> CappedEncode:
+    def _joined(self, chosen: _Plan) -> CappedEncode:
         shop, source = self.shop, self.source
         parts = {scene: self._encode(scene, knob) for scene, knob in self._parts(chosen.knobs)}
         path = shop.scratch / f"parts{next(_numbers)}{shop.spec.suffix}"
@@ -319,10 +315,6 @@ def peak_rate(kbits: Values, fps: float) -> float:
 def highest_rate(kbits: Values, fps: float) -> float:
     """The highest rate in kb/s of any second of a segment, and of the whole of it."""
     return max(peak_rate(kbits, fps), float(kbits.sum()) * fps / max(len(kbits), fps))
-
-
-def _packets(shop: Workshop, made: Encode, source: Source) -> list[Packet]:
-    return stream_packets(made.path, shop.spec.codec, source.fps)
 
 
 def _kbits(packets: Sequence[Packet]) -> Values:
